@@ -1,0 +1,48 @@
+"""The one hierarchy of errors; every message says what was wrong, where, and what to do.
+
+`boxnn_numba.cli.main` turns these into one line on standard error and the exit
+code they carry. Python callers can also catch the built-in type that each one
+derives from (``ValueError``, ``OSError``, ...).
+"""
+
+from __future__ import annotations
+
+
+class BoxNNError(Exception):
+    """Base of all errors that this package raises on purpose (exit code 1)."""
+
+    exit_code = 1
+
+
+class OptionError(BoxNNError, ValueError):
+    """An option, argument or output path is unusable (exit code 2)."""
+
+    exit_code = 2
+
+
+class InputError(BoxNNError, ValueError):
+    """An array has the wrong shape, dtype or values."""
+
+
+class DataError(BoxNNError, ValueError):
+    """A data file or dataset cannot be read, is damaged, or does not fit."""
+
+
+class ModelFileError(BoxNNError, ValueError):
+    """A model file cannot be read, is damaged, or is of a newer version."""
+
+
+class CertificateFileError(BoxNNError, ValueError):
+    """A certificate file cannot be read, is damaged, or is unfinished."""
+
+
+class OutputError(BoxNNError, OSError):
+    """An output could not be written (permissions, no space, in use)."""
+
+
+class DivergenceError(BoxNNError, ArithmeticError):
+    """Training diverged; the last good checkpoint was kept."""
+
+
+class BackendError(BoxNNError, RuntimeError):
+    """The requested device is not usable on this machine."""

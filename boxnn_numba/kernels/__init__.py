@@ -1,0 +1,1 @@
+"""Numba kernels: formulas once, loops around them."""

@@ -1,0 +1,197 @@
+"""The only place that checks shapes, dtypes and ranges.
+
+Called at public entries, never in kernels. Each function returns its argument
+in the form that the caller needs, or raises an error that says what was wrong
+and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba.errors import InputError, OptionError
+
+MAX_CODE = 255
+
+
+# --- scalars ---------------------------------------------------------------------------
+
+
+def width(value: int) -> int:
+    """Return a box width, 1..255."""
+    return integer("width", value, low=1, high=MAX_CODE)
+
+
+def positive(name: str, value: int) -> int:
+    """Return an integer of at least 1."""
+    return integer(name, value, low=1)
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return an integer between `low` and `high`, both included."""
+    try:
+        number = int(value)
+        whole = number == value
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
+    if not whole or isinstance(value, bool) or number < low or (high is not None and number > high):
+        raise OptionError(f"{name} is {value!r}; it must be a whole number {limits}")
+    return number
+
+
+def real(
+    name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False
+) -> float:
+    """Return a finite number between `low` (excluded if `open_low`) and `high`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    inside = low < number <= high if open_low else low <= number <= high
+    if not (inside and math.isfinite(number)):
+        limits = f"above {low:g}" if open_low else f"of at least {low:g}"
+        upper = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise OptionError(f"{name} is {value!r}; it must be a finite number {limits}{upper}")
+    return number
+
+
+def choice(name: str, value: str, known: Collection[str]) -> str:
+    """Return `value` if it is one of `known`."""
+    if value not in known:
+        raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+    return value
+
+
+def radii(values: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return radii as an int64 vector, each at least 0."""
+    array = np.atleast_1d(np.asarray(values))
+    if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) == 0 or array.min() < 0:
+        raise OptionError(f"radii are {values!r}; they must be whole numbers of at least 0")
+    return array.astype(np.int64)
+
+
+# --- arrays ----------------------------------------------------------------------------
+
+
+def matrix(name: str, value: ArrayLike) -> np.ndarray:
+    """Return a two-dimensional array with at least one row and one column."""
+    array = np.asarray(value)
+    if array.ndim != 2:
+        raise InputError(
+            f"{name} has shape {array.shape}; it must be two-dimensional, (rows, features)"
+        )
+    if 0 in array.shape:
+        raise InputError(f"{name} is empty, shape {array.shape}; pass at least one row and column")
+    return array
+
+
+def flat_rows(name: str, value: ArrayLike) -> np.ndarray:
+    """Return (N, ...) data as a matrix (N, n), e.g. images as rows of pixels."""
+    array = np.asarray(value)
+    if array.ndim > 2 and array.shape[0] > 0:
+        array = array.reshape(array.shape[0], -1)
+    return matrix(name, array)
+
+
+def codes(name: str, value: ArrayLike) -> np.ndarray:
+    """Return a C-contiguous uint8 matrix; other types must hold whole numbers 0..255."""
+    array = flat_rows(name, value)
+    if array.dtype != np.uint8:
+        if array.dtype.kind not in "iufb":
+            raise InputError(f"{name} has dtype {array.dtype}; codes must be whole numbers 0..255")
+        wrong = ~((array >= 0) & (array <= MAX_CODE) & (array == np.floor(array)))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                f"{name} holds {array[row, column]} at row {row}, feature {column}; codes must be "
+                "whole numbers 0..255 (real features need a model with a Grid)"
+            )
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def features(name: str, value: ArrayLike) -> np.ndarray:
+    """Return a finite float matrix (float32 stays, everything else becomes float64)."""
+    array = flat_rows(name, value)
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{name} has dtype {array.dtype}; features must be numbers")
+    array = np.ascontiguousarray(array, dtype=None if array.dtype == np.float32 else np.float64)
+    finite = np.isfinite(array)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InputError(
+            f"{name} holds {array[row, column]} at row {row}, feature {column}; "
+            "drop or fill NaN and infinite values first"
+        )
+    return array
+
+
+def same_features(name: str, array: np.ndarray, n_features: int, other: str) -> None:
+    """Raise unless `array` has `n_features` columns."""
+    if array.shape[1] != n_features:
+        raise InputError(
+            f"{name} has {array.shape[1]} features and {other} has {n_features}; they must agree"
+        )
+
+
+def labels(name: str, value: ArrayLike, n_rows: int) -> np.ndarray:
+    """Return a one-dimensional array of integers, booleans or strings with `n_rows` entries."""
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise InputError(f"{name} has shape {array.shape}; labels must be one-dimensional")
+    if len(array) != n_rows:
+        raise InputError(f"{name} has {len(array)} labels for {n_rows} rows; they must agree")
+    if array.dtype.kind == "O":
+        array = np.array([str(item) for item in array])
+    if array.dtype.kind == "f" and np.array_equal(array, np.floor(array)):
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iubU":
+        raise InputError(f"{name} has dtype {array.dtype}; labels must be integers or strings")
+    return array
+
+
+def class_distances(value: ArrayLike) -> np.ndarray:
+    """Return an integer matrix (N, K) with K >= 2."""
+    array = matrix("class_distance", value)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"class_distance has dtype {array.dtype}; it must be integer units")
+    if array.shape[1] < 2:
+        raise InputError("class_distance has one class; a certificate needs at least two")
+    return array
+
+
+def outcomes(
+    prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return predictions, radii and true classes as vectors of one length."""
+    arrays = tuple(np.asarray(item) for item in (prediction, radius, y))
+    shapes = [array.shape for array in arrays]
+    if any(array.ndim != 1 for array in arrays) or len(set(shapes)) != 1:
+        raise InputError(
+            f"prediction, radius and y have shapes {shapes}; they must be one length (N,)"
+        )
+    if shapes[0] == (0,):
+        raise InputError("there are no samples; pass at least one")
+    return arrays  # type: ignore[return-value]
+
+
+def box_bounds(lower: ArrayLike, upper: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper as matrices of one shape and dtype with lower <= upper."""
+    low, high = matrix("lower", lower), matrix("upper", upper)
+    if low.shape != high.shape:
+        raise InputError(f"lower has shape {low.shape} and upper {high.shape}; they must agree")
+    if low.dtype != high.dtype:
+        raise InputError(f"lower is {low.dtype} and upper {high.dtype}; they must agree")
+    crossed = ~(low <= high)
+    if crossed.any():
+        row, column = np.argwhere(crossed)[0]
+        raise InputError(
+            f"box {row} has lower {low[row, column]} > upper {high[row, column]} "
+            f"at feature {column}; every box needs lower <= upper"
+        )
+    return low, high

@@ -1,0 +1,1 @@
+"""Datasets: the schema on Zarr and where the data come from."""

@@ -1,0 +1,1 @@
+"""Pipelines: the long jobs behind the command line, on files."""
