@@ -46,3 +46,9 @@ class DivergenceError(BoxNNError, ArithmeticError):
 
 class BackendError(BoxNNError, RuntimeError):
     """The requested device is not usable on this machine."""
+
+
+class InterruptedRun(BoxNNError):
+    """The user stopped a run that can be resumed (exit code 130, as for SIGINT)."""
+
+    exit_code = 130

@@ -63,6 +63,32 @@ def write_failure(error: OSError, path: Path) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
+def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Make an empty folder to hold several outputs, each of which is staged on its own.
+
+    Raises
+    ------
+    OptionError
+        It exists and `overwrite` was not given.
+    OutputError
+        It cannot be made.
+    """
+    folder = Path(path)
+    if folder.exists() and not overwrite:
+        raise OptionError(f"{folder} already exists; pass --overwrite to replace it")
+    try:
+        remove(folder)
+        folder.mkdir()
+    except FileNotFoundError:
+        raise OptionError(
+            f"the folder {folder.absolute().parent} does not exist; create it or choose another "
+            "--out"
+        ) from None
+    except OSError as error:
+        raise write_failure(error, folder) from error
+    return folder
+
+
 @contextlib.contextmanager
 def staged_output(
     path: str | os.PathLike[str],
@@ -71,6 +97,7 @@ def staged_output(
     resume: bool = False,
     resumable: bool = False,
     directory: bool = True,
+    result: str | None = None,
 ) -> Iterator[Path]:
     """Build an output under a temporary name and publish it on success.
 
@@ -89,6 +116,9 @@ def staged_output(
     directory
         Create ``path.partial`` as a directory; with false the body writes it
         as a file.
+    result
+        Name inside the directory of what becomes the output; the rest is discarded. By
+        default all of the directory becomes the output.
 
     Yields
     ------
@@ -127,7 +157,8 @@ def staged_output(
                 if not resumable:
                     remove(partial)
                 raise
-            replace(partial, final)
+            replace(partial if result is None else partial / result, final)
+            remove(partial)
     except OSError as error:
         if isinstance(error, OutputError) or error.errno is None:
             raise

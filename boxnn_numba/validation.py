@@ -195,3 +195,28 @@ def box_bounds(lower: ArrayLike, upper: ArrayLike) -> tuple[np.ndarray, np.ndarr
             f"at feature {column}; every box needs lower <= upper"
         )
     return low, high
+
+
+# --- data sets -------------------------------------------------------------------------
+
+
+def fraction(name: str, value: float) -> float:
+    """Return a number between 0 and 1, both excluded."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < 1:
+        raise OptionError(f"{name} is {value!r}; it must be between 0 and 1, both excluded")
+    return number
+
+
+def sample_shape(value: Sequence[int], n_features: int) -> tuple[int, ...]:
+    """Return the shape of one sample after checking that it holds `n_features` values."""
+    shape = tuple(positive("shape", size) for size in value)
+    if math.prod(shape) != n_features:
+        raise OptionError(
+            f"shape {','.join(map(str, shape))} holds {math.prod(shape)} values and a sample has "
+            f"{n_features} features; they must agree"
+        )
+    return shape

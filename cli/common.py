@@ -1,11 +1,13 @@
-"""What all commands share: options, progress bars, output."""
+"""What all commands share: options, configuration files, progress bars, output."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -22,6 +24,52 @@ def common_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def run_options(command: Command) -> Command:
+    """Add what long commands take: --device, --threads, --overwrite, --resume and --config."""
+    for option in (
+        click.option(
+            "--config",
+            type=click.Path(exists=True, dir_okay=False),
+            is_eager=True,
+            expose_value=False,
+            callback=_read_config,
+            help="TOML file with values of options; the command line goes first.",
+        ),
+        click.option("--resume", is_flag=True, help="Continue a run that was stopped."),
+        click.option("--overwrite", is_flag=True, help="Replace what is at --out."),
+        click.option("--threads", type=int, help="Threads to use; all cores by default."),
+        click.option("--device", default="auto", show_default=True, help="cpu or auto."),
+    ):
+        command = option(command)
+    return command
+
+
+def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Make the values of a TOML file the defaults of a command.
+
+    Keys are option names with - or _; a table named like the command goes
+    before the top level.
+    """
+    if value is None:
+        return
+    try:
+        content = tomllib.loads(Path(value).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value} is not valid TOML: {error}") from None
+    known = {item.name: item for item in ctx.command.params}
+    flat = {key: item for key, item in content.items() if not isinstance(item, dict)}
+    flat |= content.get(ctx.info_name or "", {})
+    defaults = {}
+    for key, item in flat.items():
+        name = key.replace("-", "_")
+        name = "as_json" if name == "json" else name
+        if name not in known:
+            options = ", ".join(sorted(known))
+            raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
+        defaults[name] = item
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:

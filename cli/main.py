@@ -12,7 +12,13 @@ from boxnn_numba.errors import BoxNNError
 
 #: command -> module of `boxnn_numba.cli` that defines it, imported when it is used
 COMMANDS = {
+    "demo": "demo",
     "data": "data",
+    "train": "train",
+    "certify": "certify",
+    "evaluate": "certify",
+    "predict": "certify",
+    "report": "report",
 }
 
 

@@ -39,10 +39,15 @@ def attributes_digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def with_digest(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as plain JSON values, with their digest."""
+    plain = json.loads(json.dumps(attributes))
+    return {**plain, "digest": attributes_digest(plain)}
+
+
 def write_attributes(group: zarr.Group, attributes: Mapping[str, Any]) -> None:
     """Replace a group's attributes in one write, adding their digest."""
-    plain = json.loads(json.dumps(attributes))
-    group.attrs.put({**plain, "digest": attributes_digest(plain)})
+    group.attrs.put(with_digest(attributes))
 
 
 def open_group(

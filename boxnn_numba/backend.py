@@ -1,0 +1,239 @@
+"""The seam between the mathematics and the machine: one object per device.
+
+A backend prepares samples and boxes (padding, layout) and runs the kernels on
+them over the threads it was given. `get_backend` returns it by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.errors import BackendError, OptionError
+from boxnn_numba.kernels import cpu, simd
+
+if TYPE_CHECKING:
+    from boxnn_numba.stepper import CpuStepper
+    from boxnn_numba.training import StepInputs
+
+DEVICES = ("cpu", "auto")
+
+#: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
+#: (whole tiles both).
+_BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
+
+
+def get_backend(device: str = "auto", threads: int | None = None) -> CpuBackend:
+    """Return the backend for a device.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, or ``"auto"`` for the best one present.
+    threads
+        Threads to use; all cores that this process may use by default (or ``BOXNN_NUM_THREADS``).
+
+    Raises
+    ------
+    OptionError
+        Unknown device or a thread count below 1.
+    BackendError
+        The device is known but not usable here.
+    """
+    if device == "cuda":
+        raise BackendError("this version has no CUDA backend yet; use --device cpu")
+    validation.choice("device", device, DEVICES)
+    return CpuBackend(default_threads() if threads is None else threads)
+
+
+def default_threads() -> int:
+    """Return ``BOXNN_NUM_THREADS``, or the number of cores that this process may use."""
+    forced = os.environ.get("BOXNN_NUM_THREADS")
+    if forced is not None:
+        try:
+            return validation.positive("BOXNN_NUM_THREADS", int(forced))
+        except ValueError:
+            raise OptionError(
+                f"BOXNN_NUM_THREADS is {forced!r}; it must be a whole number of at least 1"
+            ) from None
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """Boxes laid out for the kernels.
+
+    Attributes
+    ----------
+    lower, upper
+        uint8 (M', n'), padded to whole tiles and vectors; padding never adds to a distance.
+    n_boxes, n_features
+        M and n without the padding.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    n_boxes: int
+    n_features: int
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (M, n) parts of lower and upper, as views."""
+        m, n = self.n_boxes, self.n_features
+        return self.lower[:m, :n], self.upper[:m, :n]
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+class CpuBackend:
+    """Kernels on the cores of this machine.
+
+    Parameters
+    ----------
+    threads
+        Number of threads, at least 1. With 1 everything runs in the caller's
+        thread, which is what a Dask worker wants.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int) -> None:
+        self.threads = validation.positive("threads", threads)
+        self._pool = ThreadPoolExecutor(threads, "boxnn") if threads > 1 else None
+
+    # --- where things run ---------------------------------------------------------------
+
+    def parallel(self, n: int, grain: int, work: Callable[[int, int], Any]) -> list[Any]:
+        """Call ``work(first, last)`` on pieces of range(n), each a multiple of `grain` long.
+
+        Results come in the order of the pieces.
+        """
+        if self._pool is None or n <= grain:
+            return [work(0, n)] if n else []
+        size = max(grain, _round_up(-(-n // (4 * self.threads)), grain))
+        pieces = [(first, min(n, first + size)) for first in range(0, n, size)]
+        return list(self._pool.map(lambda piece: work(*piece), pieces))
+
+    # --- layout -------------------------------------------------------------------------
+
+    def samples(self, x: np.ndarray) -> np.ndarray:
+        """Return uint8 codes (N, n) padded to whole tiles of samples and vectors of features."""
+        rows, columns = len(x), x.shape[1]
+        shape = (_round_up(rows, cpu.TILE_SAMPLES), _round_up(columns, simd.LANES))
+        padded = np.zeros(shape, np.uint8)
+        padded[:rows, :columns] = x
+        return padded
+
+    def boxes(self, lower: np.ndarray, upper: np.ndarray) -> BoxTable:
+        """Return uint8 bounds (M, n) laid out for the kernels."""
+        m, n = lower.shape
+        shape = (_round_up(m, cpu.TILE_BOXES), _round_up(n, simd.LANES))
+        table = BoxTable(np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), m, n)
+        table.lower[:m, :n] = lower
+        table.upper[:m, :n] = upper
+        return table
+
+    # --- distances ----------------------------------------------------------------------
+
+    def distances(
+        self,
+        samples: np.ndarray,
+        first: int,
+        last: int,
+        table: BoxTable,
+        boxes: tuple[int, int],
+        width: int,
+        penalty: str = "graded",
+    ) -> np.ndarray:
+        """Return the int32 distances of samples first..last to a range of boxes, in one thread.
+
+        `first` and the range begin on a whole tile. The result may have more rows and columns than
+        asked for: those belong to the padding.
+        """
+        if simd.TARGET == "plain" or penalty != "graded":
+            lower, upper = (side[boxes[0] : boxes[1]] for side in table.bounds())
+            codes = samples[first:last, : table.n_features]
+            return self._lane_distances(codes, lower, upper, np.int32, width, penalty)
+        stop = min(_round_up(boxes[1], cpu.TILE_BOXES), len(table.lower))
+        rows = _round_up(last - first, cpu.TILE_SAMPLES)
+        out = np.empty((rows, stop - boxes[0]), np.int32)
+        kernel = cpu.vector_distances(width)
+        kernel(samples, first, first + rows, table.lower, table.upper, *boxes, width, out)
+        return out
+
+    @staticmethod
+    def _lane_distances(
+        x: np.ndarray, lower: np.ndarray, upper: np.ndarray, dtype: Any, width: Any, penalty: str
+    ) -> np.ndarray:
+        shape = (lower.shape[1], _round_up(len(lower), cpu.LANE_BOXES))
+        low, high = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        low[:, : len(lower)], high[:, : len(lower)] = lower.T, upper.T
+        out = np.zeros((len(x), shape[1]), dtype)
+        kernel = getattr(cpu, f"{penalty}_distances")
+        kernel(x.astype(dtype, copy=False), 0, len(x), low, high, dtype(width), out)
+        return out
+
+    def pairwise(
+        self, samples: np.ndarray, n: int, table: BoxTable, width: int, out: np.ndarray
+    ) -> None:
+        """Write the int32 distances of the first n samples to all boxes to `out` (n, M)."""
+
+        def work(first: int, last: int) -> None:
+            for box in range(0, table.n_boxes, _BLOCK_BOXES):
+                stop = min(table.n_boxes, box + _BLOCK_BOXES)
+                block = self.distances(samples, first, last, table, (box, stop), width)
+                out[first:last, box:stop] = block[: last - first, : stop - box]
+
+        self.parallel(n, _BLOCK_SAMPLES, work)
+
+    def class_distance(
+        self,
+        samples: np.ndarray,
+        n: int,
+        table: BoxTable,
+        labels: np.ndarray,
+        width: int,
+        out: np.ndarray,
+    ) -> None:
+        """Lower `out` (n, K) int32 to the distances to the nearest box of each class.
+
+        No (N, M) matrix is made: blocks of distances are reduced while they are in the cache.
+        """
+
+        def work(first: int, last: int) -> None:
+            for box in range(0, table.n_boxes, _BLOCK_BOXES):
+                stop = min(table.n_boxes, box + _BLOCK_BOXES)
+                block = self.distances(samples, first, last, table, (box, stop), width)
+                cpu.nearest_per_class(block, last - first, labels, box, stop, out, first)
+
+        self.parallel(n, _BLOCK_SAMPLES, work)
+
+    def float_distances(
+        self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float
+    ) -> np.ndarray:
+        """Return the (N, M) distances of float32 or float64 samples to boxes of the same type."""
+        out = np.empty((len(x), len(lower)), x.dtype)
+
+        def work(first: int, last: int) -> None:
+            block = self._lane_distances(x[first:last], lower, upper, x.dtype.type, width, "graded")
+            out[first:last] = block[:, : len(lower)]
+
+        self.parallel(len(x), _BLOCK_SAMPLES, work)
+        return out
+
+    # --- training -----------------------------------------------------------------------
+
+    def stepper(self, masters: tuple[np.ndarray, np.ndarray], inputs: StepInputs) -> CpuStepper:
+        """Return the training state of boxes with these master bounds."""
+        from boxnn_numba.stepper import CpuStepper
+
+        return CpuStepper(self, masters, inputs)

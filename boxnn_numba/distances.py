@@ -1,0 +1,154 @@
+"""The distance functions, callable from NumPy: checks, layout, kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import validation
+from boxnn_numba.backend import get_backend
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.errors import InputError
+
+#: Distance to a class that has no box.
+UNREACHABLE = np.iinfo(np.int32).max
+
+
+def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float = 1) -> np.ndarray:
+    """Return the graded distance of every sample to every box.
+
+    ``out[i, m] = sum_k min(max(lower[m, k] - x[i, k], x[i, k] - upper[m, k], 0), width)``
+
+    Parameters
+    ----------
+    x
+        (N, n) uint8 codes, or float32 or float64 features (other numbers become float64).
+    lower, upper
+        (M, n) bounds of the same type, lower <= upper; infinite float bounds leave a side open.
+    width
+        Cap of one feature's penalty, in the unit of the features: 1..255 for codes, where 1 counts
+        the features outside (Lemma 4.1); any positive number for floats.
+
+    Returns
+    -------
+    (N, M) ndarray
+        int32 units for uint8, else the type of `x`.
+
+    Raises
+    ------
+    InputError
+        Shapes or types do not agree, values are not finite, or a box is crossed.
+    OptionError
+        `width` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from boxnn_numba import box_distance
+    >>> x = np.array([[0, 128, 255]], dtype=np.uint8)
+    >>> box_distance(x, x - np.uint8([[0, 28, 55]]), x - np.uint8([[0, 8, 5]]), width=6)
+    array([[11]], dtype=int32)
+    >>> box_distance([[0.5, 2.0]], [[0.0, 0.0]], [[1.0, 1.0]], width=0.25)
+    array([[0.25]])
+    """
+    if np.asarray(x).dtype == np.uint8:
+        codes = validation.codes("x", x)
+        boxes = Boxes(lower, upper, np.zeros(len(np.asarray(lower)), np.int32), int(width))
+        validation.width(width)  # type: ignore[arg-type]
+        return pairwise_distance(codes, boxes)
+    samples = validation.features("x", x)
+    low, high = validation.box_bounds(
+        *(np.asarray(side, dtype=samples.dtype) for side in (lower, upper))
+    )
+    validation.same_features("x", samples, low.shape[1], "lower")
+    cap = validation.real("width", width, 0, open_low=True)
+    return get_backend("cpu").float_distances(samples, low, high, cap)
+
+
+def pairwise_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the distance of every sample to every box, in integer units.
+
+    Parameters
+    ----------
+    x
+        (N, n) codes 0..255.
+    boxes
+        M boxes of n features.
+    out
+        (N, M) int32 array to write to; a new one by default.
+
+    Returns
+    -------
+    (N, M) int32
+        ``D_m(x_i)`` in units of 1 / width, columns in the order of `boxes` (sorted by label).
+
+    Raises
+    ------
+    InputError
+        `x` is not codes, its features differ from the boxes', or `out` does not fit.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, pairwise_distance
+    >>> pairwise_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
+    array([[3, 4]], dtype=int32)
+    """
+    codes = _codes_for(x, boxes)
+    out = _output(out, (len(codes), len(boxes)))
+    backend = get_backend("cpu")
+    backend.pairwise(backend.samples(codes), len(codes), boxes.table, boxes.width, out)
+    return out
+
+
+def class_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the distance of every sample to the nearest box of every class.
+
+    Parameters
+    ----------
+    x
+        (N, n) codes 0..255.
+    boxes
+        Boxes of n features and K classes.
+    out
+        (N, K) int32 array to write to; a new one by default.
+
+    Returns
+    -------
+    (N, K) int32
+        Class distances in units of 1 / width; `UNREACHABLE` for a class that has no box. No (N, M)
+        matrix is made.
+
+    Raises
+    ------
+    InputError
+        `x` is not codes, its features differ from the boxes', or `out` does not fit.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, class_distance
+    >>> class_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
+    array([[3, 4]], dtype=int32)
+    """
+    codes = _codes_for(x, boxes)
+    out = _output(out, (len(codes), boxes.n_classes))
+    out[:] = UNREACHABLE
+    backend = get_backend("cpu")
+    samples = backend.samples(codes)
+    backend.class_distance(samples, len(codes), boxes.table, boxes.labels, boxes.width, out)
+    return out
+
+
+def _codes_for(x: ArrayLike, boxes: Boxes) -> np.ndarray:
+    codes = validation.codes("x", x)
+    validation.same_features("x", codes, boxes.n_features, "boxes")
+    return codes
+
+
+def _output(out: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    if out is None:
+        return np.empty(shape, np.int32)
+    if out.shape != shape or out.dtype != np.int32 or not out.flags.c_contiguous:
+        raise InputError(
+            f"out is {out.dtype} of shape {out.shape}; it must be C-contiguous int32 of {shape}"
+        )
+    return out

@@ -1,0 +1,218 @@
+"""Vectors of bytes for Numba kernels: the only file that knows the processor.
+
+The operations below are Numba intrinsics on a vector of `LANES` unsigned bytes
+and on a vector of 32-bit (or 64-bit) partial sums. `TARGET` names the
+instruction set they are compiled for; it is ``"plain"`` where the processor has
+none of the supported ones, and then the loops of `boxnn_numba.kernels.cpu` that
+use no vectors serve instead. The environment variable ``BOXNN_SIMD`` (one of
+`TARGETS`) overrides the choice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from boxnn_numba.errors import OptionError
+
+#: Instruction sets in order of preference, with the length of a vector in bytes.
+TARGETS = {"avx512vnni": 64, "avx512bw": 64, "avx2": 32, "plain": 64}
+_NEEDS = {
+    "avx512vnni": ("avx512bw", "avx512vl", "avx512vnni"),
+    "avx512bw": ("avx512bw", "avx512vl"),
+    "avx2": ("avx2",),
+    "plain": (),
+}
+
+
+def _choose_target() -> str:
+    forced = os.environ.get("BOXNN_SIMD", "auto")
+    if forced != "auto" and forced not in TARGETS:
+        raise OptionError(
+            f"BOXNN_SIMD is {forced!r}; it must be auto or one of {', '.join(TARGETS)}"
+        )
+    if config.DISABLE_JIT or config.ENABLE_CUDASIM:
+        return "plain"
+    host = llvm.get_host_cpu_features()
+    usable = [name for name, needs in _NEEDS.items() if all(host.get(flag) for flag in needs)]
+    if forced == "auto":
+        return usable[0]
+    if forced not in usable:
+        raise OptionError(
+            f"BOXNN_SIMD is {forced!r}, which this processor lacks; it has {', '.join(usable)}"
+        )
+    return forced
+
+
+TARGET = _choose_target()
+LANES = TARGETS[TARGET]
+
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
+_MASK = ir.IntType(LANES)
+# vpdpbusd adds groups of four bytes into 32-bit sums, psadbw groups of eight into 64-bit ones.
+_USE_VNNI = TARGET == "avx512vnni"
+_SUMS = ir.VectorType(ir.IntType(32 if _USE_VNNI else 64), LANES // (4 if _USE_VNNI else 8))
+
+
+class _Vector(types.Type):
+    def __init__(self, name: str, llvm_type: ir.Type) -> None:
+        super().__init__(name=f"{name}<{TARGET}>")
+        self.llvm_type = llvm_type
+
+
+class _BytesType(_Vector):
+    pass
+
+
+class _SumsType(_Vector):
+    pass
+
+
+bytes_type = _BytesType("bytes", _BYTES)
+sums_type = _SumsType("sums", _SUMS)
+
+
+@register_model(_BytesType)
+@register_model(_SumsType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Vector) -> None:
+        super().__init__(dmm, fe_type, fe_type.llvm_type)
+
+
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    return builder.call(function, arguments)
+
+
+def _saturating_subtract(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    return _call(builder, f"llvm.usub.sat.v{LANES}i8", _BYTES, [left, right])
+
+
+def _constant(value: int, vector: ir.VectorType = _BYTES) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+@intrinsic
+def load(typing: Any, array: Any, row: Any, start: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load LANES bytes of a C-contiguous uint8 matrix, from ``array[row, start]`` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        matrix, row, start = arguments
+        view = context.make_array(signature.args[0])(context, builder, matrix)
+        row_bytes = builder.extract_value(view.strides, 0)
+        row = context.cast(builder, row, signature.args[1], types.intp)
+        start = context.cast(builder, start, signature.args[2], types.intp)
+        offset = builder.add(builder.mul(row, row_bytes), start)
+        address = builder.gep(view.data, [offset], source_etype=ir.IntType(8))
+        pointer = builder.bitcast(address, _BYTES.as_pointer())
+        return builder.load(pointer, align=1, typ=_BYTES)
+
+    return bytes_type(array, row, start), generate
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return a vector that holds the uint8 `value` in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = context.cast(builder, arguments[0], signature.args[0], types.uint8)
+        lane_zero = ir.Constant(ir.IntType(32), 0)
+        single = builder.insert_element(ir.Constant(_BYTES, ir.Undefined), byte, lane_zero)
+        everywhere = _constant(0, ir.VectorType(ir.IntType(32), LANES))
+        return builder.shuffle_vector(single, ir.Constant(_BYTES, ir.Undefined), everywhere)
+
+    return bytes_type(value), generate
+
+
+@intrinsic
+def excess(typing: Any, x: Any, lower: Any, upper: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return how far each byte of x lies outside [lower, upper]: `elementwise.excess`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, lower, upper = arguments
+        below = _saturating_subtract(builder, lower, x)
+        above = _saturating_subtract(builder, x, upper)
+        return builder.or_(below, above)  # at most one of the two is not zero
+
+    return bytes_type(bytes_type, bytes_type, bytes_type), generate
+
+
+@intrinsic
+def minimum(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the smaller byte in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, f"llvm.umin.v{LANES}i8", _BYTES, list(arguments))
+
+    return bytes_type(bytes_type, bytes_type), generate
+
+
+@intrinsic
+def span(typing: Any, lower: Any, upper: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return ``upper - lower`` (wrapping) in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sub(arguments[1], arguments[0])
+
+    return bytes_type(bytes_type, bytes_type), generate
+
+
+@intrinsic
+def count_outside(typing: Any, x: Any, lower: Any, span: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return in how many lanes x lies outside [lower, lower + span], as int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, lower, span = arguments
+        outside = builder.icmp_unsigned(">", builder.sub(x, lower), span)
+        mask = builder.bitcast(outside, _MASK)
+        count = _call(builder, f"llvm.ctpop.i{LANES}", _MASK, [mask])
+        return count if LANES == 64 else builder.zext(count, ir.IntType(64))
+
+    return types.int64(bytes_type, bytes_type, bytes_type), generate
+
+
+@intrinsic
+def no_sums(typing: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return partial sums of zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_SUMS, None)
+
+    return sums_type(), generate
+
+
+@intrinsic
+def add_bytes(typing: Any, sums: Any, values: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add the bytes of `values` to the partial sums."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, values = arguments
+        if _USE_VNNI:
+            ones = builder.bitcast(_constant(1), _SUMS)
+            name = "llvm.x86.avx512.vpdpbusd.512"
+            return _call(builder, name, _SUMS, [sums, builder.bitcast(values, _SUMS), ones])
+        name = "llvm.x86.avx512.psad.bw.512" if LANES == 64 else "llvm.x86.avx2.psad.bw"
+        return builder.add(sums, _call(builder, name, _SUMS, [values, _constant(0)]))
+
+    return sums_type(sums_type, bytes_type), generate
+
+
+@intrinsic
+def total(typing: Any, sums: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the sum of the partial sums, as int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        element = _SUMS.element
+        name = f"llvm.vector.reduce.add.v{_SUMS.count}i{element.width}"
+        result = _call(builder, name, element, [arguments[0]])
+        return builder.sext(result, ir.IntType(64)) if element.width == 32 else result
+
+    return types.int64(sums_type), generate

@@ -1,0 +1,289 @@
+"""BoxNN: grid, boxes and classes; fit, predict and certify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import certificates, validation
+from boxnn_numba.backend import get_backend
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.distances import class_distance
+from boxnn_numba.errors import InputError
+from boxnn_numba.grid import Grid
+from boxnn_numba.options import TrainingOptions, resolve
+from boxnn_numba.training import EpochRecord, Training, validation_split
+
+
+class Certificate(NamedTuple):
+    """Predictions and how many features may be rewritten without changing them.
+
+    Attributes
+    ----------
+    prediction
+        (N,) class labels, as in `BoxNN.classes`.
+    radius
+        (N,) int32, certified radius in features (or feature groups), >= 0.
+    """
+
+    prediction: np.ndarray
+    radius: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class BoxNN:
+    """A classifier by the nearest box, with a certificate against sparse perturbations.
+
+    Parameters
+    ----------
+    boxes
+        The boxes, with K classes.
+    classes
+        K labels, integers or strings; class index c stands for ``classes[c]``.
+    grid
+        How real features become codes; None where the data are codes.
+    feature_shape
+        Shape of one sample, e.g. (28, 28); (n,) by default.
+    group_size
+        Codes that an adversary rewrites together.
+    training
+        How the model came to be: options, seed, versions, dataset digest, history.
+
+    Raises
+    ------
+    InputError
+        The parts do not fit each other.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, BoxNN
+    >>> boxes = Boxes([[0] * 9, [200] * 9], [[90] * 9, [255] * 9], labels=[0, 1], width=100)
+    >>> model = BoxNN(boxes, classes=["dark", "bright"])
+    >>> model.predict([[30] * 9, [210] * 9])
+    array(['dark', 'bright'], dtype='<U6')
+    >>> model.certify([[30] * 9]).radius
+    array([4], dtype=int32)
+    """
+
+    boxes: Boxes
+    classes: Sequence[int] | Sequence[str]
+    grid: Grid | None = None
+    feature_shape: tuple[int, ...] | None = None
+    group_size: int = 1
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.boxes.n_classes:
+            raise InputError(
+                f"there are {len(self.classes)} classes and boxes of {self.boxes.n_classes}; "
+                "they must agree"
+            )
+        n = self.boxes.n_features
+        shape = (n,) if self.feature_shape is None else tuple(self.feature_shape)
+        if int(np.prod(shape)) != n:
+            raise InputError(f"feature_shape {shape} does not hold the boxes' {n} features")
+        if self.grid is not None and self.grid.n_features != n:
+            raise InputError(f"the grid has {self.grid.n_features} features, the boxes {n}")
+        validation.positive("group_size", self.group_size)
+        object.__setattr__(self, "feature_shape", shape)
+        object.__setattr__(self, "classes", list(self.classes))
+
+    def encode(self, x: ArrayLike) -> np.ndarray:
+        """Return samples as codes.
+
+        Parameters
+        ----------
+        x
+            (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
+            0..255.
+
+        Returns
+        -------
+        (N, n) uint8
+
+        Raises
+        ------
+        InputError
+            Wrong number of features, values that are not finite, or not codes.
+        """
+        flat = validation.flat_rows("x", x)
+        validation.same_features("x", flat, self.boxes.n_features, "the model")
+        return validation.codes("x", flat) if self.grid is None else self.grid.encode(flat)
+
+    def class_distance(self, x: ArrayLike) -> np.ndarray:
+        """Return the (N, K) int32 distances to the nearest box of each class, in units.
+
+        Raises
+        ------
+        InputError
+            As for `encode`.
+        """
+        return class_distance(self.encode(x), self.boxes)
+
+    def predict(self, x: ArrayLike) -> np.ndarray:
+        """Return the (N,) class labels of samples: those of the nearest boxes.
+
+        Parameters
+        ----------
+        x
+            Samples, as for `encode`.
+
+        Raises
+        ------
+        InputError
+            As for `encode`.
+        """
+        return np.asarray(self.classes)[self.class_distance(x).argmin(axis=1)]
+
+    def certify(self, x: ArrayLike, convention: str = "sound") -> Certificate:
+        """Return predictions and certified radii.
+
+        Parameters
+        ----------
+        x
+            Samples, as for `encode`.
+        convention
+            As for `certified_radius`.
+
+        Returns
+        -------
+        Certificate
+            Unpacks as ``prediction, radius``.
+
+        Raises
+        ------
+        InputError
+            As for `encode`.
+        """
+        index, radius = certificates.certified_radius(
+            self.class_distance(x), self.boxes.width, self.group_size, convention
+        )
+        return Certificate(np.asarray(self.classes)[index], radius)
+
+
+def fit(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    preset: str = "graded",
+    device: str = "auto",
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    **options: Any,
+) -> BoxNN:
+    """Train a Box-NN on arrays in memory.
+
+    Parameters
+    ----------
+    x
+        (N, ...) samples: uint8 is taken as codes, other numbers are binned by a `Grid`.
+    y
+        (N,) labels, integers or strings.
+    preset
+        ``"graded"`` (good everywhere), ``"target"`` (best certified accuracy at ``radius``) or
+        ``"paper"``.
+    device
+        ``"cpu"`` or ``"auto"``.
+    on_epoch
+        Called with the figures of every epoch.
+    **options
+        Fields of `boxnn_numba.options.TrainingOptions`: ``boxes``, ``epochs``, ``width``,
+        ``radius``, ``seed``, ...
+
+    Returns
+    -------
+    BoxNN
+        With the boxes of the epoch that did best on the held-out part of the data.
+
+    Raises
+    ------
+    InputError
+        Shapes do not agree, features are not finite, or there is one class only.
+    OptionError
+        An option is unknown or out of range.
+    DivergenceError
+        Training diverged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from boxnn_numba import fit
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["a", "b"], 200)
+    >>> x = rng.normal(0, 1, (400, 30)) + 3 * (y == "b")[:, None]
+    >>> model = fit(x, y, boxes=8, epochs=2)
+    >>> prediction, radius = model.certify(x)
+    >>> bool((prediction == y).mean() > 0.99), bool(np.median(radius) >= 5)
+    (True, True)
+    """
+    settings = resolve(preset, options)
+    flat = validation.flat_rows("x", x)
+    classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
+    if len(classes) < 2:
+        raise InputError("y holds one class; a classifier needs at least two")
+    rows, held_out = validation_split(index, settings.validation, settings.seed)
+    grid = None if flat.dtype == np.uint8 else Grid.fit(flat[rows])
+    codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
+    run = Training(
+        settings,
+        codes[rows],
+        index[rows],
+        (codes[held_out], index[held_out]),
+        len(classes),
+        get_backend(device),
+    )
+    while run.epoch < settings.epochs:
+        record = run.run_epoch()
+        if on_epoch is not None:
+            on_epoch(record)
+    shape = np.shape(x)[1:]
+    return trained_model(run, classes.tolist(), grid, shape, {"preset": preset})
+
+
+def trained_model(
+    run: Training,
+    classes: list[Any],
+    grid: Grid | None,
+    feature_shape: tuple[int, ...],
+    provenance: dict[str, Any],
+) -> BoxNN:
+    """Return the model of a finished run, with its provenance.
+
+    Parameters
+    ----------
+    run
+        The run; its best boxes are taken.
+    classes, grid, feature_shape
+        As for `BoxNN`.
+    provenance
+        What else to record under ``training``.
+    """
+    settings: TrainingOptions = run.options
+    boxes = Boxes(*run.best, run.labels, settings.width, run.n_classes)
+    training = {
+        **provenance,
+        "options": settings.as_dict(),
+        "seed": settings.seed,
+        "best_epoch": run.best_epoch,
+        "history": [record.as_dict() for record in run.history],
+        "versions": _versions(),
+    }
+    return BoxNN(boxes, classes, grid, feature_shape, settings.group_size, training)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import numba
+
+    from boxnn_numba import __version__
+
+    return {
+        "boxnn-numba": __version__,
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,195 @@
+"""The only place that reads or writes a model, finished or in training.
+
+A model is a Zarr v3 group (a directory, or a single ``.zip``); see the file
+format in the documentation. A checkpoint is one ``.npz`` of plain arrays that
+is replaced in one step. Neither holds pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore, ZipStore
+
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.data import zarr_format
+from boxnn_numba.errors import BoxNNError, ModelFileError
+from boxnn_numba.grid import Grid
+from boxnn_numba.model import BoxNN
+from boxnn_numba.staging import staged_output
+
+FORMAT, VERSION = "boxnn-model", 1
+_REMEDY = "copy it again or train it again"
+#: Rows of boxes in a chunk.
+_CHUNK = 1024
+
+
+def save_model(model: BoxNN, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a model as a Zarr v3 group.
+
+    Parameters
+    ----------
+    model
+        The model.
+    path
+        A directory to make, or a single file if it ends in ``.zip``.
+    overwrite
+        Replace what is at `path`.
+
+    Raises
+    ------
+    OptionError
+        `path` exists, or its folder does not.
+    OutputError
+        The file cannot be written.
+    """
+    single = str(path).endswith(".zip")
+    with staged_output(path, overwrite=overwrite, directory=not single) as partial:
+        write_model(model, partial, single)
+
+
+def write_model(model: BoxNN, path: Path, single: bool) -> None:
+    """Write a model to a path that a caller has staged; as one file if `single`."""
+    arrays = _arrays(model)
+    store = ZipStore(path, mode="w") if single else LocalStore(path)
+    try:
+        group = zarr.create_group(
+            store, overwrite=not single, attributes=_attributes(model, arrays)
+        )
+        for name, array in arrays.items():
+            chunks = (min(_CHUNK, len(array)), *array.shape[1:])
+            target = zarr_format.create_array(group, name, array.shape, array.dtype, chunks)
+            target[...] = array
+    finally:
+        store.close()
+
+
+def _arrays(model: BoxNN) -> dict[str, np.ndarray]:
+    boxes = model.boxes
+    arrays = {"lower": boxes.lower, "upper": boxes.upper, "label": boxes.labels}
+    if model.grid is not None:
+        arrays |= {"grid/edges": model.grid.edges, "grid/counts": model.grid.counts}
+    return arrays
+
+
+def _attributes(model: BoxNN, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    attributes = {
+        "format": FORMAT,
+        "version": VERSION,
+        "width": model.boxes.width,
+        "classes": list(model.classes),
+        "feature_shape": list(model.feature_shape or ()),
+        "group_size": model.group_size,
+        "training": model.training,
+        "digests": {name: zarr_format.array_digest(array) for name, array in arrays.items()},
+    }
+    return zarr_format.with_digest(attributes)
+
+
+def load_model(path: str | os.PathLike[str]) -> BoxNN:
+    """Read a model and check all of it.
+
+    Parameters
+    ----------
+    path
+        A model written by `save_model` or ``boxnn train``.
+
+    Returns
+    -------
+    BoxNN
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, truncated, not a model, or of a newer version.
+    """
+    group = zarr_format.open_group(Path(path), FORMAT, VERSION, ModelFileError, _REMEDY)
+    try:
+        attributes = group.attrs.asdict()
+        arrays = {
+            name: _read_array(group, name, digest, path)
+            for name, digest in attributes["digests"].items()
+        }
+        boxes = Boxes(
+            arrays["lower"],
+            arrays["upper"],
+            arrays["label"],
+            attributes["width"],
+            len(attributes["classes"]),
+        )
+        has_grid = "grid/edges" in arrays
+        grid = Grid(arrays["grid/edges"], arrays["grid/counts"]) if has_grid else None
+        return BoxNN(
+            boxes,
+            attributes["classes"],
+            grid,
+            tuple(attributes["feature_shape"]),
+            attributes["group_size"],
+            attributes["training"],
+        )
+    except ModelFileError:
+        raise
+    except (BoxNNError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path} is not a complete model ({error}); {_REMEDY}") from error
+    finally:
+        group.store.close()
+
+
+def _read_array(
+    group: zarr.Group, name: str, digest: str, path: str | os.PathLike[str]
+) -> np.ndarray:
+    try:
+        array = np.asarray(group[name][...])
+    except zarr_format.READ_FAILURES as error:
+        raise ModelFileError(f"{path} is damaged: {name} cannot be read; {_REMEDY}") from error
+    if zarr_format.array_digest(array) != digest:
+        raise ModelFileError(f"{path} is damaged: {name} does not match its digest; {_REMEDY}")
+    return array
+
+
+def model_digest(model: BoxNN) -> str:
+    """Return the SHA-256 that identifies a model's content (its attributes cover its arrays)."""
+    return str(_attributes(model, _arrays(model))["digest"])
+
+
+# --- checkpoints of a run ------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+    """Replace the checkpoint at `path` in one step.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the one before is untouched.
+    """
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        np.savez(file, allow_pickle=False, values=np.array(json.dumps(values)), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and values of a checkpoint.
+
+    Raises
+    ------
+    ModelFileError
+        It is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(str(arrays.pop("values")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelFileError(
+            f"checkpoint {path} is damaged; pass --overwrite to start again"
+        ) from error

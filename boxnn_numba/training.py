@@ -1,0 +1,299 @@
+"""Training: initialise, step, and the epochs of one run. Knows no Dask and no Zarr."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import certificates
+from boxnn_numba.backend import CpuBackend
+from boxnn_numba.errors import DivergenceError, InputError, OptionError
+from boxnn_numba.kernels.cpu import TILE_SAMPLES
+from boxnn_numba.objective import Objective, SoftMin, objective, softmin
+from boxnn_numba.options import TrainingOptions
+
+#: A run has diverged when its validation score falls below this part of its best.
+COLLAPSE = 0.25
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
+    """Split row numbers into training and validation rows, stratified by class.
+
+    Parameters
+    ----------
+    y
+        (N,) class indices.
+    fraction
+        Part of every class that goes to validation; each class keeps at least one training row.
+    seed
+        Seed of the choice.
+
+    Returns
+    -------
+    train, validation : ndarray of int64
+        Ascending row numbers.
+    """
+    rng = np.random.default_rng([seed, 1])
+    held = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        held[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def initial_boxes(
+    x: np.ndarray, y: np.ndarray, n_classes: int, options: TrainingOptions
+) -> tuple[Pair, np.ndarray]:
+    """Return master bounds in codes (float32) and labels of the boxes a run starts from.
+
+    Parameters
+    ----------
+    x, y
+        (N, n) uint8 training codes and (N,) class indices.
+    n_classes
+        Number K of classes.
+    options
+        Gives boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization").
+
+    Returns
+    -------
+    (lower, upper), labels
+        Two (M, n) float32, still unclipped, and (M,) int32 sorted.
+
+    Raises
+    ------
+    OptionError
+        Fewer boxes than classes, or more boxes in a class than it has samples.
+    """
+    if options.boxes < n_classes:
+        raise OptionError(
+            f"--boxes is {options.boxes}, fewer than the {n_classes} classes; "
+            f"pass at least {n_classes}"
+        )
+    share = np.full(n_classes, options.boxes // n_classes)
+    share[: options.boxes % n_classes] += 1
+    labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
+    rng = np.random.default_rng([options.seed, 2])
+    if options.initialisation == "random":
+        centres = rng.uniform(0, 255, (options.boxes, x.shape[1])).astype(np.float32)
+    else:
+        counts = np.bincount(y, minlength=n_classes)
+        short = np.flatnonzero(counts < share)
+        if len(short):
+            c = short[0]
+            raise OptionError(
+                f"class {c} has {counts[c]} training samples, fewer than its {share[c]} boxes; "
+                f"lower --boxes to at most {int(counts.min()) * n_classes}"
+            )
+        rows = [
+            rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
+        ]
+        centres = x[np.concatenate(rows)].astype(np.float32)
+    half = np.float32(255 * options.alpha)
+    return (centres - half, centres + half), labels
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did; validation figures use the deployed width and sound radii."""
+
+    epoch: int
+    seconds: float
+    objective: float
+    margin: float
+    accuracy: float
+    median_certified_radius: int
+    mean_certified_radius: float
+    score: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures as plain values."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step needs besides the batch; constant over a run."""
+
+    options: TrainingOptions
+    offsets: np.ndarray
+    softmin: SoftMin
+    objective: Objective
+
+
+class Training:
+    """One run: its boxes, its optimiser, and where it is.
+
+    Parameters
+    ----------
+    options
+        All settings.
+    x, y
+        (N, n) uint8 codes and (N,) class indices to train on.
+    held_out
+        The same two to select on, possibly empty.
+    n_classes
+        Number K of classes, at least 2.
+    backend
+        Where the kernels run.
+
+    Raises
+    ------
+    InputError
+        There is one class only.
+    OptionError
+        The boxes do not fit the classes.
+    """
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        x: np.ndarray,
+        y: np.ndarray,
+        held_out: Pair,
+        n_classes: int,
+        backend: CpuBackend,
+    ) -> None:
+        if n_classes < 2:
+            raise InputError("the data has one class; a classifier needs at least two")
+        self.options, self.backend, self.n_classes = options, backend, n_classes
+        masters, self.labels = initial_boxes(x, y, n_classes, options)
+        self.n_rows, self.n_features = x.shape
+        largest = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}
+        reach = largest[options.relaxation] * self.n_features
+        if reach >= 2**31:
+            raise OptionError(
+                f"relaxation {options.relaxation} overflows with {self.n_features} features; "
+                "use graded"
+            )
+        offsets = np.searchsorted(self.labels, np.arange(n_classes + 1))
+        self.inputs = StepInputs(options, offsets, softmin(options, reach), objective(options))
+        self._x, self._y = backend.samples(x), y.astype(np.int32)
+        self._held_out = backend.samples(held_out[0]), held_out[1].astype(np.int32)
+        self.stepper = backend.stepper(masters, self.inputs)
+        self.epoch = 0
+        self.history: list[EpochRecord] = []
+        self.best_epoch = 0
+        self.best: Pair = self.codes()
+        self._best_score = self._validate()[-1]
+
+    def codes(self) -> Pair:
+        """Return copies of the deployed bounds, (M, n) uint8."""
+        lower, upper = self.stepper.table.bounds()
+        return lower.copy(), upper.copy()
+
+    def run_epoch(self, progress: Any = None) -> EpochRecord:
+        """Pass once over the training data, validate, and keep the boxes if they are the best.
+
+        Parameters
+        ----------
+        progress
+            Optional object with ``advance(n)``, called with the samples done.
+
+        Returns
+        -------
+        EpochRecord
+
+        Raises
+        ------
+        DivergenceError
+            The margin is not finite or the validation score collapsed; `best` is untouched.
+        """
+        began = time.perf_counter()
+        batch, total = self.options.batch, self.n_rows
+        steps = -(-total // batch)
+        order = np.random.default_rng([self.options.seed, 3, self.epoch]).permutation(total)
+        value_sum = margin_sum = 0.0
+        for step in range(steps):
+            # The order inside a batch does not matter (sums are exact); ascending rows read fast.
+            rows = np.sort(order[step * batch : (step + 1) * batch])
+            done = (self.epoch * steps + step) / (self.options.epochs * steps)
+            values, margins = self.stepper.step(self._batch(rows), self._y[rows], self.rate(done))
+            value_sum += float(values.sum())
+            margin_sum += float(margins.sum())
+            if progress is not None:
+                progress.advance(len(rows))
+        self.epoch += 1
+        means = value_sum / total, margin_sum / total
+        record = EpochRecord(self.epoch, time.perf_counter() - began, *means, *self._validate())
+        self.history.append(record)
+        self._judge(record)
+        return record
+
+    def _batch(self, rows: np.ndarray) -> np.ndarray:
+        """Return the codes of some rows, padded to whole tiles by repeating the last row."""
+        padding = -len(rows) % TILE_SAMPLES
+        return self._x[np.append(rows, np.full(padding, rows[-1]))]
+
+    def rate(self, done: float) -> float:
+        """Return the learning rate after a fraction `done` of the run."""
+        factor = {
+            "constant": 1.0,
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + np.cos(np.pi * done)),
+        }
+        return float(self.options.lr * factor[self.options.schedule])
+
+    def _validate(self) -> tuple[float, int, float, float]:
+        samples, y = self._held_out
+        if len(y) == 0:
+            return np.nan, -1, np.nan, np.nan
+        distance = np.full((len(y), self.n_classes), np.iinfo(np.int32).max, np.int32)
+        table = self.stepper.table
+        self.backend.class_distance(
+            samples, len(y), table, self.labels, self.options.width, distance
+        )
+        prediction, radius = certificates.certified_radius(
+            distance, self.options.width, self.options.group_size
+        )
+        outcome = prediction, radius, y
+        mean = certificates.mean_certified_radius(*outcome)
+        if self.options.objective == "target":
+            score = float(certificates.certified_accuracy(*outcome, [self.options.radius])[0])
+        else:
+            score = mean
+        accuracy = float((prediction == y).mean())
+        return accuracy, certificates.median_certified_radius(*outcome), mean, score
+
+    def _judge(self, record: EpochRecord) -> None:
+        collapsed = record.score < COLLAPSE * self._best_score
+        if not np.isfinite(record.margin) or collapsed:
+            what = "the margin is not finite" if not collapsed else "the validation score collapsed"
+            raise DivergenceError(
+                f"training diverged in epoch {record.epoch}: {what} ({record.score:.3g} after "
+                f"{self._best_score:.3g}); lower --lr (now {self.options.lr:g}); the boxes of "
+                f"epoch {self.best_epoch} are kept"
+            )
+        if not record.score <= self._best_score:  # also where nothing is held out
+            self.best, self.best_epoch = self.codes(), record.epoch
+            self._best_score = record.score
+
+    # --- state, for checkpoints ---------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return everything that the next epoch depends on: arrays and plain values."""
+        arrays = {f"stepper_{key}": value for key, value in self.stepper.state().items()}
+        arrays["best_lower"], arrays["best_upper"] = self.best
+        values = {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_score": self._best_score,
+            "history": [record.as_dict() for record in self.history],
+        }
+        return arrays, values
+
+    def restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        prefix = "stepper_"
+        self.stepper.restore(
+            {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
+        )
+        self.best = arrays["best_lower"], arrays["best_upper"]
+        self.epoch, self.best_epoch = values["epoch"], values["best_epoch"]
+        self._best_score = values["best_score"]
+        self.history = [EpochRecord(**record) for record in values["history"]]

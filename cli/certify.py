@@ -1,0 +1,122 @@
+"""`boxnn certify`, `boxnn predict` and `boxnn evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from boxnn_numba.cli.common import common_options, emit, progress, run_options
+
+from boxnn_numba.errors import OptionError
+
+
+@click.command(short_help="Certify every sample of a split.")
+@click.argument("model", type=click.Path(exists=True))
+@click.argument("data", type=click.Path(exists=True))
+@click.option("--out", required=True, type=click.Path(), help="Where the certificates go.")
+@click.option("--split", default="test", show_default=True, help="test or train.")
+@run_options
+@common_options
+def certify(
+    model: str,
+    data: str,
+    out: str,
+    split: str,
+    overwrite: bool,
+    resume: bool,
+    device: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Certify every sample of a split of dataset DATA with MODEL.
+
+    For each sample: the prediction and how many features may be rewritten
+    arbitrarily without changing it.
+
+    Example: boxnn certify model.zarr mnist.zarr --out cert.zarr
+    """
+    from boxnn_numba.pipelines.certify import certify as run
+
+    with progress(quiet, "certifying") as bar:
+        result = run(
+            model, data, out, split=split, overwrite=overwrite, resume=resume, device=device,
+            threads=threads, progress=bar,
+        )  # fmt: skip
+    emit(
+        result,
+        as_json,
+        f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
+        f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}",
+    )
+
+
+@click.command(short_help="Predict and certify the rows of a .npy file.")
+@click.argument("model", type=click.Path(exists=True))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(), help="CSV file: label, radius per row.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+@click.option("--device", default="auto", show_default=True, help="cpu or auto.")
+@common_options
+def predict(
+    model: str, file: str, out: str, overwrite: bool, device: str, quiet: bool, as_json: bool
+) -> None:
+    """Write the label and certified radius of every row of FILE, an .npy array.
+
+    Example: boxnn predict model.zarr samples.npy --out predictions.csv
+    """
+    from boxnn_numba.pipelines.certify import predict as run
+
+    with progress(quiet, "predicting") as bar:
+        result = run(model, file, out, overwrite=overwrite, device=device, progress=bar)
+    emit(result, as_json, f"{out}: {result['n']} rows")
+
+
+def _parse_radii(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"--radii is {text!r}; it must be whole numbers with commas, e.g. 0,4,8"
+        ) from None
+
+
+def curve_table(result: dict[str, Any]) -> str:
+    """Return the summary of a certificate file as text."""
+    curve = result["certified_accuracy"]
+    lines = [
+        f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
+        f"{result['median_certified_radius']}   ({result['convention']} convention)",
+        "radius             " + "".join(f"{radius:>7}" for radius in curve),
+        "certified accuracy " + "".join(f"{value:>7.1f}" for value in curve.values()),
+        "",
+        "class              n   accuracy   median   mean radius",
+    ]
+    lines += [
+        f"{row['class']!s:<14}{row['n']:>6}{100 * row['accuracy']:>10.1f}%"
+        f"{row['median_certified_radius']:>9}{row['mean_certified_radius']:>14.2f}"
+        for row in result["per_class"]
+    ]
+    return "\n".join(lines)
+
+
+@click.command(short_help="Summarise a certificate file.")
+@click.argument("certificate", type=click.Path(exists=True))
+@click.option("--radii", default="0,4,8,12,16,20,24,28,32,36,40", show_default=True)
+@click.option(
+    "--convention",
+    default="sound",
+    show_default=True,
+    help="sound, or paper (only to compare with the paper's tables).",
+)
+@common_options
+def evaluate(certificate: str, radii: str, convention: str, quiet: bool, as_json: bool) -> None:
+    """Print the certified accuracy at each radius, the median radius and a table per class.
+
+    Example: boxnn evaluate cert.zarr --radii 0,4,8
+    """
+    chosen = _parse_radii(radii)
+    from boxnn_numba.pipelines.certify import evaluate as run
+
+    result = run(certificate, chosen, convention)
+    emit(result, as_json, curve_table(result))

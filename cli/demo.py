@@ -1,0 +1,46 @@
+"""`boxnn demo`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+from boxnn_numba.cli.certify import curve_table
+from boxnn_numba.cli.common import common_options, emit, progress
+
+
+@click.command(short_help="Train, certify and report on bundled real data.")
+@click.option("--out", default="boxnn-demo", show_default=True, type=click.Path(), help="Folder.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+@common_options
+def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
+    """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.
+
+    Needs no network and less than a minute. The folder holds the dataset, the
+    model, the certificates and the report.
+    """
+    began = time.perf_counter()
+    from boxnn_numba.pipelines.certify import certify, evaluate
+    from boxnn_numba.pipelines.ingest import ingest
+    from boxnn_numba.pipelines.report import report
+    from boxnn_numba.pipelines.train import train
+
+    from boxnn_numba.options import resolve
+    from boxnn_numba.staging import new_folder
+
+    folder = new_folder(out, overwrite=overwrite)
+    data, model, cert = (folder / f"{name}.zarr" for name in ("mnist-sample", "model", "cert"))
+    with progress(quiet, "1/4 ingesting") as bar:
+        ingest("mnist-sample", data, progress=bar)
+    settings = resolve("graded", {"boxes": 1000, "epochs": 10, "seed": seed})
+    with progress(quiet, "2/4 training") as bar:
+        train(data, model, settings, progress=bar)
+    with progress(quiet, "3/4 certifying") as bar:
+        certify(model, data, cert, progress=bar)
+    with progress(quiet, "4/4 reporting") as bar:
+        report([cert], folder / "report", progress=bar)
+    result = evaluate(cert, range(0, 41, 4))
+    page = folder / "report" / "report.html"
+    result |= {"report": str(page), "seconds": time.perf_counter() - began}
+    emit(result, as_json, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}")

@@ -1,0 +1,73 @@
+"""`boxnn report`: figures, tables and a page about certificates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from boxnn_numba.cli.common import common_options, emit, progress
+
+
+@click.command()
+@click.argument(
+    "certificates", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CERT..."
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder to make (must be new)."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="The data set, if it was moved (for images)."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="The model, if it was moved (for images); once per certificate.",
+)
+@click.option(
+    "--convention",
+    type=click.Choice(["sound", "paper"]),
+    default="sound",
+    show_default=True,
+    help="How radii are counted; 'paper' only to compare with the paper's tables.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
+@common_options
+def report(
+    certificates: tuple[Path, ...],
+    out: Path,
+    data: Path | None,
+    models: tuple[Path, ...],
+    convention: str,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
+
+    CERT are files made by `boxnn certify`, all of one data set and split.
+    """
+    from boxnn_numba.pipelines.report import report as make_report
+
+    with progress(quiet, "Report") as bar:
+        result = make_report(
+            certificates,
+            out,
+            data=data,
+            models=models,
+            convention=convention,
+            overwrite=overwrite,
+            progress=bar,
+        )
+    emit(result, as_json, _text(result))
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [
+        f"{run['name']}: accuracy {run['accuracy']:.2f}%, median certified radius "
+        f"{run['median_certified_radius']} ({result['convention']}, {run['n']} samples)"
+        for run in result["runs"]
+    ]
+    return "\n".join([*lines, *result["notes"], f"Report: {result['page']}"])

@@ -1,0 +1,99 @@
+"""`boxnn train`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+from boxnn_numba.cli.common import common_options, emit, progress, run_options
+
+from boxnn_numba.options import PRESETS, TrainingOptions, resolve
+
+_HELP = {
+    "boxes": "Number of boxes, split evenly over the classes.",
+    "width": "Cap of one feature's penalty, 1..255 codes.",
+    "train_width": "Cap while training, if it differs from --width.",
+    "alpha": "Half the side of the initial boxes, as a fraction of the range.",
+    "initialisation": "data or random: where the initial boxes are centred.",
+    "epochs": "Passes over the training data.",
+    "batch": "Samples in a step (alone it does not change the learning curve of sgd).",
+    "optimizer": "sgd or adam.",
+    "momentum": "Momentum of sgd.",
+    "weight_decay": "Weight decay.",
+    "lr": "Learning rate; for sgd per 100 samples.",
+    "schedule": "Learning rate over time: linear, cosine or constant.",
+    "softmin": "Smooth minimum: boltzmann, logsumexp, hard or mean.",
+    "tau": "Inverse temperature of the smooth minimum.",
+    "objective": "paper, clip or target.",
+    "beta": "Where the margin is clipped, in features.",
+    "radius": "Radius that preset or objective target aims at.",
+    "sharpness": "Scale of the logistic of objective target, in features.",
+    "relaxation": "graded, or l1 and l2 for the paper's ablation.",
+    "leak": "Factor of the gradient beyond the width, 0..1.",
+    "validation": "Fraction of the training data kept apart to select and report.",
+    "group_size": "Features that an adversary rewrites together (3 for RGB).",
+    "seed": "Seed of the split, the initial boxes and the order of samples.",
+}
+
+
+def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for every field of `TrainingOptions`; unset ones come as None."""
+    for item in reversed(fields(TrainingOptions)):
+        flag = "--" + item.name.replace("_", "-")
+        kind = {"int": int, "float": float, "str": str}[str(item.type)]
+        text = f"{_HELP[item.name]}  [default: {item.default}]"
+        command = click.option(flag, item.name, type=kind, help=text)(command)
+    return command
+
+
+@click.command(short_help="Train a model on a dataset.")
+@click.argument("data", type=click.Path(exists=True))
+@click.option("--out", required=True, type=click.Path(), help="Where the model goes (or .zip).")
+@click.option(
+    "--preset",
+    default="graded",
+    show_default=True,
+    help=f"One of {', '.join(PRESETS)}; target needs --radius. Options below override it.",
+)
+@_training_options
+@run_options
+@common_options
+def train(
+    data: str,
+    out: str,
+    preset: str,
+    overwrite: bool,
+    resume: bool,
+    device: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a model on the training split of dataset DATA.
+
+    A part of the training split (--validation) selects the best epoch; the test
+    split is not read. A run that was stopped continues with --resume to the same
+    model, bit for bit.
+
+    Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
+    """
+    settings = resolve(preset, options)
+    from boxnn_numba.pipelines.train import train as run
+
+    with progress(quiet, "training") as bar:
+        result = functools.partial(run, data, out, settings, preset=preset, progress=bar)(
+            overwrite=overwrite, resume=resume, device=device, threads=threads
+        )
+    figures = result["validation"]
+    emit(
+        result,
+        as_json,
+        f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
+        f"{result['seconds']:.1f} s\n"
+        f"validation: accuracy {100 * (figures['accuracy'] or 0):.1f}%, median certified radius "
+        f"{figures['median_certified_radius']}, mean {figures['mean_certified_radius'] or 0:.2f}",
+    )

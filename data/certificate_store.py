@@ -1,0 +1,182 @@
+"""Certificate files: per sample, in the data set's own order, what a classifier guarantees.
+
+A Zarr v3 group with arrays ``prediction`` (index into ``classes``), ``radius``,
+``class_distance`` (N, K) in units and ``label`` (true index, -1 if unknown),
+written chunk by chunk. A chunk counts as finished once its entry in
+``finished`` is written, which happens after its data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from boxnn_numba.data import zarr_format
+
+from boxnn_numba.certificates import certified_radius
+from boxnn_numba.errors import CertificateFileError
+
+FORMAT, VERSION = "boxnn-certificate", 1
+_REMEDY = "run `boxnn certify` again"
+_ARRAYS = ("prediction", "radius", "label", "class_distance")
+
+
+class CertificateWriter:
+    """Writes a certificate file chunk by chunk; a chunk may be written again.
+
+    Parameters
+    ----------
+    path
+        Directory to write in, possibly with chunks of an earlier, interrupted run.
+    attributes
+        What the certificate is of; an earlier run with other attributes is refused.
+    n_rows, n_classes, chunk_rows
+        Number N of samples, K of classes, and samples in a chunk.
+
+    Raises
+    ------
+    CertificateFileError
+        The earlier run was of another model, data set or split.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        attributes: dict[str, Any],
+        n_rows: int,
+        n_classes: int,
+        chunk_rows: int,
+    ) -> None:
+        full = {"format": FORMAT, "version": VERSION, **attributes}
+        self._group = zarr.open_group(str(path), mode="a")
+        before = self._group.attrs.asdict()
+        if before and before != zarr_format.with_digest({**full, "seconds": None}):
+            raise CertificateFileError(
+                f"{path} holds an unfinished run of another model, data set or version; "
+                "pass --overwrite to start again"
+            )
+        self._attributes = full
+        n_chunks = -(-n_rows // chunk_rows)
+        if "finished" not in self._group:
+            for name in _ARRAYS:
+                tail = (n_classes,) if name == "class_distance" else ()
+                zarr_format.create_array(
+                    self._group, name, (n_rows, *tail), np.int32, (chunk_rows, *tail), -1
+                )
+            zarr_format.create_array(self._group, "finished", (n_chunks,), np.uint8, (1,))
+            zarr_format.write_attributes(self._group, {**full, "seconds": None})
+        self._chunk_rows = chunk_rows
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the chunks that still have to be written."""
+        try:
+            return np.flatnonzero(self._group["finished"][:] == 0).tolist()  # type: ignore[index]
+        except zarr_format.READ_FAILURES as error:
+            raise CertificateFileError(
+                "the unfinished run is damaged; pass --overwrite to start again"
+            ) from error
+
+    def write(
+        self,
+        chunk: int,
+        prediction: np.ndarray,
+        radius: np.ndarray,
+        label: np.ndarray,
+        class_distance: np.ndarray,
+    ) -> None:
+        """Write one whole chunk, then record it as finished."""
+        start = chunk * self._chunk_rows
+        rows = slice(start, start + len(prediction))
+        values = (prediction, radius, label, class_distance)
+        for name, value in zip(_ARRAYS, values, strict=True):
+            self._group[name][rows] = value  # type: ignore[index]
+        self._group["finished"][chunk] = 1  # type: ignore[index]
+
+    def finish(self, seconds: float) -> None:
+        """Seal the file: digests of all arrays and the seconds it took."""
+        digests = {name: zarr_format.array_digest(self._group[name][...]) for name in _ARRAYS}  # type: ignore[index]
+        zarr_format.write_attributes(
+            self._group, {**self._attributes, "seconds": seconds, "digests": digests}
+        )
+
+
+class CertificateFile:
+    """A finished certificate file, read and checked.
+
+    Attributes
+    ----------
+    path, attributes
+        Where it is and what it is of.
+    prediction, radius, label
+        (N,) int32.
+    class_distance
+        (N, K) int32 units.
+    """
+
+    def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
+        self.path = path
+        self.attributes = attributes
+        self.prediction: np.ndarray = arrays["prediction"]
+        self.radius: np.ndarray = arrays["radius"]
+        self.label: np.ndarray = arrays["label"]
+        self.class_distance: np.ndarray = arrays["class_distance"]
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+    @property
+    def classes(self) -> list[Any]:
+        """The K class labels."""
+        return list(self.attributes["classes"])
+
+    @property
+    def width(self) -> int:
+        """Cap W of the boxes: units per feature."""
+        return int(self.attributes["width"])
+
+    @property
+    def group_size(self) -> int:
+        """Codes that an adversary rewrites together."""
+        return int(self.attributes["group_size"])
+
+    def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return prediction, radius under a convention, and true label.
+
+        Raises
+        ------
+        OptionError
+            Unknown convention.
+        """
+        if convention == "sound":
+            return self.prediction, self.radius, self.label
+        _, radius = certified_radius(self.class_distance, self.width, self.group_size, convention)
+        return self.prediction, radius, self.label
+
+
+def open_certificate(path: str | Path) -> CertificateFile:
+    """Read a certificate file and check all of it.
+
+    Raises
+    ------
+    CertificateFileError
+        It is missing, damaged, unfinished, not a certificate, or of a newer version.
+    """
+    group = zarr_format.open_group(path, FORMAT, VERSION, CertificateFileError, _REMEDY)
+    attributes = group.attrs.asdict()
+    if "digests" not in attributes:
+        raise CertificateFileError(f"{path} is unfinished; resume it with `boxnn certify --resume`")
+    arrays = {}
+    for name in _ARRAYS:
+        try:
+            arrays[name] = np.asarray(group[name][...])  # type: ignore[index]
+        except zarr_format.READ_FAILURES as error:
+            raise CertificateFileError(
+                f"{path} is damaged: {name} cannot be read; {_REMEDY}"
+            ) from error
+        if zarr_format.array_digest(arrays[name]) != attributes["digests"].get(name):
+            raise CertificateFileError(
+                f"{path} is damaged: {name} does not match its digest; {_REMEDY}"
+            )
+    return CertificateFile(Path(path), attributes, arrays)

@@ -1,0 +1,89 @@
+"""Which files a dataset consists of and their SHA-256; what `verify` finds with them.
+
+There are two levels. The dataset's own attributes have a digest of every chunk's *values*: they
+identify the data, whatever compressed them, and guard every read. The attributes of each split's
+group have a digest of every *file*: they find even a flipped bit that changes no value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.data.zarr_format import attributes_digest
+
+SPLITS = ("train", "test")
+PARTS = ("x", "y")
+REMEDY = "run `boxnn data verify` and ingest again"
+
+
+def values_digest(values: np.ndarray) -> str:
+    """Return the SHA-256 of a C-contiguous array's bytes."""
+    return hashlib.sha256(values.data.cast("B")).hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of a value as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def chunk_path(folder: Path, key: str, index: int) -> Path:
+    """Return where a chunk of the array `key`, e.g. ``train/x``, lies."""
+    position = folder / key / "c" / str(index)
+    return position / "0" if key.endswith("x") else position
+
+
+def chunk_problem(folder: Path, key: str, index: int) -> str:
+    """Say in one line that a chunk is not what was written."""
+    return f"{key} chunk {index} of {folder} is damaged or missing; {REMEDY}"
+
+
+def metadata_problem(folder: Path, key: str) -> str:
+    """Say in one line that the metadata of a group or array is not what was written."""
+    return f"{folder / key / 'zarr.json'} is damaged or missing; {REMEDY}"
+
+
+def file_problems(folder: Path) -> Iterator[str]:
+    """Compare every file with the digest that was taken when it was written."""
+    if _attributes(folder) is None:
+        yield metadata_problem(folder, "")
+    for split in SPLITS:
+        attributes = _attributes(folder / split)
+        if attributes is None:
+            yield metadata_problem(folder, split)
+            continue
+        for part in PARTS:
+            key = f"{split}/{part}"
+            files = attributes["files"][part]
+            if file_digest(folder / key / "zarr.json") != files["metadata"]:
+                yield metadata_problem(folder, key)
+            for index, digest in enumerate(files["chunks"]):
+                if file_digest(chunk_path(folder, key, index)) != digest:
+                    yield chunk_problem(folder, key, index)
+
+
+def _attributes(folder: Path) -> dict[str, Any] | None:
+    """Return a group's attributes; None where anything in its metadata is wrong."""
+    try:
+        metadata = json.loads((folder / "zarr.json").read_bytes())
+        attributes = metadata.pop("attributes")
+        sound = attributes["digest"] == attributes_digest(attributes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    rest_is_sound = metadata == {"zarr_format": 3, "node_type": "group"}
+    return attributes if sound and rest_is_sound else None

@@ -1,0 +1,287 @@
+"""What every source looks like to `ingest`: a table that is read block by block.
+
+Nothing here holds more than one block, so memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.errors import BoxNNError, DataError, InputError
+
+#: Size of a block of features, in bytes of the source's own type.
+BLOCK_BYTES = 4 << 20
+
+#: Distances of more features would not fit in int32 units.
+MAX_FEATURES = (2**31 - 1) // validation.MAX_CODE
+
+#: What the standard library raises for damaged or truncated files.
+READ_FAILURES = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+
+
+@contextlib.contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Turn a failure to read `place` into one line that says what to do."""
+    try:
+        yield
+    except BoxNNError:
+        raise
+    except READ_FAILURES as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or "damaged"
+        raise DataError(
+            f"cannot read {place}: {reason}; check the file or copy it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive rows.
+
+    Attributes
+    ----------
+    x : ndarray (rows, n_features)
+        Features as found.
+    labels : ndarray (rows,)
+        Integers or strings as found.
+    start : int
+        Number of the first row in its split, from 0.
+    lines : sequence of int or None
+        Line of each row, where the source is a text file.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    start: int
+    lines: Sequence[int] | None = None
+
+
+class Table(ABC):
+    """One split of a source.
+
+    Attributes
+    ----------
+    place : str
+        What to call it in a message.
+    feature_shape : tuple of int
+        Shape of one sample.
+    is_uint8 : bool
+        Whether the features are stored as unsigned bytes.
+    columns : sequence of str or None
+        Names of the features, where they have any.
+    """
+
+    place: str
+    feature_shape: tuple[int, ...]
+    is_uint8: bool
+    columns: Sequence[str] | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of one sample."""
+        return math.prod(self.feature_shape)
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Block]:
+        """Read all rows in order."""
+
+    @abstractmethod
+    def labels(self) -> Iterator[np.ndarray]:
+        """Read all labels in order, without the features where that is possible."""
+
+
+class Rows(Protocol):
+    """An array that is read in blocks of rows."""
+
+    place: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """Yield arrays of up to `rows` rows, in order."""
+
+
+class MemoryRows:
+    """An array in memory, or mapped to it."""
+
+    def __init__(self, place: str, array: np.ndarray) -> None:
+        self.place = place
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self._array = array
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """Yield arrays of up to `rows` rows, in order."""
+        for start in range(0, len(self._array), rows):
+            yield np.ascontiguousarray(self._array[start : start + rows])
+
+
+class FileRows:
+    """An array that lies row after row behind a header, in a file or in a compressed stream.
+
+    Parameters
+    ----------
+    place
+        What to call it in a message.
+    opener
+        Opens the stream at its beginning.
+    read_header
+        Reads the header and returns shape and dtype.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        opener: Callable[[], IO[bytes]],
+        read_header: Callable[[IO[bytes]], tuple[tuple[int, ...], np.dtype]],
+    ) -> None:
+        self.place = place
+        self._opener = opener
+        self._read_header = read_header
+        with reading(place), opener() as stream:
+            self.shape, self.dtype = read_header(stream)
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """Yield arrays of up to `rows` rows, in order."""
+        total, row_shape = self.shape[0], self.shape[1:]
+        row_bytes = math.prod(row_shape) * self.dtype.itemsize
+        with reading(self.place), self._opener() as stream:
+            self._read_header(stream)
+            for start in range(0, total, rows):
+                count = min(rows, total - start)
+                data = stream.read(count * row_bytes)
+                if len(data) != count * row_bytes:
+                    raise DataError(
+                        f"{self.place} is truncated: its header promises {total} rows and it ends "
+                        f"in row {start + len(data) // max(1, row_bytes)}; copy it again"
+                    )
+                yield np.frombuffer(data, self.dtype).reshape(count, *row_shape)
+            if stream.read(1):
+                raise DataError(
+                    f"{self.place} goes on after the {total} rows that its header promises; "
+                    "copy it again"
+                )
+
+
+class ArrayTable(Table):
+    """Features and labels that lie in two arrays.
+
+    Parameters
+    ----------
+    x
+        Features, (N, ...) numbers.
+    y
+        Labels, (N,) integers or strings.
+    """
+
+    def __init__(self, x: Rows, y: Rows) -> None:
+        if len(x.shape) < 2:
+            raise DataError(
+                f"{x.place} has shape {x.shape}; features must be (rows, features) or images"
+            )
+        if len(y.shape) != 1:
+            raise DataError(f"{y.place} has shape {y.shape}; labels must be one-dimensional")
+        if x.shape[0] != y.shape[0]:
+            raise DataError(
+                f"{x.place} has {x.shape[0]} rows and {y.place} has {y.shape[0]} labels; "
+                "they must belong together"
+            )
+        if x.dtype.kind not in "iufb":
+            raise DataError(f"{x.place} has dtype {x.dtype}; features must be numbers")
+        if 0 in x.shape:
+            raise DataError(f"{x.place} is empty, shape {x.shape}; pass at least one sample")
+        if math.prod(x.shape[1:]) > MAX_FEATURES:
+            raise DataError(
+                f"{x.place} has shape {x.shape}; at most {MAX_FEATURES} features are supported"
+            )
+        self.place = x.place
+        self.feature_shape = x.shape[1:]
+        self.is_uint8 = x.dtype == np.uint8
+        self._x = x
+        self._y = y
+        self._step = max(1, BLOCK_BYTES // (self.n_features * x.dtype.itemsize))
+
+    def blocks(self) -> Iterator[Block]:
+        """Read all rows in order."""
+        start = 0
+        parts = zip(self._x.blocks(self._step), self._y.blocks(self._step), strict=True)
+        for x, y in parts:
+            yield Block(x.reshape(len(x), -1), clean_labels(y, self._y.place), start)
+            start += len(x)
+
+    def labels(self) -> Iterator[np.ndarray]:
+        """Read all labels in order."""
+        for y in self._y.blocks(BLOCK_BYTES // 64):
+            yield clean_labels(y, self._y.place)
+
+
+def clean_labels(values: np.ndarray, place: str) -> np.ndarray:
+    """Return labels as integers or strings without spaces around them."""
+    try:
+        labels = validation.labels(place, values, len(values))
+    except InputError as error:
+        raise DataError(str(error)) from error
+    if labels.dtype.kind == "U":
+        return np.char.strip(labels)
+    return labels.astype(np.int64) if labels.dtype.kind == "b" else labels
+
+
+def stored_features(block: Block, table: Table, codes: bool) -> np.ndarray:
+    """Return a block's features as they are stored.
+
+    Parameters
+    ----------
+    block
+        Rows of `table`.
+    table
+        Names the place in messages.
+    codes
+        Store uint8 codes, which must be whole numbers 0..255; otherwise finite float32.
+
+    Raises
+    ------
+    DataError
+        Naming the row, the column and the value that does not fit.
+    """
+    x = block.x
+    if codes:
+        if x.dtype == np.uint8:
+            return x
+        wrong = ~((x >= 0) & (x <= validation.MAX_CODE) & (x == np.floor(x)))
+        _refuse(wrong, block, table, "codes must be whole numbers 0..255 (leave --codes away)")
+        return x.astype(np.uint8)
+    _refuse(~np.isfinite(x), block, table, "drop or fill NaN and infinite values first")
+    with np.errstate(over="ignore"):
+        stored = x.astype(np.float32)
+    _refuse(~np.isfinite(stored), block, table, "features must fit in float32; scale them")
+    return stored
+
+
+def cell(block: Block, table: Table, row: int, column: int) -> str:
+    """Say where a value of a block is."""
+    line = f"line {block.lines[row]}" if block.lines is not None else f"row {block.start + row}"
+    name = f"column {table.columns[column]!r}" if table.columns else f"feature {column}"
+    return f"{line}, {name} of {table.place}"
+
+
+def _refuse(wrong: np.ndarray, block: Block, table: Table, remedy: str) -> None:
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        value = block.x[row, column]
+        raise DataError(f"{value} at {cell(block, table, row, column)}; {remedy}")

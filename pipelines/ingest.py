@@ -1,0 +1,200 @@
+"""From a source to a dataset on disk, block by block."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.data.sources import Source, open_source
+from boxnn_numba.data.splits import LabelIndex, StratifiedSplit, count_labels
+from boxnn_numba.data.store import DatasetWriter
+from boxnn_numba.data.streams import Table, stored_features
+from boxnn_numba.errors import DataError
+from boxnn_numba.staging import staged_output
+
+
+class Progress(Protocol):
+    """Whatever wants to know how far the work is."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Begin at zero of `total` units."""
+
+    def advance(self, n: int) -> None:
+        """Report that `n` more units are done."""
+
+
+def ingest(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    label: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    codes: bool = False,
+    shape: Sequence[int] | None = None,
+    name: str | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a source as a dataset.
+
+    The source is read twice, block by block: once for its labels, once for everything.
+    Memory does not grow with the number of rows.
+
+    Parameters
+    ----------
+    source
+        ``"mnist"``, ``"fashion-mnist"``, ``"digits"``, ``"mnist-sample"``, or a path: a folder of
+        IDX files, or an ``.npz``, ``.npy``, ``.csv``, ``.tsv`` or ``.parquet`` file.
+    out
+        Folder to make.
+    directory
+        Folder of the IDX files of ``mnist`` and ``fashion-mnist``.
+    label
+        Label column of a table.
+    labels
+        File of the labels of an ``.npy`` or IDX file.
+    codes
+        Store features as uint8 codes; they must be whole numbers 0..255. uint8 arrays
+        always stay codes, everything else becomes float32.
+    shape
+        Shape of one sample, where the source does not say.
+    name
+        Name of the dataset; that of the source by default.
+    test_fraction, seed
+        Stratified test split of a source that has none.
+    overwrite
+        Replace what is at `out`.
+    progress
+        Told of the rows written.
+
+    Returns
+    -------
+    dict
+        ``name``, ``path``, ``rows`` (per split), ``features``, ``feature_shape``, ``classes``,
+        ``codes``, ``digest``, ``seconds``.
+
+    Raises
+    ------
+    OptionError
+        An option is out of range, or `out` exists.
+    DataError
+        The source is missing, damaged, or does not fit.
+    OutputError
+        `out` cannot be written.
+    """
+    started = time.perf_counter()
+    validation.fraction("test_fraction", test_fraction)
+    validation.integer("seed", seed, low=0)
+    opened = open_source(
+        os.fspath(source),
+        directory=None if directory is None else Path(directory),
+        label=label,
+        labels=None if labels is None else Path(labels),
+    )
+    feature_shape = _feature_shape(opened, shape)
+    with staged_output(out, overwrite=overwrite) as folder:
+        plan = _plan(opened, test_fraction, seed)
+        writer = DatasetWriter(
+            folder,
+            name=name or opened.name,
+            source=opened.description,
+            feature_shape=feature_shape,
+            classes=plan.index.classes,
+            codes=codes or opened.train.is_uint8,
+            n_rows=plan.n_rows,
+        )
+        if progress is not None:
+            progress.start(sum(plan.n_rows.values()), "rows")
+        for split, x, y in _rows(opened, plan, codes or opened.train.is_uint8):
+            writer.append(split, x, y)
+            if progress is not None:
+                progress.advance(len(y))
+        digest = writer.finish()
+    return {
+        "name": name or opened.name,
+        "path": os.fspath(out),
+        "rows": plan.n_rows,
+        "features": opened.train.n_features,
+        "feature_shape": list(feature_shape),
+        "classes": plan.index.classes,
+        "codes": codes or opened.train.is_uint8,
+        "digest": digest,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the first pass over the labels has found."""
+
+    index: LabelIndex
+    n_rows: dict[str, int]
+    split: StratifiedSplit | None
+
+
+def _feature_shape(source: Source, shape: Sequence[int] | None) -> tuple[int, ...]:
+    found = source.train.feature_shape
+    if source.test is not None and source.test.feature_shape != found:
+        raise DataError(
+            f"training samples have shape {found} and test samples {source.test.feature_shape}; "
+            "they must agree"
+        )
+    if shape is None:
+        return found
+    return validation.sample_shape(shape, source.train.n_features)
+
+
+def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
+    train = source.train
+    found = count_labels(train.labels())
+    if not found:
+        raise DataError(f"{train.place} has no rows; pass at least one sample of two classes")
+    index = LabelIndex(found)
+    if len(index.classes) < 2:
+        raise DataError(
+            f"{train.place} has one class only ({index.classes[0]!r}); a classifier needs two"
+        )
+    counts = index.counts(found, train.place)
+    total = int(counts.sum())
+    if source.test is None:
+        split = StratifiedSplit(counts, test_fraction, seed)
+        n_test = int(split.test_counts.sum())
+        if n_test == 0:
+            raise DataError(
+                f"no class of {train.place} has enough rows for a test split of "
+                f"{test_fraction:g}; raise --test-fraction"
+            )
+        return _Plan(index, {"train": total - n_test, "test": n_test}, split)
+    place = f"the test split of {source.test.place}"
+    n_test = int(index.counts(count_labels(source.test.labels()), place).sum())
+    return _Plan(index, {"train": total, "test": n_test}, None)
+
+
+def _rows(source: Source, plan: _Plan, codes: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for x, y in _encoded(source.train, plan.index, codes):
+        if plan.split is None:
+            yield "train", x, y
+            continue
+        is_test = plan.split.is_test(y)
+        yield "train", x[~is_test], y[~is_test]
+        yield "test", x[is_test], y[is_test]
+    if source.test is not None:
+        for x, y in _encoded(source.test, plan.index, codes):
+            yield "test", x, y
+
+
+def _encoded(
+    table: Table, index: LabelIndex, codes: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for block in table.blocks():
+        yield stored_features(block, table, codes), index.encode(block.labels, table.place)

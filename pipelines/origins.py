@@ -1,0 +1,130 @@
+"""The models and the data set that certificates were made from, found and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boxnn_numba.errors import OptionError
+from boxnn_numba.pipelines.runs import Run
+
+if TYPE_CHECKING:
+    from boxnn_numba.data.store import Dataset
+    from boxnn_numba.model import BoxNN
+
+
+class Origins:
+    """Opens what runs name, where it is now, and refuses what has changed since.
+
+    Parameters
+    ----------
+    runs
+        Runs of one data set.
+    data, models
+        Where the data set and the models are, if not where the certificates say.
+
+    Raises
+    ------
+    OptionError
+        A given model made none of the runs, or `data` is not their data set.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        data: str | Path | None = None,
+        models: Sequence[str | Path] = (),
+    ) -> None:
+        self._given_data = None if data is None else Path(data)
+        self._dataset: Dataset | None = None
+        self._models: dict[str, BoxNN] = {}
+        wanted = {run.attributes.get("model_digest") for run in runs}
+        for path in models:
+            digest, model = _load_model(path)
+            if digest not in wanted:
+                names = " or ".join(str(run.path) for run in runs)
+                raise OptionError(
+                    f"{path} is not the model that made {names}; pass that model with --model "
+                    "or certify again"
+                )
+            self._models[digest] = model
+        if data is not None:
+            self.dataset(runs[0])
+
+    def model(self, run: Run) -> BoxNN | None:
+        """Return the model that made a run, or None if it is not where the run says.
+
+        Parameters
+        ----------
+        run
+            One of the runs.
+
+        Raises
+        ------
+        OptionError
+            There is another model in its place.
+        ModelFileError
+            It cannot be read.
+        """
+        digest = str(run.attributes.get("model_digest"))
+        if digest not in self._models:
+            path = _find(run, "model")
+            if path is None:
+                return None
+            found, model = _load_model(path)
+            if found != digest:
+                raise OptionError(
+                    f"{path} has changed since {run.path} was made; certify again, or pass the "
+                    "model of that time with --model"
+                )
+            self._models[digest] = model
+        return self._models[digest]
+
+    def dataset(self, run: Run) -> Dataset | None:
+        """Return the data set of a run, or None if it is not where the run says.
+
+        Parameters
+        ----------
+        run
+            One of the runs.
+
+        Raises
+        ------
+        OptionError
+            There is another data set in its place.
+        DataError
+            It cannot be read.
+        """
+        from boxnn_numba.data.store import open_dataset
+
+        if self._dataset is None:
+            path = self._given_data or _find(run, "dataset")
+            if path is None:
+                return None
+            dataset = open_dataset(path)
+            if dataset.digest != run.attributes.get("dataset_digest"):
+                raise OptionError(
+                    f"{path} is not the data set that {run.path} certifies; pass that one with "
+                    "--data or certify again"
+                )
+            self._dataset = dataset
+        return self._dataset
+
+
+def _find(run: Run, key: str) -> Path | None:
+    """Return the path that a certificate names, from here or from beside the certificate."""
+    named = run.attributes.get(key)
+    if not named:
+        return None
+    places = [Path(named)]
+    if run.path is not None:
+        places += [run.path.parent / named, run.path.parent / Path(named).name]
+    return next((place for place in places if place.exists()), None)
+
+
+def _load_model(path: str | Path) -> tuple[str, BoxNN]:
+    from boxnn_numba.model_file import load_model, model_digest
+
+    model = load_model(path)
+    return model_digest(model), model

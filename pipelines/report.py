@@ -1,0 +1,340 @@
+"""From certificate files to a folder of figures, tables and one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from boxnn_numba import __version__, validation
+from boxnn_numba.certificates import CONVENTIONS
+from boxnn_numba.errors import OptionError
+from boxnn_numba.pipelines import gallery
+from boxnn_numba.pipelines.gallery import Picture, Sample
+from boxnn_numba.pipelines.origins import Origins
+from boxnn_numba.pipelines.published import (
+    PublishedRow,
+    is_sample,
+    published_medians,
+    published_rows,
+)
+from boxnn_numba.pipelines.runs import Run, load_runs
+from boxnn_numba.staging import staged_output
+
+PAGE = "report.html"
+_FIXED_NAMES = {
+    PAGE,
+    "certified_curves.png",
+    "radius_histogram.png",
+    "certified_curves.csv",
+    "summary.csv",
+    "per_class.csv",
+    "published.csv",
+}
+_GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
+_IN_GALLERY_FIGURE = 3
+_MOST_SAMPLES = 400
+_SETTINGS = (
+    "method",
+    "model",
+    "model_digest",
+    "dataset",
+    "dataset_digest",
+    "split",
+    "width",
+    "group_size",
+    "feature_shape",
+    "seconds",
+)
+_SOFTWARE = ("boxnn-numba", "numpy", "numba", "zarr", "matplotlib")
+
+
+def report(
+    certificates: Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    models: Sequence[str | Path] = (),
+    convention: str = "sound",
+    overwrite: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Compare certificates with each other and with the paper, in figures, tables and a page.
+
+    Parameters
+    ----------
+    certificates
+        Certificate files of one data set and split.
+    out
+        Folder to make: ``report.html`` (self-contained), PNG and CSV files.
+    data, models
+        Where the data set and the models are now, if not where the certificates say. They are
+        needed for the gallery of images only.
+    convention
+        ``"sound"``, or ``"paper"`` to count radii as the paper's tables do.
+    overwrite
+        Replace an earlier report at `out`.
+    progress
+        Object with ``start(total, unit)`` and ``advance(n)``, or None.
+
+    Returns
+    -------
+    dict
+        ``out``, ``page``, ``files``, ``convention``, ``dataset``, ``split``, ``runs`` (each
+        with ``name``, ``certificate``, ``n``, ``accuracy`` in percent and the median and mean
+        certified radius) and ``notes`` (what is missing and how to get it).
+
+    Raises
+    ------
+    OptionError
+        The certificates are of different data sets or splits, `out` exists, or a model or data
+        set is not the one that was certified.
+    CertificateFileError, ModelFileError, DataError
+        A file is damaged.
+    OutputError
+        `out` cannot be written.
+    """
+    validation.choice("convention", convention, CONVENTIONS)
+    target = Path(out)
+    if overwrite:
+        _refuse_foreign_folder(target)
+    with staged_output(target, overwrite=overwrite) as folder:
+        _start(progress, 3 + len(certificates))
+        runs = load_runs(certificates, convention)
+        dataset_name = str(runs[0].attributes.get("dataset_name", ""))
+        rows = published_rows(dataset_name)
+        _advance(progress)
+        samples, notes = [], []
+        origins = Origins(runs, data, models)
+        for run in runs:
+            chosen, note = _samples(run, origins)
+            samples.append(chosen)
+            notes += [note] if note else []
+            _advance(progress)
+        title = f"{_dataset_words(dataset_name)}, {runs[0].attributes.get('split')} split"
+        _write_tables(folder, runs, rows)
+        _write_figures(folder, runs, rows, samples, title, convention)
+        _advance(progress)
+        page = _page(runs, rows, samples, notes, convention, dataset_name)
+        (folder / PAGE).write_text(page, encoding="utf-8")
+        files = sorted(path.name for path in folder.iterdir())
+        _advance(progress)
+    return {
+        "out": str(target),
+        "page": str(target / PAGE),
+        "files": files,
+        "convention": convention,
+        "dataset": dataset_name,
+        "split": runs[0].attributes.get("split"),
+        "runs": [{**run.summary(), "certificate": str(run.path)} for run in runs],
+        "notes": notes,
+    }
+
+
+def _start(progress: Any, total: int) -> None:
+    if progress is not None:
+        progress.start(total, "steps")
+
+
+def _advance(progress: Any) -> None:
+    if progress is not None:
+        progress.advance(1)
+
+
+def _refuse_foreign_folder(target: Path) -> None:
+    """Raise if replacing `target` would delete something that no report wrote."""
+    if not target.exists():
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise OptionError(f"{target} is not a folder; choose another --out")
+    for entry in sorted(target.iterdir()):
+        if entry.name not in _FIXED_NAMES and not _GALLERY_NAME.fullmatch(entry.name):
+            raise OptionError(
+                f"{target} holds {entry.name}, which is not part of a report; choose another --out"
+            )
+
+
+def _dataset_words(name: str) -> str:
+    words = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+    return words.get(name, "a sample of MNIST" if is_sample(name) else name or "data")
+
+
+# --- samples ---------------------------------------------------------------------------
+
+
+def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
+    """Return the samples to show of a run, and a sentence on what is missing or ``""``."""
+    chosen = gallery.select_samples(run)[:_MOST_SAMPLES]
+    if not chosen or not gallery.is_image(run.attributes.get("feature_shape", ())):
+        return chosen, ""
+    model, dataset = origins.model(run), origins.dataset(run)
+    missing = []
+    if model is None:
+        missing.append(("model", run.attributes.get("model"), "--model MODEL"))
+    if dataset is None:
+        missing.append(("data set", run.attributes.get("dataset"), "--data DATASET"))
+    if missing:
+        nouns = " and the ".join(f"{noun} {path}" for noun, path, _ in missing)
+        remedy = " ".join(option for _, _, option in missing)
+        verb = "was" if len(missing) == 1 else "were"
+        return [], (
+            f"No images for {run.name}: the {nouns} {verb} not found; "
+            f"run boxnn report again with {remedy}."
+        )
+    split = str(run.attributes["split"])
+    x = gallery.read_rows(dataset, split, [sample.index for sample in chosen])
+    return gallery.draw_samples(run, chosen, x, model), ""
+
+
+# --- files -----------------------------------------------------------------------------
+
+
+def _write_tables(folder: Path, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
+    _write_csv(
+        folder / "certified_curves.csv",
+        ("run", "radius", "certified_accuracy"),
+        (
+            (run.name, radius, f"{value:.4f}")
+            for run in runs
+            for radius, value in enumerate(run.curve())
+        ),
+    )
+    summaries = [run.summary() for run in runs]
+    _write_csv(
+        folder / "summary.csv",
+        ("run", *list(summaries[0])[1:]),
+        (summary.values() for summary in summaries),
+    )
+    _write_csv(
+        folder / "per_class.csv",
+        ("run", "class", "n", "accuracy", "median_certified_radius", "mean_certified_radius"),
+        ((run.name, *row.values()) for run in runs for row in run.per_class()),
+    )
+    if published:
+        _write_csv(
+            folder / "published.csv",
+            ("method", "radius", "certified_accuracy"),
+            (
+                (row.method, radius, percent)
+                for row in published
+                for radius, percent in zip(row.radii, row.percents, strict=True)
+            ),
+        )
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def _write_figures(
+    folder: Path,
+    runs: Sequence[Run],
+    published: Sequence[PublishedRow],
+    samples: Sequence[Sequence[Sample]],
+    title: str,
+    convention: str,
+) -> None:
+    from boxnn_numba.pipelines import plots
+
+    words = f"{title} (radii: {convention} convention)"
+    plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
+    plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
+    for run, chosen in zip(runs, samples, strict=True):
+        pictures = [
+            sample
+            for group in gallery.GROUPS
+            for sample in [item for item in chosen if item.group == group][:_IN_GALLERY_FIGURE]
+            if isinstance(sample, Picture)
+        ]
+        if pictures:
+            name = re.sub(r"[^\w.+-]+", "_", run.name)
+            figure = plots.gallery(pictures, f"{run.name}: {title}")
+            plots.save(figure, folder / f"gallery_{name}.png")
+
+
+def _page(
+    runs: Sequence[Run],
+    published: Sequence[PublishedRow],
+    samples: Sequence[Sequence[Sample]],
+    notes: Sequence[str],
+    convention: str,
+    dataset_name: str,
+) -> str:
+    from boxnn_numba.pipelines import page
+
+    where = f"{_dataset_words(dataset_name)}, {runs[0].attributes.get('split')} split"
+    count = len(runs[0].label)
+    introduction = f"Measured on {count:,} samples."
+    if is_sample(dataset_name):
+        introduction = (
+            f"This is a sample of MNIST ({count:,} images): the paper’s rows were measured on all "
+            "10,000 test images by models trained on all 60,000."
+        )
+    return page.render(
+        page.PageContent(
+            runs=runs,
+            published=published,
+            medians=published_medians(dataset_name),
+            title=f"Certified robustness on {where}",
+            convention=convention,
+            introduction=introduction,
+            radii=_table_radii(runs, published),
+            samples=samples,
+            settings=[_settings(run) for run in runs],
+            versions=_versions(),
+            notes=notes,
+        )
+    )
+
+
+def _table_radii(runs: Sequence[Run], published: Sequence[PublishedRow]) -> list[int]:
+    """Return the published radii, continued to where the runs end, or about a dozen."""
+    from boxnn_numba.pipelines.plots import last_radius, tick_step
+
+    last = last_radius(runs, published)
+    radii = list(published[0].radii) if published else []
+    end = radii[-1] if radii else -1
+    return radii + [radius for radius in range(0, last + 1, tick_step(last)) if radius > end]
+
+
+def _settings(run: Run) -> dict[str, str]:
+    settings: dict[str, Any] = {"certificate": str(run.path)}
+    settings.update({name: run.attributes[name] for name in _SETTINGS if name in run.attributes})
+    for name in ("model_digest", "dataset_digest"):
+        settings[name] = str(settings.get(name, "none"))[:16]
+    settings["samples"] = str(len(run.label))
+    settings.update(_flat("training", run.attributes.get("training") or {}))
+    return {name: _words(value) for name, value in settings.items()}
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}: {name}"
+        flat.update(_flat(key, value) if isinstance(value, Mapping) else {key: value})
+    return flat
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        if len(value) > 20 or any(isinstance(item, Mapping) for item in value):
+            return f"{len(value)} entries"
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"Python": platform.python_version()}
+    for name in _SOFTWARE:
+        versions[name] = __version__ if name == "boxnn-numba" else metadata.version(name)
+    versions["platform"] = f"{platform.system()} {platform.machine()}"
+    return versions

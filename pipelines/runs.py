@@ -1,0 +1,155 @@
+"""Certificates as the report sees them: one `Run` per file, all of one data set and split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxnn_numba import certificates
+from boxnn_numba.errors import CertificateFileError, OptionError
+
+if TYPE_CHECKING:
+    from boxnn_numba.data.certificate_store import CertificateFile
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One certified test set.
+
+    Parameters
+    ----------
+    name
+        Shown in legends and tables; differs from run to run.
+    prediction, radius, label
+        (N,) integers: predicted class, certified radius, true class (-1 if unknown).
+    classes
+        Names of the classes, in the order of their indices.
+    attributes
+        Attributes of the certificate file.
+    class_distance
+        (N, K) integer units, or None where a method has none.
+    path
+        The certificate file, or None for a run that is not in a file.
+    """
+
+    name: str
+    prediction: np.ndarray
+    radius: np.ndarray
+    label: np.ndarray
+    classes: Sequence[Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    class_distance: np.ndarray | None = None
+    path: Path | None = None
+
+    @property
+    def outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Prediction, radius and label, as `boxnn_numba.certificates` takes them."""
+        return self.prediction, self.radius, self.label
+
+    def curve(self) -> np.ndarray:
+        """Return certified accuracy in percent at every radius 0, 1, ..., the largest."""
+        radii = np.arange(int(self.radius.max()) + 1)
+        return 100 * certificates.certified_accuracy(*self.outcome, radii)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that describe the run in one line (accuracy in percent)."""
+        return {
+            "name": self.name,
+            "n": len(self.label),
+            "accuracy": round(float(self.curve()[0]), 4),
+            "median_certified_radius": certificates.median_certified_radius(*self.outcome),
+            "mean_certified_radius": round(certificates.mean_certified_radius(*self.outcome), 4),
+        }
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Return `boxnn_numba.certificates.per_class_table` with names and percent."""
+        table = certificates.per_class_table(*self.outcome, len(self.classes))
+        return [
+            {
+                "class": str(self.classes[int(row["class"])]),
+                "n": row["n"],
+                "accuracy": round(100 * row["accuracy"], 4),
+                "median_certified_radius": row["median_certified_radius"],
+                "mean_certified_radius": round(row["mean_certified_radius"], 4),
+            }
+            for row in table
+        ]
+
+
+def load_runs(paths: Sequence[str | Path], convention: str = "sound") -> list[Run]:
+    """Read certificate files of one data set and split.
+
+    Parameters
+    ----------
+    paths
+        Certificate files, at least one.
+    convention
+        ``"sound"``, or ``"paper"`` to recompute the radii from the stored class distances as
+        the paper's tables count them.
+
+    Returns
+    -------
+    list of Run
+        In the order given, under names that differ.
+
+    Raises
+    ------
+    OptionError
+        No file, the same file twice, or files of different data sets or splits.
+    CertificateFileError
+        A file cannot be read, holds no sample, or holds no true class.
+    """
+    from boxnn_numba.data.certificate_store import open_certificate
+
+    if not paths:
+        raise OptionError("no certificate was given; pass at least one made by boxnn certify")
+    resolved = [Path(path).resolve() for path in paths]
+    for position, place in enumerate(resolved):
+        if place in resolved[:position]:
+            raise OptionError(f"{paths[position]} was given twice; pass each certificate once")
+    runs = []
+    for path, name in zip(paths, _distinct_names(resolved), strict=True):
+        file = open_certificate(path)
+        runs.append(_as_run(file, name, Path(path), convention))
+        _check_comparable(runs[0], runs[-1])
+    return runs
+
+
+def _as_run(file: CertificateFile, name: str, path: Path, convention: str) -> Run:
+    prediction, radius, label = file.outcome(convention)
+    if not (label >= 0).any():
+        raise CertificateFileError(
+            f"{path} has no sample whose true class is known; certify a data set with labels"
+        )
+    attributes, classes = dict(file.attributes), list(file.classes)
+    return Run(name, prediction, radius, label, classes, attributes, file.class_distance, path)
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Name each file by its stem, with as many parent folders as it takes to tell them apart."""
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _check_comparable(first: Run, other: Run) -> None:
+    for key, noun in (("dataset_digest", "data set"), ("split", "split")):
+        mine, yours = first.attributes.get(key), other.attributes.get(key)
+        if mine != yours:
+            if key == "dataset_digest":
+                mine, yours = _dataset_words(first), _dataset_words(other)
+            raise OptionError(
+                f"{first.path} and {other.path} are of different {noun}s ({mine} and {yours}); "
+                "make one report for each"
+            )
+
+
+def _dataset_words(run: Run) -> str:
+    digest = str(run.attributes.get("dataset_digest"))
+    return f"{run.attributes.get('dataset')}, digest {digest[:8]}"

@@ -1,0 +1,154 @@
+"""Train a model on a dataset: split, bin, run the epochs, checkpoint, save the best boxes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from boxnn_numba.data.store import Dataset, open_dataset
+
+from boxnn_numba import validation
+from boxnn_numba.backend import get_backend
+from boxnn_numba.errors import DataError, InterruptedRun, OptionError
+from boxnn_numba.grid import Grid
+from boxnn_numba.model import trained_model
+from boxnn_numba.model_file import load_checkpoint, save_checkpoint, write_model
+from boxnn_numba.options import TrainingOptions
+from boxnn_numba.staging import staged_output
+from boxnn_numba.training import Training, validation_split
+
+_CHECKPOINT = "checkpoint.npz"
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    options: TrainingOptions,
+    *,
+    preset: str = "graded",
+    overwrite: bool = False,
+    resume: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Train on the training split of a dataset and write the model.
+
+    Parameters
+    ----------
+    data
+        A dataset made by ``boxnn data ingest``. Its test split is not read.
+    out
+        Where the model goes: a directory, or one file if it ends in ``.zip``.
+    options, preset
+        Settings of the run, and the preset they came from (recorded only).
+    overwrite, resume
+        Replace what is at `out`; continue a run that was stopped, to the same bits.
+    device, threads
+        As for `get_backend`.
+    progress
+        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+
+    Returns
+    -------
+    dict
+        What was trained, the figures on the validation split, and the seconds it took.
+
+    Raises
+    ------
+    BoxNNError
+        Bad data or options, a diverged run, or an output that cannot be written.
+    """
+    began = time.perf_counter()
+    backend = get_backend(device, threads)
+    dataset = open_dataset(data)
+    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
+        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    if dataset.n_features % options.group_size:
+        raise OptionError(
+            f"--group-size {options.group_size} does not divide the {dataset.n_features} features"
+        )
+    name = "model.zip" if str(out).endswith(".zip") else "model"
+    with staged_output(
+        out, overwrite=overwrite, resume=resume, resumable=True, result=name
+    ) as partial:
+        run, grid = _prepare(dataset, options, backend)
+        _run_epochs(run, partial, _fingerprint(dataset, options), progress)
+        provenance = {
+            "preset": preset,
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+        }
+        model = trained_model(run, dataset.classes, grid, dataset.feature_shape, provenance)
+        write_model(model, partial / name, single=name == "model.zip")
+    return _summary(run, str(out), preset, time.perf_counter() - began)
+
+
+def _prepare(
+    dataset: Dataset, options: TrainingOptions, backend: Any
+) -> tuple[Training, Grid | None]:
+    x, y = dataset.read("train")
+    rows, held_out = validation_split(y, options.validation, options.seed)
+    grid = None if dataset.is_codes else Grid.fit(x[rows])
+    codes = validation.codes("x", x) if grid is None else grid.encode(x)
+    held = codes[held_out], y[held_out]
+    return Training(options, codes[rows], y[rows], held, len(dataset.classes), backend), grid
+
+
+def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:
+    return {**options.as_dict(), "dataset digest": dataset.digest}
+
+
+def _run_epochs(run: Training, folder: Path, fingerprint: dict[str, Any], progress: Any) -> None:
+    checkpoint = folder / _CHECKPOINT
+    if checkpoint.exists():
+        arrays, values = load_checkpoint(checkpoint)
+        before = values["fingerprint"]
+        for name, value in fingerprint.items():
+            if before.get(name) != value:
+                raise OptionError(
+                    f"the unfinished run in {folder} has {name} {before.get(name)}, not {value}; "
+                    "resume it with its own options or pass --overwrite to start again"
+                )
+        run.restore(arrays, values["run"])
+    epochs = run.options.epochs
+    if progress is not None:
+        progress.start(epochs * run.n_rows, "samples")
+        progress.advance(run.epoch * run.n_rows)
+    try:
+        while run.epoch < epochs:
+            record = run.run_epoch(progress)
+            arrays, state = run.state()
+            save_checkpoint(checkpoint, arrays, {"fingerprint": fingerprint, "run": state})
+            if progress is not None:
+                progress.note(
+                    f"epoch {record.epoch}/{epochs}  accuracy {100 * record.accuracy:.1f}%  "
+                    f"median radius {record.median_certified_radius}  "
+                    f"mean radius {record.mean_certified_radius:.2f}  (validation)"
+                )
+    except KeyboardInterrupt:
+        raise InterruptedRun(
+            f"interrupted; {run.epoch} of {epochs} epochs are kept in {folder}, "
+            "continue with --resume"
+        ) from None
+
+
+def _summary(run: Training, out: str, preset: str, seconds: float) -> dict[str, Any]:
+    best = next((item for item in run.history if item.epoch == run.best_epoch), run.history[-1])
+    return {
+        "model": out,
+        "preset": preset,
+        "boxes": run.options.boxes,
+        "epochs": run.options.epochs,
+        "seed": run.options.seed,
+        "best_epoch": run.best_epoch,
+        "validation": {
+            key: value
+            for key, value in best.as_dict().items()
+            if key not in ("epoch", "seconds", "objective", "margin")
+        },
+        "seconds_per_epoch": float(np.median([record.seconds for record in run.history])),
+        "seconds": seconds,
+    }

@@ -1,0 +1,61 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boxnn_numba.cli.main import main
+from boxnn_numba.data import sources
+from boxnn_numba.data.store import write_dataset
+
+
+@pytest.fixture
+def run_boxnn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `boxnn WORDS...` in a temporary directory; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path: Path) -> Path:
+    """A dataset of codes: 3 classes, 12 features, 120 training and 40 test rows in clusters."""
+    rng = np.random.default_rng(0)
+    centres = rng.integers(30, 226, (3, 12))
+
+    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.arange(n) % 3
+        x = centres[y] + rng.integers(-30, 31, (n, 12))
+        return np.clip(x, 0, 255).astype(np.uint8), y.astype(np.int32)
+
+    path = tmp_path / "tiny.zarr"
+    # Labels differ from their indices, so that a mix-up shows.
+    write_dataset(path, name="tiny", classes=[3, 5, 8], train=split(120), test=split(40))
+    return path
+
+
+@pytest.fixture
+def no_data_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a temporary directory; find named data sets nowhere but there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BOXNN_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    mirror = sources.MIRRORS["fashion-mnist"]
+    monkeypatch.setitem(
+        sources.MIRRORS, "fashion-mnist", sources.Mirror(mirror.url, mirror.sha256, ("system",))
+    )
