@@ -48,7 +48,7 @@ class BackendError(BoxNNError, RuntimeError):
     """The requested device is not usable on this machine."""
 
 
-class InterruptedRun(BoxNNError):
+class InterruptedRunError(BoxNNError):
     """The user stopped a run that can be resumed (exit code 130, as for SIGINT)."""
 
     exit_code = 130

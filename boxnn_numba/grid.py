@@ -60,7 +60,7 @@ class Grid:
         if counts.shape != (len(edges),) or counts.min() < 0 or counts.max() > edges.shape[1]:
             raise InputError("counts of a Grid do not fit its edges; fit the Grid again")
         used = np.arange(edges.shape[1]) < counts[:, None]
-        rising = np.diff(edges, axis=1) > 0
+        rising = edges[:, 1:] > edges[:, :-1]
         if counts.max() >= MAX_LEVELS or not rising[used[:, 1:]].all():
             raise InputError("edges of a Grid must ascend, at most 255 a feature; fit it again")
         object.__setattr__(self, "edges", edges)

@@ -145,7 +145,7 @@ def _read_array(
     group: zarr.Group, name: str, digest: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
     try:
-        array = np.asarray(group[name][...])
+        array = np.asarray(group[name][...])  # type: ignore[index]
     except zarr_format.READ_FAILURES as error:
         raise ModelFileError(f"{path} is damaged: {name} cannot be read; {_REMEDY}") from error
     if zarr_format.array_digest(array) != digest:

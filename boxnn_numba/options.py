@@ -49,7 +49,8 @@ class TrainingOptions:
     objective, beta, radius, sharpness
         ``"paper"`` (signed margin of the predicted class, clipped at beta), ``"clip"`` (margin of
         the true class, clipped at beta) or ``"target"`` (logistic of (margin - 2 radius) /
-        sharpness).
+        sharpness). beta 0 is set from the data: 1.1 times the 90th percentile of the margins of
+        the initial boxes.
     relaxation
         ``"graded"``, or ``"l1"`` and ``"l2"`` (Eqs. 26, 27; ablation only).
     leak
@@ -68,7 +69,7 @@ class TrainingOptions:
     """
 
     boxes: int = 2500
-    width: int = 128
+    width: int = 96
     train_width: int = 0
     alpha: float = 0.1
     initialisation: str = "data"
@@ -77,12 +78,12 @@ class TrainingOptions:
     optimizer: str = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
-    lr: float = 1.5
+    lr: float = 2.0
     schedule: str = "linear"
     softmin: str = "boltzmann"
     tau: float = 1.0
     objective: str = "clip"
-    beta: float = 50.0
+    beta: float = 0.0
     radius: int = 10
     sharpness: float = 12.0
     relaxation: str = "graded"
@@ -144,7 +145,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "softmin": _one_of(SOFTMINS),
     "tau": _number(0.01, 1000),
     "objective": _one_of(OBJECTIVES),
-    "beta": _number(0, 1e9, open_low=True),
+    "beta": _number(0, 1e9),
     "radius": _whole(0),
     "sharpness": _number(0, 1e9, open_low=True),
     "relaxation": _one_of(RELAXATIONS),

@@ -43,12 +43,12 @@ def replace(source: Path, target: Path) -> None:
     two names.
     """
     if not target.exists():
-        os.rename(source, target)
+        source.rename(target)
         return
     aside = target.with_name(target.name + ".old")
     remove(aside)
-    os.rename(target, aside)
-    os.rename(source, target)
+    target.rename(aside)
+    source.rename(target)
     remove(aside)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from boxnn_numba.cli.common import common_options, emit, progress
 
+from boxnn_numba.cli.common import common_options, emit, progress
 from boxnn_numba.errors import DataError, OptionError
 
 PATH = click.Path(path_type=Path)
@@ -91,6 +91,7 @@ def ingest(source: str, shape: str | None, quiet: bool, as_json: bool, **options
 def info(path: Path, quiet: bool, as_json: bool) -> None:
     """Show what is in the dataset at PATH."""
     import numpy as np
+
     from boxnn_numba.data.store import open_dataset
 
     dataset = open_dataset(path)

@@ -107,17 +107,16 @@ class CsvTable(Table):
         return labels
 
     def _not_a_number(self, text: list[list[str]], lines: list[int]) -> DataError:
-        for row, cells in enumerate(text):
-            for column, value in enumerate(cells):
-                try:
-                    float(value)
-                except ValueError:
-                    block = Block(np.empty((0, 0)), np.empty(0), 0, lines)
-                    problem = f"{value!r} is not a number" if value.strip() else "empty cell"
-                    return DataError(
-                        f"{problem} at {cell(block, self, row, column)}; features must be numbers"
-                    )
-        return DataError(f"{self.place} has a cell that is not a number; features must be numbers")
+        row, column = next(
+            (row, column)
+            for row, cells in enumerate(text)
+            for column, value in enumerate(cells)
+            if not _is_number(value)
+        )
+        value = text[row][column]
+        problem = f"{value!r} is not a number" if value.strip() else "empty cell"
+        block = Block(np.empty((0, 0)), np.empty(0), 0, lines)
+        return DataError(f"{problem} at {cell(block, self, row, column)}; features must be numbers")
 
 
 class ParquetTable(Table):
@@ -210,6 +209,14 @@ def _label_position(names: Sequence[str], label: str, place: str) -> int:
     if len(names) < 2:
         raise DataError(f"{place} has no column but {label!r}; it needs at least one feature")
     return list(names).index(label)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _without(items: Sequence[str], position: int) -> list[str]:

@@ -14,7 +14,7 @@ from boxnn_numba.data.store import Dataset, open_dataset
 
 from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend
-from boxnn_numba.errors import DataError, InputError, InterruptedRun
+from boxnn_numba.errors import DataError, InputError, InterruptedRunError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.staging import staged_output
@@ -92,7 +92,7 @@ def certify(
                     progress.advance(len(y))
         except KeyboardInterrupt:
             left = len(writer.unfinished())
-            raise InterruptedRun(
+            raise InterruptedRunError(
                 f"interrupted; {len(chunks) - left} of {len(chunks)} chunks are kept in {partial}, "
                 "continue with --resume"
             ) from None

@@ -101,33 +101,20 @@ def ingest(
         label=label,
         labels=None if labels is None else Path(labels),
     )
-    feature_shape = _feature_shape(opened, shape)
+    header = {
+        "name": name or opened.name,
+        "feature_shape": _feature_shape(opened, shape),
+        "codes": codes or opened.train.is_uint8,
+    }
     with staged_output(out, overwrite=overwrite) as folder:
         plan = _plan(opened, test_fraction, seed)
-        writer = DatasetWriter(
-            folder,
-            name=name or opened.name,
-            source=opened.description,
-            feature_shape=feature_shape,
-            classes=plan.index.classes,
-            codes=codes or opened.train.is_uint8,
-            n_rows=plan.n_rows,
-        )
-        if progress is not None:
-            progress.start(sum(plan.n_rows.values()), "rows")
-        for split, x, y in _rows(opened, plan, codes or opened.train.is_uint8):
-            writer.append(split, x, y)
-            if progress is not None:
-                progress.advance(len(y))
-        digest = writer.finish()
+        digest = _write(opened, plan, folder, header, progress)
     return {
-        "name": name or opened.name,
+        **header,
         "path": os.fspath(out),
         "rows": plan.n_rows,
         "features": opened.train.n_features,
-        "feature_shape": list(feature_shape),
         "classes": plan.index.classes,
-        "codes": codes or opened.train.is_uint8,
         "digest": digest,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -178,6 +165,29 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
     place = f"the test split of {source.test.place}"
     n_test = int(index.counts(count_labels(source.test.labels()), place).sum())
     return _Plan(index, {"train": total, "test": n_test}, None)
+
+
+def _write(
+    source: Source,
+    plan: _Plan,
+    folder: Path,
+    header: dict[str, Any],
+    progress: Progress | None,
+) -> str:
+    writer = DatasetWriter(
+        folder,
+        source=source.description,
+        classes=plan.index.classes,
+        n_rows=plan.n_rows,
+        **header,
+    )
+    if progress is not None:
+        progress.start(sum(plan.n_rows.values()), "rows")
+    for split, x, y in _rows(source, plan, header["codes"]):
+        writer.append(split, x, y)
+        if progress is not None:
+            progress.advance(len(y))
+    return writer.finish()
 
 
 def _rows(source: Source, plan: _Plan, codes: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-
 from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.runs import Run
 
 if TYPE_CHECKING:
+    from boxnn_numba.pipelines.gallery import Picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from boxnn_numba.pipelines.gallery import Picture
 
 #: Pixels per inch of the PNG files.
 DPI = 150
@@ -34,12 +32,14 @@ FAMILY_COLOURS = {
 }
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure in inches, on the Agg canvas, with a constrained layout."""
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """Return an empty figure in inches, on the Agg canvas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -216,29 +216,31 @@ def gallery(pictures: Sequence[Picture], title: str) -> Figure:
         Columns: the image, own box lower and upper, rival box lower and upper.
     """
     canvas, size = _contact_sheet(pictures)
-    figure = new_figure(7.4, 0.7 + 1.1 * canvas.shape[0] / size)
-    axes = figure.subplots()
-    axes.imshow(canvas, vmin=0, vmax=255, cmap="gray", interpolation="nearest")
+    left, head, bottom = 1.75, 0.75, 0.1
+    height, width = (1.1 * side / size for side in canvas.shape[:2])
+    whole = (left + width + bottom, head + height + bottom)
+    figure = new_figure(*whole, layout=None)
+    place = (left / whole[0], bottom / whole[1], width / whole[0], height / whole[1])
+    axes = figure.add_axes(place)
+    axes.imshow(canvas, vmin=0, vmax=255, cmap="gray", interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     heads = ("sample", "own box, lower", "own box, upper", "rival box, lower", "rival box, upper")
-    step = canvas.shape[1] / len(heads)
-    for column, head in enumerate(heads):
-        place = (step * (column + 0.5), -0.06 * size)
-        axes.text(*place, head, ha="center", va="bottom", fontsize=9)
-    height = canvas.shape[0] / len(pictures)
+    for column, words in enumerate(heads):
+        across = canvas.shape[1] * (column + 0.5) / len(heads)
+        axes.text(across, -0.06 * size, words, ha="center", va="bottom", fontsize=9)
     for row, picture in enumerate(pictures):
-        axes.text(
-            -0.08 * size,
-            height * (row + 0.5),
-            f"{picture.group}\n#{picture.index}: radius {picture.radius}\n"
-            f"true {picture.label_name}, predicted {picture.predicted_name}\n"
-            f"rival {picture.rival_name}",
-            ha="right",
-            va="center",
-            fontsize=8.5,
-        )
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        names = (_short(name) for name in picture.names)
+        kinds = zip(("true", "predicted", "rival"), names, strict=True)
+        lines = [f"{picture.group}, #{picture.index}", f"radius {picture.radius}"]
+        lines += [f"{kind} {name}" for kind, name in kinds]
+        down = canvas.shape[0] * (row + 0.5) / len(pictures)
+        axes.text(-0.08 * size, down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
+    figure.text(0.1 / whole[0], 1 - 0.12 / whole[1], title, ha="left", va="top", fontsize=11)
     return figure
+
+
+def _short(name: str, longest: int = 14) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _contact_sheet(pictures: Sequence[Picture]) -> tuple[np.ndarray, int]:

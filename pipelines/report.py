@@ -10,9 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from boxnn_numba import __version__, validation
-from boxnn_numba.certificates import CONVENTIONS
-from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines import gallery
 from boxnn_numba.pipelines.gallery import Picture, Sample
 from boxnn_numba.pipelines.origins import Origins
@@ -23,6 +20,10 @@ from boxnn_numba.pipelines.published import (
     published_rows,
 )
 from boxnn_numba.pipelines.runs import Run, load_runs
+
+from boxnn_numba import __version__, validation
+from boxnn_numba.certificates import CONVENTIONS
+from boxnn_numba.errors import OptionError
 from boxnn_numba.staging import staged_output
 
 PAGE = "report.html"
@@ -105,34 +106,39 @@ def report(
     with staged_output(target, overwrite=overwrite) as folder:
         _start(progress, 3 + len(certificates))
         runs = load_runs(certificates, convention)
-        dataset_name = str(runs[0].attributes.get("dataset_name", ""))
-        rows = published_rows(dataset_name)
         _advance(progress)
-        samples, notes = [], []
-        origins = Origins(runs, data, models)
-        for run in runs:
-            chosen, note = _samples(run, origins)
-            samples.append(chosen)
-            notes += [note] if note else []
-            _advance(progress)
-        title = f"{_dataset_words(dataset_name)}, {runs[0].attributes.get('split')} split"
-        _write_tables(folder, runs, rows)
-        _write_figures(folder, runs, rows, samples, title, convention)
-        _advance(progress)
-        page = _page(runs, rows, samples, notes, convention, dataset_name)
-        (folder / PAGE).write_text(page, encoding="utf-8")
+        notes = _fill(folder, runs, Origins(runs, data, models), convention, progress)
         files = sorted(path.name for path in folder.iterdir())
-        _advance(progress)
     return {
         "out": str(target),
         "page": str(target / PAGE),
         "files": files,
         "convention": convention,
-        "dataset": dataset_name,
+        "dataset": _dataset_name(runs),
         "split": runs[0].attributes.get("split"),
         "runs": [{**run.summary(), "certificate": str(run.path)} for run in runs],
         "notes": notes,
     }
+
+
+def _fill(
+    folder: Path, runs: Sequence[Run], origins: Origins, convention: str, progress: Any
+) -> list[str]:
+    """Write all files of a report; return what is missing, in sentences."""
+    rows = published_rows(_dataset_name(runs))
+    samples, notes = [], []
+    for run in runs:
+        chosen, note = _samples(run, origins)
+        samples.append(chosen)
+        notes += [note] if note else []
+        _advance(progress)
+    _write_tables(folder, runs, rows)
+    _write_figures(folder, runs, rows, samples, convention)
+    _advance(progress)
+    page = _page(runs, rows, samples, notes, convention)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    _advance(progress)
+    return notes
 
 
 def _start(progress: Any, total: int) -> None:
@@ -158,9 +164,15 @@ def _refuse_foreign_folder(target: Path) -> None:
             )
 
 
-def _dataset_words(name: str) -> str:
+def _dataset_name(runs: Sequence[Run]) -> str:
+    return str(runs[0].attributes.get("dataset_name", ""))
+
+
+def _title(runs: Sequence[Run]) -> str:
+    name = _dataset_name(runs)
     words = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-    return words.get(name, "a sample of MNIST" if is_sample(name) else name or "data")
+    known = words.get(name, "a sample of MNIST" if is_sample(name) else name or "data")
+    return f"{known}, {runs[0].attributes.get('split')} split"
 
 
 # --- samples ---------------------------------------------------------------------------
@@ -238,11 +250,11 @@ def _write_figures(
     runs: Sequence[Run],
     published: Sequence[PublishedRow],
     samples: Sequence[Sequence[Sample]],
-    title: str,
     convention: str,
 ) -> None:
     from boxnn_numba.pipelines import plots
 
+    title = _title(runs)
     words = f"{title} (radii: {convention} convention)"
     plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
     plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
@@ -265,11 +277,10 @@ def _page(
     samples: Sequence[Sequence[Sample]],
     notes: Sequence[str],
     convention: str,
-    dataset_name: str,
 ) -> str:
     from boxnn_numba.pipelines import page
 
-    where = f"{_dataset_words(dataset_name)}, {runs[0].attributes.get('split')} split"
+    dataset_name = _dataset_name(runs)
     count = len(runs[0].label)
     introduction = f"Measured on {count:,} samples."
     if is_sample(dataset_name):
@@ -282,7 +293,7 @@ def _page(
             runs=runs,
             published=published,
             medians=published_medians(dataset_name),
-            title=f"Certified robustness on {where}",
+            title=f"Certified robustness on {_title(runs)}",
             convention=convention,
             introduction=introduction,
             radii=_table_radii(runs, published),

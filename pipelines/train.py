@@ -11,7 +11,7 @@ from boxnn_numba.data.store import Dataset, open_dataset
 
 from boxnn_numba import validation
 from boxnn_numba.backend import get_backend
-from boxnn_numba.errors import DataError, InterruptedRun, OptionError
+from boxnn_numba.errors import DataError, InterruptedRunError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import trained_model
 from boxnn_numba.model_file import load_checkpoint, save_checkpoint, write_model
@@ -129,7 +129,7 @@ def _run_epochs(run: Training, folder: Path, fingerprint: dict[str, Any], progre
                     f"mean radius {record.mean_certified_radius:.2f}  (validation)"
                 )
     except KeyboardInterrupt:
-        raise InterruptedRun(
+        raise InterruptedRunError(
             f"interrupted; {run.epoch} of {epochs} epochs are kept in {folder}, "
             "continue with --resume"
         ) from None

@@ -61,11 +61,11 @@ class _Locator(caching._CacheLocator):
 
 
 class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
+    _locator_classes = [_Locator]  # type: ignore[assignment]  # noqa: RUF012
 
 
 class _KernelCache(caching.Cache):
-    _impl_class = _Implementation
+    _impl_class = _Implementation  # type: ignore[assignment]
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         # The folder already identifies the sources, and kernels have distinct names.
@@ -98,5 +98,5 @@ def kernel(function: Callable[..., Any] | None = None, *, name: str | None = Non
         function.__name__ = function.__qualname__ = name
     compiled = numba.njit(nogil=True, error_model="numpy")(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
-        compiled._cache = _KernelCache(function)
+        compiled._cache = _KernelCache(function)  # type: ignore[attr-defined]
     return compiled
