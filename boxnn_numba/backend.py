@@ -90,6 +90,35 @@ class BoxTable:
         return self.lower[:m, :n], self.upper[:m, :n]
 
 
+@dataclass(frozen=True)
+class LaneTable:
+    """Boxes for the lane kernels: lower and upper (blocks, n, LANE_BOXES) of any number type."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def _lane_table(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> LaneTable:
+    blocks = -(-len(lower) // cpu.LANE_BOXES)
+    sides = []
+    for side in (lower, upper):
+        padded = np.zeros((blocks * cpu.LANE_BOXES, side.shape[1]), dtype)
+        padded[: len(side)] = side
+        shaped = padded.reshape(blocks, cpu.LANE_BOXES, -1).transpose(0, 2, 1)
+        sides.append(np.ascontiguousarray(shaped))
+    return LaneTable(*sides)
+
+
+def _lane_distances(
+    samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
+) -> np.ndarray:
+    first, last = span[0] // cpu.LANE_BOXES, -(-span[1] // cpu.LANE_BOXES)
+    out = np.empty((len(samples), (last - first) * cpu.LANE_BOXES), samples.dtype)
+    kernel = getattr(cpu, f"{penalty}_distances")
+    kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
+    return out
+
+
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
@@ -144,42 +173,39 @@ class CpuBackend:
 
     # --- distances ----------------------------------------------------------------------
 
+    def operands(self, table: BoxTable, penalty: str = "graded") -> BoxTable | LaneTable:
+        """Return boxes in the form that `distances` reads for a penalty on this processor.
+
+        The vector form is the table itself; the lane form is a copy, which later changes of
+        the table do not reach.
+        """
+        if simd.TARGET == "plain" or penalty != "graded":
+            return _lane_table(*table.bounds(), np.int32)
+        return table
+
     def distances(
         self,
         samples: np.ndarray,
         first: int,
         last: int,
-        table: BoxTable,
-        boxes: tuple[int, int],
+        boxes: BoxTable | LaneTable,
+        span: tuple[int, int],
         width: int,
         penalty: str = "graded",
     ) -> np.ndarray:
-        """Return the int32 distances of samples first..last to a range of boxes, in one thread.
+        """Return the int32 distances of samples first..last to boxes span[0]..span[1].
 
-        `first` and the range begin on a whole tile. The result may have more rows and columns than
-        asked for: those belong to the padding.
+        Runs in the caller's thread. `first` and ``span[0]`` are multiples of 64. The result
+        may have more rows and columns than asked for: those belong to the padding.
         """
-        if simd.TARGET == "plain" or penalty != "graded":
-            lower, upper = (side[boxes[0] : boxes[1]] for side in table.bounds())
-            codes = samples[first:last, : table.n_features]
-            return self._lane_distances(codes, lower, upper, np.int32, width, penalty)
-        stop = min(_round_up(boxes[1], cpu.TILE_BOXES), len(table.lower))
         rows = _round_up(last - first, cpu.TILE_SAMPLES)
-        out = np.empty((rows, stop - boxes[0]), np.int32)
+        if isinstance(boxes, LaneTable):
+            codes = samples[first : first + rows, : boxes.lower.shape[1]].astype(np.int32)
+            return _lane_distances(codes, boxes, span, np.int32(width), penalty)
+        stop = min(_round_up(span[1], cpu.TILE_BOXES), len(boxes.lower))
+        out = np.empty((rows, stop - span[0]), np.int32)
         kernel = cpu.vector_distances(width)
-        kernel(samples, first, first + rows, table.lower, table.upper, *boxes, width, out)
-        return out
-
-    @staticmethod
-    def _lane_distances(
-        x: np.ndarray, lower: np.ndarray, upper: np.ndarray, dtype: Any, width: Any, penalty: str
-    ) -> np.ndarray:
-        shape = (lower.shape[1], _round_up(len(lower), cpu.LANE_BOXES))
-        low, high = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        low[:, : len(lower)], high[:, : len(lower)] = lower.T, upper.T
-        out = np.zeros((len(x), shape[1]), dtype)
-        kernel = getattr(cpu, f"{penalty}_distances")
-        kernel(x.astype(dtype, copy=False), 0, len(x), low, high, dtype(width), out)
+        kernel(samples, first, first + rows, boxes.lower, boxes.upper, span[0], stop, width, out)
         return out
 
     def pairwise(
@@ -187,10 +213,12 @@ class CpuBackend:
     ) -> None:
         """Write the int32 distances of the first n samples to all boxes to `out` (n, M)."""
 
+        boxes = self.operands(table)
+
         def work(first: int, last: int) -> None:
             for box in range(0, table.n_boxes, _BLOCK_BOXES):
                 stop = min(table.n_boxes, box + _BLOCK_BOXES)
-                block = self.distances(samples, first, last, table, (box, stop), width)
+                block = self.distances(samples, first, last, boxes, (box, stop), width)
                 out[first:last, box:stop] = block[: last - first, : stop - box]
 
         self.parallel(n, _BLOCK_SAMPLES, work)
@@ -209,10 +237,12 @@ class CpuBackend:
         No (N, M) matrix is made: blocks of distances are reduced while they are in the cache.
         """
 
+        boxes = self.operands(table)
+
         def work(first: int, last: int) -> None:
             for box in range(0, table.n_boxes, _BLOCK_BOXES):
                 stop = min(table.n_boxes, box + _BLOCK_BOXES)
-                block = self.distances(samples, first, last, table, (box, stop), width)
+                block = self.distances(samples, first, last, boxes, (box, stop), width)
                 cpu.nearest_per_class(block, last - first, labels, box, stop, out, first)
 
         self.parallel(n, _BLOCK_SAMPLES, work)
@@ -222,10 +252,13 @@ class CpuBackend:
     ) -> np.ndarray:
         """Return the (N, M) distances of float32 or float64 samples to boxes of the same type."""
         out = np.empty((len(x), len(lower)), x.dtype)
+        boxes = _lane_table(lower, upper, x.dtype)
 
         def work(first: int, last: int) -> None:
-            block = self._lane_distances(x[first:last], lower, upper, x.dtype.type, width, "graded")
-            out[first:last] = block[:, : len(lower)]
+            padding = -(last - first) % cpu.TILE_SAMPLES
+            rows = np.pad(x[first:last], ((0, padding), (0, 0)))
+            block = _lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width), "graded")
+            out[first:last] = block[: last - first, : len(lower)]
 
         self.parallel(len(x), _BLOCK_SAMPLES, work)
         return out

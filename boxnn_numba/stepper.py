@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from boxnn_numba.training import Pair, StepInputs
 
 #: Samples whose distances to all boxes a thread keeps at a time; boxes it updates at a time.
-_BLOCK_SAMPLES, _BLOCK_BOXES = 32, 32
+_BLOCK_SAMPLES, _BLOCK_BOXES = 64, 32
 #: The learning rate of SGD is per this many samples, whatever the batch.
 REFERENCE_BATCH = 100
 
@@ -123,6 +123,7 @@ class CpuStepper:
         """Return the entries of a batch, and each sample's objective and soft margin."""
         options = self.inputs.options
         values, margins = np.empty(len(labels)), np.empty(len(labels))
+        boxes = self.backend.operands(self.table, options.relaxation)
 
         def work(first: int, last: int) -> Entries:
             capacity = self._capacity
@@ -131,7 +132,7 @@ class CpuStepper:
                 for block in range(first, last, _BLOCK_SAMPLES):
                     stop = min(last, block + _BLOCK_SAMPLES)
                     distance = self.backend.distances(
-                        x, block, stop, self.table, (0, self.table.n_boxes),
+                        x, block, stop, boxes, (0, self.table.n_boxes),
                         options.forward_width, options.relaxation,
                     )  # fmt: skip
                     count = cpu_training.softmin_entries(

@@ -61,7 +61,7 @@ class _Locator(caching._CacheLocator):
 
 
 class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]  # type: ignore[assignment]  # noqa: RUF012
+    _locator_classes: Any = (_Locator,)
 
 
 class _KernelCache(caching.Cache):

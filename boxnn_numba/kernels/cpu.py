@@ -23,7 +23,7 @@ TILE_SAMPLES, TILE_BOXES = 4, 2
 BLOCK_BOXES = 32
 LANES = simd.LANES
 #: Boxes whose sums the lane form keeps together (a compile-time length).
-LANE_BOXES = 128
+LANE_BOXES = 64
 
 # --- distances on vectors of bytes --------------------------------------------------------
 # One regime per width: how partial sums begin, grow by one vector, and end.
@@ -118,23 +118,27 @@ def vector_distances(width: int) -> Callable[..., Any]:
 
 def _make_lane_distances(name: str, penalty: Any) -> Callable[..., Any]:
     @kernel(name=name)
-    def distances(x, first, last, lower, upper, width, out):  # type: ignore[no-untyped-def]
-        """Add the penalties of samples first..last against transposed boxes to `out`.
+    def distances(x, lower, upper, width, out):  # type: ignore[no-untyped-def]
+        """Write the distances of padded samples to blocks of boxes.
 
-        lower and upper are (n, M), M a multiple of LANE_BOXES; `out` (last - first, M) is zero.
-        All five are of the same type: int32, int64, float32 or float64.
+        x is (N, n), N a multiple of TILE_SAMPLES; lower and upper are (blocks, n, LANE_BOXES)
+        and `out` is (N, blocks * LANE_BOXES), all of one type.
         """
-        blocks = lower.shape[1] // LANE_BOXES
-        low = lower.reshape(lower.shape[0], blocks, LANE_BOXES)
-        high = upper.reshape(upper.shape[0], blocks, LANE_BOXES)
-        sums = out.reshape(out.shape[0], blocks, LANE_BOXES)
-        for block in range(blocks):
-            for i in range(first, last):
-                row = sums[i - first, block]
+        sums = np.empty((TILE_SAMPLES, LANE_BOXES), out.dtype)
+        sum0, sum1, sum2, sum3 = sums[0], sums[1], sums[2], sums[3]
+        for block in range(lower.shape[0]):
+            for i in range(0, x.shape[0], TILE_SAMPLES):
+                sums[:] = 0
                 for k in range(x.shape[1]):
-                    code, low_k, high_k = x[i, k], low[k, block], high[k, block]
+                    low, high = lower[block, k], upper[block, k]
+                    x0, x1, x2, x3 = x[i, k], x[i + 1, k], x[i + 2, k], x[i + 3, k]
                     for j in range(LANE_BOXES):
-                        row[j] += penalty(code, low_k[j], high_k[j], width)
+                        sum0[j] += penalty(x0, low[j], high[j], width)
+                        sum1[j] += penalty(x1, low[j], high[j], width)
+                        sum2[j] += penalty(x2, low[j], high[j], width)
+                        sum3[j] += penalty(x3, low[j], high[j], width)
+                column = block * LANE_BOXES
+                out[i : i + TILE_SAMPLES, column : column + LANE_BOXES] = sums
 
     return distances
 

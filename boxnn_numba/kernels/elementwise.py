@@ -17,7 +17,8 @@ from numba.extending import register_jitable
 @register_jitable
 def excess(x, lower, upper):  # type: ignore[no-untyped-def]
     """How far x lies outside [lower, upper]: max(lower - x, x - upper, 0)."""
-    return max(max(lower - x, x - upper), 0)
+    # In this form no literal widens the type: a 0 would turn float32 into float64.
+    return abs(x - min(max(x, lower), upper))
 
 
 @register_jitable
