@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from boxnn_numba.cli.common import common_options, emit, progress, run_options
 
+from boxnn_numba.cli.common import common_options, emit, progress, run_options
 from boxnn_numba.errors import OptionError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import click
+
 from boxnn_numba.cli.certify import curve_table
 from boxnn_numba.cli.common import common_options, emit, progress
 
@@ -21,12 +22,11 @@ def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> No
     model, the certificates and the report.
     """
     began = time.perf_counter()
+    from boxnn_numba.options import resolve
     from boxnn_numba.pipelines.certify import certify, evaluate
     from boxnn_numba.pipelines.ingest import ingest
     from boxnn_numba.pipelines.report import report
     from boxnn_numba.pipelines.train import train
-
-    from boxnn_numba.options import resolve
     from boxnn_numba.staging import new_folder
 
     folder = new_folder(out, overwrite=overwrite)

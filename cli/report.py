@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from boxnn_numba.cli.common import common_options, emit, progress
 
 

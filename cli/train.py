@@ -8,8 +8,8 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from boxnn_numba.cli.common import common_options, emit, progress, run_options
 
+from boxnn_numba.cli.common import common_options, emit, progress, run_options
 from boxnn_numba.options import PRESETS, TrainingOptions, resolve
 
 _HELP = {

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import zarr
-from boxnn_numba.data import zarr_format
 
 from boxnn_numba.certificates import certified_radius
+from boxnn_numba.data import zarr_format
 from boxnn_numba.errors import CertificateFileError
 
 FORMAT, VERSION = "boxnn-certificate", 1

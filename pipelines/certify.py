@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate
-from boxnn_numba.data.store import Dataset, open_dataset
 
 from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend
+from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate
+from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InputError, InterruptedRunError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from boxnn_numba.pipelines.runs import Run
 
 from boxnn_numba.errors import CertificateFileError
+from boxnn_numba.pipelines.runs import Run
 
 if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes

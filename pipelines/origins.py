@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boxnn_numba.pipelines.runs import Run
-
 from boxnn_numba.errors import OptionError
+from boxnn_numba.pipelines.runs import Run
 
 if TYPE_CHECKING:
     from boxnn_numba.data.store import Dataset
-
     from boxnn_numba.model import BoxNN
 
 

@@ -15,12 +15,11 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.pipelines import page_svg
 from boxnn_numba.pipelines.gallery import GROUPS, Picture, Sample, png
 from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.runs import Run
-
-from boxnn_numba.distances import UNREACHABLE
 
 #: Bytes of gallery in all runs together; the page stays well below 5 MB.
 GALLERY_BYTES = 3_000_000

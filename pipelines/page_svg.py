@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+
 from boxnn_numba.pipelines.plots import histogram_edges, last_radius, tick_step
 from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.runs import Run

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
 from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.runs import Run
 
 if TYPE_CHECKING:
-    from boxnn_numba.pipelines.gallery import Picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from boxnn_numba.pipelines.gallery import Picture
 
 #: Pixels per inch of the PNG files.
 DPI = 150

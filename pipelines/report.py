@@ -10,6 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from boxnn_numba import __version__, validation
+from boxnn_numba.certificates import CONVENTIONS
+from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines import gallery
 from boxnn_numba.pipelines.gallery import Picture, Sample
 from boxnn_numba.pipelines.origins import Origins
@@ -20,10 +23,6 @@ from boxnn_numba.pipelines.published import (
     published_rows,
 )
 from boxnn_numba.pipelines.runs import Run, load_runs
-
-from boxnn_numba import __version__, validation
-from boxnn_numba.certificates import CONVENTIONS
-from boxnn_numba.errors import OptionError
 from boxnn_numba.staging import staged_output
 
 PAGE = "report.html"

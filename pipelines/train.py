@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from boxnn_numba.data.store import Dataset, open_dataset
 
 from boxnn_numba import validation
 from boxnn_numba.backend import get_backend
+from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InterruptedRunError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import trained_model

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from boxnn_numba.data.certificate_store import CertificateWriter
-from boxnn_numba.data.store import open_dataset, write_dataset
 
 from boxnn_numba import Boxes, BoxNN, Grid, certified_radius
+from boxnn_numba.data.certificate_store import CertificateWriter
+from boxnn_numba.data.store import open_dataset, write_dataset
 from boxnn_numba.model_file import model_digest, save_model
 
 N_CLASSES = 3

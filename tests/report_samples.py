@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-from boxnn_numba.pipelines.runs import Run
 
 from boxnn_numba.certificates import certified_radius
+from boxnn_numba.pipelines.runs import Run
 
 SHAPE = (6, 5)
 WIDTH = 10

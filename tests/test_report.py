@@ -8,12 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from boxnn_numba.pipelines import gallery, page_svg, plots, published
-from boxnn_numba.pipelines.runs import Run
 from report_samples import WIDTH, make_model, make_run, pairwise_loops
 
 from boxnn_numba.certificates import certified_accuracy, certified_radius
 from boxnn_numba.errors import CertificateFileError
+from boxnn_numba.pipelines import gallery, page_svg, plots, published
+from boxnn_numba.pipelines.runs import Run
 
 
 @pytest.fixture

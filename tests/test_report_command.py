@@ -9,17 +9,17 @@ import time
 
 import numpy as np
 import pytest
-from boxnn_numba.cli.report import report as command
-from boxnn_numba.data.certificate_store import open_certificate
-from boxnn_numba.data.store import open_dataset
-from boxnn_numba.pipelines import plots
-from boxnn_numba.pipelines.report import report
 from click.testing import CliRunner
 from report_files import certify, make_data, make_model
 
 from boxnn_numba.certificates import certified_accuracy, certified_radius
+from boxnn_numba.cli.report import report as command
+from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.data.store import open_dataset
 from boxnn_numba.errors import BoxNNError, DataError, ModelFileError, OptionError
 from boxnn_numba.model_file import load_model
+from boxnn_numba.pipelines import plots
+from boxnn_numba.pipelines.report import report
 
 FIXED = {
     "report.html",

@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from report_samples import WIDTH, make_run, pairwise_loops
+
 from boxnn_numba.pipelines import gallery, page, published
 from boxnn_numba.pipelines.runs import Run
-from report_samples import WIDTH, make_run, pairwise_loops
 
 
 @pytest.fixture
