@@ -69,7 +69,7 @@ class TrainingOptions:
     """
 
     boxes: int = 2500
-    width: int = 96
+    width: int = 112
     train_width: int = 0
     alpha: float = 0.1
     initialisation: str = "data"
@@ -159,8 +159,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # Table 4 of the paper; its tables count the radii of boxes of width 1.
     "paper": {"width": 1, "train_width": 255, "objective": "paper", "beta": 50.0, "lr": 0.2},
-    "graded": {},
-    "target": {"objective": "target"},
+    # Chosen on validation data of MNIST and Fashion-MNIST, 2,500 boxes and 8 epochs.
+    "graded": {"leak": 0.2},
+    "target": {"leak": 0.2, "objective": "target"},
 }
 
 

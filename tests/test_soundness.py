@@ -1,0 +1,221 @@
+"""No certified radius is too large: all perturbations on tiny grids, attacks on larger ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boxnn_numba import Boxes, BoxNN, Grid
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def decisive_codes(boxes: Boxes, feature: int) -> list[int]:
+    """The codes of a feature around which the slope of some penalty changes, and both ends."""
+    found = {0, 255}
+    for bound in (*boxes.lower[:, feature].tolist(), *boxes.upper[:, feature].tolist()):
+        for offset in (0, boxes.width):
+            for near in (-1, 0, 1):
+                found |= {bound - offset + near, bound + offset + near}
+    return sorted(code for code in found if 0 <= code <= 255)
+
+
+def all_predictions(model: BoxNN, x: list[int], radius: int, group_size: int) -> set[int]:
+    """Every class that rewriting `radius` groups of features can lead to."""
+    n = len(x)
+    groups = [range(start, start + group_size) for start in range(0, n, group_size)]
+    # Up to two features really all codes, more at the codes that can matter.
+    values = [range(256) if n < 3 else decisive_codes(model.boxes, k) for k in range(n)]
+    changed = np.array(list(reference.perturbations(x, radius, values, groups)), np.uint8)
+    return set(model.predict(changed).tolist())
+
+
+def tiny_model(seed: int, width: int, n_features: int, group_size: int, levels: int) -> BoxNN:
+    """Boxes on a coarse grid of codes, so that distances tie."""
+    rng = np.random.default_rng([seed, width])
+    codes = np.linspace(0, 255, levels).astype(int)
+    ends = np.sort(rng.choice(codes, (2, 4, n_features)), axis=0)
+    labels = np.array([0, 1, 2, rng.integers(0, 3)])
+    return BoxNN(Boxes(*ends, labels, width), [0, 1, 2], group_size=group_size)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("n_features", "group_size"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 1)])
+@pytest.mark.parametrize("width", [1, 100, 255])
+def test_no_perturbation_within_the_radius_changes_the_prediction(
+    width: int, n_features: int, group_size: int, seed: int
+) -> None:
+    levels = 3 if n_features == 5 else 4
+    model = tiny_model(seed, width, n_features, group_size, levels)
+    rng = np.random.default_rng(seed)
+    samples = rng.choice(np.linspace(0, 255, levels).astype(int), (12, n_features))
+    samples = np.concatenate([samples, model.boxes.lower, rng.integers(0, 256, (3, n_features))])
+    distance = model.class_distance(samples)
+    prediction, radius = model.certify(samples)
+    for x, row, label, r in zip(
+        samples.tolist(), distance.tolist(), prediction.tolist(), radius.tolist(), strict=True
+    ):
+        assert (label, r) == reference.certificate(row, width, group_size)
+        reachable = min(r, n_features // group_size, 1 if group_size == 2 else 2)
+        assert all_predictions(model, x, reachable, group_size) == {label}
+
+
+def test_brute_force_finds_flips_just_beyond_the_radius() -> None:
+    """The oracle above would notice radii that are too large: often one more feature flips."""
+    flips = total = 0
+    for seed, width in itertools.product(range(6), (1, 100, 255)):
+        model = tiny_model(seed, width, 3, 1, 4)
+        samples = np.random.default_rng(seed).integers(0, 256, (8, 3))
+        for x, label, r in zip(samples.tolist(), *model.certify(samples), strict=True):
+            if r < 3:
+                total += 1
+                flips += all_predictions(model, x, int(r) + 1, 1) != {int(label)}
+    assert total > 100 and flips > 0.5 * total
+
+
+def test_radius_is_met_exactly_where_boxes_are_far_apart() -> None:
+    model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
+    label, radius = model.certify([[25] * 5])
+    assert (label.tolist(), radius.tolist()) == (["a"], [2])
+    codes = [[255] * k + [25] * (5 - k) for k in range(6)]
+    assert model.predict(codes).tolist() == ["a", "a", "a", "b", "b", "b"]
+    other = model.certify([[230] * 5])
+    assert (other.prediction.tolist(), other.radius.tolist()) == (["b"], [2])
+
+
+@pytest.mark.parametrize("convention", ["sound", "paper"])
+def test_an_even_margin_of_a_later_class_is_where_the_paper_is_not_sound(convention: str) -> None:
+    """Two features tie two boxes; the tie goes to class 0, so class 1 is certified at 1 only."""
+    model = BoxNN(Boxes([[0] * 4, [9] * 4], [[0] * 4, [9] * 4], [0, 1], 1), [0, 1])
+    sample = [[9, 9, 9, 9]]
+    radius = int(model.certify(sample, convention).radius[0])
+    flipped = model.predict([[0, 0, 9, 9]]).tolist() != [1]
+    assert flipped and radius == (1 if convention == "sound" else 2)
+
+
+# --- larger models ------------------------------------------------------------------------
+
+
+@st.composite
+def models(draw: st.DrawFn) -> tuple[BoxNN, np.ndarray, np.random.Generator]:
+    """Random boxes in clusters, with samples near them that have room for an attack."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    n_features = draw(st.sampled_from([24, 30, 36]))
+    group_size = draw(st.sampled_from([1, 1, 2, 3]))
+    width = draw(st.sampled_from([1, 2, 40, 100, 128, 254, 255]))
+    n_classes = draw(st.integers(2, 4))
+    labels = np.arange(3 * n_classes) % n_classes
+    centres = rng.integers(0, 256, (n_classes, n_features))
+    half = draw(st.sampled_from([0, 10, 40]))
+    middle = centres[labels] + rng.integers(-60, 61, (len(labels), n_features))
+    lower, upper = np.clip(middle - half, 0, 255), np.clip(middle + half, 0, 255)
+    model = BoxNN(
+        Boxes(lower, upper, labels, width, n_classes), range(n_classes), group_size=group_size
+    )
+    y = np.arange(6) % n_classes
+    x = np.clip(centres[y] + rng.integers(-50, 51, (6, n_features)), 0, 255).astype(np.uint8)
+    return model, x, rng
+
+
+def attacks(
+    model: BoxNN, x: np.ndarray, label: int, radius: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Rewrite `radius` groups at random, and greedily towards each rival box."""
+    groups = np.arange(len(x)).reshape(-1, model.group_size)
+    budget = min(radius, len(groups))
+    found = [x]
+    for _ in range(20):
+        changed = x.copy()
+        features = groups[rng.permutation(len(groups))[:budget]].ravel()
+        changed[features] = rng.choice([0, 255, *rng.integers(0, 256, 4)], len(features))
+        found.append(changed)
+    own = np.flatnonzero(model.boxes.labels == label)
+    for m in np.flatnonzero(model.boxes.labels != label):
+        nearest = min(own, key=lambda j: reference.distances([x], *_bounds(model, j), 255)[0][0])
+        found.append(_greedy(model, x, groups, budget, int(nearest), int(m)))
+    return np.array(found)
+
+
+def _bounds(model: BoxNN, m: int) -> tuple[np.ndarray, np.ndarray]:
+    return model.boxes.lower[m : m + 1], model.boxes.upper[m : m + 1]
+
+
+def _greedy(
+    model: BoxNN, x: np.ndarray, groups: np.ndarray, budget: int, own: int, rival: int
+) -> np.ndarray:
+    """Give the features that gain most the code that is best for `rival` against `own`."""
+    boxes = model.boxes
+    best = x.copy()
+    gains = np.zeros(len(x))
+    for k in range(len(x)):
+
+        def lead(code: int, k: int = k) -> float:
+            sides = ((boxes.lower[m, k], boxes.upper[m, k]) for m in (own, rival))
+            of_own, of_rival = (
+                reference.penalty(code, int(a), int(b), boxes.width) for a, b in sides
+            )
+            return of_own - of_rival
+
+        code = max(decisive_codes(boxes, k), key=lead)
+        best[k], gains[k] = code, lead(code) - lead(int(x[k]))
+    order = np.argsort(-gains[groups].sum(axis=1), kind="stable")[:budget]
+    changed = x.copy()
+    changed[groups[order].ravel()] = best[groups[order].ravel()]
+    return changed
+
+
+@SETTINGS
+@given(models())
+def test_attacks_within_the_radius_fail(
+    case: tuple[BoxNN, np.ndarray, np.random.Generator],
+) -> None:
+    model, samples, rng = case
+    for x, label, radius in zip(samples, *model.certify(samples), strict=True):
+        attacked = attacks(model, x, int(label), int(radius), rng)
+        assert (attacked != x).reshape(len(attacked), -1, model.group_size).any(axis=2).sum(
+            axis=1
+        ).max() <= radius
+        assert set(model.predict(attacked).tolist()) == {int(label)}
+
+
+def test_greedy_attack_succeeds_beyond_the_radius() -> None:
+    """The attack is strong enough to mean something: a few more features flip most samples."""
+    rng = np.random.default_rng(0)
+    centres = rng.integers(0, 256, (2, 30))
+    model = BoxNN(Boxes(centres, centres, [0, 1], 128), [0, 1])
+    x = np.clip(centres[[0] * 20] + rng.integers(-50, 51, (20, 30)), 0, 255).astype(np.uint8)
+    beaten = 0
+    for row, label, radius in zip(x, *model.certify(x), strict=True):
+        beaten += set(model.predict(attacks(model, row, 0, int(radius) + 3, rng))) != {int(label)}
+    assert beaten >= 15
+
+
+def test_certificate_holds_for_raw_features() -> None:
+    """Any value of a real feature, also outside the training range, is some code."""
+    rng = np.random.default_rng(4)
+    centres = rng.normal(0, 3, (2, 12))
+    y = np.arange(80) % 2
+    x = centres[y] + rng.normal(0, 1, (80, 12))
+    grid = Grid.fit(x)
+    codes = grid.encode(centres).astype(int)
+    boxes = Boxes(np.clip(codes - 20, 0, 255), np.clip(codes + 20, 0, 255), [0, 1], 120)
+    model = BoxNN(boxes, ["no", "yes"], grid)
+    prediction, radius = model.certify(x)
+    assert radius.max() >= 2
+    for row, label, r in zip(x, prediction, radius, strict=True):
+        attacked = np.repeat(row[None], 40, axis=0)
+        for changed in attacked:
+            features = rng.choice(12, min(int(r), 12), replace=False)
+            changed[features] = _extreme_values(rng, len(features))
+        assert set(model.predict(attacked)) == {label}
+
+
+def _extreme_values(rng: np.random.Generator, n: int) -> Sequence[float]:
+    values = [-1e300, 1e300, 0.0, -5e-324, *rng.normal(0, 10, 4)]
+    return [float(value) for value in rng.choice(values, n)]
