@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,12 @@ DEVICES = ("cpu", "auto")
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
 _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
+#: Samples whose class distances a thread computes at a time.
+_BLOCK_ROWS = 256
+#: Part of the penalties between boxes that the columns before the probe make up.
+_PROBE_SHARE = 0.9
+#: Distance to a class that has no box.
+UNREACHABLE = np.iinfo(np.int32).max
 
 
 def get_backend(device: str = "auto", threads: int | None = None) -> CpuBackend:
@@ -90,6 +97,82 @@ class BoxTable:
         return self.lower[:m, :n], self.upper[:m, :n]
 
 
+def _box_table(lower: np.ndarray, upper: np.ndarray) -> BoxTable:
+    m, n = lower.shape
+    shape = (_round_up(m, cpu.TILE_BOXES), _round_up(n, simd.LANES))
+    table = BoxTable(np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), m, n)
+    table.lower[:m, :n] = lower
+    table.upper[:m, :n] = upper
+    return table
+
+
+@dataclass(frozen=True)
+class ClassLayout:
+    """Boxes laid out for class distances, made once per model.
+
+    The columns are in a new order, those that tell boxes apart first, so that most boxes can be
+    left after `probe` columns and the columns that never matter come last.
+
+    Attributes
+    ----------
+    table
+        The boxes, whole tiles per class (the last box of a class is repeated).
+    labels, starts
+        Class of each row of the table; rows ``starts[c]:starts[c + 1]`` are of class c.
+    columns
+        (n,) original index of each column.
+    floor, ceiling
+        (1, n') uint8, the largest lower and the smallest upper bound of each column.
+    probe
+        Columns after which to look whether a tile can be left, whole vectors.
+    """
+
+    table: BoxTable
+    labels: np.ndarray
+    starts: np.ndarray
+    columns: np.ndarray
+    floor: np.ndarray
+    ceiling: np.ndarray
+    probe: int
+
+    @cached_property
+    def lanes(self) -> LaneTable:
+        """The table for the lane kernels."""
+        return _lane_table(*self.table.bounds(), np.int32)
+
+
+def class_layout(lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray) -> ClassLayout:
+    """Lay out uint8 bounds (M, n), sorted by class, for `CpuBackend.class_distance`.
+
+    Parameters
+    ----------
+    lower, upper
+        The bounds.
+    offsets
+        (K + 1,) boxes ``offsets[c]:offsets[c + 1]`` are of class c.
+    """
+    counts = np.diff(offsets)
+    padded = _round_up(counts, cpu.TILE_BOXES)
+    starts = np.concatenate(([0], np.cumsum(padded)))
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), padded)
+    within = np.arange(len(labels)) - starts[labels]
+    rows = offsets[labels] + np.minimum(within, counts[labels] - 1)
+    # How much a column adds between boxes: the penalties of some boxes' centres.
+    some = slice(None, None, max(1, len(lower) // 64))
+    centres = (lower[some].astype(np.int32) + upper[some]) // 2
+    weight = np.zeros(lower.shape[1])
+    for centre in centres:
+        nearest = np.clip(centre, lower, upper)
+        weight += np.abs(centre - nearest.astype(np.int32)).sum(axis=0)
+    columns = np.argsort(-weight, kind="stable")
+    share = np.cumsum(weight[columns]) / max(1.0, weight.sum())
+    probe = _round_up(int(np.searchsorted(share, _PROBE_SHARE)) + 1, simd.LANES)
+    table = _box_table(lower[rows][:, columns], upper[rows][:, columns])
+    floor = table.lower[: len(rows)].max(axis=0, keepdims=True)
+    ceiling = table.upper[: len(rows)].min(axis=0, keepdims=True)
+    return ClassLayout(table, labels, starts, columns, floor, ceiling, probe)
+
+
 @dataclass(frozen=True)
 class LaneTable:
     """Boxes for the lane kernels: lower and upper (blocks, n, LANE_BOXES) of any number type."""
@@ -119,7 +202,7 @@ def _lane_distances(
     return out
 
 
-def _round_up(value: int, multiple: int) -> int:
+def _round_up(value: Any, multiple: int) -> Any:
     return -(-value // multiple) * multiple
 
 
@@ -164,12 +247,7 @@ class CpuBackend:
 
     def boxes(self, lower: np.ndarray, upper: np.ndarray) -> BoxTable:
         """Return uint8 bounds (M, n) laid out for the kernels."""
-        m, n = lower.shape
-        shape = (_round_up(m, cpu.TILE_BOXES), _round_up(n, simd.LANES))
-        table = BoxTable(np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), m, n)
-        table.lower[:m, :n] = lower
-        table.upper[:m, :n] = upper
-        return table
+        return _box_table(lower, upper)
 
     # --- distances ----------------------------------------------------------------------
 
@@ -224,28 +302,50 @@ class CpuBackend:
         self.parallel(n, _BLOCK_SAMPLES, work)
 
     def class_distance(
-        self,
-        samples: np.ndarray,
-        n: int,
-        table: BoxTable,
-        labels: np.ndarray,
-        width: int,
-        out: np.ndarray,
+        self, x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray
     ) -> None:
-        """Lower `out` (n, K) int32 to the distances to the nearest box of each class.
+        """Write the int32 distances to the nearest box of each class to `out` (N, K).
 
-        No (N, M) matrix is made: blocks of distances are reduced while they are in the cache.
+        x is (N, n) uint8 codes, as they come. No (N, M) matrix is made, and the columns are
+        padded block by block, so memory does not grow with N.
         """
+        work = self._plain_classes if simd.TARGET == "plain" else self._vector_classes
 
-        boxes = self.operands(table)
+        self.parallel(
+            len(x), _BLOCK_SAMPLES, lambda first, last: work(x, first, last, layout, width, out)
+        )
 
-        def work(first: int, last: int) -> None:
-            for box in range(0, table.n_boxes, _BLOCK_BOXES):
-                stop = min(table.n_boxes, box + _BLOCK_BOXES)
-                block = self.distances(samples, first, last, boxes, (box, stop), width)
-                cpu.nearest_per_class(block, last - first, labels, box, stop, out, first)
+    @staticmethod
+    def _vector_classes(
+        x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
+    ) -> None:
+        kernel = cpu.vector_nearest(width)
+        for start in range(first, last, _BLOCK_ROWS):
+            stop = min(last, start + _BLOCK_ROWS)
+            rows = _round_up(stop - start, cpu.TILE_SAMPLES)
+            codes = np.zeros((rows, layout.table.lower.shape[1]), np.uint8)
+            cpu.gather_columns(x, start, stop, layout.columns, codes)
+            columns = cpu.used_columns(codes[: stop - start], layout.floor, layout.ceiling)
+            nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)
+            kernel(
+                codes, layout.table.lower, layout.table.upper, layout.starts,
+                min(layout.probe, columns), columns, width, nearest,
+            )  # fmt: skip
+            out[start:stop] = nearest[:, : stop - start].T
 
-        self.parallel(n, _BLOCK_SAMPLES, work)
+    def _plain_classes(
+        self, x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
+    ) -> None:
+        lanes = layout.lanes
+        for start in range(first, last, _BLOCK_SAMPLES):
+            stop = min(last, start + _BLOCK_SAMPLES)
+            codes = self.samples(x[start:stop][:, layout.columns]).astype(np.int32)
+            span = (0, layout.table.n_boxes)
+            block = _lane_distances(
+                codes[:, : layout.table.n_features], lanes, span, np.int32(width), "graded"
+            )
+            out[start:stop] = UNREACHABLE
+            cpu.nearest_per_class(block, stop - start, layout.labels, out, start)
 
     def float_distances(
         self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float

@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.backend import get_backend
+from boxnn_numba.backend import UNREACHABLE, get_backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
 
-#: Distance to a class that has no box.
-UNREACHABLE = np.iinfo(np.int32).max
+__all__ = ["UNREACHABLE", "box_distance", "class_distance", "pairwise_distance"]
 
 
 def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float = 1) -> np.ndarray:
@@ -131,10 +130,7 @@ def class_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) ->
     """
     codes = _codes_for(x, boxes)
     out = _output(out, (len(codes), boxes.n_classes))
-    out[:] = UNREACHABLE
-    backend = get_backend("cpu")
-    samples = backend.samples(codes)
-    backend.class_distance(samples, len(codes), boxes.table, boxes.labels, boxes.width, out)
+    get_backend("cpu").class_distance(codes, boxes.layout, boxes.width, out)
     return out
 
 

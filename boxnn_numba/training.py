@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import certificates
-from boxnn_numba.backend import CpuBackend
+from boxnn_numba.backend import CpuBackend, class_layout
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.kernels.cpu import TILE_SAMPLES
 from boxnn_numba.objective import Objective, SoftMin, objective, softmin
@@ -182,7 +182,7 @@ class Training:
         offsets = np.searchsorted(self.labels, np.arange(n_classes + 1))
         self.inputs = StepInputs(options, offsets, softmin(options, reach), objective(options))
         self._x, self._y = backend.samples(x), y.astype(np.int32)
-        self._held_out = backend.samples(held_out[0]), held_out[1].astype(np.int32)
+        self._held_out = held_out[0], held_out[1].astype(np.int32)
         self.stepper = backend.stepper(masters, self.inputs)
         if options.beta == 0 and options.objective != "target":
             self._choose_beta()
@@ -266,14 +266,12 @@ class Training:
         return float(self.options.lr * factor[self.options.schedule])
 
     def _validate(self) -> tuple[float, int, float, float]:
-        samples, y = self._held_out
+        x, y = self._held_out
         if len(y) == 0:
             return np.nan, -1, np.nan, np.nan
-        distance = np.full((len(y), self.n_classes), np.iinfo(np.int32).max, np.int32)
-        table = self.stepper.table
-        self.backend.class_distance(
-            samples, len(y), table, self.labels, self.options.width, distance
-        )
+        distance = np.empty((len(y), self.n_classes), np.int32)
+        layout = class_layout(*self.stepper.table.bounds(), self.inputs.offsets)
+        self.backend.class_distance(x, layout, self.options.width, distance)
         prediction, radius = certificates.certified_radius(
             distance, self.options.width, self.options.group_size
         )

@@ -40,8 +40,8 @@ def _count_add(sums, x, lower, upper, cap):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _count_end(sums):  # type: ignore[no-untyped-def]
-    return sums
+def _count_end(c0, c1, c2, c3):  # type: ignore[no-untyped-def]
+    return simd.counts(c0, c1, c2, c3)
 
 
 @register_jitable
@@ -60,12 +60,47 @@ def _uncapped_add(sums, x, lower, upper, cap):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _sum_end(sums):  # type: ignore[no-untyped-def]
-    return simd.total(sums)
+def _sum_end(s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    return simd.totals(s0, s1, s2, s3)
 
 
-def _make_vector_distances(name: str, begin: Any, add: Any, end: Any) -> Callable[..., Any]:
-    @kernel(name=name)
+_COUNTED = _count_begin, _count_add, _count_end
+_CAPPED = _sum_begin, _capped_add, _sum_end
+_UNCAPPED = _sum_begin, _uncapped_add, _sum_end
+
+
+def _make_vector_kernels(name: str, begin: Any, add: Any, end: Any) -> tuple[Any, Any]:
+    @register_jitable
+    def tile(x, i, lower, upper, j, first, last, cap, sums):  # type: ignore[no-untyped-def]
+        """Add columns first..last of 4 samples against 2 boxes to the 8 sums."""
+        s00, s10, s20, s30, s01, s11, s21, s31 = sums
+        for k in range(first, last, LANES):
+            lower0, upper0 = simd.load(lower, j, k), simd.load(upper, j, k)
+            lower1, upper1 = simd.load(lower, j + 1, k), simd.load(upper, j + 1, k)
+            codes = simd.load(x, i, k)
+            s00 = add(s00, codes, lower0, upper0, cap)
+            s01 = add(s01, codes, lower1, upper1, cap)
+            codes = simd.load(x, i + 1, k)
+            s10 = add(s10, codes, lower0, upper0, cap)
+            s11 = add(s11, codes, lower1, upper1, cap)
+            codes = simd.load(x, i + 2, k)
+            s20 = add(s20, codes, lower0, upper0, cap)
+            s21 = add(s21, codes, lower1, upper1, cap)
+            codes = simd.load(x, i + 3, k)
+            s30 = add(s30, codes, lower0, upper0, cap)
+            s31 = add(s31, codes, lower1, upper1, cap)
+        return s00, s10, s20, s30, s01, s11, s21, s31
+
+    @register_jitable
+    def zeros():  # type: ignore[no-untyped-def]
+        return begin(), begin(), begin(), begin(), begin(), begin(), begin(), begin()
+
+    @register_jitable
+    def ends(sums):  # type: ignore[no-untyped-def]
+        s00, s10, s20, s30, s01, s11, s21, s31 = sums
+        return end(s00, s10, s20, s30), end(s01, s11, s21, s31)
+
+    @kernel(name=f"{name}_distances")
     def distances(x, first, last, lower, upper, box_first, box_last, width, out):  # type: ignore[no-untyped-def]
         """Write D of samples first..last to boxes box_first..box_last to the corner of `out`.
 
@@ -75,42 +110,78 @@ def _make_vector_distances(name: str, begin: Any, add: Any, end: Any) -> Callabl
         cap = simd.splat(np.uint8(width))
         for block in range(box_first, box_last, BLOCK_BOXES):
             for i in range(first, last, TILE_SAMPLES):
-                row = i - first
                 for j in range(block, min(block + BLOCK_BOXES, box_last), TILE_BOXES):
-                    column = j - box_first
-                    s00, s01, s10, s11 = begin(), begin(), begin(), begin()
-                    s20, s21, s30, s31 = begin(), begin(), begin(), begin()
-                    for k in range(0, x.shape[1], LANES):
-                        lower0, upper0 = simd.load(lower, j, k), simd.load(upper, j, k)
-                        lower1, upper1 = simd.load(lower, j + 1, k), simd.load(upper, j + 1, k)
-                        codes = simd.load(x, i, k)
-                        s00 = add(s00, codes, lower0, upper0, cap)
-                        s01 = add(s01, codes, lower1, upper1, cap)
-                        codes = simd.load(x, i + 1, k)
-                        s10 = add(s10, codes, lower0, upper0, cap)
-                        s11 = add(s11, codes, lower1, upper1, cap)
-                        codes = simd.load(x, i + 2, k)
-                        s20 = add(s20, codes, lower0, upper0, cap)
-                        s21 = add(s21, codes, lower1, upper1, cap)
-                        codes = simd.load(x, i + 3, k)
-                        s30 = add(s30, codes, lower0, upper0, cap)
-                        s31 = add(s31, codes, lower1, upper1, cap)
-                    out[row, column], out[row, column + 1] = end(s00), end(s01)
-                    out[row + 1, column], out[row + 1, column + 1] = end(s10), end(s11)
-                    out[row + 2, column], out[row + 2, column + 1] = end(s20), end(s21)
-                    out[row + 3, column], out[row + 3, column + 1] = end(s30), end(s31)
+                    sums = tile(x, i, lower, upper, j, 0, x.shape[1], cap, zeros())
+                    left, right = ends(sums)
+                    simd.store_column(out, i - first, j - box_first, left)
+                    simd.store_column(out, i - first, j - box_first + 1, right)
 
-    return distances
+    @kernel(name=f"{name}_nearest")
+    def nearest(x, lower, upper, starts, probe, columns, width, out):  # type: ignore[no-untyped-def]
+        """Lower ``out[c, i]`` to the distance of sample i to the nearest box of class c.
+
+        Boxes ``starts[c]:starts[c + 1]`` are those of class c, whole tiles. After `probe` columns a
+        tile is left where no partial sum is below what its class has already: the
+        minimum cannot change. Columns from `columns` on add nothing.
+        """
+        cap = simd.splat(np.uint8(width))
+        for c in range(len(starts) - 1):
+            for block in range(starts[c], starts[c + 1], BLOCK_BOXES):
+                for i in range(0, x.shape[0], TILE_SAMPLES):
+                    best = simd.load_quad(out, c, i)
+                    for j in range(block, min(block + BLOCK_BOXES, starts[c + 1]), TILE_BOXES):
+                        sums = tile(x, i, lower, upper, j, 0, probe, cap, zeros())
+                        left, right = ends(sums)
+                        if probe < columns:
+                            if simd.none_below(simd.smaller_quad(left, right), best):
+                                continue
+                            sums = tile(x, i, lower, upper, j, probe, columns, cap, sums)
+                            left, right = ends(sums)
+                        best = simd.smaller_quad(best, simd.smaller_quad(left, right))
+                    simd.store_quad(out, c, i, best)
+
+    return distances, nearest
 
 
-_counted = _make_vector_distances("counted_distances", _count_begin, _count_add, _count_end)
-_capped = _make_vector_distances("capped_distances", _sum_begin, _capped_add, _sum_end)
-_uncapped = _make_vector_distances("uncapped_distances", _sum_begin, _uncapped_add, _sum_end)
+_KERNELS = {
+    1: _make_vector_kernels("counted", *_COUNTED),
+    255: _make_vector_kernels("uncapped", *_UNCAPPED),
+}
+_CAPPED_KERNELS = _make_vector_kernels("capped", *_CAPPED)
 
 
 def vector_distances(width: int) -> Callable[..., Any]:
-    """Return the vector kernel for a width: 1 counts, 255 never caps."""
-    return _counted if width == 1 else (_uncapped if width == 255 else _capped)
+    """Return the vector kernel for all distances at a width: 1 counts, 255 never caps."""
+    return _KERNELS.get(width, _CAPPED_KERNELS)[0]  # type: ignore[no-any-return]
+
+
+def vector_nearest(width: int) -> Callable[..., Any]:
+    """Return the vector kernel for class distances at a width."""
+    return _KERNELS.get(width, _CAPPED_KERNELS)[1]  # type: ignore[no-any-return]
+
+
+@kernel
+def used_columns(x, floor, ceiling):  # type: ignore[no-untyped-def]
+    """Return how many leading columns can add to a distance, in whole vectors.
+
+    floor (1, n) is the largest lower bound of all boxes, ceiling the smallest upper bound.
+    """
+    for start in range(x.shape[1] - LANES, -1, -LANES):
+        low, high = simd.load(floor, 0, start), simd.load(ceiling, 0, start)
+        for i in range(x.shape[0]):
+            codes = simd.load(x, i, start)
+            if simd.some(simd.excess(codes, low, high)):
+                return start + LANES
+    return 0
+
+
+@kernel
+def gather_columns(x, first, last, columns, out):  # type: ignore[no-untyped-def]
+    """Copy rows first..last with columns in a new order to the corner of `out`."""
+    for i in range(first, last):
+        row, target = x[i], out[i - first]
+        for k in range(len(columns)):
+            target[k] = row[columns[k]]
 
 
 # --- distances with boxes in the lanes -----------------------------------------------------
@@ -149,13 +220,13 @@ l2_distances = _make_lane_distances("l2_distances", elementwise.l2)
 
 
 @kernel
-def nearest_per_class(distance, rows, labels, first, last, out, out_first):  # type: ignore[no-untyped-def]
-    """Lower ``out[out_first + i, labels[j]]`` to ``distance[i, j - first]`` where smaller."""
+def nearest_per_class(distance, rows, labels, out, out_first):  # type: ignore[no-untyped-def]
+    """Lower ``out[out_first + i, labels[j]]`` to ``distance[i, j]`` where that is smaller."""
     for i in range(rows):
         row, nearest = distance[i], out[out_first + i]
-        for j in range(first, last):
+        for j in range(len(labels)):
             c = labels[j]
-            nearest[c] = min(nearest[c], row[j - first])
+            nearest[c] = min(nearest[c], row[j])
 
 
 @kernel

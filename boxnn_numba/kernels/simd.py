@@ -1,7 +1,7 @@
 """Vectors of bytes for Numba kernels: the only file that knows the processor.
 
 The operations below are Numba intrinsics on a vector of `LANES` unsigned bytes
-and on a vector of 32-bit (or 64-bit) partial sums. `TARGET` names the
+and on vectors of 32-bit (or 64-bit) partial sums and of four totals. `TARGET` names the
 instruction set they are compiled for; it is ``"plain"`` where the processor has
 none of the supported ones, and then the loops of `boxnn_numba.kernels.cpu` that
 use no vectors serve instead. The environment variable ``BOXNN_SIMD`` (one of
@@ -57,6 +57,7 @@ LANES = TARGETS[TARGET]
 
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
 _MASK = ir.IntType(LANES)
+_QUAD = ir.VectorType(ir.IntType(32), 4)
 # vpdpbusd adds groups of four bytes into 32-bit sums, psadbw groups of eight into 64-bit ones.
 _USE_VNNI = TARGET == "avx512vnni"
 _SUMS = ir.VectorType(ir.IntType(32 if _USE_VNNI else 64), LANES // (4 if _USE_VNNI else 8))
@@ -76,12 +77,18 @@ class _SumsType(_Vector):
     pass
 
 
+class _QuadType(_Vector):
+    pass
+
+
 bytes_type = _BytesType("bytes", _BYTES)
 sums_type = _SumsType("sums", _SUMS)
+quad_type = _QuadType("quad", _QUAD)
 
 
 @register_model(_BytesType)
 @register_model(_SumsType)
+@register_model(_QuadType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm_type)
@@ -101,22 +108,30 @@ def _constant(value: int, vector: ir.VectorType = _BYTES) -> ir.Constant:
     return ir.Constant(vector, [value] * vector.count)
 
 
+def _address(
+    context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any
+) -> tuple[ir.Value, ir.Value]:
+    """Return the address of ``array[row, column]`` as bytes, and the length of a row."""
+    view = context.make_array(signature.args[0])(context, builder, arguments[0])
+    row = context.cast(builder, arguments[1], signature.args[1], types.intp)
+    column = context.cast(builder, arguments[2], signature.args[2], types.intp)
+    row_bytes = builder.extract_value(view.strides, 0)
+    item = ir.Constant(row_bytes.type, signature.args[0].dtype.bitwidth // 8)
+    offset = builder.add(builder.mul(row, row_bytes), builder.mul(column, item))
+    base = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+    return builder.gep(base, [offset], source_etype=ir.IntType(8)), row_bytes
+
+
 @intrinsic
-def load(typing: Any, array: Any, row: Any, start: Any) -> tuple[Any, Callable[..., Any]]:
-    """Load LANES bytes of a C-contiguous uint8 matrix, from ``array[row, start]`` on."""
+def load(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load LANES bytes of a C-contiguous uint8 matrix, from ``array[row, column]`` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        matrix, row, start = arguments
-        view = context.make_array(signature.args[0])(context, builder, matrix)
-        row_bytes = builder.extract_value(view.strides, 0)
-        row = context.cast(builder, row, signature.args[1], types.intp)
-        start = context.cast(builder, start, signature.args[2], types.intp)
-        offset = builder.add(builder.mul(row, row_bytes), start)
-        address = builder.gep(view.data, [offset], source_etype=ir.IntType(8))
+        address, _ = _address(context, builder, signature, arguments)
         pointer = builder.bitcast(address, _BYTES.as_pointer())
         return builder.load(pointer, align=1, typ=_BYTES)
 
-    return bytes_type(array, row, start), generate
+    return bytes_type(array, row, column), generate
 
 
 @intrinsic
@@ -207,13 +222,127 @@ def add_bytes(typing: Any, sums: Any, values: Any) -> tuple[Any, Callable[..., A
 
 
 @intrinsic
-def total(typing: Any, sums: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return the sum of the partial sums, as int64."""
+def some(typing: Any, values: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return whether any byte is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        element = _SUMS.element
-        name = f"llvm.vector.reduce.add.v{_SUMS.count}i{element.width}"
-        result = _call(builder, name, element, [arguments[0]])
-        return builder.sext(result, ir.IntType(64)) if element.width == 32 else result
+        mask = builder.bitcast(builder.icmp_unsigned("!=", arguments[0], _constant(0)), _MASK)
+        return builder.icmp_unsigned("!=", mask, ir.Constant(_MASK, 0))
 
-    return types.int64(sums_type), generate
+    return types.boolean(bytes_type), generate
+
+
+# --- four totals at a time ---------------------------------------------------------------
+
+
+def _shuffle(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, lanes: list[int]) -> ir.Value:
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return builder.shuffle_vector(left, right, mask)
+
+
+def _fold(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, group: int) -> ir.Value:
+    """Add the two halves of every group of lanes; those of left come first in the result."""
+    lanes = range(2 * left.type.count)
+    front = [lane for lane in lanes if lane % group < group // 2]
+    back = [lane for lane in lanes if lane % group >= group // 2]
+    return builder.add(_shuffle(builder, left, right, front), _shuffle(builder, left, right, back))
+
+
+@intrinsic
+def totals(typing: Any, s0: Any, s1: Any, s2: Any, s3: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the totals of four partial sums as a vector of four int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        s0, s1, s2, s3 = arguments
+        half, quarter = _SUMS.count // 2, _SUMS.count // 4
+        pairs = [_fold(builder, *pair, _SUMS.count) for pair in ((s0, s1), (s2, s3))]
+        sums = _fold(builder, *pairs, half)  # a quarter of the lanes each
+        step = quarter // 2
+        while step:
+            swapped = [lane ^ step for lane in range(_SUMS.count)]
+            sums = builder.add(sums, _shuffle(builder, sums, sums, swapped))
+            step //= 2
+        result = _shuffle(builder, sums, sums, [lane * quarter for lane in range(4)])
+        return result if _SUMS.element.width == 32 else builder.trunc(result, _QUAD)
+
+    return quad_type(sums_type, sums_type, sums_type, sums_type), generate
+
+
+@intrinsic
+def counts(typing: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return four int64 counts as a vector of four int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result = ir.Constant(_QUAD, ir.Undefined)
+        for lane, count in enumerate(arguments):
+            value = builder.trunc(count, ir.IntType(32))
+            result = builder.insert_element(result, value, ir.Constant(ir.IntType(32), lane))
+        return result
+
+    return quad_type(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def load_quad(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load ``array[row, column:column + 4]`` of a C-contiguous int32 matrix."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        return builder.load(builder.bitcast(address, _QUAD.as_pointer()), align=4, typ=_QUAD)
+
+    return quad_type(array, row, column), generate
+
+
+@intrinsic
+def store_quad(
+    typing: Any, array: Any, row: Any, column: Any, quad: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Store four int32 to ``array[row, column:column + 4]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        pointer = builder.bitcast(address, _QUAD.as_pointer())
+        builder.store(arguments[3], pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, row, column, quad_type), generate
+
+
+@intrinsic
+def store_column(
+    typing: Any, array: Any, row: Any, column: Any, quad: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Store four int32 to ``array[row:row + 4, column]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, row_bytes = _address(context, builder, signature, arguments)
+        integer = ir.IntType(32)
+        for lane in range(4):
+            value = builder.extract_element(arguments[3], ir.Constant(integer, lane))
+            builder.store(value, builder.bitcast(address, integer.as_pointer()), align=4)
+            address = builder.gep(address, [row_bytes], source_etype=ir.IntType(8))
+        return context.get_dummy_value()
+
+    return types.void(array, row, column, quad_type), generate
+
+
+@intrinsic
+def smaller_quad(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the smaller int32 of each lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.smin.v4i32", _QUAD, list(arguments))
+
+    return quad_type(quad_type, quad_type), generate
+
+
+@intrinsic
+def none_below(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return whether no lane of left is below that of right."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        below = builder.icmp_signed("<", *arguments)
+        mask = builder.bitcast(below, ir.IntType(4))
+        return builder.icmp_unsigned("==", mask, ir.Constant(ir.IntType(4), 0))
+
+    return types.boolean(quad_type, quad_type), generate
