@@ -31,7 +31,7 @@ _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
 #: Samples whose class distances a thread computes at a time.
 _BLOCK_ROWS = 256
 #: Part of the penalties between boxes that the columns before the probe make up.
-_PROBE_SHARE = 0.9
+_PROBE_SHARE = 0.94
 #: Distance to a class that has no box.
 UNREACHABLE = np.iinfo(np.int32).max
 
@@ -157,13 +157,11 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray) -> C
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), padded)
     within = np.arange(len(labels)) - starts[labels]
     rows = offsets[labels] + np.minimum(within, counts[labels] - 1)
-    # How much a column adds between boxes: the penalties of some boxes' centres.
-    some = slice(None, None, max(1, len(lower) // 64))
-    centres = (lower[some].astype(np.int32) + upper[some]) // 2
+    # How much a column adds between boxes: the penalties of some boxes' centres to some others.
+    low, high = (side[:: max(1, len(side) // 256)].astype(np.int32) for side in (lower, upper))
     weight = np.zeros(lower.shape[1])
-    for centre in centres:
-        nearest = np.clip(centre, lower, upper)
-        weight += np.abs(centre - nearest.astype(np.int32)).sum(axis=0)
+    for centre in ((low + high) // 2)[::4]:
+        weight += np.abs(centre - np.clip(centre, low, high)).sum(axis=0)
     columns = np.argsort(-weight, kind="stable")
     share = np.cumsum(weight[columns]) / max(1.0, weight.sum())
     probe = _round_up(int(np.searchsorted(share, _PROBE_SHARE)) + 1, simd.LANES)

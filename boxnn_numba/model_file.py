@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +185,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         It is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load would leave a file that it opened itself open where the zip is damaged.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(str(arrays.pop("values")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except zarr_format.READ_FAILURES as error:
         raise ModelFileError(
             f"checkpoint {path} is damaged; pass --overwrite to start again"
         ) from error

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "certify",
     "predict": "certify",
     "report": "report",
+    "bench": "bench",
 }
 
 

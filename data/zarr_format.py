@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,23 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore, ZipStore
 
 from boxnn_numba.errors import BoxNNError
 
 #: What Zarr and its codecs raise for damaged, truncated or foreign files.
-READ_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
+READ_FAILURES = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def array_digest(array: np.ndarray) -> str:
@@ -71,11 +84,30 @@ def open_group(
     noun = kind.removeprefix("boxnn-")
     if not Path(path).exists():
         raise error(f"{path} does not exist; check the path of the {noun}")
+    # Zarr does not tell by the name that a path is a zip file.
+    single = Path(path).is_file()
+    store = ZipStore(path, mode="r") if single else LocalStore(path, read_only=True)
     try:
-        group = zarr.open_group(str(path), mode="r")
-        attributes = group.attrs.asdict()
+        group = zarr.open_group(store, mode="r")
+        _check_attributes(group.attrs.asdict(), path, kind, version, error, remedy)
     except READ_FAILURES as cause:
+        if store._is_open:
+            store.close()
+        if isinstance(cause, BoxNNError):
+            raise
         raise error(f"{path} is not a readable {noun} file; {remedy}") from cause
+    return group
+
+
+def _check_attributes(
+    attributes: Mapping[str, Any],
+    path: str | Path,
+    kind: str,
+    version: int,
+    error: type[BoxNNError],
+    remedy: str,
+) -> None:
+    noun = kind.removeprefix("boxnn-")
     if attributes.get("format") != kind:
         found = attributes.get("format", "no boxnn format")
         raise error(f"{path} is not a {noun} (found {found}); pass a {noun} made by boxnn")
@@ -87,7 +119,6 @@ def open_group(
         )
     if attributes.get("digest") != attributes_digest(attributes):
         raise error(f"{path} is damaged: its attributes do not match their digest; {remedy}")
-    return group
 
 
 def create_array(

@@ -193,8 +193,10 @@ def _settle(master_lower, master_upper, lower, upper, m, n):  # type: ignore[no-
         high = min(max(master_upper[m, k], 0.0), 255.0)
         if low > high:
             low = high = 0.5 * (low + high)
+        # Codes follow from the float32 that is stored, so that a resumed run finds the same.
         master_lower[m, k], master_upper[m, k] = low, high
-        lower[m, k], upper[m, k] = int(low + 0.5), int(high + 0.5)
+        lower[m, k] = int(master_lower[m, k] + 0.5)
+        upper[m, k] = int(master_upper[m, k] + 0.5)
 
 
 @kernel
