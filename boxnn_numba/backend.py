@@ -6,11 +6,13 @@ them over the threads it was given. `get_backend` returns it by name.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +34,7 @@ _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
 _BLOCK_ROWS = 256
 #: Part of the penalties between boxes that the columns before the probe make up.
 _PROBE_SHARE = 0.94
+_LIMIT: contextvars.ContextVar[int | None] = contextvars.ContextVar("boxnn_threads", default=None)
 #: Distance to a class that has no box.
 UNREACHABLE = np.iinfo(np.int32).max
 
@@ -56,11 +59,29 @@ def get_backend(device: str = "auto", threads: int | None = None) -> CpuBackend:
     if device == "cuda":
         raise BackendError("this version has no CUDA backend yet; use --device cpu")
     validation.choice("device", device, DEVICES)
-    return CpuBackend(default_threads() if threads is None else threads)
+    return _cpu_backend(default_threads() if threads is None else threads)
+
+
+@functools.cache
+def _cpu_backend(threads: int) -> CpuBackend:
+    return CpuBackend(threads)
+
+
+@contextlib.contextmanager
+def limit_threads(threads: int | None) -> Iterator[None]:
+    """Make `threads` the default of this thread's calls inside the body; None changes nothing."""
+    token = _LIMIT.set(_LIMIT.get() if threads is None else threads)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
 
 
 def default_threads() -> int:
-    """Return ``BOXNN_NUM_THREADS``, or the number of cores that this process may use."""
+    """Return the limit in force, ``BOXNN_NUM_THREADS``, or the cores that this process may use."""
+    limit = _LIMIT.get()
+    if limit is not None:
+        return limit
     forced = os.environ.get("BOXNN_NUM_THREADS")
     if forced is not None:
         try:
@@ -135,7 +156,7 @@ class ClassLayout:
     ceiling: np.ndarray
     probe: int
 
-    @cached_property
+    @functools.cached_property
     def lanes(self) -> LaneTable:
         """The table for the lane kernels."""
         return _lane_table(*self.table.bounds(), np.int32)

@@ -81,7 +81,7 @@ class CpuStepper:
         self._moments = [
             (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(n_moments)
         ]
-        self._capacity = 64 * options.batch
+        self._entries_per_sample = 64  # room to begin with; grows with what is found
 
     def _codes(self) -> Pair:
         return self.table.lower, self.table.upper
@@ -126,7 +126,7 @@ class CpuStepper:
         boxes = self.backend.operands(self.table, options.relaxation)
 
         def work(first: int, last: int) -> Entries:
-            capacity = self._capacity
+            capacity = self._entries_per_sample * (last - first)
             while True:
                 found, count = Entries.empty(capacity), 0
                 for block in range(first, last, _BLOCK_SAMPLES):
@@ -143,12 +143,12 @@ class CpuStepper:
                 if count <= capacity:
                     return Entries(*(array[:count] for array in found.arrays()))
                 capacity = count
+                self._entries_per_sample = 1 + count // (last - first)
 
         parts = self.backend.parallel(len(labels), _BLOCK_SAMPLES, work)
         joined = [
             np.concatenate(arrays) for arrays in zip(*(p.arrays() for p in parts), strict=True)
         ]
-        self._capacity = max(self._capacity, max(len(part.boxes) for part in parts))
         return Entries(*joined), values, margins
 
     def gradient(

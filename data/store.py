@@ -321,7 +321,7 @@ def write_dataset(
             n_rows={"train": len(x), "test": len(test[0])},
         )
         for split, (features, y) in (("train", train), ("test", test)):
-            writer.append(split, features.reshape(len(features), -1), y)
+            writer.append(split, features.reshape(len(features), math.prod(features.shape[1:])), y)
         writer.finish()
     return open_dataset(path)
 

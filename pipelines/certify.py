@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import certificates, validation
-from boxnn_numba.backend import get_backend
+from boxnn_numba.backend import get_backend, limit_threads
 from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InputError, InterruptedRunError
@@ -63,7 +63,7 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
-    get_backend(device, threads)
+    backend = get_backend(device, threads)
     classifier, dataset = load_model(model), open_dataset(data)
     validation.choice("split", split, dataset.splits)
     _check_match(classifier, model, dataset, data)
@@ -83,7 +83,8 @@ def certify(
         try:
             for index in todo:
                 x, y = dataset.read_chunk(split, index)
-                distance = classifier.class_distance(x)
+                with limit_threads(backend.threads):
+                    distance = classifier.class_distance(x)
                 prediction, radius = certificates.certified_radius(
                     distance, classifier.boxes.width, classifier.group_size
                 )
