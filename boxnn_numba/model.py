@@ -14,6 +14,7 @@ from boxnn_numba.backend import get_backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import InputError
+from boxnn_numba.feed import Feed
 from boxnn_numba.grid import Grid
 from boxnn_numba.options import TrainingOptions, resolve
 from boxnn_numba.training import EpochRecord, Training, validation_split
@@ -229,9 +230,9 @@ def fit(
     codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
     run = Training(
         settings,
-        codes[rows],
-        index[rows],
-        (codes[held_out], index[held_out]),
+        Feed.from_arrays(
+            codes[rows], index[rows], (codes[held_out], index[held_out]), settings.seed
+        ),
         len(classes),
         get_backend(device),
     )

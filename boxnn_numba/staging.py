@@ -154,7 +154,8 @@ def staged_output(
             try:
                 yield partial
             except BaseException:
-                if not resumable:
+                nothing = partial.is_dir() and not any(partial.iterdir())
+                if nothing or not resumable:
                     remove(partial)
                 raise
             replace(partial if result is None else partial / result, final)

@@ -17,7 +17,8 @@ from boxnn_numba.objective import FIXED_POINT
 
 if TYPE_CHECKING:
     from boxnn_numba.backend import CpuBackend
-    from boxnn_numba.training import Pair, StepInputs
+    from boxnn_numba.feed import Pair
+    from boxnn_numba.training import StepInputs
 
 #: Samples whose distances to all boxes a thread keeps at a time; boxes it updates at a time.
 _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 32

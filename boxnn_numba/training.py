@@ -11,7 +11,7 @@ import numpy as np
 from boxnn_numba import certificates
 from boxnn_numba.backend import CpuBackend, class_layout
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
-from boxnn_numba.kernels.cpu import TILE_SAMPLES
+from boxnn_numba.feed import Feed, Pair
 from boxnn_numba.objective import Objective, SoftMin, objective, softmin
 from boxnn_numba.options import TrainingOptions
 
@@ -19,8 +19,6 @@ from boxnn_numba.options import TrainingOptions
 COLLAPSE = 0.25
 # The automatic clip: chosen on validation data of MNIST and Fashion-MNIST.
 _BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 2000, 0.9, 1.1
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
@@ -48,15 +46,13 @@ def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def initial_boxes(
-    x: np.ndarray, y: np.ndarray, n_classes: int, options: TrainingOptions
-) -> tuple[Pair, np.ndarray]:
+def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> tuple[Pair, np.ndarray]:
     """Return master bounds in codes (float32) and labels of the boxes a run starts from.
 
     Parameters
     ----------
-    x, y
-        (N, n) uint8 training codes and (N,) class indices.
+    feed
+        The training data.
     n_classes
         Number K of classes.
     options
@@ -82,8 +78,9 @@ def initial_boxes(
     labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
     rng = np.random.default_rng([options.seed, 2])
     if options.initialisation == "random":
-        centres = rng.uniform(0, 255, (options.boxes, x.shape[1])).astype(np.float32)
+        centres = rng.uniform(0, 255, (options.boxes, feed.n_features)).astype(np.float32)
     else:
+        y = feed.labels
         counts = np.bincount(y, minlength=n_classes)
         short = np.flatnonzero(counts < share)
         if len(short):
@@ -95,7 +92,7 @@ def initial_boxes(
         rows = [
             rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
         ]
-        centres = x[np.concatenate(rows)].astype(np.float32)
+        centres = feed.take(np.concatenate(rows)).astype(np.float32)
     half = np.float32(255 * options.alpha)
     return (centres - half, centres + half), labels
 
@@ -141,10 +138,8 @@ class Training:
     ----------
     options
         All settings.
-    x, y
-        (N, n) uint8 codes and (N,) class indices to train on.
-    held_out
-        The same two to select on, possibly empty.
+    feed
+        What to train on, and what is held out to select on.
     n_classes
         Number K of classes, at least 2.
     backend
@@ -161,17 +156,16 @@ class Training:
     def __init__(
         self,
         options: TrainingOptions,
-        x: np.ndarray,
-        y: np.ndarray,
-        held_out: Pair,
+        feed: Feed,
         n_classes: int,
         backend: CpuBackend,
     ) -> None:
         if n_classes < 2:
             raise InputError("the data has one class; a classifier needs at least two")
         self.options, self.backend, self.n_classes = options, backend, n_classes
-        masters, self.labels = initial_boxes(x, y, n_classes, options)
-        self.n_rows, self.n_features = x.shape
+        self._feed = feed
+        masters, self.labels = initial_boxes(feed, n_classes, options)
+        self.n_rows, self.n_features = len(feed), feed.n_features
         largest = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}
         reach = largest[options.relaxation] * self.n_features
         if reach >= 2**31:
@@ -181,8 +175,6 @@ class Training:
             )
         offsets = np.searchsorted(self.labels, np.arange(n_classes + 1))
         self.inputs = StepInputs(options, offsets, softmin(options, reach), objective(options))
-        self._x, self._y = backend.samples(x), y.astype(np.int32)
-        self._held_out = held_out[0], held_out[1].astype(np.int32)
         self.stepper = backend.stepper(masters, self.inputs)
         if options.beta == 0 and options.objective != "target":
             self._choose_beta()
@@ -202,7 +194,8 @@ class Training:
         rng = np.random.default_rng([self.options.seed, 4])
         count = min(_BETA_SAMPLES, self.n_rows)
         rows = np.sort(rng.choice(self.n_rows, count, replace=False))
-        _, _, margins = self.stepper.entries(self._batch(rows), self._y[rows])
+        samples = self.backend.samples(self._feed.take(rows))
+        _, _, margins = self.stepper.entries(samples, self._feed.labels[rows])
         beta = max(1.0, _BETA_FACTOR * float(np.quantile(margins, _BETA_QUANTILE)))
         self.options = replace(self.options, beta=beta)
         self.inputs = replace(self.inputs, options=self.options, objective=objective(self.options))
@@ -228,17 +221,14 @@ class Training:
         began = time.perf_counter()
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
-        order = np.random.default_rng([self.options.seed, 3, self.epoch]).permutation(total)
         value_sum = margin_sum = 0.0
-        for step in range(steps):
-            # The order inside a batch does not matter (sums are exact); ascending rows read fast.
-            rows = np.sort(order[step * batch : (step + 1) * batch])
+        for step, (x, y) in enumerate(self._feed.batches(self.epoch, batch)):
             done = (self.epoch * steps + step) / (self.options.epochs * steps)
-            values, margins = self.stepper.step(self._batch(rows), self._y[rows], self.rate(done))
+            values, margins = self.stepper.step(self.backend.samples(x), y, self.rate(done))
             value_sum += float(values.sum())
             margin_sum += float(margins.sum())
             if progress is not None:
-                progress.advance(len(rows))
+                progress.advance(len(y))
         self.epoch += 1
         record = EpochRecord(
             self.epoch,
@@ -251,11 +241,6 @@ class Training:
         self._judge(record)
         return record
 
-    def _batch(self, rows: np.ndarray) -> np.ndarray:
-        """Return the codes of some rows, padded to whole tiles by repeating the last row."""
-        padding = -len(rows) % TILE_SAMPLES
-        return self._x[np.append(rows, np.full(padding, rows[-1]))]
-
     def rate(self, done: float) -> float:
         """Return the learning rate after a fraction `done` of the run."""
         factor = {
@@ -266,15 +251,18 @@ class Training:
         return float(self.options.lr * factor[self.options.schedule])
 
     def _validate(self) -> tuple[float, int, float, float]:
-        x, y = self._held_out
-        if len(y) == 0:
-            return np.nan, -1, np.nan, np.nan
-        distance = np.empty((len(y), self.n_classes), np.int32)
         layout = class_layout(*self.stepper.table.bounds(), self.inputs.offsets)
-        self.backend.class_distance(x, layout, self.options.width, distance)
-        prediction, radius = certificates.certified_radius(
-            distance, self.options.width, self.options.group_size
-        )
+        blocks = []
+        for x, y in self._feed.held_out():
+            distance = np.empty((len(y), self.n_classes), np.int32)
+            self.backend.class_distance(x, layout, self.options.width, distance)
+            certified = certificates.certified_radius(
+                distance, self.options.width, self.options.group_size
+            )
+            blocks.append((*certified, y))
+        if not blocks:
+            return np.nan, -1, np.nan, np.nan
+        prediction, radius, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         outcome = prediction, radius, y
         mean = certificates.mean_certified_radius(*outcome)
         if self.options.objective == "target":

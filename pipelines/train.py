@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba import validation
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InterruptedRunError, OptionError
-from boxnn_numba.grid import Grid
 from boxnn_numba.model import trained_model
 from boxnn_numba.model_file import load_checkpoint, save_checkpoint, write_model
 from boxnn_numba.options import TrainingOptions
+from boxnn_numba.pipelines.feed import dataset_feed
 from boxnn_numba.staging import staged_output
-from boxnn_numba.training import Training, validation_split
+from boxnn_numba.training import Training
 
 _CHECKPOINT = "checkpoint.npz"
 
@@ -74,7 +73,8 @@ def train(
     with staged_output(
         out, overwrite=overwrite, resume=resume, resumable=True, result=name
     ) as partial:
-        run, grid = _prepare(dataset, options, backend)
+        feed, grid = dataset_feed(dataset, options)
+        run = Training(options, feed, len(dataset.classes), backend)
         _run_epochs(run, partial, _fingerprint(dataset, options), progress)
         provenance = {
             "preset": preset,
@@ -84,17 +84,6 @@ def train(
         model = trained_model(run, dataset.classes, grid, dataset.feature_shape, provenance)
         write_model(model, partial / name, single=name == "model.zip")
     return _summary(run, str(out), preset, time.perf_counter() - began)
-
-
-def _prepare(
-    dataset: Dataset, options: TrainingOptions, backend: Any
-) -> tuple[Training, Grid | None]:
-    x, y = dataset.read("train")
-    rows, held_out = validation_split(y, options.validation, options.seed)
-    grid = None if dataset.is_codes else Grid.fit(x[rows])
-    codes = validation.codes("x", x) if grid is None else grid.encode(x)
-    held = codes[held_out], y[held_out]
-    return Training(options, codes[rows], y[rows], held, len(dataset.classes), backend), grid
 
 
 def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Feed: training data in windows, shuffled the same way wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Training samples as codes, window by window.
+
+    A window is what is in memory at a time: a few chunks of a data set, or all
+    of an array. An epoch visits the windows in a random order and the rows of a
+    window in a random order; both depend on the seed and the epoch only.
+
+    Attributes
+    ----------
+    labels
+        (N,) int32, class index of every training row, in the order of the windows.
+    sizes
+        Rows of each window.
+    n_features
+        Number n of features.
+    load
+        Returns the (rows, n) uint8 codes of a window.
+    held_out
+        Returns an iterator over (codes, labels) of the validation rows.
+    seed
+        Seed of the order.
+    """
+
+    labels: np.ndarray
+    sizes: tuple[int, ...]
+    n_features: int
+    load: Callable[[int], np.ndarray]
+    held_out: Callable[[], Iterator[Pair]]
+    seed: int
+
+    @classmethod
+    def from_arrays(cls, x: np.ndarray, y: np.ndarray, held_out: Pair, seed: int) -> Feed:
+        """Return a feed of one window: codes (N, n) and class indices (N,) in memory."""
+        blocks = [held_out] if len(held_out[1]) else []
+        labels = y.astype(np.int32)
+        return cls(labels, (len(x),), x.shape[1], lambda window: x, lambda: iter(blocks), seed)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return the codes of some training rows (numbers 0..N-1), in the order given."""
+        out = np.empty((len(rows), self.n_features), np.uint8)
+        first = 0
+        for window, size in enumerate(self.sizes):
+            inside = np.flatnonzero((rows >= first) & (rows < first + size))
+            if len(inside):
+                out[inside] = self.load(window)[rows[inside] - first]
+            first += size
+        return out
+
+    def batches(self, epoch: int, size: int) -> Iterator[Pair]:
+        """Yield the codes and labels of an epoch in batches of `size`; the last may be smaller.
+
+        The next window is loaded while this one is worked on.
+        """
+        windows = np.random.default_rng([self.seed, 5, epoch]).permutation(len(self.sizes))
+        rng = np.random.default_rng([self.seed, 3, epoch])
+        starts = np.concatenate(([0], np.cumsum(self.sizes)))
+        x = np.empty((0, self.n_features), np.uint8)
+        y = np.empty(0, np.int32)
+        with ThreadPoolExecutor(1, "boxnn-feed") as pool:
+            coming: Future[np.ndarray] = pool.submit(self.load, windows[0])
+            for position, window in enumerate(windows):
+                codes = coming.result()
+                if position + 1 < len(windows):
+                    coming = pool.submit(self.load, windows[position + 1])
+                labels = self.labels[starts[window] : starts[window + 1]]
+                # Rows left over from the window before join this one.
+                x = np.concatenate((x, codes)) if len(x) else codes
+                y = np.concatenate((y, labels))
+                order = rng.permutation(len(x))
+                last = position + 1 == len(windows)
+                whole = len(x) if last else len(x) // size * size
+                for start in range(0, whole, size):
+                    # The order inside a batch does not matter (sums are exact); ascending rows
+                    # read fast.
+                    rows = np.sort(order[start : start + size])
+                    yield x[rows], y[rows]
+                rest = np.sort(order[whole:])
+                x, y = x[rest], y[rest]
