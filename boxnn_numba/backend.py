@@ -30,6 +30,7 @@ DEVICES = ("cpu", "auto")
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
 _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
+_CACHE_LINE = 64
 #: Samples whose class distances a thread computes at a time.
 _BLOCK_ROWS = 256
 #: Part of the penalties between boxes that the columns before the probe make up.
@@ -118,10 +119,18 @@ class BoxTable:
         return self.lower[:m, :n], self.upper[:m, :n]
 
 
+def _aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
+    """Return a uint8 array of one value that begins on a cache line, as vectors like it."""
+    size = int(np.prod(shape))
+    raw = np.full(size + _CACHE_LINE, value, np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
+    return raw[start : start + size].reshape(shape)
+
+
 def _box_table(lower: np.ndarray, upper: np.ndarray) -> BoxTable:
     m, n = lower.shape
     shape = (_round_up(m, cpu.TILE_BOXES), _round_up(n, simd.LANES))
-    table = BoxTable(np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), m, n)
+    table = BoxTable(_aligned(shape, 0), _aligned(shape, 255), m, n)
     table.lower[:m, :n] = lower
     table.upper[:m, :n] = upper
     return table
@@ -260,7 +269,7 @@ class CpuBackend:
         """Return uint8 codes (N, n) padded to whole tiles of samples and vectors of features."""
         rows, columns = len(x), x.shape[1]
         shape = (_round_up(rows, cpu.TILE_SAMPLES), _round_up(columns, simd.LANES))
-        padded = np.zeros(shape, np.uint8)
+        padded = _aligned(shape, 0)
         padded[:rows, :columns] = x
         return padded
 
@@ -342,7 +351,7 @@ class CpuBackend:
         for start in range(first, last, _BLOCK_ROWS):
             stop = min(last, start + _BLOCK_ROWS)
             rows = _round_up(stop - start, cpu.TILE_SAMPLES)
-            codes = np.zeros((rows, layout.table.lower.shape[1]), np.uint8)
+            codes = _aligned((rows, layout.table.lower.shape[1]), 0)
             cpu.gather_columns(x, start, stop, layout.columns, codes)
             columns = cpu.used_columns(codes[: stop - start], layout.floor, layout.ceiling)
             nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)

@@ -52,8 +52,9 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     """
     if np.asarray(x).dtype == np.uint8:
         codes = validation.codes("x", x)
-        boxes = Boxes(lower, upper, np.zeros(len(np.asarray(lower)), np.int32), int(width))
-        validation.width(width)  # type: ignore[arg-type]
+        low = validation.codes("lower", lower)
+        cap = validation.width(width)  # type: ignore[arg-type]
+        boxes = Boxes(low, upper, np.zeros(len(low), np.int32), cap)
         return pairwise_distance(codes, boxes)
     samples = validation.features("x", x)
     low, high = validation.box_bounds(

@@ -52,3 +52,7 @@ class InterruptedRunError(BoxNNError):
     """The user stopped a run that can be resumed (exit code 130, as for SIGINT)."""
 
     exit_code = 130
+
+
+class ClusterError(BoxNNError, RuntimeError):
+    """A Dask cluster cannot be reached, does not fit, or was lost."""

@@ -61,6 +61,8 @@ class Grid:
             raise InputError("counts of a Grid do not fit its edges; fit the Grid again")
         used = np.arange(edges.shape[1]) < counts[:, None]
         rising = edges[:, 1:] > edges[:, :-1]
+        if not np.isfinite(edges[used]).all():
+            raise InputError("edges of a Grid must be finite; fit it again")
         if counts.max() >= MAX_LEVELS or not rising[used[:, 1:]].all():
             raise InputError("edges of a Grid must ascend, at most 255 a feature; fit it again")
         object.__setattr__(self, "edges", edges)
@@ -171,6 +173,6 @@ def _feature_edges(column: np.ndarray, levels: int) -> np.ndarray:
         distinct = np.unique(np.quantile(column.astype(np.float64), steps))
         # A value on an edge counts as above it, so the smallest value may not be an edge.
         return distinct[distinct > column.min()]
-    middle = distinct[:-1] + np.diff(distinct) / 2
+    middle = distinct[:-1] / 2 + distinct[1:] / 2
     # Neighbouring floats have no middle: the upper one separates them.
     return np.where(middle > distinct[:-1], middle, distinct[1:])

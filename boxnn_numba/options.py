@@ -99,6 +99,12 @@ class TrainingOptions:
                 object.__setattr__(self, item.name, check(item.name, getattr(self, item.name)))
             except OptionError as error:
                 raise OptionError(f"option {error}") from None
+        if (
+            self.relaxation == "l2"
+            and self.softmin in ("boltzmann", "logsumexp")
+            and self.tau < 0.1
+        ):
+            raise OptionError("option tau must be at least 0.1 with relaxation l2")
 
     @property
     def forward_width(self) -> int:

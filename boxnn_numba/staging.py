@@ -178,6 +178,9 @@ def _exclusive(final: Path) -> Iterator[None]:
                 raise OutputError(
                     f"another process is writing {final}; wait for it or choose another --out"
                 ) from None
+        # Where the file was removed by the writer before, its lock protects nothing.
+        if not lock.exists() or os.fstat(descriptor).st_ino != lock.stat().st_ino:
+            raise OutputError(f"another process has just written {final}; run again")
         try:
             yield
         finally:

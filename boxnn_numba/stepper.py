@@ -7,16 +7,18 @@ Over the touched boxes: integer gradient, optimiser, rounding to codes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from boxnn_numba.backend import UNREACHABLE
 from boxnn_numba.kernels import cpu_training
 from boxnn_numba.objective import FIXED_POINT
 
 if TYPE_CHECKING:
-    from boxnn_numba.backend import CpuBackend
+    from boxnn_numba.backend import BoxTable, CpuBackend
     from boxnn_numba.feed import Pair
     from boxnn_numba.training import StepInputs
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 32
 #: The learning rate of SGD is per this many samples, whatever the batch.
 REFERENCE_BATCH = 100
+# Entries per sample that there is room for at first.
+_ROOM = 64
 
 
 @dataclass
@@ -49,9 +53,138 @@ class Entries:
             np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, np.int64)
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[Entries], offsets: Sequence[int]) -> Entries:
+        """Return all entries in order; the samples of each part are counted from its offset."""
+        samples = [part.samples + np.int32(o) for part, o in zip(parts, offsets, strict=True)]
+        return cls(
+            np.concatenate(samples),
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.coefficients for part in parts]),
+        )
+
+    def first(self, count: int) -> Entries:
+        """Return copies of the first `count` entries."""
+        return Entries(*(array[:count].copy() for array in self.arrays()))
+
+    def grown(self, count: int, capacity: int) -> Entries:
+        """Return room for `capacity` entries that begins with the first `count` of these."""
+        room = Entries.empty(capacity)
+        for target, source in zip(room.arrays(), self.arrays(), strict=True):
+            target[:count] = source[:count]
+        return room
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the three arrays as the kernels take them."""
         return self.samples, self.boxes, self.coefficients
+
+
+class Judgement:
+    """What a block of samples is known to be, stage by stage; boxes may come in parts.
+
+    Parameters
+    ----------
+    labels
+        (rows,) int32 class indices.
+    inputs
+        Options and tables of the run.
+    """
+
+    def __init__(self, labels: np.ndarray, inputs: StepInputs) -> None:
+        rows = len(labels)
+        self.labels, self.inputs = labels, inputs
+        self.minima = np.full((rows, len(inputs.offsets) - 1), UNREACHABLE, np.int32)
+        self.own, self.sign = np.empty(rows, np.int32), np.empty(rows)
+        self.nearest = np.empty((rows, 2), np.int32)
+        self.masses = np.zeros((rows, 4), np.int64)
+        self.value, self.margin, self.slope = np.empty(rows), np.empty(rows), np.empty(rows)
+
+    def see_minima(self, distance: np.ndarray, offsets: np.ndarray) -> None:
+        """Take in the nearest distances to some boxes."""
+        cpu_training.class_minima(distance, len(self.labels), offsets, self.minima)
+
+    def choose_sides(self) -> None:
+        """Decide on the own side and the rivals, once all minima are in."""
+        kind = self.inputs.objective.kind
+        cpu_training.choose_sides(self.minima, self.labels, kind, self.own, self.sign, self.nearest)
+
+    def see_masses(self, distance: np.ndarray, offsets: np.ndarray) -> None:
+        """Take in the soft-min weights of some boxes."""
+        table, cutoff = self.inputs.softmin.table, self.inputs.softmin.cutoff
+        cpu_training.soft_masses(
+            distance, self.own, offsets, self.nearest, table, cutoff, self.masses
+        )
+
+    def judge(self) -> None:
+        """Evaluate the objective, once all masses are in."""
+        cpu_training.judge_samples(
+            self.sign, self.nearest, self.masses, tuple(self.inputs.softmin),
+            tuple(self.inputs.objective), self.value, self.margin, self.slope,
+        )  # fmt: skip
+
+    def emit(
+        self, distance: np.ndarray, offsets: np.ndarray, first: int, room: Entries, count: int
+    ) -> int:
+        """Append the entries of some boxes to `room` from `count` on; return the new count."""
+        after = cpu_training.emit_entries(
+            distance, first, self.own, offsets, self.nearest, self.masses, self.slope,
+            tuple(self.inputs.softmin), FIXED_POINT, room.arrays(), count,
+        )  # fmt: skip
+        return int(after)
+
+
+def forward(
+    backend: CpuBackend, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: StepInputs
+) -> tuple[Entries, np.ndarray, np.ndarray]:
+    """Return what a batch says of the boxes; changes nothing.
+
+    Parameters
+    ----------
+    backend
+        Where to compute.
+    table
+        The boxes.
+    x
+        Padded uint8 codes of the batch (`CpuBackend.samples`).
+    labels
+        (batch,) int32 class indices.
+    inputs
+        Options and tables of the run.
+
+    Returns
+    -------
+    entries : Entries
+        In the order of the samples.
+    objective, margin : (batch,) float64
+        Of every sample.
+    """
+    options = inputs.options
+    values, margins = np.empty(len(labels)), np.empty(len(labels))
+    boxes = backend.operands(table, options.relaxation)
+
+    def work(first: int, last: int) -> Entries:
+        room, count = Entries.empty(_ROOM * (last - first)), 0
+        for block in range(first, last, _BLOCK_SAMPLES):
+            stop = min(last, block + _BLOCK_SAMPLES)
+            distance = backend.distances(
+                x, block, stop, boxes, (0, table.n_boxes), options.forward_width,
+                options.relaxation,
+            )  # fmt: skip
+            found = Judgement(labels[block:stop], inputs)
+            found.see_minima(distance, inputs.offsets)
+            found.choose_sides()
+            found.see_masses(distance, inputs.offsets)
+            found.judge()
+            values[block:stop], margins[block:stop] = found.value, found.margin
+            after = found.emit(distance, inputs.offsets, block, room, count)
+            if after > len(room.boxes):
+                room = room.grown(count, 2 * after)
+                after = found.emit(distance, inputs.offsets, block, room, count)
+            count = after
+        return room.first(count)
+
+    parts = backend.parallel(len(labels), _BLOCK_SAMPLES, work)
+    return Entries.join(parts, [0] * len(parts)), values, margins
 
 
 class CpuStepper:
@@ -82,7 +215,6 @@ class CpuStepper:
         self._moments = [
             (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(n_moments)
         ]
-        self._entries_per_sample = 64  # room to begin with; grows with what is found
 
     def _codes(self) -> Pair:
         return self.table.lower, self.table.upper
@@ -122,35 +254,7 @@ class CpuStepper:
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:
         """Return the entries of a batch, and each sample's objective and soft margin."""
-        options = self.inputs.options
-        values, margins = np.empty(len(labels)), np.empty(len(labels))
-        boxes = self.backend.operands(self.table, options.relaxation)
-
-        def work(first: int, last: int) -> Entries:
-            capacity = self._entries_per_sample * (last - first)
-            while True:
-                found, count = Entries.empty(capacity), 0
-                for block in range(first, last, _BLOCK_SAMPLES):
-                    stop = min(last, block + _BLOCK_SAMPLES)
-                    distance = self.backend.distances(
-                        x, block, stop, boxes, (0, self.table.n_boxes),
-                        options.forward_width, options.relaxation,
-                    )  # fmt: skip
-                    count = cpu_training.softmin_entries(
-                        distance, block, stop - block, labels, self.inputs.offsets,
-                        tuple(self.inputs.softmin), tuple(self.inputs.objective), FIXED_POINT,
-                        found.arrays(), count, values, margins,
-                    )  # fmt: skip
-                if count <= capacity:
-                    return Entries(*(array[:count] for array in found.arrays()))
-                capacity = count
-                self._entries_per_sample = 1 + count // (last - first)
-
-        parts = self.backend.parallel(len(labels), _BLOCK_SAMPLES, work)
-        joined = [
-            np.concatenate(arrays) for arrays in zip(*(p.arrays() for p in parts), strict=True)
-        ]
-        return Entries(*joined), values, margins
+        return forward(self.backend, self.table, x, labels, self.inputs)
 
     def gradient(
         self,

@@ -86,8 +86,8 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> tuple
         if len(short):
             c = short[0]
             raise OptionError(
-                f"class {c} has {counts[c]} training samples, fewer than its {share[c]} boxes; "
-                f"lower --boxes to at most {int(counts.min()) * n_classes}"
+                f"class number {c} has {counts[c]} training samples, fewer than its {share[c]} "
+                f"boxes; lower --boxes to at most {int(counts.min()) * n_classes}"
             )
         rows = [
             rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
@@ -176,26 +176,33 @@ class Training:
         offsets = np.searchsorted(self.labels, np.arange(n_classes + 1))
         self.inputs = StepInputs(options, offsets, softmin(options, reach), objective(options))
         self.stepper = backend.stepper(masters, self.inputs)
+        margins = self._initial_margins()
+        self._start_margin = float(margins.mean())
         if options.beta == 0 and options.objective != "target":
-            self._choose_beta()
+            self._choose_beta(margins)
         self.epoch = 0
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
         self.best: Pair = self.codes()
-        self._best_score = self._validate()[-1]
+        self.start = EpochRecord(0, 0.0, np.nan, self._start_margin, *self._validate())
+        self._best_score = self.start.score
 
     def codes(self) -> Pair:
         """Return copies of the deployed bounds, (M, n) uint8."""
         lower, upper = self.stepper.table.bounds()
         return lower.copy(), upper.copy()
 
-    def _choose_beta(self) -> None:
-        """Clip where few of the initial boxes' margins are: what the data can reach."""
+    def _initial_margins(self) -> np.ndarray:
+        """Return the soft margins of some training samples before the first step."""
         rng = np.random.default_rng([self.options.seed, 4])
         count = min(_BETA_SAMPLES, self.n_rows)
         rows = np.sort(rng.choice(self.n_rows, count, replace=False))
         samples = self.backend.samples(self._feed.take(rows))
         _, _, margins = self.stepper.entries(samples, self._feed.labels[rows])
+        return margins
+
+    def _choose_beta(self, margins: np.ndarray) -> None:
+        """Clip where few of the initial boxes' margins are: what the data can reach."""
         beta = max(1.0, _BETA_FACTOR * float(np.quantile(margins, _BETA_QUANTILE)))
         self.options = replace(self.options, beta=beta)
         self.inputs = replace(self.inputs, options=self.options, objective=objective(self.options))
@@ -273,13 +280,18 @@ class Training:
         return accuracy, certificates.median_certified_radius(*outcome), mean, score
 
     def _judge(self, record: EpochRecord) -> None:
-        collapsed = record.score < COLLAPSE * self._best_score
-        if not np.isfinite(record.margin) or collapsed:
-            what = "the margin is not finite" if not collapsed else "the validation score collapsed"
+        problem = ""
+        if not np.isfinite(record.margin):
+            problem = "the margin is not finite"
+        elif record.score < COLLAPSE * self._best_score:
+            problem = f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
+        elif self._start_margin > 0 and record.margin < COLLAPSE * self._start_margin:
+            problem = f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
+        if problem:
+            kept = f"epoch {record.epoch - 1} is kept" if record.epoch > 1 else "nothing is kept"
             raise DivergenceError(
-                f"training diverged in epoch {record.epoch}: {what} ({record.score:.3g} after "
-                f"{self._best_score:.3g}); lower --lr (now {self.options.lr:g}); the boxes of "
-                f"epoch {self.best_epoch} are kept"
+                f"training diverged in epoch {record.epoch}: {problem}; {kept}; lower --lr "
+                f"(now {self.options.lr:g}) and start again with --overwrite"
             )
         if not record.score <= self._best_score:  # also where nothing is held out
             self.best, self.best_epoch = self.codes(), record.epoch

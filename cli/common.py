@@ -7,6 +7,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,31 @@ def run_options(command: Command) -> Command:
     return command
 
 
+def cluster_options(command: Command) -> Command:
+    """Add the options that choose a Dask cluster; they come as one `cluster` mapping."""
+    path = click.Path(exists=True, dir_okay=False)
+    for option in (
+        click.option("--performance-report", type=click.Path(), help="Dask's report, as HTML."),
+        click.option("--tls-key", type=path, help="Key of --tls-cert."),
+        click.option("--tls-cert", type=path, help="Certificate of this client and its workers."),
+        click.option("--tls-ca-file", type=path, help="Authority; refuses plain connections."),
+        click.option("--scheduler-file", type=path, help="File of a running scheduler."),
+        click.option("--scheduler", help="Address of a running Dask scheduler, or its file."),
+        click.option("--threads-per-worker", type=int, help="Threads of each local worker."),
+        click.option("--workers", type=int, help="Start this many local worker processes."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_cluster(options: dict[str, Any]) -> Any:
+    """Take the values of `cluster_options` out of a command's arguments."""
+    from boxnn_numba.pipelines.cluster import ClusterOptions
+
+    names = [item.name for item in fields(ClusterOptions)]
+    return ClusterOptions(**{name: options.pop(name) for name in names})
+
+
 def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Make the values of a TOML file the defaults of a command.
 
@@ -60,7 +86,13 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | No
         raise click.BadParameter(f"{value} is not valid TOML: {error}") from None
     known = {item.name: item for item in ctx.command.params}
     flat = {key: item for key, item in content.items() if not isinstance(item, dict)}
-    flat |= content.get(ctx.info_name or "", {})
+    tables = {key: item for key, item in content.items() if isinstance(item, dict)}
+    from boxnn_numba.cli.main import COMMANDS
+
+    for key in tables:
+        if key not in COMMANDS:
+            raise click.BadParameter(f"{value} has a table for unknown command {key!r}")
+    flat |= tables.get(ctx.info_name or "", {})
     defaults = {}
     for key, item in flat.items():
         name = key.replace("-", "_")
@@ -68,6 +100,9 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | No
         if name not in known:
             options = ", ".join(sorted(known))
             raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
+        integer = known[name].type.name == "integer" and not isinstance(item, str)
+        if isinstance(item, (list, dict)) or (integer and not isinstance(item, int)):
+            raise click.BadParameter(f"{value} sets {key} to {item!r}, which it cannot be")
         defaults[name] = item
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 

@@ -52,14 +52,19 @@ class CertificateWriter:
         full = {"format": FORMAT, "version": VERSION, **attributes}
         self._group = zarr.open_group(str(path), mode="a")
         before = self._group.attrs.asdict()
-        if before and before != zarr_format.with_digest({**full, "seconds": None}):
+        expected = zarr_format.with_digest({**full, "seconds": None})
+        kept = {key: item for key, item in before.items() if key not in ("digest", "digests")}
+        kept = {**kept, "seconds": None}
+        if before and kept != {key: item for key, item in expected.items() if key != "digest"}:
             raise CertificateFileError(
                 f"{path} holds an unfinished run of another model, data set or version; "
                 "pass --overwrite to start again"
             )
         self._attributes = full
         n_chunks = -(-n_rows // chunk_rows)
-        if "finished" not in self._group:
+        # The attributes are written last, so a group without them was killed while it was made.
+        if not before:
+            self._group = zarr.create_group(str(path), overwrite=True)
             for name in _ARRAYS:
                 tail = (n_classes,) if name == "class_distance" else ()
                 zarr_format.create_array(
@@ -67,7 +72,7 @@ class CertificateWriter:
                 )
             zarr_format.create_array(self._group, "finished", (n_chunks,), np.uint8, (1,))
             zarr_format.write_attributes(self._group, {**full, "seconds": None})
-        self._chunk_rows = chunk_rows
+        self._path, self._chunk_rows = path, chunk_rows
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the chunks that still have to be written."""
@@ -87,12 +92,8 @@ class CertificateWriter:
         class_distance: np.ndarray,
     ) -> None:
         """Write one whole chunk, then record it as finished."""
-        start = chunk * self._chunk_rows
-        rows = slice(start, start + len(prediction))
         values = (prediction, radius, label, class_distance)
-        for name, value in zip(_ARRAYS, values, strict=True):
-            self._group[name][rows] = value  # type: ignore[index]
-        self._group["finished"][chunk] = 1  # type: ignore[index]
+        write_chunk(self._path, chunk, self._chunk_rows, *values)
 
     def finish(self, seconds: float) -> None:
         """Seal the file: digests of all arrays and the seconds it took."""
@@ -100,6 +101,28 @@ class CertificateWriter:
         zarr_format.write_attributes(
             self._group, {**self._attributes, "seconds": seconds, "digests": digests}
         )
+
+
+def write_chunk(
+    path: str | Path,
+    chunk: int,
+    chunk_rows: int,
+    prediction: np.ndarray,
+    radius: np.ndarray,
+    label: np.ndarray,
+    class_distance: np.ndarray,
+) -> None:
+    """Write one whole chunk of a file that a `CertificateWriter` made, then record it as finished.
+
+    Chunks are files of their own, so any number of processes may write different ones, and one
+    that is written twice by the same computation stays the same.
+    """
+    group = zarr.open_group(str(path), mode="r+")
+    rows = slice(chunk * chunk_rows, chunk * chunk_rows + len(prediction))
+    values = (prediction, radius, label, class_distance)
+    for name, value in zip(_ARRAYS, values, strict=True):
+        group[name][rows] = value  # type: ignore[index]
+    group["finished"][chunk] = 1  # type: ignore[index]
 
 
 class CertificateFile:

@@ -1,16 +1,18 @@
-"""Suite `kernel`: distances per second, against what this machine can do with bytes in registers."""
+"""Suite `kernel`: distances per second, against the byte arithmetic of this machine."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
+from numba.extending import register_jitable
 
 from boxnn_numba.backend import CpuBackend, get_backend
-from boxnn_numba.options import TrainingOptions
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.kernels import simd
 from boxnn_numba.pipelines.bench_method import (
     Record,
     Samples,
@@ -19,15 +21,15 @@ from boxnn_numba.pipelines.bench_method import (
     random_boxes,
     random_codes,
     record,
+    sample_boxes,
 )
-from boxnn_numba.training import initial_boxes
 
 WIDTHS = (1, 128, 255)
 #: Features compared in one run (about 0.1 s on one core), and rows that one thread takes at once.
 _WORK, _BLOCK_ROWS = 4e9, 64
 _CLASSES = 10
 #: Vectors of samples that the limit loop goes through: 4 rows, well inside the first-level cache.
-_LIMIT_VECTORS = 16
+_LIMIT_VECTORS, _LIMIT_PASSES = 16, 100_000
 
 
 def kernel_suite(settings: Settings) -> list[Record]:
@@ -48,15 +50,16 @@ def kernel_suite(settings: Settings) -> list[Record]:
         rows = max(_BLOCK_ROWS * settings.threads, int(_WORK / (n * m)) // 64 * 64)
         if settings.quick:
             rows = max(_BLOCK_ROWS * settings.threads, rows // 4)
-        x, boxes = random_codes(rng, rows, n), random_boxes(rng, m, n)
-        labels = np.sort(np.arange(m, dtype=np.int32) % _CLASSES)
+        x, (lower, upper) = random_codes(rng, rows, n), random_boxes(rng, m, n)
+        # Laid out once: the layout is the same for every width.
+        boxes = Boxes(lower, upper, np.sort(np.arange(m) % _CLASSES))
         for width in WIDTHS:
             case = f"W={width} n={n} M={m}"
-            found += _codes_case(settings, case, x, (*boxes, labels), width)
+            found += _codes_case(settings, case, x, boxes, width)
             settings.advance(f"kernel {case}")
     samples, boxes = real_problem(settings.samples, 2500)
+    n, m = boxes.n_features, len(boxes)
     for width in WIDTHS:
-        n, m = boxes[0].shape[::-1]
         case = f"W={width} n={n} M={m} {settings.samples.name}"
         found += _codes_case(settings, case, samples, boxes, width)
     for dtype in (np.float32, np.float64):
@@ -65,47 +68,28 @@ def kernel_suite(settings: Settings) -> list[Record]:
     return found
 
 
-def real_problem(
-    samples: Samples, boxes: int
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return test samples, and the boxes (lower, upper, labels) that training starts from."""
-    x, y = samples.train
-    fewest = int(np.bincount(y, minlength=samples.n_classes).min()) * samples.n_classes
-    options = TrainingOptions(boxes=min(boxes, fewest))
-    masters, labels = initial_boxes(x, y, samples.n_classes, options)
-    lower, upper = (np.rint(np.clip(side, 0, 255)).astype(np.uint8) for side in masters)
-    return samples.test[0][:2000], (lower, upper, labels)
+def real_problem(samples: Samples, boxes: int) -> tuple[np.ndarray, Boxes]:
+    """Return test samples, and boxes like those that training starts from."""
+    lower, upper, labels = sample_boxes(samples, boxes)
+    return samples.test[0][:2000], Boxes(lower, upper, labels, n_classes=samples.n_classes)
 
 
 def class_distance_call(
-    backend: CpuBackend,
-    x: np.ndarray,
-    boxes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    width: int,
-    n_classes: int = _CLASSES,
+    backend: CpuBackend, x: np.ndarray, boxes: Boxes, width: int | None = None
 ) -> Callable[[], None]:
-    """Return a call of the class-distance kernel on samples and boxes that are laid out before."""
-    lower, upper, labels = boxes
-    rows, table = backend.samples(x), backend.boxes(lower, upper)
-    out = np.full((len(x), n_classes), np.iinfo(np.int32).max, np.int32)
-    return functools.partial(backend.class_distance, rows, len(x), table, labels, width, out)
+    """Return a call of the class-distance kernel on boxes that were laid out before."""
+    layout, out = boxes.layout, np.empty((len(x), boxes.n_classes), np.int32)
+    return functools.partial(backend.class_distance, x, layout, width or boxes.width, out)
 
 
 def _codes_case(
-    settings: Settings,
-    case: str,
-    x: np.ndarray,
-    boxes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    width: int,
+    settings: Settings, case: str, x: np.ndarray, boxes: Boxes, width: int
 ) -> list[Record]:
-    m, n = boxes[0].shape
-    classes = int(boxes[2].max()) + 1
+    m, n = len(boxes), boxes.n_features
     # One core needs fewer rows for the same time.
     first = x[: max(_BLOCK_ROWS, len(x) // settings.threads)]
-    work = {"one": class_distance_call(get_backend("cpu", 1), first, boxes, width, classes)}
-    work["all"] = class_distance_call(
-        get_backend("cpu", settings.threads), x, boxes, width, classes
-    )
+    work = {"one": class_distance_call(get_backend("cpu", 1), first, boxes, width)}
+    work["all"] = class_distance_call(get_backend("cpu", settings.threads), x, boxes, width)
     limits = {name: limit_call(width, t) for name, t in (("one", 1), ("all", settings.threads))}
     work |= {f"limit {name}": call for name, (call, _) in limits.items() if call is not None}
     heavy = len(first) * m * n > 3 * _WORK
@@ -143,6 +127,8 @@ def _float_case(settings: Settings, rng: np.random.Generator, dtype: Any) -> lis
 
 
 # --- the machine's own limit --------------------------------------------------------------
+# The regimes of `boxnn_numba.kernels.cpu` on two boxes (lower, bound) that stay in registers; the
+# bound is the upper side, or upper - lower where features are only counted.
 
 
 def limit_call(width: int, threads: int) -> tuple[Callable[[], Any] | None, float]:
@@ -160,85 +146,86 @@ def limit_call(width: int, threads: int) -> tuple[Callable[[], Any] | None, floa
     call, features
         The call and the number of features it compares; None where there are no vectors.
     """
-    from boxnn_numba.kernels import simd
-
     if simd.TARGET == "plain":
         return None, 0.0
     rng = np.random.default_rng(1)
     x = random_codes(rng, 4, _LIMIT_VECTORS * simd.LANES)
     lower, upper = random_boxes(rng, 2, simd.LANES)
-    kernel, passes = _limit_kernel(width), 40_000
+    bound = upper - lower if width == 1 else upper
+    kernel, passes = limit_kernel(width), _LIMIT_PASSES
+
+    def work(first: int, last: int) -> None:
+        kernel(x, lower, bound, width, passes, np.empty((2, 4), np.int32))
+
+    backend = get_backend("cpu", threads)
     features = threads * passes * 8 * x.shape[1]
-    if threads == 1:
-        return functools.partial(kernel, x, lower, upper, width, passes), features
-    pool = ThreadPoolExecutor(threads)
+    return lambda: backend.parallel(threads, 1, work), features
 
-    def call() -> list[int]:
-        futures = [pool.submit(kernel, x, lower, upper, width, passes) for _ in range(threads)]
-        return [future.result() for future in futures]
 
-    return call, features
+@register_jitable
+def _count(sums, x, lower, bound, cap):  # type: ignore[no-untyped-def]
+    return sums + simd.count_outside(x, lower, bound)
+
+
+@register_jitable
+def _capped(sums, x, lower, bound, cap):  # type: ignore[no-untyped-def]
+    return simd.add_bytes(sums, simd.minimum(simd.excess(x, lower, bound), cap))
+
+
+@register_jitable
+def _uncapped(sums, x, lower, bound, cap):  # type: ignore[no-untyped-def]
+    return simd.add_bytes(sums, simd.excess(x, lower, bound))
+
+
+@register_jitable
+def _no_count():  # type: ignore[no-untyped-def]
+    return 0
+
+
+@register_jitable
+def _no_sums():  # type: ignore[no-untyped-def]
+    return simd.no_sums()
+
+
+@register_jitable
+def _counts(c0, c1, c2, c3):  # type: ignore[no-untyped-def]
+    return simd.counts(c0, c1, c2, c3)
+
+
+@register_jitable
+def _totals(s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    return simd.totals(s0, s1, s2, s3)
 
 
 @functools.cache
-def _limit_kernel(width: int) -> Callable[..., int]:
-    """Compile the loop of a regime: a tile of 4 samples x 2 boxes, the boxes in registers.
+def limit_kernel(width: int) -> Callable[..., None]:
+    """Compile the loop of a regime: tiles of 4 samples x 2 boxes, the boxes in registers.
 
-    The samples come from the first-level cache, so that no operation can be moved
-    out of the loop; loads go to other ports than the arithmetic.
+    Samples are loaded from the first-level cache, so that no operation can move out of the loop;
+    loads take other ports than the arithmetic.
     """
-    import numba
-
-    begin, add, end = _regime(width)
-    lanes = _lanes()
+    begin, end = (_no_count, _counts) if width == 1 else (_no_sums, _totals)
+    add = {1: _count, 255: _uncapped}.get(width, _capped)
 
     @numba.njit(nogil=True, error_model="numpy")
-    def limit(x, lower, upper, width, passes):  # type: ignore[no-untyped-def]
-        low0, low1, high0, high1, cap = _box_vectors(lower, upper, width)
+    def limit(x, lower, bound, width, passes, out):  # type: ignore[no-untyped-def]
+        low0, low1 = simd.load(lower, 0, 0), simd.load(lower, 1, 0)
+        high0, high1 = simd.load(bound, 0, 0), simd.load(bound, 1, 0)
+        cap = simd.splat(np.uint8(width))
         s00, s01, s10, s11 = begin(), begin(), begin(), begin()
         s20, s21, s30, s31 = begin(), begin(), begin(), begin()
         for _ in range(passes):
-            for k in range(0, x.shape[1], lanes):
-                codes = _load(x, 0, k)
+            for k in range(0, x.shape[1], simd.LANES):
+                codes = simd.load(x, 0, k)
                 s00, s01 = add(s00, codes, low0, high0, cap), add(s01, codes, low1, high1, cap)
-                codes = _load(x, 1, k)
+                codes = simd.load(x, 1, k)
                 s10, s11 = add(s10, codes, low0, high0, cap), add(s11, codes, low1, high1, cap)
-                codes = _load(x, 2, k)
+                codes = simd.load(x, 2, k)
                 s20, s21 = add(s20, codes, low0, high0, cap), add(s21, codes, low1, high1, cap)
-                codes = _load(x, 3, k)
+                codes = simd.load(x, 3, k)
                 s30, s31 = add(s30, codes, low0, high0, cap), add(s31, codes, low1, high1, cap)
-        total = end(s00) + end(s01) + end(s10) + end(s11)
-        return total + end(s20) + end(s21) + end(s30) + end(s31)
+        # Stored, so that nothing of it can be left out.
+        simd.store_quad(out, 0, 0, end(s00, s10, s20, s30))
+        simd.store_quad(out, 1, 0, end(s01, s11, s21, s31))
 
-    _load, _box_vectors = _loads()
-    return limit  # type: ignore[no-any-return]
-
-
-def _lanes() -> int:
-    from boxnn_numba.kernels import simd
-
-    return simd.LANES
-
-
-def _loads() -> tuple[Any, Any]:
-    from numba.extending import register_jitable
-
-    from boxnn_numba.kernels import simd
-
-    @register_jitable
-    def box_vectors(lower, upper, width):  # type: ignore[no-untyped-def]
-        return (
-            simd.load(lower, 0, 0), simd.load(lower, 1, 0),
-            simd.load(upper, 0, 0), simd.load(upper, 1, 0), simd.splat(np.uint8(width)),
-        )  # fmt: skip
-
-    return simd.load, box_vectors
-
-
-def _regime(width: int) -> tuple[Any, Any, Any]:
-    from boxnn_numba.kernels import cpu
-
-    if width == 1:
-        return cpu._count_begin, cpu._count_add, cpu._count_end
-    add = cpu._uncapped_add if width == 255 else cpu._capped_add
-    return cpu._sum_begin, add, cpu._sum_end
+    return limit

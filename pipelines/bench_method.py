@@ -119,6 +119,22 @@ def random_boxes(
     return centres - np.minimum(centres, half), centres + np.minimum(~centres, half)
 
 
+def sample_boxes(samples: Samples, boxes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes around training samples, evenly over the classes and sorted by them.
+
+    Returns
+    -------
+    lower, upper, labels
+        (boxes, n) uint8 twice, and (boxes,) int32. Where a class has too few samples, they repeat.
+    """
+    x, y = samples.train
+    labels = np.sort(np.arange(boxes, dtype=np.int32) % samples.n_classes)
+    rows = [np.resize(np.flatnonzero(y == c), (labels == c).sum()) for c in np.unique(labels)]
+    centres = x[np.concatenate(rows)]
+    half = np.uint8(HALF_SIDE)
+    return centres - np.minimum(centres, half), centres + np.minimum(~centres, half), labels
+
+
 # --- time ---------------------------------------------------------------------------------
 
 
@@ -134,7 +150,7 @@ def alternate(
     rounds
         Rounds; every second one goes through the candidates backwards.
     at_least
-        Seconds below which a candidate is called several times in a run.
+        Seconds below which a candidate is called several times in a run; 0 for once.
 
     Returns
     -------
@@ -144,7 +160,7 @@ def alternate(
     calls = {}
     for name, call in work.items():
         call()
-        once = _seconds(call, 1)
+        once = _seconds(call, 1) if at_least > 0 else 1.0
         calls[name] = max(1, min(1000, round(at_least / max(once, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(rounds):
@@ -184,13 +200,17 @@ def record(case: str, name: str, unit: str, values: Any, note: str = "", **more:
         "case": case,
         "name": name,
         "unit": unit,
-        "median": float(median),
-        "q1": float(low),
-        "q3": float(high),
+        "median": _rounded(median),
+        "q1": _rounded(low),
+        "q3": _rounded(high),
         "runs": len(numbers),
         "note": note,
         **more,
     }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def absent(case: str, name: str, note: str) -> Record:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import functools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba import certificates, validation
-from boxnn_numba.backend import get_backend, limit_threads
-from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate
+from boxnn_numba.backend import get_backend
+from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate, write_chunk
 from boxnn_numba.data.store import Dataset, open_dataset
-from boxnn_numba.errors import DataError, InputError, InterruptedRunError
+from boxnn_numba.errors import DataError, InputError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.staging import staged_output
+from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions, connect, keep_on_interrupt
+from boxnn_numba.staging import partial_path, staged_output, write_failure
 
 #: Rows of a user's array that are predicted at a time.
 _PREDICT_ROWS = 4096
@@ -33,6 +36,7 @@ def certify(
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    cluster: ClusterOptions = IN_PROCESS,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Certify every sample of a split and write a certificate file.
@@ -49,8 +53,11 @@ def certify(
         Replace what is at `out`; continue a run that was stopped.
     device, threads
         As for `get_backend`.
+    cluster
+        Where chunks are certified; in this process by default. Every worker must see the three
+        paths.
     progress
-        Optional object with ``start(total, unit)`` and ``advance(n)``.
+        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
 
     Returns
     -------
@@ -63,7 +70,7 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
-    backend = get_backend(device, threads)
+    get_backend(device, threads)
     classifier, dataset = load_model(model), open_dataset(data)
     validation.choice("split", split, dataset.splits)
     _check_match(classifier, model, dataset, data)
@@ -71,32 +78,31 @@ def certify(
     if n == 0:
         raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
     chunks = dataset.chunks(split)
-    position = _class_positions(classifier, dataset)
+    job = CertifyJob(
+        model=str(Path(model).absolute()),
+        model_digest=model_digest(classifier),
+        data=str(Path(data).absolute()),
+        data_digest=dataset.digest,
+        split=split,
+        out=str(partial_path(Path(out)).absolute()),
+        chunk_rows=chunks[0].stop - chunks[0].start,
+    )
     with staged_output(out, overwrite=overwrite, resume=resume, resumable=True) as partial:
         attributes = _attributes(classifier, model, dataset, data, split)
-        chunk_rows = chunks[0].stop - chunks[0].start
-        writer = CertificateWriter(partial, attributes, n, len(classifier.classes), chunk_rows)
+        writer = CertificateWriter(partial, attributes, n, len(classifier.classes), job.chunk_rows)
         todo = writer.unfinished()
         if progress is not None:
             progress.start(n, "samples")
             progress.advance(n - sum(chunks[i].stop - chunks[i].start for i in todo))
-        try:
-            for index in todo:
-                x, y = dataset.read_chunk(split, index)
-                with limit_threads(backend.threads):
-                    distance = classifier.class_distance(x)
-                prediction, radius = certificates.certified_radius(
-                    distance, classifier.boxes.width, classifier.group_size
-                )
-                writer.write(index, prediction, radius, position[y], distance)
+        with (
+            keep_on_interrupt(lambda: len(chunks) - len(writer.unfinished()), len(chunks), partial),
+            connect(cluster, threads, check=(job.model, job.data, job.out)) as executor,
+        ):
+            if progress is not None and executor.dashboard:
+                progress.note(f"dashboard: {executor.dashboard}")
+            for index, _ in executor.map(certify_chunk, todo, job):
                 if progress is not None:
-                    progress.advance(len(y))
-        except KeyboardInterrupt:
-            left = len(writer.unfinished())
-            raise InterruptedRunError(
-                f"interrupted; {len(chunks) - left} of {len(chunks)} chunks are kept in {partial}, "
-                "continue with --resume"
-            ) from None
+                    progress.advance(chunks[index].stop - chunks[index].start)
         writer.finish(time.perf_counter() - began)
     result = evaluate(out, [0])
     return {
@@ -107,6 +113,55 @@ def certify(
         "median_certified_radius": result["median_certified_radius"],
         "seconds": time.perf_counter() - began,
     }
+
+
+@dataclass(frozen=True)
+class CertifyJob:
+    """What a task needs to certify a chunk: paths and the digests they must have."""
+
+    model: str
+    model_digest: str
+    data: str
+    data_digest: str
+    split: str
+    out: str
+    chunk_rows: int
+
+
+# A worker reads the model and the attributes of the data once, not with every task; the digests
+# in the key make sure that it is still what the client saw.
+@functools.lru_cache(maxsize=2)
+def _open_inputs(
+    model: str, model_digest_: str, data: str, data_digest: str
+) -> tuple[BoxNN, Dataset]:
+    classifier, dataset = load_model(model), open_dataset(data)
+    if model_digest(classifier) != model_digest_ or dataset.digest != data_digest:
+        raise DataError(f"{model} or {data} changed while it was certified; start again")
+    return classifier, dataset
+
+
+def certify_chunk(index: int, job: CertifyJob) -> int:
+    """Certify one chunk, write it whole to the result, and return its number of rows.
+
+    Runs on whatever the executor uses. Running it twice writes the same bytes.
+
+    Raises
+    ------
+    BoxNNError
+        Names the chunk: its data are damaged, or its result cannot be written.
+    """
+    classifier, dataset = _open_inputs(job.model, job.model_digest, job.data, job.data_digest)
+    x, y = dataset.read_chunk(job.split, index)
+    distance = classifier.class_distance(x)
+    prediction, radius = certificates.certified_radius(
+        distance, classifier.boxes.width, classifier.group_size
+    )
+    position = _class_positions(classifier, dataset)
+    try:
+        write_chunk(job.out, index, job.chunk_rows, prediction, radius, position[y], distance)
+    except OSError as error:
+        raise write_failure(error, Path(f"chunk {index} of {job.out}")) from error
+    return len(y)
 
 
 def _check_match(classifier: BoxNN, model: str | Path, dataset: Dataset, data: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset
-from boxnn_numba.errors import DataError, InterruptedRunError, OptionError
+from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.model import trained_model
 from boxnn_numba.model_file import load_checkpoint, save_checkpoint, write_model
 from boxnn_numba.options import TrainingOptions
+from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions, connect, keep_on_interrupt
+from boxnn_numba.pipelines.cluster_training import ClusterBackend, training_backend
 from boxnn_numba.pipelines.feed import dataset_feed
 from boxnn_numba.staging import staged_output
 from boxnn_numba.training import Training
@@ -31,6 +34,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    cluster: ClusterOptions = IN_PROCESS,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Train on the training split of a dataset and write the model.
@@ -47,6 +51,9 @@ def train(
         Replace what is at `out`; continue a run that was stopped, to the same bits.
     device, threads
         As for `get_backend`.
+    cluster
+        Where samples are looked at; in this process by default. The model is the same, bit for
+        bit.
     progress
         Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
 
@@ -61,7 +68,7 @@ def train(
         Bad data or options, a diverged run, or an output that cannot be written.
     """
     began = time.perf_counter()
-    backend = get_backend(device, threads)
+    get_backend(device, threads)
     dataset = open_dataset(data)
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
@@ -74,8 +81,12 @@ def train(
         out, overwrite=overwrite, resume=resume, resumable=True, result=name
     ) as partial:
         feed, grid = dataset_feed(dataset, options)
-        run = Training(options, feed, len(dataset.classes), backend)
-        _run_epochs(run, partial, _fingerprint(dataset, options), progress)
+        with connect(cluster, threads) as executor:
+            if progress is not None and executor.dashboard:
+                progress.note(f"dashboard: {executor.dashboard}")
+            backend = training_backend(executor, device, threads)
+            run = Training(options, feed, len(dataset.classes), backend)
+            _run_epochs(run, partial, _fingerprint(dataset, options), progress)
         provenance = {
             "preset": preset,
             "dataset": dataset.name,
@@ -83,7 +94,10 @@ def train(
         }
         model = trained_model(run, dataset.classes, grid, dataset.feature_shape, provenance)
         write_model(model, partial / name, single=name == "model.zip")
-    return _summary(run, str(out), preset, time.perf_counter() - began)
+    summary = _summary(run, str(out), preset, time.perf_counter() - began)
+    if isinstance(backend, ClusterBackend):
+        summary["cluster"] = asdict(backend.statistics)
+    return summary
 
 
 def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def _run_epochs(run: Training, folder: Path, fingerprint: dict[str, Any], progre
     if progress is not None:
         progress.start(epochs * run.n_rows, "samples")
         progress.advance(run.epoch * run.n_rows)
-    try:
+    with keep_on_interrupt(lambda: run.epoch, epochs, folder):
         while run.epoch < epochs:
             record = run.run_epoch(progress)
             arrays, state = run.state()
@@ -117,15 +131,10 @@ def _run_epochs(run: Training, folder: Path, fingerprint: dict[str, Any], progre
                     f"median radius {record.median_certified_radius}  "
                     f"mean radius {record.mean_certified_radius:.2f}  (validation)"
                 )
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"interrupted; {run.epoch} of {epochs} epochs are kept in {folder}, "
-            "continue with --resume"
-        ) from None
 
 
 def _summary(run: Training, out: str, preset: str, seconds: float) -> dict[str, Any]:
-    best = next((item for item in run.history if item.epoch == run.best_epoch), run.history[-1])
+    best = next(item for item in [run.start, *run.history] if item.epoch == run.best_epoch)
     return {
         "model": out,
         "preset": preset,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import TRAIN
 
 from boxnn_numba.cli.main import main
 from boxnn_numba.data import sources
@@ -59,3 +60,18 @@ def no_data_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         sources.MIRRORS, "fashion-mnist", sources.Mirror(mirror.url, mirror.sha256, ("system",))
     )
+
+
+@pytest.fixture
+def boxnn(
+    run_boxnn: Callable[..., tuple[int, str, str]], tiny_dataset: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Commands in a directory with `tiny.zarr`."""
+    return run_boxnn
+
+
+@pytest.fixture
+def trained(boxnn: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    """Commands in a directory with `tiny.zarr` and `model.zarr`."""
+    assert boxnn(*TRAIN)[0] == 0
+    return boxnn

@@ -66,6 +66,24 @@ def extreme() -> tuple[np.ndarray, Boxes]:
     return x, Boxes(bounds, bounds, [0, 1, 2])
 
 
+def clustered() -> tuple[np.ndarray, Boxes]:
+    """Return samples near boxes of their class, where most boxes can be left early.
+
+    Most of what tells boxes apart is in some columns; others matter rarely, others never.
+    """
+    rng = np.random.default_rng(12)
+    n_boxes, n_samples, n_features = 333, 301, 290
+    labels = rng.integers(0, 7, n_boxes)
+    centres = rng.integers(0, 256, (n_boxes, n_features))
+    half = np.where(np.arange(n_features) % 2 == 0, rng.integers(0, 40, n_features), 120)
+    lower, upper = np.clip(centres - half, 0, 255), np.clip(centres + half, 0, 255)
+    lower[:, 5::4], upper[:, 5::4] = 0, 255
+    x = centres[rng.integers(0, n_boxes, n_samples)] + rng.integers(
+        -60, 61, (n_samples, n_features)
+    )
+    return np.clip(x, 0, 255).astype(np.uint8), Boxes(lower, upper, labels, n_classes=8)
+
+
 def samples() -> tuple[np.ndarray, np.ndarray]:
     """Return codes of three classes in clusters, 90 samples of 9 features."""
     rng = np.random.default_rng(5)
@@ -80,6 +98,7 @@ def distances(size: str) -> dict[str, np.ndarray]:
     cases = {str(shape): case(shape) for shape in SHAPES[size]}
     if size == "full":
         cases["extreme"] = extreme()
+        cases["clustered"] = clustered()
     for name, (x, boxes) in cases.items():
         for width in WIDTHS if size == "full" else WIDTHS[::2]:
             graded = Boxes(boxes.lower, boxes.upper, boxes.labels, width, boxes.n_classes)

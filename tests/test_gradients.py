@@ -204,7 +204,9 @@ def test_softmin_of_any_temperature(kind: str, tau: float) -> None:
     _, values, _ = stepper.entries(stepper.backend.samples(x), y)
     rows = reference.scaled_distances(x, lower, upper, setting)
     pairs = zip(rows, y, strict=True)
-    expected = [reference.sample_objective(d, LABELS.tolist(), int(c), setting)[0] for d, c in pairs]
+    expected = [
+        reference.sample_objective(d, LABELS.tolist(), int(c), setting)[0] for d, c in pairs
+    ]
     np.testing.assert_allclose(values, expected, rtol=0, atol=2e-7)
 
 

@@ -60,6 +60,40 @@ def test_largest_distances(here: dict[str, np.ndarray], width: int) -> None:
     assert here[f"extreme classes {width}"].tolist() == expected
 
 
+@pytest.mark.parametrize("width", target_check.WIDTHS)
+def test_boxes_that_are_left_early_do_not_matter(here: dict[str, np.ndarray], width: int) -> None:
+    _, boxes = target_check.clustered()
+    pairs, classes = here[f"clustered pairs {width}"], here[f"clustered classes {width}"]
+    for c in range(7):
+        np.testing.assert_array_equal(classes[:, c], pairs[:, boxes.labels == c].min(axis=1))
+    assert (classes[:, 7] == reference.UNREACHABLE).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_class_distances_of_any_columns(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of all kinds in any order, and looking early or late whether to leave."""
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr("boxnn_numba.backend._PROBE_SHARE", rng.choice([0.0, 0.3, 0.94, 1.0]))
+    n_boxes, n_samples = rng.integers(1, 80), rng.integers(1, 40)
+    n_features = int(rng.choice([5, 64, 65, 130, 200, 257]))
+    x = rng.integers(0, 256, (n_samples, n_features), dtype=np.uint8)
+    centres = rng.integers(0, 256, (n_boxes, n_features))
+    half = rng.choice([0, 3, 60, 255], n_features, p=rng.dirichlet([0.4] * 4))
+    boxes = Boxes(
+        np.clip(centres - half, 0, 255),
+        np.clip(centres + half, 0, 255),
+        rng.integers(0, 4, n_boxes),
+        int(rng.choice(target_check.WIDTHS)),
+        4,
+    )
+    near = rng.integers(0, n_boxes, n_samples)
+    close = rng.random(x.shape) < rng.choice([0.0, 0.8, 1.0])
+    x[close] = centres[near][close]
+    pairs = pairwise_distance(x, boxes)
+    expected = reference.class_distances(pairs, boxes.labels.tolist(), 4)
+    np.testing.assert_array_equal(class_distance(x, boxes), expected)
+
+
 @pytest.mark.parametrize("target", simd.TARGETS)
 def test_every_instruction_set_gives_the_same_bits(
     here: dict[str, np.ndarray], target: str, tmp_path: Path
@@ -101,7 +135,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "BOXNN_CACHE_DIR": str(tmp_path / "file" / "cache")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-P", "-W", "error", "-c", code],
         env=environment,
         capture_output=True,
         text=True,
@@ -197,7 +231,13 @@ def test_layout_of_the_input_does_not_matter() -> None:
     expected = class_distance(x, boxes)
     wide = np.zeros((12, 62), np.uint8)
     wide[::2, ::2] = x
-    for same in (np.asfortranarray(x), wide[::2, ::2], x.astype(">i4"), x.astype(float), x.tolist()):
+    for same in (
+        np.asfortranarray(x),
+        wide[::2, ::2],
+        x.astype(">i4"),
+        x.astype(float),
+        x.tolist(),
+    ):
         np.testing.assert_array_equal(class_distance(same, boxes), expected)
 
 

@@ -19,7 +19,7 @@ from boxnn_numba.kernels.compile import kernel
 
 #: Samples and boxes are processed in tiles of this size by the vector form.
 TILE_SAMPLES, TILE_BOXES = 4, 2
-#: Boxes whose codes stay in the first-level cache while a block of samples passes.
+#: Boxes whose codes stay in the cache while a block of samples passes.
 BLOCK_BOXES = 32
 LANES = simd.LANES
 #: Boxes whose sums the lane form keeps together (a compile-time length).

@@ -17,16 +17,49 @@ from numba.extending import register_jitable
 from boxnn_numba.kernels import elementwise
 from boxnn_numba.kernels.compile import kernel
 
+# --- soft-min of a block of samples, in stages -------------------------------------------
+# Each stage takes what is known of all boxes and adds what some boxes (offsets) say, so that
+# boxes may be split as well as samples: minima combine by min, masses by sums of integers.
+
+
+@kernel
+def class_minima(distance, rows, offsets, minima):  # type: ignore[no-untyped-def]
+    """Lower ``minima[i, c]`` to the smallest distance of sample i to a box of class c."""
+    for i in range(rows):
+        row = distance[i]
+        for c in range(len(offsets) - 1):
+            best = minima[i, c]
+            for m in range(offsets[c], offsets[c + 1]):
+                best = min(best, row[m])
+            minima[i, c] = best
+
+
+@kernel
+def choose_sides(minima, labels, kind, own, sign, nearest):  # type: ignore[no-untyped-def]
+    """Write which class is on a sample's own side, and the distance to it and to the rest.
+
+    nearest is (rows, 2): own and rival. Kind 0 is the paper's objective: the own side is the
+    predicted class, and the sign says whether it is right.
+    """
+    for i in range(len(labels)):
+        row = minima[i]
+        side = labels[i]
+        if kind == 0:
+            for c in range(len(row)):
+                # Ties go to the smaller class, as in a prediction.
+                if row[c] < row[side] or (row[c] == row[side] and c < side):
+                    side = c
+        own[i], sign[i] = side, 1.0 if side == labels[i] else -1.0
+        rival = row[0 if side > 0 else 1]
+        for c in range(len(row)):
+            if c != side:
+                rival = min(rival, row[c])
+        nearest[i, 0], nearest[i, 1] = row[side], rival
+
 
 @register_jitable
-def _nearest(row, first, last, best):  # type: ignore[no-untyped-def]
-    for m in range(first, last):
-        best = min(best, row[m])
-    return best
-
-
-@register_jitable
-def _add_weights(row, first, last, nearest, table, cutoff, mass, moment):  # type: ignore[no-untyped-def]
+def _weigh(row, first, last, nearest, table, cutoff):  # type: ignore[no-untyped-def]
+    mass, moment = 0, 0
     for m in range(first, last):
         k = row[m] - nearest
         if k <= cutoff:
@@ -36,11 +69,52 @@ def _add_weights(row, first, last, nearest, table, cutoff, mass, moment):  # typ
     return mass, moment
 
 
+@kernel
+def soft_masses(distance, own, offsets, nearest, table, cutoff, masses):  # type: ignore[no-untyped-def]
+    """Add to masses (rows, 4) int64: mass and moment of the own side, then of the rivals."""
+    for i in range(len(own)):
+        row = distance[i]
+        a, b = offsets[own[i]], offsets[own[i] + 1]
+        mass, moment = _weigh(row, a, b, nearest[i, 0], table, cutoff)
+        masses[i, 0] += mass
+        masses[i, 1] += moment
+        for first, last in ((0, a), (b, offsets[-1])):
+            mass, moment = _weigh(row, first, last, nearest[i, 1], table, cutoff)
+            masses[i, 2] += mass
+            masses[i, 3] += moment
+
+
+@register_jitable
+def _softmin(nearest, mass, moment, unit, one, log_scale):  # type: ignore[no-untyped-def]
+    if log_scale > 0.0:
+        return unit * nearest - log_scale * math.log(mass / one)
+    return unit * (nearest + moment / mass)
+
+
+@kernel
+def judge_samples(  # type: ignore[no-untyped-def]
+    sign, nearest, masses, softmin, objective, value, margin, slope
+):
+    """Write each sample's objective, soft margin, and d objective / d margin."""
+    _, _, _, unit, one, log_scale = softmin
+    kind, bound, sharpness = objective
+    for i in range(len(sign)):
+        own = _softmin(nearest[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
+        rival = _softmin(nearest[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
+        if kind == 2:
+            worth, rise = elementwise.target_objective(rival - own, bound, sharpness)
+        else:
+            worth, rise = elementwise.clip_objective(rival - own, bound, sharpness)
+        value[i], margin[i], slope[i] = sign[i] * worth, rival - own, sign[i] * rise
+
+
 @register_jitable
 def _emit(  # type: ignore[no-untyped-def]
-    row, first, last, nearest, table, cutoff, mass, mean, tau_per_unit, factor, sample, out, count
+    row, first, last, nearest, mass, moment, softmin, factor, sample, out, count
 ):
     samples, boxes, coefficients = out
+    table, cutoff, tau_per_unit, _, _, _ = softmin
+    mean = moment / mass
     for m in range(first, last):
         k = row[m] - nearest
         if k <= cutoff:
@@ -54,83 +128,29 @@ def _emit(  # type: ignore[no-untyped-def]
     return count
 
 
-@register_jitable
-def _softmin(nearest, mass, mean, unit, one, log_scale):  # type: ignore[no-untyped-def]
-    if log_scale > 0.0:
-        return unit * nearest - log_scale * math.log(mass / one)
-    return unit * (nearest + mean)
-
-
 @kernel
-def softmin_entries(  # type: ignore[no-untyped-def]
-    distance,
-    first,
-    rows,
-    labels,
-    offsets,
-    softmin,
-    objective,
-    fixed_point,
-    out,
-    count,
-    value,
-    margin,
+def emit_entries(  # type: ignore[no-untyped-def]
+    distance, first, own, offsets, nearest, masses, slope, softmin, fixed_point, out, count
 ):
     """Append the entries (sample, box, coefficient) of d objective / d distance; return the count.
 
-    distance (rows, >= M) int32 belongs to samples first.. of the batch; `out` is the triple of
-    entry arrays (int32, int32, int64), filled from `count` on. Entries that do not fit
-    are counted but not written. value and margin (batch,) float64 get each sample's objective and
-    soft margin.
+    The samples are numbered from `first`; `out` is the triple of entry arrays (int32, int32,
+    int64), filled from `count` on. Entries that do not fit are counted but not written.
     """
-    table, cutoff, tau_per_unit, unit, one, log_scale = softmin
-    kind, bound, sharpness = objective
-    total = offsets[-1]
-    for i in range(rows):
-        sample = first + i
-        row = distance[i]
-        own = labels[sample]
-        sign = 1.0
-        if kind == 0:  # the paper's: margin of the predicted class, signed by being right
-            winner = 0
-            for m in range(1, total):
-                if row[m] < row[winner]:
-                    winner = m
-            predicted = 0
-            while offsets[predicted + 1] <= winner:
-                predicted += 1
-            if predicted != own:
-                own, sign = predicted, -1.0
-        a, b = offsets[own], offsets[own + 1]
-        near_own = _nearest(row, a, b, row[a])
-        other = 0 if a > 0 else b
-        near_rival = _nearest(row, b, total, _nearest(row, 0, a, row[other]))
-        mass_own, moment_own = _add_weights(row, a, b, near_own, table, cutoff, 0, 0)
-        mass_rival, moment_rival = _add_weights(row, 0, a, near_rival, table, cutoff, 0, 0)
-        mass_rival, moment_rival = _add_weights(
-            row, b, total, near_rival, table, cutoff, mass_rival, moment_rival
+    for i in range(len(own)):
+        if slope[i] == 0.0:
+            continue
+        row, factor = distance[i], slope[i] * fixed_point
+        a, b = offsets[own[i]], offsets[own[i] + 1]
+        mass, moment = masses[i, 0], masses[i, 1]
+        count = _emit(
+            row, a, b, nearest[i, 0], mass, moment, softmin, -factor, first + i, out, count
         )
-        mean_own, mean_rival = moment_own / mass_own, moment_rival / mass_rival
-        soft_margin = _softmin(near_rival, mass_rival, mean_rival, unit, one, log_scale) - _softmin(
-            near_own, mass_own, mean_own, unit, one, log_scale
-        )
-        if kind == 2:
-            worth, slope = elementwise.target_objective(soft_margin, bound, sharpness)
-        else:
-            worth, slope = elementwise.clip_objective(soft_margin, bound, sharpness)
-        value[sample] = sign * worth
-        margin[sample] = soft_margin
-        factor = sign * slope * fixed_point
-        if factor != 0.0:
+        mass, moment = masses[i, 2], masses[i, 3]
+        for c, d in ((0, a), (b, offsets[-1])):
             count = _emit(
-                row, a, b, near_own, table, cutoff, mass_own, mean_own, tau_per_unit, -factor,
-                sample, out, count,
-            )  # fmt: skip
-            for c, d in ((0, a), (b, total)):
-                count = _emit(
-                    row, c, d, near_rival, table, cutoff, mass_rival, mean_rival, tau_per_unit,
-                    factor, sample, out, count,
-                )  # fmt: skip
+                row, c, d, nearest[i, 1], mass, moment, softmin, factor, first + i, out, count
+            )
     return count
 
 

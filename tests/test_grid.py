@@ -1,0 +1,188 @@
+"""Grid: real features to codes and back."""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from boxnn_numba import Grid
+from boxnn_numba.errors import InputError, OptionError
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=120)
+BIGGEST = float(np.finfo(np.float64).max)
+reals = st.one_of(
+    st.floats(-5, 5),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-3, 3).map(float),
+)
+columns = st.lists(reals, min_size=1, max_size=12)
+
+
+def column(values: list[float]) -> np.ndarray:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+@SETTINGS
+@given(columns, columns)
+def test_encoding_is_monotone_and_separates_training_values(
+    training: list[float], other: list[float]
+) -> None:
+    grid = Grid.fit(column(training))
+    values = sorted([*training, *other])
+    codes = grid.encode(column(values))[:, 0].astype(int)
+    assert (np.diff(codes) >= 0).all()
+    distinct = sorted(set(training))
+    assert len(set(grid.encode(column(distinct))[:, 0].tolist())) == len(distinct)
+    if len(distinct) > 1:
+        assert grid.encode(column([distinct[0], distinct[-1]]))[:, 0].tolist() == [0, 255]
+
+
+@SETTINGS
+@given(columns, columns)
+def test_codes_are_those_of_bisection(training: list[float], other: list[float]) -> None:
+    grid = Grid.fit(column(training))
+    edges = grid.edges[0, : grid.counts[0]].tolist()
+    assert edges == sorted(set(edges)) and np.isfinite(edges).all()
+    for value in (*training, *other, *edges):
+        level = bisect.bisect_right(edges, value)
+        expected = round(255 * level / len(edges)) if edges else 0
+        assert grid.encode([[value]])[0, 0] == expected
+
+
+@SETTINGS
+@given(columns, columns, st.data())
+def test_interval_holds_exactly_the_values_whose_code_is_inside(
+    training: list[float], other: list[float], data: st.DataObject
+) -> None:
+    grid = Grid.fit(column(training))
+    lower = data.draw(st.integers(0, 255))
+    upper = data.draw(st.integers(lower, 255))
+    low, high = (side[0, 0] for side in grid.interval([[lower]], [[upper]]))
+    assert low <= high
+    edges = grid.edges[0, : grid.counts[0]].tolist()
+    near = [np.nextafter(edge, way) for edge in edges for way in (-np.inf, np.inf)]
+    values = [v for v in (*training, *other, *edges, *near) if np.isfinite(v)]
+    for value, code in zip(values, grid.encode(column(values))[:, 0], strict=True):
+        assert (low <= value < high) == (lower <= code <= upper)
+
+
+@SETTINGS
+@given(hnp.arrays(np.float32, (9, 3), elements=st.floats(-100, 100, width=32)))
+def test_float32_and_float64_of_the_same_numbers(x: np.ndarray) -> None:
+    grid, wide = Grid.fit(x), Grid.fit(x.astype(np.float64))
+    np.testing.assert_array_equal(grid.edges, wide.edges)
+    np.testing.assert_array_equal(grid.counts, wide.counts)
+    for features in (x, x + np.float32(1e-3)):
+        np.testing.assert_array_equal(grid.encode(features), grid.encode(features.astype(float)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.7, 1e300, 5e-324])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_neighbouring_floats_get_different_codes(value: float, dtype: type) -> None:
+    if dtype == np.float32 and not 1e-30 < abs(value) < 1e30:
+        return
+    one = dtype(value)
+    x = np.array([[one], [np.nextafter(one, dtype(np.inf))]])
+    assert x[0] < x[1]
+    assert Grid.fit(x).encode(x)[:, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("n_values", [2, 300])
+def test_largest_floats(n_values: int) -> None:
+    x = np.array([[-BIGGEST], *([[0.0], [1.0], [2.0]] * (n_values > 2)), [BIGGEST]])
+    if n_values > 2:
+        x = np.concatenate([x, BIGGEST * np.linspace(-1, 1, n_values)[:, None]])
+    grid = Grid.fit(x)
+    assert np.isfinite(grid.edges[0, : grid.counts[0]]).all()
+    assert grid.encode([[-BIGGEST], [BIGGEST]])[:, 0].tolist() == [0, 255]
+
+
+def test_constant_feature_beside_others() -> None:
+    x = np.array([[7.0, 1.0], [7.0, 2.0], [7.0, 4.0]])
+    grid = Grid.fit(x)
+    assert grid.counts.tolist() == [0, 2]
+    assert grid.encode([[7.0, 0.0], [-1e9, 1.6], [1e9, 9.0]]).tolist() == [
+        [0, 0],
+        [0, 128],
+        [0, 255],
+    ]
+    low, high = grid.interval([[0, 0], [1, 1]], [[255, 127], [255, 127]])
+    assert (low[0].tolist(), high[0].tolist()) == ([-np.inf, -np.inf], [np.inf, 1.5])
+    assert low[1, 0] == high[1, 0] and low[1, 1] == high[1, 1]
+
+
+@pytest.mark.parametrize("n_values", [256, 257, 1000])
+def test_many_distinct_values_fill_all_levels_evenly(n_values: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.permutation(np.sort(rng.normal(size=n_values)))[:, None]
+    grid = Grid.fit(x)
+    counts = np.bincount(grid.encode(x)[:, 0], minlength=256)
+    assert grid.counts[0] == 255
+    assert counts.min() >= n_values // 256 - 1 and counts.max() <= n_values // 256 + 2
+
+
+def test_many_values_of_which_most_are_the_same() -> None:
+    x = np.concatenate([np.zeros(5000), np.linspace(0, 1, 400)])[:, None]
+    grid = Grid.fit(x)
+    codes = grid.encode([[-1.0], [0.0], [1.0], [2.0]])[:, 0].tolist()
+    assert codes[0] == codes[1] == 0 and codes[2] == codes[3] == 255
+
+
+def test_fewer_levels() -> None:
+    x = np.arange(100.0)[:, None]
+    for levels in (2, 3, 16):
+        codes = Grid.fit(x, levels).encode(x)[:, 0]
+        assert len(set(codes.tolist())) == levels
+        assert np.bincount(codes)[np.unique(codes)].min() >= 100 // levels - 1
+    for levels in (0, 1, 257, 2.5):
+        with pytest.raises(OptionError, match="levels is"):
+            Grid.fit(x, levels)
+
+
+def test_many_rows_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(1).normal(size=(3000, 3))
+    grid = Grid.fit(x)
+    monkeypatch.setenv("BOXNN_NUM_THREADS", "1")
+    alone = grid.encode(x)
+    monkeypatch.setenv("BOXNN_NUM_THREADS", "2")
+    np.testing.assert_array_equal(grid.encode(x), alone)
+    np.testing.assert_array_equal(
+        alone[:, 1],
+        grid.codes[1][np.searchsorted(grid.edges[1, : grid.counts[1]], x[:, 1], "right")],
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    grid = Grid.fit([[0.0, 1.0], [1.0, 3.0]])
+    for call in (Grid.fit, grid.encode):
+        with pytest.raises(InputError, match="at row 1, feature 0; drop or fill NaN") as caught:
+            call([[0.0, 1.0], [bad, 1.0]])
+        assert "\n" not in str(caught.value)
+
+
+def test_other_bad_input() -> None:
+    grid = Grid.fit([[0.0, 1.0], [1.0, 3.0]])
+    with pytest.raises(InputError, match="3 features"):
+        grid.encode([[1.0, 2.0, 3.0]])
+    with pytest.raises(InputError, match="empty"):
+        Grid.fit(np.empty((0, 3)))
+    with pytest.raises(InputError, match="must be numbers"):
+        Grid.fit([["a", "b"]])
+    for edges, counts in (
+        ([[1.0, 1.0]], [2]),
+        ([[2.0, 1.0]], [2]),
+        ([[np.nan, 1.0]], [2]),
+        ([[np.nan]], [1]),
+        ([[1.0, 2.0]], [3]),
+        ([[1.0, 2.0]], [-1]),
+        ([[1.0, 2.0]], [1, 1]),
+        ([np.arange(256.0)], [256]),
+    ):
+        with pytest.raises(InputError, match="Grid"):
+            Grid(np.array(edges), np.array(counts))
