@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import common_options, emit, progress, run_options
+from boxnn_numba.cli.common import (
+    chosen_cluster,
+    cluster_options,
+    common_options,
+    emit,
+    progress,
+    run_options,
+)
 from boxnn_numba.errors import OptionError
 
 
@@ -15,6 +22,7 @@ from boxnn_numba.errors import OptionError
 @click.argument("data", type=click.Path(exists=True))
 @click.option("--out", required=True, type=click.Path(), help="Where the certificates go.")
 @click.option("--split", default="test", show_default=True, help="test or train.")
+@cluster_options
 @run_options
 @common_options
 def certify(
@@ -28,6 +36,7 @@ def certify(
     threads: int | None,
     quiet: bool,
     as_json: bool,
+    **cluster: Any,
 ) -> None:
     """Certify every sample of a split of dataset DATA with MODEL.
 
@@ -41,7 +50,7 @@ def certify(
     with progress(quiet, "certifying") as bar:
         result = run(
             model, data, out, split=split, overwrite=overwrite, resume=resume, device=device,
-            threads=threads, progress=bar,
+            threads=threads, cluster=chosen_cluster(cluster), progress=bar,
         )  # fmt: skip
     emit(
         result,

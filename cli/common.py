@@ -51,12 +51,15 @@ def cluster_options(command: Command) -> Command:
     """Add the options that choose a Dask cluster; they come as one `cluster` mapping."""
     path = click.Path(exists=True, dir_okay=False)
     for option in (
+        click.option(
+            "--box-shards", type=int, default=0, help="Split the boxes too, in this many parts."
+        ),
         click.option("--performance-report", type=click.Path(), help="Dask's report, as HTML."),
         click.option("--tls-key", type=path, help="Key of --tls-cert."),
         click.option("--tls-cert", type=path, help="Certificate of this client and its workers."),
         click.option("--tls-ca-file", type=path, help="Authority; refuses plain connections."),
         click.option("--scheduler-file", type=path, help="File of a running scheduler."),
-        click.option("--scheduler", help="Address of a running Dask scheduler, or its file."),
+        click.option("--scheduler", help="Address of a running Dask scheduler, tcp:// or tls://."),
         click.option("--threads-per-worker", type=int, help="Threads of each local worker."),
         click.option("--workers", type=int, help="Start this many local worker processes."),
     ):

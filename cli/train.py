@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import common_options, emit, progress, run_options
+from boxnn_numba.cli.common import (
+    chosen_cluster,
+    cluster_options,
+    common_options,
+    emit,
+    progress,
+    run_options,
+)
 from boxnn_numba.options import PRESETS, TrainingOptions, resolve
 
 _HELP = {
@@ -59,6 +66,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help=f"One of {', '.join(PRESETS)}; target needs --radius. Options below override it.",
 )
 @_training_options
+@cluster_options
 @run_options
 @common_options
 def train(
@@ -81,12 +89,13 @@ def train(
 
     Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
     """
+    cluster = chosen_cluster(options)
     settings = resolve(preset, options)
     from boxnn_numba.pipelines.train import train as run
 
     with progress(quiet, "training") as bar:
         result = functools.partial(run, data, out, settings, preset=preset, progress=bar)(
-            overwrite=overwrite, resume=resume, device=device, threads=threads
+            overwrite=overwrite, resume=resume, device=device, threads=threads, cluster=cluster
         )
     figures = result["validation"]
     emit(

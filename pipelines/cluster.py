@@ -42,6 +42,9 @@ class ClusterOptions:
         Certificates; with them a plain connection is refused.
     performance_report
         HTML file for Dask's performance report.
+    box_shards
+        Split the boxes of a training run in this many parts, for boxes that do not fit a worker;
+        0 gives every worker all boxes.
     """
 
     workers: int | None = None
@@ -52,6 +55,7 @@ class ClusterOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     performance_report: str | None = None
+    box_shards: int = 0
 
     @property
     def local(self) -> bool:
@@ -83,8 +87,9 @@ class LocalExecutor:
 class DaskExecutor:
     """Runs chunks as tasks on a cluster, each in one thread of a worker."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, box_shards: int = 0) -> None:
         self.client = client
+        self.box_shards = box_shards
         self.slots = sum(client.nthreads().values())
         self.dashboard: str | None = client.dashboard_link
         self.address = str(client.scheduler.address) if client.scheduler else "the scheduler"
@@ -103,11 +108,11 @@ class DaskExecutor:
         waiting = iter(items)
         pending: dict[Any, Any] = {}
         with self.failures():
-            done = as_completed()
+            done = as_completed(loop=self.client.loop)
 
             def submit_next() -> None:
                 for item in waiting:
-                    future = self.client.submit(in_one_thread, function, item, *common, pure=False)
+                    future = self.submit(function, item, *common)
                     pending[future] = item
                     done.add(future)
                     return
@@ -119,6 +124,14 @@ class DaskExecutor:
                 result = future.result()
                 submit_next()
                 yield item, result
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the future of one task, which runs in one thread of some worker."""
+        return self.client.submit(in_one_thread, function, *arguments, pure=False)
+
+    def gather(self, futures: Sequence[Any]) -> list[Any]:
+        """Return the results of futures, in their order."""
+        return list(self.client.gather(futures, direct=self.direct))
 
     def _workers_reachable(self) -> bool:
         """Whether this process can talk to workers itself, past the scheduler."""
@@ -141,8 +154,11 @@ class DaskExecutor:
             self.slots = sum(self.client.nthreads().values())
 
     @contextlib.contextmanager
-    def failures(self) -> Iterator[None]:
-        """Turn what Dask raises about the cluster into one line that says what to do."""
+    def failures(self, lost_workers: bool = True) -> Iterator[None]:
+        """Turn what Dask raises about the cluster into one line that says what to do.
+
+        With `lost_workers` false, what a lost worker may be the cause of passes through.
+        """
         from distributed import CancelledError, KilledWorker
         from distributed.client import FutureCancelledError
         from distributed.comm import CommClosedError
@@ -155,6 +171,8 @@ class DaskExecutor:
                 "give the workers more memory and continue with --resume"
             ) from None
         except (CancelledError, FutureCancelledError, CommClosedError, TimeoutError) as error:
+            if not lost_workers and self.client.status == "running":
+                raise
             raise ClusterError(
                 f"lost the scheduler at {self.address} ({type(error).__name__}); finished work is "
                 "kept, continue with --resume once a scheduler runs"
@@ -213,7 +231,7 @@ def connect(
         return
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(_client(options))
-        executor = DaskExecutor(client)
+        executor = DaskExecutor(client, options.box_shards)
         _check_workers(executor, tuple(os.path.abspath(path) for path in check))  # noqa: PTH100
         if options.performance_report is not None:
             from distributed import performance_report
@@ -225,6 +243,9 @@ def connect(
 def _check_options(options: ClusterOptions) -> None:
     if options.workers is not None:
         validation.positive("--workers", options.workers)
+    validation.integer("--box-shards", options.box_shards, 0)
+    if options.box_shards and options.local:
+        raise OptionError("--box-shards needs a cluster; pass --workers or --scheduler")
     if options.threads_per_worker is not None:
         validation.positive("--threads-per-worker", options.threads_per_worker)
         if options.workers is None:
@@ -314,7 +335,7 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
             processes=True,
             host="127.0.0.1",
             protocol="tls://" if security else "tcp://",
-            security=security or False,
+            security=security,
             dashboard_address="127.0.0.1:0",
             silence_logs=50,
         ) as cluster,
