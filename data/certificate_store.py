@@ -8,6 +8,7 @@ written chunk by chunk. A chunk counts as finished once its entry in
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class CertificateWriter:
 
     def finish(self, seconds: float) -> None:
         """Seal the file: digests of all arrays and the seconds it took."""
-        digests = {name: zarr_format.array_digest(self._group[name][...]) for name in _ARRAYS}  # type: ignore[index]
+        digests = {name: zarr_format.stored_digest(self._group[name]) for name in _ARRAYS}  # type: ignore[arg-type]
         zarr_format.write_attributes(
             self._group, {**self._attributes, "seconds": seconds, "digests": digests}
         )
@@ -132,22 +133,35 @@ class CertificateFile:
     ----------
     path, attributes
         Where it is and what it is of.
-    prediction, radius, label
-        (N,) int32.
-    class_distance
-        (N, K) int32 units.
     """
 
     def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
         self.path = path
         self.attributes = attributes
-        self.prediction: np.ndarray = arrays["prediction"]
-        self.radius: np.ndarray = arrays["radius"]
-        self.label: np.ndarray = arrays["label"]
-        self.class_distance: np.ndarray = arrays["class_distance"]
+        self._arrays: dict[str, zarr.Array] = arrays
 
     def __len__(self) -> int:
-        return len(self.prediction)
+        return int(self._arrays["prediction"].shape[0])
+
+    @functools.cached_property
+    def prediction(self) -> np.ndarray:
+        """(N,) int32, index of the predicted class."""
+        return np.asarray(self._arrays["prediction"][...])
+
+    @functools.cached_property
+    def radius(self) -> np.ndarray:
+        """(N,) int32, certified radius under the sound convention."""
+        return np.asarray(self._arrays["radius"][...])
+
+    @functools.cached_property
+    def label(self) -> np.ndarray:
+        """(N,) int32, index of the true class, -1 if unknown."""
+        return np.asarray(self._arrays["label"][...])
+
+    @functools.cached_property
+    def class_distance(self) -> np.ndarray:
+        """(N, K) int32 units; read only when it is asked for."""
+        return np.asarray(self._arrays["class_distance"][...])
 
     @property
     def classes(self) -> list[Any]:
@@ -193,12 +207,13 @@ def open_certificate(path: str | Path) -> CertificateFile:
     arrays = {}
     for name in _ARRAYS:
         try:
-            arrays[name] = np.asarray(group[name][...])  # type: ignore[index]
+            arrays[name] = group[name]
+            digest = zarr_format.stored_digest(arrays[name])  # type: ignore[arg-type]
         except zarr_format.READ_FAILURES as error:
             raise CertificateFileError(
                 f"{path} is damaged: {name} cannot be read; {_REMEDY}"
             ) from error
-        if zarr_format.array_digest(arrays[name]) != attributes["digests"].get(name):
+        if digest != attributes["digests"].get(name):
             raise CertificateFileError(
                 f"{path} is damaged: {name} does not match its digest; {_REMEDY}"
             )

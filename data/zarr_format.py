@@ -45,6 +45,15 @@ def array_digest(array: np.ndarray) -> str:
     return hashlib.sha256(header + array.tobytes()).hexdigest()
 
 
+def stored_digest(array: zarr.Array) -> str:
+    """Return the `array_digest` of an array on disk, reading it chunk by chunk."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    for start in range(0, array.shape[0], array.chunks[0]):
+        block = np.ascontiguousarray(array[start : start + array.chunks[0]])
+        digest.update(block.data.cast("B"))
+    return digest.hexdigest()
+
+
 def attributes_digest(attributes: Mapping[str, Any]) -> str:
     """Return the SHA-256 of all attributes but ``digest``, as canonical JSON."""
     rest = {key: value for key, value in attributes.items() if key != "digest"}

@@ -95,7 +95,9 @@ def certify(
             progress.start(n, "samples")
             progress.advance(n - sum(chunks[i].stop - chunks[i].start for i in todo))
         with (
-            keep_on_interrupt(lambda: len(chunks) - len(writer.unfinished()), len(chunks), partial),
+            keep_on_interrupt(
+                lambda: len(chunks) - len(writer.unfinished()), f"{len(chunks)} chunks", partial
+            ),
             connect(cluster, threads, check=(job.model, job.data, job.out)) as executor,
         ):
             if progress is not None and executor.dashboard:

@@ -183,13 +183,13 @@ Executor = LocalExecutor | DaskExecutor
 
 
 @contextlib.contextmanager
-def keep_on_interrupt(done: Callable[[], int], total: int, folder: Path) -> Iterator[None]:
+def keep_on_interrupt(done: Callable[[], int], total: str, folder: Path) -> Iterator[None]:
     """Turn Ctrl-C into one line that says what was kept, and where."""
     try:
         yield
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"interrupted; {done()} of {total} parts are kept in {folder}, continue with --resume"
+            f"interrupted; {done()} of {total} are kept in {folder}, continue with --resume"
         ) from None
 
 

@@ -120,7 +120,7 @@ def _run_epochs(run: Training, folder: Path, fingerprint: dict[str, Any], progre
     if progress is not None:
         progress.start(epochs * run.n_rows, "samples")
         progress.advance(run.epoch * run.n_rows)
-    with keep_on_interrupt(lambda: run.epoch, epochs, folder):
+    with keep_on_interrupt(lambda: run.epoch, f"{epochs} epochs", folder):
         while run.epoch < epochs:
             record = run.run_epoch(progress)
             arrays, state = run.state()

@@ -139,8 +139,11 @@ def test_a_full_disk_while_certifying(
 ) -> None:
     train(tiny_dataset, tmp_path / "model", OPTIONS)
     with monkeypatch.context() as patch:
-        patch.setattr("boxnn_numba.data.certificate_store.CertificateWriter.write", full_disk)
-        with pytest.raises(OutputError, match=r"no space left while writing .*c; free some space"):
+        patch.setattr("boxnn_numba.pipelines.certify.write_chunk", full_disk)
+        with pytest.raises(
+            OutputError,
+            match=r"no space left while writing chunk 0 of .*c.partial; free some space",
+        ):
             certify(tmp_path / "model", tiny_dataset, tmp_path / "c")
     assert not (tmp_path / "c").exists()
     certify(tmp_path / "model", tiny_dataset, tmp_path / "c", resume=True)
