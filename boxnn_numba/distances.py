@@ -53,8 +53,8 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     if np.asarray(x).dtype == np.uint8:
         codes = validation.codes("x", x)
         low = validation.codes("lower", lower)
-        cap = validation.width(width)  # type: ignore[arg-type]
-        boxes = Boxes(low, upper, np.zeros(len(low), np.int32), cap)
+        units = validation.width(width)  # type: ignore[arg-type]
+        boxes = Boxes(low, upper, np.zeros(len(low), np.int32), units)
         return pairwise_distance(codes, boxes)
     samples = validation.features("x", x)
     low, high = validation.box_bounds(

@@ -110,7 +110,7 @@ def load_model(path: str | os.PathLike[str]) -> BoxNN:
     """
     group = zarr_format.open_group(Path(path), FORMAT, VERSION, ModelFileError, _REMEDY)
     try:
-        attributes = group.attrs.asdict()
+        attributes: dict[str, Any] = dict(group.attrs.asdict())
         arrays = {
             name: _read_array(group, name, digest, path)
             for name, digest in attributes["digests"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -180,7 +181,8 @@ class Training:
         self._start_margin = float(margins.mean())
         if options.beta == 0 and options.objective != "target":
             self._choose_beta(margins)
-        self.epoch = 0
+        self.epoch = self.step = 0  # whole epochs done, and steps of the one begun
+        self._sums = 0.0, 0.0
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
         self.best: Pair = self.codes()
@@ -208,13 +210,17 @@ class Training:
         self.inputs = replace(self.inputs, options=self.options, objective=objective(self.options))
         self.stepper.inputs = self.inputs
 
-    def run_epoch(self, progress: Any = None) -> EpochRecord:
-        """Pass once over the training data, validate, and keep the boxes if they are the best.
+    def run_epoch(
+        self, progress: Any = None, after_step: Callable[[], None] | None = None
+    ) -> EpochRecord:
+        """Pass over the rest of the epoch, validate, and keep the boxes if they are the best.
 
         Parameters
         ----------
         progress
             Optional object with ``advance(n)``, called with the samples done.
+        after_step
+            Called when a step is complete, a moment at which `state` can be taken.
 
         Returns
         -------
@@ -228,25 +234,37 @@ class Training:
         began = time.perf_counter()
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
-        value_sum = margin_sum = 0.0
         for step, (x, y) in enumerate(self._feed.batches(self.epoch, batch)):
+            if step < self.step:  # done before the run was stopped
+                continue
             done = (self.epoch * steps + step) / (self.options.epochs * steps)
             values, margins = self.stepper.step(self.backend.samples(x), y, self.rate(done))
-            value_sum += float(values.sum())
-            margin_sum += float(margins.sum())
+            self._sums = (
+                self._sums[0] + float(values.sum()),
+                self._sums[1] + float(margins.sum()),
+            )
+            self.step += 1
             if progress is not None:
                 progress.advance(len(y))
+            if after_step is not None:
+                after_step()
         self.epoch += 1
         record = EpochRecord(
             self.epoch,
             time.perf_counter() - began,
-            value_sum / total,
-            margin_sum / total,
+            self._sums[0] / total,
+            self._sums[1] / total,
             *self._validate(),
         )
+        self.step, self._sums = 0, (0.0, 0.0)
         self.history.append(record)
         self._judge(record)
         return record
+
+    @property
+    def samples_done(self) -> int:
+        """Training samples seen so far, over all epochs."""
+        return self.epoch * self.n_rows + min(self.n_rows, self.step * self.options.batch)
 
     def rate(self, done: float) -> float:
         """Return the learning rate after a fraction `done` of the run."""
@@ -300,11 +318,13 @@ class Training:
     # --- state, for checkpoints ---------------------------------------------------------
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return everything that the next epoch depends on: arrays and plain values."""
+        """Return everything that the next step depends on: arrays and plain values."""
         arrays = {f"stepper_{key}": value for key, value in self.stepper.state().items()}
         arrays["best_lower"], arrays["best_upper"] = self.best
         values = {
             "epoch": self.epoch,
+            "step": self.step,
+            "sums": list(self._sums),
             "best_epoch": self.best_epoch,
             "best_score": None if np.isnan(self._best_score) else self._best_score,
             "history": [record.as_dict() for record in self.history],
@@ -318,7 +338,9 @@ class Training:
             {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
         )
         self.best = arrays["best_lower"], arrays["best_upper"]
-        self.epoch, self.best_epoch = values["epoch"], values["best_epoch"]
+        self.epoch, self.step = values["epoch"], values["step"]
+        self._sums = values["sums"][0], values["sums"][1]
+        self.best_epoch = values["best_epoch"]
         score = values["best_score"]
         self._best_score = np.nan if score is None else score
         self.history = [EpochRecord.from_dict(record) for record in values["history"]]

@@ -65,6 +65,12 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help=f"One of {', '.join(PRESETS)}; target needs --radius. Options below override it.",
 )
+@click.option(
+    "--checkpoint-seconds",
+    default=60.0,
+    show_default=True,
+    help="Save the state of the run when it is this old, and after every epoch.",
+)
 @_training_options
 @cluster_options
 @run_options
@@ -73,6 +79,7 @@ def train(
     data: str,
     out: str,
     preset: str,
+    checkpoint_seconds: float,
     overwrite: bool,
     resume: bool,
     device: str,
@@ -95,7 +102,12 @@ def train(
 
     with progress(quiet, "training") as bar:
         result = functools.partial(run, data, out, settings, preset=preset, progress=bar)(
-            overwrite=overwrite, resume=resume, device=device, threads=threads, cluster=cluster
+            overwrite=overwrite,
+            resume=resume,
+            device=device,
+            threads=threads,
+            cluster=cluster,
+            checkpoint_seconds=checkpoint_seconds,
         )
     figures = result["validation"]
     emit(

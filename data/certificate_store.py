@@ -201,7 +201,7 @@ def open_certificate(path: str | Path) -> CertificateFile:
         It is missing, damaged, unfinished, not a certificate, or of a newer version.
     """
     group = zarr_format.open_group(path, FORMAT, VERSION, CertificateFileError, _REMEDY)
-    attributes = group.attrs.asdict()
+    attributes: dict[str, Any] = dict(group.attrs.asdict())
     if "digests" not in attributes:
         raise CertificateFileError(f"{path} is unfinished; resume it with `boxnn certify --resume`")
     arrays = {}

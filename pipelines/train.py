@@ -35,6 +35,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     cluster: ClusterOptions = IN_PROCESS,
+    checkpoint_seconds: float = 60.0,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Train on the training split of a dataset and write the model.
@@ -54,6 +55,8 @@ def train(
     cluster
         Where samples are looked at; in this process by default. The model is the same, bit for
         bit.
+    checkpoint_seconds
+        Save the state of the run when it is this old, and after every epoch.
     progress
         Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
 
@@ -86,7 +89,9 @@ def train(
                 progress.note(f"dashboard: {executor.dashboard}")
             backend = training_backend(executor, device, threads)
             run = Training(options, feed, len(dataset.classes), backend)
-            _run_epochs(run, partial, _fingerprint(dataset, options), progress)
+            fingerprint = _fingerprint(dataset, options)
+            checkpoint = _Checkpoint(run, partial, fingerprint, checkpoint_seconds)
+            _run_epochs(run, partial, checkpoint, progress)
         provenance = {
             "preset": preset,
             "dataset": dataset.name,
@@ -104,27 +109,50 @@ def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:
     return {**options.as_dict(), "dataset digest": dataset.digest}
 
 
-def _run_epochs(run: Training, folder: Path, fingerprint: dict[str, Any], progress: Any) -> None:
-    checkpoint = folder / _CHECKPOINT
-    if checkpoint.exists():
-        arrays, values = load_checkpoint(checkpoint)
+class _Checkpoint:
+    """The saved state of a run: written after every epoch, and in between when it gets old."""
+
+    def __init__(self, run: Training, folder: Path, fingerprint: dict[str, Any], age: float):
+        self._run, self._fingerprint, self._age = run, fingerprint, age
+        self._folder, self._path = folder, folder / _CHECKPOINT
+        self._saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Continue from what an earlier run saved, if it had the same options and data."""
+        if not self._path.exists():
+            return
+        arrays, values = load_checkpoint(self._path)
         before = values["fingerprint"]
-        for name, value in fingerprint.items():
+        for name, value in self._fingerprint.items():
             if before.get(name) != value:
                 raise OptionError(
-                    f"the unfinished run in {folder} has {name} {before.get(name)}, not {value}; "
-                    "resume it with its own options or pass --overwrite to start again"
+                    f"the unfinished run in {self._folder} has {name} {before.get(name)}, not "
+                    f"{value}; resume it with its own options or pass --overwrite to start again"
                 )
-        run.restore(arrays, values["run"])
+        self._run.restore(arrays, values["run"])
+
+    def save(self) -> None:
+        """Replace what was saved before."""
+        arrays, state = self._run.state()
+        save_checkpoint(self._path, arrays, {"fingerprint": self._fingerprint, "run": state})
+        self._saved = time.monotonic()
+
+    def save_if_old(self) -> None:
+        """Save between epochs once the last save is too long ago."""
+        if time.monotonic() - self._saved >= self._age:
+            self.save()
+
+
+def _run_epochs(run: Training, folder: Path, checkpoint: _Checkpoint, progress: Any) -> None:
+    checkpoint.restore()
     epochs = run.options.epochs
     if progress is not None:
         progress.start(epochs * run.n_rows, "samples")
-        progress.advance(run.epoch * run.n_rows)
+        progress.advance(run.samples_done)
     with keep_on_interrupt(lambda: run.epoch, f"{epochs} epochs", folder):
         while run.epoch < epochs:
-            record = run.run_epoch(progress)
-            arrays, state = run.state()
-            save_checkpoint(checkpoint, arrays, {"fingerprint": fingerprint, "run": state})
+            record = run.run_epoch(progress, checkpoint.save_if_old)
+            checkpoint.save()
             if progress is not None:
                 progress.note(
                     f"epoch {record.epoch}/{epochs}  accuracy {100 * record.accuracy:.1f}%  "

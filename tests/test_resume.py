@@ -31,6 +31,7 @@ from boxnn_numba.errors import (
     OptionError,
     OutputError,
 )
+from boxnn_numba.model_file import load_checkpoint
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines.train import train
 from boxnn_numba.staging import staged_output
@@ -217,3 +218,16 @@ def test_kill_9_while_training(tiny_dataset: Path, tmp_path: Path) -> None:
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
     left = names(tmp_path)
     assert left - {".m.lock"} == {"tiny.zarr", "m", "whole"}
+
+
+def test_a_run_resumes_in_the_middle_of_an_epoch(tiny_dataset: Path, tmp_path: Path) -> None:
+    train(tiny_dataset, tmp_path / "whole", OPTIONS)
+    with pytest.raises(InterruptedRunError):
+        # 108 training rows in batches of 20: the second epoch is stopped after three steps.
+        stopper = Stopper(108 + 50)
+        train(tiny_dataset, tmp_path / "m", OPTIONS, checkpoint_seconds=0, progress=stopper)
+    _, values = load_checkpoint(tmp_path / "m.partial" / "checkpoint.npz")
+    assert values["run"]["epoch"] == 1
+    assert values["run"]["step"] > 0
+    train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+    assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))

@@ -152,12 +152,12 @@ _CAPPED_KERNELS = _make_vector_kernels("capped", *_CAPPED)
 
 def vector_distances(width: int) -> Callable[..., Any]:
     """Return the vector kernel for all distances at a width: 1 counts, 255 never caps."""
-    return _KERNELS.get(width, _CAPPED_KERNELS)[0]  # type: ignore[no-any-return]
+    return _KERNELS.get(width, _CAPPED_KERNELS)[0]
 
 
 def vector_nearest(width: int) -> Callable[..., Any]:
     """Return the vector kernel for class distances at a width."""
-    return _KERNELS.get(width, _CAPPED_KERNELS)[1]  # type: ignore[no-any-return]
+    return _KERNELS.get(width, _CAPPED_KERNELS)[1]
 
 
 @kernel

@@ -255,8 +255,9 @@ def totals(typing: Any, s0: Any, s1: Any, s2: Any, s3: Any) -> tuple[Any, Callab
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         s0, s1, s2, s3 = arguments
         half, quarter = _SUMS.count // 2, _SUMS.count // 4
-        pairs = [_fold(builder, *pair, _SUMS.count) for pair in ((s0, s1), (s2, s3))]
-        sums = _fold(builder, *pairs, half)  # a quarter of the lanes each
+        left = _fold(builder, s0, s1, _SUMS.count)
+        right = _fold(builder, s2, s3, _SUMS.count)
+        sums = _fold(builder, left, right, half)  # a quarter of the lanes each
         step = quarter // 2
         while step:
             swapped = [lane ^ step for lane in range(_SUMS.count)]
