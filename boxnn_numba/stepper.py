@@ -240,13 +240,16 @@ class CpuStepper:
         starts = np.empty(self.table.n_boxes + 1, np.int64)
         order = np.empty(len(entries.boxes), np.int64)
         cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
+        # Sums of slopes 0 and 1 are no larger than this; int32 fits a vector twice as often.
+        largest = cpu_training.largest_sum(starts, order, entries.coefficients)
+        narrow = largest < 2**31 and self.inputs.options.relaxation != "l2"
         self._steps += 1
         boxes = np.arange(self.table.n_boxes) if self._dense else np.flatnonzero(np.diff(starts))
 
         def work(first: int, last: int) -> None:
             for block in range(first, last, _BLOCK_BOXES):
                 chosen = boxes[block : min(last, block + _BLOCK_BOXES)]
-                gradients = self.gradient(x, entries, chosen, starts, order)
+                gradients = self.gradient(x, entries, chosen, starts, order, narrow)
                 self.update(chosen, gradients, len(labels), rate)
 
         self.backend.parallel(len(boxes), _BLOCK_BOXES, work)
@@ -263,13 +266,15 @@ class CpuStepper:
         boxes: np.ndarray,
         starts: np.ndarray,
         order: np.ndarray,
+        narrow: bool = False,
     ) -> Pair:
         """Return d objective / d lower and d upper of some boxes, (len(boxes), n) int64.
 
-        In fixed point, summed over the batch, per unit of penalty and code.
+        In fixed point, summed over the batch, per unit of penalty and code. With `narrow` they are
+        int32, which the sums must fit.
         """
         options, n = self.inputs.options, self.table.n_features
-        lower, upper = np.empty((len(boxes), n), np.int64), np.empty((len(boxes), n), np.int64)
+        lower, upper = np.empty((2, len(boxes), n), np.int32 if narrow else np.int64)
         kernel = getattr(cpu_training, f"{options.relaxation}_gradient")
         kernel(
             x, n, *self._codes(), boxes, 0, len(boxes), starts, order, entries.samples,

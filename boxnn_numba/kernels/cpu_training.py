@@ -171,6 +171,18 @@ def sort_by_box(boxes, count, starts, order):  # type: ignore[no-untyped-def]
     starts[0] = 0
 
 
+@kernel
+def largest_sum(starts, order, coefficients):  # type: ignore[no-untyped-def]
+    """Return the largest sum of absolute coefficients of a box."""
+    largest = 0
+    for m in range(len(starts) - 1):
+        total = 0
+        for e in range(starts[m], starts[m + 1]):
+            total += abs(coefficients[order[e]])
+        largest = max(largest, total)
+    return largest
+
+
 def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
     @kernel(name=name)
     def gradient(  # type: ignore[no-untyped-def]
@@ -179,8 +191,10 @@ def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
     ):  # fmt: skip
         """Write the integer gradient of boxes touched[first:last] to rows 0.. of the outputs.
 
-        x (batch, >= n), lower and upper (M, >= n) uint8; grad_lower and grad_upper int64.
+        x (batch, >= n), lower and upper (M, >= n) uint8; grad_lower and grad_upper int64, or int32
+        where no sum can overflow it.
         """
+        integer = grad_lower.dtype.type
         for t in range(first, last):
             m = touched[t]
             low, high = grad_lower[t - first], grad_upper[t - first]
@@ -189,8 +203,8 @@ def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
             for e in range(starts[m], starts[m + 1]):
                 entry = order[e]
                 code = x[samples[entry]]
-                q = coefficients[entry]
-                q_leak = round(q * leak)
+                q = integer(coefficients[entry])
+                q_leak = integer(round(coefficients[entry] * leak))
                 for k in range(n):
                     below = np.int32(lower[m, k]) - np.int32(code[k])
                     above = np.int32(code[k]) - np.int32(upper[m, k])
@@ -208,15 +222,17 @@ l2_gradient = _make_gradient("l2_gradient", elementwise.l2_slope)
 @register_jitable
 def _settle(master_lower, master_upper, lower, upper, m, n):  # type: ignore[no-untyped-def]
     """Keep masters inside the codes, uncross them, and round them to the deployed box."""
+    lows, highs, low_codes, high_codes = master_lower[m], master_upper[m], lower[m], upper[m]
     for k in range(n):
-        low = min(max(master_lower[m, k], 0.0), 255.0)
-        high = min(max(master_upper[m, k], 0.0), 255.0)
-        if low > high:
-            low = high = 0.5 * (low + high)
+        low = min(max(lows[k], np.float32(0.0)), np.float32(255.0))
+        high = min(max(highs[k], np.float32(0.0)), np.float32(255.0))
+        middle = np.float32(0.5) * (low + high)
+        crossed = low > high
+        low, high = middle if crossed else low, middle if crossed else high
         # Codes follow from the float32 that is stored, so that a resumed run finds the same.
-        master_lower[m, k], master_upper[m, k] = low, high
-        lower[m, k] = int(master_lower[m, k] + 0.5)
-        upper[m, k] = int(master_upper[m, k] + 0.5)
+        lows[k], highs[k] = low, high
+        low_codes[k] = np.uint8(low + np.float32(0.5))
+        high_codes[k] = np.uint8(high + np.float32(0.5))
 
 
 @kernel
