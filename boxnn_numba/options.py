@@ -40,7 +40,8 @@ class TrainingOptions:
         ``"sgd"`` (with momentum and weight decay) or ``"adam"``.
     lr
         Learning rate, parameters in units of [0, 1]. For SGD it is per 100 samples: gradients are
-        summed over the batch and divided by 100, so that `batch` alone does not change the curve.
+        summed over the batch and divided by 100, so that `batch` alone does not change the curve
+        (a batch larger than the boxes are many counts as that many samples).
     schedule
         Learning rate over time: ``"linear"`` or ``"cosine"`` to zero, or ``"constant"``.
     softmin, tau

@@ -285,7 +285,9 @@ class CpuStepper:
     def update(self, boxes: np.ndarray, gradients: Pair, batch: int, rate: float) -> None:
         """Move some boxes along their gradients and round them to codes."""
         options = self.inputs.options
-        per_batch = batch if options.optimizer == "adam" else REFERENCE_BATCH
+        # A batch larger than the boxes are many would move each by many samples at once: average.
+        crowd = max(1.0, batch / self.table.n_boxes)
+        per_batch = batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
         scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
         decay = options.weight_decay / 255.0
         if options.optimizer == "adam":

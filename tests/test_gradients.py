@@ -236,7 +236,8 @@ class Oracle:
                 m = first / (1 - 0.9**self.steps)
                 value = value + rate * m / (np.sqrt(second / (1 - 0.999**self.steps)) + 1e-8)
             else:
-                g = gradient[side] / REFERENCE_BATCH - options.weight_decay * value
+                crowd = max(1.0, batch / len(value))
+                g = gradient[side] / (REFERENCE_BATCH * crowd) - options.weight_decay * value
                 first = options.momentum * first + g
                 value = value + rate * first
             self.first[side], self.second[side] = first.astype("f4"), second.astype("f4")
