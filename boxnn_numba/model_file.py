@@ -7,19 +7,23 @@ is replaced in one step. Neither holds pickles.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, ZipStore
+from zarr.abc.store import Store
+from zarr.storage import ZipStore
 
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.data import zarr_format
 from boxnn_numba.errors import BoxNNError, ModelFileError
 from boxnn_numba.grid import Grid
+from boxnn_numba.locations import Location, Name, put, read_problem
 from boxnn_numba.model import BoxNN
 from boxnn_numba.staging import staged_output
 
@@ -29,7 +33,7 @@ _REMEDY = "copy it again or train it again"
 _CHUNK = 1024
 
 
-def save_model(model: BoxNN, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def save_model(model: BoxNN, path: Name, *, overwrite: bool = False) -> None:
     """Write a model as a Zarr v3 group.
 
     Parameters
@@ -37,7 +41,7 @@ def save_model(model: BoxNN, path: str | os.PathLike[str], *, overwrite: bool = 
     model
         The model.
     path
-        A directory to make, or a single file if it ends in ``.zip``.
+        A directory to make, or a single file if it ends in ``.zip``; or its URL.
     overwrite
         Replace what is at `path`.
 
@@ -53,10 +57,19 @@ def save_model(model: BoxNN, path: str | os.PathLike[str], *, overwrite: bool = 
         write_model(model, partial, single)
 
 
-def write_model(model: BoxNN, path: Path, single: bool) -> None:
+def write_model(model: BoxNN, path: Location, single: bool) -> None:
     """Write a model to a path that a caller has staged; as one file if `single`."""
+    if single and not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / path.name
+            write_model(model, file, single)
+            put(path, file.read_bytes())
+        return
     arrays = _arrays(model)
-    store = ZipStore(path, mode="w") if single else LocalStore(path)
+    if single and isinstance(path, Path):
+        store: Store = ZipStore(path, mode="w")
+    else:
+        store = zarr_format.tree_store(path)
     try:
         group = zarr.create_group(
             store, overwrite=not single, attributes=_attributes(model, arrays)
@@ -91,13 +104,13 @@ def _attributes(model: BoxNN, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return zarr_format.with_digest(attributes)
 
 
-def load_model(path: str | os.PathLike[str]) -> BoxNN:
+def load_model(path: Name) -> BoxNN:
     """Read a model and check all of it.
 
     Parameters
     ----------
     path
-        A model written by `save_model` or ``boxnn train``.
+        A model written by `save_model` or ``boxnn train``, or its URL.
 
     Returns
     -------
@@ -108,7 +121,7 @@ def load_model(path: str | os.PathLike[str]) -> BoxNN:
     ModelFileError
         The file is missing, damaged, truncated, not a model, or of a newer version.
     """
-    group = zarr_format.open_group(Path(path), FORMAT, VERSION, ModelFileError, _REMEDY)
+    group = zarr_format.open_group(path, FORMAT, VERSION, ModelFileError, _REMEDY)
     try:
         attributes: dict[str, Any] = dict(group.attrs.asdict())
         arrays = {
@@ -140,13 +153,13 @@ def load_model(path: str | os.PathLike[str]) -> BoxNN:
         group.store.close()
 
 
-def _read_array(
-    group: zarr.Group, name: str, digest: str, path: str | os.PathLike[str]
-) -> np.ndarray:
+def _read_array(group: zarr.Group, name: str, digest: str, path: Name) -> np.ndarray:
     try:
         array = np.asarray(group[name][...])  # type: ignore[index]
     except zarr_format.READ_FAILURES as error:
-        raise ModelFileError(f"{path} is damaged: {name} cannot be read; {_REMEDY}") from error
+        damaged = f"{path} is damaged: {name} cannot be read; {_REMEDY}"
+        problem = read_problem(path, f"{name} of {path}", error, damaged)
+        raise ModelFileError(problem) from error
     if zarr_format.array_digest(array) != digest:
         raise ModelFileError(f"{path} is damaged: {name} does not match its digest; {_REMEDY}")
     return array
@@ -160,7 +173,7 @@ def model_digest(model: BoxNN) -> str:
 # --- checkpoints of a run ------------------------------------------------------------------
 
 
-def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+def save_checkpoint(path: Location, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` in one step.
 
     Raises
@@ -168,15 +181,21 @@ def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], values: dict[str,
     OSError
         It cannot be written; the one before is untouched.
     """
+    content = {"values": np.array(json.dumps(values)), **arrays}
+    if not isinstance(path, Path):
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **content)
+        put(path, buffer.getvalue())
+        return
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
-        np.savez(file, allow_pickle=False, values=np.array(json.dumps(values)), **arrays)
+        np.savez(file, allow_pickle=False, **content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_checkpoint(path: Location) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and values of a checkpoint.
 
     Raises

@@ -3,6 +3,11 @@
 An output ``NAME`` is built in ``NAME.partial`` beside it and renamed when it is
 complete, so nothing unfinished ever carries the final name. A lock held by the
 operating system (released even by ``kill -9``) refuses a second writer.
+
+An object store, named by a URL, has neither. There ``NAME.partial`` is copied, the
+``zarr.json`` at the root last (a group without it does not open, so nothing unfinished
+looks finished), and then deleted. With ``overwrite`` the old output goes just before the
+copy begins. No lock is possible: two runs must not write the same URL at the same time.
 """
 
 from __future__ import annotations
@@ -13,23 +18,45 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from boxnn_numba.errors import OptionError, OutputError
+from boxnn_numba.errors import BoxNNError, OptionError, OutputError
+from boxnn_numba.locations import (
+    URL_REMEDY,
+    Location,
+    Name,
+    exists,
+    first_line,
+    is_url,
+    location,
+    storage_errors,
+)
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 try:
     import fcntl
 except ImportError:  # not POSIX: no lock, the rename still keeps outputs whole
     fcntl = None  # type: ignore[assignment]
 
+_PARTIAL = ".partial"
+#: Without it a Zarr group does not open.
+_ROOT = "zarr.json"
 
-def partial_path(path: Path) -> Path:
+
+def partial_path(path: Location) -> Location:
     """Return where the unfinished form of `path` is kept."""
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + _PARTIAL)
 
 
-def remove(path: Path) -> None:
+def remove(path: Location) -> None:
     """Delete a file or a directory tree; nothing there is fine."""
-    if path.is_dir() and not path.is_symlink():
+    if not isinstance(path, Path):
+        for part in (path / _ROOT, path):  # what is half deleted must not open
+            if exists(part):
+                part.fs.rm(part.path, recursive=True)
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -52,18 +79,29 @@ def replace(source: Path, target: Path) -> None:
     remove(aside)
 
 
-def write_failure(error: OSError, path: Path) -> OutputError:
+def publish(source: UPath, target: UPath) -> None:
+    """Copy a file or a tree in an object store, the root of a Zarr group last."""
+    start = len(source.path)
+    files = source.fs.find(source.path)
+    root = [file for file in files if file[start:] == f"/{_ROOT}"]
+    for group in ([file for file in files if file not in root], root):
+        if group:
+            source.fs.copy(group, [target.path + file[start:] for file in group])
+
+
+def write_failure(error: OSError, path: Name) -> OutputError:
     """Describe a failed write in one line that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"no space left while writing {path}; free some space or choose another --out"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return OutputError(f"cannot write {path}: permission denied; choose another --out")
-    return OutputError(f"cannot write {path}: {error.strerror or error}")
+    remedy = f"; {URL_REMEDY}" if is_url(path) else ""
+    return OutputError(f"cannot write {path}: {first_line(error)}{remedy}")
 
 
-def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def new_folder(path: Name, *, overwrite: bool = False) -> Location:
     """Make an empty folder to hold several outputs, each of which is staged on its own.
 
     Raises
@@ -73,12 +111,14 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path
     OutputError
         It cannot be made.
     """
-    folder = Path(path)
-    if folder.exists() and not overwrite:
-        raise OptionError(f"{folder} already exists; pass --overwrite to replace it")
+    folder = location(path)
     try:
-        remove(folder)
-        folder.mkdir()
+        with storage_errors():
+            if exists(folder) and not overwrite:
+                raise OptionError(f"{folder} already exists; pass --overwrite to replace it")
+            remove(folder)
+            if isinstance(folder, Path):  # an object store has no folders
+                folder.mkdir()
     except FileNotFoundError:
         raise OptionError(
             f"the folder {folder.absolute().parent} does not exist; create it or choose another "
@@ -91,20 +131,20 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path
 
 @contextlib.contextmanager
 def staged_output(
-    path: str | os.PathLike[str],
+    path: Name,
     *,
     overwrite: bool = False,
     resume: bool = False,
     resumable: bool = False,
     directory: bool = True,
     result: str | None = None,
-) -> Iterator[Path]:
+) -> Iterator[Location]:
     """Build an output under a temporary name and publish it on success.
 
     Parameters
     ----------
     path
-        Final name of the file or directory.
+        Final name of the file or directory, or its URL.
     overwrite
         Replace what is at `path` (only once the new output is complete), and
         discard an unfinished run.
@@ -122,7 +162,7 @@ def staged_output(
 
     Yields
     ------
-    pathlib.Path
+    pathlib.Path or upath.UPath
         Where to write. It is renamed to `path` when the body ends normally.
 
     Raises
@@ -133,22 +173,20 @@ def staged_output(
     OutputError
         The folder is not writable, has no space, or another process writes the same output.
     """
-    final = Path(path)
+    final = location(path)
+    if not isinstance(final, Path):
+        with _staged_url(final, overwrite, resume, resumable, result) as place:
+            yield place
+        return
     parent = final.absolute().parent
     if not parent.is_dir():
         raise OptionError(f"the folder {parent} does not exist; create it or choose another --out")
     if final.exists() and not overwrite:
         raise OptionError(f"{final} already exists; pass --overwrite to replace it")
-    partial = partial_path(final)
+    partial = final.with_name(final.name + _PARTIAL)
     try:
         with _exclusive(final):
-            if partial.exists() and not resume:
-                if resumable and not overwrite:
-                    raise OptionError(
-                        f"an unfinished run is in {partial}; pass --resume to continue it "
-                        "or --overwrite to start again"
-                    )
-                remove(partial)
+            _make_room(partial, overwrite, resume, resumable)
             if directory:
                 partial.mkdir(exist_ok=True)
             try:
@@ -162,6 +200,49 @@ def staged_output(
             remove(partial)
     except OSError as error:
         if isinstance(error, OutputError) or error.errno is None:
+            raise
+        raise write_failure(error, final) from error
+
+
+def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool) -> None:
+    """Remove what an earlier run left, unless it is to be continued or might be wanted."""
+    if not exists(partial) or resume:
+        return
+    if resumable and not overwrite:
+        raise OptionError(
+            f"an unfinished run is in {partial}; pass --resume to continue it "
+            "or --overwrite to start again"
+        )
+    remove(partial)
+
+
+@contextlib.contextmanager
+def _staged_url(
+    final: UPath, overwrite: bool, resume: bool, resumable: bool, result: str | None
+) -> Iterator[UPath]:
+    """Do what `staged_output` does, where there is neither a rename nor a lock."""
+    if not final.name:
+        raise OptionError(f"{final} names no output; add a name to it")
+    partial = final.with_name(final.name + _PARTIAL)
+    try:
+        with storage_errors():
+            # A run that ended while it published has left a tree without its root.
+            begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
+            if exists(final) and not overwrite and not (resume and begun):
+                raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+            _make_room(partial, overwrite, resume, resumable)
+            try:
+                yield partial
+                if overwrite:
+                    remove(final)
+                publish(partial if result is None else partial / result, final)
+            except BaseException:
+                if not resumable:
+                    remove(partial)
+                raise
+            remove(partial)
+    except OSError as error:
+        if isinstance(error, BoxNNError):
             raise
         raise write_failure(error, final) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from boxnn_numba.cli.common import common_options, emit, progress
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress
 
 _SUITES = "kernel,peers,training,certification,growth,startup"
 
@@ -12,10 +12,10 @@ _SUITES = "kernel,peers,training,certification,growth,startup"
 @click.command(short_help="Measure this machine, and peers on it.")
 @click.option("--suite", default=_SUITES, show_default=True, help="What to measure, with commas.")
 @click.option("--quick", is_flag=True, help="Fewer sizes and rounds; less than a minute.")
-@click.option("--plot", type=click.Path(), help="Folder to make for PNG files.")
-@click.option("--out", type=click.Path(), help="JSON file to write.")
+@click.option("--plot", type=StorePath(), help="Folder to make for PNG files.")
+@click.option("--out", type=StorePath(), help="JSON file to write.")
 @click.option("--threads", type=int, help="Threads to use; all cores by default.")
-@click.option("--data", type=click.Path(exists=True), help="Dataset of codes; bundled by default.")
+@click.option("--data", type=StorePath(exists=True), help="Dataset of codes; bundled by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --out and --plot.")
 @common_options
 def bench(

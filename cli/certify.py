@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from boxnn_numba.cli.common import (
+    StorePath,
     chosen_cluster,
     cluster_options,
     common_options,
@@ -18,9 +19,9 @@ from boxnn_numba.errors import OptionError
 
 
 @click.command(short_help="Certify every sample of a split.")
-@click.argument("model", type=click.Path(exists=True))
-@click.argument("data", type=click.Path(exists=True))
-@click.option("--out", required=True, type=click.Path(), help="Where the certificates go.")
+@click.argument("model", type=StorePath(exists=True))
+@click.argument("data", type=StorePath(exists=True))
+@click.option("--out", required=True, type=StorePath(), help="Where the certificates go.")
 @click.option("--split", default="test", show_default=True, help="test or train.")
 @cluster_options
 @run_options
@@ -61,9 +62,9 @@ def certify(
 
 
 @click.command(short_help="Predict and certify the rows of a .npy file.")
-@click.argument("model", type=click.Path(exists=True))
+@click.argument("model", type=StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("--out", required=True, type=click.Path(), help="CSV file: label, radius per row.")
+@click.option("--out", required=True, type=StorePath(), help="CSV file: label, radius per row.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
 @click.option("--device", default="auto", show_default=True, help="cpu or auto.")
 @common_options
@@ -110,7 +111,7 @@ def curve_table(result: dict[str, Any]) -> str:
 
 
 @click.command(short_help="Summarise a certificate file.")
-@click.argument("certificate", type=click.Path(exists=True))
+@click.argument("certificate", type=StorePath(exists=True))
 @click.option("--radii", default="0,4,8,12,16,20,24,28,32,36,40", show_default=True)
 @click.option(
     "--convention",

@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 
 import click
 
+from boxnn_numba.locations import is_url
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class StorePath(click.Path):
+    """A dataset, model or certificate file: a local path, or a URL that is checked when opened."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check a local path as `click.Path` does; let a URL through."""
+        return value if is_url(value) else super().convert(value, param, ctx)
 
 
 def common_options(command: Command) -> Command:

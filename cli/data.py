@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import common_options, emit, progress
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress
 from boxnn_numba.errors import DataError, OptionError
 
 PATH = click.Path(path_type=Path)
@@ -52,7 +52,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 
 @data.command()
 @click.argument("source")
-@click.option("--out", required=True, type=PATH, help="Dataset to make, e.g. mnist.zarr.")
+@click.option("--out", required=True, type=StorePath(), help="Dataset to make, e.g. mnist.zarr.")
 @click.option("--from", "directory", type=PATH, help="Folder with the four IDX files.")
 @click.option("--label", metavar="COLUMN", help="Label column of a CSV or Parquet table.")
 @click.option("--labels", type=PATH, help="File with the labels of an .npy or IDX file.")
@@ -86,9 +86,9 @@ def ingest(source: str, shape: str | None, quiet: bool, as_json: bool, **options
 
 
 @data.command()
-@click.argument("path", type=PATH)
+@click.argument("path", type=StorePath())
 @common_options
-def info(path: Path, quiet: bool, as_json: bool) -> None:
+def info(path: str, quiet: bool, as_json: bool) -> None:
     """Show what is in the dataset at PATH."""
     import numpy as np
 
@@ -125,9 +125,9 @@ def info(path: Path, quiet: bool, as_json: bool) -> None:
 
 
 @data.command()
-@click.argument("path", type=PATH)
+@click.argument("path", type=StorePath())
 @common_options
-def verify(path: Path, quiet: bool, as_json: bool) -> None:
+def verify(path: str, quiet: bool, as_json: bool) -> None:
     """Read every byte of the dataset at PATH and compare it with its checksums."""
     from boxnn_numba.data.store import verify_dataset
 

@@ -7,11 +7,11 @@ import time
 import click
 
 from boxnn_numba.cli.certify import curve_table
-from boxnn_numba.cli.common import common_options, emit, progress
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress
 
 
 @click.command(short_help="Train, certify and report on bundled real data.")
-@click.option("--out", default="boxnn-demo", show_default=True, type=click.Path(), help="Folder.")
+@click.option("--out", default="boxnn-demo", show_default=True, type=StorePath(), help="Folder.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
 @common_options

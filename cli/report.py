@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import common_options, emit, progress
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress
 
 
 @click.command()
-@click.argument(
-    "certificates", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CERT..."
-)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder to make (must be new)."
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="The data set, if it was moved (for images)."
-)
+@click.argument("certificates", nargs=-1, required=True, type=StorePath(), metavar="CERT...")
+@click.option("--out", required=True, type=StorePath(), help="Folder to make (must be new).")
+@click.option("--data", type=StorePath(), help="The data set, if it was moved (for images).")
 @click.option(
     "--model",
     "models",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=StorePath(),
     help="The model, if it was moved (for images); once per certificate.",
 )
 @click.option(
@@ -37,10 +30,10 @@ from boxnn_numba.cli.common import common_options, emit, progress
 @click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
 @common_options
 def report(
-    certificates: tuple[Path, ...],
-    out: Path,
-    data: Path | None,
-    models: tuple[Path, ...],
+    certificates: tuple[str, ...],
+    out: str,
+    data: str | None,
+    models: tuple[str, ...],
     convention: str,
     overwrite: bool,
     quiet: bool,

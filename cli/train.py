@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from boxnn_numba.cli.common import (
+    StorePath,
     chosen_cluster,
     cluster_options,
     common_options,
@@ -57,8 +58,8 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(short_help="Train a model on a dataset.")
-@click.argument("data", type=click.Path(exists=True))
-@click.option("--out", required=True, type=click.Path(), help="Where the model goes (or .zip).")
+@click.argument("data", type=StorePath(exists=True))
+@click.option("--out", required=True, type=StorePath(), help="Where the model goes (or .zip).")
 @click.option(
     "--preset",
     default="graded",

@@ -9,7 +9,6 @@ written chunk by chunk. A chunk counts as finished once its entry in
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import zarr
 from boxnn_numba.certificates import certified_radius
 from boxnn_numba.data import zarr_format
 from boxnn_numba.errors import CertificateFileError
+from boxnn_numba.locations import Location, Name, location, reachable, read_problem
 
 FORMAT, VERSION = "boxnn-certificate", 1
 _REMEDY = "run `boxnn certify` again"
@@ -44,14 +44,14 @@ class CertificateWriter:
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         attributes: dict[str, Any],
         n_rows: int,
         n_classes: int,
         chunk_rows: int,
     ) -> None:
         full = {"format": FORMAT, "version": VERSION, **attributes}
-        self._group = zarr.open_group(str(path), mode="a")
+        self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
         before = self._group.attrs.asdict()
         expected = zarr_format.with_digest({**full, "seconds": None})
         kept = {key: item for key, item in before.items() if key not in ("digest", "digests")}
@@ -65,7 +65,7 @@ class CertificateWriter:
         n_chunks = -(-n_rows // chunk_rows)
         # The attributes are written last, so a group without them was killed while it was made.
         if not before:
-            self._group = zarr.create_group(str(path), overwrite=True)
+            self._group = zarr.create_group(zarr_format.tree_store(path), overwrite=True)
             for name in _ARRAYS:
                 tail = (n_classes,) if name == "class_distance" else ()
                 zarr_format.create_array(
@@ -105,7 +105,7 @@ class CertificateWriter:
 
 
 def write_chunk(
-    path: str | Path,
+    path: Name,
     chunk: int,
     chunk_rows: int,
     prediction: np.ndarray,
@@ -118,7 +118,7 @@ def write_chunk(
     Chunks are files of their own, so any number of processes may write different ones, and one
     that is written twice by the same computation stays the same.
     """
-    group = zarr.open_group(str(path), mode="r+")
+    group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
     rows = slice(chunk * chunk_rows, chunk * chunk_rows + len(prediction))
     values = (prediction, radius, label, class_distance)
     for name, value in zip(_ARRAYS, values, strict=True):
@@ -135,7 +135,7 @@ class CertificateFile:
         Where it is and what it is of.
     """
 
-    def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
+    def __init__(self, path: Location, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
         self.path = path
         self.attributes = attributes
         self._arrays: dict[str, zarr.Array] = arrays
@@ -146,22 +146,26 @@ class CertificateFile:
     @functools.cached_property
     def prediction(self) -> np.ndarray:
         """(N,) int32, index of the predicted class."""
-        return np.asarray(self._arrays["prediction"][...])
+        return self._read("prediction")
 
     @functools.cached_property
     def radius(self) -> np.ndarray:
         """(N,) int32, certified radius under the sound convention."""
-        return np.asarray(self._arrays["radius"][...])
+        return self._read("radius")
 
     @functools.cached_property
     def label(self) -> np.ndarray:
         """(N,) int32, index of the true class, -1 if unknown."""
-        return np.asarray(self._arrays["label"][...])
+        return self._read("label")
 
     @functools.cached_property
     def class_distance(self) -> np.ndarray:
         """(N, K) int32 units; read only when it is asked for."""
-        return np.asarray(self._arrays["class_distance"][...])
+        return self._read("class_distance")
+
+    def _read(self, name: str) -> np.ndarray:
+        with reachable(self.path, CertificateFileError):
+            return np.asarray(self._arrays[name][...])
 
     @property
     def classes(self) -> list[Any]:
@@ -192,7 +196,7 @@ class CertificateFile:
         return self.prediction, radius, self.label
 
 
-def open_certificate(path: str | Path) -> CertificateFile:
+def open_certificate(path: Name) -> CertificateFile:
     """Read a certificate file and check all of it.
 
     Raises
@@ -210,11 +214,11 @@ def open_certificate(path: str | Path) -> CertificateFile:
             arrays[name] = group[name]
             digest = zarr_format.stored_digest(arrays[name])  # type: ignore[arg-type]
         except zarr_format.READ_FAILURES as error:
-            raise CertificateFileError(
-                f"{path} is damaged: {name} cannot be read; {_REMEDY}"
-            ) from error
+            damaged = f"{path} is damaged: {name} cannot be read; {_REMEDY}"
+            problem = read_problem(path, f"{name} of {path}", error, damaged)
+            raise CertificateFileError(problem) from error
         if digest != attributes["digests"].get(name):
             raise CertificateFileError(
                 f"{path} is damaged: {name} does not match its digest; {_REMEDY}"
             )
-    return CertificateFile(Path(path), attributes, arrays)
+    return CertificateFile(location(path), attributes, arrays)

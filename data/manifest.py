@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.data.zarr_format import attributes_digest
+from boxnn_numba.locations import Location
 
 SPLITS = ("train", "test")
 PARTS = ("x", "y")
@@ -33,32 +34,29 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None if there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+def file_digest(path: Location) -> str | None:
+    """Return the SHA-256 of a file; None if there is none that can be read."""
+    content = _content(path)
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def chunk_path(folder: Path, key: str, index: int) -> Path:
+def chunk_path(folder: Location, key: str, index: int) -> Location:
     """Return where a chunk of the array `key`, e.g. ``train/x``, lies."""
     position = folder / key / "c" / str(index)
     return position / "0" if key.endswith("x") else position
 
 
-def chunk_problem(folder: Path, key: str, index: int) -> str:
+def chunk_problem(folder: Location, key: str, index: int) -> str:
     """Say in one line that a chunk is not what was written."""
     return f"{key} chunk {index} of {folder} is damaged or missing; {REMEDY}"
 
 
-def metadata_problem(folder: Path, key: str) -> str:
+def metadata_problem(folder: Location, key: str) -> str:
     """Say in one line that the metadata of a group or array is not what was written."""
     return f"{folder / key / 'zarr.json'} is damaged or missing; {REMEDY}"
 
 
-def file_problems(folder: Path) -> Iterator[str]:
+def file_problems(folder: Location) -> Iterator[str]:
     """Compare every file with the digest that was taken when it was written."""
     if _attributes(folder) is None:
         yield metadata_problem(folder, "")
@@ -77,13 +75,24 @@ def file_problems(folder: Path) -> Iterator[str]:
                     yield chunk_problem(folder, key, index)
 
 
-def _attributes(folder: Path) -> dict[str, Any] | None:
+def _content(path: Location) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        if isinstance(path, Path):
+            return None
+        raise  # a lost connection is no damage
+
+
+def _attributes(folder: Location) -> dict[str, Any] | None:
     """Return a group's attributes; None where anything in its metadata is wrong."""
     try:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
+        metadata = json.loads(_content(folder / "zarr.json") or b"")
         attributes = metadata.pop("attributes")
         sound = attributes["digest"] == attributes_digest(attributes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     rest_is_sound = metadata == {"zarr_format": 3, "node_type": "group"}
     return attributes if sound and rest_is_sound else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import zarr
 
 from boxnn_numba.data.manifest import PARTS, chunk_path, file_digest, values_digest
 from boxnn_numba.errors import InputError
+from boxnn_numba.locations import Location
 
 
 class SplitWriter:
@@ -25,7 +25,7 @@ class SplitWriter:
         Its empty arrays, with chunks of the same number of rows.
     """
 
-    def __init__(self, folder: Path, split: str, x: zarr.Array, y: zarr.Array) -> None:
+    def __init__(self, folder: Location, split: str, x: zarr.Array, y: zarr.Array) -> None:
         self._folder = folder
         self._split = split
         self._arrays = {"x": x, "y": y}

@@ -8,9 +8,7 @@ reads a missing chunk as fill value without a word; a chunk is compared with it 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,9 +30,18 @@ from boxnn_numba.data.zarr_format import (
     READ_FAILURES,
     create_array,
     open_group,
+    tree_store,
     write_attributes,
 )
 from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.locations import (
+    Location,
+    Name,
+    location,
+    reachable,
+    read_problem,
+    storage_errors,
+)
 from boxnn_numba.staging import staged_output
 
 FORMAT = "boxnn-dataset"
@@ -57,7 +64,7 @@ class Dataset:
 
     Attributes
     ----------
-    path : pathlib.Path
+    path : pathlib.Path or upath.UPath
         Where it is.
     name, source : str
         What it is called and where it came from.
@@ -71,7 +78,7 @@ class Dataset:
         ``("train", "test")``.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Location, group: zarr.Group) -> None:
         attributes: dict[str, Any] = dict(group.attrs.asdict())
         self.path = path
         self.name: str = attributes["name"]
@@ -154,45 +161,49 @@ class Dataset:
         array = self._array(split, part)
         rows = self.chunks(split)[index]
         problem = chunk_problem(self.path, key, index)
-        # A missing chunk would read as zeros, and a chunk may hold nothing but zeros.
-        if not chunk_path(self.path, key, index).is_file():
-            raise DataError(problem)
         try:
+            with storage_errors():
+                # A missing chunk would read as zeros, and a chunk may hold nothing but zeros.
+                chunk_path(self.path, key, index).stat()
             values = np.ascontiguousarray(array[rows])
         except READ_FAILURES as error:
-            raise DataError(problem) from error
+            what = f"{key} chunk {index} of {self.path}"
+            raise DataError(read_problem(self.path, what, error, problem)) from error
         if values_digest(values) != self._manifest[key]["chunk_digests"][index]:
             raise DataError(problem)
         return values
 
 
-def open_dataset(path: str | os.PathLike[str]) -> Dataset:
+def open_dataset(path: Name) -> Dataset:
     """Open a dataset for reading.
 
     Parameters
     ----------
     path
-        Folder written by `boxnn data ingest`.
+        Folder written by `boxnn data ingest`, or its URL.
 
     Raises
     ------
     DataError
         It does not exist, is not a dataset, is damaged, or is of a newer version.
     """
-    folder = Path(path)
-    if folder.is_file():
+    folder = location(path)
+    with reachable(path, DataError):
+        is_file = folder.is_file()
+    if is_file:
         raise DataError(f"{folder} is a file, not a dataset; ingest it with `boxnn data ingest`")
     group = open_group(folder, FORMAT, VERSION, DataError, REMEDY)
     return Dataset(folder, group)
 
 
-def verify_dataset(path: str | os.PathLike[str]) -> list[str]:
+def verify_dataset(path: Name) -> list[str]:
     """Read everything and return one line per problem found; empty when it is sound.
 
     Finds flipped bits, truncated and missing chunks, and damaged metadata.
     """
-    folder = Path(path)
-    problems = list(file_problems(folder)) if folder.is_dir() else []
+    folder = location(path)
+    with reachable(path, DataError):
+        problems = list(file_problems(folder)) if folder.is_dir() else []
     try:
         dataset = open_dataset(folder)
     except DataError as error:
@@ -228,7 +239,7 @@ class DatasetWriter:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Location,
         *,
         name: str,
         source: str,
@@ -251,7 +262,7 @@ class DatasetWriter:
         n_features = math.prod(feature_shape)
         dtype = np.dtype(np.uint8 if codes else np.float32)
         rows = chunk_rows(n_features, dtype)
-        self._group = zarr.create_group(str(folder))
+        self._group = zarr.create_group(tree_store(folder))
         self._splits: dict[str, SplitWriter] = {}
         for split in SPLITS:
             n = n_rows[split]
@@ -269,7 +280,7 @@ class DatasetWriter:
         for split, writer in self._splits.items():
             writer.finish()
             arrays.update(writer.manifest())
-            group = zarr.open_group(str(self._folder / split), mode="r+")
+            group = zarr.open_group(self._group.store, path=split, mode="r+", zarr_format=3)
             write_attributes(group, {"files": writer.files()})
         split_digests = {
             split: json_digest({part: arrays[f"{split}/{part}"] for part in PARTS})
@@ -282,7 +293,7 @@ class DatasetWriter:
 
 
 def write_dataset(
-    path: str | os.PathLike[str],
+    path: Name,
     *,
     name: str,
     classes: Sequence[int] | Sequence[str],
@@ -297,7 +308,7 @@ def write_dataset(
     Parameters
     ----------
     path
-        Folder to make.
+        Folder to make, or its URL.
     name, source
         What it is called and where it came from.
     classes
@@ -327,7 +338,7 @@ def write_dataset(
 
 
 def _open_array(
-    folder: Path, group: zarr.Group, key: str, manifest: Mapping[str, Any]
+    folder: Location, group: zarr.Group, key: str, manifest: Mapping[str, Any]
 ) -> zarr.Array:
     problem = metadata_problem(folder, key)
     try:

@@ -9,6 +9,7 @@ carry a checksum; the default codec of Zarr 3 has none.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -18,10 +19,21 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore, ZipStore
+from zarr.core.buffer import Buffer, BufferPrototype, cpu
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from boxnn_numba.errors import BoxNNError
+from boxnn_numba.locations import (
+    Location,
+    Name,
+    exists,
+    location,
+    reachable,
+    read_problem,
+    storage_errors,
+)
 
 #: What Zarr and its codecs raise for damaged, truncated or foreign files.
 READ_FAILURES = (
@@ -72,15 +84,49 @@ def write_attributes(group: zarr.Group, attributes: Mapping[str, Any]) -> None:
     group.attrs.put(with_digest(attributes))
 
 
+class _UrlStore(FsspecStore):
+    """A store at a URL; what the library behind it raises arrives as an OSError."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        with storage_errors():
+            return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        with storage_errors():
+            await super().set(key, value, byte_range)
+
+
+def tree_store(place: Location, *, read_only: bool = False) -> Store:
+    """Return the Zarr store of a directory, or of what takes its place at a URL."""
+    if isinstance(place, Path):
+        return LocalStore(place, read_only=read_only)
+    options = dict(place.storage_options)
+    return _UrlStore.from_url(str(place), storage_options=options, read_only=read_only)
+
+
+def _file_store(place: Location) -> Store:
+    """Return a read-only store of a zip file; one at a URL is read whole."""
+    # Zarr does not tell by the name that a path is a zip file.
+    if isinstance(place, Path):
+        return ZipStore(place, mode="r")
+    with zipfile.ZipFile(io.BytesIO(place.read_bytes())) as archive:
+        members: dict[str, Buffer] = {
+            name: cpu.Buffer.from_bytes(archive.read(name)) for name in archive.namelist()
+        }
+    return MemoryStore(members, read_only=True)
+
+
 def open_group(
-    path: str | Path, kind: str, version: int, error: type[BoxNNError], remedy: str
+    path: Name, kind: str, version: int, error: type[BoxNNError], remedy: str
 ) -> zarr.Group:
     """Open a group for reading after checking its format, version and digest.
 
     Parameters
     ----------
     path
-        A directory or a ``.zip`` file.
+        A directory or a ``.zip`` file, or its URL.
     kind
         Expected ``format`` attribute, e.g. ``"boxnn-model"``.
     version
@@ -91,26 +137,29 @@ def open_group(
         What the user can do about a damaged file, e.g. "train it again".
     """
     noun = kind.removeprefix("boxnn-")
-    if not Path(path).exists():
-        raise error(f"{path} does not exist; check the path of the {noun}")
-    # Zarr does not tell by the name that a path is a zip file.
-    single = Path(path).is_file()
-    store = ZipStore(path, mode="r") if single else LocalStore(path, read_only=True)
+    place = location(path)
+    with reachable(path, error):
+        if not exists(place):
+            raise error(f"{path} does not exist; check the path of the {noun}")
+        single = place.is_file()
+    store: Store | None = None
     try:
-        group = zarr.open_group(store, mode="r")
+        store = _file_store(place) if single else tree_store(place, read_only=True)
+        group = zarr.open_group(store, mode="r", zarr_format=3)
         _check_attributes(group.attrs.asdict(), path, kind, version, error, remedy)
     except READ_FAILURES as cause:
-        if store._is_open:
+        if store is not None and store._is_open:
             store.close()
         if isinstance(cause, BoxNNError):
             raise
-        raise error(f"{path} is not a readable {noun} file; {remedy}") from cause
+        damaged = f"{path} is not a readable {noun} file; {remedy}"
+        raise error(read_problem(path, str(path), cause, damaged)) from cause
     return group
 
 
 def _check_attributes(
     attributes: Mapping[str, Any],
-    path: str | Path,
+    path: Name,
     kind: str,
     version: int,
     error: type[BoxNNError],

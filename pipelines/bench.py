@@ -8,12 +8,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from boxnn_numba import validation
 from boxnn_numba.backend import default_threads
 from boxnn_numba.errors import OptionError
+from boxnn_numba.locations import Name, exists, location
 from boxnn_numba.pipelines.bench_method import (
     Record,
     Settings,
@@ -41,9 +41,9 @@ def bench(
     *,
     quick: bool = False,
     threads: int | None = None,
-    data: str | Path | None = None,
-    out: str | Path | None = None,
-    plot: str | Path | None = None,
+    data: Name | None = None,
+    out: Name | None = None,
+    plot: Name | None = None,
     overwrite: bool = False,
     progress: Any = None,
 ) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def bench(
     for name in suites:
         validation.choice("suite", name, SUITES)
     for path in (out, plot):
-        if path is not None and Path(path).exists() and not overwrite:
+        if path is not None and exists(location(path)) and not overwrite:
             raise OptionError(f"{path} already exists; pass --overwrite to replace it")
     cores = default_threads() if threads is None else validation.positive("threads", threads)
     result = _measure(suites, Settings(cores, quick, load_samples(data), _stepper(progress)))
@@ -119,9 +119,7 @@ def _stepper(progress: Any) -> Callable[[str], None]:
     return (lambda step: None) if progress is None else progress.note
 
 
-def _write(
-    result: dict[str, Any], out: str | Path | None, plot: str | Path | None, overwrite: bool
-) -> None:
+def _write(result: dict[str, Any], out: Name | None, plot: Name | None, overwrite: bool) -> None:
     if out is not None:
         with staged_output(out, overwrite=overwrite, directory=False) as partial:
             partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

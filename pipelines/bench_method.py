@@ -17,6 +17,7 @@ import numpy as np
 from boxnn_numba.data.sources import BUNDLED_SAMPLE
 from boxnn_numba.data.store import open_dataset
 from boxnn_numba.errors import DataError
+from boxnn_numba.locations import Name
 
 #: Pause between runs: peers' thread pools spin for a while after their last task.
 _PAUSE = 0.02
@@ -67,7 +68,7 @@ class Settings:
         return 3 if self.quick else 7
 
 
-def load_samples(data: str | Path | None) -> Samples:
+def load_samples(data: Name | None) -> Samples:
     """Return the data set that is measured on.
 
     Parameters

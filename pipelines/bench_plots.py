@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxnn_numba.locations import Location
 from boxnn_numba.pipelines.plots import new_figure, save
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _AXES = {"N": "samples N", "n": "features n", "M": "boxes M"}
 _COLOURS = {"certify": "#0b5fd0", "training step": "#d97000", "training": "#d97000"}
 
 
-def draw(result: dict[str, Any], folder: Path) -> None:
+def draw(result: dict[str, Any], folder: Location) -> None:
     """Write a PNG file for every suite that has something to draw.
 
     Parameters

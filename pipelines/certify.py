@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,17 @@ from boxnn_numba.backend import get_backend
 from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate, write_chunk
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.locations import Location, Name, absolute, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions, connect, keep_on_interrupt
+from boxnn_numba.pipelines.cluster import (
+    IN_PROCESS,
+    ClusterOptions,
+    Executor,
+    connect,
+    keep_on_interrupt,
+)
+from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.staging import partial_path, staged_output, write_failure
 
 #: Rows of a user's array that are predicted at a time.
@@ -27,9 +35,9 @@ _PREDICT_ROWS = 4096
 
 
 def certify(
-    model: str | Path,
-    data: str | Path,
-    out: str | Path,
+    model: Name,
+    data: Name,
+    out: Name,
     *,
     split: str = "test",
     overwrite: bool = False,
@@ -70,6 +78,7 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
+    check_options(cluster)
     get_backend(device, threads)
     classifier, dataset = load_model(model), open_dataset(data)
     validation.choice("split", split, dataset.splits)
@@ -79,32 +88,22 @@ def certify(
         raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
     chunks = dataset.chunks(split)
     job = CertifyJob(
-        model=str(Path(model).absolute()),
+        model=absolute(model),
         model_digest=model_digest(classifier),
-        data=str(Path(data).absolute()),
+        data=absolute(data),
         data_digest=dataset.digest,
         split=split,
-        out=str(partial_path(Path(out)).absolute()),
+        out=absolute(partial_path(location(out))),
         chunk_rows=chunks[0].stop - chunks[0].start,
     )
     with staged_output(out, overwrite=overwrite, resume=resume, resumable=True) as partial:
         attributes = _attributes(classifier, model, dataset, data, split)
-        writer = CertificateWriter(partial, attributes, n, len(classifier.classes), job.chunk_rows)
-        todo = writer.unfinished()
-        if progress is not None:
-            progress.start(n, "samples")
-            progress.advance(n - sum(chunks[i].stop - chunks[i].start for i in todo))
-        with (
-            keep_on_interrupt(
-                lambda: len(chunks) - len(writer.unfinished()), f"{len(chunks)} chunks", partial
-            ),
-            connect(cluster, threads, check=(job.model, job.data, job.out)) as executor,
-        ):
-            if progress is not None and executor.dashboard:
-                progress.note(f"dashboard: {executor.dashboard}")
-            for index, _ in executor.map(certify_chunk, todo, job):
-                if progress is not None:
-                    progress.advance(chunks[index].stop - chunks[index].start)
+        # Connected first: where that fails, nothing is left behind.
+        with connect(cluster, threads, check=(job.model, job.data)) as executor:
+            shape = n, len(classifier.classes), job.chunk_rows
+            writer = CertificateWriter(partial, attributes, *shape)
+            executor.check((job.out,))
+            _run_chunks(executor, job, writer, chunks, partial, progress)
         writer.finish(time.perf_counter() - began)
     result = evaluate(out, [0])
     return {
@@ -115,6 +114,30 @@ def certify(
         "median_certified_radius": result["median_certified_radius"],
         "seconds": time.perf_counter() - began,
     }
+
+
+def _run_chunks(
+    executor: Executor,
+    job: CertifyJob,
+    writer: CertificateWriter,
+    chunks: list[slice],
+    folder: Location,
+    progress: Any,
+) -> None:
+    """Certify the chunks that an earlier run has not finished."""
+    rows = [chunk.stop - chunk.start for chunk in chunks]
+    todo = writer.unfinished()
+    if progress is not None:
+        progress.start(sum(rows), "samples")
+        progress.advance(sum(rows) - sum(rows[index] for index in todo))
+        if executor.dashboard:
+            progress.note(f"dashboard: {executor.dashboard}")
+    with keep_on_interrupt(
+        lambda: len(chunks) - len(writer.unfinished()), f"{len(chunks)} chunks", folder
+    ):
+        for index, _ in executor.map(certify_chunk, todo, job):
+            if progress is not None:
+                progress.advance(rows[index])
 
 
 @dataclass(frozen=True)
@@ -162,11 +185,11 @@ def certify_chunk(index: int, job: CertifyJob) -> int:
     try:
         write_chunk(job.out, index, job.chunk_rows, prediction, radius, position[y], distance)
     except OSError as error:
-        raise write_failure(error, Path(f"chunk {index} of {job.out}")) from error
+        raise write_failure(error, f"chunk {index} of {job.out}") from error
     return len(y)
 
 
-def _check_match(classifier: BoxNN, model: str | Path, dataset: Dataset, data: str | Path) -> None:
+def _check_match(classifier: BoxNN, model: Name, dataset: Dataset, data: Name) -> None:
     n = classifier.boxes.n_features
     if dataset.n_features != n:
         raise DataError(
@@ -188,7 +211,7 @@ def _class_positions(classifier: BoxNN, dataset: Dataset) -> np.ndarray:
 
 
 def _attributes(
-    classifier: BoxNN, model: str | Path, dataset: Dataset, data: str | Path, split: str
+    classifier: BoxNN, model: Name, dataset: Dataset, data: Name, split: str
 ) -> dict[str, Any]:
     return {
         "method": "Box-NN",
@@ -206,9 +229,7 @@ def _attributes(
     }
 
 
-def evaluate(
-    certificate: str | Path, radii: Sequence[int], convention: str = "sound"
-) -> dict[str, Any]:
+def evaluate(certificate: Name, radii: Sequence[int], convention: str = "sound") -> dict[str, Any]:
     """Summarise a certificate file.
 
     Parameters
@@ -252,9 +273,9 @@ def evaluate(
 
 
 def predict(
-    model: str | Path,
-    samples: str | Path,
-    out: str | Path,
+    model: Name,
+    samples: str | os.PathLike[str],
+    out: Name,
     *,
     overwrite: bool = False,
     device: str = "auto",

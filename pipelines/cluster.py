@@ -8,19 +8,19 @@ Results are the same bits because all sums are of integers.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from boxnn_numba import __version__, validation
-from boxnn_numba.backend import default_threads, get_backend, limit_threads
-from boxnn_numba.errors import ClusterError, InterruptedRunError, OptionError
+from boxnn_numba.backend import get_backend, limit_threads
+from boxnn_numba.errors import ClusterError, InterruptedRunError
+from boxnn_numba.locations import Location, absolute
+from boxnn_numba.pipelines.cluster_connection import check_options, check_workers, open_client
 
 if TYPE_CHECKING:
-    from distributed import Client, Security
+    from distributed import Client
 
 #: Tasks that wait at each slot of a worker, so that none idles.
 _QUEUED = 3
@@ -75,6 +75,9 @@ class LocalExecutor:
         self.slots = 1
         self.dashboard: str | None = None
 
+    def check(self, paths: Sequence[str]) -> None:
+        """Do nothing: this process sees what it sees."""
+
     def map(
         self, function: Callable[..., Any], items: Sequence[Any], *common: Any
     ) -> Iterator[tuple[Any, Any]]:
@@ -103,27 +106,36 @@ class DaskExecutor:
         Only a few tasks per slot are in flight, so the scheduler's memory does not grow with the
         number of items. A task whose worker dies is run again.
         """
-        from distributed import as_completed
-
         waiting = iter(items)
         pending: dict[Any, Any] = {}
+        done: SimpleQueue[Any] = SimpleQueue()
+
+        def submit_next() -> None:
+            for item in waiting:
+                future = self.submit(function, item, *common)
+                pending[future] = item
+                future.add_done_callback(done.put)
+                return
+
         with self.failures():
-            done = as_completed(loop=self.client.loop)
-
-            def submit_next() -> None:
-                for item in waiting:
-                    future = self.submit(function, item, *common)
-                    pending[future] = item
-                    done.add(future)
-                    return
-
             for _ in range(self.slots * _QUEUED):
                 submit_next()
-            for future in done:
+            while pending:
+                try:
+                    future = done.get(timeout=_RESTART_SECONDS)
+                except Empty:  # long tasks, or nobody to run them
+                    self.wait_for_workers()
+                    continue
                 item = pending.pop(future)
-                result = future.result()
+                with self.failures(task=f"chunk {item}"):
+                    result = future.result()
                 submit_next()
                 yield item, result
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Refuse workers that cannot read some paths."""
+        with self.failures():
+            check_workers(self.client, tuple(absolute(path) for path in paths))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return the future of one task, which runs in one thread of some worker."""
@@ -131,6 +143,15 @@ class DaskExecutor:
 
     def gather(self, futures: Sequence[Any]) -> list[Any]:
         """Return the results of futures, in their order."""
+        from distributed import wait
+
+        waiting = True
+        while waiting:
+            try:
+                wait(futures, timeout=_RESTART_SECONDS)
+                waiting = False
+            except TimeoutError:  # long tasks, or nobody to run them
+                self.wait_for_workers()
         return list(self.client.gather(futures, direct=self.direct))
 
     def _workers_reachable(self) -> bool:
@@ -150,11 +171,19 @@ class DaskExecutor:
             None came back, or the scheduler is gone.
         """
         with self.failures():
-            self.client.wait_for_workers(1, timeout=_RESTART_SECONDS)
-            self.slots = sum(self.client.nthreads().values())
+            try:
+                self.client.wait_for_workers(1, timeout=_RESTART_SECONDS)
+            except TimeoutError:
+                if self.client.status != "running":
+                    raise
+                raise ClusterError(
+                    f"the last worker of {self.address} was lost and none came back in "
+                    f"{_RESTART_SECONDS} s; start workers and continue with --resume"
+                ) from None
+            self.slots = sum(self.client.nthreads().values()) or self.slots
 
     @contextlib.contextmanager
-    def failures(self, lost_workers: bool = True) -> Iterator[None]:
+    def failures(self, task: str = "a task", lost_workers: bool = True) -> Iterator[None]:
         """Turn what Dask raises about the cluster into one line that says what to do.
 
         With `lost_workers` false, what a lost worker may be the cause of passes through.
@@ -167,7 +196,7 @@ class DaskExecutor:
             yield
         except KilledWorker as error:
             raise ClusterError(
-                f"a task killed its worker {error.allowed_failures + 1} times (out of memory?); "
+                f"{task} killed its worker {error.allowed_failures + 1} times (out of memory?); "
                 "give the workers more memory and continue with --resume"
             ) from None
         except (CancelledError, FutureCancelledError, CommClosedError, TimeoutError) as error:
@@ -183,7 +212,7 @@ Executor = LocalExecutor | DaskExecutor
 
 
 @contextlib.contextmanager
-def keep_on_interrupt(done: Callable[[], int], total: str, folder: Path) -> Iterator[None]:
+def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> Iterator[None]:
     """Turn Ctrl-C into one line that says what was kept, and where."""
     try:
         yield
@@ -225,151 +254,31 @@ def connect(
     ClusterError
         The cluster cannot be reached, or a worker has another version or cannot read a path.
     """
-    _check_options(options)
+    check_options(options)
     if options.local:
         yield LocalExecutor(get_backend("cpu", threads).threads)
         return
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(_client(options))
-        executor = DaskExecutor(client, options.box_shards)
-        _check_workers(executor, tuple(os.path.abspath(path) for path in check))  # noqa: PTH100
-        if options.performance_report is not None:
-            from distributed import performance_report
-
-            stack.enter_context(performance_report(options.performance_report))
-        yield executor
-
-
-def _check_options(options: ClusterOptions) -> None:
-    if options.workers is not None:
-        validation.positive("--workers", options.workers)
-    validation.integer("--box-shards", options.box_shards, 0)
-    if options.box_shards and options.local:
-        raise OptionError("--box-shards needs a cluster; pass --workers or --scheduler")
-    if options.threads_per_worker is not None:
-        validation.positive("--threads-per-worker", options.threads_per_worker)
-        if options.workers is None:
-            raise OptionError("--threads-per-worker needs --workers")
-    given = [options.workers, options.scheduler, options.scheduler_file]
-    if sum(item is not None for item in given) > 1:
-        raise OptionError("pass only one of --workers, --scheduler and --scheduler-file")
-    tls = (options.tls_ca_file, options.tls_cert, options.tls_key)
-    if any(tls) and not all(tls):
-        raise OptionError("TLS needs all of --tls-ca-file, --tls-cert and --tls-key")
-    for path in (*tls, options.scheduler_file):
-        if path is not None and not Path(path).is_file():
-            raise OptionError(f"{path} does not exist; check the path")
-    if any(tls) and options.scheduler is not None and not options.scheduler.startswith("tls://"):
-        raise OptionError(
-            f"--scheduler {options.scheduler} is a plain connection but TLS was asked for; "
-            "pass its tls:// address"
-        )
-
-
-def _security(options: ClusterOptions) -> Security | None:
-    if options.tls_ca_file is None:
-        return None
-    from distributed import Security
-
-    return Security(
-        tls_ca_file=options.tls_ca_file,
-        tls_client_cert=options.tls_cert,
-        tls_client_key=options.tls_key,
-        tls_worker_cert=options.tls_cert,
-        tls_worker_key=options.tls_key,
-        tls_scheduler_cert=options.tls_cert,
-        tls_scheduler_key=options.tls_key,
-        require_encryption=True,
-    )
+    with open_client(options) as client, _report(client, options.performance_report):
+        check_workers(client, tuple(absolute(path) for path in check))
+        yield DaskExecutor(client, options.box_shards)
 
 
 @contextlib.contextmanager
-def _client(options: ClusterOptions) -> Iterator[Client]:
-    import dask
-    from distributed import Client
+def _report(client: Client, path: str | None) -> Iterator[None]:
+    """Write Dask's report of what ran; a run that fails leaves none."""
+    if path is None:
+        yield
+        return
+    from distributed import performance_report
 
-    security = _security(options)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.logging.distributed": "critical"}))
-        if options.workers is not None:
-            target: Any = stack.enter_context(_local_cluster(options, security))
-        else:
-            target = options.scheduler
-        try:
-            client = Client(
-                target,
-                scheduler_file=options.scheduler_file,
-                security=security,
-                timeout="10s",
-                set_as_default=False,
-            )
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            where = options.scheduler or options.scheduler_file or "the local cluster"
-            raise ClusterError(
-                f"cannot connect to {where} ({str(error).splitlines()[0]}); "
-                "check that the scheduler runs there and the TLS options fit"
-            ) from error
-        yield stack.enter_context(client)
-
-
-@contextlib.contextmanager
-def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterator[Any]:
-    """Start worker processes on this machine; kernels and Dask threads never exceed the cores."""
-    import dask
-    from distributed import LocalCluster
-
-    workers = options.workers or 1
-    threads = options.threads_per_worker or max(1, default_threads() // workers)
-    environment = {
-        "BOXNN_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls://" if security else "tcp://",
-            security=security,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-    ):
-        yield cluster
-
-
-def worker_report(paths: tuple[str, ...]) -> dict[str, Any]:
-    """Return a worker's package version and which of some paths it cannot see."""
-    return {
-        "version": __version__,
-        "missing": [path for path in paths if not Path(path).exists()],
-    }
-
-
-def _check_workers(executor: DaskExecutor, paths: tuple[str, ...]) -> None:
-    if executor.slots == 0:
-        raise ClusterError(f"{executor.address} has no workers; start some and try again")
-    try:
-        reports = executor.client.run(functools.partial(worker_report, paths))
-    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if client.run_on_scheduler(importlib.util.find_spec, "bokeh") is None:
         raise ClusterError(
-            f"the workers cannot run boxnn-numba {__version__} ({reason}); "
-            "install the same version on every worker"
-        ) from error
-    for worker, report in reports.items():
-        if report["version"] != __version__:
-            raise ClusterError(
-                f"worker {worker} has boxnn-numba {report['version']}, this is {__version__}; "
-                "install the same version on every worker"
-            )
-        if report["missing"]:
-            raise ClusterError(
-                f"worker {worker} cannot read {report['missing'][0]}; put it on storage that every "
-                "worker sees under the same path"
-            )
+            "--performance-report needs the bokeh package where the scheduler runs; "
+            "`pip install bokeh` there or leave the report out"
+        )
+    report = performance_report(path)
+    with client.as_current():
+        report.__enter__()
+    yield
+    with client.as_current():
+        report.__exit__(None, None, None)

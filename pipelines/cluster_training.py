@@ -80,8 +80,6 @@ class ClusterStepper(CpuStepper):
     def entries(self, x: np.ndarray, labels: np.ndarray) -> Forward:
         """Return the entries of a batch, and each sample's objective and soft margin."""
         from distributed import CancelledError
-        from distributed.client import FutureCancelledError
-        from distributed.comm import CommClosedError
 
         began = time.perf_counter()
         codes = np.ascontiguousarray(x[: len(labels), : self.table.n_features])
@@ -90,8 +88,9 @@ class ClusterStepper(CpuStepper):
                 with self._executor.failures(lost_workers=False):
                     result = self._round(codes, labels)
                 break
-            except (CancelledError, FutureCancelledError, CommClosedError):
-                # What was on a worker went with it. Nothing was added yet, so ask again.
+            except (CancelledError, OSError):
+                # What was on a worker went with it, or it could not be reached (tasks touch no
+                # files, so an OSError is the network's). Nothing was added yet: ask again.
                 self._executor.wait_for_workers()
                 self.statistics.repeats += 1
         else:

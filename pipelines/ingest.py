@@ -17,6 +17,7 @@ from boxnn_numba.data.splits import LabelIndex, StratifiedSplit, count_labels
 from boxnn_numba.data.store import DatasetWriter
 from boxnn_numba.data.streams import Table, stored_features
 from boxnn_numba.errors import DataError
+from boxnn_numba.locations import Location, Name
 from boxnn_numba.staging import staged_output
 
 
@@ -32,7 +33,7 @@ class Progress(Protocol):
 
 def ingest(
     source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    out: Name,
     *,
     directory: str | os.PathLike[str] | None = None,
     label: str | None = None,
@@ -56,7 +57,7 @@ def ingest(
         ``"mnist"``, ``"fashion-mnist"``, ``"digits"``, ``"mnist-sample"``, or a path: a folder of
         IDX files, or an ``.npz``, ``.npy``, ``.csv``, ``.tsv`` or ``.parquet`` file.
     out
-        Folder to make.
+        Folder to make, or its URL.
     directory
         Folder of the IDX files of ``mnist`` and ``fashion-mnist``.
     label
@@ -111,7 +112,7 @@ def ingest(
         digest = _write(opened, plan, folder, header, progress)
     return {
         **header,
-        "path": os.fspath(out),
+        "path": str(out),
         "rows": plan.n_rows,
         "features": opened.train.n_features,
         "classes": plan.index.classes,
@@ -170,7 +171,7 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
 def _write(
     source: Source,
     plan: _Plan,
-    folder: Path,
+    folder: Location,
     header: dict[str, Any],
     progress: Progress | None,
 ) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxnn_numba.errors import OptionError
+from boxnn_numba.locations import Location, Name, exists, is_url, location, storage_errors
 from boxnn_numba.pipelines.runs import Run
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class Origins:
     def __init__(
         self,
         runs: Sequence[Run],
-        data: str | Path | None = None,
-        models: Sequence[str | Path] = (),
+        data: Name | None = None,
+        models: Sequence[Name] = (),
     ) -> None:
-        self._given_data = None if data is None else Path(data)
+        self._given_data = None if data is None else location(data)
         self._dataset: Dataset | None = None
         self._models: dict[str, BoxNN] = {}
         wanted = {run.attributes.get("model_digest") for run in runs}
@@ -112,18 +113,30 @@ class Origins:
         return self._dataset
 
 
-def _find(run: Run, key: str) -> Path | None:
+def _find(run: Run, key: str) -> Location | None:
     """Return the path that a certificate names, from here or from beside the certificate."""
     named = run.attributes.get(key)
     if not named:
         return None
-    places = [Path(named)]
+    places: list[Name] = [named]
     if run.path is not None:
-        places += [run.path.parent / named, run.path.parent / Path(named).name]
-    return next((place for place in places if place.exists()), None)
+        beside = [] if is_url(named) else [named]
+        places += [run.path.parent / word for word in (*beside, Path(named).name)]
+    found = (_reached(place) for place in places)
+    return next((place for place in found if place is not None), None)
 
 
-def _load_model(path: str | Path) -> tuple[str, BoxNN]:
+def _reached(place: Name) -> Location | None:
+    """Return where a store is; None where it is not there or cannot be reached from here."""
+    try:
+        with storage_errors():
+            found = location(place)
+            return found if exists(found) else None
+    except (OptionError, OSError):
+        return None
+
+
+def _load_model(path: Name) -> tuple[str, BoxNN]:
     from boxnn_numba.model_file import load_model, model_digest
 
     model = load_model(path)

@@ -6,11 +6,11 @@ matplotlib is imported when a figure is made, not when this module is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from boxnn_numba.locations import Location
 from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.runs import Run
 
@@ -46,9 +46,10 @@ def new_figure(
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Location) -> None:
     """Write a figure as PNG, without a date, so that the same figure gives the same file."""
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def last_radius(runs: Sequence[Run], published: Sequence[PublishedRow]) -> int:

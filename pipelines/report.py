@@ -7,12 +7,12 @@ import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from boxnn_numba import __version__, validation
 from boxnn_numba.certificates import CONVENTIONS
 from boxnn_numba.errors import OptionError
+from boxnn_numba.locations import Location, Name, exists, location, reachable
 from boxnn_numba.pipelines import gallery
 from boxnn_numba.pipelines.gallery import Picture, Sample
 from boxnn_numba.pipelines.origins import Origins
@@ -54,11 +54,11 @@ _SOFTWARE = ("boxnn-numba", "numpy", "numba", "zarr", "matplotlib")
 
 
 def report(
-    certificates: Sequence[str | Path],
-    out: str | Path,
+    certificates: Sequence[Name],
+    out: Name,
     *,
-    data: str | Path | None = None,
-    models: Sequence[str | Path] = (),
+    data: Name | None = None,
+    models: Sequence[Name] = (),
     convention: str = "sound",
     overwrite: bool = False,
     progress: Any = None,
@@ -99,7 +99,7 @@ def report(
         `out` cannot be written.
     """
     validation.choice("convention", convention, CONVENTIONS)
-    target = Path(out)
+    target = location(out)
     if overwrite:
         _refuse_foreign_folder(target)
     with staged_output(target, overwrite=overwrite) as folder:
@@ -121,7 +121,7 @@ def report(
 
 
 def _fill(
-    folder: Path, runs: Sequence[Run], origins: Origins, convention: str, progress: Any
+    folder: Location, runs: Sequence[Run], origins: Origins, convention: str, progress: Any
 ) -> list[str]:
     """Write all files of a report; return what is missing, in sentences."""
     rows = published_rows(_dataset_name(runs))
@@ -150,16 +150,18 @@ def _advance(progress: Any) -> None:
         progress.advance(1)
 
 
-def _refuse_foreign_folder(target: Path) -> None:
+def _refuse_foreign_folder(target: Location) -> None:
     """Raise if replacing `target` would delete something that no report wrote."""
-    if not target.exists():
-        return
-    if not target.is_dir() or target.is_symlink():
-        raise OptionError(f"{target} is not a folder; choose another --out")
-    for entry in sorted(target.iterdir()):
-        if entry.name not in _FIXED_NAMES and not _GALLERY_NAME.fullmatch(entry.name):
+    with reachable(target, OptionError):
+        if not exists(target):
+            return
+        if not target.is_dir() or target.is_symlink():
+            raise OptionError(f"{target} is not a folder; choose another --out")
+        names = sorted(entry.name for entry in target.iterdir())
+    for name in names:
+        if name not in _FIXED_NAMES and not _GALLERY_NAME.fullmatch(name):
             raise OptionError(
-                f"{target} holds {entry.name}, which is not part of a report; choose another --out"
+                f"{target} holds {name}, which is not part of a report; choose another --out"
             )
 
 
@@ -204,7 +206,7 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
 # --- files -----------------------------------------------------------------------------
 
 
-def _write_tables(folder: Path, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
+def _write_tables(folder: Location, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
     _write_csv(
         folder / "certified_curves.csv",
         ("run", "radius", "certified_accuracy"),
@@ -237,7 +239,7 @@ def _write_tables(folder: Path, runs: Sequence[Run], published: Sequence[Publish
         )
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(head)
@@ -245,7 +247,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -
 
 
 def _write_figures(
-    folder: Path,
+    folder: Location,
     runs: Sequence[Run],
     published: Sequence[PublishedRow],
     samples: Sequence[Sequence[Sample]],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boxnn_numba import certificates
 from boxnn_numba.errors import CertificateFileError, OptionError
+from boxnn_numba.locations import Location, Name, location
 
 if TYPE_CHECKING:
     from boxnn_numba.data.certificate_store import CertificateFile
@@ -43,7 +43,7 @@ class Run:
     classes: Sequence[Any]
     attributes: dict[str, Any] = field(default_factory=dict)
     class_distance: np.ndarray | None = None
-    path: Path | None = None
+    path: Location | None = None
 
     @property
     def outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,7 +80,7 @@ class Run:
         ]
 
 
-def load_runs(paths: Sequence[str | Path], convention: str = "sound") -> list[Run]:
+def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     """Read certificate files of one data set and split.
 
     Parameters
@@ -107,19 +107,19 @@ def load_runs(paths: Sequence[str | Path], convention: str = "sound") -> list[Ru
 
     if not paths:
         raise OptionError("no certificate was given; pass at least one made by boxnn certify")
-    resolved = [Path(path).resolve() for path in paths]
+    resolved = [location(path).resolve() for path in paths]
     for position, place in enumerate(resolved):
         if place in resolved[:position]:
             raise OptionError(f"{paths[position]} was given twice; pass each certificate once")
     runs = []
     for path, name in zip(paths, _distinct_names(resolved), strict=True):
         file = open_certificate(path)
-        runs.append(_as_run(file, name, Path(path), convention))
+        runs.append(_as_run(file, name, location(path), convention))
         _check_comparable(runs[0], runs[-1])
     return runs
 
 
-def _as_run(file: CertificateFile, name: str, path: Path, convention: str) -> Run:
+def _as_run(file: CertificateFile, name: str, path: Location, convention: str) -> Run:
     prediction, radius, label = file.outcome(convention)
     if not (label >= 0).any():
         raise CertificateFileError(
@@ -129,7 +129,7 @@ def _as_run(file: CertificateFile, name: str, path: Path, convention: str) -> Ru
     return Run(name, prediction, radius, label, classes, attributes, file.class_distance, path)
 
 
-def _distinct_names(paths: Sequence[Path]) -> list[str]:
+def _distinct_names(paths: Sequence[Location]) -> list[str]:
     """Name each file by its stem, with as many parent folders as it takes to tell them apart."""
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]

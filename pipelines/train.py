@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,12 @@ import numpy as np
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.locations import Location, Name, exists
 from boxnn_numba.model import trained_model
 from boxnn_numba.model_file import load_checkpoint, save_checkpoint, write_model
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions, connect, keep_on_interrupt
+from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.pipelines.cluster_training import ClusterBackend, training_backend
 from boxnn_numba.pipelines.feed import dataset_feed
 from boxnn_numba.staging import staged_output
@@ -25,8 +26,8 @@ _CHECKPOINT = "checkpoint.npz"
 
 
 def train(
-    data: str | Path,
-    out: str | Path,
+    data: Name,
+    out: Name,
     options: TrainingOptions,
     *,
     preset: str = "graded",
@@ -43,9 +44,10 @@ def train(
     Parameters
     ----------
     data
-        A dataset made by ``boxnn data ingest``. Its test split is not read.
+        A dataset made by ``boxnn data ingest``, or its URL. Its test split is not read.
     out
-        Where the model goes: a directory, or one file if it ends in ``.zip``.
+        Where the model goes: a directory, or one file if it ends in ``.zip``; or its
+        URL.
     options, preset
         Settings of the run, and the preset they came from (recorded only).
     overwrite, resume
@@ -71,6 +73,7 @@ def train(
         Bad data or options, a diverged run, or an output that cannot be written.
     """
     began = time.perf_counter()
+    check_options(cluster)
     get_backend(device, threads)
     dataset = open_dataset(data)
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
@@ -112,14 +115,14 @@ def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:
 class _Checkpoint:
     """The saved state of a run: written after every epoch, and in between when it gets old."""
 
-    def __init__(self, run: Training, folder: Path, fingerprint: dict[str, Any], age: float):
+    def __init__(self, run: Training, folder: Location, fingerprint: dict[str, Any], age: float):
         self._run, self._fingerprint, self._age = run, fingerprint, age
         self._folder, self._path = folder, folder / _CHECKPOINT
         self._saved = time.monotonic()
 
     def restore(self) -> None:
         """Continue from what an earlier run saved, if it had the same options and data."""
-        if not self._path.exists():
+        if not exists(self._path):
             return
         arrays, values = load_checkpoint(self._path)
         before = values["fingerprint"]
@@ -143,7 +146,7 @@ class _Checkpoint:
             self.save()
 
 
-def _run_epochs(run: Training, folder: Path, checkpoint: _Checkpoint, progress: Any) -> None:
+def _run_epochs(run: Training, folder: Location, checkpoint: _Checkpoint, progress: Any) -> None:
     checkpoint.restore()
     epochs = run.options.epochs
     if progress is not None:

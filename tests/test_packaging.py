@@ -114,7 +114,7 @@ def run(code: str) -> str:
 
 
 def test_import_is_light() -> None:
-    heavy = "dask torch cupy matplotlib numba zarr sklearn scipy click numpy"
+    heavy = "dask torch cupy matplotlib numba zarr sklearn scipy click numpy fsspec upath"
     code = "import sys, boxnn_numba\nprint(sorted(set('{}'.split()) & set(sys.modules)))"
     assert run(code.format(heavy)) == "[]\n"
 

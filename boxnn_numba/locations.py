@@ -1,0 +1,165 @@
+"""Where stores are: a local path, or a URL that fsspec understands.
+
+The only place that tells one from the other. Everything else works with what `location`
+returns, whose methods are the same for both. Credentials, endpoints and the like are the
+user's: fsspec and the library behind a protocol take them from the environment and from their
+own configuration files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from boxnn_numba.errors import BoxNNError, OptionError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+#: What `location` returns: a `pathlib.Path` for a local name, else a `upath.UPath`.
+Location: TypeAlias = "Path | UPath"
+#: How a location may be named.
+Name: TypeAlias = "str | os.PathLike[str] | Location"
+
+#: What a user can do about a URL that cannot be reached.
+URL_REMEDY = "check the URL, the network and your credentials, and run again"
+
+#: Protocols that only spell a local path.
+_LOCAL = ("file", "local")
+#: What the libraries behind protocols raise that is not an OSError, by the module that has it.
+_FOREIGN_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("gcsfs.retry", "HttpError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+
+
+def is_url(name: Name) -> bool:
+    """Return whether a name is a URL; a ``file://`` URL is one too."""
+    return "://" in str(name)
+
+
+def location(name: Name) -> Location:
+    """Return where a store is.
+
+    Parameters
+    ----------
+    name
+        A local path; or a URL such as ``memory://...``, ``file://...`` or ``s3://...``.
+
+    Returns
+    -------
+    pathlib.Path or upath.UPath
+        The former for local paths and ``file://``; nothing is read yet.
+
+    Raises
+    ------
+    OptionError
+        The protocol is unknown, or its library is not installed.
+    """
+    if not is_url(name):
+        return Path(os.fspath(name))  # type: ignore[arg-type]
+    from upath import UPath
+
+    try:
+        # A listing that was kept would not show what other processes have written since.
+        path = name if isinstance(name, UPath) else UPath(name, use_listings_cache=False)
+        path.fs  # noqa: B018  # imports the library behind the protocol
+    except ImportError as error:
+        fix = "boxnn-numba[s3]" if str(name).startswith(("s3://", "s3a://")) else None
+        remedy = f"pip install '{fix}'" if fix else first_line(error)
+        raise OptionError(f"{name} needs a library that is not installed: {remedy}") from error
+    except ValueError as error:
+        raise OptionError(f"{name} is not a usable URL ({first_line(error)}); check it") from error
+    return Path(path.path) if path.protocol in _LOCAL else path
+
+
+def absolute(name: Name) -> str:
+    """Return a name that means the same in every working directory; a URL as it is."""
+    return str(location(name).absolute())
+
+
+def exists(path: Location) -> bool:
+    """Return whether there is a file or a directory; some libraries' own answer hides errors."""
+    if isinstance(path, Path):
+        return path.exists()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def put(path: Location, content: bytes) -> None:
+    """Write a file whole, or not at all, where the storage can: object stores do."""
+    if isinstance(path, Path):
+        path.write_bytes(content)
+    else:
+        path.fs.pipe_file(path.path, content)
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn whatever the library behind a URL raises into an OSError of one line."""
+    try:
+        yield
+    except BoxNNError:
+        raise
+    except NotImplementedError as error:
+        raise OSError(f"this protocol cannot do that ({first_line(error)})") from error
+    except _foreign_errors() as error:
+        raise OSError(first_line(error)) from error
+
+
+@contextlib.contextmanager
+def reachable(name: Name, kind: type[BoxNNError]) -> Iterator[None]:
+    """Turn a failure to reach a store into one line that says what to do, of type `kind`."""
+    try:
+        with storage_errors():
+            yield
+    except OSError as error:
+        if isinstance(error, BoxNNError):
+            raise
+        raise kind(f"cannot read {name}: {first_line(error)}; {_remedy(name)}") from error
+
+
+def read_problem(name: Name, what: str, error: BaseException, damaged: str) -> str:
+    """Say in one line why a part of a store could not be read.
+
+    Parameters
+    ----------
+    name
+        The store.
+    what
+        The part.
+    error
+        What was raised.
+    damaged
+        What to say where the store was reached, so that it must be damaged.
+    """
+    lost = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    if isinstance(name, Path) or not is_url(name) or not lost:
+        return damaged
+    return f"cannot read {what}: {first_line(error)}; {_remedy(name)}"
+
+
+def _foreign_errors() -> tuple[type[BaseException], ...]:
+    # Only what is imported can have been raised.
+    loaded = ((sys.modules.get(module), name) for module, name in _FOREIGN_ERRORS)
+    return tuple(getattr(module, name) for module, name in loaded if module is not None)
+
+
+def _remedy(name: Name) -> str:
+    return URL_REMEDY if is_url(name) else "check its permissions"
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return (strerror or str(error) or type(error).__name__).splitlines()[0]
