@@ -96,10 +96,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for item in fields(self):
             check = _CHECKS[item.name]
-            try:
-                object.__setattr__(self, item.name, check(item.name, getattr(self, item.name)))
-            except OptionError as error:
-                raise OptionError(f"option {error}") from None
+            object.__setattr__(self, item.name, check(item.name, getattr(self, item.name)))
         if (
             self.relaxation == "l2"
             and self.softmin in ("boltzmann", "logsumexp")
@@ -137,13 +134,13 @@ def _one_of(known: tuple[str, ...]) -> Callable[[str, Any], str]:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "boxes": _whole(1),
+    "boxes": _whole(1, 2**31 - 1),
     "width": _whole(1, 255),
     "train_width": _whole(0, 255),
     "alpha": _number(0, 1),
     "initialisation": _one_of(INITIALISATIONS),
-    "epochs": _whole(1),
-    "batch": _whole(1),
+    "epochs": _whole(1, 2**31 - 1),
+    "batch": _whole(1, 2**31 - 1),
     "optimizer": _one_of(OPTIMIZERS),
     "momentum": _number(0, 0.9999),
     "weight_decay": _number(0, 1),
@@ -153,7 +150,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "tau": _number(0.01, 1000),
     "objective": _one_of(OBJECTIVES),
     "beta": _number(0, 1e9),
-    "radius": _whole(0),
+    "radius": _whole(0, 2**31 - 1),
     "sharpness": _number(0, 1e9, open_low=True),
     "relaxation": _one_of(RELAXATIONS),
     "leak": _number(0, 1),

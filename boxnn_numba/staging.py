@@ -16,7 +16,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,8 +101,21 @@ def write_failure(error: OSError, path: Name) -> OutputError:
     return OutputError(f"cannot write {path}: {first_line(error)}{remedy}")
 
 
-def new_folder(path: Name, *, overwrite: bool = False) -> Location:
+def holds_boxnn_group(folder: Path) -> bool:
+    """Whether a folder is a dataset, model or certificate file of ours, or an empty one."""
+    try:
+        root = folder / _ROOT
+        return not any(folder.iterdir()) or '"boxnn-' in root.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def new_folder(
+    path: Name, *, overwrite: bool = False, owned: Callable[[Path], bool] = holds_boxnn_group
+) -> Location:
     """Make an empty folder to hold several outputs, each of which is staged on its own.
+
+    With `overwrite`, a folder that is `owned` is emptied.
 
     Raises
     ------
@@ -116,6 +129,8 @@ def new_folder(path: Name, *, overwrite: bool = False) -> Location:
         with storage_errors():
             if exists(folder) and not overwrite:
                 raise OptionError(f"{folder} already exists; pass --overwrite to replace it")
+            if isinstance(folder, Path) and folder.exists():
+                _refuse_to_replace(folder, False, (), owned)
             remove(folder)
             if isinstance(folder, Path):  # an object store has no folders
                 folder.mkdir()
@@ -138,6 +153,8 @@ def staged_output(
     resumable: bool = False,
     directory: bool = True,
     result: str | None = None,
+    inputs: Sequence[Name] = (),
+    owned: Callable[[Path], bool] = holds_boxnn_group,
 ) -> Iterator[Location]:
     """Build an output under a temporary name and publish it on success.
 
@@ -159,6 +176,10 @@ def staged_output(
     result
         Name inside the directory of what becomes the output; the rest is discarded. By
         default all of the directory becomes the output.
+    inputs
+        What the output is made from, which it must not replace.
+    owned
+        Whether a folder at `path` is of the kind that `overwrite` may replace.
 
     Yields
     ------
@@ -168,11 +189,13 @@ def staged_output(
     Raises
     ------
     OptionError
-        `path` exists and neither `overwrite` nor `resume` was given, an unfinished run is in
-        the way, or the folder does not exist.
+        `path` exists and neither `overwrite` nor `resume` was given, or is not something that
+        may be replaced, an unfinished run is in the way, or the folder does not exist.
     OutputError
         The folder is not writable, has no space, or another process writes the same output.
     """
+    if overwrite and resume:
+        raise OptionError("--overwrite starts again and --resume continues; pass one of them")
     final = location(path)
     if not isinstance(final, Path):
         with _staged_url(final, overwrite, resume, resumable, result) as place:
@@ -181,8 +204,13 @@ def staged_output(
     parent = final.absolute().parent
     if not parent.is_dir():
         raise OptionError(f"the folder {parent} does not exist; create it or choose another --out")
-    if final.exists() and not overwrite:
-        raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+    if final.name in ("", ".."):
+        raise OptionError(f"--out {path!s} names no new file or folder; add a name to it")
+    if os.path.lexists(final):
+        if not overwrite:
+            raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+        a_file = not directory or (result or "").endswith(".zip")
+        _refuse_to_replace(final, a_file, inputs, owned)
     partial = final.with_name(final.name + _PARTIAL)
     try:
         with _exclusive(final):
@@ -201,7 +229,30 @@ def staged_output(
     except OSError as error:
         if isinstance(error, OutputError) or error.errno is None:
             raise
-        raise write_failure(error, final) from error
+        failure = write_failure(error, final)
+        if resumable and partial.exists():
+            failure = OutputError(f"{failure}; what is done is kept in {partial}, see --resume")
+        raise failure from error
+
+
+def _refuse_to_replace(
+    final: Path, a_file: bool, inputs: Sequence[Name], owned: Callable[[Path], bool]
+) -> None:
+    """Raise unless --overwrite may delete what is at `final`."""
+    place = final.resolve()
+    for name in inputs:
+        source = location(name)
+        if isinstance(source, Path) and place in (source.resolve(), *source.resolve().parents):
+            raise OptionError(
+                f"--out {final} would delete the input {source}; choose another --out"
+            )
+    if a_file and not final.is_file():
+        raise OptionError(f"{final} is not a file; --overwrite replaces only files here")
+    if not a_file and not (final.is_dir() and owned(final)):
+        raise OptionError(
+            f"{final} is not something that boxnn wrote; --overwrite replaces only its own "
+            "outputs, choose another --out"
+        )
 
 
 def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool) -> None:

@@ -147,7 +147,8 @@ def labels(name: str, value: ArrayLike, n_rows: int) -> np.ndarray:
     if len(array) != n_rows:
         raise InputError(f"{name} has {len(array)} labels for {n_rows} rows; they must agree")
     if array.dtype.kind == "O":
-        array = np.array([str(item) for item in array])
+        whole = all(isinstance(item, (int, np.integer)) for item in array)
+        array = array.astype(np.int64) if whole else np.array([str(item) for item in array])
     if array.dtype.kind == "f" and np.array_equal(array, np.floor(array)):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iubU":
@@ -162,6 +163,8 @@ def class_distances(value: ArrayLike) -> np.ndarray:
         raise InputError(f"class_distance has dtype {array.dtype}; it must be integer units")
     if array.shape[1] < 2:
         raise InputError("class_distance has one class; a certificate needs at least two")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise InputError("class_distance has values outside 0..2147483647; pass distances in units")
     return array
 
 

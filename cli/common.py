@@ -49,7 +49,7 @@ def run_options(command: Command) -> Command:
             help="TOML file with values of options; the command line goes first.",
         ),
         click.option("--resume", is_flag=True, help="Continue a run that was stopped."),
-        click.option("--overwrite", is_flag=True, help="Replace what is at --out."),
+        click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out."),
         click.option("--threads", type=int, help="Threads to use; all cores by default."),
         click.option("--device", default="auto", show_default=True, help="cpu or auto."),
     ):

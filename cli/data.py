@@ -61,7 +61,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--name", help="Name of the dataset; that of the source by default.")
 @click.option("--test-fraction", default=0.2, show_default=True, help="If there is no test split.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the test split.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out.")
 @common_options
 def ingest(source: str, shape: str | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write SOURCE as a dataset.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
 
 from boxnn_numba.cli.certify import curve_table
 from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.errors import InterruptedRunError
+
+_NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
 
 
 @click.command(short_help="Train, certify and report on bundled real data.")
 @click.option("--out", default="boxnn-demo", show_default=True, type=StorePath(), help="Folder.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out.")
 @common_options
 def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
     """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.
@@ -21,6 +25,15 @@ def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> No
     Needs no network and less than a minute. The folder holds the dataset, the
     model, the certificates and the report.
     """
+    try:
+        _demo(out, seed, overwrite, quiet, as_json)
+    except InterruptedRunError:
+        raise InterruptedRunError(
+            f"interrupted; `boxnn demo --out {out} --overwrite` starts again"
+        ) from None
+
+
+def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
     began = time.perf_counter()
     from boxnn_numba.options import resolve
     from boxnn_numba.pipelines.certify import certify, evaluate
@@ -29,7 +42,7 @@ def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> No
     from boxnn_numba.pipelines.train import train
     from boxnn_numba.staging import new_folder
 
-    folder = new_folder(out, overwrite=overwrite)
+    folder = new_folder(out, owned=_made_by_demo, overwrite=overwrite)
     data, model, cert = (folder / f"{name}.zarr" for name in ("mnist-sample", "model", "cert"))
     with progress(quiet, "1/4 ingesting") as bar:
         ingest("mnist-sample", data, progress=bar)
@@ -44,3 +57,8 @@ def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> No
     page = folder / "report" / "report.html"
     result |= {"report": str(page), "seconds": time.perf_counter() - began}
     emit(result, as_json, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}")
+
+
+def _made_by_demo(folder: Path) -> bool:
+    names = {path.name.removesuffix(".partial").strip(".") for path in folder.iterdir()}
+    return {name.removesuffix(".lock") for name in names} <= _NAMES

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -55,7 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        cli.main(args=words, prog_name="boxnn", standalone_mode=False)
+        with _one_interrupt():
+            cli.main(args=words, prog_name="boxnn", standalone_mode=False)
+            sys.stdout.flush()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
@@ -70,3 +78,34 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # e.g. standard output is a full disk or a closed pipe
+        if "--debug" in words:
+            raise
+        with contextlib.suppress(OSError):
+            click.echo(f"Error: {error.strerror or error}; check where the output goes", err=True)
+        _abandon_output()
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Let the first Ctrl-C end the run, and ignore more of them while it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _abandon_output() -> None:
+    """Keep Python from failing again on what standard output still holds."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

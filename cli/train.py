@@ -64,7 +64,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--preset",
     default="graded",
     show_default=True,
-    help=f"One of {', '.join(PRESETS)}; target needs --radius. Options below override it.",
+    help=f"One of {', '.join(PRESETS)}; target needs --radius. Options below go before it.",
 )
 @click.option(
     "--checkpoint-seconds",
@@ -110,12 +110,27 @@ def train(
             cluster=cluster,
             checkpoint_seconds=checkpoint_seconds,
         )
-    figures = result["validation"]
-    emit(
-        result,
-        as_json,
+    text = (
         f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
-        f"{result['seconds']:.1f} s\n"
-        f"validation: accuracy {100 * (figures['accuracy'] or 0):.1f}%, median certified radius "
-        f"{figures['median_certified_radius']}, mean {figures['mean_certified_radius'] or 0:.2f}",
+        f"{result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
+    )
+    if "cluster" in result:
+        text += "\n" + _cluster_text(result["cluster"])
+    emit(result, as_json, text)
+
+
+def _validation_text(figures: dict[str, Any]) -> str:
+    if figures["accuracy"] is None:
+        return "validation: nothing was held out (--validation 0)"
+    return (
+        f"validation: accuracy {100 * figures['accuracy']:.1f}%, median certified radius "
+        f"{figures['median_certified_radius']}, mean {figures['mean_certified_radius']:.2f}"
+    )
+
+
+def _cluster_text(figures: dict[str, Any]) -> str:
+    return (
+        f"cluster: {figures['steps']} steps, {figures['tasks']} tasks, "
+        f"{figures['waiting']:.1f} s waiting for {figures['computing']:.1f} s of kernels, "
+        f"{figures['bytes_sent'] / 1e6:.0f} MB sent, {figures['repeats']} steps repeated"
     )

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from boxnn_numba import validation
@@ -126,7 +127,7 @@ def _write(result: dict[str, Any], out: Name | None, plot: Name | None, overwrit
     if plot is not None:
         from boxnn_numba.pipelines.bench_plots import draw
 
-        with staged_output(plot, overwrite=overwrite) as folder:
+        with staged_output(plot, overwrite=overwrite, owned=_only_pictures) as folder:
             draw(result, folder)
 
 
@@ -264,3 +265,7 @@ def _number(value: float) -> str:
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}"
+
+
+def _only_pictures(folder: Path) -> bool:
+    return all(path.suffix == ".png" for path in folder.iterdir())

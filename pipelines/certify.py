@@ -96,7 +96,10 @@ def certify(
         out=absolute(partial_path(location(out))),
         chunk_rows=chunks[0].stop - chunks[0].start,
     )
-    with staged_output(out, overwrite=overwrite, resume=resume, resumable=True) as partial:
+    staged = staged_output(
+        out, overwrite=overwrite, resume=resume, resumable=True, inputs=[model, data]
+    )
+    with staged as partial:
         attributes = _attributes(classifier, model, dataset, data, split)
         # Connected first: where that fails, nothing is left behind.
         with connect(cluster, threads, check=(job.model, job.data)) as executor:
@@ -321,7 +324,9 @@ def predict(
     if progress is not None:
         progress.start(len(array), "samples")
     with (
-        staged_output(out, overwrite=overwrite, directory=False) as partial,
+        staged_output(
+            out, overwrite=overwrite, directory=False, inputs=[model, samples]
+        ) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file)

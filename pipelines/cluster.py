@@ -148,7 +148,8 @@ class DaskExecutor:
         waiting = True
         while waiting:
             try:
-                wait(futures, timeout=_RESTART_SECONDS)
+                with self.client.as_current():
+                    wait(futures, timeout=_RESTART_SECONDS)
                 waiting = False
             except TimeoutError:  # long tasks, or nobody to run them
                 self.wait_for_workers()
@@ -217,6 +218,10 @@ def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> 
     try:
         yield
     except KeyboardInterrupt:
+        if not any(folder.iterdir()):
+            raise InterruptedRunError(
+                f"interrupted before any of {total} was done; nothing is kept, start again"
+            ) from None
         raise InterruptedRunError(
             f"interrupted; {done()} of {total} are kept in {folder}, continue with --resume"
         ) from None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: How long to wait for a scheduler, for its first worker, and to reconnect.
 _CONNECT_SECONDS = 10
+#: Run first by local workers: Ctrl-C in a terminal reaches them too, but it is for the client.
+_IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def check_options(options: ClusterOptions) -> None:
@@ -164,6 +166,7 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
             security=security,
             dashboard_address="127.0.0.1:0",
             silence_logs=50,
+            preload=[*dask.config.get("distributed.worker.preload"), _IGNORE_CTRL_C],
         ) as cluster,
     ):
         yield cluster

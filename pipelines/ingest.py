@@ -107,7 +107,9 @@ def ingest(
         "feature_shape": _feature_shape(opened, shape),
         "codes": codes or opened.train.is_uint8,
     }
-    with staged_output(out, overwrite=overwrite) as folder:
+    sources = [name for name in (source, labels, directory) if name is not None]
+    local = [name for name in sources if Path(name).exists()]
+    with staged_output(out, overwrite=overwrite, inputs=local) as folder:
         plan = _plan(opened, test_fraction, seed)
         digest = _write(opened, plan, folder, header, progress)
     return {

@@ -102,7 +102,7 @@ def report(
     target = location(out)
     if overwrite:
         _refuse_foreign_folder(target)
-    with staged_output(target, overwrite=overwrite) as folder:
+    with staged_output(target, overwrite=overwrite, owned=lambda folder: True) as folder:
         _start(progress, 3 + len(certificates))
         runs = load_runs(certificates, convention)
         _advance(progress)

@@ -84,7 +84,7 @@ def train(
         )
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
-        out, overwrite=overwrite, resume=resume, resumable=True, result=name
+        out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
     ) as partial:
         feed, grid = dataset_feed(dataset, options)
         with connect(cluster, threads) as executor:

@@ -58,7 +58,9 @@ def test_resumed_training_is_the_same_bit_for_bit(
     rows = 120 if options.validation == 0 else 108
     # Before the first epoch is over, in the third epoch, and (resumed) in the fourth.
     for after in (0, 2 * rows + 30, rows + 30):
-        with pytest.raises(InterruptedRunError, match=r"interrupted; \d of 5 epochs are kept in"):
+        with pytest.raises(
+            InterruptedRunError, match=r"interrupted.* of 5 epochs (are kept in|was done)"
+        ):
             train(
                 tiny_dataset, tmp_path / "m", options, resume=True, threads=2,
                 progress=Stopper(after),

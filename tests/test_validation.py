@@ -202,20 +202,45 @@ def test_staged_output(tmp_path: Path) -> None:
     assert (out / "a").read_text() == "1"
     with pytest.raises(OptionError, match="already exists; pass --overwrite"), staged_output(out):
         raise AssertionError
-    with staged_output(out, overwrite=True, directory=False) as partial:
-        partial.write_text("2")
+    with staged_output(out, overwrite=True, owned=Path.is_dir) as partial:
+        (partial / "a").write_text("2")
         assert (out / "a").read_text() == "1", "the old output stays until the new one is whole"
-    assert out.read_text() == "2"
+    assert (out / "a").read_text() == "2"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_overwrite_replaces_only_outputs_of_ours(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("x")
+    file.write_text("x")
+    for out, options in (
+        (folder, {}),
+        (file, {}),
+        (folder, {"directory": False}),
+        (Path("/dev/null"), {"directory": False}),
+        (Path("/dev/null"), {}),
+        (Path(), {}),
+        (Path(".."), {}),
+        (folder, {"inputs": [folder / "thesis.txt"], "owned": Path.is_dir}),
+        (file, {"inputs": [file], "directory": False}),
+    ):
+        with pytest.raises(OptionError), staged_output(out, overwrite=True, **options):
+            raise AssertionError
+    assert (folder / "thesis.txt").read_text() == file.read_text() == "x"
+    assert sorted(tmp_path.iterdir()) == [file, folder]
+    with pytest.raises(OptionError, match="pass one of them"):
+        staged_output(tmp_path / "new", overwrite=True, resume=True).__enter__()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_staged_output_that_fails(error: type[BaseException], tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("old")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "zarr.json").write_text('{"format": "boxnn-old"}')
     with pytest.raises(error), staged_output(tmp_path / "out", overwrite=True) as partial:
         (partial / "a").write_text("1")
         raise error
-    assert (tmp_path / "out").read_text() == "old"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["zarr.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -257,6 +282,8 @@ def test_new_folder(tmp_path: Path) -> None:
     (folder / "file").write_text("x")
     with pytest.raises(OptionError, match="already exists; pass --overwrite"):
         new_folder(folder)
-    assert list(new_folder(folder, overwrite=True).iterdir()) == []
+    with pytest.raises(OptionError, match="not something that boxnn wrote"):
+        new_folder(folder, overwrite=True)
+    assert list(new_folder(folder, overwrite=True, owned=Path.is_dir).iterdir()) == []
     with pytest.raises(OptionError, match="does not exist; create it or choose another --out"):
         new_folder(tmp_path / "b" / "c")
