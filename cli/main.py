@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "certify",
     "report": "report",
     "bench": "bench",
+    "plan": "plan",
 }
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: How long to wait for a scheduler, for its first worker, and to reconnect.
 _CONNECT_SECONDS = 10
+#: Attempts to start local workers.
+_STARTS = 4
 #: Run first by local workers: Ctrl-C in a terminal reaches them too, but it is for the client.
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -155,21 +157,31 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls://" if security else "tcp://",
-            security=security,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-            preload=[*dask.config.get("distributed.worker.preload"), _IGNORE_CTRL_C],
-        ) as cluster,
-    ):
-        yield cluster
+    preload = dask.config.get("distributed.worker.preload")
+    preload = [preload] if isinstance(preload, str) else list(preload)
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+        for attempt in range(_STARTS):
+            try:
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=threads,
+                    processes=True,
+                    host="127.0.0.1",
+                    protocol="tls://" if security else "tcp://",
+                    security=security,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=50,
+                    preload=[*preload, _IGNORE_CTRL_C],
+                )
+                break
+            except (RuntimeError, TimeoutError) as error:  # one was killed before it was ready
+                if attempt + 1 == _STARTS:
+                    raise ClusterError(
+                        f"cannot start {workers} local workers ({error.__cause__ or error}); pass "
+                        "fewer --workers or free some memory"
+                    ) from error
+        with cluster:
+            yield cluster
 
 
 def worker_report(paths: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,299 @@
+"""Measure the constants of `boxnn_numba.pipelines.plan` on this machine in a few seconds."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.backend import CpuBackend, class_layout, get_backend
+from boxnn_numba.data.store import open_dataset, write_dataset
+from boxnn_numba.errors import ClusterError
+from boxnn_numba.kernels import cpu_training
+from boxnn_numba.objective import objective, softmin
+from boxnn_numba.options import TrainingOptions
+from boxnn_numba.pipelines import bench_method
+from boxnn_numba.pipelines.cluster import ClusterOptions, DaskExecutor, connect
+from boxnn_numba.pipelines.cluster_training import ClusterBackend, forward_task
+from boxnn_numba.pipelines.plan_inputs import Constants, load_constants, regime
+from boxnn_numba.stepper import CpuStepper, Entries, forward
+from boxnn_numba.training import StepInputs
+
+#: Features at which rates are measured: small tables, MNIST, CIFAR-10 and ImageNet.
+FEATURES = (64, 784, 3072, 150_528)
+#: The width that stands for all that cap.
+_WIDTH = 112
+# Sizes of the problems. The boxes are too many for a core's own cache, as they are in earnest.
+_BOX_CODES, _BOXES, _SAMPLES = 2**22, 2560, 1024
+_ENTRIES_PER_BOX = 20
+_SCATTER_BYTES, _STEPS = 2**25, 12
+
+
+def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
+    """Return the least seconds of a call: what others on the machine slowed down says nothing."""
+    call()
+    least = np.inf
+    for _ in range(rounds):
+        began = time.perf_counter()
+        call()
+        least = min(least, time.perf_counter() - began)
+    return float(least)
+
+
+def calibrate(cluster: bool = False, progress: Any = None) -> Constants:
+    """Measure this machine.
+
+    Parameters
+    ----------
+    cluster
+        Start two local workers and measure Dask too; else its constants, and the number of entries
+        per sample, are those that come with the package.
+    progress
+        Optional object with ``start(total, unit)`` and ``advance(n)``.
+
+    Returns
+    -------
+    Constants
+
+    Raises
+    ------
+    ClusterError
+        The local cluster does not start.
+    """
+    found: dict[str, Any] = {"distances": {}, "entry": {}, "update": {}}
+    known = load_constants()
+    machine = bench_method.describe_machine(1)
+    if progress is not None:
+        progress.start(len(FEATURES) + 2 + cluster, "measurements")
+    for n in FEATURES:
+        rates, entry, update = _kernels(n)
+        for kind, rate in rates.items():
+            found["distances"].setdefault(kind, {})[n] = rate
+        found["entry"][n], found["update"][n] = entry, update
+        _advance(progress)
+    found |= _softmin(found["distances"][regime(_WIDTH)][784])
+    _advance(progress)
+    found |= _store()
+    _advance(progress)
+    if cluster:
+        found |= dask_constants()
+        _advance(progress)
+    source = {
+        "command": "boxnn plan --calibrate" + (" --calibrate-cluster" if cluster else ""),
+        "machine": machine,
+        "notes": "entries_per_sample: mean over an epoch of MNIST, 2,500 boxes, tau 1"
+        + ("" if cluster else "; those of Dask come with the package"),
+    }
+    return replace(known, **found, source=source)
+
+
+def _advance(progress: Any) -> None:
+    if progress is not None:
+        progress.advance(1)
+
+
+def _kernels(n: int) -> tuple[dict[str, float], float, float]:
+    """Return triples a second by regime, seconds per entry and feature, and per box and feature."""
+    rng = np.random.default_rng(0)
+    boxes = min(_BOXES, max(32, _BOX_CODES // n // 32 * 32))
+    rows = _SAMPLES if n < 10_000 else 64
+    backend = get_backend("cpu", 1)
+    x = backend.samples(bench_method.random_codes(rng, rows, n))
+    bounds = bench_method.random_boxes(rng, boxes, n)
+    table = backend.boxes(*bounds)
+    rates = {}
+    for width in (1, _WIDTH, 255):
+
+        def see(width: int = width) -> None:
+            operands = backend.operands(table)
+            for first in range(0, min(rows, 256), 64):
+                backend.distances(x, first, first + 64, operands, (0, boxes), width)
+
+        rates[regime(width)] = min(rows, 256) * boxes * n / seconds(see)
+    stepper = _stepper(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
+    count = boxes * _ENTRIES_PER_BOX
+    entries = Entries(
+        np.sort(rng.integers(0, rows, count, dtype=np.int32)),
+        rng.integers(0, boxes, count, dtype=np.int32),
+        rng.integers(-(2**15), 2**15, count),
+    )
+    starts, order = np.empty(boxes + 1, np.int64), np.empty(count, np.int64)
+    cpu_training.sort_by_box(entries.boxes, count, starts, order)
+    blocks = [np.arange(first, first + 32) for first in range(0, boxes, 32)]
+    zeros = np.zeros((32, n), np.int64), np.zeros((32, n), np.int64)
+
+    def expand() -> None:
+        for block in blocks:
+            stepper.gradient(x, entries, block, starts, order)
+
+    def update() -> None:
+        for block in blocks:
+            stepper.update(block, zeros, rows, 1e-9)
+
+    return rates, seconds(expand, 3) / (count * n), seconds(update, 3) / (boxes * n)
+
+
+def _stepper(
+    bounds: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    k: int,
+    backend: CpuBackend | None = None,
+) -> CpuStepper:
+    options = TrainingOptions(boxes=len(labels), width=_WIDTH, beta=50.0, leak=0.2)
+    offsets = np.searchsorted(labels, np.arange(k + 1))
+    table = softmin(options, _WIDTH * bounds[0].shape[1])
+    masters = bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+    inputs = StepInputs(options, offsets, table, objective(options))
+    return (backend or get_backend("cpu", 1)).stepper(masters, inputs)
+
+
+def _sample_step(
+    backend: CpuBackend, samples: bench_method.Samples
+) -> tuple[CpuStepper, np.ndarray, np.ndarray]:
+    """Return a stepper with boxes around the bundled samples of MNIST, and a batch."""
+    lower, upper, labels = bench_method.sample_boxes(samples, _BOXES)
+    x, y = bench_method.repeat_rows(*samples.train, 2 * _SAMPLES)
+    return _stepper((lower, upper), labels, samples.n_classes, backend), x, y
+
+
+def _softmin(rate: float) -> dict[str, float]:
+    """Measure what a step needs besides distances, on the bundled sample of MNIST."""
+    samples = bench_method.load_samples(None)
+    stepper, x, y = _sample_step(get_backend("cpu", 1), samples)
+    backend, boxes = stepper.backend, stepper.table.n_boxes
+    codes = backend.samples(x)
+    inputs, table = stepper.inputs, stepper.table
+    found, _, _ = forward(backend, table, codes, y, inputs)
+    starts, order = np.empty(boxes + 1, np.int64), np.empty(len(found.boxes), np.int64)
+    sort = functools.partial(cpu_training.sort_by_box, found.boxes, len(found.boxes), starts, order)
+    # Whatever a step takes beyond bare distances: soft-min, and blocks that come from memory.
+    spent = seconds(lambda: forward(backend, table, codes, y, inputs)) / (len(y) * boxes)
+    layout = class_layout(*table.bounds(), inputs.offsets)
+    test = samples.test[0]
+    out = np.empty((len(test), samples.n_classes), np.int32)
+    classes = seconds(lambda: backend.class_distance(test, layout, _WIDTH, out))
+    triples = len(test) * boxes * x.shape[1]
+    return {
+        "pair_seconds": max(1e-11, spent - x.shape[1] / rate),
+        "sort_seconds": seconds(sort) / len(found.boxes),
+        "certify_gain": triples / classes / rate,
+    }
+
+
+def _store() -> dict[str, float]:
+    """Measure laying out codes, and reading a chunk with its digest."""
+    backend = get_backend("cpu", 1)
+    rng = np.random.default_rng(0)
+    wide = bench_method.random_codes(rng, 2048, 12_288)
+    copied = seconds(lambda: backend.samples(wide), 3)
+    rows = np.resize(bench_method.load_samples(None).train[0], (4096, 784))
+    labels = np.arange(4096, dtype=np.int32) % 2
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.zarr"
+        split = rows, labels
+        write_dataset(path, name="rows", classes=[0, 1], train=split, test=split)
+        dataset = open_dataset(path)
+        read = seconds(lambda: dataset.read_chunk("train", 0), 3)
+    return {"copy_rate": wide.nbytes / copied, "read_rate": rows.nbytes / read}
+
+
+# --- Dask ---------------------------------------------------------------------------------
+
+
+def _resident(value: Any) -> int:
+    """Return the worker's resident bytes (runs on a worker, with what a step imports)."""
+    import psutil
+
+    get_backend("cpu", 1)
+    return int(psutil.Process().memory_info().rss)
+
+
+def _first(codes: tuple[np.ndarray, np.ndarray], number: int) -> int:
+    """Return next to nothing, of boxes and a task's argument (runs on a worker)."""
+    return len(codes[0]) + number
+
+
+def _process_seconds(call: Callable[[], Any], rounds: int = 5) -> float:
+    """Return the mean processor seconds that this process spends on a call."""
+    began = time.process_time()
+    for _ in range(rounds):
+        call()
+    return (time.process_time() - began) / rounds
+
+
+def dask_constants() -> dict[str, float]:
+    """Measure steps of empty tasks, and of large boxes, on two local workers.
+
+    Raises
+    ------
+    ClusterError
+        The local cluster does not start.
+    """
+    options = ClusterOptions(workers=2, threads_per_worker=1)
+    with connect(options, 1) as executor:
+        if not isinstance(executor, DaskExecutor):
+            raise ClusterError("no local cluster was started; run the calibration again")
+
+        def step(size: int, tasks: int) -> None:
+            side = np.zeros((1, size), np.uint8)
+            boxes = executor.client.scatter(
+                (side, side), broadcast=True, hash=False, direct=executor.direct
+            )
+            executor.gather([executor.submit(_first, boxes, number) for number in range(tasks)])
+
+        one = seconds(lambda: step(64, 1), 9)
+        # Client and scheduler are in this process: their time grows with the tasks, whatever the
+        # workers do. On hosts of their own they would overlap, so this is an upper bound.
+        few, many = (_process_seconds(functools.partial(step, 64, count)) for count in (1, 101))
+        large = seconds(lambda: step(_SCATTER_BYTES // 2, 1), 5)
+        resident = max(executor.gather([executor.submit(_resident, i) for i in range(4)]))
+        steps = _real_steps(executor)
+    # Out of the client once, and each side once more between the two workers.
+    serialise = 2 * _SCATTER_BYTES / max(1e-6, large - one)
+    side = steps["bytes"] / 2 / serialise
+    return {
+        # Messages with arrays in them take longer than empty ones.
+        "round_trip": max(one, steps["outside"] - 4 * side),
+        "task_seconds": max(1e-6, (many - few) / 100),
+        "serialise_rate": serialise,
+        "worker_factor": max(1.0, steps["task"] / steps["here"]),
+        "worker_bytes": float(resident),
+    }
+
+
+def _real_steps(executor: DaskExecutor) -> dict[str, float]:
+    """Time forward passes of training on the cluster, and the half of one in this process.
+
+    Returns
+    -------
+    dict
+        ``outside``: what a pass takes besides its tasks; ``task`` and ``here``: a task on a worker
+        and in this process; ``bytes`` of the boxes.
+    """
+    samples = bench_method.load_samples(None)
+    backend = ClusterBackend(1, executor)
+    stepper, x, y = _sample_step(backend, samples)
+    padded = backend.samples(x)
+    half = len(y) // 2
+    bounds = stepper.table.bounds()
+    here = seconds(lambda: forward_task(bounds, x[:half], y[:half], stepper.inputs))
+    tasks, outside = [], []
+    for _ in range(_STEPS):
+        computed, began = backend.statistics.computing, time.perf_counter()
+        stepper.entries(padded, y)
+        spent = time.perf_counter() - began
+        tasks.append((backend.statistics.computing - computed) / 2)
+        outside.append(spent - tasks[-1])
+    # The first step loads the kernels.
+    return {
+        "outside": float(np.median(outside[1:])),
+        "task": float(np.median(tasks[1:])),
+        "here": here,
+        "bytes": float(2 * bounds[0].size),
+    }
