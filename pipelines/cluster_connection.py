@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,9 +158,12 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
+    # Nannies set these in this process, for its children; the client itself keeps all threads.
+    stack = contextlib.ExitStack()
+    stack.callback(_restore_environment, {name: os.environ.get(name) for name in environment})
     preload = dask.config.get("distributed.worker.preload")
     preload = [preload] if isinstance(preload, str) else list(preload)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+    with stack, dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
         for attempt in range(_STARTS):
             try:
                 cluster = LocalCluster(
@@ -182,6 +186,14 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
                     ) from error
         with cluster:
             yield cluster
+
+
+def _restore_environment(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def worker_report(paths: tuple[str, ...]) -> dict[str, Any]:

@@ -125,9 +125,11 @@ def draw_plan(
         best = min(range(len(curves)), key=lambda i: min(p["seconds"] for p in curves[i]))
         _draw_parts(rows[1][column], curves[best], _label(clusters[best]))
     machine = constants.source.get("machine", {}).get("cpu", "constants of a file")
+    counts = {cluster.threads for _, _, clusters in cases for cluster in clusters}
+    threads = "one thread" if counts == {1} else f"{'/'.join(map(str, sorted(counts)))} threads"
     figure.suptitle(
         "One training step, predicted; constants measured on one core and the loopback of\n"
-        f"{machine}; every worker has a link of its own",
+        f"{machine}; workers of {threads}, each with a link of its own",
         fontsize=9.5,
     )
     with staged_output(path, overwrite=overwrite, directory=False) as partial:

@@ -74,7 +74,8 @@ def train(
     """
     began = time.perf_counter()
     check_options(cluster)
-    get_backend(device, threads)
+    # Settled before the cluster starts, which limits the threads of its workers' environment.
+    threads = get_backend(device, threads).threads
     dataset = open_dataset(data)
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
