@@ -168,6 +168,59 @@ def class_distances(value: ArrayLike) -> np.ndarray:
     return array
 
 
+def votes(name: str, value: ArrayLike) -> np.ndarray:
+    """Return votes (N, K) as int64, K >= 2; every row must have the same total, at least 1."""
+    array = matrix(name, value)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name} has dtype {array.dtype}; votes must be whole numbers")
+    if array.shape[1] < 2:
+        raise InputError(f"{name} has one class; a vote needs at least two")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise InputError(f"{name} has values outside 0..2147483647; pass numbers of votes")
+    totals = array.sum(axis=1, dtype=np.int64)
+    if totals[0] == 0 or (totals != totals[0]).any():
+        row = int((totals != totals[0]).argmax())
+        raise InputError(
+            f"{name} do not add up: row 0 has {totals[0]} votes and row {row} has {totals[row]}; "
+            "every row needs the same number, at least 1"
+        )
+    return array.astype(np.int64)
+
+
+def scores(name: str, value: ArrayLike, shape: Sequence[int | None]) -> np.ndarray:
+    """Return floating-point scores without NaN; None in `shape` stands for any size."""
+    array = np.asarray(value)
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+    )
+    if not fits or 0 in array.shape:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise InputError(f"{name} have shape {array.shape}; they must have shape ({wanted})")
+    if array.dtype.kind != "f":
+        raise InputError(f"{name} have dtype {array.dtype}; they must be floating-point numbers")
+    missing = np.isnan(array)
+    if missing.any():
+        row = np.argwhere(missing)[0][0]
+        raise InputError(f"{name} hold NaN in row {row}; mend or retrain the base classifier")
+    return array
+
+
+def class_indices(name: str, value: ArrayLike, n_rows: int, n_classes: int) -> np.ndarray:
+    """Return one class index 0..n_classes - 1 for each row, as int64."""
+    array = np.asarray(value)
+    if array.shape != (n_rows,) or array.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; "
+            f"it must be {n_rows} whole numbers, one for each row"
+        )
+    wrong = (array < 0) | (array >= n_classes)
+    if wrong.any():
+        raise InputError(
+            f"{name} is {array[wrong][0]} at row {wrong.argmax()}; classes are 0..{n_classes - 1}"
+        )
+    return array.astype(np.int64)
+
+
 def outcomes(
     prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
