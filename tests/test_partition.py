@@ -35,7 +35,7 @@ def scores_with_ties(n_models: st.SearchStrategy[int], n_classes: int) -> Any:
 
 
 def run_off(scores: Any) -> tuple[int, int]:
-    array = np.array([scores], np.float32)
+    array = np.asarray(scores, np.float32)[None]
     prediction, radius = runoff_radius(votes_of(array), array)
     assert prediction.dtype == radius.dtype == np.int32
     return int(prediction[0]), int(radius[0])
@@ -132,6 +132,15 @@ def test_top_1_is_plurality_and_top_k_grows_with_k(votes: list[int]) -> None:
 def test_runoff_is_that_of_loops(n_classes: int, data: st.DataObject) -> None:
     scores = data.draw(scores_with_ties(st.integers(1, 14), n_classes))
     assert run_off(scores) == reference.runoff_radius(scores)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+def test_runoff_is_that_of_loops_for_submodels_that_disagree(n_classes: int) -> None:
+    rng = np.random.default_rng(n_classes)
+    for _ in range(600):
+        scores = rng.integers(0, 5, (int(rng.integers(1, 13)), n_classes)).astype(np.float32)
+        scores[:, rng.integers(n_classes)] += rng.choice([0, 1, 3])
+        assert run_off(scores) == reference.runoff_radius(scores.tolist())
 
 
 def test_closed_form_is_the_recursion() -> None:
