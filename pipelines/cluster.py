@@ -11,21 +11,18 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba.backend import get_backend, limit_threads
 from boxnn_numba.errors import ClusterError, InterruptedRunError
 from boxnn_numba.locations import Location, absolute
 from boxnn_numba.pipelines.cluster_connection import check_options, check_workers, open_client
+from boxnn_numba.pipelines.dask_executor import DaskExecutor
 
 if TYPE_CHECKING:
     from distributed import Client
-
-#: Tasks that wait at each slot of a worker, so that none idles.
-_QUEUED = 3
-#: How long to wait for a worker to be restarted.
-_RESTART_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -87,128 +84,6 @@ class LocalExecutor:
                 yield item, function(item, *common)
 
 
-class DaskExecutor:
-    """Runs chunks as tasks on a cluster, each in one thread of a worker."""
-
-    def __init__(self, client: Client, box_shards: int = 0) -> None:
-        self.client = client
-        self.box_shards = box_shards
-        self.slots = sum(client.nthreads().values())
-        self.dashboard: str | None = client.dashboard_link
-        self.address = str(client.scheduler.address) if client.scheduler else "the scheduler"
-        self.direct = self._workers_reachable()
-
-    def map(
-        self, function: Callable[..., Any], items: Sequence[Any], *common: Any
-    ) -> Iterator[tuple[Any, Any]]:
-        """Yield (item, ``function(item, *common)``) as results come, in any order.
-
-        Only a few tasks per slot are in flight, so the scheduler's memory does not grow with the
-        number of items. A task whose worker dies is run again.
-        """
-        waiting = iter(items)
-        pending: dict[Any, Any] = {}
-        done: SimpleQueue[Any] = SimpleQueue()
-
-        def submit_next() -> None:
-            for item in waiting:
-                future = self.submit(function, item, *common)
-                pending[future] = item
-                future.add_done_callback(done.put)
-                return
-
-        with self.failures():
-            for _ in range(self.slots * _QUEUED):
-                submit_next()
-            while pending:
-                try:
-                    future = done.get(timeout=_RESTART_SECONDS)
-                except Empty:  # long tasks, or nobody to run them
-                    self.wait_for_workers()
-                    continue
-                item = pending.pop(future)
-                with self.failures(task=f"chunk {item}"):
-                    result = future.result()
-                submit_next()
-                yield item, result
-
-    def check(self, paths: Sequence[str]) -> None:
-        """Refuse workers that cannot read some paths."""
-        with self.failures():
-            check_workers(self.client, tuple(absolute(path) for path in paths))
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the future of one task, which runs in one thread of some worker."""
-        return self.client.submit(in_one_thread, function, *arguments, pure=False)
-
-    def gather(self, futures: Sequence[Any]) -> list[Any]:
-        """Return the results of futures, in their order."""
-        from distributed import wait
-
-        waiting = True
-        while waiting:
-            try:
-                with self.client.as_current():
-                    wait(futures, timeout=_RESTART_SECONDS)
-                waiting = False
-            except TimeoutError:  # long tasks, or nobody to run them
-                self.wait_for_workers()
-        return list(self.client.gather(futures, direct=self.direct))
-
-    def _workers_reachable(self) -> bool:
-        """Whether this process can talk to workers itself, past the scheduler."""
-        try:
-            self.client.scatter(0, direct=True, hash=False)
-        except (OSError, TimeoutError):
-            return False
-        return True
-
-    def wait_for_workers(self) -> None:
-        """Wait until a worker is there, e.g. after the last one died and is being restarted.
-
-        Raises
-        ------
-        ClusterError
-            None came back, or the scheduler is gone.
-        """
-        with self.failures():
-            try:
-                self.client.wait_for_workers(1, timeout=_RESTART_SECONDS)
-            except TimeoutError:
-                if self.client.status != "running":
-                    raise
-                raise ClusterError(
-                    f"the last worker of {self.address} was lost and none came back in "
-                    f"{_RESTART_SECONDS} s; start workers and continue with --resume"
-                ) from None
-            self.slots = sum(self.client.nthreads().values()) or self.slots
-
-    @contextlib.contextmanager
-    def failures(self, task: str = "a task", lost_workers: bool = True) -> Iterator[None]:
-        """Turn what Dask raises about the cluster into one line that says what to do.
-
-        With `lost_workers` false, what a lost worker may be the cause of passes through.
-        """
-        from distributed import CancelledError, KilledWorker
-        from distributed.client import FutureCancelledError
-        from distributed.comm import CommClosedError
-
-        try:
-            yield
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{task} killed its worker {error.allowed_failures + 1} times (out of memory?); "
-                "give the workers more memory and continue with --resume"
-            ) from None
-        except (CancelledError, FutureCancelledError, CommClosedError, TimeoutError) as error:
-            if not lost_workers and self.client.status == "running":
-                raise
-            raise ClusterError(
-                f"lost the scheduler at {self.address} ({type(error).__name__}); finished work is "
-                "kept, continue with --resume once a scheduler runs"
-            ) from None
-
-
 Executor = LocalExecutor | DaskExecutor
 
 
@@ -225,12 +100,6 @@ def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> 
         raise InterruptedRunError(
             f"interrupted; {done()} of {total} are kept in {folder}, continue with --resume"
         ) from None
-
-
-def in_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function with kernels limited to this thread: what every Dask task is."""
-    with limit_threads(1):
-        return function(*arguments)
 
 
 @contextlib.contextmanager
@@ -263,9 +132,16 @@ def connect(
     if options.local:
         yield LocalExecutor(get_backend("cpu", threads).threads)
         return
-    with open_client(options) as client, _report(client, options.performance_report):
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(open_client(options))
+        stack.enter_context(_report(client, options.performance_report))
         check_workers(client, tuple(absolute(path) for path in check))
-        yield DaskExecutor(client, options.box_shards)
+        here = options.workers is not None
+        exchange = stack.enter_context(TemporaryDirectory(prefix="boxnn-")) if here else None
+        executor = DaskExecutor(client, options.box_shards, exchange and Path(exchange))
+        # Dask reports tasks, not calls.
+        executor.direct = executor.direct and options.performance_report is None
+        yield executor
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Synchronous data-parallel training: workers look at samples, the client moves the boxes.
 
-A step sends the deployed codes of the boxes (uint8) to every worker and a piece of the batch
-to every slot. A task returns its entries (sample, box, coefficient): the sparse partial gradient
-in factored form, some ten kilobytes where its rows would be megabytes. The client
+A step tells every worker which codes of the boxes (uint8) changed, and gives a piece of the
+batch to every slot. A task returns its entries (sample, box, coefficient): the sparse partial
+gradient in factored form, some ten kilobytes where its rows would be megabytes. The client
 expands and adds them, which are sums of integers and so the same bits for any split,
 and steps. Masters never leave the client.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,16 @@ import numpy as np
 from boxnn_numba.backend import CpuBackend, get_backend
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.feed import Pair
-from boxnn_numba.pipelines.cluster import DaskExecutor, Executor
+from boxnn_numba.pipelines.box_copies import BoxSender, BoxUpdate, Message, current_boxes
+from boxnn_numba.pipelines.cluster import Executor
+from boxnn_numba.pipelines.dask_executor import DaskExecutor
 from boxnn_numba.stepper import CpuStepper, Entries, Judgement, forward
 from boxnn_numba.training import StepInputs
 
 #: A step whose boxes were lost with a worker is sent again this often.
 _ATTEMPTS = 8
+#: How long a task should take at least, and how many a slot gets in a step at most.
+_TASK_SECONDS, _MOST_PIECES = 0.1, 4
 
 Forward = tuple[Entries, np.ndarray, np.ndarray]
 
@@ -37,8 +42,11 @@ class StepStatistics:
     ----------
     steps, tasks
         How many of each.
-    waiting, computing
-        Seconds that the client waited for workers, and that tasks computed.
+    computing
+        Seconds that tasks computed, all added.
+    waiting
+        Seconds that the client waited for workers: `kernels` while all of them computed,
+        `transfer` of large arguments, and the rest is messages and waiting for the slowest.
     bytes_sent
         Codes of boxes and samples sent to workers.
     repeats
@@ -47,25 +55,34 @@ class StepStatistics:
 
     steps: int = 0
     tasks: int = 0
-    waiting: float = 0.0
     computing: float = 0.0
+    waiting: float = 0.0
+    kernels: float = 0.0
+    transfer: float = 0.0
     bytes_sent: int = 0
     repeats: int = 0
 
-    def add(self, tasks: int, bytes_sent: int, computing: float) -> None:
+    def add(self, tasks: int, bytes_sent: int, computing: float, kernels: float) -> None:
         """Count the tasks of a step."""
         self.tasks += tasks
         self.bytes_sent += bytes_sent
         self.computing += computing
+        self.kernels += kernels
 
 
 def forward_task(
-    codes: Pair, x: np.ndarray, labels: np.ndarray, inputs: StepInputs
-) -> tuple[Forward, float]:
-    """Return what some samples say of the boxes, and the seconds it took (runs on a worker)."""
+    x: np.ndarray, labels: np.ndarray, update: BoxUpdate, *arrays: np.ndarray
+) -> tuple[Forward, float] | None:
+    """Return what some samples say of the boxes, and the seconds it took (runs on a worker).
+
+    None where the update builds on boxes that the worker does not have.
+    """
+    boxes = current_boxes(update, *arrays)
+    if boxes is None:
+        return None
     began = time.perf_counter()
     backend = get_backend("cpu", 1)
-    result = forward(backend, backend.boxes(*codes), backend.samples(x), labels, inputs)
+    result = forward(backend, boxes.table, backend.samples(x), labels, boxes.inputs)
     return result, time.perf_counter() - began
 
 
@@ -76,6 +93,9 @@ class ClusterStepper(CpuStepper):
         super().__init__(backend, masters, inputs)
         self._executor = backend.executor
         self.statistics = backend.statistics
+        self._sender = BoxSender(backend)
+        self._update: Message | None = None
+        self._pieces = 1  # of a step, for each slot
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> Forward:
         """Return the entries of a batch, and each sample's objective and soft margin."""
@@ -83,6 +103,8 @@ class ClusterStepper(CpuStepper):
 
         began = time.perf_counter()
         codes = np.ascontiguousarray(x[: len(labels), : self.table.n_features])
+        self._update = None
+        self._executor.forget_placed()
         for _ in range(_ATTEMPTS):
             try:
                 with self._executor.failures(lost_workers=False):
@@ -100,24 +122,41 @@ class ClusterStepper(CpuStepper):
             )
         self.statistics.steps += 1
         self.statistics.waiting += time.perf_counter() - began
+        self.statistics.transfer = self._executor.moving
         return result
 
     def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
         executor = self._executor
-        pieces = np.array_split(np.arange(len(labels)), min(executor.slots, len(labels)))
-        codes = tuple(np.ascontiguousarray(side) for side in self.table.bounds())
-        boxes = executor.client.scatter(codes, broadcast=True, hash=False, direct=executor.direct)
-        futures = [
-            executor.submit(forward_task, boxes, x[piece], labels[piece], self.inputs)
-            for piece in pieces
-        ]
-        results = executor.gather(futures)
-        sent = sum(side.nbytes for side in codes) * len(executor.client.nthreads()) + x.nbytes
-        self.statistics.add(len(pieces), sent, sum(seconds for _, seconds in results))
+        executor.count_workers()
+        if self._update is None:  # a step that is asked for again says the same
+            self._update = self._sender.update(self.table, self.inputs)
+        count = min(executor.slots * self._pieces, len(labels))
+        bounds = np.linspace(0, len(labels), count + 1).astype(int).tolist()
+        pieces = [(x[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
+        results = self._ask(self._update, pieces)
+        lacking = [index for index, result in enumerate(results) if result is None]
+        if lacking:  # new workers, or ones without a task in the step before
+            answers = self._ask(self._sender.whole(), [pieces[index] for index in lacking])
+            for index, answer in zip(lacking, answers, strict=True):
+                results[index] = answer
+            self._sender.start_again()
         parts = [result for result, _ in results]
-        entries = Entries.join([part[0] for part in parts], [int(piece[0]) for piece in pieces])
+        entries = Entries.join([part[0] for part in parts], bounds[:-1])
         values, margins = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
+        # Long tasks are cut, so that nobody waits long for the slowest worker.
+        seconds = self._pieces * float(np.median([seconds for _, seconds in results]))
+        self._pieces = int(np.clip(seconds / _TASK_SECONDS, 1, _MOST_PIECES))
         return entries, values, margins
+
+    def _ask(self, update: Message, pieces: Sequence[Pair]) -> list[Any]:
+        """Return what workers answer to (samples, labels), None where one lacks boxes."""
+        executor = self._executor
+        answers = executor.ask(forward_task, pieces, update, self._sender.reminder())
+        seconds = [answer[1] for answer in answers if answer is not None]
+        sent = len(executor.workers) * sum(array.nbytes for array in update[1:])
+        sent += sum(x.nbytes for x, _ in pieces)
+        self.statistics.add(len(pieces), sent, sum(seconds), sum(seconds) / executor.slots)
+        return answers
 
 
 @dataclass
@@ -128,8 +167,10 @@ class Shard:
     offsets: np.ndarray
 
 
-def shard_distances(codes: Pair, x: np.ndarray, offsets: np.ndarray, inputs: StepInputs) -> Shard:
-    """Return the distances of a batch to the boxes of a shard (runs on a worker)."""
+def shard_distances(
+    codes: np.ndarray, x: np.ndarray, offsets: np.ndarray, inputs: StepInputs
+) -> Shard:
+    """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
     backend, options = get_backend("cpu", 1), inputs.options
     table = backend.boxes(*codes)
     boxes = backend.operands(table, options.relaxation)
@@ -174,16 +215,15 @@ class ShardedStepper(ClusterStepper):
         lower, upper = self.table.bounds()
         bounds = np.linspace(0, len(lower), min(executor.box_shards, len(lower)) + 1).astype(int)
         spans = list(itertools.pairwise(bounds.tolist()))
-        shards = [
-            executor.submit(
-                shard_distances,
-                (np.ascontiguousarray(lower[a:b]), np.ascontiguousarray(upper[a:b])),
-                x,
-                np.clip(inputs.offsets - a, 0, b - a),
-                inputs,
+        executor.count_workers()
+        samples = executor.place(x)
+        shards = []
+        for (a, b), seat in zip(spans, itertools.cycle(executor.seats), strict=False):
+            boxes = executor.place(np.stack((lower[a:b], upper[a:b])), seat)
+            offsets = np.clip(inputs.offsets - a, 0, b - a)
+            shards.append(
+                executor.submit(shard_distances, boxes, samples, offsets, inputs, worker=seat)
             )
-            for a, b in spans
-        ]
         batch = Judgement(labels, inputs)
         for minima in self._stage(shard_minima, shards, batch):
             np.minimum(batch.minima, minima, out=batch.minima)
@@ -194,7 +234,7 @@ class ShardedStepper(ClusterStepper):
         parts = self._stage(shard_entries, shards, batch)
         for part, (first, _) in zip(parts, spans, strict=True):
             part.boxes += np.int32(first)
-        self.statistics.add(4 * len(shards), 2 * lower.nbytes + len(shards) * x.nbytes, 0.0)
+        self.statistics.add(4 * len(shards), 2 * lower.nbytes + len(shards) * x.nbytes, 0.0, 0.0)
         return Entries.join(parts, [0] * len(parts)), batch.value, batch.margin
 
     def _stage(self, function: Any, shards: list[Any], batch: Judgement) -> list[Any]:

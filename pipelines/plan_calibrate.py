@@ -19,8 +19,9 @@ from boxnn_numba.kernels import cpu_training
 from boxnn_numba.objective import objective, softmin
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines import bench_method
-from boxnn_numba.pipelines.cluster import ClusterOptions, DaskExecutor, connect
+from boxnn_numba.pipelines.cluster import ClusterOptions, connect
 from boxnn_numba.pipelines.cluster_training import ClusterBackend, forward_task
+from boxnn_numba.pipelines.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.plan_inputs import Constants, load_constants, regime
 from boxnn_numba.stepper import CpuStepper, Entries, forward
 from boxnn_numba.training import StepInputs
