@@ -61,6 +61,14 @@ def real(
     return number
 
 
+def log_share(name: str, value: float) -> float:
+    """Return the logarithm of a number of 0..1: at most 0, possibly -inf."""
+    number = float(value)
+    if not number <= 0:
+        raise OptionError(f"{name} is {value!r}; it must be the logarithm of a share, at most 0")
+    return number
+
+
 def choice(name: str, value: str, known: Collection[str]) -> str:
     """Return `value` if it is one of `known`."""
     if value not in known:

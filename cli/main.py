@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "certify",
     "predict": "certify",
     "report": "report",
+    "localize": "localize",
     "bench": "bench",
     "plan": "plan",
 }
