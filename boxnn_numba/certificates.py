@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 
 CONVENTIONS = ("sound", "paper")
+#: Method of a certificate that is not of a published defence.
+BOX_NN = "Box-NN"
 
 
 def certified_radius(

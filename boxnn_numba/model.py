@@ -270,12 +270,13 @@ def trained_model(
         "seed": settings.seed,
         "best_epoch": run.best_epoch,
         "history": [record.as_dict() for record in run.history],
-        "versions": _versions(),
+        "versions": versions(),
     }
     return BoxNN(boxes, classes, grid, feature_shape, settings.group_size, training)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what computes, for a model's provenance."""
     import platform
 
     import numba

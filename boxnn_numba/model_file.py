@@ -1,16 +1,19 @@
 """The only place that reads or writes a model, finished or in training.
 
-A model is a Zarr v3 group (a directory, or a single ``.zip``); see the file
-format in the documentation. A checkpoint is one ``.npz`` of plain arrays that
-is replaced in one step. Neither holds pickles.
+A model, or the base classifiers of a published defence, is a Zarr v3 group (a
+directory, or a single ``.zip``); see the file format in the documentation. A
+checkpoint is one ``.npz`` of plain arrays that is replaced in one step. None of
+them holds pickles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
+from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.data import zarr_format
 from boxnn_numba.errors import BoxNNError, ModelFileError
@@ -28,7 +32,10 @@ from boxnn_numba.model import BoxNN
 from boxnn_numba.staging import staged_output
 
 FORMAT, VERSION = "boxnn-model", 1
+BASELINE_FORMAT, BASELINE_VERSION = "boxnn-baseline", 1
 _REMEDY = "copy it again or train it again"
+#: Folder of a network's arrays in the group.
+_WEIGHTS = "weights/"
 #: Rows of boxes in a chunk.
 _CHUNK = 1024
 
@@ -57,8 +64,8 @@ def save_model(model: BoxNN, path: Name, *, overwrite: bool = False) -> None:
         write_model(model, partial, single)
 
 
-def write_model(model: BoxNN, path: Location, single: bool) -> None:
-    """Write a model to a path that a caller has staged; as one file if `single`."""
+def write_model(model: BoxNN | BaselineModel, path: Location, single: bool) -> None:
+    """Write either kind of model to a path that a caller has staged; as one file if `single`."""
     if single and not isinstance(path, Path):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / path.name
@@ -75,29 +82,43 @@ def write_model(model: BoxNN, path: Location, single: bool) -> None:
             store, overwrite=not single, attributes=_attributes(model, arrays)
         )
         for name, array in arrays.items():
-            chunks = (min(_CHUNK, len(array)), *array.shape[1:])
+            chunks = tuple(max(1, min(_CHUNK, size)) for size in array.shape[:1]) + array.shape[1:]
             target = zarr_format.create_array(group, name, array.shape, array.dtype, chunks)
             target[...] = array
     finally:
         store.close()
 
 
-def _arrays(model: BoxNN) -> dict[str, np.ndarray]:
-    boxes = model.boxes
-    arrays = {"lower": boxes.lower, "upper": boxes.upper, "label": boxes.labels}
+def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:
+    if isinstance(model, BaselineModel):
+        arrays = {f"{_WEIGHTS}{name}": array for name, array in model.weights.items()}
+    else:
+        boxes = model.boxes
+        arrays = {"lower": boxes.lower, "upper": boxes.upper, "label": boxes.labels}
     if model.grid is not None:
         arrays |= {"grid/edges": model.grid.edges, "grid/counts": model.grid.counts}
     return arrays
 
 
-def _attributes(model: BoxNN, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _attributes(model: BoxNN | BaselineModel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if isinstance(model, BaselineModel):
+        own = {
+            "format": BASELINE_FORMAT,
+            "version": BASELINE_VERSION,
+            "method": model.method,
+            "settings": model.settings,
+        }
+    else:
+        own = {
+            "format": FORMAT,
+            "version": VERSION,
+            "width": model.boxes.width,
+            "group_size": model.group_size,
+        }
     attributes = {
-        "format": FORMAT,
-        "version": VERSION,
-        "width": model.boxes.width,
+        **own,
         "classes": list(model.classes),
         "feature_shape": list(model.feature_shape or ()),
-        "group_size": model.group_size,
         "training": model.training,
         "digests": {name: zarr_format.array_digest(array) for name, array in arrays.items()},
     }
@@ -121,13 +142,7 @@ def load_model(path: Name) -> BoxNN:
     ModelFileError
         The file is missing, damaged, truncated, not a model, or of a newer version.
     """
-    group = zarr_format.open_group(path, FORMAT, VERSION, ModelFileError, _REMEDY)
-    try:
-        attributes: dict[str, Any] = dict(group.attrs.asdict())
-        arrays = {
-            name: _read_array(group, name, digest, path)
-            for name, digest in attributes["digests"].items()
-        }
+    with _opened(path, FORMAT, VERSION) as (attributes, arrays):
         boxes = Boxes(
             arrays["lower"],
             arrays["upper"],
@@ -135,16 +150,65 @@ def load_model(path: Name) -> BoxNN:
             attributes["width"],
             len(attributes["classes"]),
         )
-        has_grid = "grid/edges" in arrays
-        grid = Grid(arrays["grid/edges"], arrays["grid/counts"]) if has_grid else None
         return BoxNN(
             boxes,
             attributes["classes"],
-            grid,
+            _grid(arrays),
             tuple(attributes["feature_shape"]),
             attributes["group_size"],
             attributes["training"],
         )
+
+
+def load_baseline(path: Name) -> BaselineModel:
+    """Read the base classifiers of a published defence and check all of the file.
+
+    Parameters
+    ----------
+    path
+        Written by ``boxnn baseline ra train`` or ``boxnn baseline fpa train``, or its URL.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, truncated, of something else, or of a newer version.
+    """
+    with _opened(path, BASELINE_FORMAT, BASELINE_VERSION) as (attributes, arrays):
+        weights = {
+            name.removeprefix(_WEIGHTS): array
+            for name, array in arrays.items()
+            if name.startswith(_WEIGHTS)
+        }
+        return BaselineModel(
+            attributes["method"],
+            attributes["settings"],
+            attributes["classes"],
+            tuple(attributes["feature_shape"]),
+            weights,
+            _grid(arrays),
+            attributes["training"],
+        )
+
+
+def _grid(arrays: dict[str, np.ndarray]) -> Grid | None:
+    if "grid/edges" not in arrays:
+        return None
+    return Grid(arrays["grid/edges"], arrays["grid/counts"])
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Name, kind: str, version: int
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Yield attributes and checked arrays; what the body misses in them is a damaged file."""
+    group = zarr_format.open_group(path, kind, version, ModelFileError, _REMEDY)
+    try:
+        attributes: dict[str, Any] = dict(group.attrs.asdict())
+        arrays = {
+            name: _read_array(group, name, digest, path)
+            for name, digest in attributes["digests"].items()
+        }
+        yield attributes, arrays
     except ModelFileError:
         raise
     except (BoxNNError, KeyError, TypeError, AttributeError) as error:
@@ -165,7 +229,7 @@ def _read_array(group: zarr.Group, name: str, digest: str, path: Name) -> np.nda
     return array
 
 
-def model_digest(model: BoxNN) -> str:
+def model_digest(model: BoxNN | BaselineModel) -> str:
     """Return the SHA-256 that identifies a model's content (its attributes cover its arrays)."""
     return str(_attributes(model, _arrays(model))["digest"])
 

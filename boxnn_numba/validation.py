@@ -229,6 +229,19 @@ def class_indices(name: str, value: ArrayLike, n_rows: int, n_classes: int) -> n
     return array.astype(np.int64)
 
 
+def partition(name: str, value: ArrayLike, n_features: int) -> np.ndarray:
+    """Return the part of each feature as int32 (n,); parts are 0..T-1 and none is empty."""
+    array = np.asarray(value)
+    if array.shape != (n_features,) or array.dtype.kind not in "iu" or array.min() < 0:
+        raise InputError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; it must be {n_features} "
+            "whole numbers of at least 0, one for each feature"
+        )
+    if array.max() >= n_features or (np.bincount(array) == 0).any():
+        raise InputError(f"{name} leaves a part without features; number the parts 0..T-1")
+    return array.astype(np.int32)
+
+
 def outcomes(
     prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -97,6 +97,7 @@ def curve_table(result: dict[str, Any]) -> str:
     lines = [
         f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
         f"{result['median_certified_radius']}   ({result['convention']} convention)",
+        *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
         "certified accuracy " + "".join(f"{value:>7.1f}" for value in curve.values()),
         "",

@@ -39,6 +39,12 @@ def common_options(command: Command) -> Command:
 
 def run_options(command: Command) -> Command:
     """Add what long commands take: --device, --threads, --overwrite, --resume and --config."""
+    resume = click.option("--resume", is_flag=True, help="Continue a run that was stopped.")
+    return restart_options(resume(command))
+
+
+def restart_options(command: Command) -> Command:
+    """Add `run_options` without --resume, for what starts again when it was stopped."""
     for option in (
         click.option(
             "--config",
@@ -48,7 +54,6 @@ def run_options(command: Command) -> Command:
             callback=_read_config,
             help="TOML file with values of options; the command line goes first.",
         ),
-        click.option("--resume", is_flag=True, help="Continue a run that was stopped."),
         click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out."),
         click.option("--threads", type=int, help="Threads to use; all cores by default."),
         click.option("--device", default="auto", show_default=True, help="cpu or auto."),
@@ -105,7 +110,10 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | No
     for key in tables:
         if key not in COMMANDS:
             raise click.BadParameter(f"{value} has a table for unknown command {key!r}")
-    flat |= tables.get(ctx.info_name or "", {})
+    table: Any = tables
+    for word in ctx.command_path.split()[1:]:  # e.g. [baseline.ra.train]
+        table = table.get(word, {}) if isinstance(table, dict) else {}
+    flat |= table if isinstance(table, dict) else {}
     defaults = {}
     for key, item in flat.items():
         name = key.replace("-", "_")

@@ -26,6 +26,8 @@ COMMANDS = {
     "predict": "certify",
     "report": "report",
     "localize": "localize",
+    "baseline": "baseline",
+    "reproduce": "reproduce",
     "bench": "bench",
     "plan": "plan",
 }

@@ -4,6 +4,10 @@ A Zarr v3 group with arrays ``prediction`` (index into ``classes``), ``radius``,
 ``class_distance`` (N, K) in units and ``label`` (true index, -1 if unknown),
 written chunk by chunk. A chunk counts as finished once its entry in
 ``finished`` is written, which happens after its data.
+
+Files of the published defences have votes missing to unanimity for class
+distances, a prediction of -1 where they abstain, and, where the class is
+guessed from votes of its own, ``guess`` with it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from boxnn_numba.certificates import certified_radius
+from boxnn_numba import validation
+from boxnn_numba.certificates import BOX_NN, CONVENTIONS, certified_radius
 from boxnn_numba.data import zarr_format
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.locations import Location, Name, location, reachable, read_problem
@@ -22,6 +27,12 @@ from boxnn_numba.locations import Location, Name, location, reachable, read_prob
 FORMAT, VERSION = "boxnn-certificate", 1
 _REMEDY = "run `boxnn certify` again"
 _ARRAYS = ("prediction", "radius", "label", "class_distance")
+#: Written after the others where the method has it.
+_GUESS = "guess"
+#: Attributes that are known when the file is sealed.
+_MEASURED = ("seconds", "seconds_per_sample")
+#: Label of an unknown class in an `outcome`; no prediction, not even "abstains", equals it.
+_UNKNOWN = -2
 
 
 class CertificateWriter:
@@ -35,6 +46,8 @@ class CertificateWriter:
         What the certificate is of; an earlier run with other attributes is refused.
     n_rows, n_classes, chunk_rows
         Number N of samples, K of classes, and samples in a chunk.
+    guesses
+        Whether chunks come with the guessed class of each sample.
 
     Raises
     ------
@@ -49,30 +62,34 @@ class CertificateWriter:
         n_rows: int,
         n_classes: int,
         chunk_rows: int,
+        guesses: bool = False,
     ) -> None:
-        full = {"format": FORMAT, "version": VERSION, **attributes}
+        unmeasured = dict.fromkeys(_MEASURED)
+        full = {"format": FORMAT, "version": VERSION, **attributes, **unmeasured}
         self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
         before = self._group.attrs.asdict()
-        expected = zarr_format.with_digest({**full, "seconds": None})
+        expected = zarr_format.with_digest(full)
         kept = {key: item for key, item in before.items() if key not in ("digest", "digests")}
-        kept = {**kept, "seconds": None}
+        kept = {**kept, **unmeasured}
         if before and kept != {key: item for key, item in expected.items() if key != "digest"}:
             raise CertificateFileError(
                 f"{path} holds an unfinished run of another model, data set or version; "
                 "pass --overwrite to start again"
             )
         self._attributes = full
+        self._per_sample = before.get("seconds_per_sample")
+        self._names = (*_ARRAYS, _GUESS) if guesses else _ARRAYS
         n_chunks = -(-n_rows // chunk_rows)
         # The attributes are written last, so a group without them was killed while it was made.
         if not before:
             self._group = zarr.create_group(zarr_format.tree_store(path), overwrite=True)
-            for name in _ARRAYS:
+            for name in self._names:
                 tail = (n_classes,) if name == "class_distance" else ()
                 zarr_format.create_array(
                     self._group, name, (n_rows, *tail), np.int32, (chunk_rows, *tail), -1
                 )
             zarr_format.create_array(self._group, "finished", (n_chunks,), np.uint8, (1,))
-            zarr_format.write_attributes(self._group, {**full, "seconds": None})
+            zarr_format.write_attributes(self._group, full)
         self._path, self._chunk_rows = path, chunk_rows
 
     def unfinished(self) -> list[int]:
@@ -96,11 +113,17 @@ class CertificateWriter:
         values = (prediction, radius, label, class_distance)
         write_chunk(self._path, chunk, self._chunk_rows, *values)
 
-    def finish(self, seconds: float) -> None:
-        """Seal the file: digests of all arrays and the seconds it took."""
-        digests = {name: zarr_format.stored_digest(self._group[name]) for name in _ARRAYS}  # type: ignore[arg-type]
+    def finish(self, seconds: float, seconds_per_sample: float | None = None) -> None:
+        """Seal the file: digests of all arrays and the seconds it took, of a sample where known."""
+        digests = {name: zarr_format.stored_digest(self._group[name]) for name in self._names}  # type: ignore[arg-type]
+        measured = (seconds, seconds_per_sample or self._per_sample)
         zarr_format.write_attributes(
-            self._group, {**self._attributes, "seconds": seconds, "digests": digests}
+            self._group,
+            {
+                **self._attributes,
+                **dict(zip(_MEASURED, measured, strict=True)),
+                "digests": digests,
+            },
         )
 
 
@@ -112,6 +135,7 @@ def write_chunk(
     radius: np.ndarray,
     label: np.ndarray,
     class_distance: np.ndarray,
+    guess: np.ndarray | None = None,
 ) -> None:
     """Write one whole chunk of a file that a `CertificateWriter` made, then record it as finished.
 
@@ -120,8 +144,8 @@ def write_chunk(
     """
     group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
     rows = slice(chunk * chunk_rows, chunk * chunk_rows + len(prediction))
-    values = (prediction, radius, label, class_distance)
-    for name, value in zip(_ARRAYS, values, strict=True):
+    values = dict(zip(_ARRAYS, (prediction, radius, label, class_distance), strict=True))
+    for name, value in (values if guess is None else {**values, _GUESS: guess}).items():
         group[name][rows] = value  # type: ignore[index]
     group["finished"][chunk] = 1  # type: ignore[index]
 
@@ -145,7 +169,7 @@ class CertificateFile:
 
     @functools.cached_property
     def prediction(self) -> np.ndarray:
-        """(N,) int32, index of the predicted class."""
+        """(N,) int32, index of the predicted class, -1 where the classifier abstains."""
         return self._read("prediction")
 
     @functools.cached_property
@@ -163,9 +187,19 @@ class CertificateFile:
         """(N, K) int32 units; read only when it is asked for."""
         return self._read("class_distance")
 
+    @functools.cached_property
+    def guess(self) -> np.ndarray:
+        """(N,) int32, index of the class that a method which guesses one has tried to certify."""
+        return self._read(_GUESS)
+
     def _read(self, name: str) -> np.ndarray:
         with reachable(self.path, CertificateFileError):
             return np.asarray(self._arrays[name][...])
+
+    @property
+    def method(self) -> str:
+        """``"Box-NN"``, ``"RA"``, ``"RA^B"``, ``"FPA^A"`` or ``"FPA^B"``."""
+        return str(self.attributes["method"])
 
     @property
     def classes(self) -> list[Any]:
@@ -185,15 +219,20 @@ class CertificateFile:
     def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prediction, radius under a convention, and true label.
 
+        Where the prediction is -1 the classifier abstains, and an unknown label is -2, so that the
+        two are never taken for a right answer. The published defences have one convention.
+
         Raises
         ------
         OptionError
             Unknown convention.
         """
-        if convention == "sound":
-            return self.prediction, self.radius, self.label
+        label = np.where(self.label < 0, _UNKNOWN, self.label)
+        validation.choice("convention", convention, CONVENTIONS)
+        if convention == "sound" or self.method != BOX_NN:
+            return self.prediction, self.radius, label
         _, radius = certified_radius(self.class_distance, self.width, self.group_size, convention)
-        return self.prediction, radius, self.label
+        return self.prediction, radius, label
 
 
 def open_certificate(path: Name) -> CertificateFile:
@@ -209,7 +248,8 @@ def open_certificate(path: Name) -> CertificateFile:
     if "digests" not in attributes:
         raise CertificateFileError(f"{path} is unfinished; resume it with `boxnn certify --resume`")
     arrays = {}
-    for name in _ARRAYS:
+    names = [name for name in (*_ARRAYS, _GUESS) if name in (*_ARRAYS, *attributes["digests"])]
+    for name in names:
         try:
             arrays[name] = group[name]
             digest = zarr_format.stored_digest(arrays[name])  # type: ignore[arg-type]

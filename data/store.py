@@ -144,6 +144,28 @@ class Dataset:
         """Read and verify the class indices (rows,) int32 of a split, without its features."""
         return self._read_all(split, "y")
 
+    def read_rows(self, split: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return some rows of a split as `read_chunk` does, reading only the chunks with them.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+        rows
+            Row numbers, at least one, in any order.
+        """
+        wanted = np.asarray(rows)
+        found: list[tuple[np.ndarray, ...]] = []
+        for index, chunk in enumerate(self.chunks(split)):
+            inside = np.flatnonzero((wanted >= chunk.start) & (wanted < chunk.stop))
+            if len(inside):
+                at = wanted[inside] - chunk.start
+                x, y = self.read_chunk(split, index)
+                found.append((inside, x[at], y[at]))
+        places, x, y = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(places)
+        return x[order], y[order]
+
     def _read_all(self, split: str, part: str) -> np.ndarray:
         array = self._array(split, part)
         values = np.empty(array.shape, array.dtype)

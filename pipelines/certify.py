@@ -14,19 +14,14 @@ import numpy as np
 
 from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend
-from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate, write_chunk
+from boxnn_numba.data.certificate_store import open_certificate, write_chunk
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InputError
-from boxnn_numba.locations import Location, Name, absolute, location
+from boxnn_numba.locations import Name, absolute, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.cluster import (
-    IN_PROCESS,
-    ClusterOptions,
-    Executor,
-    connect,
-    keep_on_interrupt,
-)
+from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, class_positions
+from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.staging import partial_path, staged_output, write_failure
 
@@ -82,11 +77,12 @@ def certify(
     get_backend(device, threads)
     classifier, dataset = load_model(model), open_dataset(data)
     validation.choice("split", split, dataset.splits)
-    _check_match(classifier, model, dataset, data)
+    codes = classifier.grid is None
+    check_match(model, classifier.boxes.n_features, codes, dataset, data)
     n = dataset.n_rows(split)
     if n == 0:
         raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
-    chunks = dataset.chunks(split)
+    first = dataset.chunks(split)[0]
     job = CertifyJob(
         model=absolute(model),
         model_digest=model_digest(classifier),
@@ -94,20 +90,12 @@ def certify(
         data_digest=dataset.digest,
         split=split,
         out=absolute(partial_path(location(out))),
-        chunk_rows=chunks[0].stop - chunks[0].start,
+        chunk_rows=first.stop - first.start,
     )
-    staged = staged_output(
-        out, overwrite=overwrite, resume=resume, resumable=True, inputs=[model, data]
-    )
-    with staged as partial:
-        attributes = _attributes(classifier, model, dataset, data, split)
-        # Connected first: where that fails, nothing is left behind.
-        with connect(cluster, threads, check=(job.model, job.data)) as executor:
-            shape = n, len(classifier.classes), job.chunk_rows
-            writer = CertificateWriter(partial, attributes, *shape)
-            executor.check((job.out,))
-            _run_chunks(executor, job, writer, chunks, partial, progress)
-        writer.finish(time.perf_counter() - began)
+    attributes = _attributes(classifier, model, dataset, data, split)
+    how = HowToRun(overwrite, resume, threads, cluster, progress)
+    shape = n, len(classifier.classes)
+    certify_chunks(certify_chunk, job, out, attributes, shape, how, inputs=[model, data])
     result = evaluate(out, [0])
     return {
         "certificate": str(out),
@@ -117,30 +105,6 @@ def certify(
         "median_certified_radius": result["median_certified_radius"],
         "seconds": time.perf_counter() - began,
     }
-
-
-def _run_chunks(
-    executor: Executor,
-    job: CertifyJob,
-    writer: CertificateWriter,
-    chunks: list[slice],
-    folder: Location,
-    progress: Any,
-) -> None:
-    """Certify the chunks that an earlier run has not finished."""
-    rows = [chunk.stop - chunk.start for chunk in chunks]
-    todo = writer.unfinished()
-    if progress is not None:
-        progress.start(sum(rows), "samples")
-        progress.advance(sum(rows) - sum(rows[index] for index in todo))
-        if executor.dashboard:
-            progress.note(f"dashboard: {executor.dashboard}")
-    with keep_on_interrupt(
-        lambda: len(chunks) - len(writer.unfinished()), f"{len(chunks)} chunks", folder
-    ):
-        for index, _ in executor.map(certify_chunk, todo, job):
-            if progress is not None:
-                progress.advance(rows[index])
 
 
 @dataclass(frozen=True)
@@ -168,8 +132,8 @@ def _open_inputs(
     return classifier, dataset
 
 
-def certify_chunk(index: int, job: CertifyJob) -> int:
-    """Certify one chunk, write it whole to the result, and return its number of rows.
+def certify_chunk(index: int, job: CertifyJob) -> float:
+    """Certify one chunk, write it whole to the result, and return the seconds it took.
 
     Runs on whatever the executor uses. Running it twice writes the same bytes.
 
@@ -178,46 +142,26 @@ def certify_chunk(index: int, job: CertifyJob) -> int:
     BoxNNError
         Names the chunk: its data are damaged, or its result cannot be written.
     """
+    began = time.perf_counter()
     classifier, dataset = _open_inputs(job.model, job.model_digest, job.data, job.data_digest)
     x, y = dataset.read_chunk(job.split, index)
     distance = classifier.class_distance(x)
     prediction, radius = certificates.certified_radius(
         distance, classifier.boxes.width, classifier.group_size
     )
-    position = _class_positions(classifier, dataset)
+    position = class_positions(classifier.classes, dataset)
     try:
         write_chunk(job.out, index, job.chunk_rows, prediction, radius, position[y], distance)
     except OSError as error:
         raise write_failure(error, f"chunk {index} of {job.out}") from error
-    return len(y)
-
-
-def _check_match(classifier: BoxNN, model: Name, dataset: Dataset, data: Name) -> None:
-    n = classifier.boxes.n_features
-    if dataset.n_features != n:
-        raise DataError(
-            f"{data} has {dataset.n_features} features and {model} was trained on {n}; "
-            "certify the data set that the model was trained for"
-        )
-    if dataset.is_codes != (classifier.grid is None):
-        kinds = ("codes", "real features") if dataset.is_codes else ("real features", "codes")
-        raise DataError(
-            f"{data} holds {kinds[0]} and {model} was trained on {kinds[1]}; "
-            "ingest the data in the same way as the training data"
-        )
-
-
-def _class_positions(classifier: BoxNN, dataset: Dataset) -> np.ndarray:
-    """Map a data set's class indices to the model's; -1 for a class that it never saw."""
-    known = {label: index for index, label in enumerate(classifier.classes)}
-    return np.array([known.get(label, -1) for label in dataset.classes], np.int32)
+    return time.perf_counter() - began
 
 
 def _attributes(
     classifier: BoxNN, model: Name, dataset: Dataset, data: Name, split: str
 ) -> dict[str, Any]:
     return {
-        "method": "Box-NN",
+        "method": certificates.BOX_NN,
         "model": str(model),
         "model_digest": model_digest(classifier),
         "dataset": str(data),
@@ -248,7 +192,8 @@ def evaluate(certificate: Name, radii: Sequence[int], convention: str = "sound")
     -------
     dict
         ``median_certified_radius``, ``certified_accuracy`` (radius as string -> percent),
-        ``accuracy`` (percent), ``mean_certified_radius``, ``n``, ``convention`` and ``per_class``.
+        ``accuracy`` (percent), ``mean_certified_radius``, ``n``, ``convention``, ``method``,
+        ``per_class`` and, of a published defence, ``abstained`` (percent; wrong at every radius).
 
     Raises
     ------
@@ -262,13 +207,16 @@ def evaluate(certificate: Name, radii: Sequence[int], convention: str = "sound")
     outcome = file.outcome(convention)
     curve = 100.0 * certificates.certified_accuracy(*outcome, radii)
     per_class = certificates.per_class_table(*outcome, len(file.classes))
+    abstained = 100.0 * float((file.prediction < 0).mean())
     return {
+        "method": file.method,
         "median_certified_radius": certificates.median_certified_radius(*outcome),
         "certified_accuracy": {
             str(radius): round(float(value), 4) for radius, value in zip(radii, curve, strict=True)
         },
         "accuracy": round(100.0 * float((outcome[0] == outcome[2]).mean()), 4),
         "mean_certified_radius": certificates.mean_certified_radius(*outcome),
+        **({} if file.method == certificates.BOX_NN else {"abstained": round(abstained, 4)}),
         "n": len(file),
         "convention": convention,
         "per_class": [{**row, "class": file.classes[int(row["class"])]} for row in per_class],

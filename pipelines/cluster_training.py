@@ -215,15 +215,17 @@ class ShardedStepper(ClusterStepper):
         lower, upper = self.table.bounds()
         bounds = np.linspace(0, len(lower), min(executor.box_shards, len(lower)) + 1).astype(int)
         spans = list(itertools.pairwise(bounds.tolist()))
-        executor.count_workers()
-        samples = executor.place(x)
-        shards = []
-        for (a, b), seat in zip(spans, itertools.cycle(executor.seats), strict=False):
-            boxes = executor.place(np.stack((lower[a:b], upper[a:b])), seat)
-            offsets = np.clip(inputs.offsets - a, 0, b - a)
-            shards.append(
-                executor.submit(shard_distances, boxes, samples, offsets, inputs, worker=seat)
+        samples = executor.place(x, everywhere=True)
+        shards = [
+            executor.submit(
+                shard_distances,
+                executor.place(np.stack((lower[a:b], upper[a:b]))),
+                samples,
+                np.clip(inputs.offsets - a, 0, b - a),
+                inputs,
             )
+            for a, b in spans
+        ]
         batch = Judgement(labels, inputs)
         for minima in self._stage(shard_minima, shards, batch):
             np.minimum(batch.minima, minima, out=batch.minima)

@@ -91,15 +91,13 @@ class DaskExecutor:
         with self.failures():
             check_workers(self.client, tuple(absolute(path) for path in paths))
 
-    def submit(
-        self, function: Callable[..., Any], *arguments: Any, worker: str | None = None
-    ) -> Any:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return the future of one task, which runs in one thread of some worker.
 
-        With `worker` it runs there unless that worker is gone.
+        Not of a chosen worker: Dask 2026.8 forgets tasks that may also run elsewhere but were meant
+        for a worker that died last.
         """
-        where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
-        return self.client.submit(in_one_thread, function, *arguments, pure=False, **where)
+        return self.client.submit(in_one_thread, function, *arguments, pure=False)
 
     def ask(
         self,
@@ -117,12 +115,10 @@ class DaskExecutor:
         """
         if self.direct:
             return list(self.client.sync(self._ask_all, function, items, common, reminder))
-        shared = [self.place(argument) for argument in common]
-        tasks = []
-        for item, seat in zip(items, itertools.cycle(self.seats), strict=False):
-            placed = [self.place(argument, seat) for argument in item]
-            tasks.append(self.submit(function, *placed, *shared, worker=seat))
-        return self.gather(tasks)
+        shared = [self.place(argument, everywhere=True) for argument in common]
+        return self.gather(
+            [self.submit(function, *map(self.place, item), *shared) for item in items]
+        )
 
     async def _ask_all(
         self,
@@ -168,19 +164,16 @@ class DaskExecutor:
             raise error.with_traceback(traceback)
         return answer["result"]
 
-    def place(self, value: Any, worker: str | None = None) -> Any:
+    def place(self, value: Any, everywhere: bool = False) -> Any:
         """Return what a task takes as argument: a large array is put where workers find it.
 
-        That is a file, or the worker that is to use it, or, without `worker`, all of them.
+        That is a file, or a worker, which then gets the task, or all of them.
         """
         found = self._in_file(value)
         if found is not value or not isinstance(value, np.ndarray) or value.nbytes < _LARGE:
             return found
-        where = [worker] if worker in self.workers else None
         with self._moving():
-            return self.client.scatter(
-                value, workers=where, broadcast=where is None, hash=False, direct=self.direct
-            )
+            return self.client.scatter(value, broadcast=everywhere, hash=False, direct=self.direct)
 
     def _in_file(self, value: Any) -> Any:
         """Return a file with a large array, for workers on this machine, or the value itself."""
@@ -216,7 +209,7 @@ class DaskExecutor:
 
     @property
     def seats(self) -> list[str]:
-        """The worker of every slot, by turns, so that few tasks are spread over many workers."""
+        """The worker of every slot, by turns, so that few calls are spread over many workers."""
         turns = range(max(self.workers.values()))
         return [name for turn in turns for name, count in self.workers.items() if turn < count]
 

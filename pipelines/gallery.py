@@ -172,38 +172,6 @@ def _name(run: Run, index: int) -> str:
     return str(run.classes[index]) if index >= 0 else "unknown"
 
 
-def read_rows(dataset: Any, split: str, rows: Sequence[int]) -> np.ndarray:
-    """Return some rows of a data set, reading only the chunks that hold them.
-
-    Parameters
-    ----------
-    dataset
-        A `boxnn_numba.data.store.Dataset`.
-    split
-        ``"train"`` or ``"test"``.
-    rows
-        Row numbers, at least one, in any order.
-
-    Returns
-    -------
-    (len(rows), n) array
-        Codes or raw features, in the order of `rows`.
-
-    Raises
-    ------
-    DataError
-        A chunk is damaged or missing.
-    """
-    wanted = np.asarray(rows)
-    found: dict[int, np.ndarray] = {}
-    for number, chunk in enumerate(dataset.chunks(split)):
-        inside = wanted[(wanted >= chunk.start) & (wanted < chunk.stop)]
-        if len(inside):
-            x, _ = dataset.read_chunk(split, number)
-            found.update({int(row): x[row - chunk.start] for row in inside})
-    return np.stack([found[int(row)] for row in wanted])
-
-
 def draw_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: Any) -> list[Picture]:
     """Add to each sample its image and those of its nearest own and rival box.
 

@@ -140,11 +140,15 @@ def _method(name: str) -> str:
     )
 
 
+def _run_words(run: Run) -> str:
+    return _method(run.name) if run.named_by_method else escape(run.name)
+
+
 def _legend(runs: Sequence[Run], published: Sequence[PublishedRow]) -> str:
     items = []
     for index, run in enumerate(runs):
         style = f"line run run-{index % 6} dash-{index // 6 % 4}"
-        items.append(_legend_item(f"run-{index}", style, escape(run.name), run.name))
+        items.append(_legend_item(f"run-{index}", style, _run_words(run), run.name))
     present = {family(row.method) for row in published}
     for name in (name for name in FAMILIES if name in present):
         key = page_svg.series_key(name)
@@ -199,7 +203,7 @@ def _table(ident: str, caption: str, head: Sequence[str], rows: Sequence[_Row], 
 
 
 def _run_row(index: int, run: Run, cells: Sequence[str]) -> _Row:
-    return _Row(escape(run.name), cells, f' class="ours" data-series="run-{index}"', run.name)
+    return _Row(_run_words(run), cells, f' class="ours" data-series="run-{index}"', run.name)
 
 
 def _summary(content: PageContent) -> str:

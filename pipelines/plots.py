@@ -72,9 +72,12 @@ def tick_step(last: int) -> int:
 
 
 def method_label(name: str) -> str:
-    """Return the name of a family of methods as matplotlib text: ``RA^B`` -> a superscript."""
-    base, _, variant = name.partition("^")
-    return f"{base}$^{{{variant}}}$" if variant else base
+    """Return a published method as matplotlib text: ``RA_45^B`` with its marks raised."""
+    base, _, variant = family(name).partition("^")
+    size = setting(name)
+    marks = f"_{{{size}}}" if size is not None else ""
+    marks += f"^{{{variant}}}" if variant else ""
+    return f"{base}${marks}$" if marks else base
 
 
 def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], title: str) -> Figure:
@@ -127,7 +130,8 @@ def _draw_run(axes: Axes, run: Run, index: int) -> Any:
         linestyle=RUN_DASHES[index // len(RUN_COLOURS) % len(RUN_DASHES)],
         linewidth=2.6,
         zorder=4,
-        label=f"{run.name} (median {run.summary()['median_certified_radius']})",
+        label=f"{method_label(run.name) if run.named_by_method else run.name} "
+        f"(median {run.summary()['median_certified_radius']})",
     )
     return line
 

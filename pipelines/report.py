@@ -49,6 +49,15 @@ _SETTINGS = (
     "group_size",
     "feature_shape",
     "seconds",
+    "seconds_per_sample",
+    "retained",
+    "parts",
+    "partition",
+    "alpha",
+    "guess_samples",
+    "seed",
+    "limit",
+    "multiply_adds",
 )
 _SOFTWARE = ("boxnn-numba", "numpy", "numba", "zarr", "matplotlib")
 
@@ -181,6 +190,8 @@ def _title(runs: Sequence[Run]) -> str:
 
 def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
     """Return the samples to show of a run, and a sentence on what is missing or ``""``."""
+    if not run.has_boxes:
+        return [], ""
     chosen = gallery.select_samples(run)[:_MOST_SAMPLES]
     if not chosen or not gallery.is_image(run.attributes.get("feature_shape", ())):
         return chosen, ""
@@ -199,7 +210,7 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
             f"run boxnn report again with {remedy}."
         )
     split = str(run.attributes["split"])
-    x = gallery.read_rows(dataset, split, [sample.index for sample in chosen])
+    x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
     return gallery.draw_samples(run, chosen, x, model), ""
 
 
@@ -284,6 +295,8 @@ def _page(
     dataset_name = _dataset_name(runs)
     count = len(runs[0].label)
     introduction = f"Measured on {count:,} samples."
+    if len({len(run.label) for run in runs}) > 1:
+        introduction = "Measured on as many samples as the first table says for each run."
     if is_sample(dataset_name):
         introduction = (
             f"This is a sample of MNIST ({count:,} images): the paper’s rows were measured on all "
@@ -322,6 +335,9 @@ def _settings(run: Run) -> dict[str, str]:
     for name in ("model_digest", "dataset_digest"):
         settings[name] = str(settings.get(name, "none"))[:16]
     settings["samples"] = str(len(run.label))
+    if "samples" in run.attributes:
+        settings["votes of a sample"] = run.attributes["samples"]
+    settings.update(_flat("base", run.attributes.get("base") or {}))
     settings.update(_flat("training", run.attributes.get("training") or {}))
     return {name: _words(value) for name, value in settings.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from boxnn_numba import certificates
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.locations import Location, Name, location
+from boxnn_numba.pipelines.published import setting
 
 if TYPE_CHECKING:
     from boxnn_numba.data.certificate_store import CertificateFile
@@ -25,7 +26,8 @@ class Run:
     name
         Shown in legends and tables; differs from run to run.
     prediction, radius, label
-        (N,) integers: predicted class, certified radius, true class (-1 if unknown).
+        (N,) integers: predicted class (-1 where the method abstains), certified radius, true class
+        (another negative number if unknown).
     classes
         Names of the classes, in the order of their indices.
     attributes
@@ -44,6 +46,16 @@ class Run:
     attributes: dict[str, Any] = field(default_factory=dict)
     class_distance: np.ndarray | None = None
     path: Location | None = None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the method is Box-NN, not one of the published defences."""
+        return self.attributes.get("method", certificates.BOX_NN) == certificates.BOX_NN
+
+    @property
+    def named_by_method(self) -> bool:
+        """Whether the name is that of a published defence with its setting, e.g. ``RA_45``."""
+        return not self.has_boxes and setting(self.name) is not None
 
     @property
     def outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,9 +123,9 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     for position, place in enumerate(resolved):
         if place in resolved[:position]:
             raise OptionError(f"{paths[position]} was given twice; pass each certificate once")
-    runs = []
-    for path, name in zip(paths, _distinct_names(resolved), strict=True):
-        file = open_certificate(path)
+    runs: list[Run] = []
+    files = [open_certificate(path) for path in paths]
+    for path, file, name in zip(paths, files, _names(resolved, files), strict=True):
         runs.append(_as_run(file, name, location(path), convention))
         _check_comparable(runs[0], runs[-1])
     return runs
@@ -127,6 +139,24 @@ def _as_run(file: CertificateFile, name: str, path: Location, convention: str) -
         )
     attributes, classes = dict(file.attributes), list(file.classes)
     return Run(name, prediction, radius, label, classes, attributes, file.class_distance, path)
+
+
+def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:
+    """Name each run: a published defence as the paper does where that tells them apart."""
+    methods = [_published_name(file.attributes) for file in files]
+    return [
+        stem if method is None else method if methods.count(method) == 1 else f"{method} ({stem})"
+        for method, stem in zip(methods, _distinct_names(paths), strict=True)
+    ]
+
+
+def _published_name(attributes: Mapping[str, Any]) -> str | None:
+    """Return e.g. ``"RA_45"`` or ``"FPA_25^B"``; None for Box-NN."""
+    size = attributes.get("retained", attributes.get("parts"))
+    if attributes["method"] == certificates.BOX_NN or size is None:
+        return None
+    base, _, variant = str(attributes["method"]).partition("^")
+    return f"{base}_{size}" + (f"^{variant}" if variant else "")
 
 
 def _distinct_names(paths: Sequence[Location]) -> list[str]:
