@@ -1,0 +1,44 @@
+"""`boxnn reproduce`: the paper's tables and figures again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+
+
+@click.command(short_help="Rerun a table or figure of the paper and compare.")
+@click.argument("target")
+@click.option("--out", required=True, type=StorePath(), help="Folder for results and their runs.")
+@click.option("--data", type=StorePath(exists=True), help="Dataset of MNIST.")
+@click.option("--fashion", type=StorePath(exists=True), help="Dataset of Fashion-MNIST.")
+@click.option(
+    "--scale",
+    default="quick",
+    show_default=True,
+    help="quick (within an hour on 2 cores) or full (all settings, all test images).",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of all runs.")
+@click.option("--threads", type=int, help="Threads to use; all cores by default.")
+@click.option("--overwrite", is_flag=True, help="Delete an earlier reproduction at --out.")
+@click.option("--resume", is_flag=True, help="Add to --out, with the runs that it has.")
+@common_options
+def reproduce(target: str, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
+
+    TARGET is table1, table2, table3, figure2 ... figure10, ablation (Table 4 and
+    Figures 4 to 9) or all. Data sets that are not given are ingested from where
+    `boxnn data fetch` puts them. RA and FPA are rerun where torch is installed;
+    what is not rerun is drawn from the published numbers.
+
+    Example: boxnn reproduce table2 --out results --data mnist.zarr
+    """
+    from boxnn_numba.pipelines.reproduce import reproduce as run
+
+    with progress(quiet, f"reproducing {target}") as bar:
+        result = run(target, options.pop("out"), progress=bar, **options)
+    texts = [item["text"] for item in result["targets"].values()]
+    summary = f"{result['seconds']:.0f} s; results: {result['out']}"
+    emit(result, as_json, "\n\n".join([*texts, summary]))

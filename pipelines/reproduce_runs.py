@@ -1,0 +1,275 @@
+"""The runs behind `boxnn reproduce`: what each one is, and a folder that keeps them.
+
+A run is one trained model with its certificates, in a folder of its own under ``runs/`` that is
+named by a digest of everything that determines it. Targets share runs, and a reproduction that
+was killed finds the finished ones again and continues the unfinished one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from boxnn_numba import __version__
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.store import open_dataset
+from boxnn_numba.errors import DataError
+from boxnn_numba.options import resolve
+from boxnn_numba.pipelines.certify import certify
+from boxnn_numba.pipelines.train import train
+from boxnn_numba.staging import staged_output
+
+#: Why baselines are not rerun where torch is missing.
+NO_TORCH = (
+    "torch is not installed, so RA and FPA are not rerun: pip install 'boxnn-numba[baselines]'"
+)
+_RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is rerun, and how thoroughly.
+
+    Attributes
+    ----------
+    name
+        ``"quick"`` or ``"full"``.
+    boxes, epochs
+        Of every Box-NN, unless the ablation varies it.
+    ablation_epochs, ablation_boxes
+        Epochs of the ablation's runs, and numbers of boxes that Fig. 6 compares beside `boxes`.
+    ra, fpa
+        Data set -> retained features k, and numbers T of submodels.
+    images
+        Test images of RA, spread over the test split; None for all. Other methods certify all.
+    samples, guess_samples
+        Random ablations of an image for the bound and for the guess.
+    """
+
+    name: str
+    boxes: int
+    epochs: int
+    ablation_epochs: int
+    ablation_boxes: tuple[int, ...]
+    ra: Mapping[str, tuple[int, ...]]
+    fpa: Mapping[str, tuple[int, ...]]
+    images: int | None
+    samples: int
+    guess_samples: int
+
+
+SCALES = {
+    "quick": Scale(
+        name="quick",
+        boxes=2500,
+        epochs=8,
+        ablation_epochs=3,
+        ablation_boxes=(500, 1000, 5000),
+        ra={"mnist": (20, 45, 60), "fashion-mnist": (40,)},
+        fpa={"mnist": (25, 60)},
+        images=500,
+        samples=10_000,
+        guess_samples=1_000,
+    ),
+    "full": Scale(
+        name="full",
+        boxes=2500,
+        epochs=8,
+        ablation_epochs=8,
+        ablation_boxes=(500, 1000, 5000, 10_000),
+        ra={"mnist": (10, 20, 40, 45, 60), "fashion-mnist": (10, 20, 40, 60)},
+        fpa={"mnist": (10, 25, 35, 60, 65, 75)},
+        images=None,
+        samples=10_000,
+        guess_samples=1_000,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is done.
+
+    Attributes
+    ----------
+    folder
+        Holds ``model.zarr`` and the certificates ``cert.zarr``, or ``cert-a.zarr`` and
+        ``cert-b.zarr``.
+    record
+        ``key`` (what determines the run), ``training_seconds`` and ``certification_seconds``
+        (None where an earlier process did a part of it).
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """Where the model is."""
+        return self.folder / "model.zarr"
+
+    def certificate(self, variant: str = "") -> CertificateFile:
+        """Return the certificate; of a baseline the variant ``"a"`` or ``"b"``."""
+        return open_certificate(self.folder / f"cert{variant and '-' + variant}.zarr")
+
+
+class RunStore:
+    """Runs on demand: done once, then found again.
+
+    Parameters
+    ----------
+    folder
+        Where the runs go.
+    datasets
+        Data set -> its path.
+    scale, seed, threads
+        Of all runs.
+    progress
+        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+
+    Attributes
+    ----------
+    opened
+        Data set -> the `Dataset`.
+    baselines
+        Whether RA and FPA are rerun.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        datasets: Mapping[str, Path],
+        scale: Scale,
+        seed: int,
+        threads: int | None,
+        progress: Any = None,
+    ) -> None:
+        self.folder, self.datasets, self.scale = folder, datasets, scale
+        self.seed, self.threads, self.progress = seed, threads, progress
+        self.baselines = torch_installed()
+        self.opened = {name: open_dataset(path) for name, path in datasets.items()}
+
+    def boxnn(self, dataset: str, preset: str, **options: Any) -> FinishedRun:
+        """Train and certify a Box-NN with a preset and some options of its own."""
+        common = {"boxes": self.scale.boxes, "epochs": self.scale.epochs, "seed": self.seed}
+        settings = resolve(preset, {**common, **options})
+        data = self.datasets[dataset]
+
+        def work(folder: Path) -> dict[str, Any]:
+            model = folder / "model.zarr"
+
+            def make() -> Any:
+                return train(
+                    data, model, settings, preset=preset, resume=True,
+                    threads=self.threads, progress=self.progress,
+                )  # fmt: skip
+
+            def prove(cert: Path) -> Any:
+                return certify(
+                    model, data, cert, resume=True, threads=self.threads, progress=self.progress
+                )
+
+            return {
+                "training_seconds": _seconds(model, make),
+                "certification_seconds": _once(folder / "cert.zarr", prove),
+            }
+
+        words = "-".join(f"{name}-{value}" for name, value in options.items())
+        name = f"{dataset}-{preset}" + (f"-{words}" if words else "")
+        return self._run(name, {"dataset": dataset, "preset": preset, **settings.as_dict()}, work)
+
+    def baseline(self, dataset: str, method: str, setting: int) -> FinishedRun:
+        """Train ``"ra"`` with k = `setting` or ``"fpa"`` with T = `setting`; certify a and b.
+
+        Both certificates of RA rest on the same votes.
+        """
+        pipeline = import_module("boxnn_numba.pipelines.baseline")
+        data = self.datasets[dataset]
+        size = {"retained" if method == "ra" else "parts": setting}
+        options = self.sampling() if method == "ra" else {}
+        common = {"seed": self.seed, "threads": self.threads, "progress": self.progress}
+
+        def work(folder: Path) -> dict[str, Any]:
+            model, first = folder / "model.zarr", folder / "cert-a.zarr"
+
+            def make() -> Any:
+                return pipeline.train_baseline(
+                    data, model, method=method, resume=True, **size, **common
+                )
+
+            def prove(variant: str, **more: Any) -> Callable[[Path], Any]:
+                return lambda cert: pipeline.certify_baseline(
+                    model, data, cert, certificate=variant, resume=True, **options, **common, **more
+                )
+
+            votes = {"votes_from": first} if method == "ra" else {}
+            trained = _seconds(model, make)
+            certified = _once(first, prove("a"))
+            _once(folder / "cert-b.zarr", prove("b", **votes))
+            return {"training_seconds": trained, "certification_seconds": certified}
+
+        key = {"dataset": dataset, "method": method, **size, **options, "seed": self.seed}
+        return self._run(f"{dataset}-{method}-{setting}", key, work)
+
+    def sampling(self) -> dict[str, Any]:
+        """Return what RA certificates of this scale rest on."""
+        scale = self.scale
+        return {
+            "limit": scale.images,
+            "samples": scale.samples,
+            "guess_samples": scale.guess_samples,
+        }
+
+    def _run(
+        self, name: str, key: dict[str, Any], work: Callable[[Path], dict[str, Any]]
+    ) -> FinishedRun:
+        key = {**key, "dataset_digest": self.opened[key["dataset"]].digest, "version": __version__}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+        folder = self.folder / f"{name}-{digest}"
+        record = folder / _RECORD
+        if record.exists():
+            return FinishedRun(folder, _read(record))
+        if self.progress is not None:
+            self.progress.note(f"run {folder.name}")
+        folder.mkdir(parents=True, exist_ok=True)
+        done = {"key": key, **work(folder)}
+        with staged_output(record, directory=False) as partial:
+            partial.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        return FinishedRun(folder, done)
+
+
+def torch_installed() -> bool:
+    """Return whether RA and FPA can be rerun here."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def _seconds(result: Path, make: Callable[[], Any]) -> float | None:
+    """Make `result` if it is not there; return how long it took, None if not all was seen."""
+    begun = result.exists() or result.with_name(result.name + ".partial").exists()
+    began = time.perf_counter()
+    if not result.exists():
+        make()
+    return None if begun else time.perf_counter() - began
+
+
+def _once(cert: Path, prove: Callable[[Path], Any]) -> float | None:
+    return _seconds(cert, lambda: prove(cert))
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{record} cannot be read; delete the folder {record.parent} and run again"
+        ) from error
+    if not isinstance(found, dict):
+        raise DataError(f"{record} is damaged; delete the folder {record.parent} and run again")
+    return found
