@@ -1,0 +1,163 @@
+"""`boxnn baseline`: the published defences RA, RA^B, FPA^A and FPA^B."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from boxnn_numba.cli.certify import evaluate
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    chosen_cluster,
+    cluster_options,
+    common_options,
+    emit,
+    progress,
+    restart_options,
+    run_options,
+)
+
+
+@click.group(short_help="Train and certify the published defences.")
+def baseline() -> None:
+    """Train, certify and evaluate the published defences that Box-NN is compared with.
+
+    Networks need torch: pip install 'boxnn-numba[baselines]'.
+    """
+
+
+@baseline.group(short_help="Randomized ablation, RA and RA^B.")
+def ra() -> None:
+    """Randomized ablation: one network sees a few random features, thousands of times."""
+
+
+@baseline.group(short_help="Feature partition, FPA^A and FPA^B.")
+def fpa() -> None:
+    """Feature partition aggregation: many networks, each of which sees its own features."""
+
+
+ra.add_command(evaluate)
+fpa.add_command(evaluate)
+
+
+# --- train -----------------------------------------------------------------------------
+
+
+def _train_options(command: Command) -> Command:
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="Seed of the training."),
+        click.option("--epochs", type=int, help="Most passes over the training data."),
+        click.option("--out", required=True, type=StorePath(), help="Where it goes (or .zip)."),
+        click.argument("data", type=StorePath(exists=True)),
+    ):
+        command = option(command)
+    return common_options(restart_options(command))
+
+
+def _train(method: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any) -> None:
+    from boxnn_numba.pipelines.baseline import train_baseline
+
+    with progress(quiet, "training") as bar:
+        result = train_baseline(data, out, method=method, progress=bar, **options)
+    accuracy = result["validation_accuracy"]
+    words = "" if accuracy is None else f", {accuracy:.1f}% of single validation samples right"
+    emit(
+        result,
+        as_json,
+        f"{out}: {result['multiply_adds']:,} multiply-adds an evaluation, "
+        f"{result['seconds']:.1f} s{words}",
+    )
+
+
+@ra.command("train", short_help="Train a network on ablated samples.")
+@click.option("--retained", type=int, required=True, help="Features k that a sample keeps.")
+@click.option("--base", help="cnn or mlp. [default: cnn for images]")
+@_train_options
+def train_ra(**options: Any) -> None:
+    """Train a network on the training split of DATA, of which it sees K random features a time.
+
+    Example: boxnn baseline ra train mnist.zarr --out ra.zarr --retained 45
+    """
+    _train("ra", **options)
+
+
+@fpa.command("train", short_help="Train the submodels of a partition.")
+@click.option("--parts", type=int, required=True, help="Number of submodels T.")
+@click.option("--partition", default="strided", show_default=True, help="strided, random or patch.")
+@click.option("--base", help="mlp. [default: mlp]")
+@_train_options
+def train_fpa(**options: Any) -> None:
+    """Train one network for each part of the features on the training split of DATA.
+
+    Example: boxnn baseline fpa train mnist.zarr --out fpa.zarr --parts 60
+    """
+    _train("fpa", **options)
+
+
+# --- certify ---------------------------------------------------------------------------
+
+
+def _certify_options(letters: str) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--limit", type=int, help="Certify only so many samples, evenly spread."),
+            click.option("--split", default="test", show_default=True, help="test or train."),
+            click.option("--certificate", default="a", show_default=True, help=letters),
+            click.option("--out", required=True, type=StorePath(), help="The certificate file."),
+            click.argument("data", type=StorePath(exists=True)),
+            click.argument("model", type=StorePath(exists=True)),
+        ):
+            command = option(command)
+        return common_options(run_options(cluster_options(command)))
+
+    return add
+
+
+def _certify(
+    method: str, model: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any
+) -> None:
+    cluster = chosen_cluster(options)
+    from boxnn_numba.pipelines.baseline_certify import certify_baseline
+
+    with progress(quiet, "certifying") as bar:
+        result = certify_baseline(
+            model, data, out, method=method, cluster=cluster, progress=bar, **options
+        )
+    text = (
+        f"{out}: {result['method']}, {result['n']} samples in {result['seconds']:.2f} s, accuracy "
+        f"{result['accuracy']:.2f}%, abstains on {result['abstained']:.2f}%, median certified "
+        f"radius {result['median_certified_radius']}, {result['multiply_adds']:,} multiply-adds a "
+        "sample"
+    )
+    emit(result, as_json, "\n".join([text, *([result["note"]] if result["note"] else [])]))
+
+
+@ra.command("certify", short_help="Certify samples of a split by randomized ablation.")
+@_certify_options("a for RA, b for RA^B.")
+@click.option("--samples", default=10_000, show_default=True, help="Votes that bound a class.")
+@click.option("--guess-samples", default=1_000, show_default=True, help="Votes that guess it.")
+@click.option("--alpha", default=0.05, show_default=True, help="Error probability of a sample.")
+@click.option("--seed", default=0, show_default=True, help="Seed of what is retained.")
+@click.option("--votes-from", type=StorePath(exists=True), help="Reuse this file's votes.")
+def certify_ra(**options: Any) -> None:
+    """Certify samples of dataset DATA with MODEL, made by boxnn baseline ra train.
+
+    Both certificates rest on the same votes: make the second one with
+    --votes-from, which takes seconds.
+
+    Example: boxnn baseline ra certify ra.zarr mnist.zarr --out ra-a.zarr --limit 500
+    """
+    _certify("ra", **options)
+
+
+@fpa.command("certify", short_help="Certify samples of a split by feature partition.")
+@_certify_options("a for plurality (FPA^A), b for run-off (FPA^B).")
+def certify_fpa(**options: Any) -> None:
+    """Certify samples of dataset DATA with MODEL, made by boxnn baseline fpa train.
+
+    Example: boxnn baseline fpa certify fpa.zarr mnist.zarr --out fpa-b.zarr --certificate b
+    """
+    _certify("fpa", **options)

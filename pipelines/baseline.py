@@ -1,0 +1,177 @@
+"""Train the base classifiers of a published defence on a dataset, and certify with them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.baselines.model import METHODS, BaselineModel
+from boxnn_numba.baselines.partition import make_partition
+from boxnn_numba.data.store import Dataset, open_dataset
+from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.grid import Grid
+from boxnn_numba.locations import Name
+from boxnn_numba.model import versions
+from boxnn_numba.model_file import write_model
+from boxnn_numba.options import TrainingOptions
+from boxnn_numba.pipelines.baseline_certify import certify_baseline, torch_device
+from boxnn_numba.pipelines.feed import dataset_feed
+from boxnn_numba.staging import staged_output
+
+__all__ = ["certify_baseline", "train_baseline"]
+
+
+def train_baseline(
+    data: Name,
+    out: Name,
+    *,
+    method: str,
+    retained: int | None = None,
+    parts: int | None = None,
+    partition: str = "strided",
+    base: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Train the networks of RA or FPA on the training split of a dataset and write them.
+
+    Parameters
+    ----------
+    data
+        A dataset made by ``boxnn data ingest``, or its URL. Its test split is not read.
+    out
+        Where they go: a directory, or one file if it ends in ``.zip``; or its URL.
+    method
+        ``"ra"`` or ``"fpa"``.
+    retained
+        For RA, how many features k a sample keeps, 1..n.
+    parts, partition
+        For FPA, the number of submodels T, 1..n, and how the features are divided among them, as
+        for `boxnn_numba.baselines.partition.make_partition`.
+    base
+        For RA, ``"cnn"`` (the default for images) or ``"mlp"``; FPA has ``"mlp"``.
+    epochs
+        Most passes over the training data; the networks' own default if None.
+    seed
+        Of the weights, the order of samples, what is retained and a random partition.
+    device, threads
+        ``"cpu"``, ``"cuda"`` or ``"auto"``; threads of torch on a CPU.
+    overwrite
+        Replace what is at `out`.
+    resume
+        Nothing is kept of training that was stopped: it starts again.
+    progress
+        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+
+    Returns
+    -------
+    dict
+        What was trained, the accuracy of single evaluations on the validation split in percent
+        (None without one), multiply-adds of one evaluation and the seconds it took.
+
+    Raises
+    ------
+    BoxNNError
+        Bad data or options, no torch, a diverged run, or an output that cannot be written.
+    """
+    from boxnn_numba.baselines import base_classifiers, torch_networks
+
+    began = time.perf_counter()
+    validation.choice("method", method, METHODS)
+    torch_networks.load_torch()
+    device = torch_device(device)
+    dataset = open_dataset(data)
+    _check_labels(dataset, data)
+    shape, n_features = dataset.feature_shape, dataset.n_features
+    common = {
+        "n_classes": len(dataset.classes),
+        "feature_shape": shape,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "progress": progress,
+        **({} if epochs is None else {"epochs": validation.positive("epochs", epochs)}),
+    }
+    settings: dict[str, Any]
+    if method == "ra":
+        _refuse("retained", retained, "parts", parts)
+        k = validation.integer("--retained", retained, low=1, high=n_features)
+        base = base or ("cnn" if _is_image(shape) else "mlp")
+        validation.choice("base", base, base_classifiers.BASES)
+        settings = {"retained": k}
+    else:
+        _refuse("parts", parts, "retained", retained)
+        count = validation.integer("--parts", parts, low=1, high=n_features)
+        part = make_partition(partition, n_features, count, seed, shape)
+        validation.choice("base", base or "mlp", ("mlp",))
+        settings = {"parts": count, "partition": partition}
+    name = "model.zip" if str(out).endswith(".zip") else "model"
+    with staged_output(
+        out, overwrite=overwrite, resume=resume, result=name, inputs=[data]
+    ) as partial:
+        x, y, grid = _codes(dataset, seed)
+        if method == "ra":
+            network: Any = base_classifiers.train_masked(x, y, retained=k, base=base, **common)
+        else:
+            network = base_classifiers.train_submodels(x, y, part, **common)
+        training = {
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+            "seed": seed,
+            "device": device,
+            "seconds": time.perf_counter() - began,
+            "versions": versions(),
+        }
+        settings["base"] = network.settings
+        classes = list(dataset.classes)
+        model = BaselineModel(method, settings, classes, shape, network.arrays(), grid, training)
+        write_model(model, partial / name, single=name == "model.zip")
+    return {
+        "model": str(out),
+        "method": method,
+        **{key: value for key, value in settings.items() if key != "base"},
+        "seed": seed,
+        "validation_accuracy": _percent(network.settings.get("validation_accuracy")),
+        "multiply_adds": network.multiply_adds(),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _refuse(needed: str, value: int | None, foreign: str, other: int | None) -> None:
+    if value is None:
+        raise OptionError(f"--{needed} is missing; pass how many features or parts there are")
+    if other is not None:
+        raise OptionError(f"--{foreign} is for the other defence; pass --{needed} alone")
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and min(shape[:2]) >= 4
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
+
+
+def _check_labels(dataset: Dataset, data: Name) -> None:
+    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
+        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    counts = np.bincount(dataset.read_labels("train"), minlength=len(dataset.classes))
+    if not counts.all():
+        raise DataError(
+            f"{data} has no training sample of class {dataset.classes[int(counts.argmin())]}; "
+            "ingest it again with one, or without the class"
+        )
+
+
+def _codes(dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, Grid | None]:
+    """Return all training samples as codes (N, n), their class indices, and the grid if any."""
+    feed, grid = dataset_feed(dataset, TrainingOptions(validation=0.0, seed=seed))
+    return feed.take(np.arange(len(feed))), feed.labels, grid
