@@ -129,10 +129,10 @@ def _validation_text(figures: dict[str, Any]) -> str:
 
 
 def _cluster_text(figures: dict[str, Any]) -> str:
+    overhead = figures["waiting"] - figures["kernels"] - figures["transfer"]
     return (
-        f"cluster: {figures['steps']} steps, {figures['tasks']} tasks, {figures['computing']:.1f} s "
-        f"of kernels on the workers; waited {figures['waiting']:.1f} s: "
-        f"{figures['kernels']:.1f} s kernels, {figures['transfer']:.1f} s transfer, "
-        f"{figures['waiting'] - figures['kernels'] - figures['transfer']:.1f} s overhead; "
+        f"cluster: {figures['steps']} steps, {figures['tasks']} tasks, "
+        f"{figures['computing']:.1f} s of kernels on workers; waited {figures['waiting']:.1f} s: {figures['kernels']:.1f} s "
+        f"kernels, {figures['transfer']:.1f} s transfer, {overhead:.1f} s overhead; "
         f"{figures['bytes_sent'] / 1e6:.0f} MB sent, {figures['repeats']} steps repeated"
     )

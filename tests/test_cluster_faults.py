@@ -272,7 +272,7 @@ def test_a_task_that_kills_its_worker(work: Work, tmp_path: Path) -> None:
 def test_the_last_worker_does_not_come_back(
     command: str, shards: int, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boxnn_numba.pipelines.cluster._RESTART_SECONDS", 2)
+    monkeypatch.setattr("boxnn_numba.pipelines.dask_executor._RESTART_SECONDS", 2)
     (tmp_path / "logs").mkdir()
     with Started(tmp_path / "logs") as started:
         scheduler = own_cluster(started, 1, "--no-nanny", preload=SLOW_TASKS)

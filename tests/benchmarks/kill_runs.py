@@ -102,6 +102,8 @@ def one_run(number: int, rng: random.Random, work: Work, folder: Path) -> Result
     began = time.monotonic()
     logs = folder / f"logs-{number}"
     logs.mkdir()
+    # Of this process itself, e.g. what multiprocessing keeps once it was used.
+    known = set(psutil.Process().children(recursive=True))
     with Started(logs) as started:
         while not out.exists():
             result.starts += 1
