@@ -110,7 +110,7 @@ def one_run(number: int, rng: random.Random, work: Work, folder: Path) -> Result
             process = started.start([*slow, *BOXNN, *words, "--resume"])
             before = result.client_kills
             _harass(process, rng, result)
-            left = psutil.Process().children(recursive=True)
+            left = set(psutil.Process().children(recursive=True)) - known
             assert ended([item for item in left if item.pid != process.pid]), left
             printed = started.output(process)
             assert process.returncode == 0 or result.client_kills > before, printed
