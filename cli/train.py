@@ -133,6 +133,7 @@ def _cluster_text(figures: dict[str, Any]) -> str:
     return (
         f"cluster: {figures['steps']} steps, {figures['tasks']} tasks, "
         f"{figures['computing']:.1f} s of kernels on workers; waited {figures['waiting']:.1f} s: "
-        f"{figures['kernels']:.1f} s kernels, {figures['transfer']:.1f} s transfer, {overhead:.1f} s overhead; "
+        f"{figures['kernels']:.1f} s kernels, {figures['transfer']:.1f} s transfer, "
+        f"{overhead:.1f} s overhead; "
         f"{figures['bytes_sent'] / 1e6:.0f} MB sent, {figures['repeats']} steps repeated"
     )
