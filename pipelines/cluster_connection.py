@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: How long to wait for a scheduler, for its first worker, and to reconnect.
 _CONNECT_SECONDS = 10
+#: How often to ask workers about themselves while some are lost, and how long to wait between.
+_REPORTS, _REPORT_SECONDS = 10, 0.5
 #: Attempts to start local workers.
 _STARTS = 4
 #: Run first by local workers: Ctrl-C in a terminal reaches them too, but it is for the client.
@@ -212,6 +215,23 @@ def _sees(path: str) -> bool:
         return False
 
 
+def _reports(client: Client, paths: tuple[str, ...]) -> dict[str, Any]:
+    """Return what every worker says of itself; one that dies meanwhile is not there."""
+    reports: dict[str, Any] = {}
+    for _ in range(_REPORTS):
+        try:
+            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError:
+            raise ClusterError(
+                f"{client.scheduler.address} has no workers; start some and try again"
+            ) from None
+        reports = client.run(functools.partial(worker_report, paths), on_error="return")
+        if reports and not any(isinstance(report, OSError) for report in reports.values()):
+            break
+        time.sleep(_REPORT_SECONDS)
+    return reports
+
+
 def check_workers(client: Client, paths: tuple[str, ...]) -> None:
     """Check that there are workers of this version that can read some paths.
 
@@ -220,13 +240,7 @@ def check_workers(client: Client, paths: tuple[str, ...]) -> None:
     ClusterError
         Names the worker and what is wrong with it.
     """
-    address = client.scheduler.address
-    try:
-        client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
-    except TimeoutError:
-        raise ClusterError(f"{address} has no workers; start some and try again") from None
-    reports = client.run(functools.partial(worker_report, paths), on_error="return")
-    for worker, report in reports.items():
+    for worker, report in _reports(client, paths).items():
         if isinstance(report, BaseException):
             reason = (str(report).splitlines() or [type(report).__name__])[0]
             raise ClusterError(
