@@ -18,7 +18,7 @@ from boxnn_numba.locations import is_url
 from boxnn_numba.pipelines.bench_method import describe_machine
 from boxnn_numba.pipelines.ingest import ingest
 from boxnn_numba.pipelines.published import published_medians
-from boxnn_numba.pipelines.reproduce_cost import cost_text, measure_costs
+from boxnn_numba.pipelines.reproduce_cost import cost_text, costs
 from boxnn_numba.pipelines.reproduce_files import (
     draw,
     report_text,
@@ -148,7 +148,7 @@ def _reproduce_one(
     else:
         rows = ablation_rows(target, store)
     named = median_differences(medians) if medians else differences(rows)
-    costs = _costs(target, store)
+    priced = costs(store) if target == "table2" else []
     result |= {
         "seconds": round(time.perf_counter() - began, 1),
         "medians": medians,
@@ -158,11 +158,11 @@ def _reproduce_one(
     }
     text = report_text(result, rows)
     names = [f"{target}.{ending}" for ending in ("csv", "json", "png", "txt")]
-    if costs:
-        text += "\n\n" + cost_text(costs)
+    if priced:
+        text += "\n\n" + cost_text(priced)
         header = {key: result[key] for key in ("format", "version", "command", "seed", "machine")}
-        write_json(folder / "cost.json", {**header, "target": "cost", "rows": costs})
-        write_csv(folder / "cost.csv", list(costs[0]), (item.values() for item in costs))
+        write_json(folder / "cost.json", {**header, "target": "cost", "rows": priced})
+        write_csv(folder / "cost.csv", list(priced[0]), (item.values() for item in priced))
         names += ["cost.csv", "cost.json"]
     write_table(folder / f"{target}.csv", target, rows, medians)
     write_json(folder / f"{target}.json", result)
@@ -189,8 +189,8 @@ def _open_folder(out: str | Path, overwrite: bool, resume: bool) -> Path:
             )
         if not _is_reproduction(folder):
             raise OptionError(f"{folder} was not made by boxnn reproduce; choose another --out")
-        return folder
-    new_folder(folder, overwrite=overwrite, owned=_is_reproduction)
+    else:
+        new_folder(folder, overwrite=overwrite, owned=_is_reproduction)
     write_text(folder / _MARKER, json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
     return folder
 
@@ -267,7 +267,3 @@ def _header(target: str, store: RunStore, notes: Sequence[str]) -> dict[str, Any
         "intervals": "Clopper-Pearson, two-sided, 95% at each radius",
         "notes": list(notes),
     }
-
-
-def _costs(target: str, store: RunStore) -> list[dict[str, Any]]:
-    return measure_costs(store) if target == "table2" else []

@@ -37,11 +37,7 @@ def dataset_title(dataset: str) -> str:
 
 def row_label(row: Row) -> str:
     """Return a row's name for a legend, with what it rests on."""
-    name = row.method.partition("^")[0].replace("_", " ")
-    variant = row.method.partition("^")[2]
-    base, _, number = name.partition(" ")
-    if row.setting is not None:
-        name = f"{base}$^{{{variant}}}_{{{number}}}$"
+    name = row.method if row.setting is None else method_label(row.method)
     if not row.ours:
         return f"{name} published"
     return f"{name} ours" if row.images is None else f"{name} ours ({row.images:,} images)"
@@ -264,5 +260,4 @@ def _median_label(item: Mapping[str, Any]) -> str:
         return f"{name} (published only)"
     if item["method"].startswith("Box-NN"):
         return name
-    base, _, rest = item["setting"].partition("_")
-    return f"{name} (ours: {base} {rest.partition('^')[0]})"
+    return f"{name} (ours: {method_label(item['setting'])})"

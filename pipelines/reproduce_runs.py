@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,7 +29,7 @@ from boxnn_numba.staging import staged_output
 NO_TORCH = (
     "torch is not installed, so RA and FPA are not rerun: pip install 'boxnn-numba[baselines]'"
 )
-_RECORD = "run.json"
+_RECORD, _MODEL = "run.json", "model.zarr"
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,12 @@ class FinishedRun:
     folder
         Holds ``model.zarr`` and the certificates ``cert.zarr``, or ``cert-a.zarr`` and
         ``cert-b.zarr``.
-    record
-        ``key`` (what determines the run), ``training_seconds`` and ``certification_seconds``
-        (None where an earlier process did a part of it).
+    options
+        Everything that determines it.
     """
 
     folder: Path
-    record: dict[str, Any]
-
-    @property
-    def model(self) -> Path:
-        """Where the model is."""
-        return self.folder / "model.zarr"
+    options: dict[str, Any]
 
     def certificate(self, variant: str = "") -> CertificateFile:
         """Return the certificate; of a baseline the variant ``"a"`` or ``"b"``."""
@@ -162,24 +155,13 @@ class RunStore:
         settings = resolve(preset, {**common, **options})
         data = self.datasets[dataset]
 
-        def work(folder: Path) -> dict[str, Any]:
-            model = folder / "model.zarr"
-
-            def make() -> Any:
-                return train(
-                    data, model, settings, preset=preset, resume=True,
-                    threads=self.threads, progress=self.progress,
-                )  # fmt: skip
-
-            def prove(cert: Path) -> Any:
-                return certify(
-                    model, data, cert, resume=True, threads=self.threads, progress=self.progress
-                )
-
-            return {
-                "training_seconds": _seconds(model, make),
-                "certification_seconds": _once(folder / "cert.zarr", prove),
-            }
+        def work(folder: Path) -> None:
+            model, cert = folder / _MODEL, folder / "cert.zarr"
+            common = {"resume": True, "threads": self.threads, "progress": self.progress}
+            if not model.exists():
+                train(data, model, settings, preset=preset, **common)
+            if not cert.exists():
+                certify(model, data, cert, **common)
 
         words = "-".join(f"{name}-{value}" for name, value in options.items())
         name = f"{dataset}-{preset}" + (f"-{words}" if words else "")
@@ -194,26 +176,25 @@ class RunStore:
         data = self.datasets[dataset]
         size = {"retained" if method == "ra" else "parts": setting}
         options = self.sampling() if method == "ra" else {}
-        common = {"seed": self.seed, "threads": self.threads, "progress": self.progress}
+        common = {
+            "seed": self.seed,
+            "resume": True,
+            "threads": self.threads,
+            "progress": self.progress,
+        }
 
-        def work(folder: Path) -> dict[str, Any]:
-            model, first = folder / "model.zarr", folder / "cert-a.zarr"
-
-            def make() -> Any:
-                return pipeline.train_baseline(
-                    data, model, method=method, resume=True, **size, **common
-                )
-
-            def prove(variant: str, **more: Any) -> Callable[[Path], Any]:
-                return lambda cert: pipeline.certify_baseline(
-                    model, data, cert, certificate=variant, resume=True, **options, **common, **more
-                )
-
+        def work(folder: Path) -> None:
+            model, first, second = (
+                folder / name for name in (_MODEL, "cert-a.zarr", "cert-b.zarr")
+            )
             votes = {"votes_from": first} if method == "ra" else {}
-            trained = _seconds(model, make)
-            certified = _once(first, prove("a"))
-            _once(folder / "cert-b.zarr", prove("b", **votes))
-            return {"training_seconds": trained, "certification_seconds": certified}
+            if not model.exists():
+                pipeline.train_baseline(data, model, method=method, **size, **common)
+            for letter, cert, more in (("a", first, {}), ("b", second, votes)):
+                if not cert.exists():
+                    pipeline.certify_baseline(
+                        model, data, cert, certificate=letter, **options, **common, **more
+                    )
 
         key = {"dataset": dataset, "method": method, **size, **options, "seed": self.seed}
         return self._run(f"{dataset}-{method}-{setting}", key, work)
@@ -227,9 +208,7 @@ class RunStore:
             "guess_samples": scale.guess_samples,
         }
 
-    def _run(
-        self, name: str, key: dict[str, Any], work: Callable[[Path], dict[str, Any]]
-    ) -> FinishedRun:
+    def _run(self, name: str, key: dict[str, Any], work: Callable[[Path], None]) -> FinishedRun:
         key = {**key, "dataset_digest": self.opened[key["dataset"]].digest, "version": __version__}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
         folder = self.folder / f"{name}-{digest}"
@@ -239,28 +218,15 @@ class RunStore:
         if self.progress is not None:
             self.progress.note(f"run {folder.name}")
         folder.mkdir(parents=True, exist_ok=True)
-        done = {"key": key, **work(folder)}
+        work(folder)
         with staged_output(record, directory=False) as partial:
-            partial.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-        return FinishedRun(folder, done)
+            partial.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+        return FinishedRun(folder, key)
 
 
 def torch_installed() -> bool:
     """Return whether RA and FPA can be rerun here."""
     return importlib.util.find_spec("torch") is not None
-
-
-def _seconds(result: Path, make: Callable[[], Any]) -> float | None:
-    """Make `result` if it is not there; return how long it took, None if not all was seen."""
-    begun = result.exists() or result.with_name(result.name + ".partial").exists()
-    began = time.perf_counter()
-    if not result.exists():
-        make()
-    return None if begun else time.perf_counter() - began
-
-
-def _once(cert: Path, prove: Callable[[Path], Any]) -> float | None:
-    return _seconds(cert, lambda: prove(cert))
 
 
 def _read(record: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines.published import FAMILIES, family, published_rows
 from boxnn_numba.pipelines.reproduce_rows import Row, our_row, published_row
@@ -112,32 +113,46 @@ def _our_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
     letter = variant.lower() or "a"
     for setting in settings:
         run = store.baseline(dataset, base.lower(), setting)
+        file = run.certificate(letter)
         yield our_row(
-            run.certificate(letter),
+            file,
             f"{base}_{setting}" + (f"^{variant}" if variant else ""),
             dataset,
             samples=scale.samples if base == "RA" else None,
-            run=_about(run),
+            run=_about(run, file),
         )
 
 
 def _boxnn_rows(dataset: str, store: RunStore) -> Iterator[Row]:
-    paper = store.boxnn(dataset, "paper")
-    file = paper.certificate()
-    yield our_row(file, "Box-NN", dataset, convention="paper", run=_about(paper))
-    yield our_row(file, "Box-NN sound", dataset, run=_about(paper))
-    for preset, options in (("graded", {}), ("target", {"radius": _TARGET_RADII[dataset]})):
+    for preset, options in (
+        ("paper", {}),
+        ("graded", {}),
+        ("target", {"radius": _TARGET_RADII[dataset]}),
+    ):
         run = store.boxnn(dataset, preset, **options)
-        yield our_row(run.certificate(), f"Box-NN {preset}", dataset, run=_about(run))
+        file = run.certificate()
+        about = _about(run, file)
+        if preset == "paper":
+            yield our_row(file, "Box-NN", dataset, convention="paper", run=about)
+            preset = "sound"
+        yield our_row(file, f"Box-NN {preset}", dataset, run=about)
 
 
-def _about(run: FinishedRun) -> dict[str, Any]:
+def _about(run: FinishedRun, file: CertificateFile) -> dict[str, Any]:
     """Return what a JSON row keeps of a run."""
-    seconds = {
-        name: run.record[name] if run.record[name] is None else round(run.record[name], 2)
-        for name in ("training_seconds", "certification_seconds")
+    training = file.attributes.get("training", {})
+    epochs = [epoch["seconds"] for epoch in training.get("history", [])]
+    seconds = training.get("seconds", sum(epochs))
+    kept = {"training_seconds": round(seconds, 2)}
+    if "best_epoch" in training:
+        kept["best_epoch"] = training["best_epoch"]
+    per_image = file.attributes.get("seconds_per_sample")
+    return {
+        "folder": run.folder.name,
+        "options": run.options,
+        **kept,
+        "seconds_per_image": per_image,
     }
-    return {"folder": run.folder.name, "options": run.record["key"], **seconds}
 
 
 # --- ablation -------------------------------------------------------------------------------
@@ -197,9 +212,9 @@ def _ablation_run(store: RunStore, options: Mapping[str, Any]) -> FinishedRun:
 
 
 def _ablation_row(run: FinishedRun, method: str, figure: str) -> Row:
-    return our_row(
-        run.certificate(), method, "mnist", convention="paper", group=figure, run=_about(run)
-    )
+    file = run.certificate()
+    about = _about(run, file)
+    return our_row(file, method, "mnist", convention="paper", group=figure, run=about)
 
 
 def _diverged(label: str, figure: str, why: str) -> Row:
