@@ -92,9 +92,10 @@ def certification(data: str, rows: list[int], repeats: int, workers: int) -> lis
     options = resolve("graded", {"boxes": 2500, "epochs": 1, "batch": 2000, "seed": 0})
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        model, noisy, out = (Path(folder, name) for name in ("model", "noisy", "out"))
+        model, out = Path(folder, "model"), Path(folder, "out")
         train(data, model, options, threads=workers)
         for count in rows:
+            noisy = Path(folder, f"noisy-{count}")
             make_rows(data, str(noisy), count, 0)
             pairs = []
             with largest_memory() as memory:
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="*", default=[250_000, 1_000_000])
+    parser.add_argument("--boxes", type=int, nargs="*", default=[2500, 25_000])
     parser.add_argument("--out")
     options = parser.parse_args()
     result: dict[str, Any] = {
@@ -124,7 +126,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
         "training": [],
     }
-    for boxes, epochs in ((2500, 4), (25_000, 1)):
+    for boxes in options.boxes:
+        epochs = max(1, 10_000 // boxes)
         found = training(options.data, boxes, epochs, options.repeats, options.workers)
         result["training"].append(found)
         sys.stdout.write(f"train {boxes} boxes: {found}\n")
