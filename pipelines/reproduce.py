@@ -29,6 +29,7 @@ from boxnn_numba.pipelines.reproduce_files import (
 )
 from boxnn_numba.pipelines.reproduce_rows import (
     best_medians,
+    beyond_reach,
     differences,
     median_differences,
     without_counterpart,
@@ -154,6 +155,7 @@ def _reproduce_one(
         "medians": medians,
         "differences": named,
         "nearest": without_counterpart(rows),
+        "beyond_reach": beyond_reach(rows),
         "rows": [row.as_dict() for row in rows],
     }
     text = report_text(result, rows)

@@ -35,9 +35,12 @@ def report_text(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
     named = result["differences"] or ["none"]
     lines += ["", f"differences larger than {unit}, with 95% intervals:"]
     lines += [f"  {line}" for line in named]
-    if result["nearest"]:
-        lines += ["settings that the paper does not have:"]
-        lines += [f"  {line}" for line in result["nearest"]]
+    for key, words in (
+        ("nearest", "settings that the paper does not have:"),
+        ("beyond_reach", "published rows that cannot be what they are called:"),
+    ):
+        if result[key]:
+            lines += [words, *(f"  {line}" for line in result[key])]
     return "\n".join(lines)
 
 

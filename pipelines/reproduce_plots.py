@@ -40,7 +40,11 @@ def row_label(row: Row) -> str:
     name = row.method if row.setting is None else method_label(row.method)
     if not row.ours:
         return f"{name} published"
-    return f"{name} ours" if row.images is None else f"{name} ours ({row.images:,} images)"
+    base, blank, way = name.partition(" ")
+    if row.method == "Box-NN":
+        blank, way = " ", "paper's count"
+    name = f"{base} ours, {way}" if blank else f"{base} ours"
+    return name if row.images is None else f"{name} ({row.images:,} images)"
 
 
 def comparison_panel(title: str, rows: Sequence[Row]) -> Panel:
@@ -109,7 +113,7 @@ def _draw_panel(
     last = 1
     for label, colour, dashes, row in curves:
         radii, percents = _visible(row)
-        last = max(last, radii[-1])
+        last = max(last, radii[-1] if not row.ours else sum(value >= 0.5 for value in percents))
         if not row.ours:
             axes.plot(
                 radii, percents, color=colour, linestyle=dashes, linewidth=1.6, marker="o",
@@ -166,7 +170,7 @@ def table_picture(rows: Sequence[Row], radii: Sequence[int], title: str) -> Figu
     from matplotlib import colormaps
 
     shades = colormaps["Blues"]
-    left, cell, line = 3.6, 0.62, 0.25
+    left, cell, line = 3.7, 0.62, 0.25
     width, height = left + cell * len(radii) + 0.2, line * (len(rows) + 1) + 0.75
     figure = new_figure(width, height, layout=None)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -259,5 +263,5 @@ def _median_label(item: Mapping[str, Any]) -> str:
     if item["ours"] is None:
         return f"{name} (published only)"
     if item["method"].startswith("Box-NN"):
-        return name
+        return "Box-NN, paper's count" if name == "Box-NN" else name.replace(" ", ", ", 1)
     return f"{name} (ours: {method_label(item['setting'])})"

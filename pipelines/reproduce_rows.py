@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import certificates
-from boxnn_numba.baselines.ablation import lower_bound, upper_bound
+from boxnn_numba.baselines.ablation import lower_bound, radius_of_bound, upper_bound
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.pipelines.published import PublishedRow, family, setting
 
@@ -19,6 +19,8 @@ TOLERANCE = 2.0
 CONFIDENCE = 0.95
 #: Our curves go at least this far, as the paper's do.
 _LAST_RADIUS = 40
+#: Pixels of an image of the paper's data sets.
+_PAPER_FEATURES = 784
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,27 @@ def without_counterpart(rows: Sequence[Row]) -> list[str]:
             found.append(
                 f"{row.dataset} {row.method} is not in the paper; ours beside its "
                 f"{nearest.method}: {values}"
+            )
+    return found
+
+
+def beyond_reach(rows: Sequence[Row]) -> list[str]:
+    """Name published RA rows that certify more than k = their setting can, whatever the votes.
+
+    Where every draw votes for the class, RA and RA^B certify the radii r with
+    ``2 C(n - r, k) > C(n, k)`` and no more.
+    """
+    found = []
+    for row in rows:
+        if row.ours or row.setting is None or not row.family.startswith("RA"):
+            continue
+        most = radius_of_bound(1, _PAPER_FEATURES, row.setting)
+        beyond = [radius for radius in row.radii if radius > most and row.at(radius) > 0]
+        if beyond:
+            found.append(
+                f"{row.dataset} {row.method} certifies {row.at(beyond[0]):.1f}% at r={beyond[0]}, "
+                f"but unanimous votes with k = {row.setting} certify r={most} at most: this row "
+                "has another setting, so that ours cannot agree with it"
             )
     return found
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,7 @@ from boxnn_numba.pipelines.reproduce import TARGETS, reproduce
 from boxnn_numba.pipelines.reproduce_rows import (
     Row,
     best_medians,
+    beyond_reach,
     differences,
     median_differences,
     our_row,
@@ -44,7 +46,8 @@ TINY = replace(
 )
 KEYS = {
     "format", "version", "target", "title", "command", "scale", "seed", "machine", "datasets",
-    "intervals", "notes", "seconds", "medians", "differences", "nearest", "rows",
+    "intervals", "notes", "seconds", "medians", "differences", "nearest", "beyond_reach",
+    "rows",
 }  # fmt: skip
 
 
@@ -260,6 +263,17 @@ def test_settings_that_the_paper_lacks_stand_beside_the_nearest():
     rows = [row("RA_40", "published"), row("RA_60", "published"), row("RA_45"), row("RA_60")]
     (line,) = without_counterpart(rows)
     assert "RA_45 is not in the paper; ours beside its RA_40: r=0 90.0 and 90.0" in line
+
+
+def test_published_rows_that_no_votes_can_certify_are_named():
+    rows = [
+        row("RA_60^B", "published", (90.0, 76.0)),
+        replace(row("RA_60^B", "published", (90.0, 39.0)), radii=[0, 12]),
+        replace(row("FPA_60^A", "published", (90.0, 39.0)), radii=[0, 12]),
+    ]
+    (line,) = beyond_reach(rows)
+    assert "39.0% at r=12" in line and "k = 60 certify r=8 at most" in line
+    assert 2 * comb(784 - 8, 60) > comb(784, 60) >= 2 * comb(784 - 9, 60)
 
 
 def test_best_medians_take_each_family_at_its_best():
