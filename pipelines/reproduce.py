@@ -32,6 +32,7 @@ from boxnn_numba.pipelines.reproduce_rows import (
     beyond_reach,
     differences,
     median_differences,
+    never_improved,
     without_counterpart,
 )
 from boxnn_numba.pipelines.reproduce_runs import (
@@ -139,7 +140,7 @@ def _reproduce_one(
     target: str, folder: Path, store: RunStore, notes: Sequence[str]
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    result = _header(target, store, notes)
+    result = _header(target, store)
     medians: list[dict[str, Any]] = []
     if target in PANELS:
         rows = comparison_rows(target, store)
@@ -151,6 +152,7 @@ def _reproduce_one(
     named = median_differences(medians) if medians else differences(rows)
     priced = costs(store) if target == "table2" else []
     result |= {
+        "notes": [*notes, *never_improved(rows)],
         "seconds": round(time.perf_counter() - began, 1),
         "medians": medians,
         "differences": named,
@@ -243,7 +245,7 @@ def _notes(store: RunStore) -> list[str]:
     return notes
 
 
-def _header(target: str, store: RunStore, notes: Sequence[str]) -> dict[str, Any]:
+def _header(target: str, store: RunStore) -> dict[str, Any]:
     title = f"{target[:-1].capitalize()} {target[-1]}"
     for word in ("table", "figure"):
         if target.startswith(word):
@@ -267,5 +269,4 @@ def _header(target: str, store: RunStore, notes: Sequence[str]) -> dict[str, Any
             if name in _datasets_of(target)
         },
         "intervals": "Clopper-Pearson, two-sided, 95% at each radius",
-        "notes": list(notes),
     }

@@ -110,7 +110,7 @@ def curve_panels(panels: Sequence[Panel], title: str, columns: int = 2) -> Figur
 def _draw_panel(
     axes: Axes, title: str, curves: Sequence[tuple[str, str, str, Row]], below: bool
 ) -> None:
-    last = 1
+    last, drawn = 1, 0
     for label, colour, dashes, row in curves:
         radii, percents = _visible(row)
         last = max(last, radii[-1] if not row.ours else sum(value >= 0.5 for value in percents))
@@ -120,8 +120,11 @@ def _draw_panel(
                 markersize=3.2, label=label, zorder=3,
             )  # fmt: skip
             continue
+        # Curves that coincide show as stripes: each is thinner than the one below.
+        width = max(3.2 - 0.5 * drawn, 1.4)
+        drawn += 1
         axes.plot(
-            radii, percents, color=colour, linestyle=dashes, linewidth=2, label=label, zorder=4
+            radii, percents, color=colour, linestyle=dashes, linewidth=width, label=label, zorder=4
         )
         if row.images is not None and row.images < _BAND_IMAGES:
             end = len(radii) - 1
@@ -139,11 +142,11 @@ def _draw_panel(
     axes.set_xlabel("certified radius (pixels)")
     axes.set_ylabel("certified accuracy (%)")
     axes.set_title(title, loc="left", fontsize=10)
+    look: dict[str, Any] = {"fontsize": 8.5, "frameon": False, "handlelength": 3}
     if below:
-        place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.15), "ncols": 2}
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=2, **look)
     else:
-        place = {"loc": "upper right"}
-    axes.legend(fontsize=8.5, frameon=False, handlelength=3, **place)
+        axes.legend(loc="upper right", **look)
 
 
 def _visible(row: Row) -> tuple[list[int], list[float]]:
@@ -192,8 +195,7 @@ def table_picture(rows: Sequence[Row], radii: Sequence[int], title: str) -> Figu
             value = row.at(radius)
             start = left + cell * column
             colour = shades(0.75 * value / 100)
-            across, along = [start, start + cell], [down, down + line]
-            axes.fill_between(across, *along, color=colour, linewidth=0)
+            axes.fill_between([start, start + cell], down, down + line, color=colour, linewidth=0)
             axes.text(
                 start + cell / 2, down + line / 2, f"{value:.1f}" if value else "0",
                 fontsize=9, ha="center", va="center", weight=weight,

@@ -125,13 +125,16 @@ def our_row(
     tail = (1 - CONFIDENCE) / 2
     low, high = lower_bound(won, len(file), tail), upper_bound(won, len(file), tail)
     possible = [int((bound >= 0.5).sum()) - 1 for bound in (low, high)]
+    percents, lows, highs = (np.round(100 * values, 2).tolist() for values in (share, low, high))
     return Row(
         method,
         dataset,
         "ours",
         convention,
         radii.tolist(),
-        *(np.round(100 * values, 2).tolist() for values in (share, low, high)),
+        percents,
+        lows,
+        highs,
         median=certificates.median_certified_radius(*outcome),
         median_interval=possible,
         images=len(file),
@@ -190,6 +193,15 @@ def without_counterpart(rows: Sequence[Row]) -> list[str]:
                 f"{nearest.method}: {values}"
             )
     return found
+
+
+def never_improved(rows: Sequence[Row]) -> list[str]:
+    """Name the runs of which no epoch was better, on validation data, than the initial boxes."""
+    return [
+        f"{row.dataset} {row.method}: no epoch was better than the initial boxes, which are shown"
+        for row in rows
+        if row.run.get("best_epoch") == 0
+    ]
 
 
 def beyond_reach(rows: Sequence[Row]) -> list[str]:
