@@ -144,7 +144,9 @@ class Dataset:
         """Read and verify the class indices (rows,) int32 of a split, without its features."""
         return self._read_all(split, "y")
 
-    def read_rows(self, split: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read_rows(
+        self, split: str, rows: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return some rows of a split as `read_chunk` does, reading only the chunks with them.
 
         Parameters

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ from boxnn_numba.pipelines.feed import dataset_feed
 from boxnn_numba.staging import staged_output
 
 __all__ = ["certify_baseline", "train_baseline"]
+
+#: Trains on codes (N, n) and class indices (N,); returns a network.
+Fit = Callable[[np.ndarray, np.ndarray], Any]
 
 
 def train_baseline(
@@ -82,62 +87,36 @@ def train_baseline(
     BoxNNError
         Bad data or options, no torch, a diverged run, or an output that cannot be written.
     """
-    from boxnn_numba.baselines import base_classifiers, torch_networks
+    from boxnn_numba.baselines.torch_networks import load_torch
 
     began = time.perf_counter()
     validation.choice("method", method, METHODS)
-    torch_networks.load_torch()
+    load_torch()
     device = torch_device(device)
     dataset = open_dataset(data)
     _check_labels(dataset, data)
-    shape, n_features = dataset.feature_shape, dataset.n_features
-    common = {
-        "n_classes": len(dataset.classes),
-        "feature_shape": shape,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "progress": progress,
-        **({} if epochs is None else {"epochs": validation.positive("epochs", epochs)}),
-    }
-    settings: dict[str, Any]
+    common = {"seed": seed, "device": device, "threads": threads, "progress": progress}
+    if epochs is not None:
+        common["epochs"] = validation.positive("epochs", epochs)
     if method == "ra":
-        _refuse("retained", retained, "parts", parts)
-        k = validation.integer("--retained", retained, low=1, high=n_features)
-        base = base or ("cnn" if _is_image(shape) else "mlp")
-        validation.choice("base", base, base_classifiers.BASES)
-        settings = {"retained": k}
+        _check_size("retained", retained, "parts", parts)
+        settings, fit = _ablation(dataset, retained, base, common)
     else:
-        _refuse("parts", parts, "retained", retained)
-        count = validation.integer("--parts", parts, low=1, high=n_features)
-        part = make_partition(partition, n_features, count, seed, shape)
-        validation.choice("base", base or "mlp", ("mlp",))
-        settings = {"parts": count, "partition": partition}
+        _check_size("parts", parts, "retained", retained)
+        settings, fit = _partition(dataset, parts, partition, base, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
         out, overwrite=overwrite, resume=resume, result=name, inputs=[data]
     ) as partial:
         x, y, grid = _codes(dataset, seed)
-        if method == "ra":
-            network: Any = base_classifiers.train_masked(x, y, retained=k, base=base, **common)
-        else:
-            network = base_classifiers.train_submodels(x, y, part, **common)
-        training = {
-            "dataset": dataset.name,
-            "dataset_digest": dataset.digest,
-            "seed": seed,
-            "device": device,
-            "seconds": time.perf_counter() - began,
-            "versions": versions(),
-        }
-        settings["base"] = network.settings
-        classes = list(dataset.classes)
-        model = BaselineModel(method, settings, classes, shape, network.arrays(), grid, training)
+        network = fit(x, y)
+        provenance = {"seed": seed, "device": device, "seconds": time.perf_counter() - began}
+        model = _trained(method, settings, network, dataset, grid, provenance)
         write_model(model, partial / name, single=name == "model.zip")
     return {
         "model": str(out),
         "method": method,
-        **{key: value for key, value in settings.items() if key != "base"},
+        **settings,
         "seed": seed,
         "validation_accuracy": _percent(network.settings.get("validation_accuracy")),
         "multiply_adds": network.multiply_adds(),
@@ -145,11 +124,74 @@ def train_baseline(
     }
 
 
-def _refuse(needed: str, value: int | None, foreign: str, other: int | None) -> None:
+def _trained(
+    method: str,
+    settings: dict[str, Any],
+    network: Any,
+    dataset: Dataset,
+    grid: Grid | None,
+    provenance: dict[str, Any],
+) -> BaselineModel:
+    """Return a network as what is stored of it."""
+    return BaselineModel(
+        method,
+        {**settings, "base": network.settings},
+        list(dataset.classes),
+        dataset.feature_shape,
+        network.arrays(),
+        grid,
+        {
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+            **provenance,
+            "versions": versions(),
+        },
+    )
+
+
+def _check_size(needed: str, value: int | None, foreign: str, other: int | None) -> None:
     if value is None:
         raise OptionError(f"--{needed} is missing; pass how many features or parts there are")
     if other is not None:
         raise OptionError(f"--{foreign} is for the other defence; pass --{needed} alone")
+
+
+def _ablation(
+    dataset: Dataset, retained: int | None, base: str | None, common: dict[str, Any]
+) -> tuple[dict[str, Any], Fit]:
+    """Return the settings of RA and what fits its network, after checking both."""
+    from boxnn_numba.baselines import base_classifiers
+
+    k = validation.integer("--retained", retained, low=1, high=dataset.n_features)
+    kind = base or ("cnn" if _is_image(dataset.feature_shape) else "mlp")
+    validation.choice("base", kind, base_classifiers.BASES)
+    return {"retained": k}, functools.partial(
+        base_classifiers.train_masked,
+        n_classes=len(dataset.classes),
+        retained=k,
+        feature_shape=dataset.feature_shape,
+        base=kind,
+        **common,
+    )
+
+
+def _partition(
+    dataset: Dataset, parts: int | None, kind: str, base: str | None, common: dict[str, Any]
+) -> tuple[dict[str, Any], Fit]:
+    """Return the settings of FPA and what fits its networks, after checking both."""
+    from boxnn_numba.baselines import base_classifiers
+
+    count = validation.integer("--parts", parts, low=1, high=dataset.n_features)
+    shape = dataset.feature_shape
+    part = make_partition(kind, dataset.n_features, count, common["seed"], shape)
+    validation.choice("base", base or "mlp", ("mlp",))
+    return {"parts": count, "partition": kind}, functools.partial(
+        base_classifiers.train_submodels,
+        part=part,
+        n_classes=len(dataset.classes),
+        feature_shape=shape,
+        **common,
+    )
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:

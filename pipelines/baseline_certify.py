@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
 from boxnn_numba import validation
-from boxnn_numba.baselines import ablation, partition
+from boxnn_numba.baselines import ablation
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.data.certificate_store import (
-    CertificateFile,
-    open_certificate,
-    write_chunk,
-)
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.locations import Name, absolute, location
 from boxnn_numba.model_file import load_baseline, model_digest
+from boxnn_numba.pipelines.baseline_chunks import (
+    BaselineJob,
+    Sampling,
+    base_classifier,
+    certify_baseline_chunk,
+)
 from boxnn_numba.pipelines.certify import evaluate
-from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, class_positions
+from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
-from boxnn_numba.staging import partial_path, write_failure
+from boxnn_numba.staging import partial_path
 
 #: Certificates of each method.
 CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^B"}}
 #: Evaluations of a base classifier that a chunk makes at least, and the most rows that it has.
 _CHUNK_EVALUATIONS, _CHUNK_ROWS = 32_000, 256
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What the votes of a certificate file rest on; the last three are for RA.
-
-    Attributes
-    ----------
-    limit
-        Number of rows, spread evenly over the split; None for all.
-    samples, guess_samples
-        Samples that bound the share of a class, and that guess which class.
-    seed
-        Of the samples.
-    """
-
-    limit: int | None = None
-    samples: int = 10_000
-    guess_samples: int = 1_000
-    seed: int = 0
 
 
 def certify_baseline(
@@ -121,18 +100,11 @@ def certify_baseline(
     began = time.perf_counter()
     check_options(cluster)
     stored, dataset = load_baseline(model), open_dataset(data)
-    if method not in (None, stored.method):
-        raise OptionError(f"{model} was trained for {stored.method}; certify it with that method")
-    validation.choice("split", split, dataset.splits)
-    validation.choice("certificate", certificate, CERTIFICATES[stored.method])
+    _check(stored, model, method, certificate, dataset, data, split)
     validation.fraction("alpha", alpha)
-    check_match(model, stored.n_features, stored.grid is None, dataset, data)
-    votes = None
-    sampling = Sampling(limit, samples, guess_samples, seed)
+    votes, sampling = None, Sampling(limit, samples, guess_samples, seed)
     if votes_from is not None:
-        votes = _open_votes(votes_from, stored, model, dataset, split)
-        names = [item.name for item in fields(Sampling)]
-        sampling = Sampling(**{name: votes.attributes[name] for name in names})
+        votes, sampling = _open_votes(votes_from, stored, model, dataset, split)
     n = _row_count(dataset, data, split, sampling)
     job = BaselineJob(
         model=absolute(model),
@@ -147,21 +119,18 @@ def certify_baseline(
         alpha=alpha,
         sampling=sampling,
         device=torch_device(device),
-        votes=votes and (absolute(votes.path), votes.attributes["digest"]),
+        votes=None if votes is None else (absolute(votes.path), votes.attributes["digest"]),
     )
     classifier = base_classifier(stored, job.device)
     attributes = _attributes(stored, classifier, model, dataset, data, job)
+    how = HowToRun(overwrite, resume, threads, cluster, progress)
+    shape = n, len(stored.classes)
     certify_chunks(
-        certify_baseline_chunk,
-        job,
-        out,
-        attributes,
-        (n, len(stored.classes)),
-        HowToRun(overwrite, resume, threads, cluster, progress),
+        certify_baseline_chunk, job, out, attributes, shape, how,
         inputs=[model, data] if votes_from is None else [model, data, votes_from],
         guesses=stored.method == "ra",
-        seconds_per_sample=votes and votes.attributes["seconds_per_sample"],
-    )
+        seconds_per_sample=None if votes is None else votes.attributes["seconds_per_sample"],
+    )  # fmt: skip
     return _summary(out, stored, job, time.perf_counter() - began)
 
 
@@ -175,129 +144,20 @@ def torch_device(device: str) -> str:
     return usable_device(device)
 
 
-def base_classifier(stored: BaselineModel, device: str) -> Any:
-    """Return the networks of a model, on as many threads as a task may use."""
-    from boxnn_numba.baselines import base_classifiers
-
-    ra = stored.method == "ra"
-    kind = base_classifiers.MaskedNetwork if ra else base_classifiers.SubmodelNetworks
-    return kind.from_arrays(stored.weights, stored.settings["base"], device)
-
-
-# --- chunks ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class BaselineJob:
-    """What a task needs to certify a chunk: paths, the digests they must have, and options."""
-
-    model: str
-    model_digest: str
-    data: str
-    data_digest: str
-    split: str
-    out: str
-    chunk_rows: int
-    n_rows: int
-    certificate: str
-    alpha: float
-    sampling: Sampling
-    device: str
-    votes: tuple[str, str] | None
-
-
-@functools.lru_cache(maxsize=2)
-def _open_inputs(
-    model: str, model_digest_: str, data: str, data_digest: str, device: str
-) -> tuple[BaselineModel, Any, Dataset]:
-    stored, dataset = load_baseline(model), open_dataset(data)
-    if model_digest(stored) != model_digest_ or dataset.digest != data_digest:
-        raise DataError(f"{model} or {data} changed while it was certified; start again")
-    return stored, base_classifier(stored, device), dataset
-
-
-@functools.lru_cache(maxsize=1)
-def _stored_votes(path: str, digest: str) -> CertificateFile:
-    file = open_certificate(path)
-    if file.attributes["digest"] != digest:
-        raise DataError(f"{path} changed while its votes were read; start again")
-    return file
-
-
-def certify_baseline_chunk(index: int, job: BaselineJob) -> float:
-    """Certify one chunk, write it whole to the result, and return the seconds it took.
-
-    Runs on whatever the executor uses. Running it twice writes the same bytes.
-
-    Raises
-    ------
-    BoxNNError
-        Names the chunk: its data are damaged, or its result cannot be written.
-    """
-    began = time.perf_counter()
-    stored, classifier, dataset = _open_inputs(
-        job.model, job.model_digest, job.data, job.data_digest, job.device
-    )
-    places = np.arange(index * job.chunk_rows, min((index + 1) * job.chunk_rows, job.n_rows))
-    rows = places * dataset.n_rows(job.split) // job.n_rows
-    x, y = dataset.read_rows(job.split, rows)
-    guess = None
-    if stored.method == "ra":
-        guess, counts = _ra_votes(stored, classifier, x, rows, places, job)
-        radii = _ra_radii(stored, counts, guess, job)
-    else:
-        scores = classifier.scores(stored.encode(x))
-        counts = partition.votes_of(scores)
-        run_off = job.certificate == "b"
-        radii = (
-            partition.runoff_radius(counts, scores)
-            if run_off
-            else partition.plurality_radius(counts)
-        )
-    missing = counts[0].sum() - counts
-    label = class_positions(stored.classes, dataset)[y]
-    try:
-        write_chunk(job.out, index, job.chunk_rows, *radii, label, missing, guess)
-    except OSError as error:
-        raise write_failure(error, f"chunk {index} of {job.out}") from error
-    return time.perf_counter() - began
-
-
-def _ra_votes(
+def _check(
     stored: BaselineModel,
-    classifier: Any,
-    x: np.ndarray,
-    rows: np.ndarray,
-    places: np.ndarray,
-    job: BaselineJob,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the guessed classes and the votes of a chunk: sampled, or those of another file."""
-    sampling = job.sampling
-    if job.votes is not None:
-        file = _stored_votes(*job.votes)
-        return file.guess[places], sampling.samples - file.class_distance[places]
-    guesses, counts = ablation.sample_counts(
-        classifier,
-        stored.encode(x),
-        rows,
-        stored.settings["retained"],
-        sampling.samples,
-        sampling.guess_samples,
-        sampling.seed,
-    )
-    return ablation.guess_class(guesses), counts
-
-
-def _ra_radii(
-    stored: BaselineModel, counts: np.ndarray, guess: np.ndarray, job: BaselineJob
-) -> tuple[np.ndarray, np.ndarray]:
-    n, k = stored.n_features, stored.settings["retained"]
-    if job.certificate == "a":
-        return ablation.ra_radius(counts, guess, n, k, job.alpha)
-    return ablation.rab_radius(counts, n, k, job.alpha, guess)
-
-
-# --- before and after ------------------------------------------------------------------
+    model: Name,
+    method: str | None,
+    certificate: str,
+    dataset: Dataset,
+    data: Name,
+    split: str,
+) -> None:
+    if method not in (None, stored.method):
+        raise OptionError(f"{model} was trained for {stored.method}; certify it with that method")
+    validation.choice("split", split, dataset.splits)
+    validation.choice("certificate", certificate, CERTIFICATES[stored.method])
+    check_match(model, stored.n_features, stored.grid is None, dataset, data)
 
 
 def _row_count(dataset: Dataset, data: Name, split: str, sampling: Sampling) -> int:
@@ -323,7 +183,8 @@ def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:
 
 def _open_votes(
     votes_from: Name, stored: BaselineModel, model: Name, dataset: Dataset, split: str
-) -> CertificateFile:
+) -> tuple[CertificateFile, Sampling]:
+    """Return a certificate file whose votes are used again, and what they rest on."""
     file = open_certificate(votes_from)
     if file.method not in CERTIFICATES["ra"].values():
         raise OptionError(
@@ -337,7 +198,8 @@ def _open_votes(
             f"{votes_from} holds the votes of another model, data set or split than {model} on "
             f"{split}; sample again without --votes-from"
         )
-    return file
+    options = (item.name for item in fields(Sampling))
+    return file, Sampling(**{name: file.attributes[name] for name in options})
 
 
 def _attributes(

@@ -209,6 +209,7 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
             f"No images for {run.name}: the {nouns} {verb} not found; "
             f"run boxnn report again with {remedy}."
         )
+    assert dataset is not None
     split = str(run.attributes["split"])
     x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
     return gallery.draw_samples(run, chosen, x, model), ""
