@@ -57,7 +57,18 @@ def certify(
         result,
         as_json,
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
-        f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}",
+        f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}"
+        + _cluster_text(result.get("cluster")),
+    )
+
+
+def _cluster_text(spent: dict[str, Any] | None) -> str:
+    if spent is None:
+        return ""
+    return (
+        f"\ncluster: {spent['tasks']} tasks, {spent['kernels']:.1f} s of kernels, "
+        f"{spent['transfer']:.1f} s reading and writing {spent['nbytes'] / 1e6:.0f} MB, "
+        f"{spent['overhead']:.1f} s overhead"
     )
 
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from boxnn_numba.baselines import ablation, partition
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.data.certificate_store import CertificateFile, open_certificate, write_chunk
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError
 from boxnn_numba.model_file import load_baseline, model_digest
-from boxnn_numba.pipelines.chunked import class_positions
-from boxnn_numba.staging import write_failure
+from boxnn_numba.pipelines.chunked import Spent, class_positions, write_certificates
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ def _stored_votes(path: str, digest: str) -> CertificateFile:
     return file
 
 
-def certify_baseline_chunk(index: int, job: BaselineJob) -> float:
-    """Certify one chunk, write it whole to the result, and return the seconds it took.
+def certify_baseline_chunk(index: int, job: BaselineJob) -> Spent:
+    """Certify one chunk, write it whole to the result, and return what that took.
 
     Runs on whatever the executor uses. Running it twice writes the same bytes.
 
@@ -102,6 +101,7 @@ def certify_baseline_chunk(index: int, job: BaselineJob) -> float:
     places = np.arange(index * job.chunk_rows, min((index + 1) * job.chunk_rows, job.n_rows))
     rows = places * dataset.n_rows(job.split) // job.n_rows
     x, y = dataset.read_rows(job.split, rows)
+    read = time.perf_counter()
     guess = None
     if stored.method == "ra":
         guess, counts = _ra_votes(stored, classifier, x, rows, places, job)
@@ -117,11 +117,8 @@ def certify_baseline_chunk(index: int, job: BaselineJob) -> float:
         )
     missing = counts[0].sum() - counts
     label = class_positions(stored.classes, dataset)[y]
-    try:
-        write_chunk(job.out, index, job.chunk_rows, *radii, label, missing, guess)
-    except OSError as error:
-        raise write_failure(error, f"chunk {index} of {job.out}") from error
-    return time.perf_counter() - began
+    nbytes = x.nbytes + y.nbytes
+    return write_certificates(job, index, began, read, nbytes, *radii, label, missing, guess)
 
 
 def _ra_votes(

@@ -14,16 +14,23 @@ import numpy as np
 
 from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend
-from boxnn_numba.data.certificate_store import open_certificate, write_chunk
+from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, InputError
 from boxnn_numba.locations import Name, absolute, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, class_positions
+from boxnn_numba.pipelines.chunked import (
+    HowToRun,
+    Spent,
+    certify_chunks,
+    check_match,
+    class_positions,
+    write_certificates,
+)
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
-from boxnn_numba.staging import partial_path, staged_output, write_failure
+from boxnn_numba.staging import partial_path, staged_output
 
 #: Rows of a user's array that are predicted at a time.
 _PREDICT_ROWS = 4096
@@ -65,7 +72,8 @@ def certify(
     Returns
     -------
     dict
-        Number of samples, median certified radius, accuracy in percent and seconds.
+        Number of samples, median certified radius, accuracy in percent and seconds; of a cluster
+        also where its time went.
 
     Raises
     ------
@@ -95,9 +103,10 @@ def certify(
     attributes = _attributes(classifier, model, dataset, data, split)
     how = HowToRun(overwrite, resume, threads, cluster, progress)
     shape = n, len(classifier.classes)
-    certify_chunks(certify_chunk, job, out, attributes, shape, how, inputs=[model, data])
+    spent = certify_chunks(certify_chunk, job, out, attributes, shape, how, inputs=[model, data])
     result = evaluate(out, [0])
     return {
+        **({} if spent is None else {"cluster": spent}),
         "certificate": str(out),
         "split": split,
         "n": n,
@@ -132,8 +141,8 @@ def _open_inputs(
     return classifier, dataset
 
 
-def certify_chunk(index: int, job: CertifyJob) -> float:
-    """Certify one chunk, write it whole to the result, and return the seconds it took.
+def certify_chunk(index: int, job: CertifyJob) -> Spent:
+    """Certify one chunk, write it whole to the result, and return what that took.
 
     Runs on whatever the executor uses. Running it twice writes the same bytes.
 
@@ -145,16 +154,16 @@ def certify_chunk(index: int, job: CertifyJob) -> float:
     began = time.perf_counter()
     classifier, dataset = _open_inputs(job.model, job.model_digest, job.data, job.data_digest)
     x, y = dataset.read_chunk(job.split, index)
+    read = time.perf_counter()
     distance = classifier.class_distance(x)
     prediction, radius = certificates.certified_radius(
         distance, classifier.boxes.width, classifier.group_size
     )
     position = class_positions(classifier.classes, dataset)
-    try:
-        write_chunk(job.out, index, job.chunk_rows, prediction, radius, position[y], distance)
-    except OSError as error:
-        raise write_failure(error, f"chunk {index} of {job.out}") from error
-    return time.perf_counter() - began
+    nbytes = x.nbytes + y.nbytes
+    return write_certificates(
+        job, index, began, read, nbytes, prediction, radius, position[y], distance
+    )
 
 
 def _attributes(

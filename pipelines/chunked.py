@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from boxnn_numba.data.certificate_store import CertificateWriter
+from boxnn_numba.data.certificate_store import CertificateWriter, write_chunk
 from boxnn_numba.data.store import Dataset
 from boxnn_numba.errors import DataError
 from boxnn_numba.locations import Location, Name
@@ -20,7 +20,7 @@ from boxnn_numba.pipelines.cluster import (
     connect,
     keep_on_interrupt,
 )
-from boxnn_numba.staging import staged_output
+from boxnn_numba.staging import staged_output, write_failure
 
 
 class Job(Protocol):
@@ -54,8 +54,28 @@ class HowToRun:
     progress: Any = None
 
 
+class Spent(NamedTuple):
+    """What one or more tasks took.
+
+    Attributes
+    ----------
+    kernels, transfer
+        Seconds of computing, and of reading and writing chunks.
+    nbytes
+        Read and written.
+    """
+
+    kernels: float = 0.0
+    transfer: float = 0.0
+    nbytes: int = 0
+
+    def plus(self, other: Spent) -> Spent:
+        """Return the sum."""
+        return Spent(*(mine + yours for mine, yours in zip(self, other, strict=True)))
+
+
 def certify_chunks(
-    task: Callable[[int, Any], float],
+    task: Callable[[int, Any], Spent],
     job: Job,
     out: Name,
     attributes: dict[str, Any],
@@ -65,14 +85,14 @@ def certify_chunks(
     inputs: Sequence[Name],
     guesses: bool = False,
     seconds_per_sample: float | None = None,
-) -> None:
+) -> dict[str, Any] | None:
     """Write a certificate file, each chunk by a task on the executor that the options ask for.
 
     Parameters
     ----------
     task
-        ``task(index, job)`` certifies a chunk, writes it whole and returns the seconds it took.
-        Running it twice writes the same bytes.
+        ``task(index, job)`` certifies a chunk, writes it whole and returns what it took. Running
+        it twice writes the same bytes.
     job
         Sent to every task.
     out
@@ -90,6 +110,12 @@ def certify_chunks(
     seconds_per_sample
         To record in place of what the tasks took.
 
+    Returns
+    -------
+    dict or None
+        On a cluster: how many ``tasks``, what they `Spent`, and the seconds of ``overhead`` in
+        which a slot of a worker did nothing of that.
+
     Raises
     ------
     BoxNNError
@@ -104,20 +130,27 @@ def certify_chunks(
         with connect(how.cluster, how.threads, check=(job.model, job.data)) as executor:
             writer = CertificateWriter(partial, attributes, *shape, job.chunk_rows, guesses)
             executor.check((job.out,))
-            measured = _run(executor, task, job, writer, shape[0], partial, how.progress)
-        writer.finish(time.perf_counter() - began, seconds_per_sample or measured)
+            todo, started = writer.unfinished(), time.perf_counter()
+            spent, rows = _run(executor, task, job, writer, shape[0], partial, how.progress)
+            seconds = executor.slots * (time.perf_counter() - started)
+        busy = spent.kernels + spent.transfer
+        measured = seconds_per_sample or (busy / rows if rows else None)
+        writer.finish(time.perf_counter() - began, measured)
+    if how.cluster.local:
+        return None
+    return {"tasks": len(todo), **spent._asdict(), "overhead": max(0.0, seconds - busy)}
 
 
 def _run(
     executor: Executor,
-    task: Callable[[int, Any], float],
+    task: Callable[[int, Any], Spent],
     job: Job,
     writer: CertificateWriter,
     n_rows: int,
     folder: Location,
     progress: Any,
-) -> float | None:
-    """Certify the chunks that an earlier run has not finished; return seconds a sample."""
+) -> tuple[Spent, int]:
+    """Certify the chunks that an earlier run has not finished; return what it took, and rows."""
     starts = range(0, n_rows, job.chunk_rows)
     rows = [min(job.chunk_rows, n_rows - start) for start in starts]
     todo = writer.unfinished()
@@ -126,15 +159,43 @@ def _run(
         progress.advance(n_rows - sum(rows[index] for index in todo))
         if executor.dashboard:
             progress.note(f"dashboard: {executor.dashboard}")
-    seconds, done = 0.0, 0
+    spent, done = Spent(), 0
     with keep_on_interrupt(
         lambda: len(rows) - len(writer.unfinished()), f"{len(rows)} chunks", folder
     ):
         for index, taken in executor.map(task, todo, job):
-            seconds, done = seconds + taken, done + rows[index]
+            spent, done = spent.plus(taken), done + rows[index]
             if progress is not None:
                 progress.advance(rows[index])
-    return seconds / done if done else None
+    return spent, done
+
+
+def write_certificates(
+    job: Job, index: int, began: float, read: float, nbytes: int, *values: np.ndarray | None
+) -> Spent:
+    """Write a chunk whole, and return what its task took (runs on a worker).
+
+    Parameters
+    ----------
+    job, index
+        Which chunk.
+    began, read
+        When the task began, and when it had read `nbytes`.
+    values
+        As for `write_chunk`.
+
+    Raises
+    ------
+    OutputError
+        Names the chunk.
+    """
+    computed = time.perf_counter()
+    try:
+        write_chunk(job.out, index, job.chunk_rows, *values)  # type: ignore[arg-type]
+    except OSError as error:
+        raise write_failure(error, f"chunk {index} of {job.out}") from error
+    nbytes += sum(value.nbytes for value in values if value is not None)
+    return Spent(computed - read, (read - began) + (time.perf_counter() - computed), nbytes)
 
 
 def class_positions(classes: Sequence[Any], dataset: Dataset) -> np.ndarray:

@@ -46,7 +46,7 @@ TRAIN_WORDS = [
 #: What a worker of a test runs first: its tasks take as long as those of a large run.
 SLOW_TASKS = """
 import time
-from boxnn_numba.pipelines import certify as certify_module
+from boxnn_numba.pipelines import chunked
 from boxnn_numba.pipelines import cluster_training
 
 def slowed(function, seconds):
@@ -55,7 +55,7 @@ def slowed(function, seconds):
         return function(*arguments)
     return run
 
-certify_module.write_chunk = slowed(certify_module.write_chunk, 0.03)
+chunked.write_chunk = slowed(chunked.write_chunk, 0.03)
 cluster_training.forward = slowed(cluster_training.forward, 0.03)
 cluster_training.Judgement.judge = slowed(cluster_training.Judgement.judge, 0.03)
 """

@@ -22,7 +22,7 @@ SLOW_BOXNN = [
     """
 import time
 from boxnn_numba.cli.main import main
-from boxnn_numba.pipelines import certify as certify_module
+from boxnn_numba.pipelines import chunked
 from boxnn_numba.training import Training
 
 def slowed(function, seconds):
@@ -32,7 +32,7 @@ def slowed(function, seconds):
     return run
 
 Training.run_epoch = slowed(Training.run_epoch, 0.04)
-certify_module.write_chunk = slowed(certify_module.write_chunk, 0.01)
+chunked.write_chunk = slowed(chunked.write_chunk, 0.01)
 main()
 """,
 ]

@@ -31,7 +31,7 @@ from boxnn_numba.errors import (
 )
 from boxnn_numba.model_file import load_baseline, model_digest, write_model
 from boxnn_numba.options import TrainingOptions
-from boxnn_numba.pipelines import baseline_certify, baseline_chunks
+from boxnn_numba.pipelines import baseline_certify, chunked
 from boxnn_numba.pipelines.baseline import certify_baseline, train_baseline
 from boxnn_numba.pipelines.certify import certify, evaluate
 from boxnn_numba.pipelines.cluster import ClusterOptions
@@ -51,12 +51,12 @@ sys.path.insert(0, {str(TESTS)!r})
 import fake_networks
 fake_networks.install()
 from boxnn_numba.cli.main import main
-from boxnn_numba.pipelines import baseline_certify, baseline_chunks
-write = baseline_chunks.write_chunk
+from boxnn_numba.pipelines import baseline_certify, chunked
+write = chunked.write_chunk
 def slow(*values):
     time.sleep(0.02)
     write(*values)
-baseline_chunks.write_chunk = slow
+chunked.write_chunk = slow
 baseline_certify._CHUNK_ROWS = 2
 main()
 """
@@ -346,7 +346,7 @@ def test_a_full_disk(
     fpa: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(baseline_chunks, "write_chunk", full_disk)
+        patch.setattr(chunked, "write_chunk", full_disk)
         with pytest.raises(OutputError, match="no space left while writing chunk 0 of"):
             certify_baseline(fpa, tiny_dataset, tmp_path / "c", certificate="a")
     certify_baseline(fpa, tiny_dataset, tmp_path / "c", certificate="a", resume=True)

@@ -148,7 +148,7 @@ def test_no_space_left(command: str, trained: Run, monkeypatch: pytest.MonkeyPat
     writes, words = {
         "train": ("boxnn_numba.pipelines.train.save_checkpoint", TRAIN[:2]),
         "certify": (
-            "boxnn_numba.pipelines.certify.write_chunk",
+            "boxnn_numba.pipelines.chunked.write_chunk",
             ("certify", "model.zarr", "tiny.zarr"),
         ),
         "predict": ("csv.writer", ("predict", "model.zarr", "x.npy")),

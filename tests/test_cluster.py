@@ -13,7 +13,9 @@ import psutil
 import pytest
 from cli_runs import Run, failed
 from cluster_tools import (
+    CHUNK_ROWS,
     OPTIONS,
+    TEST_ROWS,
     TRAIN_WORDS,
     Scheduler,
     Started,
@@ -127,6 +129,13 @@ def test_what_a_run_counts(work: Work, external: Scheduler, tmp_path: Path) -> N
     counts = result["cluster"]
     assert counts["steps"] == 4 * 5 + 1 and counts["tasks"] == 2 * counts["steps"]
     assert counts["repeats"] == 0 and 0 < counts["computing"] < 2 * counts["waiting"] + 1
+    assert 0 < counts["kernels"] + counts["transfer"] < counts["waiting"] + 1
+    result = certify(work.model, work.data, tmp_path / "c", cluster=cluster)
+    spent = result["cluster"]
+    # Codes and labels in; prediction, radius, label and three distances out.
+    assert spent["tasks"] == TEST_ROWS / CHUNK_ROWS
+    assert spent["nbytes"] == TEST_ROWS * (12 + 4 + 3 * 4 + 3 * 4)
+    assert min(spent["kernels"], spent["transfer"], spent["overhead"]) > 0
 
 
 def test_only_loopback_is_listened_on(work: Work) -> None:

@@ -46,25 +46,25 @@ pytestmark = pytest.mark.slow
 TWO = ClusterOptions(workers=2, threads_per_worker=1)
 FULL_DISK = """
 import errno
-from boxnn_numba.pipelines import certify as certify_module
+from boxnn_numba.pipelines import chunked
 
-real = getattr(certify_module, "real_write_chunk", certify_module.write_chunk)
-certify_module.real_write_chunk = real
+real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
+chunked.real_write_chunk = real
 
 def write_chunk(out, index, *values):
     if index >= 9:
         raise OSError(errno.ENOSPC, "No space left on device")
     real(out, index, *values)
 
-certify_module.write_chunk = write_chunk
+chunked.write_chunk = write_chunk
 """
 KILLS_ITS_WORKER = """
 import os, signal
-from boxnn_numba.pipelines import certify as certify_module
+from boxnn_numba.pipelines import chunked
 from boxnn_numba.pipelines import cluster_training
 
-real = getattr(certify_module, "real_write_chunk", certify_module.write_chunk)
-certify_module.real_write_chunk = real
+real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
+chunked.real_write_chunk = real
 
 def write_chunk(out, index, *values):
     if index == 11:
@@ -74,7 +74,7 @@ def write_chunk(out, index, *values):
 def forward(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
-certify_module.write_chunk = write_chunk
+chunked.write_chunk = write_chunk
 cluster_training.forward = forward
 """
 

@@ -140,7 +140,7 @@ def test_a_full_disk_while_certifying(
 ) -> None:
     train(tiny_dataset, tmp_path / "model", OPTIONS)
     with monkeypatch.context() as patch:
-        patch.setattr("boxnn_numba.pipelines.certify.write_chunk", full_disk)
+        patch.setattr("boxnn_numba.pipelines.chunked.write_chunk", full_disk)
         with pytest.raises(
             OutputError,
             match=r"no space left while writing chunk 0 of .*c.partial; free some space",

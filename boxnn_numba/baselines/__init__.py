@@ -1,1 +1,1 @@
-"""The published defences that Box-NN is compared with: randomized ablation and feature partition."""
+"""The published defences Box-NN is compared with: randomized ablation, feature partition."""
