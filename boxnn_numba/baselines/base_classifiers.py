@@ -1,0 +1,253 @@
+"""Base classifiers of the published defences: torch networks and any scikit-learn classifier.
+
+`boxnn_numba.baselines.ablation.MaskedClassifier` says what randomized ablation asks of one, and
+`boxnn_numba.baselines.partition.Submodels` what feature partition asks. The networks need torch
+(extra `baselines`). Each submodel of a partition is a network of its own that has inputs for its
+own features alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import validation as check
+from boxnn_numba.baselines.ablation import draws
+from boxnn_numba.baselines.base_networks import MaskedNetwork, SubmodelNetworks, as_input
+from boxnn_numba.baselines.encodings import PartColumns, masked_pairs, training_data
+from boxnn_numba.baselines.scikit_classifiers import ScikitMasked, ScikitSubmodels
+from boxnn_numba.baselines.torch_networks import (
+    Layer,
+    cnn_layers,
+    layers_as,
+    mlp_layers,
+    submodel_layers,
+    torch_threads,
+    usable_device,
+)
+from boxnn_numba.baselines.torch_training import Recipe, TrainingNetwork, fit_network
+from boxnn_numba.errors import OptionError
+
+__all__ = [
+    "BASES",
+    "MaskedNetwork",
+    "ScikitMasked",
+    "ScikitSubmodels",
+    "SubmodelNetworks",
+    "train_masked",
+    "train_submodels",
+]
+
+BASES = ("cnn", "mlp")
+
+
+def train_masked(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    n_classes: int,
+    retained: int,
+    feature_shape: Sequence[int] | None = None,
+    base: str = "cnn",
+    epochs: int = 48,
+    batch: int = 128,
+    lr: float = 4e-3,
+    validation: float = 0.1,
+    patience: int = 10,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Any = None,
+) -> MaskedNetwork:
+    """Train a network on samples of which it sees `retained` random features, others each time.
+
+    Parameters
+    ----------
+    x
+        (N, n) codes.
+    y
+        (N,) class indices 0..K-1; each class must occur.
+    n_classes
+        Number of classes K.
+    retained
+        Number k of features that remain of each sample, 1..n.
+    feature_shape
+        (height, width) or (height, width, channels), for ``"cnn"``.
+    base
+        ``"cnn"``, or ``"mlp"`` for features that are no image.
+    epochs, batch, lr
+        Most passes over the training rows, samples of a step, largest step size.
+    validation
+        Fraction of the rows kept apart; the epoch with the highest accuracy on them, each seen
+        once under a fixed mask of k features, is the one kept. 0 keeps the last epoch.
+    patience
+        Epochs without a better one after which training stops.
+    seed
+        Of the split, the first weights, the order of samples and the masks. The same seed,
+        device and number of threads give the same weights.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    threads
+        Threads for torch on a CPU; all that this process may use by default.
+    progress
+        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+
+    Returns
+    -------
+    MaskedNetwork
+
+    Raises
+    ------
+    InputError
+        `x` or `y` cannot be used, or a class has no sample.
+    OptionError
+        An option is out of range, or `feature_shape` is no image.
+    BackendError
+        torch or the device is missing.
+    DivergenceError
+        The loss is not finite.
+
+    Notes
+    -----
+    Levine and Feizi (2020), Section 4, with a smaller network.
+    """
+    codes, classes = training_data(x, y, n_classes)
+    n_features = codes.shape[1]
+    retained = check.integer("retained", retained, low=1, high=n_features)
+    recipe = Recipe(epochs, batch, lr, validation, patience, seed)
+    shape = _shape(feature_shape, n_features)
+    if check.choice("base", base, BASES) == "cnn":
+        layers = cnn_layers(*_image(shape), n_classes)
+    else:
+        layers = mlp_layers(2 * n_features, n_classes)
+    settings = {
+        "kind": MaskedNetwork.kind,
+        "base": base,
+        "n_features": n_features,
+        "n_classes": n_classes,
+        "retained": retained,
+        "feature_shape": list(shape),
+        "layers": layers_as(layers),
+    }
+
+    def pairs(batch: np.ndarray, number: int, stream: int) -> np.ndarray:
+        kept = draws(n_features, retained, len(batch), recipe.seed, number, stream)
+        return masked_pairs(batch, np.concatenate(list(kept)))
+
+    arrays, outcome = _train(
+        settings, layers, (codes, classes), pairs, recipe, device, threads, progress
+    )
+    return MaskedNetwork(arrays, settings | outcome, device, threads)
+
+
+def train_submodels(
+    x: ArrayLike,
+    y: ArrayLike,
+    part: ArrayLike,
+    *,
+    n_classes: int,
+    feature_shape: Sequence[int] | None = None,
+    epochs: int = 20,
+    batch: int = 128,
+    lr: float = 4e-3,
+    validation: float = 0.1,
+    patience: int = 10,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Any = None,
+) -> SubmodelNetworks:
+    """Train one network for each part of the features, all at once.
+
+    Parameters
+    ----------
+    x, y, n_classes
+        As for `train_masked`.
+    part
+        (n,) integers, the part 0..T-1 of each feature (`partition.make_partition`).
+    feature_shape
+        Shape of a sample, kept with the networks.
+    epochs, batch, lr, validation, patience, seed, device, threads, progress
+        As for `train_masked`; the epoch kept is the one with the highest mean accuracy of the
+        submodels.
+
+    Returns
+    -------
+    SubmodelNetworks
+
+    Raises
+    ------
+    InputError
+        `x`, `y` or `part` cannot be used, or a class has no sample.
+    OptionError
+        An option is out of range.
+    BackendError
+        torch or the device is missing.
+    DivergenceError
+        The loss is not finite.
+
+    Notes
+    -----
+    Hammoudeh and Lowd (2023), Section 4.
+    """
+    codes, classes = training_data(x, y, n_classes)
+    n_features = codes.shape[1]
+    parts = check.partition("part", part, n_features)
+    recipe = Recipe(epochs, batch, lr, validation, patience, seed)
+    columns = PartColumns(parts)
+    models, longest = columns.index.shape
+    layers = submodel_layers(models, 2 * longest, n_classes)
+    settings = {
+        "kind": SubmodelNetworks.kind,
+        "base": "mlp",
+        "n_features": n_features,
+        "n_classes": n_classes,
+        "feature_shape": list(_shape(feature_shape, n_features)),
+        "layers": layers_as(layers),
+    }
+
+    def pairs(batch: np.ndarray, number: int, stream: int) -> np.ndarray:
+        return columns.pairs(batch)
+
+    arrays, outcome = _train(
+        settings, layers, (codes, classes), pairs, recipe, device, threads, progress
+    )
+    return SubmodelNetworks(arrays | {"part": parts}, settings | outcome, device, threads)
+
+
+def _train(
+    settings: Mapping[str, Any],
+    layers: Sequence[Layer],
+    data: tuple[np.ndarray, np.ndarray],
+    pairs: Callable[[np.ndarray, int, int], np.ndarray],
+    recipe: Recipe,
+    device: str,
+    threads: int | None,
+    progress: Any,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return weights and how it went; `pairs` turns codes into what the network sees of them."""
+
+    def inputs(codes: np.ndarray, number: int, stream: int) -> Any:
+        return as_input(pairs(codes, number, stream), layers, settings, device)
+
+    usable_device(device)
+    with torch_threads(threads):
+        network = TrainingNetwork(layers, device, recipe.seed)
+        return fit_network(network, *data, inputs, recipe, progress)
+
+
+def _shape(feature_shape: Sequence[int] | None, n_features: int) -> tuple[int, ...]:
+    return check.sample_shape((n_features,) if feature_shape is None else feature_shape, n_features)
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return height, width and input channels of a convolutional network."""
+    if len(shape) not in (2, 3) or min(shape[:2]) < 4:
+        raise OptionError(
+            f"a cnn needs feature_shape (height, width) or (height, width, channels) of at least "
+            f"4 x 4, not {shape}; pass one, or base='mlp'"
+        )
+    return shape[0], shape[1], 2 * (*shape, 1)[2]

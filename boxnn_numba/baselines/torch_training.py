@@ -1,0 +1,245 @@
+"""The loop that trains base classifiers in torch.
+
+A network trains with batch normalisation, which is folded into its weights at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.baselines.torch_networks import Layer, apply_layers, load_torch
+from boxnn_numba.errors import DivergenceError
+from boxnn_numba.training import validation_split
+
+#: Streams of random numbers that inputs are drawn from (certificates use 0 and 1).
+TRAINING_STREAM, VALIDATION_STREAM = 2, 3
+
+#: Variance below which batch normalisation does not magnify, and its memory of earlier batches.
+_EPSILON, _MOMENTUM = 1e-5, 0.1
+_WEIGHT_DECAY = 0.01
+#: Part of the steps in which the learning rate rises.
+_WARM_UP = 0.05
+#: Validation samples at a time.
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network trains; checked when it is made.
+
+    Raises
+    ------
+    OptionError
+        A value is outside its range.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    validation: float
+    patience: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        validation.positive("epochs", self.epochs)
+        validation.integer("batch", self.batch, low=2)
+        validation.real("lr", self.lr, low=0, high=1e4, open_low=True)
+        validation.real("validation", self.validation, low=0, high=0.9)
+        validation.positive("patience", self.patience)
+        validation.integer("seed", self.seed, low=0)
+
+
+class TrainingNetwork:
+    """Layers with weights that train, and batch normalisation behind every layer but the last."""
+
+    def __init__(self, layers: Sequence[Layer], device: str, seed: int) -> None:
+        torch = load_torch()
+        rng = np.random.default_rng([seed, 2])
+        self.layers = tuple(layers)
+        self.training = True
+        self.weights: dict[str, Any] = {}
+        self.statistics: dict[str, Any] = {}
+        for index, layer in enumerate(self.layers):
+            inputs = math.prod(layer.shape) // (layer.outputs * layer.models)
+            spread = math.sqrt(2 / inputs)
+            weight = torch.from_numpy(rng.normal(0, spread, layer.shape).astype(np.float32))
+            if layer.kind == "conv":
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            self.weights[f"{index}.weight"] = weight
+            if index + 1 == len(self.layers):
+                self.weights[f"{index}.bias"] = torch.zeros(layer.bias_shape)
+                continue
+            neurons = layer.outputs * layer.models
+            self.weights[f"{index}.scale"] = torch.ones(neurons)
+            self.weights[f"{index}.shift"] = torch.zeros(neurons)
+            self.statistics[f"{index}.mean"] = torch.zeros(neurons, device=device)
+            self.statistics[f"{index}.variance"] = torch.ones(neurons, device=device)
+        for key, value in self.weights.items():
+            self.weights[key] = value.to(device).requires_grad_()
+
+    def __call__(self, x: Any) -> Any:
+        """Return the scores of a batch."""
+        return apply_layers(self.layers, self.weights, x, self._normalise)
+
+    def _normalise(self, index: int, x: Any) -> Any:
+        mean, variance = (self.statistics[f"{index}.{name}"] for name in ("mean", "variance"))
+        scale, shift = (self.weights[f"{index}.{name}"] for name in ("scale", "shift"))
+        flat = x.transpose(0, 1).flatten(1) if self.layers[index].kind == "batched" else x
+        flat = load_torch().nn.functional.batch_norm(
+            flat, mean, variance, scale, shift, self.training, _MOMENTUM, _EPSILON
+        )
+        if self.layers[index].kind == "batched":
+            return flat.view(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
+        return flat
+
+    def folded(self) -> dict[str, np.ndarray]:
+        """Return weights and biases with the normalisation folded in (a copy)."""
+        raw = {
+            key: value.detach().cpu().numpy().astype(np.float64)
+            for key, value in (self.weights | self.statistics).items()
+        }
+        arrays = {}
+        for index, layer in enumerate(self.layers):
+            weight = raw[f"{index}.weight"]
+            if index + 1 == len(self.layers):
+                bias = raw[f"{index}.bias"]
+            else:
+                gain = raw[f"{index}.scale"] / np.sqrt(raw[f"{index}.variance"] + _EPSILON)
+                weight = weight * layer.along_outputs(gain)
+                bias = raw[f"{index}.shift"] - raw[f"{index}.mean"] * gain
+            arrays[f"{index}.weight"] = np.ascontiguousarray(weight, np.float32)
+            arrays[f"{index}.bias"] = bias.astype(np.float32).reshape(layer.bias_shape)
+        return arrays
+
+
+def fit_network(
+    network: TrainingNetwork,
+    codes: np.ndarray,
+    classes: np.ndarray,
+    inputs: Callable[[np.ndarray, int, int], Any],
+    recipe: Recipe,
+    progress: Any,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train by AdamW with one cosine of the learning rate; keep the best epoch.
+
+    Parameters
+    ----------
+    network
+        Trained in place.
+    codes, classes
+        (N, n) codes and (N,) class indices, of training and validation.
+    inputs
+        ``inputs(codes, number, stream)``, the tensor that the network takes for some codes; the
+        number of the batch and `TRAINING_STREAM` or `VALIDATION_STREAM` seed what is random.
+    recipe
+        Epochs, batch size, step size, validation fraction, patience and seed.
+    progress
+        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+
+    Returns
+    -------
+    arrays
+        Folded weights of the best epoch.
+    outcome
+        ``validation_accuracy`` of single samples (None without validation rows), ``best_epoch``
+        (from 1), the epochs that ``ran``, and the ``recipe``.
+
+    Raises
+    ------
+    DivergenceError
+        The loss is not finite.
+    """
+    rows, held = validation_split(classes, recipe.validation, recipe.seed)
+    steps = _Steps(network, recipe, len(rows))
+    rng = np.random.default_rng([recipe.seed, 3])
+    best, best_epoch, arrays = -1.0, 0, network.folded()
+    if progress is not None:
+        progress.start(recipe.epochs * len(rows), "samples")
+    for epoch in range(1, recipe.epochs + 1):
+        order = rng.permutation(rows)
+        for start in steps.starts:
+            batch = order[start : start + recipe.batch]
+            steps.step(inputs(codes[batch], steps.done, TRAINING_STREAM), classes[batch])
+            if progress is not None:
+                progress.advance(len(batch))
+        steps.check(epoch)
+        reached = _accuracy(network, codes, classes, held, inputs) if len(held) else float(epoch)
+        if reached > best:
+            best, best_epoch, arrays = reached, epoch, network.folded()
+        if epoch - best_epoch >= recipe.patience:
+            break
+    if progress is not None and len(held):
+        progress.note(
+            f"base classifier: {100 * best:.1f}% of validation samples right one by one, "
+            f"epoch {best_epoch} of {epoch}"
+        )
+    accuracy = best if len(held) else None
+    return arrays, {
+        "validation_accuracy": accuracy,
+        "best_epoch": best_epoch,
+        "ran": epoch,
+        "recipe": asdict(recipe),
+    }
+
+
+class _Steps:
+    """Steps of the optimiser, and how far the run is."""
+
+    def __init__(self, network: TrainingNetwork, recipe: Recipe, n_rows: int) -> None:
+        self.network, self.recipe = network, recipe
+        # A last batch of one sample has no variance to normalise by.
+        self.starts = range(0, max(n_rows - 1, 1), recipe.batch)
+        self.done = 0
+        self.losses: list[Any] = []
+        self.optimizer = load_torch().optim.AdamW(
+            network.weights.values(), lr=recipe.lr, weight_decay=_WEIGHT_DECAY, fused=True
+        )
+
+    def step(self, x: Any, classes: np.ndarray) -> None:
+        part = self.done / (self.recipe.epochs * len(self.starts))
+        for group in self.optimizer.param_groups:
+            rise, fall = min(1.0, part / _WARM_UP), (1 + math.cos(math.pi * part)) / 2
+            group["lr"] = self.recipe.lr * rise * fall
+        torch = load_torch()
+        scores = self.network(x)
+        models = scores.numel() // (len(classes) * scores.shape[-1])
+        wanted = torch.from_numpy(classes).to(x.device).repeat(models)
+        loss = torch.nn.functional.cross_entropy(scores.flatten(0, -2), wanted)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.detach())
+        self.done += 1
+
+    def check(self, epoch: int) -> None:
+        """Raise if a loss of the epoch was not finite."""
+        finite = load_torch().stack(self.losses).isfinite().all().item()
+        self.losses.clear()
+        if not finite:
+            raise DivergenceError(
+                f"the base classifier diverged in epoch {epoch}; lower lr, now {self.recipe.lr:g}"
+            )
+
+
+def _accuracy(
+    network: TrainingNetwork,
+    codes: np.ndarray,
+    classes: np.ndarray,
+    held: np.ndarray,
+    inputs: Callable[[np.ndarray, int, int], Any],
+) -> float:
+    right = []
+    network.training = False
+    with load_torch().inference_mode():
+        for start in range(0, len(held), _BATCH):
+            rows = held[start : start + _BATCH]
+            scores = network(inputs(codes[rows], start, VALIDATION_STREAM))
+            right.append(scores.argmax(-1).cpu().numpy() == classes[rows])
+    network.training = True
+    return float(np.concatenate(right, axis=-1).mean())
