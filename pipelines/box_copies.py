@@ -172,8 +172,9 @@ def current_boxes(update: BoxUpdate, *arrays: np.ndarray) -> BoxCopy | None:
             moved = BoxCopy(update.number, table, update.inputs)
         elif arrays and known is not None and known.number == update.number - 1:
             del _copies[update.run]  # not to be found half changed, should this fail
-            apply_changes(known.table.lower, *arrays[:2], update.stride)
-            apply_changes(known.table.upper, *arrays[2:], update.stride)
+            lower_gaps, lower_codes, upper_gaps, upper_codes = arrays
+            apply_changes(known.table.lower, lower_gaps, lower_codes, update.stride)
+            apply_changes(known.table.upper, upper_gaps, upper_codes, update.stride)
             moved = replace(known, number=update.number)
         else:
             return None

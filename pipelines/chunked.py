@@ -71,7 +71,9 @@ class Spent(NamedTuple):
 
     def plus(self, other: Spent) -> Spent:
         """Return the sum."""
-        return Spent(*(mine + yours for mine, yours in zip(self, other, strict=True)))
+        return Spent(
+            self.kernels + other.kernels, self.transfer + other.transfer, self.nbytes + other.nbytes
+        )
 
 
 def certify_chunks(

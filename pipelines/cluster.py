@@ -136,9 +136,10 @@ def connect(
         client = stack.enter_context(open_client(options))
         stack.enter_context(_report(client, options.performance_report))
         check_workers(client, tuple(absolute(path) for path in check))
-        here = options.workers is not None
-        exchange = stack.enter_context(TemporaryDirectory(prefix="boxnn-")) if here else None
-        executor = DaskExecutor(client, options.box_shards, exchange and Path(exchange))
+        exchange = None
+        if options.workers is not None:  # workers on this machine
+            exchange = Path(stack.enter_context(TemporaryDirectory(prefix="boxnn-")))
+        executor = DaskExecutor(client, options.box_shards, exchange)
         # Dask reports tasks, not calls.
         executor.direct = executor.direct and options.performance_report is None
         yield executor
