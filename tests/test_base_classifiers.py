@@ -27,8 +27,7 @@ from boxnn_numba.baselines.base_classifiers import (
 from boxnn_numba.baselines.partition import Submodels, make_partition
 from boxnn_numba.errors import BackendError, DivergenceError, InputError, OptionError
 
-N, PARTS = 64, 5
-SHAPE = (8, 8)
+N, PARTS, SHAPE = 64, 5, (8, 8)
 #: Of the trained networks; few and fast.
 FAST: dict[str, Any] = {"n_classes": 3, "epochs": 4, "batch": 32, "seed": 1, "threads": 1}
 
@@ -390,9 +389,10 @@ def test_scikit_masks_are_seeded() -> None:
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendError, match=r"pip install 'boxnn-numba\[baselines\]'"):
+    words = r"pip install 'boxnn-numba\[baselines\]'"
+    with pytest.raises(BackendError, match=words):
         train_masked(*toy(30), retained=12, base="mlp", **FAST)
-    with pytest.raises(BackendError, match=r"pip install 'boxnn-numba\[baselines\]'"):
+    with pytest.raises(BackendError, match=words):
         torch_networks.load_torch()
 
 
