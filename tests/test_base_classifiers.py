@@ -28,7 +28,6 @@ from boxnn_numba.baselines.partition import Submodels, make_partition
 from boxnn_numba.errors import BackendError, DivergenceError, InputError, OptionError
 
 N, PARTS, SHAPE = 64, 5, (8, 8)
-#: Of the trained networks; few and fast.
 FAST: dict[str, Any] = {"n_classes": 3, "epochs": 4, "batch": 32, "seed": 1, "threads": 1}
 
 
