@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-from make_rows import make_rows
 
 from boxnn_numba import __version__
 from boxnn_numba.options import resolve
@@ -32,9 +31,11 @@ from boxnn_numba.pipelines.certify import certify
 from boxnn_numba.pipelines.cluster import ClusterOptions
 from boxnn_numba.pipelines.train import train
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 from cluster_tools import worker_processes
+from make_rows import make_rows
 
 _SAMPLING_SECONDS = 0.05
 
