@@ -31,8 +31,8 @@ from boxnn_numba.pipelines.certify import certify
 from boxnn_numba.pipelines.cluster import ClusterOptions
 from boxnn_numba.pipelines.train import train
 
-_HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cluster_tools import worker_processes
 from make_rows import make_rows
