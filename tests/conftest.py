@@ -12,6 +12,7 @@ from cli_runs import TRAIN
 from boxnn_numba.cli.main import main
 from boxnn_numba.data import sources
 from boxnn_numba.data.store import write_dataset
+from boxnn_numba.pipelines.baseline import train_baseline
 
 
 @pytest.fixture
@@ -75,3 +76,17 @@ def trained(boxnn: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[i
     """Commands in a directory with `tiny.zarr` and `model.zarr`."""
     assert boxnn(*TRAIN)[0] == 0
     return boxnn
+
+
+@pytest.fixture
+def ra(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A model of randomized ablation for `tiny.zarr`, by the networks that are installed."""
+    train_baseline(tiny_dataset, tmp_path / "ra", method="ra", retained=4)
+    return tmp_path / "ra"
+
+
+@pytest.fixture
+def fpa(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A model of feature partition for `tiny.zarr`, by the networks that are installed."""
+    train_baseline(tiny_dataset, tmp_path / "fpa", method="fpa", parts=5, partition="random")
+    return tmp_path / "fpa"
