@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import common_options, emit, progress
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress
 from boxnn_numba.errors import OptionError
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20,
@@ -65,6 +65,8 @@ def latency(text: str) -> float:
 @click.option("--constants", type=click.Path(), help="Measured constants, a JSON file.")
 @click.option("--calibrate", is_flag=True, help="Measure this machine first.")
 @click.option("--calibrate-cluster", is_flag=True, help="Dask too, on two local workers.")
+@click.option("--calibrate-data", "data", type=StorePath(exists=True), metavar="DATASET",
+              help="What depends on the data too, by training on this dataset.")  # fmt: skip
 @click.option("--save", type=click.Path(), help="JSON file for what was measured.")
 @click.option("--plot", type=click.Path(), help="PNG file for the curve to 1,000 workers.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --save and --plot.")
@@ -77,6 +79,7 @@ def plan(
     constants: str | None,
     calibrate: bool,
     calibrate_cluster: bool,
+    data: str | None,
     save: str | None,
     plot: str | None,
     overwrite: bool,
@@ -92,7 +95,7 @@ def plan(
 
     Example: boxnn plan --boxes 25000 --workers 16 --bandwidth 10Gbit/s --plot plan.png
     """
-    measure = calibrate or calibrate_cluster
+    measure = calibrate or calibrate_cluster or data is not None
     if measure and constants is not None:
         raise OptionError("pass --constants or --calibrate, not both")
     if save is not None and not measure:
@@ -119,7 +122,7 @@ def plan(
     ]  # fmt: skip
     if measure:
         with progress(quiet, "measuring") as bar:
-            known = run_calibration(calibrate_cluster, bar)
+            known = run_calibration(calibrate_cluster, data, bar)
     else:
         known = load_constants(DEFAULT_CONSTANTS if constants is None else constants)
     if save is not None:

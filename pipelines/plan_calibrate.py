@@ -14,14 +14,13 @@ import numpy as np
 
 from boxnn_numba.backend import CpuBackend, class_layout, get_backend
 from boxnn_numba.data.store import open_dataset, write_dataset
-from boxnn_numba.errors import ClusterError
 from boxnn_numba.kernels import cpu_training
+from boxnn_numba.locations import Name
 from boxnn_numba.objective import objective, softmin
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines import bench_method
-from boxnn_numba.pipelines.cluster import ClusterOptions, connect
-from boxnn_numba.pipelines.cluster_training import ClusterBackend, forward_task
-from boxnn_numba.pipelines.dask_executor import DaskExecutor
+from boxnn_numba.pipelines.box_copies import apply_changes, changes
+from boxnn_numba.pipelines.plan_calibrate_data import BOXES, data_constants
 from boxnn_numba.pipelines.plan_inputs import Constants, load_constants, regime
 from boxnn_numba.stepper import CpuStepper, Entries, forward
 from boxnn_numba.training import StepInputs
@@ -33,7 +32,8 @@ _WIDTH = 112
 # Sizes of the problems. The boxes are too many for a core's own cache, as they are in earnest.
 _BOX_CODES, _BOXES, _SAMPLES = 2**22, 2560, 1024
 _ENTRIES_PER_BOX = 20
-_SCATTER_BYTES, _STEPS = 2**25, 12
+# Part of the codes that change, when finding and making changes is measured.
+_CHANGED = 0.03
 
 
 def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
@@ -47,14 +47,17 @@ def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
     return float(least)
 
 
-def calibrate(cluster: bool = False, progress: Any = None) -> Constants:
+def calibrate(cluster: bool = False, data: Name | None = None, progress: Any = None) -> Constants:
     """Measure this machine.
 
     Parameters
     ----------
     cluster
-        Start two local workers and measure Dask too; else its constants, and the number of entries
-        per sample, are those that come with the package.
+        Start two local workers and measure Dask too; else its constants are those that come with
+        the package.
+    data
+        A dataset to train on, for what depends on the data: how many boxes a sample moves, and
+        how many codes change. They come with the package otherwise.
     progress
         Optional object with ``start(total, unit)`` and ``advance(n)``.
 
@@ -66,12 +69,16 @@ def calibrate(cluster: bool = False, progress: Any = None) -> Constants:
     ------
     ClusterError
         The local cluster does not start.
+    DataError
+        The dataset cannot be read or does not hold codes.
     """
+    samples = None if data is None else bench_method.load_samples(data)
     found: dict[str, Any] = {"distances": {}, "entry": {}, "update": {}}
     known = load_constants()
     machine = bench_method.describe_machine(1)
     if progress is not None:
-        progress.start(len(FEATURES) + 2 + cluster, "measurements")
+        total = len(FEATURES) + 2 + cluster + len(BOXES) * (samples is not None)
+        progress.start(total, "measurements")
     for n in FEATURES:
         rates, entry, update = _kernels(n)
         for kind, rate in rates.items():
@@ -80,16 +87,23 @@ def calibrate(cluster: bool = False, progress: Any = None) -> Constants:
         _advance(progress)
     found |= _softmin(found["distances"][regime(_WIDTH)][784])
     _advance(progress)
-    found |= _store()
+    found |= {**_store(), **_changes()}
     _advance(progress)
     if cluster:
+        from boxnn_numba.pipelines.plan_calibrate_cluster import dask_constants
+
         found |= dask_constants()
         _advance(progress)
+    notes = known.source.get("notes", "")
+    if samples is not None:
+        found |= data_constants(samples, functools.partial(_advance, progress))
+        notes = f"entries and changed: means over 2 epochs of {samples.name}, preset graded, tau 1"
     source = {
-        "command": "boxnn plan --calibrate" + (" --calibrate-cluster" if cluster else ""),
+        "command": "boxnn plan --calibrate"
+        + " --calibrate-cluster" * cluster
+        + " --calibrate-data DATASET" * (samples is not None),
         "machine": machine,
-        "notes": "entries_per_sample: mean over an epoch of MNIST, 2,500 boxes, tau 1"
-        + ("" if cluster else "; those of Dask come with the package"),
+        "notes": notes,
     }
     return replace(known, **found, source=source)
 
@@ -154,7 +168,7 @@ def _stepper(
     return (backend or get_backend("cpu", 1)).stepper(masters, inputs)
 
 
-def _sample_step(
+def sample_step(
     backend: CpuBackend, samples: bench_method.Samples
 ) -> tuple[CpuStepper, np.ndarray, np.ndarray]:
     """Return a stepper with boxes around the bundled samples of MNIST, and a batch."""
@@ -166,7 +180,7 @@ def _sample_step(
 def _softmin(rate: float) -> dict[str, float]:
     """Measure what a step needs besides distances, on the bundled sample of MNIST."""
     samples = bench_method.load_samples(None)
-    stepper, x, y = _sample_step(get_backend("cpu", 1), samples)
+    stepper, x, y = sample_step(get_backend("cpu", 1), samples)
     backend, boxes = stepper.backend, stepper.table.n_boxes
     codes = backend.samples(x)
     inputs, table = stepper.inputs, stepper.table
@@ -204,97 +218,13 @@ def _store() -> dict[str, float]:
     return {"copy_rate": wide.nbytes / copied, "read_rate": rows.nbytes / read}
 
 
-# --- Dask ---------------------------------------------------------------------------------
-
-
-def _resident(value: Any) -> int:
-    """Return the worker's resident bytes (runs on a worker, with what a step imports)."""
-    import psutil
-
-    get_backend("cpu", 1)
-    return int(psutil.Process().memory_info().rss)
-
-
-def _first(codes: tuple[np.ndarray, np.ndarray], number: int) -> int:
-    """Return next to nothing, of boxes and a task's argument (runs on a worker)."""
-    return len(codes[0]) + number
-
-
-def _process_seconds(call: Callable[[], Any], rounds: int = 5) -> float:
-    """Return the mean processor seconds that this process spends on a call."""
-    began = time.process_time()
-    for _ in range(rounds):
-        call()
-    return (time.process_time() - began) / rounds
-
-
-def dask_constants() -> dict[str, float]:
-    """Measure steps of empty tasks, and of large boxes, on two local workers.
-
-    Raises
-    ------
-    ClusterError
-        The local cluster does not start.
-    """
-    options = ClusterOptions(workers=2, threads_per_worker=1)
-    with connect(options, 1) as executor:
-        if not isinstance(executor, DaskExecutor):
-            raise ClusterError("no local cluster was started; run the calibration again")
-
-        def step(size: int, tasks: int) -> None:
-            side = np.zeros((1, size), np.uint8)
-            boxes = executor.client.scatter(
-                (side, side), broadcast=True, hash=False, direct=executor.direct
-            )
-            executor.gather([executor.submit(_first, boxes, number) for number in range(tasks)])
-
-        one = seconds(lambda: step(64, 1), 9)
-        # Client and scheduler are in this process: their time grows with the tasks, whatever the
-        # workers do. On hosts of their own they would overlap, so this is an upper bound.
-        few, many = (_process_seconds(functools.partial(step, 64, count)) for count in (1, 101))
-        large = seconds(lambda: step(_SCATTER_BYTES // 2, 1), 5)
-        resident = max(executor.gather([executor.submit(_resident, i) for i in range(4)]))
-        steps = _real_steps(executor)
-    # Out of the client once, and each side once more between the two workers.
-    serialise = 2 * _SCATTER_BYTES / max(1e-6, large - one)
-    side = steps["bytes"] / 2 / serialise
-    return {
-        # Messages with arrays in them take longer than empty ones.
-        "round_trip": max(one, steps["outside"] - 4 * side),
-        "task_seconds": max(1e-6, (many - few) / 100),
-        "serialise_rate": serialise,
-        "worker_factor": max(1.0, steps["task"] / steps["here"]),
-        "worker_bytes": float(resident),
-    }
-
-
-def _real_steps(executor: DaskExecutor) -> dict[str, float]:
-    """Time forward passes of training on the cluster, and the half of one in this process.
-
-    Returns
-    -------
-    dict
-        ``outside``: what a pass takes besides its tasks; ``task`` and ``here``: a task on a worker
-        and in this process; ``bytes`` of the boxes.
-    """
-    samples = bench_method.load_samples(None)
-    backend = ClusterBackend(1, executor)
-    stepper, x, y = _sample_step(backend, samples)
-    padded = backend.samples(x)
-    half = len(y) // 2
-    bounds = stepper.table.bounds()
-    here = seconds(lambda: forward_task(bounds, x[:half], y[:half], stepper.inputs))
-    tasks, outside = [], []
-    for _ in range(_STEPS):
-        computed, began = backend.statistics.computing, time.perf_counter()
-        stepper.entries(padded, y)
-        spent = time.perf_counter() - began
-        tasks.append((backend.statistics.computing - computed) / 2)
-        outside.append(spent - tasks[-1])
-    # The first step loads the kernels.
-    return {
-        "outside": float(np.median(outside[1:])),
-        "task": float(np.median(tasks[1:])),
-        "here": here,
-        "bytes": float(2 * bounds[0].size),
-    }
+def _changes() -> dict[str, float]:
+    """Measure finding what a step changed in the boxes, and doing the same on a worker."""
+    rng = np.random.default_rng(0)
+    old = bench_method.random_codes(rng, 4096, 1024)
+    new = old + (rng.random(old.shape) < _CHANGED).astype(np.uint8)
+    gaps, codes = changes(old.copy(), new)
+    copies = iter([old.copy() for _ in range(6)])
+    found = seconds(lambda: changes(next(copies), new))
+    made = seconds(lambda: apply_changes(old, gaps, codes, old.shape[1]))
+    return {"compare_seconds": found / old.size, "apply_seconds": made / len(codes)}

@@ -17,23 +17,26 @@ from boxnn_numba.staging import staged_output
 
 #: The constants that come with the package, and how they were measured.
 DEFAULT_CONSTANTS = Path(__file__).with_name("plan_constants.json")
-_FORMAT, _VERSION = "boxnn-plan-constants", 1
+_FORMAT, _VERSION = "boxnn-plan-constants", 2
 
-#: A rate or a time measured at several numbers of features.
+#: Batch at which changes of boxes were measured.
+CHANGE_BATCH = 2000
+
+#: What was measured at several sizes.
 Table = Mapping[int, float]
 
 
-def interpolate(table: Table, features: int) -> float:
-    """Return a value between those measured, on a logarithmic scale of features.
+def interpolate(table: Table, size: float) -> float:
+    """Return a value between those measured, on a logarithmic scale of sizes.
 
-    Below the smallest and above the largest number of features it stays as there.
+    Below the smallest and above the largest size it stays as there.
     """
     known = sorted(table)
-    if features <= known[0]:
+    if size <= known[0]:
         return table[known[0]]
     for low, high in itertools.pairwise(known):
-        if features <= high:
-            part = math.log(features / low) / math.log(high / low)
+        if size <= high:
+            part = math.log(size / low) / math.log(high / low)
             return table[low] + part * (table[high] - table[low])
     return table[known[-1]]
 
@@ -58,20 +61,32 @@ class Constants:
         Soft-min, per sample and box.
     sort_seconds
         Sorting the entries by box, per entry.
-    entries_per_sample
-        Non-zero coefficients a sample gives (a property of the data and tau, not of the machine).
+    entries
+        Non-zero coefficients a sample gives, by boxes of a class (a property of the data and tau,
+        not of the machine).
+    changed
+        Part of the codes that a step of `CHANGE_BATCH` samples changes, by boxes (data too).
     certify_gain
         How much faster class distances are than all distances, as boxes are left early (data).
     copy_rate, read_rate
         Bytes a second of laying out codes, and of reading chunks from a local store.
+    compare_seconds, apply_seconds
+        Finding the changes of boxes, per code, and making them, per changed code.
+    call_seconds, message_seconds
+        A call of a worker and its answer, and the client's processor for each of many.
+    call_rate, pack_rate
+        Bytes a second of a call on the loopback, packed and unpacked, and through the client's
+        processor alone.
     serialise_rate
-        Bytes a second through one connection of Dask on the loopback.
+        Bytes a second of arrays that are not packed (answers, and arguments put with workers).
+    place_seconds
+        Putting an argument with a worker, besides its transfer.
     round_trip, task_seconds
-        What a step takes besides its work and transfers, and every further task.
+        What a round of tasks takes besides work and transfers, and every further task.
     worker_factor
         How much longer a task takes on a worker than in a process that has the machine to itself.
     worker_bytes
-        Resident memory of an idle worker with the package imported.
+        Resident memory of a worker that has done some small steps.
     source
         How they were measured, and on what machine.
     """
@@ -81,11 +96,19 @@ class Constants:
     update: Table
     pair_seconds: float
     sort_seconds: float
-    entries_per_sample: float
+    entries: Table
+    changed: Table
     certify_gain: float
     copy_rate: float
     read_rate: float
+    compare_seconds: float
+    apply_seconds: float
+    call_seconds: float
+    message_seconds: float
+    call_rate: float
+    pack_rate: float
     serialise_rate: float
+    place_seconds: float
     round_trip: float
     task_seconds: float
     worker_factor: float
@@ -104,11 +127,27 @@ class Constants:
         """Return the seconds per touched box and feature."""
         return interpolate(self.update, features)
 
+    def entries_per_sample(self, job: Job) -> float:
+        """Return the entries that a sample gives; samples of many classes have fewer neighbours."""
+        return interpolate(self.entries, job.boxes / job.classes)
+
+    def changed_part(self, boxes: int, batch: int) -> float:
+        """Return the part of the codes that a step changes.
+
+        Of a box they are as many as the square root of the samples that move it, as in a
+        random walk.
+        """
+        return min(1.0, interpolate(self.changed, boxes) * math.sqrt(batch / CHANGE_BATCH))
+
     def as_dict(self) -> dict[str, Any]:
         """Return what `load_constants` reads."""
         values = asdict(self)
         source = values.pop("source")
         return {"format": _FORMAT, "version": _VERSION, **source, "constants": values}
+
+
+#: Constants that are tables, besides the distances.
+_TABLES = ("entry", "update", "entries", "changed")
 
 
 def load_constants(path: str | Path = DEFAULT_CONSTANTS) -> Constants:
@@ -134,14 +173,13 @@ def load_constants(path: str | Path = DEFAULT_CONSTANTS) -> Constants:
         raise DataError(f"{path} must set {', '.join(known)}; {advice}")
     try:
         given: dict[str, Any] = {
-            name: _table(value) if name in ("entry", "update") else value
-            for name, value in values.items()
+            name: _table(value) if name in _TABLES else value for name, value in values.items()
         }
         given["distances"] = {
             kind: _table(values["distances"][kind]) for kind in map(regime, (1, 112, 255))
         }
         for name in known:
-            if name not in ("distances", "entry", "update"):
+            if name not in ("distances", *_TABLES):
                 given[name] = validation.real(name, given[name], low=0, open_low=True)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} has a value that is no positive number ({error})") from error
@@ -163,7 +201,7 @@ def save_constants(constants: Constants, path: Name, *, overwrite: bool = False)
 
 def _table(value: Mapping[str, float]) -> dict[int, float]:
     table = {
-        validation.positive("features", int(n)): validation.real("value", item, 0, open_low=True)
+        validation.positive("size", int(n)): validation.real("value", item, 0, open_low=True)
         for n, item in value.items()
     }
     if not table:

@@ -9,12 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from boxnn_numba.cli.plan import bandwidth, latency
-from boxnn_numba.cli.plan import plan as command
 from boxnn_numba.errors import DataError, OptionError
-from boxnn_numba.pipelines import plan, plan_calibrate
+from boxnn_numba.feed import Feed
+from boxnn_numba.options import resolve
+from boxnn_numba.pipelines import (
+    box_copies,
+    cluster_training,
+    dask_executor,
+    plan,
+    plan_calibrate,
+    plan_calibrate_data,
+    plan_step,
+)
+from boxnn_numba.pipelines.bench_method import Samples
+from boxnn_numba.pipelines.cluster import ClusterOptions, connect
+from boxnn_numba.pipelines.cluster_training import ClusterBackend
+from boxnn_numba.pipelines.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.plan_inputs import (
     Constants,
     Hardware,
@@ -23,8 +34,8 @@ from boxnn_numba.pipelines.plan_inputs import (
     load_constants,
     save_constants,
 )
-from boxnn_numba.pipelines.plan_report import amount, duration
 from boxnn_numba.pipelines.plan_simulate import simulate
+from boxnn_numba.training import Training
 
 #: Round numbers, so that sums can be made in the head.
 CONSTANTS = Constants(
@@ -33,11 +44,19 @@ CONSTANTS = Constants(
     update={100: 2e-9},
     pair_seconds=1e-9,
     sort_seconds=1e-8,
-    entries_per_sample=20.0,
+    entries={100: 20.0},
+    changed={400: 0.05},
     certify_gain=2.0,
     copy_rate=1e10,
     read_rate=1e9,
+    compare_seconds=1e-9,
+    apply_seconds=1e-8,
+    call_seconds=2e-3,
+    message_seconds=5e-4,
+    call_rate=4e8,
+    pack_rate=8e8,
     serialise_rate=1e9,
+    place_seconds=3e-3,
     round_trip=0.01,
     task_seconds=1e-3,
     worker_factor=1.5,
@@ -51,31 +70,39 @@ IMAGENET = Job(samples=1_281_167, features=150_528, boxes=100_000, classes=1000,
 # --- formulas ------------------------------------------------------------------------------
 
 
+def changes_of(codes: int, part: float) -> float:
+    """Codes that changed, and every 255th of the others."""
+    return codes * (part + (1 - part) / 255)
+
+
 def test_phases_are_the_sums_of_their_messages() -> None:
     hardware = Hardware(workers=2, threads=2, bandwidth=5e8, latency=1e-3)
-    phases = plan.step_phases(JOB, hardware, CONSTANTS)
-    table = 8 * (int(31 * math.log(2) * 112) + 2)
-    arguments = sum(75 * 100 + 75 * 4 + 2000 + table for _ in range(4))
+    phases = plan_step.step_phases(JOB, hardware, CONSTANTS)
+    changed = changes_of(2 * 400 * 100, 0.05 * math.sqrt(300 / 2000))
+    sent = 2 * changed + 75 * 104 + 2000
+    answer = 75 * (20 * 16 + 16)
+    # The client's processor takes longer than its link.
+    queue = 5e-4 + sent / 8e8 + answer / 1e9
+    assert queue > sent / 5e8
     expected = {
         "rows gathered": 300 * 100 * 2 / 1e10,
-        # Both sides leave the client, to one worker each; then each goes to the other one.
-        "boxes out": (2 * 400 * 100 + 400 * 100) / 5e8,
-        # To the scheduler, and on, while it spends 1 ms on each of three more tasks.
-        "samples out": arguments / 5e8 + max(0, arguments / 5e8 - 0.003),
-        "boxes laid out": 2 * 400 * 100 / 1e10,
+        "boxes compared": 2 * 400 * 100 * 1e-9 / 2,
+        "sent out": sent / 4e8 + sent / 5e8,
+        "boxes laid out": changed * 1e-8 + 75 * 100 / 1e10,
         "distances": 1.5 * 75 * 400 * (100 / 2e9 + 1e-9),
-        "results back": (300 * 20 * 16 + 300 * 16) / 5e8,
-        "latency": (16 + 4) * 1e-3,
-        "Dask": 0.01 + 3 * 1e-3,
+        "results back": answer / 5e8,
+        "latency": 2 * 1e-3,
+        "Dask": 2e-3 + 3 * queue,
         "gradient": (6000 * 100 * 1e-9 + 400 * (1 - math.exp(-15)) * 100 * 2e-9) / 2 + 6000 * 1e-8,
     }
     assert phases == pytest.approx(expected, rel=1e-9)
     result = plan.predict(JOB, hardware, CONSTANTS)
     assert result["step"]["seconds"] == pytest.approx(sum(expected.values()))
-    assert result["step"]["bytes"] == pytest.approx(
-        2 * 80_000 + 2 * arguments + 300 * 20 * 16 + 300 * 16
-    )
-    assert result["step"]["client_sends"] == pytest.approx(80_000 + arguments)
+    assert result["step"]["client_sends"] == pytest.approx(4 * sent)
+    assert result["step"]["bytes"] == pytest.approx(4 * (sent + answer))
+    # All codes to four slots, one behind the other on the link, twice.
+    first = 80_000 * (1 / 4e8 + 4 / 5e8)
+    assert result["start"] == pytest.approx({"seconds": 2 * first, "bytes": 640_000})
     held_out = 100 * 400 * 100 / (2e9 * 2) / 2
     assert result["epoch"]["steps"] == 3
     assert result["epoch"]["seconds"] == pytest.approx(3 * sum(expected.values()) + held_out)
@@ -84,22 +111,80 @@ def test_phases_are_the_sums_of_their_messages() -> None:
     assert sum(result["step"]["shares"].values()) == pytest.approx(1)
 
 
-def test_shards_send_the_boxes_twice_and_the_batch_to_everyone() -> None:
+def test_a_slow_link_makes_calls_wait_for_each_other() -> None:
+    fast, slow = Hardware(workers=4, bandwidth=1e12), Hardware(workers=4, bandwidth=1e7)
+    few = replace(CONSTANTS, entries={100: 1.0})
+    quick, late = (plan_step.step_phases(JOB, cluster, few) for cluster in (fast, slow))
+    sent = 2 * changes_of(80_000, 0.05 * math.sqrt(0.15)) + 75 * 104 + 2000
+    assert quick["Dask"] > late["Dask"] == pytest.approx(2e-3)
+    assert late["sent out"] == pytest.approx(sent / 4e8 + 4 * sent / 1e7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers", "expected"),
+    [(2000, 2, (2, 2)), (2000, 1, (1, 2)), (20_000, 2, (2, 8)), (3, 5, (3, 3))],
+)
+def test_long_steps_are_cut(rows: int, workers: int, expected: tuple[int, int]) -> None:
+    # A row takes 1.5 * 2000 * 51 ns: 2,000 of them 306 ms on one worker.
+    job = replace(JOB, boxes=2000 * 2 // 3, batch=rows, samples=100_000)
+    hardware = Hardware(workers=workers)
+    assert plan_step.calls(job, hardware, CONSTANTS) == expected
+    # Only the first call of a slot takes the changes along; each waits for the one before.
+    phases = plan_step.step_phases(job, hardware, CONSTANTS)
+    waves = expected[1] // expected[0]
+    update, samples, answer = plan_step.call_bytes(job, hardware, CONSTANTS)
+    assert samples == rows / expected[1] * 104 + 2000
+    cost = 1 / 4e8 + 1 / hardware.bandwidth
+    assert phases["sent out"] == pytest.approx((update + waves * samples) * cost)
+    assert phases["results back"] == pytest.approx(waves * answer / 1e9)
+
+
+def test_limits_are_those_of_the_steppers() -> None:
+    assert (plan_step.CALL_SECONDS, plan_step.MOST_CALLS) == (
+        cluster_training._TASK_SECONDS,
+        cluster_training._MOST_PIECES,
+    )
+    assert plan_step.LARGE_BYTES == dask_executor._LARGE
+    assert plan_step.LARGEST_GAP == box_copies._LARGEST_GAP
+
+
+def test_shards_send_the_boxes_once_and_the_batch_to_everyone() -> None:
     hardware = Hardware(workers=3, bandwidth=5e8, latency=1e-3, box_shards=5)
-    phases = plan.step_phases(JOB, hardware, CONSTANTS)
+    phases = plan_step.step_phases(JOB, hardware, CONSTANTS)
     table = 8 * (int(31 * math.log(2) * 112) + 2) + 2000
     judged = 300 * (4 * 4 + 84)
-    rounds = [5 * (300 * 100 + judged + 2 * table), *[5 * (judged + table)] * 2]
-    assert plan.task_arguments(JOB, hardware) == rounds
-    assert phases["boxes out"] == pytest.approx(2 * 80_000 / 5e8)
-    assert phases["samples out"] == pytest.approx(
+    # Small ones are arguments of tasks, and go by the scheduler.
+    first = 5 * (300 * 100 + judged + 2 * table) + 80_000
+    rounds = [first, *[5 * (judged + table)] * 2]
+    assert plan_step.task_arguments(JOB, hardware) == rounds
+    assert phases["sent out"] == pytest.approx(
         sum(size / 5e8 + max(0, size / 5e8 - 0.004) for size in rounds)
     )
     # Five shards of 80 boxes on three threads: two of them one after the other.
     assert phases["distances"] == pytest.approx(1.5 * 2 * 300 * 80 * (100 / 2e9 + 1e-9))
     assert phases["results back"] == pytest.approx((300 * 20 * 16 + 5 * 300 * (16 + 32)) / 5e8)
-    assert phases["Dask"] == pytest.approx(3 * (0.01 + 4 * 1e-3))
-    assert phases["latency"] == pytest.approx((16 + 2 * 8) * 1e-3)
+    # Two tasks of a shard in the first round, one in each of two more.
+    assert phases["Dask"] == pytest.approx(3 * 0.01 + (9 + 4 + 4) * 1e-3)
+    assert phases["latency"] == pytest.approx(3 * 10 * 1e-3)
+
+
+def test_large_shards_and_batches_go_to_workers_directly() -> None:
+    job = Job(samples=30_000, features=1000, boxes=8400, classes=4, batch=20_000, validation=0)
+    hardware = Hardware(workers=3, bandwidth=5e8, box_shards=3, latency=1e-3)
+    phases = plan_step.step_phases(job, hardware, CONSTANTS)
+    small = 2000 + job.table_bytes
+    judged = 20_000 * (4 * 4 + 84) + small
+    arguments = [3 * (judged + small), 3 * judged, 3 * judged]
+    assert plan_step.task_arguments(job, hardware) == arguments
+    by_scheduler = sum(size / 5e8 + max(0, size / 5e8 - 0.002) for size in arguments)
+    # The batch to one worker and from there to two more; each shard to its worker.
+    direct = (3 * 20_000 * 1000 + 2 * 8400 * 1000) / 5e8
+    assert phases["sent out"] == pytest.approx(by_scheduler + direct)
+    assert phases["Dask"] == pytest.approx(3 * 0.01 + 9 * 1e-3 + 4 * 3e-3 + 2 * 1e-3)
+    assert phases["latency"] == pytest.approx((3 * 10 + 4 * 6 + 2 + 5) * 1e-3)
+    assert plan_step.step_bytes(job, hardware, CONSTANTS)[0] == pytest.approx(
+        sum(arguments) + 20_000 * 1000 + 2 * 8400 * 1000
+    )
 
 
 def test_certification_is_as_slow_as_its_slowest_part() -> None:
@@ -121,15 +206,17 @@ def test_certification_is_as_slow_as_its_slowest_part() -> None:
     assert fast["bottleneck"] == "distances"
 
 
-def test_memory_is_a_copy_of_the_boxes_per_thread_or_a_part_of_them() -> None:
+def test_memory_is_a_copy_of_the_boxes_and_messages_or_a_part_of_them() -> None:
     big = replace(JOB, boxes=40_000, features=1000)
     codes = 2 * 40_000 * 1000
     whole = plan.memory(big, Hardware(workers=4, threads=2), CONSTANTS)
-    assert whole["worker"] == pytest.approx(1e8 + 3 * codes, rel=0.1)
+    # One copy for both threads; a message, packed and unpacked, for each while they are new.
+    assert whole["worker"] == pytest.approx(1e8 + 5 * codes, rel=0.1)
     parts = plan.memory(big, Hardware(workers=4, threads=1, box_shards=4), CONSTANTS)
     assert parts["worker"] == pytest.approx(1e8 + 2 * codes / 4 + 4 * 300 * 10_000, rel=0.02)
-    # float32 masters of both sides, and codes.
-    assert whole["client"] > 1e8 + 5 * codes
+    # float32 masters of both sides, codes, and messages to eight slots.
+    assert parts["client"] > 1e8 + 5 * codes
+    assert whole["client"] == pytest.approx(parts["client"] + 2 * 8 * codes)
 
 
 def test_tables_are_interpolated_between_what_was_measured() -> None:
@@ -144,12 +231,59 @@ def test_tables_are_interpolated_between_what_was_measured() -> None:
 def test_the_busiest_holder_is_that_of_random_draws(draws: int, hosts: int) -> None:
     rng = np.random.default_rng(0)
     counts = [np.bincount(rng.integers(0, hosts, draws)).max() for _ in range(2000)]
-    assert plan.busiest(draws, hosts) == pytest.approx(np.mean(counts), rel=0.2)
+    assert plan_step.busiest(draws, hosts) == pytest.approx(np.mean(counts), rel=0.2)
+
+
+def test_entries_and_changes_follow_the_boxes_and_the_batch() -> None:
+    known = replace(CONSTANTS, entries={10: 5.0, 1000: 45.0}, changed={100: 0.3, 10_000: 0.1})
+    job = Job(boxes=1000, classes=10)
+    assert known.entries_per_sample(job) == pytest.approx(25)
+    assert known.entries_per_sample(replace(job, classes=100)) == pytest.approx(5)
+    parts = [known.changed_part(boxes, batch) for boxes, batch in
+             ((100, 2000), (1000, 2000), (1000, 500), (100, 200_000))]  # fmt: skip
+    assert parts == pytest.approx([0.3, 0.2, 0.1, 1.0])
 
 
 def test_replication_reaches_every_worker_in_threefold_rounds() -> None:
-    rounds = {workers: len(list(plan.replication_loads(workers))) for workers in range(1, 82)}
+    rounds = {workers: len(list(plan_step.replication_loads(workers))) for workers in range(1, 82)}
     assert rounds == {w: math.ceil(round(math.log(w, 3), 9)) for w in rounds}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bytes_and_calls_are_those_of_real_workers(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (600, 128), dtype=np.uint8)
+    y = np.arange(600, dtype=np.int32) % 3
+    samples = Samples("noise", (x, y), (x, y), 3)
+    monkeypatch.setattr(plan_calibrate_data, "BOXES", (96, 10_000))
+    monkeypatch.setattr(plan_calibrate_data, "CHANGE_BATCH", 200)
+    # Whether a step is long depends on the machine.
+    monkeypatch.setattr(cluster_training, "_TASK_SECONDS", 1e9)
+    measured = plan_calibrate_data.data_constants(samples)
+    assert set(measured["entries"]) == {32} and set(measured["changed"]) == {96}
+    # The same batch as here is the one that changes are scaled from.
+    changed = {96: measured["changed"][96] * math.sqrt(2000 / 200)}
+    known = replace(CONSTANTS, entries=measured["entries"], changed=changed)
+    job = Job(samples=600, features=128, boxes=96, classes=3, batch=200, validation=0)
+    hardware = Hardware(workers=workers)
+    options = resolve("graded", {"boxes": 96, "batch": 200, "epochs": plan_calibrate_data.EPOCHS})
+    with connect(ClusterOptions(workers=workers, threads_per_worker=1), 1) as local:
+        assert isinstance(local, DaskExecutor)
+        backend = ClusterBackend(1, DaskExecutor(local.client))
+        run = Training(options, Feed.from_arrays(x, y, (x[:0], y[:0]), 0), 3, backend)
+        backend.statistics.bytes_sent = 0  # the samples that the clip is chosen by
+        for _ in range(options.epochs):
+            run.run_epoch()
+    found = backend.statistics
+    # Six steps, and before them one that only looks at samples. The first sends all boxes.
+    seats, count = plan_step.calls(job, hardware, known)
+    assert seats == count == workers and found.tasks == 7 * count
+    update, others, _ = plan_step.call_bytes(job, hardware, known)
+    labels = 4 * job.rows
+    sent = seats * (job.code_bytes + 5 * update) + 6 * (count * (others - 2000) - labels)
+    assert found.bytes_sent == pytest.approx(sent, rel=0.05)
 
 
 # --- how it behaves ------------------------------------------------------------------------
@@ -161,7 +295,7 @@ def test_more_work_and_worse_links_take_longer(job: Job, shards: int) -> None:
     hardware = Hardware(workers=8, box_shards=shards)
 
     def seconds(job: Job, hardware: Hardware = hardware) -> float:
-        return sum(plan.step_phases(job, hardware, MEASURED).values())
+        return sum(plan_step.step_phases(job, hardware, MEASURED).values())
 
     for name in ("boxes", "batch"):
         assert seconds(replace(job, **{name: 2 * getattr(job, name)})) > seconds(job)
@@ -169,7 +303,7 @@ def test_more_work_and_worse_links_take_longer(job: Job, shards: int) -> None:
     assert seconds(job, replace(hardware, bandwidth=1e8)) > seconds(job)
     assert seconds(job, replace(hardware, client_threads=4)) < seconds(job)
     phases = [
-        plan.step_phases(job, replace(hardware, workers=workers), MEASURED)
+        plan_step.step_phases(job, replace(hardware, workers=workers), MEASURED)
         for workers in (1, 2, 4, 8)
     ]
     work = [p["distances"] for p in phases]
@@ -181,11 +315,13 @@ def test_a_curve_says_where_communication_takes_over() -> None:
     assert [p["workers"] for p in points] == sorted({*plan.CURVE, 5})
     shares = [p["communication"] for p in points]
     first = plan.takeover(points)
-    assert first is not None and 1 < first < 64
+    assert first is not None and 1 < first < 100
     assert all((share > 0.5) == (p["workers"] >= first)
                for p, share in zip(points, shares, strict=True))  # fmt: skip
     assert all(p["efficiency"] == p["speedup"] / p["workers"] < 1 for p in points)
-    free = replace(MEASURED, serialise_rate=1e15, round_trip=1e-9, task_seconds=1e-12)
+    rates = dict.fromkeys(("serialise_rate", "call_rate", "pack_rate"), 1e15)
+    times = dict.fromkeys(("call_seconds", "message_seconds"), 1e-12)
+    free = replace(MEASURED, **rates, **times)
     ideal = plan.curve(IMAGENET, Hardware(bandwidth=1e15, latency=0), free)
     assert plan.takeover(ideal) is None
 
@@ -198,21 +334,21 @@ def test_a_curve_says_where_communication_takes_over() -> None:
 def test_prediction_is_that_of_a_simulated_cluster(job: Job, shards: bool) -> None:
     for workers in (1, 2, 3, 5, 8, 16, 27, 32, 64):
         hardware = Hardware(workers=workers, box_shards=workers * shards)
-        predicted = sum(plan.step_phases(job, hardware, MEASURED).values())
+        predicted = sum(plan_step.step_phases(job, hardware, MEASURED).values())
         found = simulate(job, hardware, MEASURED, steps=5)
         assert found == pytest.approx(predicted, rel=0.15), workers
 
 
 def test_threads_and_slow_links_are_simulated_too() -> None:
     hardware = Hardware(workers=16, threads=4, bandwidth=1.25e8, latency=2e-3)
-    predicted = sum(plan.step_phases(Job(), hardware, MEASURED).values())
+    predicted = sum(plan_step.step_phases(Job(), hardware, MEASURED).values())
     assert simulate(Job(), hardware, MEASURED) == pytest.approx(predicted, rel=0.15)
 
 
 @pytest.mark.parametrize("workers", [2, 16, 64])
 def test_workers_that_really_wait_take_as_long(workers: int) -> None:
     hardware = Hardware(workers=workers)
-    predicted = sum(plan.step_phases(Job(), hardware, MEASURED).values())
+    predicted = sum(plan_step.step_phases(Job(), hardware, MEASURED).values())
     # Others on the machine can only make it late.
     found = min(simulate(Job(), hardware, MEASURED, 1, real_seconds=0.1) for _ in range(4))
     assert found == pytest.approx(predicted, rel=0.15)
@@ -260,72 +396,3 @@ def test_bad_constants_are_refused(tmp_path: Path, change: object, words: str) -
     with pytest.raises(DataError, match=words) as caught:
         load_constants(path)
     assert "\n" not in str(caught.value)
-
-
-# --- the command ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "rate"),
-    [
-        ("1.25e9", 1.25e9), ("10Gbit/s", 1.25e9), ("100 Gbit/s", 1.25e10), ("1GB/s", 1e9),
-        ("1GiB/s", 2**30), ("800Mb/s", 1e8), ("10Gbps", 1.25e9), ("5 kB/s", 5e3), ("7", 7),
-    ],
-)  # fmt: skip
-def test_bandwidth_is_read_with_its_unit(text: str, rate: float) -> None:
-    assert bandwidth(text) == pytest.approx(rate)
-
-
-def test_latency_is_read_with_its_unit() -> None:
-    found = [latency(t) for t in ("50us", "0.2ms", "1e-3", "1 s")]
-    assert found == pytest.approx([5e-5, 2e-4, 1e-3, 1.0])
-
-
-def test_amounts_are_written_with_three_digits() -> None:
-    assert [amount(x) for x in (5, 1234, 5.6e9, 7e15)] == ["5 B", "1.23 KB", "5.6 GB", "7e+03 TB"]
-    found = [duration(x) for x in (0.0123, 5, 600, 86_400)]
-    assert found == ["12.3 ms", "5 s", "10 min", "24 h"]
-
-
-def test_the_command_predicts_and_draws(tmp_path: Path) -> None:
-    plot = tmp_path / "plan.png"
-    words = ["--boxes", "25000", "--workers", "8", "--bandwidth", "10Gbit/s", "--bandwidth",
-             "100Gbit/s", "--plot", str(plot)]  # fmt: skip
-    done = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
-    found = json.loads(done.output)
-    assert plot.read_bytes()[:4] == b"\x89PNG"
-    assert found["cluster"]["workers"] == 8 and found["cluster"]["bandwidth"] == 1.25e9
-    expected = plan.predict(Job(boxes=25_000), Hardware(workers=8), MEASURED)
-    assert found["step"]["seconds"] == pytest.approx(expected["step"]["seconds"])
-    assert found["curve"][-1]["workers"] == 1000
-    text = CliRunner().invoke(command, ["--workers", "7", "--box-shards", "7"]).output
-    assert text.startswith("7 workers of 1 threads, links of 10 Gbit/s, boxes in 7 shards\n")
-    assert "speed-up" in text and "1,000" in text and "takeover" not in text
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("--workers 0", "--workers is 0"),
-        ("--samples -1", "--samples is -1"),
-        ("--boxes 5", "fewer than the 10 classes"),
-        ("--width 256", "--width is 256"),
-        ("--validation 2", "--validation is 2.0"),
-        ("--box-shards -1", "--box-shards is -1"),
-        ("--bandwidth fast", "bandwidth 'fast' is no rate"),
-        ("--bandwidth 1.2.3", "bandwidth '1.2.3' is no rate"),
-        ("--bandwidth 0", "--bandwidth is 0.0"),
-        ("--latency 3weeks", "latency '3weeks' is no time"),
-        ("--save c.json", "--save needs --calibrate"),
-        ("--constants c.json --calibrate", "not both"),
-    ],
-)
-def test_bad_options_are_one_line(words: str, says: str) -> None:
-    done = CliRunner().invoke(command, words.split())
-    assert isinstance(done.exception, OptionError) and done.output == ""
-    assert says in str(done.exception) and "\n" not in str(done.exception)
-
-
-def test_missing_constants_are_one_line(tmp_path: Path) -> None:
-    done = CliRunner().invoke(command, ["--constants", str(tmp_path / "none.json")])
-    assert isinstance(done.exception, DataError) and "not a readable JSON" in str(done.exception)

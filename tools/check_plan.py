@@ -1,0 +1,95 @@
+"""Compare what `boxnn plan` predicts for local workers with training there.
+
+    python tools/check_plan.py mnist.zarr
+
+The workers are reached as on a network, without files between them. What else runs on the machine
+makes steps longer, so next to the median there is what a quarter of the steps stayed below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+
+import click
+import numpy as np
+
+from boxnn_numba.feed import Feed
+from boxnn_numba.options import resolve
+from boxnn_numba.pipelines import bench_method
+from boxnn_numba.pipelines.cluster import ClusterOptions, connect
+from boxnn_numba.pipelines.cluster_training import ClusterBackend
+from boxnn_numba.pipelines.dask_executor import DaskExecutor
+from boxnn_numba.pipelines.plan_inputs import (
+    DEFAULT_CONSTANTS,
+    Constants,
+    Hardware,
+    Job,
+    load_constants,
+)
+from boxnn_numba.pipelines.plan_step import step_bytes, step_phases
+from boxnn_numba.training import Training
+
+EPOCHS, BATCH = 2, 2000
+
+
+def real_steps(
+    samples: bench_method.Samples, boxes: int, workers: int, shards: int
+) -> tuple[np.ndarray, float]:
+    """Return the seconds of the steps of a run, and the bytes that leave the client in a step."""
+    x, y = samples.train
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+    options = resolve("graded", {"boxes": boxes, "batch": BATCH, "epochs": EPOCHS})
+    with connect(ClusterOptions(workers=workers, threads_per_worker=1)) as local:
+        assert isinstance(local, DaskExecutor)
+        backend = ClusterBackend(os.cpu_count() or 1, DaskExecutor(local.client, shards))
+        run = Training(options, feed, samples.n_classes, backend)
+        moments, sent = [time.perf_counter()], []
+
+        def after_step() -> None:
+            moments.append(time.perf_counter())
+            sent.append(backend.statistics.bytes_sent)
+
+        for _ in range(EPOCHS):
+            run.run_epoch(None, after_step)
+    # The first step sends all boxes; the last of an epoch is smaller.
+    kept = np.arange(1, len(sent)) % (len(sent) // EPOCHS) < len(sent) // EPOCHS - 1
+    return np.diff(moments)[1:][kept], float(np.diff(sent)[kept].mean())
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", help="a dataset, e.g. of boxnn data ingest mnist")
+    parser.add_argument("--constants", default=DEFAULT_CONSTANTS)
+    parser.add_argument("--boxes", type=int, nargs="+", default=[2500, 25_000])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--shards", type=int, nargs="+", default=[0])
+    given = parser.parse_args()
+    samples = bench_method.load_samples(given.data)
+    known: Constants = load_constants(given.constants)
+    click.echo(
+        "boxes   workers  shards  predicted  median (error)  quarter (error)  MB sent (predicted)"
+    )
+    for boxes, workers, shards in itertools.product(given.boxes, given.workers, given.shards):
+        rows, features = samples.train[0].shape
+        job = Job(rows, features, boxes, samples.n_classes, BATCH, validation=0)
+        hardware = Hardware(
+            workers, client_threads=os.cpu_count() or 1, bandwidth=1e15, latency=0,
+            box_shards=shards,
+        )  # fmt: skip
+        expected = sum(step_phases(job, hardware, known).values())
+        seconds, sent = real_steps(samples, boxes, workers, shards)
+        found = [float(np.quantile(seconds, part)) for part in (0.5, 0.25)]
+        columns = "  ".join(f"{s:.3f} s ({100 * (expected / s - 1):+3.0f}%)" for s in found)
+        bytes_sent = step_bytes(job, hardware, known)[0]
+        click.echo(
+            f"{boxes:>6,}  {workers:>7}  {shards:>6}  {expected:.3f} s    {columns}  "
+            f"{sent / 1e6:.2f} ({bytes_sent / 1e6:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
