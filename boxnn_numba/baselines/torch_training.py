@@ -17,9 +17,8 @@ from boxnn_numba.baselines.torch_networks import Layer, apply_layers, load_torch
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.training import validation_split
 
-#: Streams of random numbers that inputs are drawn from (certificates use 0 and 1).
-TRAINING_STREAM, VALIDATION_STREAM = 2, 3
-
+#: Streams of `ablation.draws` (certificates use 0 and 1).
+_TRAINING_STREAM, _VALIDATION_STREAM = 2, 3
 #: Variance below which batch normalisation does not magnify, and its memory of earlier batches.
 _EPSILON, _MOMENTUM = 1e-5, 0.1
 _WEIGHT_DECAY = 0.01
@@ -53,6 +52,23 @@ class Recipe:
         validation.real("validation", self.validation, low=0, high=0.9)
         validation.positive("patience", self.patience)
         validation.integer("seed", self.seed, low=0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What inputs are drawn for.
+
+    Attributes
+    ----------
+    stream, number
+        Stream of random numbers, and the batch's number in it.
+    done
+        Part of the training that is over, 0..1; 1 for validation.
+    """
+
+    stream: int
+    number: int
+    done: float
 
 
 class TrainingNetwork:
@@ -122,7 +138,7 @@ def fit_network(
     network: TrainingNetwork,
     codes: np.ndarray,
     classes: np.ndarray,
-    inputs: Callable[[np.ndarray, int, int], Any],
+    inputs: Callable[[np.ndarray, Moment], Any],
     recipe: Recipe,
     progress: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -135,8 +151,7 @@ def fit_network(
     codes, classes
         (N, n) codes and (N,) class indices, of training and validation.
     inputs
-        ``inputs(codes, number, stream)``, the tensor that the network takes for some codes; the
-        number of the batch and `TRAINING_STREAM` or `VALIDATION_STREAM` seed what is random.
+        ``inputs(codes, moment)``, the tensor that the network takes for some codes.
     recipe
         Epochs, batch size, step size, validation fraction, patience and seed.
     progress
@@ -165,7 +180,7 @@ def fit_network(
         order = rng.permutation(rows)
         for start in steps.starts:
             batch = order[start : start + recipe.batch]
-            steps.step(inputs(codes[batch], steps.done, TRAINING_STREAM), classes[batch])
+            steps.step(inputs(codes[batch], steps.moment()), classes[batch])
             if progress is not None:
                 progress.advance(len(batch))
         steps.check(epoch)
@@ -201,8 +216,14 @@ class _Steps:
             network.weights.values(), lr=recipe.lr, weight_decay=_WEIGHT_DECAY, fused=True
         )
 
-    def step(self, x: Any, classes: np.ndarray) -> None:
+    def moment(self) -> Moment:
+        """Return where the training is."""
         part = self.done / (self.recipe.epochs * len(self.starts))
+        return Moment(_TRAINING_STREAM, self.done, part)
+
+    def step(self, x: Any, classes: np.ndarray) -> None:
+        """Improve the weights by a batch."""
+        part = self.moment().done
         for group in self.optimizer.param_groups:
             rise, fall = min(1.0, part / _WARM_UP), (1 + math.cos(math.pi * part)) / 2
             group["lr"] = self.recipe.lr * rise * fall
@@ -232,14 +253,14 @@ def _accuracy(
     codes: np.ndarray,
     classes: np.ndarray,
     held: np.ndarray,
-    inputs: Callable[[np.ndarray, int, int], Any],
+    inputs: Callable[[np.ndarray, Moment], Any],
 ) -> float:
     right = []
     network.training = False
     with load_torch().inference_mode():
         for start in range(0, len(held), _BATCH):
             rows = held[start : start + _BATCH]
-            scores = network(inputs(codes[rows], start, VALIDATION_STREAM))
+            scores = network(inputs(codes[rows], Moment(_VALIDATION_STREAM, start, 1.0)))
             right.append(scores.argmax(-1).cpu().numpy() == classes[rows])
     network.training = True
     return float(np.concatenate(right, axis=-1).mean())
