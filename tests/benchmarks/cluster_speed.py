@@ -122,7 +122,8 @@ def main() -> None:
     parser.add_argument("--out")
     options = parser.parse_args()
     result: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python tests/benchmarks/cluster_speed.py "
+        f"{Path(options.data).name} --repeats {options.repeats} --workers {options.workers}",
         "version": __version__,
         "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
         "training": [],
