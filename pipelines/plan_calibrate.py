@@ -28,9 +28,9 @@ from boxnn_numba.training import StepInputs
 #: Features at which rates are measured: small tables, MNIST, CIFAR-10 and ImageNet.
 FEATURES = (64, 784, 3072, 150_528)
 #: The width that stands for all that cap.
-_WIDTH = 112
-# Sizes of the problems. The boxes are too many for a core's own cache, as they are in earnest.
-_BOX_CODES, _BOXES, _SAMPLES = 2**22, 2560, 1024
+WIDTH = 112
+# Sizes of the problems. The boxes are too many for the caches, as they are in earnest.
+_BOX_CODES, _BOXES, _SAMPLES = 2**24, 10_240, 1024
 _ENTRIES_PER_BOX = 20
 # Part of the codes that change, when finding and making changes is measured.
 _CHANGED = 0.03
@@ -85,14 +85,14 @@ def calibrate(cluster: bool = False, data: Name | None = None, progress: Any = N
             found["distances"].setdefault(kind, {})[n] = rate
         found["entry"][n], found["update"][n] = entry, update
         _advance(progress)
-    found |= _softmin(found["distances"][regime(_WIDTH)][784])
+    found |= _softmin(found["distances"][regime(WIDTH)][784])
     _advance(progress)
     found |= {**_store(), **_changes()}
     _advance(progress)
     if cluster:
         from boxnn_numba.pipelines.plan_calibrate_cluster import dask_constants
 
-        found |= dask_constants()
+        found |= dask_constants(replace(known, **found))
         _advance(progress)
     notes = known.source.get("notes", "")
     if samples is not None:
@@ -123,7 +123,7 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
     bounds = bench_method.random_boxes(rng, boxes, n)
     table = backend.boxes(*bounds)
     rates = {}
-    for width in (1, _WIDTH, 255):
+    for width in (1, WIDTH, 255):
 
         def see(width: int = width) -> None:
             operands = backend.operands(table)
@@ -160,19 +160,19 @@ def _stepper(
     k: int,
     backend: CpuBackend | None = None,
 ) -> CpuStepper:
-    options = TrainingOptions(boxes=len(labels), width=_WIDTH, beta=50.0, leak=0.2)
+    options = TrainingOptions(boxes=len(labels), width=WIDTH, beta=50.0, leak=0.2)
     offsets = np.searchsorted(labels, np.arange(k + 1))
-    table = softmin(options, _WIDTH * bounds[0].shape[1])
+    table = softmin(options, WIDTH * bounds[0].shape[1])
     masters = bounds[0].astype(np.float32), bounds[1].astype(np.float32)
     inputs = StepInputs(options, offsets, table, objective(options))
     return (backend or get_backend("cpu", 1)).stepper(masters, inputs)
 
 
 def sample_step(
-    backend: CpuBackend, samples: bench_method.Samples
+    backend: CpuBackend, samples: bench_method.Samples, boxes: int
 ) -> tuple[CpuStepper, np.ndarray, np.ndarray]:
     """Return a stepper with boxes around the bundled samples of MNIST, and a batch."""
-    lower, upper, labels = bench_method.sample_boxes(samples, _BOXES)
+    lower, upper, labels = bench_method.sample_boxes(samples, boxes)
     x, y = bench_method.repeat_rows(*samples.train, 2 * _SAMPLES)
     return _stepper((lower, upper), labels, samples.n_classes, backend), x, y
 
@@ -180,7 +180,7 @@ def sample_step(
 def _softmin(rate: float) -> dict[str, float]:
     """Measure what a step needs besides distances, on the bundled sample of MNIST."""
     samples = bench_method.load_samples(None)
-    stepper, x, y = sample_step(get_backend("cpu", 1), samples)
+    stepper, x, y = sample_step(get_backend("cpu", 1), samples, _BOXES)
     backend, boxes = stepper.backend, stepper.table.n_boxes
     codes = backend.samples(x)
     inputs, table = stepper.inputs, stepper.table
@@ -192,7 +192,7 @@ def _softmin(rate: float) -> dict[str, float]:
     layout = class_layout(*table.bounds(), inputs.offsets)
     test = samples.test[0]
     out = np.empty((len(test), samples.n_classes), np.int32)
-    classes = seconds(lambda: backend.class_distance(test, layout, _WIDTH, out))
+    classes = seconds(lambda: backend.class_distance(test, layout, WIDTH, out))
     triples = len(test) * boxes * x.shape[1]
     return {
         "pair_seconds": max(1e-11, spent - x.shape[1] / rate),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +16,19 @@ from boxnn_numba.pipelines.box_copies import BoxSender
 from boxnn_numba.pipelines.cluster import ClusterOptions, connect
 from boxnn_numba.pipelines.cluster_training import ClusterBackend, forward_task
 from boxnn_numba.pipelines.dask_executor import DaskExecutor
-from boxnn_numba.pipelines.plan_calibrate import sample_step, seconds
+from boxnn_numba.pipelines.plan_calibrate import WIDTH, sample_step, seconds
+from boxnn_numba.pipelines.plan_inputs import Constants, Hardware, Job
+from boxnn_numba.pipelines.plan_step import ROUNDS, step_phases
+from boxnn_numba.stepper import CpuStepper
 
-# A call about as large as those of MNIST, arguments that are put with a worker, and further ones.
-_CALL_BYTES, _PLACED_BYTES, _MANY, _STEPS = 2**21, 2**25, 100, 12
+if TYPE_CHECKING:
+    from distributed import Client
+
+# A call about as large as those of MNIST; arguments of tasks, and those that are put with a
+# worker; and how many further calls or tasks there are.
+_CALL_BYTES, _ARGUMENT_BYTES, _PLACED_BYTES, _MANY = 2**21, 2**23, 2**25, 100
+# Steps, of which the first load kernels and open connections.
+_BOXES, _STEPS, _WARM = 2560, 20, 3
 
 
 def _resident(number: int) -> int:
@@ -42,8 +52,16 @@ def _process_seconds(call: Callable[[], Any], rounds: int = 5) -> float:
     return (time.process_time() - began) / rounds
 
 
-def dask_constants() -> dict[str, float]:
+def dask_constants(known: Constants) -> dict[str, float]:
     """Measure calls, tasks and transfers of two local workers.
+
+    What a real step takes beyond the sum of its parts (arrays that are in no cache, waiting for
+    the slower worker) counts as time of its calls or rounds of tasks.
+
+    Parameters
+    ----------
+    known
+        What was measured of this process.
 
     Raises
     ------
@@ -58,14 +76,12 @@ def dask_constants() -> dict[str, float]:
         executor = DaskExecutor(local.client)
         if not executor.direct:
             raise ClusterError("the local workers cannot be reached; run the calibration again")
-        steps = _real_steps(executor)
+        found: dict[str, Any] = {**_calls(executor), **_tasks(executor)}
+        found["worker_factor"], beyond = _called_steps(executor, replace(known, **found))
+        found["call_seconds"] += beyond
+        found["round_trip"] += _sharded_steps(executor.client, replace(known, **found))
         resident = max(executor.gather([executor.submit(_resident, i) for i in range(4)]))
-        return {
-            **_calls(executor),
-            **_tasks(executor),
-            "worker_factor": max(1.0, steps["task"] / steps["here"]),
-            "worker_bytes": float(resident),
-        }
+        return {**found, "worker_bytes": float(resident)}
 
 
 def _calls(executor: DaskExecutor) -> dict[str, float]:
@@ -94,18 +110,20 @@ def _calls(executor: DaskExecutor) -> dict[str, float]:
 def _tasks(executor: DaskExecutor) -> dict[str, float]:
     """Measure rounds of tasks, and arguments that are put with a worker."""
 
-    def run(count: int) -> None:
-        executor.gather([executor.submit(_nothing, number) for number in range(count)])
-
     codes = np.ones(_PLACED_BYTES, np.uint8)
+
+    def run(count: int, size: int = 1) -> None:
+        executor.gather([executor.submit(_nothing, codes[:size], i) for i in range(count)])
 
     def put(size: int) -> None:
         executor.client.scatter(codes[:size], hash=False, direct=True)
 
     few, many = (_process_seconds(functools.partial(run, count)) for count in (1, 1 + _MANY))
+    empty, loaded = (seconds(functools.partial(run, 1, size), 20) for size in (1, _ARGUMENT_BYTES))
     small, large = (seconds(functools.partial(put, size), 10) for size in (1, _PLACED_BYTES))
     return {
-        "round_trip": seconds(lambda: run(1), 20),
+        "round_trip": empty,
+        "argument_rate": _ARGUMENT_BYTES / max(1e-6, loaded - empty),
         # On hosts of their own client and scheduler would overlap: an upper bound.
         "task_seconds": max(1e-6, (many - few) / _MANY),
         "place_seconds": small,
@@ -113,16 +131,46 @@ def _tasks(executor: DaskExecutor) -> dict[str, float]:
     }
 
 
-def _real_steps(executor: DaskExecutor) -> dict[str, float]:
-    """Return the seconds of a training step's call on a worker, and of the same in this process."""
+def _called_steps(executor: DaskExecutor, known: Constants) -> tuple[float, float]:
+    """Return `worker_factor`, and the seconds of a step beyond those of its parts."""
     backend = ClusterBackend(1, executor)
-    stepper, x, y = sample_step(backend, bench_method.load_samples(None))
+    stepper, x, y = sample_step(backend, bench_method.load_samples(None), _BOXES)
     padded, half = backend.samples(x), len(y) // 2
     everything = BoxSender(backend).update(stepper.table, stepper.inputs)
     here = seconds(lambda: forward_task(x[:half], y[:half], *everything))
-    tasks = []
+    tasks, outside = [], []
     for _ in range(_STEPS):
-        computed = backend.statistics.computing
+        computed, began = backend.statistics.computing, time.perf_counter()
         stepper.entries(padded, y)
+        spent = time.perf_counter() - began
         tasks.append((backend.statistics.computing - computed) / 2)
-    return {"task": min(tasks), "here": here}
+        outside.append(spent - tasks[-1])
+    phases = _phases(stepper, len(y), 0, known)
+    parts = sum(phases.values()) - phases["distances"]
+    beyond = float(np.median(outside[_WARM:])) - parts
+    return max(1.0, float(np.median(tasks[_WARM:])) / here), max(0.0, beyond)
+
+
+def _sharded_steps(client: Client, known: Constants) -> float:
+    """Return the seconds of a round of tasks in a sharded step beyond those of its parts."""
+    backend = ClusterBackend(1, DaskExecutor(client, box_shards=2))
+    stepper, x, y = sample_step(backend, bench_method.load_samples(None), _BOXES)
+    padded = backend.samples(x)
+    spent = []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        stepper.entries(padded, y)
+        spent.append(time.perf_counter() - began)
+    parts = sum(_phases(stepper, len(y), 2, known).values())
+    return max(0.0, float(np.median(spent[_WARM:])) - parts) / ROUNDS
+
+
+def _phases(stepper: CpuStepper, rows: int, shards: int, known: Constants) -> dict[str, float]:
+    """Return the predicted phases of looking at a batch on two workers; no box changes."""
+    table, classes = stepper.table, len(stepper.inputs.offsets) - 1
+    job = Job(rows, table.n_features, table.n_boxes, classes, rows, WIDTH, validation=0)
+    # On the loopback: its rate and latency are in the constants.
+    hardware = Hardware(2, bandwidth=1e15, latency=0, box_shards=shards)
+    still = replace(known, changed={table.n_boxes: 1e-9})
+    phases = step_phases(job, hardware, still)
+    return {name: phases[name] for name in phases if name not in ("rows gathered", "gradient")}

@@ -77,6 +77,8 @@ class Constants:
     call_rate, pack_rate
         Bytes a second of a call on the loopback, packed and unpacked, and through the client's
         processor alone.
+    argument_rate
+        Bytes a second of arguments of tasks on the loopback, which the scheduler passes on.
     serialise_rate
         Bytes a second of arrays that are not packed (answers, and arguments put with workers).
     place_seconds
@@ -107,6 +109,7 @@ class Constants:
     message_seconds: float
     call_rate: float
     pack_rate: float
+    argument_rate: float
     serialise_rate: float
     place_seconds: float
     round_trip: float

@@ -145,7 +145,7 @@ class Simulation:
         constants, bandwidth = self.constants, self.hardware.bandwidth
         packing = constants.message_seconds + size / constants.pack_rate
         await self._until(self._reserve("processor", packing))
-        await self._send("client", worker, size, plan_step.CALL_HOPS / 2, bandwidth)
+        await self._send("client", worker, size, hops=plan_step.CALL_HOPS / 2, rate=bandwidth)
         whole = constants.call_seconds + size / constants.call_rate
         await self._work(max(0.0, whole - packing))
 
@@ -194,12 +194,14 @@ class Simulation:
         """Send tasks through the scheduler, run them on the slots, gather the results."""
         twice = tasks * (work is not None)  # the first round has two tasks for a shard
         await self._work(self.constants.round_trip + (twice - 1) * self.constants.task_seconds)
-        await self._send("client", "scheduler", arguments)
+        await self._work(arguments / self.constants.argument_rate)
+        await self._send("client", "scheduler", arguments, rate=self.hardware.bandwidth)
 
         async def task(index: int) -> None:
             worker = index % self.hardware.workers
             await self._until(self._reserve("scheduler", self.constants.task_seconds))
-            await self._send("scheduler", worker, arguments / tasks)
+            sent = arguments / tasks
+            await self._send("scheduler", worker, sent, rate=self.hardware.bandwidth)
             async with self._slots[worker]:
                 await self._work(work(index) if work else 0.0)
             await self._send(worker, "client", results / tasks)

@@ -35,6 +35,8 @@ MESSAGE_BYTES = 2000
 LARGE_BYTES = 4 * 2**20
 #: A slot's share of a step is cut so that calls take this long, in at most so many.
 CALL_SECONDS, MOST_CALLS = 0.1, 4
+#: Bytes that a message takes at most.
+LARGEST_MESSAGE = 2**32
 #: How often a run sends all boxes.
 STARTS = 2
 #: Bytes of a change, a gap and a code, and how often there is one without need.
@@ -132,18 +134,22 @@ def _queue(
 
 
 def start(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
-    """Return the ``seconds`` and ``bytes`` of sending all boxes to every slot.
+    """Return the ``seconds`` and ``bytes`` of sending all boxes to every slot, and if they ``fit``.
 
     That is so in the beginning of a run: with the samples that the objective's clip is chosen by,
     and in the first step.
     """
     if hardware.box_shards:
-        return {"seconds": 0.0, "bytes": 0.0}
+        return {"seconds": 0.0, "bytes": 0.0, "fit": True}
     seats, codes = min(hardware.slots, job.rows), job.code_bytes
     link = 1 / hardware.bandwidth
     queue = (seats - 1) * max(link, 1 / constants.pack_rate)
     seconds = codes * (1 / constants.call_rate + link + queue)
-    return {"seconds": STARTS * seconds, "bytes": float(STARTS * seats * codes)}
+    return {
+        "seconds": STARTS * seconds,
+        "bytes": float(STARTS * seats * codes),
+        "fit": codes < LARGEST_MESSAGE,
+    }
 
 
 # --- boxes in shards ----------------------------------------------------------------------
@@ -157,7 +163,9 @@ def _sharded_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[
     arguments, (batch, parts) = task_arguments(job, hardware), placed_bytes(job, hardware)
     # The scheduler forwards arguments while it works on other tasks.
     scheduling = constants.task_seconds * (shards - 1)
-    out = sum(size / link + max(0.0, size / link - scheduling) for size in arguments)
+    sends = [size / hardware.bandwidth for size in arguments]
+    out = sum(seconds + max(0.0, seconds - scheduling) for seconds in sends)
+    out += sum(arguments) / constants.argument_rate
     place_seconds, hops = placing(job, hardware, constants)
     loads = list(replication_loads(hardware.workers)) if batch else []
     return {

@@ -55,6 +55,7 @@ CONSTANTS = Constants(
     message_seconds=5e-4,
     call_rate=4e8,
     pack_rate=8e8,
+    argument_rate=2e8,
     serialise_rate=1e9,
     place_seconds=3e-3,
     round_trip=0.01,
@@ -102,7 +103,7 @@ def test_phases_are_the_sums_of_their_messages() -> None:
     assert result["step"]["bytes"] == pytest.approx(4 * (sent + answer))
     # All codes to four slots, one behind the other on the link, twice.
     first = 80_000 * (1 / 4e8 + 4 / 5e8)
-    assert result["start"] == pytest.approx({"seconds": 2 * first, "bytes": 640_000})
+    assert result["start"] == pytest.approx({"seconds": 2 * first, "bytes": 640_000, "fit": 1})
     held_out = 100 * 400 * 100 / (2e9 * 2) / 2
     assert result["epoch"]["steps"] == 3
     assert result["epoch"]["seconds"] == pytest.approx(3 * sum(expected.values()) + held_out)
@@ -158,7 +159,7 @@ def test_shards_send_the_boxes_once_and_the_batch_to_everyone() -> None:
     rounds = [first, *[5 * (judged + table)] * 2]
     assert plan_step.task_arguments(JOB, hardware) == rounds
     assert phases["sent out"] == pytest.approx(
-        sum(size / 5e8 + max(0, size / 5e8 - 0.004) for size in rounds)
+        sum(size / 2e8 + size / 5e8 + max(0, size / 5e8 - 0.004) for size in rounds)
     )
     # Five shards of 80 boxes on three threads: two of them one after the other.
     assert phases["distances"] == pytest.approx(1.5 * 2 * 300 * 80 * (100 / 2e9 + 1e-9))
@@ -176,7 +177,7 @@ def test_large_shards_and_batches_go_to_workers_directly() -> None:
     judged = 20_000 * (4 * 4 + 84) + small
     arguments = [3 * (judged + small), 3 * judged, 3 * judged]
     assert plan_step.task_arguments(job, hardware) == arguments
-    by_scheduler = sum(size / 5e8 + max(0, size / 5e8 - 0.002) for size in arguments)
+    by_scheduler = sum(size / 2e8 + size / 5e8 + max(0, size / 5e8 - 0.002) for size in arguments)
     # The batch to one worker and from there to two more; each shard to its worker.
     direct = (3 * 20_000 * 1000 + 2 * 8400 * 1000) / 5e8
     assert phases["sent out"] == pytest.approx(by_scheduler + direct)

@@ -20,7 +20,7 @@ def main() -> None:
     draw_plan(
         [
             ("MNIST: 60,000 × 784, 2,500 boxes, batch 2,000", MNIST, links),
-            ("1.28 M × 150,528 features, 100,000 boxes, batch 4,096", IMAGENET, [*links, *split]),
+            ("1.28 M × 150,528 features, 100,000 boxes, batch 4,096", IMAGENET, split),
         ],
         load_constants(),
         IMAGE,
