@@ -86,7 +86,12 @@ def train_ra(**options: Any) -> None:
 
 @fpa.command("train", short_help="Train the submodels of a partition.")
 @click.option("--parts", type=int, required=True, help="Number of submodels T.")
-@click.option("--partition", default="strided", show_default=True, help="strided, random or patch.")
+@click.option(
+    "--partition",
+    default="strided",
+    show_default=True,
+    help="strided, strided-columns, random or patch.",
+)
 @click.option("--base", help="mlp. [default: mlp]")
 @_train_options
 def train_fpa(**options: Any) -> None:

@@ -30,6 +30,8 @@ NO_TORCH = (
     "torch is not installed, so RA and FPA are not rerun: pip install 'boxnn-numba[baselines]'"
 )
 _RECORD, _MODEL = "run.json", "model.zarr"
+#: Settings of FPA whose published rows count the pixels down the columns (`make_partition`).
+_BY_COLUMNS = {("mnist", 25), ("mnist", 45)}
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,11 @@ class RunStore:
         """
         pipeline = import_module("boxnn_numba.pipelines.baseline")
         data = self.datasets[dataset]
-        size = {"retained" if method == "ra" else "parts": setting}
+        size: dict[str, Any] = {"retained" if method == "ra" else "parts": setting}
         options = self.sampling() if method == "ra" else {}
+        if method == "fpa":
+            columns = (dataset, setting) in _BY_COLUMNS
+            size["partition"] = "strided-columns" if columns else "strided"
         common = {
             "seed": self.seed,
             "resume": True,

@@ -207,7 +207,7 @@ def test_runoff_is_below_plurality_only_where_round_2_shrinks_a_lead(
 # --- features --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["strided", "random", "patch"])
+@pytest.mark.parametrize("kind", ["strided", "strided-columns", "random", "patch"])
 @pytest.mark.parametrize(("n", "parts"), [(8, 8), (8, 4), (6, 3)])
 def test_no_change_of_features_breaks_a_certificate(kind: str, n: int, parts: int) -> None:
     """Submodels by look-up; every input within the radius is tried."""

@@ -18,7 +18,7 @@ from boxnn_numba import validation
 from boxnn_numba.certificates import certified_radius
 from boxnn_numba.errors import InputError, OptionError
 
-KINDS = ("strided", "random", "patch")
+KINDS = ("strided", "strided-columns", "random", "patch")
 
 #: Scores compared at a time in `runoff_radius`.
 _CHUNK_SCORES = 2**22
@@ -46,7 +46,8 @@ def make_partition(
     Parameters
     ----------
     kind
-        ``"strided"`` (feature j to j mod T, the best of the paper), ``"random"`` (the same sizes,
+        ``"strided"`` (feature j to j mod T, the best of the paper), ``"strided-columns"`` (the same
+        with the pixels of an image counted down its columns), ``"random"`` (the same sizes,
         shuffled) or ``"patch"`` (a grid of rectangles as square as possible, with all
         channels of a pixel together).
     n_features
@@ -56,7 +57,8 @@ def make_partition(
     seed
         For ``"random"``.
     feature_shape
-        For ``"patch"``: (n,), (height, width) or (height, width, channels).
+        For ``"patch"`` and ``"strided-columns"``: (n,), (height, width) or
+        (height, width, channels).
 
     Returns
     -------
@@ -70,7 +72,11 @@ def make_partition(
 
     Notes
     -----
-    Hammoudeh and Lowd (2023), Section 4; Eq. (16) of Pal, Vidal and Sulam.
+    Hammoudeh and Lowd (2023), Section 4; Eq. (16) of Pal, Vidal and Sulam. The code that Hammoudeh
+    and Lowd published transposes MNIST images for T = 25 and 45, so their rows at those T belong
+    to ``"strided-columns"``. It matters: with 28 columns and T = 25, neighbours in a part lie 3
+    columns and a row apart by rows, but 3 rows and a column apart by columns, which suits upright
+    digits (certified accuracy of FPA^A at r = 8: 55.6% and 62.9%).
 
     Examples
     --------
@@ -79,24 +85,40 @@ def make_partition(
     >>> make_partition("patch", 8, 2, feature_shape=(2, 4)).reshape(2, 4)
     array([[0, 0, 1, 1],
            [0, 0, 1, 1]], dtype=int32)
+    >>> make_partition("strided-columns", 8, 3, feature_shape=(2, 4)).reshape(2, 4)
+    array([[0, 2, 1, 0],
+           [1, 0, 2, 1]], dtype=int32)
     """
     validation.choice("partition", kind, KINDS)
     n_features = validation.positive("n_features", n_features)
     parts = validation.integer("parts", parts, low=1, high=n_features)
-    if kind == "patch":
+    part = np.arange(n_features, dtype=np.int32) % parts
+    if kind in ("patch", "strided-columns"):
         if feature_shape is None or not 1 <= len(feature_shape) <= 3:
             raise OptionError(
-                f"feature_shape is {feature_shape}; a patch partition needs (height, width)"
+                f"feature_shape is {feature_shape}; a {kind} partition needs (height, width)"
             )
-        return _patches(validation.sample_shape(feature_shape, n_features), parts)
-    part = np.arange(n_features, dtype=np.int32) % parts
+        shape = validation.sample_shape(feature_shape, n_features)
+        return _patches(shape, parts) if kind == "patch" else _down_columns(part, shape)
     if kind == "random":
         np.random.default_rng(validation.integer("seed", seed, low=0)).shuffle(part)
     return part
 
 
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return (height, width, channels)."""
+    return {1: (1, *shape, 1), 2: (*shape, 1)}.get(len(shape), shape)
+
+
+def _down_columns(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Deal the parts out down the columns of an image in place of along its rows."""
+    height, width, channels = _image_shape(shape)
+    by_column = part.reshape(width, height, channels)
+    return np.ascontiguousarray(by_column.transpose(1, 0, 2)).reshape(-1)
+
+
 def _patches(shape: tuple[int, ...], parts: int) -> np.ndarray:
-    height, width, channels = {1: (1, *shape, 1), 2: (*shape, 1)}.get(len(shape), shape)
+    height, width, channels = _image_shape(shape)
     grids = [
         (down, parts // down)
         for down in range(1, parts + 1)
