@@ -28,7 +28,13 @@ from boxnn_numba.baselines.torch_networks import (
     torch_threads,
     usable_device,
 )
-from boxnn_numba.baselines.torch_training import Moment, Recipe, TrainingNetwork, fit_network
+from boxnn_numba.baselines.torch_training import (
+    Checkpoint,
+    Moment,
+    Recipe,
+    TrainingNetwork,
+    fit_network,
+)
 from boxnn_numba.errors import OptionError
 
 __all__ = [
@@ -57,15 +63,16 @@ def train_masked(
     retained: int,
     feature_shape: Sequence[int] | None = None,
     base: str = "cnn",
-    epochs: int = 48,
-    batch: int = 128,
-    lr: float = 4e-3,
+    epochs: int = 60,
+    batch: int = 256,
+    lr: float = 8e-3,
     validation: float = 0.1,
     patience: int = 10,
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
     progress: Any = None,
+    checkpoint: Checkpoint | None = None,
 ) -> MaskedNetwork:
     """Train a network on samples of which it sees `retained` random features, others each time.
 
@@ -101,6 +108,9 @@ def train_masked(
         Threads for torch on a CPU; all that this process may use by default.
     progress
         Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+    checkpoint
+        Where the state is kept after each epoch, so that training which was stopped goes on to
+        the same bits.
 
     Returns
     -------
@@ -146,7 +156,7 @@ def train_masked(
         return masked_pairs(batch, np.concatenate(list(kept)))
 
     arrays, outcome = _train(
-        settings, layers, (codes, classes), pairs, recipe, device, threads, progress
+        settings, layers, (codes, classes), pairs, recipe, device, threads, progress, checkpoint
     )
     return MaskedNetwork(arrays, settings | outcome, device, threads)
 
@@ -179,6 +189,7 @@ def train_submodels(
     device: str = "cpu",
     threads: int | None = None,
     progress: Any = None,
+    checkpoint: Checkpoint | None = None,
 ) -> SubmodelNetworks:
     """Train one network for each part of the features, all at once.
 
@@ -190,7 +201,7 @@ def train_submodels(
         (n,) integers, the part 0..T-1 of each feature (`partition.make_partition`).
     feature_shape
         Shape of a sample, kept with the networks.
-    epochs, batch, lr, validation, patience, seed, device, threads, progress
+    epochs, batch, lr, validation, patience, seed, device, threads, progress, checkpoint
         As for `train_masked`; the epoch kept is the one with the highest mean accuracy of the
         submodels.
 
@@ -233,7 +244,7 @@ def train_submodels(
         return columns.pairs(batch)
 
     arrays, outcome = _train(
-        settings, layers, (codes, classes), pairs, recipe, device, threads, progress
+        settings, layers, (codes, classes), pairs, recipe, device, threads, progress, checkpoint
     )
     return SubmodelNetworks(arrays | {"part": parts}, settings | outcome, device, threads)
 
@@ -247,6 +258,7 @@ def _train(
     device: str,
     threads: int | None,
     progress: Any,
+    checkpoint: Checkpoint | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return weights and how it went; `pairs` turns codes into what the network sees of them."""
 
@@ -256,7 +268,7 @@ def _train(
     usable_device(device)
     with torch_threads(threads):
         network = TrainingNetwork(layers, device, recipe.seed)
-        return fit_network(network, *data, inputs, recipe, progress)
+        return fit_network(network, *data, inputs, recipe, progress, checkpoint)
 
 
 def _shape(feature_shape: Sequence[int] | None, n_features: int) -> tuple[int, ...]:
@@ -268,6 +280,6 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) not in (2, 3) or min(shape[:2]) < 4:
         raise OptionError(
             f"a cnn needs feature_shape (height, width) or (height, width, channels) of at least "
-            f"4 x 4, not {shape}; pass one, or base='mlp'"
+            f"4 x 4, not {shape}; choose the base mlp for other samples"
         )
     return shape[0], shape[1], 2 * (*shape, 1)[2]
