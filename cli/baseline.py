@@ -16,7 +16,6 @@ from boxnn_numba.cli.common import (
     common_options,
     emit,
     progress,
-    restart_options,
     run_options,
 )
 
@@ -54,7 +53,7 @@ def _train_options(command: Command) -> Command:
         click.argument("data", type=StorePath(exists=True)),
     ):
         command = option(command)
-    return common_options(restart_options(command))
+    return common_options(run_options(command))
 
 
 def _train(method: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any) -> None:

@@ -20,13 +20,16 @@ from boxnn_numba.model import versions
 from boxnn_numba.model_file import write_model
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines.baseline_certify import certify_baseline, torch_device
+from boxnn_numba.pipelines.baseline_checkpoint import FileCheckpoint
+from boxnn_numba.pipelines.cluster import keep_on_interrupt
 from boxnn_numba.pipelines.feed import dataset_feed
 from boxnn_numba.staging import staged_output
 
 __all__ = ["certify_baseline", "train_baseline"]
 
-#: Trains on codes (N, n) and class indices (N,); returns a network.
-Fit = Callable[[np.ndarray, np.ndarray], Any]
+#: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
+#: network.
+Fit = Callable[..., Any]
 
 
 def train_baseline(
@@ -72,7 +75,7 @@ def train_baseline(
     overwrite
         Replace what is at `out`.
     resume
-        Nothing is kept of training that was stopped: it starts again.
+        Continue a run that was stopped, to the same bits, from the last epoch that it finished.
     progress
         Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
 
@@ -95,9 +98,11 @@ def train_baseline(
     device = torch_device(device)
     dataset = open_dataset(data)
     _check_labels(dataset, data)
-    common = {"seed": seed, "device": device, "threads": threads, "progress": progress}
+    common: dict[str, Any] = {"seed": validation.integer("--seed", seed, low=0), "device": device}
+    if threads is not None:
+        common["threads"] = validation.positive("--threads", threads)
     if epochs is not None:
-        common["epochs"] = validation.positive("epochs", epochs)
+        common["epochs"] = validation.positive("--epochs", epochs)
     if method == "ra":
         _check_size("retained", retained, "parts", parts)
         settings, fit = _ablation(dataset, retained, base, common)
@@ -106,11 +111,15 @@ def train_baseline(
         settings, fit = _partition(dataset, parts, partition, base, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
-        out, overwrite=overwrite, resume=resume, result=name, inputs=[data]
+        out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
     ) as partial:
         x, y, grid = _codes(dataset, seed)
-        network = fit(x, y)
-        provenance = {"seed": seed, "device": device, "seconds": time.perf_counter() - began}
+        about = {"method": method, **settings, "device": device, "dataset digest": dataset.digest}
+        checkpoint = FileCheckpoint(partial, about)
+        with keep_on_interrupt(lambda: checkpoint.epochs, "the epochs", partial):
+            network = fit(x, y, progress=progress, checkpoint=checkpoint)
+        seconds = checkpoint.seconds + time.perf_counter() - began
+        provenance = {"seed": seed, "device": device, "seconds": seconds}
         model = _trained(method, settings, network, dataset, grid, provenance)
         write_model(model, partial / name, single=name == "model.zip")
     return {
@@ -120,7 +129,7 @@ def train_baseline(
         "seed": seed,
         "validation_accuracy": _percent(network.settings.get("validation_accuracy")),
         "multiply_adds": network.multiply_adds(),
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
     }
 
 
@@ -163,8 +172,13 @@ def _ablation(
     from boxnn_numba.baselines import base_classifiers
 
     k = validation.integer("--retained", retained, low=1, high=dataset.n_features)
-    kind = base or ("cnn" if _is_image(dataset.feature_shape) else "mlp")
-    validation.choice("base", kind, base_classifiers.BASES)
+    image = _is_image(dataset.feature_shape)
+    kind = validation.choice("base", base or ("cnn" if image else "mlp"), base_classifiers.BASES)
+    if kind == "cnn" and not image:
+        raise OptionError(
+            f"a cnn takes images of at least 4 x 4, not samples of shape {dataset.feature_shape}; "
+            "pass --base mlp"
+        )
     return {"retained": k}, functools.partial(
         base_classifiers.train_masked,
         n_classes=len(dataset.classes),

@@ -280,6 +280,6 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) not in (2, 3) or min(shape[:2]) < 4:
         raise OptionError(
             f"a cnn needs feature_shape (height, width) or (height, width, channels) of at least "
-            f"4 x 4, not {shape}; choose the base mlp for other samples"
+            f"4 x 4, not {shape}; pass one, or base='mlp'"
         )
     return shape[0], shape[1], 2 * (*shape, 1)[2]

@@ -6,9 +6,9 @@ A network trains with batch normalisation, which is folded into its weights at t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,10 @@ _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.05
 #: Validation samples at a time.
 _BATCH = 1024
+#: What AdamW remembers of each weight.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+#: Beginning of the names of the best epoch's weights in a checkpoint.
+_BEST = "best/"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,16 @@ class Moment:
     stream: int
     number: int
     done: float
+
+
+class Checkpoint(Protocol):
+    """Keeps the state of a training run from one epoch to the next, and from one run to another."""
+
+    def restore(self, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Any] | None:
+        """Return what an earlier run saved, if one did; raise unless it was `about` the same."""
+
+    def save(self, epoch: int, arrays: Mapping[str, np.ndarray], values: Any) -> None:
+        """Replace what was saved before by arrays and JSON values, when `epoch` epochs are done."""
 
 
 class TrainingNetwork:
@@ -141,6 +155,7 @@ def fit_network(
     inputs: Callable[[np.ndarray, Moment], Any],
     recipe: Recipe,
     progress: Any,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train by AdamW with one cosine of the learning rate; keep the best epoch.
 
@@ -156,6 +171,9 @@ def fit_network(
         Epochs, batch size, step size, validation fraction, patience and seed.
     progress
         Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+    checkpoint
+        Where the state is kept after each epoch, and found again: the outcome has the same bits
+        as without the stop.
 
     Returns
     -------
@@ -173,34 +191,71 @@ def fit_network(
     rows, held = validation_split(classes, recipe.validation, recipe.seed)
     steps = _Steps(network, recipe, len(rows))
     rng = np.random.default_rng([recipe.seed, 3])
-    best, best_epoch, arrays = -1.0, 0, network.folded()
+    best = _restore(checkpoint, steps) or _Best(0, -1.0, 0, network.folded())
+    for _ in range(best.ran):
+        rng.permutation(rows)
     if progress is not None:
         progress.start(recipe.epochs * len(rows), "samples")
-    for epoch in range(1, recipe.epochs + 1):
+        progress.advance(best.ran * len(rows))
+    while best.ran < recipe.epochs and best.ran - best.epoch < recipe.patience:
         order = rng.permutation(rows)
         for start in steps.starts:
             batch = order[start : start + recipe.batch]
             steps.step(inputs(codes[batch], steps.moment()), classes[batch])
             if progress is not None:
                 progress.advance(len(batch))
-        steps.check(epoch)
-        reached = _accuracy(network, codes, classes, held, inputs) if len(held) else float(epoch)
-        if reached > best:
-            best, best_epoch, arrays = reached, epoch, network.folded()
-        if epoch - best_epoch >= recipe.patience:
-            break
+        best.ran += 1
+        steps.check(best.ran)
+        best.take(_accuracy(network, codes, classes, held, inputs) if len(held) else None, network)
+        if checkpoint is not None:
+            checkpoint.save(best.ran, steps.arrays() | best.named(), best.values())
     if progress is not None and len(held):
         progress.note(
-            f"base classifier: {100 * best:.1f}% of validation samples right one by one, "
-            f"epoch {best_epoch} of {epoch}"
+            f"base classifier: {100 * best.accuracy:.1f}% of validation samples right one by one, "
+            f"epoch {best.epoch} of {best.ran}"
         )
-    accuracy = best if len(held) else None
-    return arrays, {
-        "validation_accuracy": accuracy,
-        "best_epoch": best_epoch,
-        "ran": epoch,
+    return best.arrays, {
+        "validation_accuracy": best.accuracy if len(held) else None,
+        "best_epoch": best.epoch,
+        "ran": best.ran,
         "recipe": asdict(recipe),
     }
+
+
+@dataclass
+class _Best:
+    """How many epochs ran, and the best of them: accuracy, number and folded weights."""
+
+    ran: int
+    accuracy: float
+    epoch: int
+    arrays: dict[str, np.ndarray]
+
+    def take(self, accuracy: float | None, network: TrainingNetwork) -> None:
+        """Keep the weights of the last epoch if it is better, or if there is no accuracy."""
+        if accuracy is None or accuracy > self.accuracy:
+            self.accuracy = self.accuracy if accuracy is None else accuracy
+            self.epoch, self.arrays = self.ran, network.folded()
+
+    def values(self) -> dict[str, Any]:
+        return {"ran": self.ran, "accuracy": self.accuracy, "epoch": self.epoch}
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Return the weights under names of a checkpoint."""
+        return {f"{_BEST}{key}": array for key, array in self.arrays.items()}
+
+
+def _restore(checkpoint: Checkpoint | None, steps: _Steps) -> _Best | None:
+    """Go on from where an earlier run was saved; None where there was none."""
+    found = None if checkpoint is None else checkpoint.restore(steps.about())
+    if found is None:
+        return None
+    arrays, values = found
+    steps.restore(arrays, values["ran"])
+    kept = {
+        key.removeprefix(_BEST): array for key, array in arrays.items() if key.startswith(_BEST)
+    }
+    return _Best(**values, arrays=kept)
 
 
 class _Steps:
@@ -237,6 +292,41 @@ class _Steps:
         self.optimizer.step()
         self.losses.append(loss.detach())
         self.done += 1
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree in: the recipe and the network."""
+        shapes = (
+            f"{layer.kind} {'x'.join(map(str, layer.shape))}" for layer in self.network.layers
+        )
+        return {**asdict(self.recipe), "network": ", ".join(shapes)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the weights, what normalises and what the optimiser remembers, as copies."""
+        return {key: tensor.detach().cpu().numpy().copy() for key, tensor in self._state().items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], epochs: int) -> None:
+        """Take over what `arrays` gave after some epochs."""
+        torch = load_torch()
+        self.done = epochs * len(self.starts)
+        for weight in self.network.weights.values():
+            moments = {name: torch.zeros_like(weight) for name in _MOMENTS}
+            step = torch.tensor(float(self.done), device=weight.device)
+            self.optimizer.state[weight] = {"step": step, **moments}
+        with torch.no_grad():
+            for key, tensor in self._state().items():
+                tensor.copy_(torch.from_numpy(arrays[key]))
+
+    def _state(self) -> dict[str, Any]:
+        network, moments = self.network, self.optimizer.state
+        return {
+            **network.weights,
+            **network.statistics,
+            **{
+                f"{key}.{name}": moments[weight][name]
+                for key, weight in network.weights.items()
+                for name in _MOMENTS
+            },
+        }
 
     def check(self, epoch: int) -> None:
         """Raise if a loss of the epoch was not finite."""
