@@ -31,6 +31,7 @@ from boxnn_numba.pipelines.reproduce_rows import (
     best_medians,
     beyond_reach,
     differences,
+    guesses,
     median_differences,
     never_improved,
     without_counterpart,
@@ -158,6 +159,7 @@ def _reproduce_one(
         "differences": named,
         "nearest": without_counterpart(rows),
         "beyond_reach": beyond_reach(rows),
+        "guesses": guesses(rows),
         "rows": [row.as_dict() for row in rows],
     }
     text = report_text(result, rows)

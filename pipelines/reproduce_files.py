@@ -38,6 +38,7 @@ def report_text(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
     for key, words in (
         ("nearest", "settings that the paper does not have:"),
         ("beyond_reach", "published rows that cannot be what they are called:"),
+        ("guesses", "guesses, which the published RA counts at r = 0 although uncertified:"),
     ):
         if result[key]:
             lines += [words, *(f"  {line}" for line in result[key])]

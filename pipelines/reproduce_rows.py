@@ -195,6 +195,21 @@ def without_counterpart(rows: Sequence[Row]) -> list[str]:
     return found
 
 
+def guesses(rows: Sequence[Row]) -> list[str]:
+    """Say how often RA's guess was right, certified or not.
+
+    The code that Levine and Feizi published gives a right guess that it cannot certify the
+    radius 0, so the published rows of RA count it at r = 0; ours are abstentions there.
+    """
+    found = []
+    for row in rows:
+        right = row.run.get("guessed_right")
+        if right is not None and row.family == "RA":
+            words = f"{right:.1f}% guessed right, {row.at(0):.1f}% certified"
+            found.append(f"{row.dataset} {row.method}: {words}")
+    return found
+
+
 def never_improved(rows: Sequence[Row]) -> list[str]:
     """Name the runs of which no epoch was better, on validation data, than the initial boxes."""
     return [

@@ -114,12 +114,15 @@ def _our_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
     for setting in settings:
         run = store.baseline(dataset, base.lower(), setting)
         file = run.certificate(letter)
+        about = _about(run, file)
+        if base == "RA":
+            about["guessed_right"] = round(100 * float((file.guess == file.label).mean()), 2)
         yield our_row(
             file,
             f"{base}_{setting}" + (f"^{variant}" if variant else ""),
             dataset,
             samples=scale.samples if base == "RA" else None,
-            run=_about(run, file),
+            run=about,
         )
 
 

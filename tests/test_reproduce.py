@@ -17,7 +17,7 @@ from cli_runs import failed
 from report_files import make_data
 from scipy.stats import binomtest
 
-from boxnn_numba.data.certificate_store import CertificateWriter
+from boxnn_numba.data.certificate_store import CertificateWriter, write_chunk
 from boxnn_numba.data.store import open_dataset
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines import plots, reproduce_runs, reproduce_targets
@@ -27,6 +27,7 @@ from boxnn_numba.pipelines.reproduce_rows import (
     best_medians,
     beyond_reach,
     differences,
+    guesses,
     median_differences,
     our_row,
     without_counterpart,
@@ -47,7 +48,7 @@ TINY = replace(
 KEYS = {
     "format", "version", "target", "title", "command", "scale", "seed", "machine", "datasets",
     "intervals", "notes", "seconds", "medians", "differences", "nearest", "beyond_reach",
-    "rows",
+    "guesses", "rows",
 }  # fmt: skip
 
 
@@ -78,8 +79,9 @@ class FakeBaselines(ModuleType):
         radius = np.where(prediction < 0, 0, rng.integers(0, 12, len(y))).astype(np.int32)
         attributes = {"classes": dataset.classes, "width": 1, "group_size": 1, "method": "RA"}
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
-        writer = CertificateWriter(Path(out), attributes, len(y), len(dataset.classes), len(y))
-        writer.write(0, prediction, radius, y, np.zeros((len(y), len(dataset.classes)), np.int32))
+        size = (len(y), len(dataset.classes))
+        writer = CertificateWriter(Path(out), attributes, *size, len(y), guesses=True)
+        write_chunk(Path(out), 0, len(y), prediction, radius, y, np.zeros(size, np.int32), y)
         writer.finish(1.0, 0.5)
 
 
@@ -274,6 +276,11 @@ def test_published_rows_that_no_votes_can_certify_are_named():
     (line,) = beyond_reach(rows)
     assert "39.0% at r=12" in line and "k = 60 certify r=8 at most" in line
     assert 2 * comb(784 - 8, 60) > comb(784, 60) >= 2 * comb(784 - 9, 60)
+
+
+def test_right_guesses_without_a_certificate_are_told():
+    rows = [row("RA_20", run={"guessed_right": 94.6}), row("RA_20^B", run={"guessed_right": 94.6})]
+    assert guesses(rows) == ["mnist RA_20: 94.6% guessed right, 90.0% certified"]
 
 
 def test_best_medians_take_each_family_at_its_best():
