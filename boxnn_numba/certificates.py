@@ -1,6 +1,7 @@
 """From class distances to predictions, certified radii and their summaries.
 
-Everything here is integer arithmetic; ties count for the adversary.
+Everything here is integer arithmetic; ties count for the adversary. Arrays on a GPU
+are used there without a copy, as by `boxnn_numba.distances`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.backend import get_backend, on_gpu
 
 CONVENTIONS = ("sound", "paper")
 #: Method of a certificate that is not of a published defence.
@@ -66,10 +68,13 @@ def certified_radius(
     >>> certified_radius([[0, 9, 12]], width=1)
     (array([0], dtype=int32), array([4], dtype=int32))
     """
-    distance = validation.class_distances(class_distance)
     width = validation.width(width)
     group_size = validation.positive("group_size", group_size)
     validation.choice("convention", convention, CONVENTIONS)
+    if on_gpu(class_distance):
+        units = 2 * width * group_size
+        return get_backend("cuda").certified_radius(class_distance, units, convention == "sound")
+    distance = validation.class_distances(class_distance)
     rows = np.arange(len(distance))
     prediction = distance.argmin(axis=1)
     margin = distance.astype(np.int64) - distance[rows, prediction, None].astype(np.int64)
@@ -107,8 +112,11 @@ def certified_accuracy(
     >>> certified_accuracy([0, 1, 1], [3, 5, 0], [0, 1, 0], [0, 4])
     array([0.66666667, 0.33333333])
     """
-    prediction, radius, y = validation.outcomes(prediction, radius, y)
     radii = validation.radii(radii)
+    if on_gpu(radius):
+        counts = get_backend("cuda").radius_counts(prediction, radius, y, int(radii.max()))
+        return counts[::-1].cumsum()[::-1][radii] / len(radius)  # type: ignore[arg-type]
+    prediction, radius, y = validation.outcomes(prediction, radius, y)
     certified = np.sort(np.where(prediction == y, radius, -1))
     return (len(certified) - np.searchsorted(certified, radii)) / len(certified)
 

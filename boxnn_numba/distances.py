@@ -1,12 +1,18 @@
-"""The distance functions, callable from NumPy: checks, layout, kernels."""
+"""The distance functions, callable from NumPy and from CuPy: checks, layout, kernels.
+
+Arrays that are on a GPU (CuPy's, or any with ``__cuda_array_interface__``) are used there without
+a copy, on CuPy's current stream, and so are results: CuPy's for CuPy's, else Numba's.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.backend import UNREACHABLE, get_backend
+from boxnn_numba.backend import UNREACHABLE, get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
 
@@ -50,6 +56,8 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     >>> box_distance([[0.5, 2.0]], [[0.0, 0.0]], [[1.0, 1.0]], width=0.25)
     array([[0.25]])
     """
+    if on_gpu(x):
+        return get_backend("cuda").box_distance(x, lower, upper, width)
     if np.asarray(x).dtype == np.uint8:
         codes = validation.codes("x", x)
         low = validation.codes("lower", lower)
@@ -65,7 +73,9 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     return get_backend("cpu").float_distances(samples, low, high, cap)
 
 
-def pairwise_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) -> np.ndarray:
+def pairwise_distance(
+    x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None, device: str = "cpu"
+) -> np.ndarray:
     """Return the distance of every sample to every box, in integer units.
 
     Parameters
@@ -76,6 +86,8 @@ def pairwise_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None)
         M boxes of n features.
     out
         (N, M) int32 array to write to; a new one by default.
+    device
+        Where arrays of the host are computed, as for `get_backend`.
 
     Returns
     -------
@@ -93,14 +105,19 @@ def pairwise_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None)
     >>> pairwise_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
-    codes = _codes_for(x, boxes)
-    out = _output(out, (len(codes), len(boxes)))
-    backend = get_backend("cpu")
-    backend.pairwise(backend.samples(codes), len(codes), boxes.table, boxes.width, out)
+    backend, codes, out = _prepared(x, boxes, out, len(boxes), device)
+    table = backend.table_of(boxes)
+    backend.pairwise(backend.samples(codes), len(codes), table, boxes.width, out)
     return out
 
 
-def class_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) -> np.ndarray:
+def class_distance(
+    x: ArrayLike,
+    boxes: Boxes,
+    out: np.ndarray | None = None,
+    device: str = "cpu",
+    chunk: int | None = None,
+) -> np.ndarray:
     """Return the distance of every sample to the nearest box of every class.
 
     Parameters
@@ -111,6 +128,8 @@ def class_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) ->
         Boxes of n features and K classes.
     out
         (N, K) int32 array to write to; a new one by default.
+    device, chunk
+        Where arrays of the host are computed, as for `get_backend`.
 
     Returns
     -------
@@ -129,10 +148,21 @@ def class_distance(x: ArrayLike, boxes: Boxes, out: np.ndarray | None = None) ->
     >>> class_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
-    codes = _codes_for(x, boxes)
-    out = _output(out, (len(codes), boxes.n_classes))
-    get_backend("cpu").class_distance(codes, boxes.layout, boxes.width, out)
+    backend, codes, out = _prepared(x, boxes, out, boxes.n_classes, device, chunk)
+    backend.class_distance(codes, backend.layout_of(boxes), boxes.width, out)
     return out
+
+
+def _prepared(
+    x: ArrayLike, boxes: Boxes, out: Any, columns: int, device: str, chunk: int | None = None
+) -> tuple[Any, Any, Any]:
+    """Return the backend, the codes, and where to write, all in one memory."""
+    if on_gpu(x):
+        backend = get_backend("cuda")
+        codes = backend.checked("x", x, np.uint8, (None, boxes.n_features))
+        return backend, codes, backend.output(out, x, (codes.shape[0], columns))
+    codes = _codes_for(x, boxes)
+    return get_backend(device, None, chunk), codes, _output(out, (len(codes), columns))
 
 
 def _codes_for(x: ArrayLike, boxes: Boxes) -> np.ndarray:
@@ -144,6 +174,8 @@ def _codes_for(x: ArrayLike, boxes: Boxes) -> np.ndarray:
 def _output(out: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
     if out is None:
         return np.empty(shape, np.int32)
+    if on_gpu(out):
+        raise InputError("out is on a GPU and x is not; they must be in one memory")
     if out.shape != shape or out.dtype != np.int32 or not out.flags.c_contiguous:
         raise InputError(
             f"out is {out.dtype} of shape {out.shape}; it must be C-contiguous int32 of {shape}"

@@ -64,7 +64,15 @@ class Feed:
         return out
 
     def batches(self, epoch: int, size: int) -> Iterator[Pair]:
-        """Yield the codes and labels of an epoch in batches of `size`; the last may be smaller.
+        """Yield the codes and labels of an epoch in batches of `size`; the last may be smaller."""
+        for x, y, batches in self.windows(epoch, size):
+            for rows in batches:
+                yield x[rows], y[rows]
+
+    def windows(
+        self, epoch: int, size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """Yield codes and labels of an epoch with the rows of each batch of `size` in them.
 
         The next window is loaded while this one is worked on.
         """
@@ -86,10 +94,9 @@ class Feed:
                 order = rng.permutation(len(x))
                 last = position + 1 == len(windows)
                 whole = len(x) if last else len(x) // size * size
-                for start in range(0, whole, size):
-                    # The order inside a batch does not matter (sums are exact); ascending rows
-                    # read fast.
-                    rows = np.sort(order[start : start + size])
-                    yield x[rows], y[rows]
+                # The order inside a batch does not matter (sums are exact); ascending rows
+                # read fast.
+                parts = [order[start : start + size] for start in range(0, whole, size)]
+                yield x, y, [np.sort(rows) for rows in parts]
                 rest = np.sort(order[whole:])
                 x, y = x[rest], y[rest]

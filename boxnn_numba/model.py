@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import certificates, validation
-from boxnn_numba.backend import get_backend
+from boxnn_numba.backend import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import InputError
@@ -100,7 +100,7 @@ class BoxNN:
         ----------
         x
             (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
-            0..255.
+            0..255. Codes may be on a GPU.
 
         Returns
         -------
@@ -111,36 +111,60 @@ class BoxNN:
         InputError
             Wrong number of features, values that are not finite, or not codes.
         """
+        if on_gpu(x):
+            if self.grid is not None:
+                raise InputError("real features on a GPU are not binned there; pass a NumPy array")
+            return x.reshape(len(x), -1) if x.ndim > 2 else x  # type: ignore[union-attr, arg-type, return-value]
         flat = validation.flat_rows("x", x)
         validation.same_features("x", flat, self.boxes.n_features, "the model")
         return validation.codes("x", flat) if self.grid is None else self.grid.encode(flat)
 
-    def class_distance(self, x: ArrayLike) -> np.ndarray:
+    def class_distance(
+        self, x: ArrayLike, device: str = "cpu", chunk: int | None = None
+    ) -> np.ndarray:
         """Return the (N, K) int32 distances to the nearest box of each class, in units.
+
+        Parameters
+        ----------
+        x
+            Samples, as for `encode`.
+        device, chunk
+            Where arrays of the host are computed, as for `get_backend`.
 
         Raises
         ------
         InputError
             As for `encode`.
         """
-        return class_distance(self.encode(x), self.boxes)
+        return class_distance(self.encode(x), self.boxes, device=device, chunk=chunk)
 
-    def predict(self, x: ArrayLike) -> np.ndarray:
+    def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
         """Return the (N,) class labels of samples: those of the nearest boxes.
 
         Parameters
         ----------
         x
             Samples, as for `encode`.
+        device
+            Where arrays of the host are computed, as for `get_backend`.
 
         Raises
         ------
         InputError
             As for `encode`.
         """
-        return np.asarray(self.classes)[self.class_distance(x).argmin(axis=1)]
+        distance = self.class_distance(x, device)
+        if on_gpu(distance):
+            return self._labels(get_backend("cuda").certified_radius(distance, 1, True)[0])
+        return self._labels(distance.argmin(axis=1))
 
-    def certify(self, x: ArrayLike, convention: str = "sound") -> Certificate:
+    def certify(
+        self,
+        x: ArrayLike,
+        convention: str = "sound",
+        device: str = "cpu",
+        chunk: int | None = None,
+    ) -> Certificate:
         """Return predictions and certified radii.
 
         Parameters
@@ -149,11 +173,14 @@ class BoxNN:
             Samples, as for `encode`.
         convention
             As for `certified_radius`.
+        device, chunk
+            Where arrays of the host are computed, as for `get_backend`.
 
         Returns
         -------
         Certificate
-            Unpacks as ``prediction, radius``.
+            Unpacks as ``prediction, radius``. Of samples on a GPU, the radius is there too, and so
+            are labels that are numbers where the samples are CuPy's.
 
         Raises
         ------
@@ -161,9 +188,14 @@ class BoxNN:
             As for `encode`.
         """
         index, radius = certificates.certified_radius(
-            self.class_distance(x), self.boxes.width, self.group_size, convention
+            self.class_distance(x, device, chunk), self.boxes.width, self.group_size, convention
         )
-        return Certificate(np.asarray(self.classes)[index], radius)
+        return Certificate(self._labels(index), radius)
+
+    def _labels(self, index: Any) -> Any:
+        """Return the labels of class indices."""
+        labels = np.asarray(self.classes)
+        return get_backend("cuda").take(labels, index) if on_gpu(index) else labels[index]
 
 
 def fit(
@@ -187,7 +219,7 @@ def fit(
         ``"graded"`` (good everywhere), ``"target"`` (best certified accuracy at ``radius``) or
         ``"paper"``.
     device
-        ``"cpu"`` or ``"auto"``.
+        As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. The model is the same.
     on_epoch
         Called with the figures of every epoch.
     **options

@@ -7,19 +7,20 @@ Over the touched boxes: integer gradient, optimiser, rounding to codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from boxnn_numba.backend import UNREACHABLE
 from boxnn_numba.kernels import cpu_training
+from boxnn_numba.layout import UNREACHABLE
 from boxnn_numba.objective import FIXED_POINT
 
 if TYPE_CHECKING:
     from boxnn_numba.backend import BoxTable, CpuBackend
-    from boxnn_numba.feed import Pair
+    from boxnn_numba.feed import Feed, Pair
+    from boxnn_numba.options import TrainingOptions
     from boxnn_numba.training import StepInputs
 
 #: Samples whose distances to all boxes a thread keeps at a time; boxes it updates at a time.
@@ -187,6 +188,47 @@ def forward(
     return Entries.join(parts, [0] * len(parts)), values, margins
 
 
+def step_sizes(
+    options: TrainingOptions, n_boxes: int, batch: int, rate: float, steps: int
+) -> tuple[float, tuple[float, ...]]:
+    """Return what a step multiplies by.
+
+    Parameters
+    ----------
+    options
+        Options of the run.
+    n_boxes, batch
+        Numbers of boxes, and of samples that the gradient is summed over.
+    rate, steps
+        Learning rate of this step, and its number, from 1.
+
+    Returns
+    -------
+    scale, settings
+        Factor of the integer gradient; (rate, decay, correct1, correct2) as
+        `elementwise.adam_update` takes them, or (rate, momentum, decay) for SGD.
+    """
+    # A batch larger than the boxes are many would move each by many samples at once: average.
+    crowd = max(1.0, batch / n_boxes)
+    per_batch = batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
+    scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
+    decay = options.weight_decay / 255.0
+    if options.optimizer == "adam":
+        corrections = 1 / (1 - 0.9**steps), 1 / (1 - 0.999**steps)
+        return scale, (255.0 * rate, decay, *corrections)
+    return scale, (255.0 * rate, options.momentum, decay)
+
+
+def is_dense(options: TrainingOptions) -> bool:
+    """Whether a step moves boxes that no sample of the batch pulls at."""
+    return options.optimizer == "adam" or options.momentum > 0 or options.weight_decay > 0
+
+
+def n_moments(options: TrainingOptions) -> int:
+    """Return how many numbers the optimiser keeps for each bound."""
+    return 2 if options.optimizer == "adam" else int(options.momentum > 0)
+
+
 class CpuStepper:
     """The boxes in training: float32 masters, their codes, and the optimiser's moments.
 
@@ -206,18 +248,33 @@ class CpuStepper:
         shape = masters[0].shape
         self.table = backend.boxes(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
         cpu_training.settle(masters, self._codes())
-        options = inputs.options
         self._steps = 0
-        self._dense = (
-            options.optimizer == "adam" or options.momentum > 0 or options.weight_decay > 0
-        )
-        n_moments = 2 if options.optimizer == "adam" else int(options.momentum > 0)
+        self._dense = is_dense(inputs.options)
         self._moments = [
-            (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(n_moments)
+            (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+            for _ in range(n_moments(inputs.options))
         ]
 
     def _codes(self) -> Pair:
         return self.table.lower, self.table.upper
+
+    def bounds(self) -> Pair:
+        """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
+        return self.table.bounds()
+
+    def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
+        """Yield the samples and labels of an epoch as `step` takes them."""
+        for x, y in feed.batches(epoch, size):
+            yield self.backend.samples(x), y
+
+    def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the soft margins of samples (N, n), codes as they come."""
+        return self.entries(self.backend.samples(x), labels)[2]
+
+    @staticmethod
+    def fetch(figures: list[Pair]) -> list[Pair]:
+        """Return what steps returned, in the memory of the host."""
+        return figures
 
     def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
         """Improve the boxes on a batch.
@@ -285,22 +342,17 @@ class CpuStepper:
     def update(self, boxes: np.ndarray, gradients: Pair, batch: int, rate: float) -> None:
         """Move some boxes along their gradients and round them to codes."""
         options = self.inputs.options
-        # A batch larger than the boxes are many would move each by many samples at once: average.
-        crowd = max(1.0, batch / self.table.n_boxes)
-        per_batch = batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
-        scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
-        decay = options.weight_decay / 255.0
+        scale, settings = step_sizes(options, self.table.n_boxes, batch, rate, self._steps)
         if options.optimizer == "adam":
-            corrections = 1 / (1 - 0.9**self._steps), 1 / (1 - 0.999**self._steps)
             cpu_training.adam_step(
                 boxes, 0, len(boxes), *gradients, scale, self.masters, *self._moments,
-                self._codes(), (255.0 * rate, decay, *corrections),
+                self._codes(), settings,
             )  # fmt: skip
         else:
             velocity = self._moments[0] if self._moments else self.masters
             cpu_training.sgd_step(
                 boxes, 0, len(boxes), *gradients, scale, self.masters, velocity,
-                self._codes(), (255.0 * rate, options.momentum, decay),
+                self._codes(), settings,
             )  # fmt: skip
 
     # --- state, for checkpoints ---------------------------------------------------------

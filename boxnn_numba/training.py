@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import certificates
-from boxnn_numba.backend import CpuBackend, class_layout
+from boxnn_numba.backend import CpuBackend
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.feed import Feed, Pair
 from boxnn_numba.objective import Objective, SoftMin, objective, softmin
@@ -183,6 +183,7 @@ class Training:
             self._choose_beta(margins)
         self.epoch = self.step = 0  # whole epochs done, and steps of the one begun
         self._sums = 0.0, 0.0
+        self._figures: list[Pair] = []  # of steps that are not in the sums yet
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
         self.best: Pair = self.codes()
@@ -191,7 +192,7 @@ class Training:
 
     def codes(self) -> Pair:
         """Return copies of the deployed bounds, (M, n) uint8."""
-        lower, upper = self.stepper.table.bounds()
+        lower, upper = self.stepper.bounds()
         return lower.copy(), upper.copy()
 
     def _initial_margins(self) -> np.ndarray:
@@ -199,9 +200,7 @@ class Training:
         rng = np.random.default_rng([self.options.seed, 4])
         count = min(_BETA_SAMPLES, self.n_rows)
         rows = np.sort(rng.choice(self.n_rows, count, replace=False))
-        samples = self.backend.samples(self._feed.take(rows))
-        _, _, margins = self.stepper.entries(samples, self._feed.labels[rows])
-        return margins
+        return self.stepper.margins(self._feed.take(rows), self._feed.labels[rows])
 
     def _choose_beta(self, margins: np.ndarray) -> None:
         """Clip where few of the initial boxes' margins are: what the data can reach."""
@@ -234,21 +233,18 @@ class Training:
         began = time.perf_counter()
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
-        for step, (x, y) in enumerate(self._feed.batches(self.epoch, batch)):
+        for step, (x, y) in enumerate(self.stepper.batches(self._feed, self.epoch, batch)):
             if step < self.step:  # done before the run was stopped
                 continue
             done = (self.epoch * steps + step) / (self.options.epochs * steps)
-            values, margins = self.stepper.step(self.backend.samples(x), y, self.rate(done))
-            self._sums = (
-                self._sums[0] + float(values.sum()),
-                self._sums[1] + float(margins.sum()),
-            )
+            self._figures.append(self.stepper.step(x, y, self.rate(done)))
             self.step += 1
             if progress is not None:
                 progress.advance(len(y))
             if after_step is not None:
                 after_step()
         self.epoch += 1
+        self._add_figures()
         record = EpochRecord(
             self.epoch,
             time.perf_counter() - began,
@@ -260,6 +256,15 @@ class Training:
         self.history.append(record)
         self._judge(record)
         return record
+
+    def _add_figures(self) -> None:
+        """Add what steps found to the sums; only this waits for a GPU."""
+        for values, margins in self.stepper.fetch(self._figures):
+            self._sums = (
+                self._sums[0] + float(values.sum()),
+                self._sums[1] + float(margins.sum()),
+            )
+        self._figures = []
 
     @property
     def samples_done(self) -> int:
@@ -276,14 +281,13 @@ class Training:
         return float(self.options.lr * factor[self.options.schedule])
 
     def _validate(self) -> tuple[float, int, float, float]:
-        layout = class_layout(*self.stepper.table.bounds(), self.inputs.offsets)
+        bounds, width = self.stepper.bounds(), self.options.width
+        layout = self.backend.layout(*bounds, self.inputs.offsets, width)
         blocks = []
         for x, y in self._feed.held_out():
             distance = np.empty((len(y), self.n_classes), np.int32)
-            self.backend.class_distance(x, layout, self.options.width, distance)
-            certified = certificates.certified_radius(
-                distance, self.options.width, self.options.group_size
-            )
+            self.backend.class_distance(x, layout, width, distance)
+            certified = certificates.certified_radius(distance, width, self.options.group_size)
             blocks.append((*certified, y))
         if not blocks:
             return np.nan, -1, np.nan, np.nan
@@ -319,6 +323,7 @@ class Training:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return everything that the next step depends on: arrays and plain values."""
+        self._add_figures()
         arrays = {f"stepper_{key}": value for key, value in self.stepper.state().items()}
         arrays["best_lower"], arrays["best_upper"] = self.best
         values = {
@@ -338,7 +343,7 @@ class Training:
             {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
         )
         self.best = arrays["best_lower"], arrays["best_upper"]
-        self.epoch, self.step = values["epoch"], values["step"]
+        self.epoch, self.step, self._figures = values["epoch"], values["step"], []
         self._sums = values["sums"][0], values["sums"][1]
         self.best_epoch = values["best_epoch"]
         score = values["best_score"]

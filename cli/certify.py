@@ -9,8 +9,10 @@ import click
 from boxnn_numba.cli.common import (
     StorePath,
     chosen_cluster,
+    chunk_option,
     cluster_options,
     common_options,
+    device_option,
     emit,
     progress,
     run_options,
@@ -23,6 +25,7 @@ from boxnn_numba.errors import OptionError
 @click.argument("data", type=StorePath(exists=True))
 @click.option("--out", required=True, type=StorePath(), help="Where the certificates go.")
 @click.option("--split", default="test", show_default=True, help="test or train.")
+@chunk_option
 @cluster_options
 @run_options
 @common_options
@@ -31,6 +34,7 @@ def certify(
     data: str,
     out: str,
     split: str,
+    chunk: int | None,
     overwrite: bool,
     resume: bool,
     device: str,
@@ -51,7 +55,7 @@ def certify(
     with progress(quiet, "certifying") as bar:
         result = run(
             model, data, out, split=split, overwrite=overwrite, resume=resume, device=device,
-            threads=threads, cluster=chosen_cluster(cluster), progress=bar,
+            threads=threads, chunk=chunk, cluster=chosen_cluster(cluster), progress=bar,
         )  # fmt: skip
     emit(
         result,
@@ -77,10 +81,18 @@ def _cluster_text(spent: dict[str, Any] | None) -> str:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--out", required=True, type=StorePath(), help="CSV file: label, radius per row.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
-@click.option("--device", default="auto", show_default=True, help="cpu or auto.")
+@device_option
+@chunk_option
 @common_options
 def predict(
-    model: str, file: str, out: str, overwrite: bool, device: str, quiet: bool, as_json: bool
+    model: str,
+    file: str,
+    out: str,
+    overwrite: bool,
+    device: str,
+    chunk: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write the label and certified radius of every row of FILE, an .npy array.
 
@@ -89,7 +101,9 @@ def predict(
     from boxnn_numba.pipelines.certify import predict as run
 
     with progress(quiet, "predicting") as bar:
-        result = run(model, file, out, overwrite=overwrite, device=device, progress=bar)
+        result = run(
+            model, file, out, overwrite=overwrite, device=device, chunk=chunk, progress=bar
+        )
     emit(result, as_json, f"{out}: {result['n']} rows")
 
 

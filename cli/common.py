@@ -26,6 +26,16 @@ class StorePath(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
+#: Where kernels run.
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda (an NVIDIA GPU) or auto."
+)
+#: How a GPU takes an array.
+chunk_option = click.option(
+    "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
+)
+
+
 def common_options(command: Command) -> Command:
     """Add the options that every command takes: --quiet, --json and --debug."""
     for option in (
@@ -56,7 +66,7 @@ def restart_options(command: Command) -> Command:
         ),
         click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out."),
         click.option("--threads", type=int, help="Threads to use; all cores by default."),
-        click.option("--device", default="auto", show_default=True, help="cpu or auto."),
+        device_option,
     ):
         command = option(command)
     return command
@@ -66,6 +76,9 @@ def cluster_options(command: Command) -> Command:
     """Add the options that choose a Dask cluster; they come as one `cluster` mapping."""
     path = click.Path(exists=True, dir_okay=False)
     for option in (
+        click.option(
+            "--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."
+        ),
         click.option(
             "--box-shards", type=int, default=0, help="Split the boxes too, in this many parts."
         ),

@@ -46,6 +46,7 @@ def certify(
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    chunk: int | None = None,
     cluster: ClusterOptions = IN_PROCESS,
     progress: Any = None,
 ) -> dict[str, Any]:
@@ -61,11 +62,11 @@ def certify(
         ``"test"`` or ``"train"``.
     overwrite, resume
         Replace what is at `out`; continue a run that was stopped.
-    device, threads
+    device, threads, chunk
         As for `get_backend`.
     cluster
         Where chunks are certified; in this process by default. Every worker must see the three
-        paths.
+        paths, and with device ``"cuda"`` have a GPU of its own.
     progress
         Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
 
@@ -82,7 +83,8 @@ def certify(
     """
     began = time.perf_counter()
     check_options(cluster)
-    get_backend(device, threads)
+    # Of a cluster, the GPUs are the workers'.
+    get_backend(device if cluster.local else "cpu", threads, chunk)
     classifier, dataset = load_model(model), open_dataset(data)
     validation.choice("split", split, dataset.splits)
     codes = classifier.grid is None
@@ -99,9 +101,12 @@ def certify(
         split=split,
         out=absolute(partial_path(location(out))),
         chunk_rows=first.stop - first.start,
+        # "auto" would give all workers of a machine the same GPU.
+        device=device if cluster.local or device == "cuda" else "cpu",
+        chunk=chunk,
     )
     attributes = _attributes(classifier, model, dataset, data, split)
-    how = HowToRun(overwrite, resume, threads, cluster, progress)
+    how = HowToRun(overwrite, resume, threads, cluster, progress, device)
     shape = n, len(classifier.classes)
     spent = certify_chunks(certify_chunk, job, out, attributes, shape, how, inputs=[model, data])
     result = evaluate(out, [0])
@@ -118,7 +123,7 @@ def certify(
 
 @dataclass(frozen=True)
 class CertifyJob:
-    """What a task needs to certify a chunk: paths and the digests they must have."""
+    """What a task needs to certify a chunk: paths, the digests they must have, and where to run."""
 
     model: str
     model_digest: str
@@ -127,6 +132,8 @@ class CertifyJob:
     split: str
     out: str
     chunk_rows: int
+    device: str
+    chunk: int | None
 
 
 # A worker reads the model and the attributes of the data once, not with every task; the digests
@@ -155,7 +162,7 @@ def certify_chunk(index: int, job: CertifyJob) -> Spent:
     classifier, dataset = _open_inputs(job.model, job.model_digest, job.data, job.data_digest)
     x, y = dataset.read_chunk(job.split, index)
     read = time.perf_counter()
-    distance = classifier.class_distance(x)
+    distance = classifier.class_distance(x, job.device, job.chunk)
     prediction, radius = certificates.certified_radius(
         distance, classifier.boxes.width, classifier.group_size
     )
@@ -239,6 +246,7 @@ def predict(
     *,
     overwrite: bool = False,
     device: str = "auto",
+    chunk: int | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Predict and certify the rows of a ``.npy`` file; write ``label,radius`` per row as CSV.
@@ -253,7 +261,7 @@ def predict(
         The CSV file to write.
     overwrite
         Replace what is at `out`.
-    device
+    device, chunk
         As for `get_backend`.
     progress
         Optional object with ``start(total, unit)`` and ``advance(n)``.
@@ -268,7 +276,7 @@ def predict(
     BoxNNError
         Bad model or array, or an output that cannot be written.
     """
-    get_backend(device)
+    get_backend(device, chunk=chunk)
     classifier = load_model(model)
     try:
         array = np.load(samples, mmap_mode="r", allow_pickle=False)
@@ -289,7 +297,8 @@ def predict(
         table = csv.writer(file)
         table.writerow(["label", "radius"])
         for start in range(0, len(array), _PREDICT_ROWS):
-            labels, radii = classifier.certify(array[start : start + _PREDICT_ROWS])
+            part = array[start : start + _PREDICT_ROWS]
+            labels, radii = classifier.certify(part, device=device, chunk=chunk)
             table.writerows(zip(labels.tolist(), radii.tolist(), strict=True))
             if progress is not None:
                 progress.advance(len(labels))

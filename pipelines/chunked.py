@@ -52,6 +52,7 @@ class HowToRun:
     threads: int | None = None
     cluster: ClusterOptions = IN_PROCESS
     progress: Any = None
+    device: str = "cpu"
 
 
 class Spent(NamedTuple):
@@ -129,7 +130,8 @@ def certify_chunks(
     )
     with staged as partial:
         # Connected first: where that fails, nothing is left behind.
-        with connect(how.cluster, how.threads, check=(job.model, job.data)) as executor:
+        check = job.model, job.data
+        with connect(how.cluster, how.threads, check=check, device=how.device) as executor:
             writer = CertificateWriter(partial, attributes, *shape, job.chunk_rows, guesses)
             executor.check((job.out,))
             todo, started = writer.unfinished(), time.perf_counter()

@@ -19,6 +19,7 @@ from boxnn_numba.backend import get_backend, limit_threads
 from boxnn_numba.errors import ClusterError, InterruptedRunError
 from boxnn_numba.locations import Location, absolute
 from boxnn_numba.pipelines.cluster_connection import check_options, check_workers, open_client
+from boxnn_numba.pipelines.cluster_gpus import give_gpus
 from boxnn_numba.pipelines.dask_executor import DaskExecutor
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class ClusterOptions:
     box_shards
         Split the boxes of a training run in this many parts, for boxes that do not fit a worker;
         0 gives every worker all boxes.
+    share_gpus
+        Let several workers use one GPU where there are more workers than GPUs.
     """
 
     workers: int | None = None
@@ -53,6 +56,7 @@ class ClusterOptions:
     tls_key: str | None = None
     performance_report: str | None = None
     box_shards: int = 0
+    share_gpus: bool = False
 
     @property
     def local(self) -> bool:
@@ -104,7 +108,10 @@ def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> 
 
 @contextlib.contextmanager
 def connect(
-    options: ClusterOptions, threads: int | None = None, check: Sequence[str] = ()
+    options: ClusterOptions,
+    threads: int | None = None,
+    check: Sequence[str] = (),
+    device: str = "cpu",
 ) -> Iterator[Executor]:
     """Give the executor that the options ask for.
 
@@ -116,6 +123,8 @@ def connect(
         Threads of the kernels in this process.
     check
         Paths that every worker must be able to read.
+    device
+        With ``"cuda"`` every worker gets a GPU of its own.
 
     Yields
     ------
@@ -126,7 +135,8 @@ def connect(
     OptionError
         Options contradict each other.
     ClusterError
-        The cluster cannot be reached, or a worker has another version or cannot read a path.
+        The cluster cannot be reached, or a worker has another version, cannot read a path or has
+        no GPU.
     """
     check_options(options)
     if options.local:
@@ -136,6 +146,8 @@ def connect(
         client = stack.enter_context(open_client(options))
         stack.enter_context(_report(client, options.performance_report))
         check_workers(client, tuple(absolute(path) for path in check))
+        if device == "cuda":
+            give_gpus(client, options.share_gpus)
         exchange = None
         if options.workers is not None:  # workers on this machine
             exchange = Path(stack.enter_context(TemporaryDirectory(prefix="boxnn-")))

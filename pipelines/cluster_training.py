@@ -9,6 +9,7 @@ and steps. Masters never leave the client.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.backend import CpuBackend, get_backend
-from boxnn_numba.errors import ClusterError
+from boxnn_numba.errors import ClusterError, OptionError
 from boxnn_numba.feed import Pair
 from boxnn_numba.pipelines.box_copies import BoxSender, BoxUpdate, Message, current_boxes
 from boxnn_numba.pipelines.cluster import Executor
 from boxnn_numba.pipelines.dask_executor import DaskExecutor
-from boxnn_numba.stepper import CpuStepper, Entries, Judgement, forward
+from boxnn_numba.stepper import CpuStepper, Entries, Judgement
 from boxnn_numba.training import StepInputs
 
 #: A step whose boxes were lost with a worker is sent again this often.
@@ -71,7 +72,7 @@ class StepStatistics:
 
 
 def forward_task(
-    x: np.ndarray, labels: np.ndarray, update: BoxUpdate, *arrays: np.ndarray
+    x: np.ndarray, labels: np.ndarray, update: BoxUpdate, *arrays: np.ndarray, device: str = "cpu"
 ) -> tuple[Forward, float] | None:
     """Return what some samples say of the boxes, and the seconds it took (runs on a worker).
 
@@ -81,8 +82,8 @@ def forward_task(
     if boxes is None:
         return None
     began = time.perf_counter()
-    backend = get_backend("cpu", 1)
-    result = forward(backend, boxes.table, backend.samples(x), labels, boxes.inputs)
+    backend = get_backend(device, 1)
+    result = backend.forward(boxes.table, x, labels, boxes.inputs)
     return result, time.perf_counter() - began
 
 
@@ -93,6 +94,7 @@ class ClusterStepper(CpuStepper):
         super().__init__(backend, masters, inputs)
         self._executor = backend.executor
         self.statistics = backend.statistics
+        self._device = backend.device
         self._sender = BoxSender(backend)
         self._update: Message | None = None
         self._pieces = 1  # of a step, for each slot
@@ -151,7 +153,8 @@ class ClusterStepper(CpuStepper):
     def _ask(self, update: Message, pieces: Sequence[Pair]) -> list[Any]:
         """Return what workers answer to (samples, labels), None where one lacks boxes."""
         executor = self._executor
-        answers = executor.ask(forward_task, pieces, update, self._sender.reminder())
+        task = functools.partial(forward_task, device=self._device)
+        answers = executor.ask(task, pieces, update, self._sender.reminder())
         seconds = [answer[1] for answer in answers if answer is not None]
         sent = len(executor.workers) * sum(array.nbytes for array in update[1:])
         sent += sum(x.nbytes for x, _ in pieces)
@@ -253,11 +256,13 @@ class ClusterBackend(CpuBackend):
         Threads of the client, for gradients, updates and validation.
     executor
         The cluster.
+    device
+        Where workers compute, ``"cpu"`` or ``"cuda"``.
     """
 
-    def __init__(self, threads: int, executor: DaskExecutor) -> None:
+    def __init__(self, threads: int, executor: DaskExecutor, device: str = "cpu") -> None:
         super().__init__(threads)
-        self.executor = executor
+        self.executor, self.device = executor, device
         self.statistics = StepStatistics()
 
     def stepper(self, masters: Pair, inputs: StepInputs) -> ClusterStepper:
@@ -268,7 +273,10 @@ class ClusterBackend(CpuBackend):
 
 def training_backend(executor: Executor, device: str, threads: int | None) -> CpuBackend:
     """Return the backend for training on an executor."""
-    backend = get_backend(device, threads)
-    if isinstance(executor, DaskExecutor):
-        return ClusterBackend(backend.threads, executor)
-    return backend
+    if not isinstance(executor, DaskExecutor):
+        return get_backend(device, threads)
+    if executor.box_shards and device == "cuda":
+        raise OptionError("--box-shards are computed on CPUs; leave it out or use --device cpu")
+    # Workers that are not told to use a GPU share none by accident.
+    where = "cuda" if device == "cuda" else "cpu"
+    return ClusterBackend(get_backend("cpu", threads).threads, executor, where)

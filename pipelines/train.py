@@ -53,7 +53,7 @@ def train(
     overwrite, resume
         Replace what is at `out`; continue a run that was stopped, to the same bits.
     device, threads
-        As for `get_backend`.
+        As for `get_backend`. On a cluster, ``"cuda"`` is for the workers, which need a GPU each.
     cluster
         Where samples are looked at; in this process by default. The model is the same, bit for
         bit.
@@ -75,7 +75,7 @@ def train(
     began = time.perf_counter()
     check_options(cluster)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
-    threads = get_backend(device, threads).threads
+    threads = get_backend(device if cluster.local else "cpu", threads).threads
     dataset = open_dataset(data)
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
@@ -88,7 +88,7 @@ def train(
         out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
     ) as partial:
         feed, grid = dataset_feed(dataset, options)
-        with connect(cluster, threads) as executor:
+        with connect(cluster, threads, device=device) as executor:
             if progress is not None and executor.dashboard:
                 progress.note(f"dashboard: {executor.dashboard}")
             backend = training_backend(executor, device, threads)

@@ -73,7 +73,7 @@ def test_boxes_that_are_left_early_do_not_matter(here: dict[str, np.ndarray], wi
 def test_class_distances_of_any_columns(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns of all kinds in any order, and looking early or late whether to leave."""
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr("boxnn_numba.backend._PROBE_SHARE", rng.choice([0.0, 0.3, 0.94, 1.0]))
+    monkeypatch.setattr("boxnn_numba.layout._PROBE_SHARE", rng.choice([0.0, 0.3, 0.94, 1.0]))
     n_boxes, n_samples = rng.integers(1, 80), rng.integers(1, 40)
     n_features = int(rng.choice([5, 64, 65, 130, 200, 257]))
     x = rng.integers(0, 256, (n_samples, n_features), dtype=np.uint8)

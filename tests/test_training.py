@@ -92,7 +92,7 @@ def test_threads_do_not_change_a_bit(options: dict[str, Any]) -> None:
 def test_pieces_of_work_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = finished(run_of({"lr": 0.2, "batch": 200}, 2))
     monkeypatch.setattr("boxnn_numba.stepper._BLOCK_BOXES", 5)
-    monkeypatch.setattr("boxnn_numba.backend._BLOCK_BOXES", 64)
+    monkeypatch.setattr("boxnn_numba.cpu_backend._BLOCK_BOXES", 64)
     monkeypatch.setattr("boxnn_numba.stepper._BLOCK_SAMPLES", 128)
     assert_same_state(finished(run_of({"lr": 0.2, "batch": 200}, 2)), expected)
 

@@ -7,7 +7,6 @@ split among threads, workers or vector lanes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,13 +83,6 @@ def soft_masses(distance, own, offsets, nearest, table, cutoff, masses):  # type
             masses[i, 3] += moment
 
 
-@register_jitable
-def _softmin(nearest, mass, moment, unit, one, log_scale):  # type: ignore[no-untyped-def]
-    if log_scale > 0.0:
-        return unit * nearest - log_scale * math.log(mass / one)
-    return unit * (nearest + moment / mass)
-
-
 @kernel
 def judge_samples(  # type: ignore[no-untyped-def]
     sign, nearest, masses, softmin, objective, value, margin, slope
@@ -98,9 +90,10 @@ def judge_samples(  # type: ignore[no-untyped-def]
     """Write each sample's objective, soft margin, and d objective / d margin."""
     _, _, _, unit, one, log_scale = softmin
     kind, bound, sharpness = objective
+    value_of = elementwise.softmin_value
     for i in range(len(sign)):
-        own = _softmin(nearest[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
-        rival = _softmin(nearest[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
+        own = value_of(nearest[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
+        rival = value_of(nearest[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
         if kind == 2:
             worth, rise = elementwise.target_objective(rival - own, bound, sharpness)
         else:
@@ -224,15 +217,11 @@ def _settle(master_lower, master_upper, lower, upper, m, n):  # type: ignore[no-
     """Keep masters inside the codes, uncross them, and round them to the deployed box."""
     lows, highs, low_codes, high_codes = master_lower[m], master_upper[m], lower[m], upper[m]
     for k in range(n):
-        low = min(max(lows[k], np.float32(0.0)), np.float32(255.0))
-        high = min(max(highs[k], np.float32(0.0)), np.float32(255.0))
-        middle = np.float32(0.5) * (low + high)
-        crossed = low > high
-        low, high = middle if crossed else low, middle if crossed else high
+        low, high = elementwise.settled(lows[k], highs[k])
         # Codes follow from the float32 that is stored, so that a resumed run finds the same.
         lows[k], highs[k] = low, high
-        low_codes[k] = np.uint8(low + np.float32(0.5))
-        high_codes[k] = np.uint8(high + np.float32(0.5))
+        low_codes[k] = elementwise.rounded(low)
+        high_codes[k] = elementwise.rounded(high)
 
 
 @kernel

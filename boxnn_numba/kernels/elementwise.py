@@ -1,15 +1,58 @@
 """The formulas, once: what happens to one feature, one box, one sample.
 
 Plain functions that Numba compiles into the loops of `boxnn_numba.kernels.cpu`
-and that Python runs as they are. Codes come in as signed integers or floats, so
-that differences cannot wrap around.
+and, as device functions, into those for GPUs, and that Python runs as they are. Codes
+come in as signed integers or floats, so that differences cannot wrap around.
+
+Floating point gives the same bits everywhere: only operations that IEEE 754 rounds
+correctly, and every product that something is added to goes through `product`.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba.extending import register_jitable
+
+# --- arithmetic that is the same on every processor ---------------------------------------
+
+#: ln 2 in two parts; whole multiples of the first below 2 ** 20 are exact.
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_LOG2_E, _SQRT_HALF = 1.4426950408889634, 0.7071067811865476
+
+
+@register_jitable
+def product(a, b):  # type: ignore[no-untyped-def]
+    """a * b, rounded before anything is added to it: GPUs would fuse the two."""
+    return a * b
+
+
+@register_jitable
+def exponential(z):  # type: ignore[no-untyped-def]
+    """e ** z, to about a unit in the last place; z is clipped to -700..700."""
+    z = min(max(z, -700.0), 700.0)
+    k = round(z * _LOG2_E)
+    r = (z - product(k, _LN2_HIGH)) - product(k, _LN2_LOW)
+    p = 1.0
+    for i in range(14, 0, -1):
+        p = 1.0 + product(r, p) / i
+    return math.ldexp(p, k)
+
+
+@register_jitable
+def logarithm(x):  # type: ignore[no-untyped-def]
+    """ln x of a positive x, to three units in the last place."""
+    m, e = math.frexp(x)
+    if m < _SQRT_HALF:
+        m, e = 2.0 * m, e - 1
+    s = (m - 1.0) / (m + 1.0)
+    square = s * s
+    p = 0.0
+    for i in range(23, 0, -2):
+        p = 1.0 / i + product(square, p)
+    return product(e, _LN2_HIGH) + (product(2.0 * s, p) + product(e, _LN2_LOW))
+
 
 # --- penalties of one feature: x against [lower, upper] ---------------------------------
 
@@ -75,7 +118,15 @@ def weight(k, table, cutoff):  # type: ignore[no-untyped-def]
 @register_jitable
 def softmin_coefficient(k, w, mass, mean, tau_per_unit):  # type: ignore[no-untyped-def]
     """d softmin / d d_m = w_m (1 - tau (d_m - s)) for Eq. (12); tau 0 gives w_m (log-sum-exp)."""
-    return w / mass * (1.0 - tau_per_unit * (k - mean))
+    return w / mass * (1.0 - product(tau_per_unit, k - mean))
+
+
+@register_jitable
+def softmin_value(nearest, mass, moment, unit, one, log_scale):  # type: ignore[no-untyped-def]
+    """Soft-min from the sums of weights and of k times weight (log-sum-exp if log_scale > 0)."""
+    if log_scale > 0.0:
+        return product(unit, nearest) - product(log_scale, logarithm(mass / one))
+    return product(unit, nearest + moment / mass)
 
 
 # --- objectives of the margin, to be maximised --------------------------------------------
@@ -94,7 +145,7 @@ def target_objective(margin, target, sharpness):  # type: ignore[no-untyped-def]
     Divided by 4 s it is a smooth certified accuracy at radius target / 2.
     """
     z = (margin - target) / sharpness
-    p = 1.0 / (1.0 + math.exp(-z)) if z > -30.0 else math.exp(max(z, -700.0))
+    p = 1.0 / (1.0 + exponential(-z)) if z > -30.0 else exponential(z)
     return 4.0 * sharpness * p, 4.0 * p * (1.0 - p)
 
 
@@ -105,15 +156,40 @@ def target_objective(margin, target, sharpness):  # type: ignore[no-untyped-def]
 @register_jitable
 def sgd_update(value, gradient, velocity, rate, momentum, decay):  # type: ignore[no-untyped-def]
     """Ascend with momentum and weight decay; return the new value and velocity."""
-    velocity = momentum * velocity + (gradient - decay * value)
-    return value + rate * velocity, velocity
+    velocity = product(momentum, velocity) + (gradient - product(decay, value))
+    return value + product(rate, velocity), velocity
 
 
 @register_jitable
 def adam_update(value, gradient, first, second, rate, decay, correct1, correct2):  # type: ignore[no-untyped-def]
     """Ascend by Adam (beta 0.9 and 0.999); return the new value and both moments."""
-    gradient = gradient - decay * value
-    first = 0.9 * first + 0.1 * gradient
-    second = 0.999 * second + 0.001 * gradient * gradient
-    step = (first * correct1) / (math.sqrt(second * correct2) + 1e-8)
-    return value + rate * step, first, second
+    gradient = gradient - product(decay, value)
+    first = product(0.9, first) + product(0.1, gradient)
+    second = product(0.999, second) + product(0.001 * gradient, gradient)
+    step = product(first, correct1) / (math.sqrt(product(second, correct2)) + 1e-8)
+    return value + product(rate, step), first, second
+
+
+@register_jitable
+def settled(low, high):  # type: ignore[no-untyped-def]
+    """float32 masters kept inside the codes; crossed ones meet half way."""
+    low = min(max(low, np.float32(0.0)), np.float32(255.0))
+    high = min(max(high, np.float32(0.0)), np.float32(255.0))
+    middle = np.float32(0.5) * (low + high)
+    crossed = low > high
+    return (middle if crossed else low), (middle if crossed else high)
+
+
+@register_jitable
+def rounded(master):  # type: ignore[no-untyped-def]
+    """The code of a settled float32 master: the nearest, halves up."""
+    return np.uint8(master + np.float32(0.5))
+
+
+# --- certificates -------------------------------------------------------------------------
+
+
+@register_jitable
+def rival_radius(distance, nearest, ahead, units):  # type: ignore[no-untyped-def]
+    """Changes that a rival cannot overtake with; it wins ties if `ahead` is 1, else 0."""
+    return (distance - nearest - ahead) // units

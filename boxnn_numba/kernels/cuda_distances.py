@@ -1,0 +1,265 @@
+"""Distances on a GPU: uint8 codes, four to a word, in tiles of samples and boxes.
+
+All penalties are sums of absolute (or squared) differences of bytes, which a GPU adds
+four at a time. With ``s(x, a) = |x - a|`` and bounds a <= b, the distance of x to [a, b] is
+
+    excess(x; a, b) = (s(x, a) + s(x, b) - (b - a)) / 2,
+
+and capping it is subtracting the distance to a wider interval:
+
+    min(excess(x; a, b), W) = excess(x; a, b) - excess(x; max(a - W, 0), min(b + W, 255)).
+
+So a graded box is four planes of codes: lower, upper, and both moved outwards by W; two
+are enough for W = 255, where the wider interval holds every code.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from boxnn_numba.kernels.cuda_device import FORM, FORMULAS, SIMULATED, device, kernel, sad, squares
+
+# A block of COLUMNS x ROWS threads; each has SAMPLES x BOXES pairs, in registers (fewer where
+# their sums take many instructions, which would not be unrolled).
+COLUMNS, ROWS = (2, 2) if SIMULATED else (16, 16)
+SAMPLES, BOXES = (2, 2) if SIMULATED else (4, 2) if FORM == "plain" else (8, 4)
+#: Words of a row that are in shared memory at a time.
+WORDS = 2 if SIMULATED else 16
+THREADS = COLUMNS * ROWS
+TILE_SAMPLES, TILE_BOXES = ROWS * SAMPLES, COLUMNS * BOXES
+#: Threads of kernels that need no tile.
+LINE = 4 if SIMULATED else 256
+# Lengths of arrays must be constants; a row more than the tile keeps threads off each other's bank.
+_PAIRS = SAMPLES * BOXES
+_TALL, _WIDE = TILE_SAMPLES + 4, TILE_BOXES + 4
+
+_graded = FORMULAS["graded"]
+_rival_radius = FORMULAS["rival_radius"]
+
+
+@device
+def _whole_word(x, row, word):  # type: ignore[no-untyped-def]
+    return x[row, word]
+
+
+@device
+def _word_of_bytes(x, row, word):  # type: ignore[no-untyped-def]
+    total = np.uint32(0)
+    for j in range(4):
+        if 4 * word + j < x.shape[1]:
+            total |= np.uint32(x[row, 4 * word + j]) << np.uint32(8 * j)
+    return total
+
+
+@device
+def _given_row(rows, i):  # type: ignore[no-untyped-def]
+    return i
+
+
+@device
+def _listed_row(rows, i):  # type: ignore[no-untyped-def]
+    return rows[i]
+
+
+def _make_tile(penalty: str, word: Any, row: Any) -> Any:
+    """Return a device function that fills a thread's sums of a tile."""
+    capped, plain = penalty == "capped", penalty in ("l1", "l2")
+    planes = 4 if capped else 2
+    add = squares if penalty == "l2" else sad
+    held = planes * BOXES
+
+    @device
+    def tile(x, rows, first_row, last_row, boxes, first_box, words, sums):  # type: ignore[no-untyped-def]
+        """Write the distances of this thread's samples and boxes to `sums`.
+
+        Samples first_row + s * ROWS + y and boxes first_box + b * COLUMNS + x of thread (x, y).
+        """
+        xs = cuda.shared.array((WORDS, _TALL), np.uint32)
+        bounds = cuda.shared.array((planes, WORDS, _WIDE), np.uint32)
+        sides = cuda.shared.array(TILE_BOXES, np.int32)
+        near = cuda.local.array(held, np.uint32)
+        outer = cuda.local.array(_PAIRS, np.int32)
+        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+        thread = ty * COLUMNS + tx
+        for a in range(_PAIRS):
+            sums[a] = 0
+            outer[a] = 0
+        for j in range(thread, TILE_BOXES, THREADS):
+            sides[j] = 0
+        for start in range(0, words, WORDS):
+            for j in range(thread, TILE_SAMPLES * WORDS, THREADS):
+                i, k = j // WORDS, j % WORDS
+                value = np.uint32(0)
+                if first_row + i < last_row and start + k < words:
+                    value = word(x, row(rows, first_row + i), start + k)
+                xs[k, i] = value
+            cuda.syncthreads()
+            for j in range(thread, TILE_BOXES * WORDS, THREADS):
+                m, k = j // WORDS, j % WORDS
+                for p in range(planes):
+                    value = np.uint32(0)
+                    if first_box + m < boxes.shape[1] and start + k < words:
+                        value = boxes[p, first_box + m, start + k]
+                    bounds[p, k, m] = value
+                if not plain:
+                    side = sad(bounds[0, k, m], bounds[1, k, m], np.int32(0))
+                    if capped:
+                        side -= sad(bounds[2, k, m], bounds[3, k, m], np.int32(0))
+                    cuda.atomic.add(sides, m, side)
+            cuda.syncthreads()
+            for k in range(WORDS):
+                for p in range(planes):
+                    for b in range(BOXES):
+                        near[p * BOXES + b] = bounds[p, k, b * COLUMNS + tx]
+                for s in range(SAMPLES):
+                    code = xs[k, s * ROWS + ty]
+                    for b in range(BOXES):
+                        a = s * BOXES + b
+                        sums[a] = add(code, near[b], add(code, near[BOXES + b], sums[a]))
+                        if capped:
+                            outer[a] = sad(
+                                code, near[2 * BOXES + b],
+                                sad(code, near[3 * BOXES + b], outer[a]),
+                            )  # fmt: skip
+            cuda.syncthreads()
+        if not plain:
+            for b in range(BOXES):
+                side = sides[b * COLUMNS + tx]
+                for s in range(SAMPLES):
+                    a = s * BOXES + b
+                    sums[a] = (sums[a] - outer[a] - side) >> 1
+
+    return tile
+
+
+@functools.cache
+def pairwise(penalty: str, words: bool = True, listed: bool = False) -> Any:
+    """Return the kernel for the distances of samples to all boxes.
+
+    Parameters
+    ----------
+    penalty
+        ``"capped"`` or ``"uncapped"`` (graded boxes), ``"l1"`` or ``"l2"``.
+    words
+        Whether x is (N, words) uint32, else (N, n) uint8.
+    listed
+        Whether samples are the rows of x in a list, else consecutive rows.
+    """
+    tile = _make_tile(
+        penalty, _whole_word if words else _word_of_bytes, _listed_row if listed else _given_row
+    )
+
+    @kernel(THREADS, 2)
+    def distances(x, rows, first, last, boxes, out):  # type: ignore[no-untyped-def]
+        """Write D of samples ``first..last`` to all boxes to `out` (last - first, M) int32.
+
+        boxes is (2 or 4, M, words) uint32. One block per tile, those of a tile of samples together.
+        """
+        sums = cuda.local.array(_PAIRS, np.int32)
+        across = (boxes.shape[1] + TILE_BOXES - 1) // TILE_BOXES
+        first_row = first + cuda.blockIdx.x // across * TILE_SAMPLES
+        first_box = cuda.blockIdx.x % across * TILE_BOXES
+        tile(x, rows, first_row, last, boxes, first_box, boxes.shape[2], sums)
+        for s in range(SAMPLES):
+            i = first_row + s * ROWS + cuda.threadIdx.y
+            for b in range(BOXES):
+                m = first_box + b * COLUMNS + cuda.threadIdx.x
+                if i < last and m < out.shape[1]:
+                    out[i - first, m] = sums[s * BOXES + b]
+
+    return distances
+
+
+@functools.cache
+def nearest(penalty: str, words: bool = True) -> Any:
+    """Return the kernel for class distances; `penalty` and `words` as for `pairwise`."""
+    tile = _make_tile(penalty, _whole_word if words else _word_of_bytes, _given_row)
+
+    @kernel(THREADS, 2)
+    def class_distances(x, boxes, labels, out):  # type: ignore[no-untyped-def]
+        """Lower ``out[i, c]`` to the distance of sample i to the nearest box of class c.
+
+        Each thread's boxes of a tile are of one class, ``labels[tile * COLUMNS + threadIdx.x]``,
+        or -1 for none.
+        """
+        sums = cuda.local.array(_PAIRS, np.int32)
+        across = boxes.shape[1] // TILE_BOXES
+        first_row = cuda.blockIdx.x // across * TILE_SAMPLES
+        column = cuda.blockIdx.x % across
+        tile(
+            x, labels, first_row, out.shape[0], boxes, column * TILE_BOXES, boxes.shape[2], sums
+        )  # fmt: skip
+        label = labels[column * COLUMNS + cuda.threadIdx.x]
+        if label < 0:
+            return
+        for s in range(SAMPLES):
+            i = first_row + s * ROWS + cuda.threadIdx.y
+            best = sums[s * BOXES]
+            for b in range(1, BOXES):
+                best = min(best, sums[s * BOXES + b])
+            # Most tiles are not the nearest: a look is cheaper than an atomic minimum.
+            if i < out.shape[0] and best < out[i, label]:
+                cuda.atomic.min(out, (i, label), best)
+
+    return class_distances
+
+
+@kernel(LINE)
+def fill(out, value):  # type: ignore[no-untyped-def]
+    """Set a flat array to a value."""
+    i = cuda.grid(1)
+    if i < out.shape[0]:
+        out[i] = value
+
+
+@kernel(LINE)
+def box_distances(x, lower, upper, width, out):  # type: ignore[no-untyped-def]
+    """Write the graded distances of samples (N, n) to boxes (M, n) to `out` (N, M).
+
+    Of any type of number, one pair a thread. The width has the type of `out`, in which bytes
+    (whose differences would wrap around) are added too.
+    """
+    i, m = cuda.blockIdx.x, cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    if m < out.shape[1]:
+        zero = width - width
+        total = zero
+        for k in range(x.shape[1]):
+            total += _graded(x[i, k] + zero, lower[m, k] + zero, upper[m, k] + zero, width)
+        out[i, m] = total
+
+
+# --- certificates -------------------------------------------------------------------------
+
+
+@kernel(LINE)
+def certify(distance, units, ties, prediction, radius):  # type: ignore[no-untyped-def]
+    """Write the nearest class and the certified radius of each sample.
+
+    distance is (N, K) int32 and K >= 2; units are 2 W g; ties is 1 if they go to the adversary
+    (sound), 0 if they are ignored.
+    """
+    i = cuda.grid(1)
+    if i < distance.shape[0]:
+        p = np.int32(0)
+        for c in range(1, distance.shape[1]):
+            if distance[i, c] < distance[i, p]:
+                p = np.int32(c)
+        least = np.int32(2147483647)
+        for c in range(distance.shape[1]):
+            if c != p:
+                ahead = ties if c < p else np.int32(0)
+                least = min(least, _rival_radius(distance[i, c], distance[i, p], ahead, units))
+        prediction[i] = p
+        radius[i] = least
+
+
+@kernel(LINE)
+def count_radii(prediction, radius, y, counts):  # type: ignore[no-untyped-def]
+    """Count the samples that are right by their radius; the last place takes all larger ones."""
+    i = cuda.grid(1)
+    if i < radius.shape[0] and prediction[i] == y[i]:
+        cuda.atomic.add(counts, min(radius[i], counts.shape[0] - 1), 1)

@@ -1,0 +1,296 @@
+"""A training step on a GPU: soft-min and coefficients of samples, gradient and update of boxes.
+
+The integers of `boxnn_numba.kernels.cpu_training`: weights from a table and coefficients
+in fixed point. Their sums do not depend on the order in which threads add them, and
+floating point is that of the shared formulas, so boxes come out the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from boxnn_numba.kernels.cuda_device import FORMULAS, byte_of, device, kernel, product
+from boxnn_numba.kernels.cuda_distances import LINE
+from boxnn_numba.layout import UNREACHABLE
+
+_weight, _softmin_value = FORMULAS["weight"], FORMULAS["softmin_value"]
+_softmin_coefficient = FORMULAS["softmin_coefficient"]
+_clip_objective, _target_objective = FORMULAS["clip_objective"], FORMULAS["target_objective"]
+_settled, _rounded = FORMULAS["settled"], FORMULAS["rounded"]
+_sgd_update, _adam_update = FORMULAS["sgd_update"], FORMULAS["adam_update"]
+
+_FARTHEST = np.int32(UNREACHABLE)
+_LAST_KEY = np.int64(2**63 - 1)
+
+#: Places of the real parameters of `judge` in their array.
+TAU_PER_UNIT, UNIT, ONE, LOG_SCALE, BOUND, SHARPNESS, FIXED_POINT = range(7)
+
+
+@device
+def _choose_side(kind, label, key, offsets, side):  # type: ignore[no-untyped-def]
+    """Write the boxes side[0]:side[1] of a sample's own side, and whether it is its label's."""
+    own = label
+    if kind == 0:  # the predicted class: of the first box among the nearest
+        box = key & 0x7FFFFFFF
+        own = np.int32(0)
+        while offsets[own + 1] <= box:
+            own += np.int32(1)
+    side[0], side[1] = offsets[own], offsets[own + 1]
+    side[2] = 1 if own == label else -1
+
+
+@device
+def _sum_sides(row, side, near, table, cutoff, sums):  # type: ignore[no-untyped-def]
+    """Add to sums (4): mass and moment of the own side, then of the rivals."""
+    mass0, moment0, mass1, moment1 = 0, 0, 0, 0
+    for m in range(cuda.threadIdx.x, row.shape[0], LINE):
+        if side[0] <= m < side[1]:
+            k = row[m] - near[0]
+            w = _weight(k, table, cutoff)
+            mass0 += w
+            moment0 += w * k
+        else:
+            k = row[m] - near[1]
+            w = _weight(k, table, cutoff)
+            mass1 += w
+            moment1 += w * k
+    cuda.atomic.add(sums, 0, mass0)
+    cuda.atomic.add(sums, 1, moment0)
+    cuda.atomic.add(sums, 2, mass1)
+    cuda.atomic.add(sums, 3, moment1)
+
+
+@device
+def _find_nearest(row, side, near):  # type: ignore[no-untyped-def]
+    """Lower near (2) to the distances to the nearest box of the own side and of the rivals."""
+    own, rival = _FARTHEST, _FARTHEST
+    for m in range(cuda.threadIdx.x, row.shape[0], LINE):
+        if side[0] <= m < side[1]:
+            own = min(own, row[m])
+        else:
+            rival = min(rival, row[m])
+    cuda.atomic.min(near, 0, own)
+    cuda.atomic.min(near, 1, rival)
+
+
+@device
+def _worth(kind, near, sums, real, sign, judged):  # type: ignore[no-untyped-def]
+    """Write objective, soft margin and d objective / d margin of a sample to judged (3)."""
+    unit, one, log_scale = real[UNIT], real[ONE], real[LOG_SCALE]
+    own = _softmin_value(near[0], sums[0], sums[1], unit, one, log_scale)
+    rival = _softmin_value(near[1], sums[2], sums[3], unit, one, log_scale)
+    if kind == 2:
+        worth, rise = _target_objective(rival - own, real[BOUND], real[SHARPNESS])
+    else:
+        worth, rise = _clip_objective(rival - own, real[BOUND], real[SHARPNESS])
+    judged[0], judged[1], judged[2] = sign * worth, rival - own, sign * rise
+
+
+@kernel(LINE)
+def judge(  # type: ignore[no-untyped-def]
+    distance, rows, first, labels, offsets, table, cutoff, real, kind, values, margins, place,
+    counts, entry_rows, coefficients,
+):  # fmt: skip
+    """Judge a sample, one block each, and append its entries to those of the boxes.
+
+    Parameters
+    ----------
+    distance
+        (batch, M) int32. Sample i is row ``rows[first + i]`` of the window, of class
+        ``labels[row]``.
+    offsets, table, cutoff, real, kind
+        Classes of the boxes, the soft-min's weights, the parameters, and the kind of objective.
+    values, margins
+        float64, written from `place` on.
+    counts
+        (M,) int32, entries of each box so far.
+    entry_rows, coefficients
+        (M, room) int32, rows of the window and d objective / d distance in fixed point; room for
+        no sample (0) if only values and margins are asked for.
+    """
+    i, t = cuda.blockIdx.x, cuda.threadIdx.x
+    row, line = rows[first + i], distance[i]
+    key = cuda.shared.array(1, np.int64)
+    side = cuda.shared.array(3, np.int64)
+    near = cuda.shared.array(2, np.int32)
+    sums = cuda.shared.array(4, np.int64)
+    judged = cuda.shared.array(3, np.float64)
+    if t == 0:
+        key[0] = _LAST_KEY
+        near[0], near[1] = _FARTHEST, _FARTHEST
+        sums[0], sums[1], sums[2], sums[3] = 0, 0, 0, 0
+    cuda.syncthreads()
+    if kind == 0:
+        least = _LAST_KEY
+        for m in range(t, line.shape[0], LINE):
+            least = min(least, (np.int64(line[m]) << 31) | np.int64(m))
+        cuda.atomic.min(key, 0, least)
+        cuda.syncthreads()
+    if t == 0:
+        _choose_side(kind, labels[row], key[0], offsets, side)
+    cuda.syncthreads()
+    _find_nearest(line, side, near)
+    cuda.syncthreads()
+    _sum_sides(line, side, near, table, cutoff, sums)
+    cuda.syncthreads()
+    if t == 0:
+        _worth(kind, near, sums, real, np.float64(side[2]), judged)
+        values[place + i], margins[place + i] = judged[0], judged[1]
+    cuda.syncthreads()
+    if judged[2] == 0.0 or entry_rows.shape[1] == 0:
+        return
+    factor = judged[2] * real[FIXED_POINT]
+    for m in range(t, line.shape[0], LINE):
+        own = side[0] <= m < side[1]
+        k = line[m] - (near[0] if own else near[1])
+        if k <= cutoff:
+            mass, moment = (sums[0], sums[1]) if own else (sums[2], sums[3])
+            w = _weight(k, table, cutoff)
+            c = _softmin_coefficient(k, w, mass, moment / mass, real[TAU_PER_UNIT])
+            q = round((-factor if own else factor) * c)
+            if q != 0:
+                e = cuda.atomic.add(counts, m, 1)
+                entry_rows[m, e], coefficients[m, e] = row, q
+
+
+# --- boxes ----------------------------------------------------------------------------------
+
+
+@device
+def _settle_word(masters, m, word, n, width, planes):  # type: ignore[no-untyped-def]
+    """Keep four masters of each side inside the codes, uncross them, and write their codes."""
+    low_codes, high_codes = np.uint32(0), np.uint32(0)
+    low_outer, high_outer = np.uint32(0), np.uint32(0)
+    for j in range(4):
+        k = 4 * word + j
+        if k < n:
+            low, high = _settled(masters[0, m, k], masters[1, m, k])
+            masters[0, m, k], masters[1, m, k] = low, high
+            a, b, shift = np.int32(_rounded(low)), np.int32(_rounded(high)), np.uint32(8 * j)
+            low_codes |= np.uint32(a) << shift
+            high_codes |= np.uint32(b) << shift
+            low_outer |= np.uint32(max(a - width, 0)) << shift
+            high_outer |= np.uint32(min(b + width, 255)) << shift
+    planes[0, m, word], planes[1, m, word] = low_codes, high_codes
+    if planes.shape[0] == 4:
+        planes[2, m, word], planes[3, m, word] = low_outer, high_outer
+
+
+@kernel(LINE)
+def settle(masters, n, width, planes):  # type: ignore[no-untyped-def]
+    """Settle all boxes, one block each: masters (2, M, n) float32 to planes (2 or 4, M, words)."""
+    for word in range(cuda.threadIdx.x, planes.shape[2], LINE):
+        _settle_word(masters, cuda.blockIdx.x, word, n, width, planes)
+
+
+def _make_update(optimizer: str) -> Any:
+    @device
+    def sgd(masters, first, second, side, m, k, gradient, settings):  # type: ignore[no-untyped-def]
+        value, _ = _sgd_update(masters[side, m, k], gradient, 0.0, settings[0], 0.0, settings[2])
+        masters[side, m, k] = value
+
+    @device
+    def momentum(masters, first, second, side, m, k, gradient, settings):  # type: ignore[no-untyped-def]
+        value, speed = _sgd_update(
+            masters[side, m, k], gradient, first[side, m, k], settings[0], settings[1], settings[2]
+        )
+        masters[side, m, k], first[side, m, k] = value, speed
+
+    @device
+    def adam(masters, first, second, side, m, k, gradient, settings):  # type: ignore[no-untyped-def]
+        value, mean, square = _adam_update(
+            masters[side, m, k], gradient, first[side, m, k], second[side, m, k],
+            settings[0], settings[1], settings[2], settings[3],
+        )  # fmt: skip
+        masters[side, m, k], first[side, m, k], second[side, m, k] = value, mean, square
+
+    return {"sgd": sgd, "momentum": momentum, "adam": adam}[optimizer]
+
+
+@functools.cache
+def step(relaxation: str, optimizer: str) -> Any:
+    """Return the kernel that moves boxes along their gradients.
+
+    Parameters
+    ----------
+    relaxation
+        ``"graded"``, ``"l1"`` or ``"l2"``.
+    optimizer
+        ``"sgd"``, ``"momentum"`` or ``"adam"``.
+    """
+    slope, update = FORMULAS[f"{relaxation}_slope"], _make_update(optimizer)
+
+    @device
+    def add_entry(code, low, high, width, q, q_leak, sums):  # type: ignore[no-untyped-def]
+        """Add a sample's pull at four features of a box to sums (8): lower sides, then upper."""
+        for j in range(4):
+            c = byte_of(code, j)
+            sums[j] += slope(byte_of(low, j) - c, width, q, q_leak)
+            sums[4 + j] -= slope(c - byte_of(high, j), width, q, q_leak)
+
+    @kernel(LINE)
+    def step_boxes(  # type: ignore[no-untyped-def]
+        x, n, counts, entry_rows, coefficients, width, leak, scale, settings, dense, masters,
+        first, second, planes,
+    ):  # fmt: skip
+        """Move a box, one block each, and round it to codes; its entries are used up.
+
+        Parameters
+        ----------
+        x
+            (rows, words) uint32, the window.
+        counts, entry_rows, coefficients
+            As `judge` left them; counts are zero afterwards.
+        scale, settings
+            As `boxnn_numba.stepper.step_sizes` returns them, settings in four places.
+        dense
+            Whether boxes without entries move too.
+        masters, first, second
+            (2, M, n) float32; moments where the optimiser has them.
+        planes
+            (2 or 4, M, words) uint32, the deployed boxes.
+        """
+        held_rows = cuda.shared.array(LINE, np.int32)
+        held = cuda.shared.array((2, LINE), np.int64)
+        sums = cuda.local.array(8, np.int64)
+        m, t = cuda.blockIdx.x, cuda.threadIdx.x
+        count = counts[m]
+        if count == 0 and not dense:
+            return
+        words = planes.shape[2]
+        for start_word in range(0, words, LINE):
+            word = start_word + t
+            inside = word < words
+            low, high = np.uint32(0), np.uint32(0)
+            if inside:
+                low, high = planes[0, m, word], planes[1, m, word]
+            for j in range(8):
+                sums[j] = 0
+            for start in range(0, count, LINE):
+                cuda.syncthreads()
+                if start + t < count:
+                    q = coefficients[m, start + t]
+                    held_rows[t] = entry_rows[m, start + t]
+                    held[0, t], held[1, t] = q, round(product(np.float64(q), leak))
+                cuda.syncthreads()
+                if inside:
+                    for e in range(min(LINE, count - start)):
+                        code = x[held_rows[e], word]
+                        add_entry(code, low, high, width, held[0, e], held[1, e], sums)
+            if inside:
+                for side in range(2):
+                    for j in range(4):
+                        k = 4 * word + j
+                        if k < n:
+                            gradient = product(scale, np.float64(sums[4 * side + j]))
+                            update(masters, first, second, side, m, k, gradient, settings)
+                _settle_word(masters, m, word, n, width, planes)
+        # All threads have read the count: each waited for the entries of this box, if any.
+        if t == 0 and count > 0:
+            counts[m] = 0
+
+    return step_boxes

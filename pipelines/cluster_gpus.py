@@ -1,0 +1,111 @@
+"""One GPU for every worker of a cluster, by their order on each machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from boxnn_numba.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_PLUGIN = "boxnn-gpu"
+
+
+def gpu_report() -> tuple[str, list[str]]:
+    """Return the machine of this process, and the GPUs that it may use."""
+    visible = os.environ.get(_VISIBLE)
+    if visible is not None:
+        devices = [word.strip() for word in visible.split(",") if word.strip()]
+    else:
+        devices = [str(index) for index in range(_gpu_count())]
+    return socket.gethostname(), devices
+
+
+def _gpu_count() -> int:
+    """Count GPUs without starting CUDA, which would tie this process to all of them."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return 1
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_uint(0)
+    if library.nvmlInit_v2() != 0:
+        return 0
+    found = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+    library.nvmlShutdown()
+    return count.value if found else 0
+
+
+def assign(reports: Mapping[str, tuple[str, list[str]]], share: bool) -> dict[str, str]:
+    """Return the GPU of each worker.
+
+    Parameters
+    ----------
+    reports
+        For each worker, in order, its machine and the GPUs that it may use.
+    share
+        Whether several workers may use one GPU where there are too few.
+
+    Raises
+    ------
+    ClusterError
+        A worker has no GPU, or none of its own and `share` is false.
+    """
+    users: dict[tuple[str, str], int] = {}
+    chosen = {}
+    for worker, (host, devices) in reports.items():
+        if not devices:
+            raise ClusterError(
+                f"worker {worker} has no NVIDIA GPU; start workers where there is one or use "
+                "--device cpu"
+            )
+        device = min(devices, key=lambda item: users.get((host, item), 0))
+        if users.get((host, device), 0) and not share:
+            raise ClusterError(
+                f"{host} has more workers than GPUs ({len(devices)} for worker {worker}); start "
+                "one worker for each or pass --share-gpus"
+            )
+        users[host, device] = users.get((host, device), 0) + 1
+        chosen[worker] = device
+    return chosen
+
+
+def give_gpus(client: Client, share: bool) -> None:
+    """Let every worker see one GPU, its own; workers that are started again get the same.
+
+    A worker that joins later uses the first GPU that it sees.
+
+    Raises
+    ------
+    ClusterError
+        There are too few GPUs.
+    """
+    from distributed import WorkerPlugin
+
+    class OneGpu(WorkerPlugin):
+        name = _PLUGIN
+
+        def __init__(self, devices: dict[Any, str]) -> None:
+            self.devices = devices
+
+        def setup(self, worker: Any) -> None:
+            if worker.name in self.devices:
+                os.environ[_VISIBLE] = self.devices[worker.name]
+
+    reports = client.run(gpu_report)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    order = sorted(reports, key=lambda address: _natural(workers[address]["name"]))
+    devices = assign({address: reports[address] for address in order}, share)
+    client.register_plugin(OneGpu({workers[a]["name"]: d for a, d in devices.items()}))
+
+
+def _natural(name: Any) -> tuple[int, str]:
+    """Sort names that are numbers as such."""
+    return (name, "") if isinstance(name, int) else (-1, str(name))
