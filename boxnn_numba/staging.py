@@ -91,7 +91,7 @@ def publish(source: UPath, target: UPath) -> None:
 
 def write_failure(error: OSError, path: Name) -> OutputError:
     """Describe a failed write in one line that says what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(
             f"no space left while writing {path}; free some space or choose another --out"
         )

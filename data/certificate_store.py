@@ -52,7 +52,7 @@ class CertificateWriter:
     Raises
     ------
     CertificateFileError
-        The earlier run was of another model, data set or split.
+        The earlier run was of another model, data set or split, or had other options.
     """
 
     def __init__(
@@ -71,10 +71,13 @@ class CertificateWriter:
         expected = zarr_format.with_digest(full)
         kept = {key: item for key, item in before.items() if key not in ("digest", "digests")}
         kept = {**kept, **unmeasured}
-        if before and kept != {key: item for key, item in expected.items() if key != "digest"}:
+        wanted = {key: item for key, item in expected.items() if key != "digest"}
+        if before and kept != wanted:
+            either = sorted(kept.keys() | wanted.keys())
+            other = ", ".join(key for key in either if kept.get(key) != wanted.get(key))
             raise CertificateFileError(
-                f"{path} holds an unfinished run of another model, data set or version; "
-                "pass --overwrite to start again"
+                f"{path} holds an unfinished run with another {other}; resume it with its own "
+                "options or pass --overwrite to start again"
             )
         self._attributes = full
         self._per_sample = before.get("seconds_per_sample")

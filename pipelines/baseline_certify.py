@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -30,6 +31,8 @@ from boxnn_numba.staging import partial_path
 CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^B"}}
 #: Evaluations of a base classifier that a chunk makes at least, and the most rows that it has.
 _CHUNK_EVALUATIONS, _CHUNK_ROWS = 32_000, 256
+#: Votes that a certificate file can count.
+_MOST_SAMPLES = 2**31 - 1
 
 
 def certify_baseline(
@@ -75,7 +78,8 @@ def certify_baseline(
         chunks run.
     votes_from
         For RA, a certificate file of the same model and split whose votes are used again, e.g. for
-        the other certificate or another alpha. Its `limit`, samples and seed hold.
+        the other certificate or another alpha. Its `limit`, samples and seed hold; others that
+        are asked for, but for the defaults, are refused.
     device, threads
         ``"cpu"``, ``"cuda"`` or ``"auto"``; threads of torch on a CPU.
     cluster
@@ -104,7 +108,7 @@ def certify_baseline(
     validation.fraction("alpha", alpha)
     votes, sampling = None, Sampling(limit, samples, guess_samples, seed)
     if votes_from is not None:
-        votes, sampling = _open_votes(votes_from, stored, model, dataset, split)
+        votes, sampling = _open_votes(votes_from, stored, model, dataset, split, sampling)
     n = _row_count(dataset, data, split, sampling)
     job = BaselineJob(
         model=absolute(model),
@@ -158,6 +162,17 @@ def _check(
     validation.choice("split", split, dataset.splits)
     validation.choice("certificate", certificate, CERTIFICATES[stored.method])
     check_match(model, stored.n_features, stored.grid is None, dataset, data)
+    if not set(stored.classes) & set(dataset.classes):
+        raise DataError(
+            f"{data} has classes {_some(dataset.classes)} and {model} knows "
+            f"{_some(stored.classes)}; certify the data set that the model was trained for"
+        )
+
+
+def _some(classes: Sequence[Any]) -> str:
+    """Return the first classes in one line."""
+    more = ", ..." if len(classes) > 3 else ""
+    return ", ".join(map(repr, classes[:3])) + more
 
 
 def _row_count(dataset: Dataset, data: Name, split: str, sampling: Sampling) -> int:
@@ -165,8 +180,8 @@ def _row_count(dataset: Dataset, data: Name, split: str, sampling: Sampling) -> 
     total = dataset.n_rows(split)
     if total == 0:
         raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
-    validation.positive("--samples", sampling.samples)
-    validation.positive("--guess-samples", sampling.guess_samples)
+    validation.integer("--samples", sampling.samples, low=1, high=_MOST_SAMPLES)
+    validation.integer("--guess-samples", sampling.guess_samples, low=1, high=_MOST_SAMPLES)
     validation.integer("--seed", sampling.seed, low=0)
     if sampling.limit is None:
         return total
@@ -182,7 +197,12 @@ def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:
 
 
 def _open_votes(
-    votes_from: Name, stored: BaselineModel, model: Name, dataset: Dataset, split: str
+    votes_from: Name,
+    stored: BaselineModel,
+    model: Name,
+    dataset: Dataset,
+    split: str,
+    asked: Sampling,
 ) -> tuple[CertificateFile, Sampling]:
     """Return a certificate file whose votes are used again, and what they rest on."""
     file = open_certificate(votes_from)
@@ -198,8 +218,14 @@ def _open_votes(
             f"{votes_from} holds the votes of another model, data set or split than {model} on "
             f"{split}; sample again without --votes-from"
         )
-    options = (item.name for item in fields(Sampling))
-    return file, Sampling(**{name: file.attributes[name] for name in options})
+    for item in fields(Sampling):
+        wanted, found = getattr(asked, item.name), file.attributes[item.name]
+        if wanted not in (item.default, found):
+            raise OptionError(
+                f"--{item.name.replace('_', '-')} is {wanted} and the votes in {votes_from} have "
+                f"{found}; leave it out, or sample again without --votes-from"
+            )
+    return file, Sampling(**{item.name: file.attributes[item.name] for item in fields(Sampling)})
 
 
 def _attributes(

@@ -15,6 +15,7 @@ from boxnn_numba.data.sources import open_source
 from boxnn_numba.data.store import open_dataset
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.locations import is_url
+from boxnn_numba.pipelines import reproduce_runs
 from boxnn_numba.pipelines.bench_method import describe_machine
 from boxnn_numba.pipelines.ingest import ingest
 from boxnn_numba.pipelines.published import published_medians
@@ -120,6 +121,9 @@ def reproduce(
     wanted = [name for name in DATASETS if any(name in _datasets_of(each) for each in names)]
     given = dict(zip(DATASETS, (data, fashion), strict=True))
     _check_sources(given, wanted)
+    if reproduce_runs.torch_installed() and any(name in PANELS for name in names):
+        for name in wanted:
+            _check_size(name, given[name], scale)
     folder = _open_folder(out, overwrite, resume)
     paths = {name: _dataset(folder, name, given[name], progress) for name in wanted}
     store = RunStore(folder / "runs", paths, scale, seed, threads, progress)
@@ -223,6 +227,23 @@ def _check_sources(given: Mapping[str, str | Path | None], wanted: Sequence[str]
         except DataError as error:
             option = "--data" if name == "mnist" else "--fashion"
             raise DataError(f"{error} (or pass {option} DATASET)") from error
+
+
+def _check_size(name: str, given: str | Path | None, scale: Scale) -> None:
+    """Raise if a data set in the place of `name` is too small for its runs of RA and FPA."""
+    if given is None:
+        return
+    dataset = open_dataset(given)
+    settings = (*scale.ra.get(name, ()), *scale.fpa.get(name, ()))
+    for has, least, what in (
+        (dataset.n_features, max(settings, default=1), "features"),
+        (dataset.n_rows("test"), scale.images or 1, "test samples"),
+    ):
+        if has < least:
+            raise DataError(
+                f"{given} has {has} {what} and the runs of scale {scale.name} need {least}; pass "
+                f"a data set like {name}"
+            )
 
 
 def _dataset(folder: Path, name: str, given: str | Path | None, progress: Any) -> Path:

@@ -56,6 +56,7 @@ def test_bad_training_options(
         ({"split": "dev"}, "unknown split 'dev'"),
         ({"limit": 41}, "--limit is 41; it must be a whole number from 1 to 40"),
         ({"samples": 0}, "--samples is 0"),
+        ({"samples": 2**31}, "--samples is 2147483648; it must be .* to 2147483647"),
         ({"guess_samples": -1}, "--guess-samples is -1"),
         ({"alpha": 1.0}, "alpha is 1.0; it must be between 0 and 1"),
         ({"seed": -1}, "--seed is -1"),
@@ -87,6 +88,20 @@ def test_votes_that_do_not_fit(ra: Path, fpa: Path, tiny_dataset: Path, tmp_path
             )
 
 
+def test_votes_rest_on_other_options(ra: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    votes, chosen = tmp_path / "v", {**SAMPLING, "limit": 9, "seed": 4}
+    certify_baseline(ra, tiny_dataset, votes, certificate="a", **chosen)
+    again = {"certificate": "b", "votes_from": votes, **chosen}
+    for name, value, words in (
+        ("limit", 8, "--limit is 8 and the votes in .*v have 9; leave it out"),
+        ("guess_samples", 21, "--guess-samples is 21 and the votes in .*v have 20"),
+        ("seed", 5, "--seed is 5"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            certify_baseline(ra, tiny_dataset, tmp_path / "c", **{**again, name: value})
+    certify_baseline(ra, tiny_dataset, tmp_path / "c", **again)
+
+
 def test_data_that_do_not_fit(ra: Path, tmp_path: Path) -> None:
     x, y = np.zeros((6, 5), np.uint8), np.arange(6) % 2
     write_dataset(tmp_path / "d", name="d", classes=[3, 5], train=(x, y), test=(x, y))
@@ -98,6 +113,12 @@ def test_data_that_do_not_fit(ra: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "f", name="f", classes=[3], train=(x, 0 * y), test=(x, y))
     with pytest.raises(DataError, match=r"needs training samples of at least two classes"):
         train_baseline(tmp_path / "f", tmp_path / "m", method="fpa", parts=2)
+    x = np.zeros((6, 12), np.uint8)
+    write_dataset(tmp_path / "g", name="g", classes=list("abcd"), train=(x, y), test=(x, y))
+    with pytest.raises(
+        DataError, match=r"g has classes 'a', 'b', 'c', \.\.\. and .* knows 3, 5, 8;"
+    ):
+        certify_baseline(ra, tmp_path / "g", tmp_path / "c", certificate="a", **SAMPLING)
     train_baseline(tmp_path / "d", tmp_path / "small", method="fpa", parts=2)
     with pytest.raises(DataError, match=r"the test split of .*e is empty"):
         certify_baseline(tmp_path / "small", tmp_path / "e", tmp_path / "c", certificate="a")

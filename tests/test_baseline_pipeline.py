@@ -293,7 +293,9 @@ def test_a_stopped_run_repeats_nothing(
     certify_baseline(ra, tiny_dataset, tmp_path / "whole", **chosen)
     with pytest.raises(InterruptedRunError, match=r"interrupted; 7 of 20 chunks are kept in"):
         certify_baseline(ra, tiny_dataset, tmp_path / "c", progress=Stopper(12), **chosen)
-    with pytest.raises(CertificateFileError, match="unfinished run of another model, data set"):
+    with pytest.raises(
+        CertificateFileError, match="with another multiply_adds, samples; resume it with"
+    ):
         other = {**chosen, "samples": 61}
         certify_baseline(ra, tiny_dataset, tmp_path / "c", resume=True, **other)
     sampled: list[int] = []

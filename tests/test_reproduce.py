@@ -97,7 +97,7 @@ def fake(monkeypatch):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name in ("mnist", "fashion-mnist"):
-        make_data(folder / f"{name}.zarr", name, n=120)
+        make_data(folder / f"{name}.zarr", name, shape=(8, 8), n=120)
     return {"data": folder / "mnist.zarr", "fashion": folder / "fashion-mnist.zarr"}
 
 
@@ -167,7 +167,7 @@ def test_table2_in_the_form_of_the_paper(tmp_path, data, fake):
     assert [item["method"] for item in costs] == [
         "Box-NN", "RA_20", "RA_45", "RA_60", "FPA_25", "FPA_60",
     ]  # fmt: skip
-    assert costs[0]["multiply_adds_per_image"] == str(6 * 30)
+    assert costs[0]["multiply_adds_per_image"] == str(6 * 64)
     assert costs[1]["multiply_adds_per_image"] == "1000"
     text = (tmp_path / "out" / "table2.txt").read_text(encoding="utf-8")
     assert "differences larger than 2 points" in text and "cost to certify one image" in text
@@ -310,12 +310,12 @@ def test_what_is_refused(tmp_path, data):
     with pytest.raises(OptionError, match="scale"):
         reproduce("table1", tmp_path / "out", **data, scale="huge")
     with pytest.raises(OptionError, match="URL"):
-        reproduce("table1", "memory://out", **data)
+        reproduce("table1", "memory://out", **data, scale=TINY)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for option in ("resume", "overwrite"):
         with pytest.raises(OptionError, match="choose another --out"):
-            reproduce("table1", tmp_path / "mine", **data, **{option: True})
+            reproduce("table1", tmp_path / "mine", **data, scale=TINY, **{option: True})
     assert (tmp_path / "mine" / "thesis.tex").exists()
     assert not (tmp_path / "out").exists()
 
@@ -341,6 +341,10 @@ def test_command(run_boxnn, no_data_around, data, fake, monkeypatch):
     assert code == 0 and json.loads(printed)["targets"]["table1"]["files"]
     failed(run_boxnn("reproduce", "table9", "--out", "new", *words), 2, *TARGETS[:3])
     failed(run_boxnn("reproduce", "table2", "--out", "new"), 1, "mnist", "--data")
+    monkeypatch.setitem(SCALES, "quick", replace(TINY, images=121))
+    failed(run_boxnn("reproduce", "table3", "--out", "new", *words), 1, "120 test samples", "121")
+    monkeypatch.setitem(SCALES, "quick", replace(TINY, fpa={"mnist": (65,)}))
+    failed(run_boxnn("reproduce", "table2", "--out", "new", *words), 1, "64 features", "need 65")
     assert not Path("new").exists()
 
 

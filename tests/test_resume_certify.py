@@ -95,7 +95,9 @@ def test_another_model_cannot_resume(many_chunks: Path, tmp_path: Path) -> None:
         certify(tmp_path / "model", many_chunks, tmp_path / "c", progress=Stopper(9))
     other = TrainingOptions(**{**OPTIONS.as_dict(), "seed": 9})
     train(many_chunks, tmp_path / "model", other, overwrite=True)
-    with pytest.raises(CertificateFileError, match="another model, data set or version; pass --ov"):
+    with pytest.raises(
+        CertificateFileError, match="run with another model_digest, training; resume"
+    ):
         certify(tmp_path / "model", many_chunks, tmp_path / "c", resume=True)
     certify(tmp_path / "model", many_chunks, tmp_path / "c", overwrite=True)
 
