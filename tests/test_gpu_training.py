@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from gpu_arrays import SIMULATED, why_not
 from boxnn_numba import fit, load_model
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.certificate_store import open_certificate
-from boxnn_numba.errors import BackendError
+from boxnn_numba.data.store import open_dataset, write_dataset
+from boxnn_numba.errors import BackendError, ClusterError, OptionError
 from boxnn_numba.feed import Feed
 from boxnn_numba.options import TrainingOptions
+from boxnn_numba.pipelines.certify import certify
+from boxnn_numba.pipelines.cluster import ClusterOptions
+from boxnn_numba.pipelines.train import train
 from boxnn_numba.training import Training
 
 _REASON = why_not()
@@ -162,24 +167,46 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         run.run_epoch()
 
 
+def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
+    data = shortened(tiny_dataset, tmp_path) if SIMULATED else tiny_dataset
+    options = TrainingOptions(boxes=4, epochs=1, batch=8)
+    one = ClusterOptions(workers=1, threads_per_worker=1)
+    train(data, tmp_path / "m-one", options, device="cpu", threads=1)
+    train(data, tmp_path / "m-worker", options, device="cuda", threads=1, cluster=one)
+    models = [load_model(tmp_path / name) for name in ("m-one", "m-worker")]
+    np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
+    np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
+    certify(tmp_path / "m-one", data, tmp_path / "c-one", device="cpu", threads=1)
+    both = replace(one, workers=2, share_gpus=True)
+    certify(tmp_path / "m-one", data, tmp_path / "c-both", device="cuda", cluster=both)
+    files = [open_certificate(tmp_path / name) for name in ("c-one", "c-both")]
+    np.testing.assert_array_equal(files[0].radius, files[1].radius)
+    if SIMULATED:  # of which there is one
+        with pytest.raises(ClusterError, match="has more workers than GPUs"):
+            train(data, tmp_path / "m", options, device="cuda", cluster=replace(one, workers=2))
+    with pytest.raises(OptionError, match="--box-shards are computed on CPUs"):
+        train(data, tmp_path / "m", options, device="cuda", cluster=replace(one, box_shards=2))
+
+
+def shortened(path: Path, folder: Path) -> Path:
+    """Return a copy of a dataset with few samples."""
+    dataset = open_dataset(path)
+    train, test = dataset.read("train"), dataset.read("test")
+    parts = {"train": (train[0][:12], train[1][:12]), "test": (test[0][:5], test[1][:5])}
+    write_dataset(folder / "short.zarr", name="short", classes=[3, 5, 8], **parts)
+    return folder / "short.zarr"
+
+
 def test_commands(tmp_path: Path, tiny_dataset: Path, run_boxnn: Any) -> None:
     """Model files and certificate files hold the same arrays, whatever the device."""
     if SIMULATED:
-        from boxnn_numba.data.store import open_dataset, write_dataset
-
-        dataset = open_dataset(tiny_dataset)
-        train, test = dataset.read("train"), dataset.read("test")
-        tiny_dataset = tmp_path / "tinier.zarr"
-        write_dataset(
-            tiny_dataset, name="t", classes=[3, 5, 8],
-            train=(train[0][:12], train[1][:12]), test=(test[0][:5], test[1][:5]),
-        )  # fmt: skip
+        tiny_dataset = shortened(tiny_dataset, tmp_path)
     for device in ("cpu", "cuda"):
         at = ("--device", device, "--out")
-        words = ("--boxes", 4, "--epochs", 1, "--batch", 8, "--threads", 1)
-        assert run_boxnn("train", tiny_dataset, *at, f"m-{device}", *words)[0] == 0
-        certify = ("certify", f"m-{device}", tiny_dataset, *at, f"c-{device}")
-        assert run_boxnn(*certify, "--chunk", 3)[0] == 0
+        words = ("train", tiny_dataset, *at, f"m-{device}", "--boxes", 4, "--epochs", 1)
+        assert run_boxnn(*words, "--batch", 8, "--threads", 1)[0] == 0
+        words = ("certify", f"m-{device}", tiny_dataset, *at, f"c-{device}", "--chunk", 3)
+        assert run_boxnn(*words)[0] == 0
     models = [load_model(tmp_path / f"m-{device}") for device in ("cpu", "cuda")]
     np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
     np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)

@@ -90,6 +90,23 @@ def test_code_of_every_kernel(form: str, names: str, count: int, record_property
                 assert (found["packed"] >= 128) == (form == "packed"), where
 
 
+# --- the benchmark -----------------------------------------------------------------------------
+
+
+@needs_numba_cuda
+def test_benchmark_runs_in_the_simulator(tmp_path: Path) -> None:
+    script, file = TESTS / "benchmarks" / "gpu_bench.py", tmp_path / "found.json"
+    done = run(script, "--simulate", "--json", file)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["checks"] > 30 and len(found["kernels"]) == len(found["plain"]) == 3
+    assert {row["form"] for row in found["plain"]} == {"plain"}
+    assert set(found["targets"]) == {
+        "share of the plain floor", "epoch", "million rows", "times torch"
+    }  # fmt: skip
+    assert done.stdout.splitlines()[-1].startswith("times torch: not measured")
+
+
 # --- errors ------------------------------------------------------------------------------------
 
 
@@ -116,6 +133,9 @@ def test_no_gpu_is_one_line_that_says_what_to_do(run_boxnn: Any, tiny_dataset: P
     assert "\n" not in str(caught.value)
     words = "train", tiny_dataset, "--out", "m", "--device", "cuda"
     code, _, complaint = run_boxnn(*words)
+    done = run(TESTS / "benchmarks" / "gpu_bench.py")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("gpu_bench: device cuda") and done.stderr.count("\n") == 1
     assert code == 1 and complaint.count("\n") == 1 and "--device cpu" in complaint
     with pytest.raises(OptionError, match="chunk is 0"):
         get_backend("cpu", 1, 0)
