@@ -38,7 +38,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     random_state
         Seed, a RandomState, or None for a random seed.
     device
-        ``"cpu"`` or ``"auto"``.
+        As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. Where it is fitted.
 
     Attributes
     ----------
