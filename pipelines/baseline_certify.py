@@ -223,7 +223,8 @@ def _open_votes(
         if wanted not in (item.default, found):
             raise OptionError(
                 f"--{item.name.replace('_', '-')} is {wanted} and the votes in {votes_from} have "
-                f"{found}; leave it out, or sample again without --votes-from"
+                f"{'none' if found is None else found}; leave it out, or sample again without "
+                "--votes-from"
             )
     return file, Sampling(**{item.name: file.attributes[item.name] for item in fields(Sampling)})
 

@@ -9,9 +9,11 @@ from typing import Any
 import fake_networks
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 
+from boxnn_numba.baselines.scikit_classifiers import ScikitSubmodels
 from boxnn_numba.data.store import write_dataset
-from boxnn_numba.errors import BoxNNError, DataError, OptionError
+from boxnn_numba.errors import BoxNNError, DataError, InputError, OptionError
 from boxnn_numba.pipelines.baseline import certify_baseline, train_baseline
 
 SAMPLING: dict[str, Any] = {"samples": 60, "guess_samples": 20}
@@ -137,3 +139,29 @@ def test_without_torch(
         with pytest.raises(BoxNNError, match=r"needs torch; pip install 'boxnn-numba\[baselines\]"):
             work()
     assert set(tmp_path.iterdir()) == before
+
+
+def test_torch_that_does_not_load(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("raise ImportError('no libtorch.so')")
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(BoxNNError, match=r"does not load \(no libtorch.so\); install it again"):
+        train_baseline(tiny_dataset, tmp_path / "m", method="ra", retained=2)
+
+
+class TwoOutputs(DummyClassifier):
+    """Gives a list, as classifiers of several outputs do."""
+
+    def predict_proba(self, X: np.ndarray) -> list[np.ndarray]:
+        return [np.ones((len(X), 2)), np.ones((len(X), 3))]
+
+
+def test_probabilities_of_several_outputs() -> None:
+    x, y = np.zeros((6, 4), np.uint8), np.arange(6) % 2
+    fitted = ScikitSubmodels(TwoOutputs(), [0, 0, 1, 1], n_classes=2).fit(x, y)
+    with pytest.raises(InputError, match="probabilities of TwoOutputs are not one matrix; use a"):
+        fitted.scores(x)

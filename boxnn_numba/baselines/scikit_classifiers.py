@@ -148,8 +148,12 @@ def _check_fitted(fitted: int) -> None:
 
 
 def _probabilities(fitted: Any, pairs: np.ndarray, n_classes: int) -> np.ndarray:
-    found = np.asarray(fitted.predict_proba(_scaled(pairs)))
     name = f"probabilities of {type(fitted).__name__}"
+    given = fitted.predict_proba(_scaled(pairs))
+    try:
+        found = np.asarray(given)
+    except ValueError as error:  # lists of several outputs, of different lengths
+        raise InputError(f"{name} are not one matrix; use a classifier with one output") from error
     return validation.scores(name, found, (len(pairs), n_classes)).astype(np.float32)
 
 

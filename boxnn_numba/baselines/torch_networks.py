@@ -17,6 +17,7 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.backend import default_threads
 from boxnn_numba.errors import BackendError, InputError
+from boxnn_numba.locations import first_line
 
 DEVICES = ("cpu", "cuda")
 
@@ -27,7 +28,7 @@ def load_torch() -> Any:
     Raises
     ------
     BackendError
-        torch is not installed.
+        torch is not installed, or cannot be loaded.
     """
     try:
         import torch
@@ -35,6 +36,10 @@ def load_torch() -> Any:
         raise BackendError(
             "this base classifier needs torch; pip install 'boxnn-numba[baselines]'"
         ) from None
+    except (ImportError, OSError) as error:  # e.g. one of its shared libraries is missing
+        raise BackendError(
+            f"torch is installed but does not load ({first_line(error)}); install it again"
+        ) from error
     return torch
 
 
