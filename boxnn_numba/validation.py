@@ -274,6 +274,61 @@ def box_bounds(lower: ArrayLike, upper: ArrayLike) -> tuple[np.ndarray, np.ndarr
     return low, high
 
 
+# --- attacks ---------------------------------------------------------------------------
+
+
+def limits(
+    domain: tuple[ArrayLike, ArrayLike] | None, n: int, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n,) arrays with the least and the largest value that an attack may write.
+
+    `domain` is (low, high), numbers or (n,) arrays; None stands for 0..255 of uint8.
+    """
+    if domain is None:
+        if dtype != np.uint8:
+            raise OptionError(f"features are {dtype}; pass domain=(low, high) for what they may be")
+        domain = 0, 255
+    if not isinstance(domain, tuple | list) or len(domain) != 2:
+        raise OptionError(f"domain is {domain!r}; pass (low, high)")
+    whole = dtype.kind in "iu"
+    info = np.iinfo(dtype) if whole else np.finfo(dtype)
+    low, high = (
+        _bound(name, value, n, whole, info)
+        for name, value in zip(("low", "high"), domain, strict=True)
+    )
+    if (low > high).any():
+        at = int((low > high).argmax())
+        raise OptionError(f"domain has low {low[at]} > high {high[at]} at feature {at}; swap them")
+    return low, high
+
+
+def _bound(name: str, value: ArrayLike, n: int, whole: bool, info: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape not in ((), (n,)):
+        raise OptionError(
+            f"domain has {name} of shape {array.shape}; pass one number or {n}, one per feature"
+        )
+    numbers = array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+    fits = numbers and bool(((array >= info.min) & (array <= info.max)).all())
+    if not fits or (whole and (array != np.floor(array)).any()):
+        kind = "whole" if whole else "finite"
+        raise OptionError(
+            f"domain has {name} {value!r}; it must be {kind} numbers {info.min}..{info.max}"
+        )
+    return np.broadcast_to(array, (n,)).astype(np.int64 if whole else np.float64)
+
+
+def mask(name: str, value: ArrayLike, n: int) -> np.ndarray:
+    """Return an (n,) array of booleans."""
+    array = np.asarray(value)
+    if array.shape != (n,) or array.dtype != bool:
+        raise OptionError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; pass {n} booleans, one per "
+            "feature"
+        )
+    return array
+
+
 # --- data sets -------------------------------------------------------------------------
 
 

@@ -1,0 +1,258 @@
+"""What an attack may do next: the codes worth trying, and the group whose change gains most.
+
+Why so few codes are tried: against a rival box B with interval [a, b] in a feature, a code
+v < a is never better than a itself. Moving from v to a lowers the penalty of B by a - v (or from W
+to 0) and that of any other box by at most as much. So only codes inside the interval matter,
+and there the penalty of an own box, a valley, is largest at an end: a code between the ends can
+only be better for several own boxes at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import register_jitable
+
+from boxnn_numba.kernels.elementwise import graded
+
+#: Most codes that are tried for one feature against one rival box.
+VALUES = 4
+_FAR = 2**30
+_WORST = np.int64(-(2**62))
+
+
+class Task(NamedTuple):
+    """What is the same for all inputs.
+
+    Attributes
+    ----------
+    lower, upper, lower_t, upper_t
+        (M, n) and (n, M) uint8 bounds of boxes sorted by label.
+    labels, offsets
+        (M,) int32 and (K + 1,) int64, as in `Boxes`.
+    up, down
+        (n, 256) int16, the nearest code at or above (below) each code that the attack may write
+        into a feature; -1 where there is none.
+    free
+        (n,) bool, features that may change.
+    width, group, tries, limit
+        Width W, features in a group, rounds of local search, most groups that may change.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_t: np.ndarray
+    upper_t: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    free: np.ndarray
+    width: int
+    group: int
+    tries: int
+    limit: int
+
+
+class Work(NamedTuple):
+    """What is kept about one input; the arrays are used again for the next.
+
+    Attributes
+    ----------
+    start, code, best, pick
+        (n,) int32 codes: of the input, now, of the best attack, and of a group that is tried.
+    distance
+        (M,) int32 distances of `code` to all boxes.
+    changed, banned
+        (G,) bool, groups that differ from the input, and that must not be changed now.
+    near, running, trial
+        (L,) own boxes in view, and their distances while a group is tried.
+    values, counts, costs, gains
+        Codes to try (n, VALUES), how many, and what they add to the penalty of the rival (n,
+        VALUES) and of the own boxes (n, VALUES, L).
+    random
+        (1,) uint64 state of the random numbers.
+    """
+
+    start: np.ndarray
+    code: np.ndarray
+    best: np.ndarray
+    pick: np.ndarray
+    distance: np.ndarray
+    changed: np.ndarray
+    banned: np.ndarray
+    near: np.ndarray
+    running: np.ndarray
+    trial: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
+    costs: np.ndarray
+    gains: np.ndarray
+    random: np.ndarray
+
+
+@register_jitable
+def nearest_of(distance, first, last):  # type: ignore[no-untyped-def]
+    """Index and distance of the nearest of some boxes, the first of equals."""
+    found, least = -1, _FAR
+    for m in range(first, last):
+        if distance[m] < least:
+            found, least = m, distance[m]
+    return found, least
+
+
+@register_jitable
+def view_nearest(task, work, own):  # type: ignore[no-untyped-def]
+    """Put the nearest own boxes into view."""
+    first, last = task.offsets[own], task.offsets[own + 1]
+    floor, after = -1, -1
+    for place in range(len(work.near)):
+        found, least = -1, _FAR
+        for m in range(first, last):
+            d = work.distance[m]
+            if d < least and (d > floor or (d == floor and m > after)):
+                found, least = m, d
+        # Where the class has fewer boxes, the nearest is in view more than once.
+        work.near[place] = found if found >= 0 else work.near[0]
+        floor, after = least, found
+
+
+@register_jitable
+def _add_value(task, work, k, code, low, high):  # type: ignore[no-untyped-def]
+    """Add a code of a feature to those to try, with its effect on all boxes in view."""
+    place, width, start = work.counts[k], task.width, work.start[k]
+    work.values[k, place] = code
+    work.counts[k] = place + 1
+    work.costs[k, place] = graded(code, low, high, width) - graded(start, low, high, width)
+    for j in range(len(work.near)):
+        a, b = int(task.lower[work.near[j], k]), int(task.upper[work.near[j], k])
+        work.gains[k, place, j] = graded(code, a, b, width) - graded(start, a, b, width)
+
+
+@register_jitable
+def _ends_to_one(work, k):  # type: ignore[no-untyped-def]
+    """Of two codes keep the one that no box in view prefers the other to; False if there is none.
+
+    Both cost the rival nothing.
+    """
+    first = second = True
+    for j in range(len(work.near)):
+        first &= work.gains[k, 0, j] >= work.gains[k, 1, j]
+        second &= work.gains[k, 1, j] >= work.gains[k, 0, j]
+    if second and not first:
+        work.values[k, 0], work.costs[k, 0] = work.values[k, 1], work.costs[k, 1]
+        work.gains[k, 0, :] = work.gains[k, 1, :]
+    if first or second:
+        work.counts[k] = 1
+    return first or second
+
+
+@register_jitable
+def _middle(task, work, k, low, high):  # type: ignore[no-untyped-def]
+    """The code between two where penalties of the boxes in view add up to most; -1 if none."""
+    best, most = -1, -1
+    for j in range(len(work.near)):
+        m = work.near[j]
+        for side in range(2):
+            if side == 0:
+                code = task.down[k, max(int(task.lower[m, k]) - task.width, 0)]
+            else:
+                code = task.up[k, min(int(task.upper[m, k]) + task.width, 255)]
+            if low < code < high:
+                total = 0
+                for i in range(len(work.near)):
+                    a, b = int(task.lower[work.near[i], k]), int(task.upper[work.near[i], k])
+                    total += graded(int(code), a, b, task.width)
+                if total > most:
+                    best, most = int(code), total
+    return best
+
+
+@register_jitable
+def prepare(task, work, box):  # type: ignore[no-untyped-def]
+    """List the codes to try for every feature against a rival box."""
+    for k in range(len(work.code)):
+        work.counts[k] = 0
+        if not task.free[k]:
+            continue
+        low, high = int(task.lower[box, k]), int(task.upper[box, k])
+        first, last = int(task.up[k, low]), int(task.down[k, high])
+        if 0 <= first <= high:
+            _add_value(task, work, k, first, low, high)
+            if last > first:
+                _add_value(task, work, k, last, low, high)
+                if not _ends_to_one(work, k):
+                    middle = _middle(task, work, k, first, last)
+                    if middle >= 0:
+                        _add_value(task, work, k, middle, low, high)
+            continue
+        # No code inside may be written: what is nearest on both sides, and both extremes.
+        below, above = int(task.down[k, low]), int(task.up[k, high])
+        lowest, highest = int(task.up[k, 0]), int(task.down[k, 255])
+        if below >= 0:
+            _add_value(task, work, k, below, low, high)
+            if lowest < below:
+                _add_value(task, work, k, lowest, low, high)
+        if above >= 0:
+            _add_value(task, work, k, above, low, high)
+            if highest > above:
+                _add_value(task, work, k, highest, low, high)
+
+
+@register_jitable
+def _score(running, gains, aim):  # type: ignore[no-untyped-def]
+    """The least distance of the own boxes in view, and all that are nearer than the aim, summed."""
+    least, total = np.int32(_FAR), np.int32(0)
+    for j in range(len(running)):
+        d = np.int32(running[j] + gains[j])
+        least = min(least, d)
+        total += min(d, aim)
+    return np.int64(least), np.int64(total)
+
+
+@register_jitable
+def _try_group(task, work, group, aim):  # type: ignore[no-untyped-def]
+    """Pick codes for the features of a group, one after another, and return the score.
+
+    The score is how near the rival box comes, then (in the lower 32 bits) how far the others in
+    view are on their way to the aim.
+    """
+    running, trial = work.running, work.trial
+    for j in range(len(running)):
+        trial[j] = running[j]
+    cost, score = 0, _WORST
+    first = group * task.group
+    for k in range(first, min(first + task.group, len(work.code))):
+        pick, best = -1, score  # of a group, some features may stay as they are
+        for v in range(work.counts[k]):
+            least, total = _score(trial, work.gains[k, v], aim)
+            found = ((least - cost - work.costs[k, v]) << np.int64(32)) + total
+            if found > best:
+                pick, best = v, found
+        work.pick[k] = work.code[k]
+        if pick >= 0:
+            work.pick[k] = work.values[k, pick]
+            cost += work.costs[k, pick]
+            for j in range(len(trial)):
+                trial[j] += work.gains[k, pick, j]
+            score = best
+    return score
+
+
+@register_jitable
+def best_group(task, work, box, aim):  # type: ignore[no-untyped-def]
+    """The group whose change brings the rival box closest; -1 if none brings it closer."""
+    none = np.zeros(len(work.near), np.int32)
+    for j in range(len(work.near)):
+        work.running[j] = work.distance[work.near[j]]
+    least, total = _score(work.running, none, aim)
+    best, found = (least << np.int64(32)) + total, -1
+    for group in range(len(work.changed)):
+        if not (work.changed[group] or work.banned[group]):
+            score = _try_group(task, work, group, aim)
+            if score > best:
+                best, found = score, group
+    if found >= 0:
+        _try_group(task, work, found, aim)
+    return found
