@@ -132,13 +132,13 @@ def cnn_layers(height: int, width: int, channels: int, n_classes: int) -> tuple[
     The first convolution is large and strided: where few pixels are retained, a small window sees
     none of them, and large products of matrices are what a CPU computes fastest.
     """
-    layers = [Layer("conv", channels, 32, size=8, stride=4, padding=2)]
+    layers = [Layer("conv", channels, 48, size=8, stride=4, padding=2)]
     height, width = layers[0].after(height), layers[0].after(width)
     while max(height, width) > 4 or len(layers) < 2:
-        layers.append(Layer("conv", layers[-1].outputs, 64, size=3, stride=2, padding=1))
+        layers.append(Layer("conv", layers[-1].outputs, 128, size=3, stride=2, padding=1))
         height, width = layers[-1].after(height), layers[-1].after(width)
-    layers.append(Layer("linear", 64 * height * width, 128))
-    return (*layers, Layer("linear", 128, n_classes))
+    layers.append(Layer("linear", 128 * height * width, 256))
+    return (*layers, Layer("linear", 256, n_classes))
 
 
 def mlp_layers(inputs: int, n_classes: int) -> tuple[Layer, ...]:
