@@ -155,7 +155,7 @@ def test_networks_are_what_their_arrays_say(
 
 @pytest.mark.torch
 def test_multiply_adds_of_a_cnn(cnn: MaskedNetwork) -> None:
-    # 8 x 8 -> 2 x 2 x 32 -> 1 x 1 x 64 -> 128 -> 3
+    # 8 x 8 -> 2 x 2 x 48 -> 1 x 1 x 128 -> 256 -> 3
     assert cnn.multiply_adds() == 4 * 48 * 2 * 64 + 128 * 48 * 9 + 128 * 256 + 256 * 3
 
 
