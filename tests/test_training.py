@@ -12,7 +12,7 @@ import pytest
 from boxnn_numba import Boxes, BoxNN, certified_accuracy, fit, median_certified_radius
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset, write_dataset
-from boxnn_numba.errors import BackendError, DataError, DivergenceError, InputError, OptionError
+from boxnn_numba.errors import DataError, DivergenceError, InputError, OptionError
 from boxnn_numba.feed import Feed
 from boxnn_numba.model_file import load_model
 from boxnn_numba.options import (
@@ -291,9 +291,8 @@ def test_bad_data() -> None:
     wrong[4, 2] = np.nan
     with pytest.raises(InputError, match="drop or fill NaN and infinite values first"):
         fit(wrong, y, boxes=3)
-    for device, error in (("tpu", OptionError), ("cuda", BackendError)):
-        with pytest.raises(error, match="device"):
-            fit(x, y, boxes=3, device=device)
+    with pytest.raises(OptionError, match="unknown device 'tpu'"):
+        fit(x, y, boxes=3, device="tpu")
     with pytest.raises(OptionError, match="threads is 0"):
         get_backend("cpu", 0)
 

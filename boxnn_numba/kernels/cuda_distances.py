@@ -33,6 +33,8 @@ THREADS = COLUMNS * ROWS
 TILE_SAMPLES, TILE_BOXES = ROWS * SAMPLES, COLUMNS * BOXES
 #: Threads of kernels that need no tile.
 LINE = 4 if SIMULATED else 256
+#: Larger than any distance; that to a class without a box.
+FARTHEST = np.int32(2**31 - 1)
 # Lengths of arrays must be constants; a row more than the tile keeps threads off each other's bank.
 _PAIRS = SAMPLES * BOXES
 _TALL, _WIDE = TILE_SAMPLES + 4, TILE_BOXES + 4
@@ -248,7 +250,7 @@ def certify(distance, units, ties, prediction, radius):  # type: ignore[no-untyp
         for c in range(1, distance.shape[1]):
             if distance[i, c] < distance[i, p]:
                 p = np.int32(c)
-        least = np.int32(2147483647)
+        least = FARTHEST
         for c in range(distance.shape[1]):
             if c != p:
                 ahead = ties if c < p else np.int32(0)

@@ -14,8 +14,7 @@ import numpy as np
 from numba import cuda
 
 from boxnn_numba.kernels.cuda_device import FORMULAS, byte_of, device, kernel, product
-from boxnn_numba.kernels.cuda_distances import LINE
-from boxnn_numba.layout import UNREACHABLE
+from boxnn_numba.kernels.cuda_distances import FARTHEST, LINE
 
 _weight, _softmin_value = FORMULAS["weight"], FORMULAS["softmin_value"]
 _softmin_coefficient = FORMULAS["softmin_coefficient"]
@@ -23,7 +22,6 @@ _clip_objective, _target_objective = FORMULAS["clip_objective"], FORMULAS["targe
 _settled, _rounded = FORMULAS["settled"], FORMULAS["rounded"]
 _sgd_update, _adam_update = FORMULAS["sgd_update"], FORMULAS["adam_update"]
 
-_FARTHEST = np.int32(UNREACHABLE)
 _LAST_KEY = np.int64(2**63 - 1)
 
 #: Places of the real parameters of `judge` in their array.
@@ -67,7 +65,7 @@ def _sum_sides(row, side, near, table, cutoff, sums):  # type: ignore[no-untyped
 @device
 def _find_nearest(row, side, near):  # type: ignore[no-untyped-def]
     """Lower near (2) to the distances to the nearest box of the own side and of the rivals."""
-    own, rival = _FARTHEST, _FARTHEST
+    own, rival = FARTHEST, FARTHEST
     for m in range(cuda.threadIdx.x, row.shape[0], LINE):
         if side[0] <= m < side[1]:
             own = min(own, row[m])
@@ -121,7 +119,7 @@ def judge(  # type: ignore[no-untyped-def]
     judged = cuda.shared.array(3, np.float64)
     if t == 0:
         key[0] = _LAST_KEY
-        near[0], near[1] = _FARTHEST, _FARTHEST
+        near[0], near[1] = FARTHEST, FARTHEST
         sums[0], sums[1], sums[2], sums[3] = 0, 0, 0, 0
     cuda.syncthreads()
     if kind == 0:
