@@ -47,17 +47,23 @@ def cost_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the costs as a table."""
     lines = ["cost to certify one image (seconds with reading and writing; multiply-adds):"]
     lines += [
-        f"  {item['method']:<8} {item['seconds_per_image']:12.3g} s "
+        f"  {item['method']:<8} {_seconds(item['seconds_per_image']):>12} s "
         f"{item['multiply_adds_per_image']:12.3g}   ({item['images']} images; {item['note']})"
         for item in rows
     ]
     return "\n".join(lines)
 
 
+def _seconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
+
+
 def _row(method: str, file: CertificateFile, work: int, note: str) -> dict[str, Any]:
+    # Not known of a run that was killed after its last chunk, before that was recorded.
+    seconds = file.attributes["seconds_per_sample"]
     return {
         "method": method,
-        "seconds_per_image": float(f"{file.attributes['seconds_per_sample']:.4g}"),
+        "seconds_per_image": None if seconds is None else float(f"{seconds:.4g}"),
         "multiply_adds_per_image": work,
         "images": len(file),
         "note": note,

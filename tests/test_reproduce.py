@@ -82,7 +82,8 @@ class FakeBaselines(ModuleType):
         size = (len(y), len(dataset.classes))
         writer = CertificateWriter(Path(out), attributes, *size, len(y), guesses=True)
         write_chunk(Path(out), 0, len(y), prediction, radius, y, np.zeros(size, np.int32), y)
-        writer.finish(1.0, 0.5)
+        # Unknown where a run was killed after its last chunk.
+        writer.finish(1.0, None if "fpa-60" in Path(model).parent.name else 0.5)
 
 
 @pytest.fixture
@@ -168,6 +169,7 @@ def test_table2_in_the_form_of_the_paper(tmp_path, data, fake):
         "Box-NN", "RA_20", "RA_45", "RA_60", "FPA_25", "FPA_60",
     ]  # fmt: skip
     assert costs[0]["multiply_adds_per_image"] == str(6 * 64)
+    assert [item["seconds_per_image"] for item in costs[1:]] == [*["0.5"] * 4, ""]
     assert costs[1]["multiply_adds_per_image"] == "1000"
     text = (tmp_path / "out" / "table2.txt").read_text(encoding="utf-8")
     assert "differences larger than 2 points" in text and "cost to certify one image" in text

@@ -110,7 +110,7 @@ def _cost(rows: list[dict[str, Any]]) -> str:
     lines = ["| to certify one image | seconds | multiply-adds |", "|---|---|---|"]
     lines += [
         f"| {_name(row['method']) if '_' in row['method'] else row['method']} "
-        f"| {row['seconds_per_image']:.2g} | {row['multiply_adds_per_image']:.2g} |"
+        f"| {row['seconds_per_image'] or float('nan'):.2g} | {row['multiply_adds_per_image']:.2g} |"
         for row in rows
     ]
     return "\n".join(lines)
