@@ -33,12 +33,20 @@ def levelled(
     every = np.array(list(itertools.product(np.arange(float(levels)), repeat=n_features)))
     codes = grid.codes.astype(int)
     labels = np.array([0, 1, 2, 0, 1, 2, 1])
-    middle = codes[0][rng.integers(0, levels, (len(labels), n_features))]
+    # Classes 0 and 1 at opposite corners, with some features elsewhere.
+    corner = rng.choice([0, levels - 1], n_features)
+    level = np.where(labels[:, None] == 1, levels - 1 - corner, corner)
+    elsewhere = rng.random(level.shape) < np.where(labels == 2, 0.6, 0.25)[:, None]
+    level = np.where(elsewhere, rng.integers(0, levels, level.shape), level)
+    middle = codes[0][level]
     half = rng.choice([0, 20, 60], middle.shape)
     lower, upper = np.clip(middle - half, 0, 255), np.clip(middle + half, 0, 255)
     boxes = Boxes(lower, upper, labels, width, 3)
     model = BoxNN(boxes, ["a", "b", "c"], grid, group_size=group_size)
-    return model, every[rng.integers(0, len(every), 6)], every
+    x = np.concatenate(
+        [level[rng.permutation(len(level))[:3]], every[rng.integers(0, len(every), 3)]]
+    )
+    return model, x.astype(float), every
 
 
 def groups_changed(x: np.ndarray, other: np.ndarray, group_size: int) -> np.ndarray:

@@ -126,7 +126,7 @@ def _add_value(task, work, k, code, low, high):  # type: ignore[no-untyped-def]
     work.counts[k] = place + 1
     work.costs[k, place] = graded(code, low, high, width) - graded(start, low, high, width)
     for j in range(len(work.near)):
-        a, b = int(task.lower[work.near[j], k]), int(task.upper[work.near[j], k])
+        a, b = np.int64(task.lower[work.near[j], k]), np.int64(task.upper[work.near[j], k])
         work.gains[k, place, j] = graded(code, a, b, width) - graded(start, a, b, width)
 
 
@@ -156,16 +156,19 @@ def _middle(task, work, k, low, high):  # type: ignore[no-untyped-def]
         m = work.near[j]
         for side in range(2):
             if side == 0:
-                code = task.down[k, max(int(task.lower[m, k]) - task.width, 0)]
+                code = task.down[k, max(np.int64(task.lower[m, k]) - task.width, 0)]
             else:
-                code = task.up[k, min(int(task.upper[m, k]) + task.width, 255)]
+                code = task.up[k, min(np.int64(task.upper[m, k]) + task.width, 255)]
             if low < code < high:
                 total = 0
                 for i in range(len(work.near)):
-                    a, b = int(task.lower[work.near[i], k]), int(task.upper[work.near[i], k])
-                    total += graded(int(code), a, b, task.width)
+                    a, b = (
+                        np.int64(task.lower[work.near[i], k]),
+                        np.int64(task.upper[work.near[i], k]),
+                    )
+                    total += graded(np.int64(code), a, b, task.width)
                 if total > most:
-                    best, most = int(code), total
+                    best, most = np.int64(code), total
     return best
 
 
@@ -176,8 +179,8 @@ def prepare(task, work, box):  # type: ignore[no-untyped-def]
         work.counts[k] = 0
         if not task.free[k]:
             continue
-        low, high = int(task.lower[box, k]), int(task.upper[box, k])
-        first, last = int(task.up[k, low]), int(task.down[k, high])
+        low, high = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
+        first, last = np.int64(task.up[k, low]), np.int64(task.down[k, high])
         if 0 <= first <= high:
             _add_value(task, work, k, first, low, high)
             if last > first:
@@ -188,8 +191,8 @@ def prepare(task, work, box):  # type: ignore[no-untyped-def]
                         _add_value(task, work, k, middle, low, high)
             continue
         # No code inside may be written: what is nearest on both sides, and both extremes.
-        below, above = int(task.down[k, low]), int(task.up[k, high])
-        lowest, highest = int(task.up[k, 0]), int(task.down[k, 255])
+        below, above = np.int64(task.down[k, low]), np.int64(task.up[k, high])
+        lowest, highest = np.int64(task.up[k, 0]), np.int64(task.down[k, 255])
         if below >= 0:
             _add_value(task, work, k, below, low, high)
             if lowest < below:
