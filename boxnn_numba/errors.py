@@ -36,6 +36,14 @@ class CertificateFileError(BoxNNError, ValueError):
     """A certificate file cannot be read, is damaged, or is unfinished."""
 
 
+class AttackFileError(BoxNNError, ValueError):
+    """An attack file cannot be read, is damaged, or is unfinished."""
+
+
+class UnsoundError(BoxNNError, RuntimeError):
+    """An attack succeeded within a certified radius, or is not one: a defect of this package."""
+
+
 class OutputError(BoxNNError, OSError):
     """An output could not be written (permissions, no space, in use)."""
 

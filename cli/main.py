@@ -24,6 +24,7 @@ COMMANDS = {
     "certify": "certify",
     "evaluate": "certify",
     "predict": "certify",
+    "attack": "attack",
     "report": "report",
     "localize": "localize",
     "baseline": "baseline",

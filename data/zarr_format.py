@@ -168,7 +168,8 @@ def _check_attributes(
     noun = kind.removeprefix("boxnn-")
     if attributes.get("format") != kind:
         found = attributes.get("format", "no boxnn format")
-        raise error(f"{path} is not a {noun} (found {found}); pass a {noun} made by boxnn")
+        named = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+        raise error(f"{path} is not {named} (found {found}); pass {named} made by boxnn")
     found_version = attributes.get("version")
     if not isinstance(found_version, int) or found_version > version:
         raise error(

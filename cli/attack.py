@@ -1,0 +1,83 @@
+"""`boxnn attack`: the smallest adversarial change found for each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from boxnn_numba.cli.common import StorePath, common_options, emit, progress, run_options
+from boxnn_numba.errors import OptionError
+
+
+@click.command(short_help="Attack samples of a split.")
+@click.argument("model", type=StorePath(exists=True))
+@click.argument("data", type=StorePath(exists=True))
+@click.option("--out", required=True, type=StorePath(), help="Where the attacks go.")
+@click.option("--split", default="test", show_default=True, help="test or train.")
+@click.option("--limit", type=int, help="Attack only this many rows, spread evenly.")
+@click.option(
+    "--method",
+    default="greedy",
+    show_default=True,
+    help="greedy (uses the boxes) or random (black box, in the manner of Sparse-RS).",
+)
+@click.option("--max-features", type=int, help="Most features, or groups, to change.")
+@click.option("--low", type=int, default=0, show_default=True, help="Least code to write.")
+@click.option("--high", type=int, default=255, show_default=True, help="Largest code to write.")
+@click.option("--rivals", type=int, default=16, show_default=True, help="Rival boxes to try.")
+@click.option("--tries", type=int, default=32, show_default=True, help="Rounds of local search.")
+@click.option("--queries", type=int, default=1000, show_default=True, help="Of the random method.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@run_options
+@common_options
+def attack(
+    model: str,
+    data: str,
+    out: str,
+    split: str,
+    limit: int | None,
+    threads: int | None,
+    overwrite: bool,
+    resume: bool,
+    device: str,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Look for the smallest change of features that changes the prediction of MODEL.
+
+    For each sample of a split of DATA: an adversarial input and how many features it changes,
+    checked by the model and against the certified radius.
+
+    Example: boxnn attack model.zarr mnist.zarr --out attack.zarr --limit 1000
+    """
+    if device not in ("auto", "cpu"):
+        raise OptionError(f"--device is {device!r}; attacks run on the CPU, leave it out")
+    from boxnn_numba.pipelines.attack import AttackOptions
+    from boxnn_numba.pipelines.attack import attack as run
+
+    with progress(quiet, "attacking") as bar:
+        result = run(
+            model, data, out, AttackOptions(**options), split=split, limit=limit, threads=threads,
+            overwrite=overwrite, resume=resume, progress=bar,
+        )  # fmt: skip
+    emit(result, as_json, _text(result))
+
+
+def _text(result: dict[str, Any]) -> str:
+    curve = result["radii"]
+    changed = result["mean_changed"]
+    return "\n".join(
+        [
+            f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
+            f"{result['accuracy']:.2f}%; attacks found on {result['found']:.2f}%"
+            + ("" if changed is None else f", changing {changed:.1f} on average"),
+            f"{result['meets']:.2f}% need exactly one change more than is certified, none fewer",
+            "radius                       " + "".join(f"{radius:>7}" for radius in curve),
+            "certified accuracy           "
+            + "".join(f"{row['certified_accuracy']:>7.1f}" for row in curve.values()),
+            "robust accuracy under attack "
+            + "".join(f"{row['robust_accuracy']:>7.1f}" for row in curve.values()),
+        ]
+    )

@@ -1,0 +1,331 @@
+"""Attack the samples of a split, and hold what is found against the certificate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import certificates, validation
+from boxnn_numba.attack import AttackResult, greedy_attack, random_search
+from boxnn_numba.backend import get_backend, limit_threads
+from boxnn_numba.data.attack_store import AttackWriter, open_attack
+from boxnn_numba.data.store import Dataset, open_dataset
+from boxnn_numba.distances import class_distance
+from boxnn_numba.domain import Domain, domain_of
+from boxnn_numba.errors import DataError, OptionError, UnsoundError
+from boxnn_numba.locations import Location, Name, location
+from boxnn_numba.model import BoxNN
+from boxnn_numba.model_file import load_model, model_digest
+from boxnn_numba.pipelines.chunked import check_match, class_positions
+from boxnn_numba.pipelines.cluster import keep_on_interrupt
+from boxnn_numba.rivals import group_count, need_two_classes
+from boxnn_numba.staging import staged_output
+
+METHODS = ("greedy", "random")
+#: Samples that are attacked and written at a time.
+CHUNK_ROWS = 128
+#: Share of the groups that a random search may change by default.
+_RANDOM_SHARE = 10
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """How samples are attacked.
+
+    Attributes
+    ----------
+    method
+        ``"greedy"`` (white box) or ``"random"`` (black box).
+    max_features
+        Most features (or groups) to change; any number for the greedy attack, a tenth of all
+        for the random one by default.
+    low, high
+        Least and largest code that is written.
+    rivals, tries
+        Of `greedy_attack`.
+    queries
+        Of `random_search`.
+    seed
+        Of both.
+    """
+
+    method: str = "greedy"
+    max_features: int | None = None
+    low: int = 0
+    high: int = 255
+    rivals: int = 16
+    tries: int = 32
+    queries: int = 1000
+    seed: int = 0
+
+
+def attack(
+    model: Name,
+    data: Name,
+    out: Name,
+    options: AttackOptions | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    radii: Sequence[int] = (0, 4, 8, 12, 16, 20, 24, 28),
+    threads: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Attack samples of a split and write an attack file.
+
+    Every adversarial input is predicted again before it is written, and compared with the
+    certified radius of its sample.
+
+    Parameters
+    ----------
+    model, data
+        Paths of a model and of a dataset with the same features.
+    out
+        Where the attack file goes.
+    options
+        How; the greedy attack by default.
+    split
+        ``"test"`` or ``"train"``.
+    limit
+        Attack only this many rows, ``(arange(limit) * total) // limit``.
+    radii
+        Of the summary.
+    threads
+        Threads to use; all cores by default.
+    overwrite, resume
+        Replace what is at `out`; continue a run that was stopped.
+    progress
+        Optional object with ``start(total, unit)`` and ``advance(n)``.
+
+    Returns
+    -------
+    dict
+        ``n``, ``found`` (percent), ``meets`` (percent of samples for which the smallest attack is
+        the certified radius plus one), ``mean_changed``, ``accuracy``, and under
+        ``radii``, radius as string, ``robust_accuracy`` under attack and ``certified_accuracy``
+        (percent); ``seconds``.
+
+    Raises
+    ------
+    UnsoundError
+        An attack succeeded within a certified radius; the input is kept beside `out`.
+    BoxNNError
+        Bad model, data or option, or an output that cannot be written.
+    """
+    began = time.perf_counter()
+    chosen = options or AttackOptions()
+    get_backend("cpu", threads)
+    validation.choice("method", chosen.method, METHODS)
+    validation.radii(radii)
+    classifier, dataset = load_model(model), open_dataset(data)
+    validation.choice("split", split, dataset.splits)
+    check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
+    need_two_classes(classifier)
+    total = dataset.n_rows(split)
+    if total == 0:
+        raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
+    count = total if limit is None else validation.integer("--limit", limit, 1, total)
+    rows = (np.arange(count) * total) // count
+    job = _Job(classifier, dataset, split, rows, chosen, location(out))
+    job.attack(rows[:0])  # options are checked before anything is written
+    attributes = {**_attributes(job, model, data), "limit": limit}
+    staged = staged_output(
+        out, overwrite=overwrite, resume=resume, resumable=True, inputs=[model, data]
+    )
+    with staged as partial, limit_threads(threads):
+        dtype = np.dtype(np.uint8 if dataset.is_codes else np.float32)
+        writer = AttackWriter(
+            partial, attributes, (count, classifier.boxes.n_features), dtype, CHUNK_ROWS
+        )
+        _run(job, writer, partial, progress)
+        writer.finish(time.perf_counter() - began)
+    return {
+        "attack": str(out),
+        "method": chosen.method,
+        "split": split,
+        "n": count,
+        **_summary(out, job, radii),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _run(job: _Job, writer: AttackWriter, folder: Location, progress: Any) -> None:
+    starts = range(0, len(job.rows), CHUNK_ROWS)
+    todo = writer.unfinished()
+    sizes = [min(CHUNK_ROWS, len(job.rows) - start) for start in starts]
+    if progress is not None:
+        progress.start(len(job.rows), "samples")
+        progress.advance(len(job.rows) - sum(sizes[index] for index in todo))
+    with keep_on_interrupt(
+        lambda: len(starts) - len(writer.unfinished()), f"{len(starts)} chunks", folder
+    ):
+        for index in todo:
+            rows = job.rows[starts[index] : starts[index] + CHUNK_ROWS]
+            writer.write(index, *job.attack(rows))
+            if progress is not None:
+                progress.advance(sizes[index])
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    model: BoxNN
+    dataset: Dataset
+    split: str
+    rows: np.ndarray
+    options: AttackOptions
+    out: Location
+
+    def attack(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Attack some rows; return what an attack file holds of them."""
+        model = self.model
+        if len(rows) == 0:
+            x = np.zeros((1, model.boxes.n_features), np.float32 if model.grid else np.uint8)
+            self._found(x, np.zeros(1, np.int64))
+            return ()
+        x, y = self.dataset.read_rows(self.split, rows)
+        found = self._found(x, rows)
+        before, radius = model.certify(x)
+        self._check(x, rows, found, before, radius)
+        index = model.class_distance(found.x_adv).argmin(axis=1)
+        label = class_positions(model.classes, self.dataset)[y]
+        return found.x_adv, found.changed, index, label, rows
+
+    def _found(self, x: np.ndarray, rows: np.ndarray) -> AttackResult:
+        options, model = self.options, self.model
+        if options.method == "greedy":
+            return greedy_attack(
+                model, x, max_features=options.max_features, domain=(options.low, options.high),
+                rivals=options.rivals, tries=options.tries, seed=options.seed,
+            )  # fmt: skip
+        return _random(model, x, options, int(rows[0]))
+
+    def _check(
+        self,
+        x: np.ndarray,
+        rows: np.ndarray,
+        found: AttackResult,
+        before: np.ndarray,
+        radius: np.ndarray,
+    ) -> None:
+        """Raise unless every attack is one, and none is within the certified radius."""
+        success = found.changed >= 0
+        wrong = success & (self.model.predict(found.x_adv) == before)
+        beaten = success & (found.changed <= radius)
+        if not (wrong | beaten).any():
+            return
+        at = int((wrong | beaten).argmax())
+        path = keep_counterexample(self.out, x[at], found.x_adv[at], int(rows[at]))
+        if wrong[at]:
+            raise UnsoundError(
+                f"the attack on row {rows[at]} does not change the prediction; this is a defect, "
+                f"please report it with {path}"
+            )
+        raise UnsoundError(
+            beaten_text(int(rows[at]), int(found.changed[at]), int(radius[at]), path)
+        )
+
+
+def beaten_text(row: int, changed: int, radius: int, path: Name) -> str:
+    """Return what to say of an attack that beats a certificate."""
+    return (
+        f"an attack changes the prediction of row {row} with {changed} features, within its "
+        f"certified radius {radius}; the certificate is wrong, please report it with {path}"
+    )
+
+
+def keep_counterexample(beside: Location, x: np.ndarray, x_adv: np.ndarray, row: int) -> Location:
+    """Write an input and an attack on it to an ``.npz`` file beside another output."""
+    path = beside.with_name(f"{beside.name}.counterexample-{row}.npz")
+    with path.open("wb") as file:
+        np.savez(file, x=x, x_adv=x_adv, row=row)
+    return path
+
+
+def _random(model: BoxNN, x: np.ndarray, options: AttackOptions, first: int) -> AttackResult:
+    """Search at random among the codes that can be written."""
+    groups = group_count(model)
+    budget = max(1, groups // _RANDOM_SHARE)
+    if options.max_features is not None:
+        budget = validation.integer("max_features", options.max_features, 1, groups)
+    seed = np.random.SeedSequence([validation.integer("seed", options.seed, 0), first])
+    domain = domain_of(model, (options.low, options.high), dtype=x.dtype)
+    low, high = domain.up()[:, options.low], domain.down()[:, options.high]
+    if not domain.free.all():
+        raise OptionError(
+            f"no code in {options.low}..{options.high} can be written into feature "
+            f"{domain.free.argmin()}; widen the domain"
+        )
+    codes = model.encode(x)
+    nearest = _nearest(domain_of(model, dtype=x.dtype))
+    columns = np.arange(codes.shape[1])
+    found = random_search(
+        lambda batch: -class_distance(nearest[columns, batch], model.boxes),
+        codes, budget, options.queries, int(seed.generate_state(1)[0]), (low, high),
+        model.group_size,
+    )  # fmt: skip
+    written = nearest[columns, found.x_adv]
+    differs = np.pad(written != codes, ((0, 0), (0, -len(columns) % model.group_size)))
+    changed = differs.reshape(len(codes), groups, -1).any(axis=2).sum(axis=1)
+    x_adv = domain.decode(x, codes, written)
+    changed = np.where(found.changed >= 0, changed, -1).astype(np.int32)
+    return AttackResult(x_adv, changed, model.predict(x_adv))
+
+
+def _nearest(domain: Domain) -> np.ndarray:
+    """(n, 256) uint8, the code that can be written that is nearest to each."""
+    up, down = domain.up().astype(np.int32), domain.down().astype(np.int32)
+    codes = np.arange(256)
+    above = np.where(up < 0, 512, up - codes)
+    below = np.where(down < 0, 512, codes - down)
+    return np.where(above <= below, up, down).astype(np.uint8)
+
+
+def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
+    classifier, dataset = job.model, job.dataset
+    return {
+        "model": str(model),
+        "model_digest": model_digest(classifier),
+        "dataset": str(data),
+        "dataset_name": dataset.name,
+        "dataset_digest": dataset.digest,
+        "split": job.split,
+        "width": classifier.boxes.width,
+        "group_size": classifier.group_size,
+        "classes": list(classifier.classes),
+        "feature_shape": list(classifier.feature_shape or ()),
+        "options": asdict(job.options),
+    }
+
+
+def _summary(out: Name, job: _Job, radii: Sequence[int]) -> dict[str, Any]:
+    """Return how accuracy stands under attack, beside what is certified of the same samples."""
+    file = open_attack(out)
+    changed, found = file.changed, file.changed >= 0
+    outcomes = []
+    for start in range(0, len(job.rows), CHUNK_ROWS):
+        x, _ = job.dataset.read_rows(job.split, job.rows[start : start + CHUNK_ROWS])
+        distance = job.model.class_distance(x)
+        outcomes.append(
+            certificates.certified_radius(distance, job.model.boxes.width, job.model.group_size)
+        )
+    prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
+    outcome = prediction, radius, file.label
+    resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
+    robust = certificates.certified_accuracy(prediction, resisted, file.label, radii)
+    certified = certificates.certified_accuracy(*outcome, radii)
+    return {
+        "found": 100.0 * float(found.mean()),
+        "meets": 100.0 * float((changed == radius + 1).mean()),
+        "mean_changed": float(changed[found].mean()) if found.any() else None,
+        "accuracy": 100.0 * float((prediction == file.label).mean()),
+        "radii": {
+            str(r): {"certified_accuracy": 100.0 * float(c), "robust_accuracy": 100.0 * float(a)}
+            for r, c, a in zip(radii, certified, robust, strict=True)
+        },
+    }
