@@ -77,14 +77,16 @@ def choices(
     -------
     features, values, gains
         As for `Program`. A code is left out where another one gains as much or more against every
-        own box, or leaving the feature as it is does. Only codes inside the rival's interval are
-        looked at where there are any (see `boxnn_numba.kernels.attack_choice`).
+        own box, or leaving the feature as it is does. Codes beyond an end of the rival's interval
+        are looked at only if that end may not be written; else it gains as much or more (see
+        `boxnn_numba.kernels.attack_choice`).
     """
     found: list[tuple[np.ndarray, ...]] = []
     for k in range(len(codes)):
         tried = np.flatnonzero(allowed[k])
-        inside = tried[(tried >= rival[0][k]) & (tried <= rival[1][k])]
-        tried = inside if len(inside) else tried
+        low, high = rival[0][k], rival[1][k]
+        beaten = ((tried < low) & allowed[k, low]) | ((tried > high) & allowed[k, high])
+        tried = tried[~beaten]
         gains = _gains(int(codes[k]), tried, own, rival, k, width)
         kept = _undominated(gains)
         found.append((np.full(len(kept), k), tried[kept], gains[:, kept]))

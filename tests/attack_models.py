@@ -25,9 +25,12 @@ def clusters(
 
 
 def levelled(
-    seed: int, n_features: int, width: int, group_size: int, levels: int
+    seed: int, n_features: int, width: int, group_size: int, levels: int, shift: int = 0
 ) -> tuple[BoxNN, np.ndarray, np.ndarray]:
-    """A model on a grid of few levels, raw inputs, and every input that there is."""
+    """A model on a grid of few levels, raw inputs, and every input that there is.
+
+    Boxes lie around codes of the grid, or up to `shift` codes off.
+    """
     rng = np.random.default_rng([seed, n_features, width, levels])
     grid = Grid.fit(np.repeat(np.arange(float(levels))[:, None], n_features, axis=1))
     every = np.array(list(itertools.product(np.arange(float(levels)), repeat=n_features)))
@@ -38,7 +41,7 @@ def levelled(
     level = np.where(labels[:, None] == 1, levels - 1 - corner, corner)
     elsewhere = rng.random(level.shape) < np.where(labels == 2, 0.6, 0.25)[:, None]
     level = np.where(elsewhere, rng.integers(0, levels, level.shape), level)
-    middle = codes[0][level]
+    middle = codes[0][level] + rng.integers(-shift, shift + 1, level.shape)
     half = rng.choice([0, 20, 60], middle.shape)
     lower, upper = np.clip(middle - half, 0, 255), np.clip(middle + half, 0, 255)
     boxes = Boxes(lower, upper, labels, width, 3)

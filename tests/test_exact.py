@@ -54,6 +54,12 @@ def test_all_radii_against_brute_force_on_grids_of_few_levels() -> None:
     assert (margin < pairwise).any() and (pairwise < exact).any() and (margin > 0).sum() > 5
 
 
+def test_ends_of_boxes_that_no_input_can_reach() -> None:
+    """Where an end of a rival's interval is no code of the grid, one beyond it can be the best."""
+    for seed, (n, levels) in enumerate([(3, 6), (4, 4), (5, 3), (4, 5)] * 3):
+        check(*levelled(seed, n, 60, 1, levels, shift=60))
+
+
 @SETTINGS
 @given(
     st.integers(0, 10**6),
