@@ -17,7 +17,7 @@ _SHARES = 0.5, 0.05
 
 @dataclass(eq=False)
 class Search:
-    """The state of a random search: inputs `current` (N, n), with groups `chosen` (N, budget) changed."""
+    """A random search: inputs `current` (N, n), with groups `chosen` (N, budget) changed."""
 
     predict: Callable[[np.ndarray], Any]
     x: np.ndarray
