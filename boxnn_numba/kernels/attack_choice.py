@@ -4,7 +4,8 @@ Why so few codes are tried: against a rival box B with interval [a, b] in a feat
 v < a is never better than a itself. Moving from v to a lowers the penalty of B by a - v (or from W
 to 0) and that of any other box by at most as much. So only codes inside the interval matter,
 and there the penalty of an own box, a valley, is largest at an end: a code between the ends can
-only be better for several own boxes at once.
+only be better for several own boxes at once. Where an end itself may not be written, a code
+beyond it could be better; the attack, which proves nothing, leaves it out.
 """
 
 from __future__ import annotations
