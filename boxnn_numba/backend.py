@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -61,7 +62,7 @@ def get_backend(
     ----------
     device
         ``"cpu"``, ``"cuda"`` (an NVIDIA GPU), or ``"auto"``: the GPU where there is one and the
-        extra ``cuda`` is installed.
+        extra ``cuda`` is installed. One that does not work is not used, with a warning.
     threads
         Threads to use; all cores that this process may use by default (or ``BOXNN_NUM_THREADS``).
     chunk
@@ -79,7 +80,7 @@ def get_backend(
     if chunk is not None:
         validation.positive("chunk", chunk)
     cpu = _cpu_backend(default_threads() if threads is None else threads)
-    if device == "cpu" or (device == "auto" and not _gpu_present()):
+    if device == "cpu" or (device == "auto" and not _gpu_usable()):
         return cpu
     return _cuda_backend(cpu.threads, chunk)
 
@@ -99,6 +100,21 @@ def _cuda_backend(threads: int, chunk: int | None) -> CudaBackend:
     from boxnn_numba.gpu_backend import CudaBackend
 
     return CudaBackend(threads, chunk)
+
+
+@functools.cache
+def _gpu_usable() -> bool:
+    """Whether device auto is the GPU."""
+    if not _gpu_present():
+        return False
+    from boxnn_numba.gpu_runtime import check_device
+
+    try:
+        check_device()
+    except BackendError as error:
+        warnings.warn(f"{error}; device auto uses the CPU", stacklevel=3)
+        return False
+    return True
 
 
 @functools.cache

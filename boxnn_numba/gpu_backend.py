@@ -128,7 +128,7 @@ class CudaBackend(CpuBackend):
         self._chunk = chunk
         self._tables: weakref.WeakKeyDictionary[Boxes, CudaTable] = weakref.WeakKeyDictionary()
         self._layouts: weakref.WeakKeyDictionary[Boxes, CudaTable] = weakref.WeakKeyDictionary()
-        self._nothing = cuda.to_device(np.zeros(1, np.int32))
+        self._nothing = runtime.send(np.zeros(1, np.int32))
         self._buffers: tuple[Any, list[_Buffer]] | None = None
         self._forward: CudaStepper | None = None
         self._lock = threading.Lock()
@@ -154,8 +154,8 @@ class CudaBackend(CpuBackend):
     @staticmethod
     def _upload(planes: np.ndarray, labels: Any, width: int, n_features: int) -> CudaTable:
         with runtime.enough_memory(planes.nbytes, "use fewer boxes, or --device cpu"):
-            on_device = None if labels is None else cuda.to_device(labels)
-            return CudaTable(cuda.to_device(planes), on_device, width, n_features)
+            on_device = None if labels is None else runtime.send(labels)
+            return CudaTable(runtime.send(planes), on_device, width, n_features)
 
     def table_of(self, boxes: Boxes) -> CudaTable:  # type: ignore[override]
         """Return boxes on the GPU for `pairwise`, sent once."""
@@ -246,6 +246,8 @@ class CudaBackend(CpuBackend):
     def certified_radius(self, distance: Any, units: int, sound: bool) -> tuple[Any, Any]:
         """Return predictions and radii of class distances (N, K) in `units` of 2 W g."""
         found = runtime.checked("class_distance", distance, np.int32, (None, None))
+        if found.shape[1] < 2:
+            raise InputError("class_distance has one column; a radius needs two classes or more")
         prediction, radius = (
             runtime.new_like(distance, found.shape[:1], np.int32) for _ in range(2)
         )
@@ -260,7 +262,7 @@ class CudaBackend(CpuBackend):
         radii = runtime.checked("radius", radius, np.int32, (None,))
         guesses = runtime.checked("prediction", prediction, np.int32, tuple(radii.shape))
         truths = runtime.checked("y", y, runtime.wrap(y).dtype, tuple(radii.shape))
-        counts, stream = cuda.to_device(np.zeros(top + 1, np.int32)), runtime.current_stream()
+        counts, stream = runtime.send(np.zeros(top + 1, np.int32)), runtime.current_stream()
         runtime.launch(
             cuda_distances.count_radii, len(radii), guesses, radii, truths, counts, stream=stream
         )

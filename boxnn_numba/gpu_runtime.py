@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -54,10 +55,29 @@ def check_device() -> None:
         raise BackendError(
             f"device cuda has no compiler ({_reason(error)}); `pip install 'boxnn-numba[cuda]'`"
         ) from error
-    except CudaAPIError as error:
+    except _library_errors() as error:
         raise BackendError(
-            f"device cuda does not work here ({_reason(error)}); use --device cpu"
+            f"device cuda does not work here ({_reason(error)}); update the NVIDIA driver or use "
+            "--device cpu"
         ) from error
+
+
+def _library_errors() -> tuple[type[Exception], ...]:
+    """Return what the libraries below numba-cuda raise, which pass through it as they are.
+
+    A driver that is older than the compiler shows where code is linked or loaded.
+    """
+    found: list[type[Exception]] = [CudaAPIError]
+    for module, name in (
+        ("numba.cuda.cudadrv.driver", "LinkerError"),
+        ("cuda.core._utils.cuda_utils", "CUDAError"),
+        ("cuda.bindings.nvvm", "nvvmError"),
+        ("cuda.bindings.nvjitlink", "nvJitLinkError"),
+        ("cuda.pathfinder", "DynamicLibNotFoundError"),
+    ):
+        with contextlib.suppress(ImportError, AttributeError):
+            found.append(getattr(importlib.import_module(module), name))
+    return tuple(found)
 
 
 def _reason(error: BaseException) -> str:
@@ -68,7 +88,11 @@ def _reason(error: BaseException) -> str:
 
 def free_memory() -> float:
     """Return how many bytes the GPU has left; infinite in the simulator."""
-    return float(cuda.current_context().get_memory_info().free)
+    context = cuda.current_context()
+    if not SIMULATED:
+        # Numba keeps what is no longer used for a while, which the driver counts as taken.
+        context.memory_manager.deallocations.clear()
+    return float(context.get_memory_info().free)
 
 
 @contextlib.contextmanager
@@ -107,6 +131,17 @@ def current_stream() -> Any:
     if cupy is None or SIMULATED:
         return cuda.default_stream()
     return cuda.external_stream(cupy.cuda.get_current_stream().ptr)
+
+
+def send(array: np.ndarray) -> Any:
+    """Return a copy on the GPU that work on any stream may read.
+
+    The driver may return before memory that is not pinned has arrived; streams of callers need not
+    wait for the default stream, on which it does.
+    """
+    sent = cuda.to_device(array)
+    cuda.default_stream().synchronize()
+    return sent
 
 
 def launch(kernel: Any, count: int, *arguments: Any, stream: Any = 0) -> None:

@@ -77,11 +77,11 @@ class CudaStepper:
         moments = n_moments(options)
         needed = 4 * int(np.prod(planes)) + 4 * (1 + moments) * 2 * masters[0].size
         with runtime.enough_memory(needed, "use fewer --boxes, or --device cpu"):
-            self._masters = cuda.to_device(np.stack(masters).astype(np.float32))
+            self._masters = runtime.send(np.stack(masters).astype(np.float32))
             shape = self._masters.shape
-            self._moments = [cuda.to_device(np.zeros(shape, np.float32)) for _ in range(moments)]
-            self._planes = cuda.to_device(np.zeros(planes, np.uint32))
-            self._counts = cuda.to_device(np.zeros(self.n_boxes, np.int32))
+            self._moments = [runtime.send(np.zeros(shape, np.float32)) for _ in range(moments)]
+            self._planes = runtime.send(np.zeros(planes, np.uint32))
+            self._counts = runtime.send(np.zeros(self.n_boxes, np.int32))
         self._optimizer = "momentum" if moments == 1 else options.optimizer
         self._distance: Any = None
         self._entry_rows: Any = None
@@ -105,8 +105,8 @@ class CudaStepper:
             FIXED_POINT,
         )  # fmt: skip
         self._constants = (
-            cuda.to_device(inputs.offsets.astype(np.int64)), cuda.to_device(soft.table),
-            np.int64(soft.cutoff), cuda.to_device(np.array(real)), np.int32(worth.kind),
+            runtime.send(inputs.offsets.astype(np.int64)), runtime.send(soft.table),
+            np.int64(soft.cutoff), runtime.send(np.array(real)), np.int32(worth.kind),
         )  # fmt: skip
 
     # --- samples ------------------------------------------------------------------------
@@ -119,8 +119,8 @@ class CudaStepper:
         for x, y, batches in feed.windows(epoch, size):
             if not batches:
                 continue
-            words, labels = self._sent(x), cuda.to_device(y.astype(np.int32))
-            order = cuda.to_device(np.concatenate(batches).astype(np.int32))
+            words, labels = self._sent(x), runtime.send(y.astype(np.int32))
+            order = runtime.send(np.concatenate(batches).astype(np.int32))
             starts = itertools.accumulate((len(rows) for rows in batches), initial=0)
             for first, rows in zip(starts, batches, strict=False):
                 yield DeviceRows(words, labels, order, first, len(rows)), y[rows]
@@ -130,8 +130,9 @@ class CudaStepper:
 
         if self._window is None or self._window[0] is not x:
             self._window = None
-            with runtime.enough_memory(x.nbytes, "use --device cpu"):
-                self._window = x, cuda.to_device(words_of(x))
+            words = words_of(x)
+            with runtime.enough_memory(words.nbytes, "use --device cpu"):
+                self._window = x, runtime.send(words)
         return self._window[1]
 
     # --- one step -----------------------------------------------------------------------
@@ -175,14 +176,17 @@ class CudaStepper:
         """
         from boxnn_numba.gpu_backend import words_of
 
-        words, order = cuda.to_device(words_of(x)), np.arange(len(x), dtype=np.int32)
-        sent = cuda.to_device(labels.astype(np.int32)), cuda.to_device(order)
+        words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
+        sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
         part = DeviceRows(words, *sent, 0, len(x))
         self._make_room(part.count)
         figures = self._judge(part, self._entry_rows, self._coefficients, runtime.current_stream())
         values, margins = self.fetch([figures])[0]
         counts = self._counts.copy_to_host()
-        self._counts.copy_to_device(np.zeros_like(counts))
+        runtime.launch(
+            cuda_distances.fill, self.n_boxes, self._counts, np.int32(0),
+            stream=runtime.current_stream(),
+        )  # fmt: skip
         most = int(counts.max())
         used = np.arange(most) < counts[:, None]
         rows, coefficients = (
@@ -200,8 +204,8 @@ class CudaStepper:
         """Return the soft margins of samples (N, n) uint8 of the host."""
         from boxnn_numba.gpu_backend import words_of
 
-        words, order = cuda.to_device(words_of(x)), np.arange(len(x), dtype=np.int32)
-        sent = cuda.to_device(labels.astype(np.int32)), cuda.to_device(order)
+        words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
+        sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
         nothing = cuda.device_array((self.n_boxes, 0), np.int32)
         self._make_room(min(len(x), self.inputs.options.batch))
         found, rows = [], self._distance.shape[0]
@@ -277,6 +281,8 @@ class CudaStepper:
         self._settle()
 
     def _settle(self) -> None:
+        """Round the masters, which may have been sent just now, to codes."""
+        cuda.default_stream().synchronize()
         cuda_training.settle[self.n_boxes, LINE, runtime.current_stream()](
             self._masters, np.int32(self.n_features),
             np.int32(self.inputs.options.forward_width), self._planes,

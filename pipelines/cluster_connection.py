@@ -38,6 +38,8 @@ def check_options(options: ClusterOptions) -> None:
     validation.integer("--box-shards", options.box_shards, 0)
     if options.box_shards and options.local:
         raise OptionError("--box-shards needs a cluster; pass --workers or --scheduler")
+    if options.share_gpus and options.local:
+        raise OptionError("--share-gpus needs a cluster; pass --workers or --scheduler")
     if options.threads_per_worker is not None:
         validation.positive("--threads-per-worker", options.threads_per_worker)
         if options.workers is None:

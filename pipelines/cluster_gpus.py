@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -20,8 +21,12 @@ _PLUGIN = "boxnn-gpu"
 def gpu_report() -> tuple[str, list[str]]:
     """Return the machine of this process, and the GPUs that it may use."""
     visible = os.environ.get(_VISIBLE)
-    if visible is not None:
-        devices = [word.strip() for word in visible.split(",") if word.strip()]
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        devices = ["0"]
+    elif visible is not None:
+        # As CUDA reads it: those before the first that is none, such as -1.
+        words = (word.strip() for word in visible.split(","))
+        devices = list(itertools.takewhile(lambda word: word and word[0] != "-", words))
     else:
         devices = [str(index) for index in range(_gpu_count())]
     return socket.gethostname(), devices
@@ -29,8 +34,6 @@ def gpu_report() -> tuple[str, list[str]]:
 
 def _gpu_count() -> int:
     """Count GPUs without starting CUDA, which would tie this process to all of them."""
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return 1
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:

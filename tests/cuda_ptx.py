@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.cuda import compiler, dispatcher
+from numba.cuda.cudadrv.driver import _have_nvjitlink
 
 from boxnn_numba.kernels import cuda_distances, cuda_training
 
@@ -123,12 +124,17 @@ def reports(capabilities: list[str], names: str) -> dict[str, dict[str, dict[str
         for word in capabilities:
             major, minor = (int(part) for part in word.split("."))
             (ptx,) = library.get_asm_strs(cc=(major, minor))
+            risks = rounding_risks(ptx)
+            if not hot and word == capabilities[-1] and _have_nvjitlink():
+                # What runs is optimised once more, where it is linked.
+                library._lto = True
+                risks += rounding_risks(library.get_lto_ptx(cc=(major, minor)))
             found[word][name] = {
                 "hot": hot,
                 "double": len(re.findall(r"\.f64\b", ptx)),
                 "local": len(re.findall(r"\.local\b", ptx)),
                 "packed": ptx.count("vabsdiff4"),
-                "risks": rounding_risks(ptx),
+                "risks": risks,
                 "ptxas": resources(ptx, word) if word == capabilities[-1] else None,
             }
     return found

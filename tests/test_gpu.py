@@ -95,6 +95,11 @@ def test_results_go_where_they_are_asked_to() -> None:
             function(there, boxes, out=to_gpu(np.empty((5, columns), np.int64)))
 
 
+def test_one_class_has_no_radius() -> None:
+    with pytest.raises(InputError, match="has one column; a radius needs two classes"):
+        certified_radius(to_gpu(np.zeros((4, 1), np.int32)), 1)
+
+
 def test_arrays_that_do_not_fit() -> None:
     x, boxes = case((5, 6, 9, 3), 77)
     for wrong in (x.astype(np.int32), x[:, :8].copy(), x.reshape(5, 3, 3)):

@@ -14,7 +14,8 @@ import pytest
 
 from boxnn_numba.backend import get_backend
 from boxnn_numba.errors import BackendError, ClusterError, OptionError
-from boxnn_numba.pipelines.cluster_gpus import assign
+from boxnn_numba.pipelines.cluster import ClusterOptions, connect
+from boxnn_numba.pipelines.cluster_gpus import assign, gpu_report
 
 TESTS = Path(__file__).parent
 needs_numba_cuda = pytest.mark.skipif(
@@ -150,6 +151,8 @@ def test_no_gpu_is_one_line_that_says_what_to_do(run_boxnn: Any, tiny_dataset: P
          "found no usable NVIDIA driver (no driver); install one or use --device cpu"),
         ("cuda.get_current_device = fail(_NO_COMPILER[0]('no nvvm'))",
          "no nvvm"),
+        ("cuda.get_current_device = fail(_library_errors()[-1]('too old'))",
+         "does not work here (too old); update the NVIDIA driver or use --device cpu"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(setting: str, message: str) -> None:
@@ -174,6 +177,22 @@ def test_what_is_missing_is_named(setting: str, message: str) -> None:
     assert message in done.stdout and done.stdout.count("\n") == 1, done.stderr
 
 
+@needs_numba_cuda
+def test_auto_does_without_a_gpu_that_fails() -> None:
+    code = (
+        "import boxnn_numba.gpu_runtime as runtime\n"
+        "from boxnn_numba import backend\n"
+        "from boxnn_numba.errors import BackendError\n"
+        "def check():\n"
+        "    raise BackendError('it is too old')\n"
+        "runtime.check_device, backend._gpu_present = check, lambda: True\n"
+        "print(backend.get_backend('auto').name, backend.get_backend('auto').name)"
+    )
+    done = run("-c", code)
+    assert done.stdout == "cpu cpu\n"
+    assert done.stderr.count("it is too old; device auto uses the CPU") == 1
+
+
 # --- clusters ----------------------------------------------------------------------------------
 
 
@@ -190,3 +209,18 @@ def test_every_worker_gets_a_gpu_of_its_own() -> None:
     assert shared == {"a": "0", "b": "0", "c": "1", "d": "0", "e": "1"}
     with pytest.raises(ClusterError, match="worker b has no NVIDIA GPU"):
         assign({"a": two, "b": ("right", [])}, True)
+
+
+def test_gpus_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    for visible, found in (("1,GPU-7", ["1", "GPU-7"]), ("", []), ("-1", []), ("2, -1, 3", ["2"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu_report()[1] == found
+
+
+def test_sharing_needs_a_cluster() -> None:
+    with (
+        pytest.raises(OptionError, match="--share-gpus needs a cluster"),
+        connect(ClusterOptions(share_gpus=True)),
+    ):
+        pass
