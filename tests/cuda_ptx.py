@@ -90,7 +90,7 @@ def rounding_risks(ptx: str) -> list[str]:
 
 
 def resources(ptx: str, capability: str) -> str | None:
-    """Return what ptxas says of registers and spills, None without ptxas."""
+    """Return what ptxas says of registers and spills, or why not; None without ptxas."""
     near = next(Path(sys.prefix).glob("lib/python*/site-packages/nvidia/cu*/bin/ptxas"), None)
     program = str(near) if near is not None else shutil.which("ptxas")
     if program is None:
@@ -100,7 +100,10 @@ def resources(ptx: str, capability: str) -> str | None:
         source.write_text(ptx)
         architecture = f"-arch=sm_{capability.replace('.', '')}"
         words = [program, "-v", architecture, str(source), "-o", str(source.with_suffix(".bin"))]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        # Such as one of the machine that is older than the compiler that wrote the code.
+        return f"ptxas failed: {done.stderr.strip().splitlines()[:1]}"
     return "; ".join(re.findall(r"Used [^\n]*|[^\n]*spill[^\n]*", done.stderr)).strip()
 
 
