@@ -125,6 +125,7 @@ def curve_table(result: dict[str, Any]) -> str:
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
         "certified accuracy " + "".join(f"{value:>7.1f}" for value in curve.values()),
+        *_attack_lines(result.get("under_attack")),
         "",
         "class              n   accuracy   median   mean radius",
     ]
@@ -136,6 +137,26 @@ def curve_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
+    if attacked is None:
+        return []
+    names = {"robust_accuracy": "under attack", "gap": "gap"}
+    some = attacked["n"] < attacked["of"]
+    if some:
+        names = {"certified_accuracy": "certified, these", **names}
+    most = attacked["max_features"]
+    return [
+        *([f"the {attacked['n']} attacked rows of {attacked['of']}:"] if some else []),
+        *(
+            f"{title:<19}" + "".join(f"{row[name]:>7.1f}" for row in attacked["radii"].values())
+            for name, title in names.items()
+        ),
+        f"attack: {attacked['method']}, found on {attacked['found']:.2f}%"
+        + ("" if most is None else f" with at most {most} changes")
+        + f"; {attacked['meets']:.2f}% need exactly one change more than is certified, none fewer",
+    ]
+
+
 @click.command(short_help="Summarise a certificate file.")
 @click.argument("certificate", type=StorePath(exists=True))
 @click.option("--radii", default="0,4,8,12,16,20,24,28,32,36,40", show_default=True)
@@ -145,14 +166,29 @@ def curve_table(result: dict[str, Any]) -> str:
     show_default=True,
     help="sound, or paper (only to compare with the paper's tables).",
 )
+@click.option(
+    "--attack",
+    type=StorePath(exists=True),
+    help="Attack file of the same model, data and split, to hold against the certificates.",
+)
 @common_options
-def evaluate(certificate: str, radii: str, convention: str, quiet: bool, as_json: bool) -> None:
+def evaluate(
+    certificate: str,
+    radii: str,
+    convention: str,
+    attack: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Print the certified accuracy at each radius, the median radius and a table per class.
+
+    With --attack also the accuracy that is left under attack, and the gap. An attack within a
+    certified radius is an error.
 
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
     chosen = _parse_radii(radii)
     from boxnn_numba.pipelines.certify import evaluate as run
 
-    result = run(certificate, chosen, convention)
+    result = run(certificate, chosen, convention, attack)
     emit(result, as_json, curve_table(result))

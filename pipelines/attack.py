@@ -108,8 +108,8 @@ def attack(
     dict
         ``n``, ``found`` (percent), ``meets`` (percent of samples for which the smallest attack is
         the certified radius plus one), ``mean_changed``, ``accuracy``, and under
-        ``radii``, radius as string, ``robust_accuracy`` under attack and ``certified_accuracy``
-        (percent); ``seconds``.
+        ``radii``, radius as string, ``robust_accuracy`` under attack, ``certified_accuracy``
+        and their ``gap`` (percent); ``seconds``.
 
     Raises
     ------
@@ -222,13 +222,18 @@ class _Job:
         at = int((wrong | beaten).argmax())
         path = keep_counterexample(self.out, x[at], found.x_adv[at], int(rows[at]))
         if wrong[at]:
-            raise UnsoundError(
-                f"the attack on row {rows[at]} does not change the prediction; this is a defect, "
-                f"please report it with {path}"
-            )
+            raise UnsoundError(no_attack_text(int(rows[at]), path))
         raise UnsoundError(
             beaten_text(int(rows[at]), int(found.changed[at]), int(radius[at]), path)
         )
+
+
+def no_attack_text(row: int, path: Name) -> str:
+    """Return what to say of an attack that leaves the prediction as it is."""
+    return (
+        f"the attack on row {row} does not change the prediction; this is a defect, "
+        f"please report it with {path}"
+    )
 
 
 def beaten_text(row: int, changed: int, radius: int, path: Name) -> str:
@@ -239,11 +244,14 @@ def beaten_text(row: int, changed: int, radius: int, path: Name) -> str:
     )
 
 
-def keep_counterexample(beside: Location, x: np.ndarray, x_adv: np.ndarray, row: int) -> Location:
-    """Write an input and an attack on it to an ``.npz`` file beside another output."""
+def keep_counterexample(
+    beside: Location, x: np.ndarray | None, x_adv: np.ndarray, row: int
+) -> Location:
+    """Write an input, where it is known, and an attack on it to an ``.npz`` file beside another."""
     path = beside.with_name(f"{beside.name}.counterexample-{row}.npz")
+    arrays = {"x_adv": x_adv, "row": np.int64(row), **({} if x is None else {"x": x})}
     with path.open("wb") as file:
-        np.savez(file, x=x, x_adv=x_adv, row=row)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 
@@ -306,7 +314,6 @@ def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
 def _summary(out: Name, job: _Job, radii: Sequence[int]) -> dict[str, Any]:
     """Return how accuracy stands under attack, beside what is certified of the same samples."""
     file = open_attack(out)
-    changed, found = file.changed, file.changed >= 0
     outcomes = []
     for start in range(0, len(job.rows), CHUNK_ROWS):
         x, _ = job.dataset.read_rows(job.split, job.rows[start : start + CHUNK_ROWS])
@@ -315,17 +322,47 @@ def _summary(out: Name, job: _Job, radii: Sequence[int]) -> dict[str, Any]:
             certificates.certified_radius(distance, job.model.boxes.width, job.model.group_size)
         )
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
-    outcome = prediction, radius, file.label
+    return standing(prediction, radius, file.label, file.changed, radii)
+
+
+def standing(
+    prediction: np.ndarray,
+    radius: np.ndarray,
+    label: np.ndarray,
+    changed: np.ndarray,
+    radii: Sequence[int],
+) -> dict[str, Any]:
+    """Return how accuracy stands under attack, beside what is certified of the same samples.
+
+    Parameters
+    ----------
+    prediction, radius, label
+        (N,) predictions, certified radii and true classes.
+    changed
+        (N,) changes that the attack needs, -1 where it found none.
+    radii
+        Radii of the two curves.
+
+    Returns
+    -------
+    dict
+        As `attack` returns it; ``gap`` is robust less certified accuracy.
+    """
+    found = changed >= 0
     resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
-    robust = certificates.certified_accuracy(prediction, resisted, file.label, radii)
-    certified = certificates.certified_accuracy(*outcome, radii)
+    robust = 100.0 * certificates.certified_accuracy(prediction, resisted, label, radii)
+    certified = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
     return {
         "found": 100.0 * float(found.mean()),
         "meets": 100.0 * float((changed == radius + 1).mean()),
         "mean_changed": float(changed[found].mean()) if found.any() else None,
-        "accuracy": 100.0 * float((prediction == file.label).mean()),
+        "accuracy": 100.0 * float((prediction == label).mean()),
         "radii": {
-            str(r): {"certified_accuracy": 100.0 * float(c), "robust_accuracy": 100.0 * float(a)}
+            str(r): {
+                "certified_accuracy": float(c),
+                "robust_accuracy": float(a),
+                "gap": float(a - c),
+            }
             for r, c, a in zip(radii, certified, robust, strict=True)
         },
     }

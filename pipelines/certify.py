@@ -192,7 +192,12 @@ def _attributes(
     }
 
 
-def evaluate(certificate: Name, radii: Sequence[int], convention: str = "sound") -> dict[str, Any]:
+def evaluate(
+    certificate: Name,
+    radii: Sequence[int],
+    convention: str = "sound",
+    attack: Name | None = None,
+) -> dict[str, Any]:
     """Summarise a certificate file.
 
     Parameters
@@ -203,24 +208,34 @@ def evaluate(certificate: Name, radii: Sequence[int], convention: str = "sound")
         Radii of the curve, each >= 0.
     convention
         ``"sound"``, or ``"paper"`` to compare with the paper's tables.
+    attack
+        Path of an attack file to hold against the certificates.
 
     Returns
     -------
     dict
         ``median_certified_radius``, ``certified_accuracy`` (radius as string -> percent),
         ``accuracy`` (percent), ``mean_certified_radius``, ``n``, ``convention``, ``method``,
-        ``per_class`` and, of a published defence, ``abstained`` (percent; wrong at every radius).
+        ``per_class`` and, of a published defence, ``abstained`` (percent; wrong at every radius);
+        with an attack ``under_attack``, as `hold_against` returns it.
 
     Raises
     ------
-    CertificateFileError
-        The file is missing, damaged or unfinished.
+    CertificateFileError, AttackFileError
+        A file is missing, damaged or unfinished.
     OptionError
-        A radius is negative or the convention unknown.
+        A radius is negative, the convention unknown, or the attack of something else.
+    UnsoundError
+        An attack succeeded within a certified radius; it is kept beside the attack file.
     """
     validation.radii(radii)
     file = open_certificate(certificate)
     outcome = file.outcome(convention)
+    attacked = {}
+    if attack is not None:
+        from boxnn_numba.pipelines.attack_evaluate import hold_against
+
+        attacked = {"under_attack": hold_against(file, attack, radii, convention)}
     curve = 100.0 * certificates.certified_accuracy(*outcome, radii)
     per_class = certificates.per_class_table(*outcome, len(file.classes))
     abstained = 100.0 * float((file.prediction < 0).mean())
@@ -235,6 +250,7 @@ def evaluate(certificate: Name, radii: Sequence[int], convention: str = "sound")
         **({} if file.method == certificates.BOX_NN else {"abstained": round(abstained, 4)}),
         "n": len(file),
         "convention": convention,
+        **attacked,
         "per_class": [{**row, "class": file.classes[int(row["class"])]} for row in per_class],
     }
 
