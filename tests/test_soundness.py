@@ -11,7 +11,11 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxnn_numba import Boxes, BoxNN, Grid
+from boxnn_numba import Boxes, BoxNN, Grid, fit
+from boxnn_numba.attack import greedy_attack
+from boxnn_numba.data.sources import BUNDLED_SAMPLE
+from boxnn_numba.exact import pairwise_radius
+from boxnn_numba.options import PRESETS
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -234,3 +238,56 @@ def test_certificate_holds_for_raw_features() -> None:
 def _extreme_values(rng: np.random.Generator, n: int) -> Sequence[float]:
     values = [-1e300, 1e300, 0.0, -5e-324, *rng.normal(0, 10, 4)]
     return [float(value) for value in rng.choice(values, n)]
+
+
+# --- trained models, real images ------------------------------------------------------------
+
+WIDTHS = (1, 16, 64, 128, 255)
+#: Images that are attacked with each model.
+IMAGES = 670
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, np.ndarray]:
+    """The bundled sample of MNIST, images as rows."""
+    with np.load(BUNDLED_SAMPLE) as file:
+        return {name: file[name].reshape(len(file[name]), -1) for name in file.files}
+
+
+def nearest_class(boxes: Boxes, x: np.ndarray) -> int:
+    """The prediction by its definition, in NumPy."""
+    outside = np.maximum(boxes.lower.astype(int) - x, x - boxes.upper.astype(int))
+    return int(boxes.labels[outside.clip(0, boxes.width).sum(axis=1).argmin()])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_attack_on_real_images_beats_a_certificate(
+    preset: str, width: int, sample: dict[str, np.ndarray]
+) -> None:
+    assert len(PRESETS) * len(WIDTHS) * IMAGES >= 10_000
+    radius = {"radius": 4} if preset == "target" else {}
+    model = fit(
+        sample["x"][:4000], sample["y"][:4000, 0], preset=preset, width=width, boxes=60,
+        epochs=2, lr=0.5, device="cpu", **radius,
+    )  # fmt: skip
+    first = IMAGES * (WIDTHS.index(width) + len(WIDTHS) * list(PRESETS).index(preset))
+    rows = (first + np.arange(IMAGES)) % len(sample["x_test"])
+    x, y = sample["x_test"][rows], sample["y_test"][rows, 0]
+    before, margin = model.certify(x)
+    pairwise = pairwise_radius(model, x)
+    found = greedy_attack(model, x, tries=4)
+
+    flipped = found.changed >= 0
+    changed = (found.x_adv != x).sum(axis=1)
+    np.testing.assert_array_equal(changed[flipped], found.changed[flipped])
+    np.testing.assert_array_equal(model.predict(found.x_adv) != before, flipped)
+    for row, label in zip(found.x_adv[:20], found.prediction[:20], strict=True):
+        assert model.classes[nearest_class(model.boxes, row)] == label
+    np.testing.assert_array_equal(pairwise.prediction, before)
+    assert not (flipped & (changed <= margin)).any()
+    assert not (flipped & (changed <= pairwise.radius)).any()
+    # Not vacuous: models that are right and certify, and attacks that need one change more.
+    assert (before == y).mean() > 0.6 and margin.mean() > 4
+    assert (flipped & (changed == pairwise.radius + 1)).mean() > 0.9
+    assert (flipped & (changed == margin + 1)).mean() > 0.05
