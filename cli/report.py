@@ -21,6 +21,13 @@ from boxnn_numba.cli.common import StorePath, common_options, emit, progress
     help="The model, if it was moved (for images); once per certificate.",
 )
 @click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    type=StorePath(exists=True),
+    help="Attack file of a model, to draw beside its certificate; once per certificate.",
+)
+@click.option(
     "--convention",
     type=click.Choice(["sound", "paper"]),
     default="sound",
@@ -34,6 +41,7 @@ def report(
     out: str,
     data: str | None,
     models: tuple[str, ...],
+    attacks: tuple[str, ...],
     convention: str,
     overwrite: bool,
     quiet: bool,
@@ -51,6 +59,7 @@ def report(
             out,
             data=data,
             models=models,
+            attacks=attacks,
             convention=convention,
             overwrite=overwrite,
             progress=bar,

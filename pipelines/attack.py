@@ -255,11 +255,17 @@ def keep_counterexample(
     return path
 
 
+def random_budget(groups: int) -> int:
+    """Return how many groups a random search may change where nothing else is asked for."""
+    return max(1, groups // _RANDOM_SHARE)
+
+
 def _random(model: BoxNN, x: np.ndarray, options: AttackOptions, first: int) -> AttackResult:
     """Search at random among the codes that can be written."""
     groups = group_count(model)
-    budget = max(1, groups // _RANDOM_SHARE)
-    if options.max_features is not None:
+    if options.max_features is None:
+        budget = random_budget(groups)
+    else:
         budget = validation.integer("max_features", options.max_features, 1, groups)
     seed = np.random.SeedSequence([validation.integer("seed", options.seed, 0), first])
     domain = domain_of(model, (options.low, options.high), dtype=x.dtype)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba.data.attack_store import AttackFile, open_attack
-from boxnn_numba.data.certificate_store import CertificateFile
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.errors import BoxNNError, OptionError, UnsoundError
 from boxnn_numba.locations import Name
 from boxnn_numba.pipelines.attack import (
     beaten_text,
     keep_counterexample,
     no_attack_text,
+    random_budget,
     standing,
 )
 from boxnn_numba.pipelines.origins import Origins
@@ -41,8 +43,8 @@ def hold_against(
     Returns
     -------
     dict
-        ``attack``, ``method``, ``max_features`` (None for any number), ``n`` rows ``of`` all, and
-        what `standing` returns of these rows.
+        ``attack``, ``method``, ``max_features`` that it could change (None for any number), ``n``
+        rows ``of`` all, and what `standing` returns of these rows.
 
     Raises
     ------
@@ -58,21 +60,70 @@ def hold_against(
             f"attacks are held against sound radii; leave out --attack or --convention {convention}"
         )
     file = open_attack(attack)
-    check_same(certificate, file)
+    _check_same(certificate, file)
     _check_sound(certificate, file)
-    options = file.attributes["options"]
     prediction, radius, label = (values[file.row] for values in certificate.outcome())
     return {
         "attack": str(attack),
-        "method": options["method"],
-        "max_features": options["max_features"],
+        "method": file.attributes["options"]["method"],
+        "max_features": _most_changes(file),
         "n": len(file),
         "of": len(certificate),
         **standing(prediction, radius, label, file.changed, radii),
     }
 
 
-def check_same(certificate: CertificateFile, attack: AttackFile) -> None:
+def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) -> list[Run]:
+    """Add to runs what attacks on their models have left of the accuracy.
+
+    Parameters
+    ----------
+    runs
+        Runs from certificate files.
+    attacks
+        Attack files, at most one for each run.
+    convention
+        As for `hold_against`.
+
+    Returns
+    -------
+    list of Run
+        Those that were attacked have `Run.robust`, as far as the attack has looked.
+
+    Raises
+    ------
+    BoxNNError
+        As for `hold_against`; or an attack is on none of the models, or on one that has an attack.
+    """
+    found = list(runs)
+    for attack in attacks:
+        file = open_attack(attack)
+        digest = file.attributes.get("model_digest")
+        same = [run.attributes.get("model_digest") == digest for run in runs]
+        at = same.index(True) if any(same) else 0  # of another model: `hold_against` says so
+        run = found[at]
+        if run.robust is not None:
+            raise OptionError(f"{attack} is a second attack on {run.name}; pass one for each run")
+        assert run.path is not None
+        last = max(int(run.radius.max()), int(file.changed.max()))
+        most = _most_changes(file)
+        last = last if most is None else min(last, most)
+        result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)
+        robust = np.array([row["robust_accuracy"] for row in result["radii"].values()])
+        found[at] = replace(run, robust=robust, attacked=result["n"])
+    return found
+
+
+def _most_changes(file: AttackFile) -> int | None:
+    """Return how many changes an attack could make at most; None for any number."""
+    options = file.attributes["options"]
+    if options["method"] == "random" and options["max_features"] is None:
+        return random_budget(-(-file.x.shape[1] // int(file.attributes["group_size"])))
+    most: int | None = options["max_features"]
+    return most
+
+
+def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
     """Raise `OptionError` unless an attack is of the model, data and split of certificates."""
     for key, noun in (
         ("model_digest", "model"),

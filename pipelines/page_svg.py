@@ -61,7 +61,7 @@ def curves_svg(runs: Sequence[Run], published: Sequence[PublishedRow], descripti
     Parameters
     ----------
     runs
-        Thick lines, one per run.
+        Thick lines, one per run; dashed what an attack leaves.
     published
         Rows of the paper.
     description
@@ -92,6 +92,13 @@ def curves_svg(runs: Sequence[Run], published: Sequence[PublishedRow], descripti
             f'<path class="line run run-{index % 6} dash-{index // 6 % 4}" '
             f'data-series="run-{index}" d="{path}"/>'
         )
+        if run.robust is not None:
+            values = run.robust[: last + 1]
+            path = _path(range(len(values)), values, last)
+            parts += [
+                f'<path class="line run {kind}" data-series="run-{index}" d="{path}"/>'
+                for kind in ("casing", f"run-{index % 6} attack")
+            ]
     parts.append('<g id="cursor" class="cursor" aria-hidden="true"></g></svg>')
     return "".join(parts)
 

@@ -86,7 +86,7 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     Parameters
     ----------
     runs
-        Drawn thick, named with their median certified radius.
+        Drawn thick, named with their median certified radius; dashed what an attack leaves.
     published
         Rows of the paper: its Box-NN in red, the others thin and dotted, one colour a family.
     title
@@ -99,7 +99,11 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     """
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
-    handles = [_draw_run(axes, run, index) for index, run in enumerate(runs)]
+    handles = []
+    for index, run in enumerate(runs):
+        handles.append(_draw_run(axes, run, index))
+        if run.robust is not None:
+            handles.append(_draw_attack(axes, run, index))
     for name in FAMILIES:
         rows = [row for row in published if family(row.method) == name]
         if rows:
@@ -132,6 +136,24 @@ def _draw_run(axes: Axes, run: Run, index: int) -> Any:
         zorder=4,
         label=f"{method_label(run.name) if run.named_by_method else run.name} "
         f"(median {run.summary()['median_certified_radius']})",
+    )
+    return line
+
+
+def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
+    """Draw what an attack leaves, dashed; a casing shows it where it lies on the certified line."""
+    from matplotlib.patheffects import withStroke
+
+    assert run.robust is not None
+    (line,) = axes.plot(
+        run.robust,
+        color=RUN_COLOURS[index % len(RUN_COLOURS)],
+        linestyle=(0, (4, 3)),
+        linewidth=1.4,
+        zorder=5,
+        path_effects=[withStroke(linewidth=3.4, foreground="white")],
+        label=f"{run.name} under attack"
+        + (f" ({run.attacked:,} samples)" if run.attacked < len(run.label) else ""),
     )
     return line
 

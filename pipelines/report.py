@@ -14,6 +14,7 @@ from boxnn_numba.certificates import CONVENTIONS
 from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import Location, Name, exists, location, reachable
 from boxnn_numba.pipelines import gallery
+from boxnn_numba.pipelines.attack_evaluate import with_attacks
 from boxnn_numba.pipelines.gallery import Picture, Sample
 from boxnn_numba.pipelines.origins import Origins
 from boxnn_numba.pipelines.published import (
@@ -34,6 +35,7 @@ _FIXED_NAMES = {
     "summary.csv",
     "per_class.csv",
     "published.csv",
+    "attack_curves.csv",
 }
 _GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
 _IN_GALLERY_FIGURE = 3
@@ -68,6 +70,7 @@ def report(
     *,
     data: Name | None = None,
     models: Sequence[Name] = (),
+    attacks: Sequence[Name] = (),
     convention: str = "sound",
     overwrite: bool = False,
     progress: Any = None,
@@ -83,6 +86,8 @@ def report(
     data, models
         Where the data set and the models are now, if not where the certificates say. They are
         needed for the gallery of images only.
+    attacks
+        Attack files of the same models, data set and split, to be drawn dashed.
     convention
         ``"sound"``, or ``"paper"`` to count radii as the paper's tables do.
     overwrite
@@ -102,8 +107,10 @@ def report(
     OptionError
         The certificates are of different data sets or splits, `out` exists, or a model or data
         set is not the one that was certified.
-    CertificateFileError, ModelFileError, DataError
+    CertificateFileError, ModelFileError, AttackFileError, DataError
         A file is damaged.
+    UnsoundError
+        An attack succeeded within a certified radius; it is kept beside the attack file.
     OutputError
         `out` cannot be written.
     """
@@ -113,7 +120,7 @@ def report(
         _refuse_foreign_folder(target)
     with staged_output(target, overwrite=overwrite, owned=lambda folder: True) as folder:
         _start(progress, 3 + len(certificates))
-        runs = load_runs(certificates, convention)
+        runs = with_attacks(load_runs(certificates, convention), attacks, convention)
         _advance(progress)
         notes = _fill(folder, runs, Origins(runs, data, models), convention, progress)
         files = sorted(path.name for path in folder.iterdir())
@@ -239,6 +246,17 @@ def _write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Pub
         ("run", "class", "n", "accuracy", "median_certified_radius", "mean_certified_radius"),
         ((run.name, *row.values()) for run in runs for row in run.per_class()),
     )
+    attacked = [run for run in runs if run.robust is not None]
+    if attacked:
+        _write_csv(
+            folder / "attack_curves.csv",
+            ("run", "samples", "changes", "robust_accuracy"),
+            (
+                (run.name, run.attacked, changes, f"{value:.4f}")
+                for run in attacked
+                for changes, value in enumerate(run.robust)  # type: ignore[arg-type]
+            ),
+        )
     if published:
         _write_csv(
             folder / "published.csv",
@@ -303,6 +321,11 @@ def _page(
             f"This is a sample of MNIST ({count:,} images): the paper’s rows were measured on all "
             "10,000 test images by models trained on all 60,000."
         )
+    attacked = [f"{run.name}, {run.attacked:,} samples" for run in runs if run.robust is not None]
+    if attacked:
+        introduction += f" Dashed: what boxnn attack has left ({'; '.join(attacked)})."
+        if any(0 < run.attacked < len(run.label) for run in runs):
+            introduction += " On a part of the samples it can lie below the certified curve of all."
     return page.render(
         page.PageContent(
             runs=runs,

@@ -36,6 +36,11 @@ class Run:
         (N, K) integer units, or None where a method has none.
     path
         The certificate file, or None for a run that is not in a file.
+    robust
+        (R,) percent of samples that an attack leaves right with up to 0, 1, ... changes; None
+        where none was made.
+    attacked
+        How many samples that is of.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Run:
     attributes: dict[str, Any] = field(default_factory=dict)
     class_distance: np.ndarray | None = None
     path: Location | None = None
+    robust: np.ndarray | None = None
+    attacked: int = 0
 
     @property
     def has_boxes(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,8 @@ from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import open_dataset
-from boxnn_numba.pipelines import attack_evaluate
+from boxnn_numba.pipelines import attack_evaluate, plots
+from boxnn_numba.pipelines.runs import load_runs
 
 RADII = (0, 1, 2, 3, 4, 5)
 EVALUATE = ("evaluate", "cert.zarr", "--radii", "0,1,2,3,4,5", "--attack", "a.zarr")
@@ -64,6 +66,13 @@ def test_the_curves_are_those_of_the_attacked_rows(attacked: Run, path: str, n: 
     assert [row["certified_accuracy"] for row in rows] == pytest.approx(certified)
     gaps = np.subtract(robust, certified)
     assert [row["gap"] for row in rows] == pytest.approx(gaps) and gaps.min() >= 0 < gaps.max()
+
+
+def test_a_random_attack_says_how_far_it_looked(attacked: Run) -> None:
+    words = ("--out", "r.zarr", "--method", "random", "--queries", 20, "--limit", 5)
+    assert attacked("attack", "model.zarr", "tiny.zarr", *words)[0] == 0
+    result = json.loads(attacked(*EVALUATE[:-1], "r.zarr", "--json")[1])["under_attack"]
+    assert (result["method"], result["max_features"]) == ("random", 1)
 
 
 def test_the_table_says_which_rows_were_attacked(attacked: Run) -> None:
@@ -134,3 +143,45 @@ def test_only_attacks_on_what_was_certified_are_compared(attacked: Run) -> None:
     zarr_format.write_attributes(zarr.open_group("a.zarr", mode="r+"), changed)
     failed(attacked(*EVALUATE), 2, "not of the same data set, by digest", "and 00000000")
     assert not list(Path().glob("*.npz"))
+
+
+def test_the_report_draws_the_attack(attacked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "DPI", 30)
+    curves = attack_evaluate.with_attacks(load_runs(["cert.zarr"]), ["a.zarr"], "sound")
+    assert curves[0].robust is not None and len(curves[0].robust) == 4  # it looked no further
+    labels = [t.get_text() for t in plots.certified_curves(curves, [], "t").legends[0].get_texts()]
+    assert labels[1] == "cert under attack (13 samples)"
+    code, _, err = attacked("report", "cert.zarr", "--out", "r", "--attack", "a.zarr")
+    assert (code, err) == (0, "")
+    with Path("r/attack_curves.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    result = json.loads(attacked(*EVALUATE, "--json")[1])["under_attack"]["radii"]
+    assert [(row["run"], row["samples"], row["changes"]) for row in rows] == [
+        ("cert", "13", str(changes)) for changes in range(4)
+    ]
+    for row in rows:
+        expected = result[row["changes"]]["robust_accuracy"]
+        assert float(row["robust_accuracy"]) == pytest.approx(expected, abs=1e-4)
+    page = Path("r/report.html").read_text()
+    assert page.count('class="line run run-0 attack"') == 1
+    assert (
+        "Dashed: what boxnn attack has left (cert, 13 samples). On a part of the samples it" in page
+    )
+    again = ("report", "cert.zarr", "--out", "r", "--overwrite")
+    assert attacked(*again)[0] == 0
+    assert not Path("r/attack_curves.csv").exists()
+
+
+def test_reports_refuse_attacks_on_something_else(attacked: Run) -> None:
+    report = ("report", "cert.zarr", "--out", "r", "--attack", "a.zarr")
+    failed(attacked(*report, "--attack", "all.zarr"), 2, "all.zarr is a second attack on cert")
+    failed(attacked(*report, "--convention", "paper"), 2, "held against sound radii")
+    train = ("train", "tiny.zarr", "--out", "m.zarr", "--boxes", 6, "--epochs", 1, "--seed", 1)
+    assert attacked(*train)[0] == 0
+    words = ("attack", "m.zarr", "tiny.zarr", "--out", "b.zarr", "--limit", 3)
+    assert attacked(*words)[0] == 0
+    failed(attacked(*report[:-1], "b.zarr"), 2, "not of the same model")
+    prediction = (int(open_attack("a.zarr").label[0]) + 1) % 3
+    rewrite("a.zarr", changed=0, prediction=prediction)
+    failed(attacked(*report), 1, "the certificate is wrong, please report it with")
+    assert not Path("r").exists() and Path("a.zarr.counterexample-0.npz").exists()
