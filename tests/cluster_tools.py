@@ -46,6 +46,7 @@ TRAIN_WORDS = [
 #: What a worker of a test runs first: its tasks take as long as those of a large run.
 SLOW_TASKS = """
 import time
+from boxnn_numba.cpu_backend import CpuBackend
 from boxnn_numba.pipelines import chunked
 from boxnn_numba.pipelines import cluster_training
 
@@ -56,7 +57,7 @@ def slowed(function, seconds):
     return run
 
 chunked.write_chunk = slowed(chunked.write_chunk, 0.03)
-cluster_training.forward = slowed(cluster_training.forward, 0.03)
+CpuBackend.forward = slowed(CpuBackend.forward, 0.03)
 cluster_training.Judgement.judge = slowed(cluster_training.Judgement.judge, 0.03)
 """
 

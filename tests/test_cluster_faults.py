@@ -60,8 +60,8 @@ chunked.write_chunk = write_chunk
 """
 KILLS_ITS_WORKER = """
 import os, signal
+from boxnn_numba.cpu_backend import CpuBackend
 from boxnn_numba.pipelines import chunked
-from boxnn_numba.pipelines import cluster_training
 
 real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
 chunked.real_write_chunk = real
@@ -75,7 +75,7 @@ def forward(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 chunked.write_chunk = write_chunk
-cluster_training.forward = forward
+CpuBackend.forward = forward
 """
 
 
