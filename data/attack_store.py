@@ -14,11 +14,11 @@ import numpy as np
 import zarr
 
 from boxnn_numba.data import zarr_format
+from boxnn_numba.data.chunk_files import RowFile, check_same_run, open_rows, unfinished_chunks
 from boxnn_numba.errors import AttackFileError
-from boxnn_numba.locations import Location, Name, location, reachable, read_problem
+from boxnn_numba.locations import Location, Name
 
 FORMAT, VERSION = "boxnn-attack", 1
-_REMEDY = "run `boxnn attack` again"
 _VECTORS = ("changed", "prediction", "label", "row")
 _ARRAYS = ("x", *_VECTORS)
 #: Attributes that are known when the file is sealed.
@@ -58,16 +58,7 @@ class AttackWriter:
         self._chunk_rows = chunk_rows
         self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
         before = self._group.attrs.asdict()
-        wanted = zarr_format.with_digest(self._attributes)
-        if before and before != wanted:
-            either = sorted(before.keys() | wanted.keys() - {"digest"})
-            other = ", ".join(
-                key for key in either if key != "digest" and before.get(key) != wanted.get(key)
-            )
-            raise AttackFileError(
-                f"{path} holds an unfinished run with another {other}; resume it with its own "
-                "options or pass --overwrite to start again"
-            )
+        check_same_run(path, before, self._attributes, _MEASURED, AttackFileError)
         # The attributes are written last, so a group without them was killed while it was made.
         if not before:
             self._group = zarr.create_group(zarr_format.tree_store(path), overwrite=True)
@@ -81,12 +72,7 @@ class AttackWriter:
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the chunks that still have to be written."""
-        try:
-            return np.flatnonzero(self._group["finished"][:] == 0).tolist()  # type: ignore[index]
-        except zarr_format.READ_FAILURES as error:
-            raise AttackFileError(
-                "the unfinished run is damaged; pass --overwrite to start again"
-            ) from error
+        return unfinished_chunks(self._group, AttackFileError)
 
     def write(self, chunk: int, *values: np.ndarray) -> None:
         """Write one whole chunk (x, changed, prediction, label, row); then it is finished."""
@@ -103,22 +89,10 @@ class AttackWriter:
         )
 
 
-class AttackFile:
-    """A finished attack file, read and checked.
+class AttackFile(RowFile):
+    """A finished attack file, read and checked; attributes as in `RowFile`."""
 
-    Attributes
-    ----------
-    path, attributes
-        Where it is and what it is of.
-    """
-
-    def __init__(self, path: Location, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
-        self.path = path
-        self.attributes = attributes
-        self._arrays: dict[str, zarr.Array] = arrays
-
-    def __len__(self) -> int:
-        return int(self._arrays["row"].shape[0])
+    error = AttackFileError
 
     @functools.cached_property
     def x(self) -> np.ndarray:
@@ -145,10 +119,6 @@ class AttackFile:
         """(N,) int32, number of the sample in its split."""
         return self._read("row")
 
-    def _read(self, name: str) -> np.ndarray:
-        with reachable(self.path, AttackFileError):
-            return np.asarray(self._arrays[name][...])
-
 
 def open_attack(path: Name) -> AttackFile:
     """Read an attack file and check all of it.
@@ -158,19 +128,5 @@ def open_attack(path: Name) -> AttackFile:
     AttackFileError
         It is missing, damaged, unfinished, not an attack file, or of a newer version.
     """
-    group = zarr_format.open_group(path, FORMAT, VERSION, AttackFileError, _REMEDY)
-    attributes: dict[str, Any] = dict(group.attrs.asdict())
-    if "digests" not in attributes:
-        raise AttackFileError(f"{path} is unfinished; resume it with `boxnn attack --resume`")
-    arrays = {}
-    for name in _ARRAYS:
-        try:
-            arrays[name] = group[name]
-            digest = zarr_format.stored_digest(arrays[name])  # type: ignore[arg-type]
-        except zarr_format.READ_FAILURES as error:
-            damaged = f"{path} is damaged: {name} cannot be read; {_REMEDY}"
-            problem = read_problem(path, f"{name} of {path}", error, damaged)
-            raise AttackFileError(problem) from error
-        if digest != attributes["digests"].get(name):
-            raise AttackFileError(f"{path} is damaged: {name} does not match its digest; {_REMEDY}")
-    return AttackFile(location(path), attributes, arrays)
+    kind = FORMAT, VERSION
+    return AttackFile(*open_rows(path, kind, _ARRAYS, (), AttackFileError, "boxnn attack"))

@@ -21,11 +21,11 @@ import zarr
 from boxnn_numba import validation
 from boxnn_numba.certificates import BOX_NN, CONVENTIONS, certified_radius
 from boxnn_numba.data import zarr_format
+from boxnn_numba.data.chunk_files import RowFile, check_same_run, open_rows, unfinished_chunks
 from boxnn_numba.errors import CertificateFileError
-from boxnn_numba.locations import Location, Name, location, reachable, read_problem
+from boxnn_numba.locations import Location, Name, location
 
 FORMAT, VERSION = "boxnn-certificate", 1
-_REMEDY = "run `boxnn certify` again"
 _ARRAYS = ("prediction", "radius", "label", "class_distance")
 #: Written after the others where the method has it.
 _GUESS = "guess"
@@ -68,17 +68,7 @@ class CertificateWriter:
         full = {"format": FORMAT, "version": VERSION, **attributes, **unmeasured}
         self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
         before = self._group.attrs.asdict()
-        expected = zarr_format.with_digest(full)
-        kept = {key: item for key, item in before.items() if key not in ("digest", "digests")}
-        kept = {**kept, **unmeasured}
-        wanted = {key: item for key, item in expected.items() if key != "digest"}
-        if before and kept != wanted:
-            either = sorted(kept.keys() | wanted.keys())
-            other = ", ".join(key for key in either if kept.get(key) != wanted.get(key))
-            raise CertificateFileError(
-                f"{path} holds an unfinished run with another {other}; resume it with its own "
-                "options or pass --overwrite to start again"
-            )
+        check_same_run(path, before, full, _MEASURED, CertificateFileError)
         self._attributes = full
         self._per_sample = before.get("seconds_per_sample")
         self._names = (*_ARRAYS, _GUESS) if guesses else _ARRAYS
@@ -97,12 +87,7 @@ class CertificateWriter:
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the chunks that still have to be written."""
-        try:
-            return np.flatnonzero(self._group["finished"][:] == 0).tolist()  # type: ignore[index]
-        except zarr_format.READ_FAILURES as error:
-            raise CertificateFileError(
-                "the unfinished run is damaged; pass --overwrite to start again"
-            ) from error
+        return unfinished_chunks(self._group, CertificateFileError)
 
     def write(
         self,
@@ -153,22 +138,10 @@ def write_chunk(
     group["finished"][chunk] = 1  # type: ignore[index]
 
 
-class CertificateFile:
-    """A finished certificate file, read and checked.
+class CertificateFile(RowFile):
+    """A finished certificate file, read and checked; attributes as in `RowFile`."""
 
-    Attributes
-    ----------
-    path, attributes
-        Where it is and what it is of.
-    """
-
-    def __init__(self, path: Location, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
-        self.path = path
-        self.attributes = attributes
-        self._arrays: dict[str, zarr.Array] = arrays
-
-    def __len__(self) -> int:
-        return int(self._arrays["prediction"].shape[0])
+    error = CertificateFileError
 
     @functools.cached_property
     def prediction(self) -> np.ndarray:
@@ -194,10 +167,6 @@ class CertificateFile:
     def guess(self) -> np.ndarray:
         """(N,) int32, index of the class that a method which guesses one has tried to certify."""
         return self._read(_GUESS)
-
-    def _read(self, name: str) -> np.ndarray:
-        with reachable(self.path, CertificateFileError):
-            return np.asarray(self._arrays[name][...])
 
     @property
     def method(self) -> str:
@@ -246,22 +215,6 @@ def open_certificate(path: Name) -> CertificateFile:
     CertificateFileError
         It is missing, damaged, unfinished, not a certificate, or of a newer version.
     """
-    group = zarr_format.open_group(path, FORMAT, VERSION, CertificateFileError, _REMEDY)
-    attributes: dict[str, Any] = dict(group.attrs.asdict())
-    if "digests" not in attributes:
-        raise CertificateFileError(f"{path} is unfinished; resume it with `boxnn certify --resume`")
-    arrays = {}
-    names = [name for name in (*_ARRAYS, _GUESS) if name in (*_ARRAYS, *attributes["digests"])]
-    for name in names:
-        try:
-            arrays[name] = group[name]
-            digest = zarr_format.stored_digest(arrays[name])  # type: ignore[arg-type]
-        except zarr_format.READ_FAILURES as error:
-            damaged = f"{path} is damaged: {name} cannot be read; {_REMEDY}"
-            problem = read_problem(path, f"{name} of {path}", error, damaged)
-            raise CertificateFileError(problem) from error
-        if digest != attributes["digests"].get(name):
-            raise CertificateFileError(
-                f"{path} is damaged: {name} does not match its digest; {_REMEDY}"
-            )
-    return CertificateFile(location(path), attributes, arrays)
+    kind = FORMAT, VERSION
+    error = CertificateFileError
+    return CertificateFile(*open_rows(path, kind, _ARRAYS, (_GUESS,), error, "boxnn certify"))
