@@ -23,7 +23,12 @@ from boxnn_numba.errors import InputError
 from boxnn_numba.integer_program import Program, choices, solve
 from boxnn_numba.kernels.pairwise_bound import rival_bounds
 from boxnn_numba.model import BoxNN, Certificate
-from boxnn_numba.rivals import group_count, need_two_classes, rivals_in_order
+from boxnn_numba.rivals import (
+    group_count,
+    groups_changed,
+    need_two_classes,
+    rivals_in_order,
+)
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 64
@@ -283,8 +288,7 @@ class _Hunt:
         distance = class_distance(changed[None], self.model.boxes)
         if int(certified_radius(distance, self.model.boxes.width)[0][0]) == self.own_class:
             return None
-        differs = np.flatnonzero(changed != self.codes) // self.model.group_size
-        return len(np.unique(differs))
+        return int(groups_changed(self.codes[None], changed[None], self.model.group_size)[0])
 
     def _violated(self, changed: np.ndarray, box: int, ahead: int, own: np.ndarray) -> np.ndarray:
         """Return own boxes that are still nearer than the rival box and not in the program."""

@@ -18,6 +18,12 @@ def group_count(model: BoxNN) -> int:
     return -(-model.boxes.n_features // model.group_size)
 
 
+def groups_changed(x: np.ndarray, other: np.ndarray, group_size: int) -> np.ndarray:
+    """Return how many groups of features differ between samples (N, n), row by row."""
+    differs = np.pad(x != other, ((0, 0), (0, -x.shape[1] % group_size)))
+    return np.asarray(differs.reshape(*x.shape[:1], -1, group_size).any(axis=2).sum(axis=1))
+
+
 def need_two_classes(model: BoxNN) -> None:
     """Raise unless boxes of at least two classes exist."""
     if len(np.unique(model.boxes.labels)) < 2:

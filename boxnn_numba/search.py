@@ -10,6 +10,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.errors import InputError
+from boxnn_numba.rivals import groups_changed
 
 #: Share of the changed groups that a step of the random search replaces, first and last.
 _SHARES = 0.5, 0.05
@@ -89,15 +90,10 @@ class Search:
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return adversarial inputs, groups changed (-1 if not found) and predictions."""
         x_adv = np.where(self.flipped[:, None], self.current, self.x)
-        differs = np.pad(x_adv != self.x, ((0, 0), (0, self._padding)))
-        changed = differs.reshape(len(self.x), self.groups, -1).any(axis=2).sum(axis=1)
+        changed = groups_changed(self.x, x_adv, self.group_size)
         answers = _answers(self.predict, x_adv)
         prediction = answers.argmax(axis=1) if answers.ndim == 2 else answers
         return x_adv, np.where(self.flipped, changed, -1).astype(np.int32), prediction
-
-    @property
-    def _padding(self) -> int:
-        return self.groups * self.group_size - self.x.shape[1]
 
     def _columns(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and features of groups (rows, q)."""

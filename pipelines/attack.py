@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.pipelines.chunked import check_match, class_positions
 from boxnn_numba.pipelines.cluster import keep_on_interrupt
-from boxnn_numba.rivals import group_count, need_two_classes
+from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 from boxnn_numba.staging import staged_output
 
 METHODS = ("greedy", "random")
@@ -190,9 +190,14 @@ class _Job:
             return ()
         x, y = self.dataset.read_rows(self.split, rows)
         found = self._found(x, rows)
-        before, radius = model.certify(x)
-        self._check(x, rows, found, before, radius)
+        before, radius = certificates.certified_radius(
+            model.class_distance(x), model.boxes.width, model.group_size
+        )
         index = model.class_distance(found.x_adv).argmin(axis=1)
+        check_sound(
+            rows, found.changed, index == before, radius,
+            lambda at: keep_counterexample(self.out, x[at], found.x_adv[at], int(rows[at])),
+        )  # fmt: skip
         label = class_positions(model.classes, self.dataset)[y]
         return found.x_adv, found.changed, index, label, rows
 
@@ -205,42 +210,44 @@ class _Job:
             )  # fmt: skip
         return _random(model, x, options, int(rows[0]))
 
-    def _check(
-        self,
-        x: np.ndarray,
-        rows: np.ndarray,
-        found: AttackResult,
-        before: np.ndarray,
-        radius: np.ndarray,
-    ) -> None:
-        """Raise unless every attack is one, and none is within the certified radius."""
-        success = found.changed >= 0
-        wrong = success & (self.model.predict(found.x_adv) == before)
-        beaten = success & (found.changed <= radius)
-        if not (wrong | beaten).any():
-            return
-        at = int((wrong | beaten).argmax())
-        path = keep_counterexample(self.out, x[at], found.x_adv[at], int(rows[at]))
-        if wrong[at]:
-            raise UnsoundError(no_attack_text(int(rows[at]), path))
+
+def check_sound(
+    rows: np.ndarray,
+    changed: np.ndarray,
+    same: np.ndarray,
+    radius: np.ndarray,
+    keep: Callable[[int], Location],
+) -> None:
+    """Raise unless every attack is one, and none is within the certified radius.
+
+    Parameters
+    ----------
+    rows, changed, radius
+        (N,) rows of the split, changes that the attacks need (-1 where there is none) and
+        certified radii.
+    same
+        (N,) bool, whether the prediction is the same after the attack.
+    keep
+        Writes what is at an index of these to a file, whose path it returns.
+
+    Raises
+    ------
+    UnsoundError
+        Names the first such row and its file.
+    """
+    none, beaten = (changed >= 0) & same, (changed >= 0) & (changed <= radius)
+    if not (none | beaten).any():
+        return
+    at = int((none | beaten).argmax())
+    row, path = int(rows[at]), keep(at)
+    if none[at]:
         raise UnsoundError(
-            beaten_text(int(rows[at]), int(found.changed[at]), int(radius[at]), path)
+            f"the attack on row {row} does not change the prediction; this is a defect, "
+            f"please report it with {path}"
         )
-
-
-def no_attack_text(row: int, path: Name) -> str:
-    """Return what to say of an attack that leaves the prediction as it is."""
-    return (
-        f"the attack on row {row} does not change the prediction; this is a defect, "
-        f"please report it with {path}"
-    )
-
-
-def beaten_text(row: int, changed: int, radius: int, path: Name) -> str:
-    """Return what to say of an attack that beats a certificate."""
-    return (
-        f"an attack changes the prediction of row {row} with {changed} features, within its "
-        f"certified radius {radius}; the certificate is wrong, please report it with {path}"
+    raise UnsoundError(
+        f"an attack changes the prediction of row {row} with {changed[at]} features, within its "
+        f"certified radius {radius[at]}; the certificate is wrong, please report it with {path}"
     )
 
 
@@ -284,8 +291,7 @@ def _random(model: BoxNN, x: np.ndarray, options: AttackOptions, first: int) -> 
         model.group_size,
     )  # fmt: skip
     written = nearest[columns, found.x_adv]
-    differs = np.pad(written != codes, ((0, 0), (0, -len(columns) % model.group_size)))
-    changed = differs.reshape(len(codes), groups, -1).any(axis=2).sum(axis=1)
+    changed = groups_changed(codes, written, model.group_size)
     x_adv = domain.decode(x, codes, written)
     changed = np.where(found.changed >= 0, changed, -1).astype(np.int32)
     return AttackResult(x_adv, changed, model.predict(x_adv))

@@ -11,12 +11,11 @@ import numpy as np
 
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
-from boxnn_numba.errors import BoxNNError, OptionError, UnsoundError
-from boxnn_numba.locations import Name
+from boxnn_numba.errors import BoxNNError, OptionError
+from boxnn_numba.locations import Location, Name
 from boxnn_numba.pipelines.attack import (
-    beaten_text,
+    check_sound,
     keep_counterexample,
-    no_attack_text,
     random_budget,
     standing,
 )
@@ -144,18 +143,15 @@ def _check_sound(certificate: CertificateFile, attack: AttackFile) -> None:
     """Raise unless every attack is one, and none is within the certified radius."""
     rows, changed = attack.row, attack.changed
     prediction, radius = certificate.prediction[rows], certificate.radius[rows]
-    none = (changed >= 0) & (attack.prediction == prediction)
-    beaten = (changed >= 0) & (changed <= radius)
-    if not (none | beaten).any():
-        return
-    at = int((none | beaten).argmax())
-    row = int(rows[at])
-    path = attack.path
-    with contextlib.suppress(OSError):  # The attack file has it too, where no more can be written.
-        path = keep_counterexample(path, _input(certificate, row), attack.x[at], row)
-    if none[at]:
-        raise UnsoundError(no_attack_text(row, path))
-    raise UnsoundError(beaten_text(row, int(changed[at]), int(radius[at]), path))
+
+    def keep(at: int) -> Location:
+        # The attack file has it too, where no more can be written.
+        with contextlib.suppress(OSError):
+            row = int(rows[at])
+            return keep_counterexample(attack.path, _input(certificate, row), attack.x[at], row)
+        return attack.path
+
+    check_sound(rows, changed, attack.prediction == prediction, radius, keep)
 
 
 def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:
