@@ -25,6 +25,19 @@ from boxnn_numba.errors import OptionError
 @click.argument("data", type=StorePath(exists=True))
 @click.option("--out", required=True, type=StorePath(), help="Where the certificates go.")
 @click.option("--split", default="test", show_default=True, help="test or train.")
+@click.option(
+    "--certificate",
+    help="margin (the default), pairwise (at least as large) or exact (the true radius).",
+)
+@click.option("--limit", type=int, help="Certify only this many rows, spread evenly.")
+@click.option("--exact", type=int, help="Short for --certificate exact --limit N.", metavar="N")
+@click.option(
+    "--time-limit",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds for each exact radius; then its bounds.",
+)
 @chunk_option
 @cluster_options
 @run_options
@@ -34,6 +47,10 @@ def certify(
     data: str,
     out: str,
     split: str,
+    certificate: str | None,
+    limit: int | None,
+    exact: int | None,
+    time_limit: float,
     chunk: int | None,
     overwrite: bool,
     resume: bool,
@@ -50,11 +67,16 @@ def certify(
 
     Example: boxnn certify model.zarr mnist.zarr --out cert.zarr
     """
+    if exact is not None:
+        if certificate not in (None, "exact") or limit is not None:
+            raise OptionError("--exact N says --certificate exact --limit N; leave those two out")
+        certificate, limit = "exact", exact
     from boxnn_numba.pipelines.certify import certify as run
 
     with progress(quiet, "certifying") as bar:
         result = run(
-            model, data, out, split=split, overwrite=overwrite, resume=resume, device=device,
+            model, data, out, split=split, certificate=certificate or "margin", limit=limit,
+            time_limit=time_limit, overwrite=overwrite, resume=resume, device=device,
             threads=threads, chunk=chunk, cluster=chosen_cluster(cluster), progress=bar,
         )  # fmt: skip
     emit(
@@ -62,6 +84,7 @@ def certify(
         as_json,
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
         f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}"
+        + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
         + _cluster_text(result.get("cluster")),
     )
 
@@ -121,10 +144,11 @@ def curve_table(result: dict[str, Any]) -> str:
     curve = result["certified_accuracy"]
     lines = [
         f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
-        f"{result['median_certified_radius']}   ({result['convention']} convention)",
+        f"{result['median_certified_radius']}   ({_kind(result)})",
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
         "certified accuracy " + "".join(f"{value:>7.1f}" for value in curve.values()),
+        *_exact_lines(result.get("exact")),
         *_attack_lines(result.get("under_attack")),
         "",
         "class              n   accuracy   median   mean radius",
@@ -135,6 +159,22 @@ def curve_table(result: dict[str, Any]) -> str:
         for row in result["per_class"]
     ]
     return "\n".join(lines)
+
+
+def _kind(result: dict[str, Any]) -> str:
+    if result["certificate"] in ("pairwise", "exact"):
+        return f"{result['certificate']} certificate"
+    return f"{result['convention']} convention"
+
+
+def _exact_lines(exact: dict[str, Any] | None) -> list[str]:
+    if exact is None or exact["settled"] == 100:
+        return []
+    return [
+        "true value at most " + "".join(f"{value:>7.1f}" for value in exact["upper"].values()),
+        f"the true radius of {100 - exact['settled']:.2f}% is known by bounds only; certify with "
+        f"a --time-limit above {exact['time_limit']:g} s to settle more",
+    ]
 
 
 def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:

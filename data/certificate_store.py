@@ -7,12 +7,15 @@ written chunk by chunk. A chunk counts as finished once its entry in
 
 Files of the published defences have votes missing to unanimity for class
 distances, a prediction of -1 where they abstain, and, where the class is
-guessed from votes of its own, ``guess`` with it.
+guessed from votes of its own, ``guess`` with it. Box-NN's have the attribute ``certificate``
+(`KINDS`; the margin where it is missing), and exact ones ``upper``: where the time
+did not suffice, the true radius is somewhere in radius..upper.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +25,15 @@ from boxnn_numba import validation
 from boxnn_numba.certificates import BOX_NN, CONVENTIONS, certified_radius
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.chunk_files import RowFile, check_same_run, open_rows, unfinished_chunks
-from boxnn_numba.errors import CertificateFileError
+from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.locations import Location, Name, location
 
 FORMAT, VERSION = "boxnn-certificate", 1
 _ARRAYS = ("prediction", "radius", "label", "class_distance")
-#: Written after the others where the method has it.
-_GUESS = "guess"
+#: Arrays (N,) that some methods have too.
+_EXTRA = ("guess", "upper")
+#: Certificates of Box-NN, each at least as large as the one before.
+KINDS = ("margin", "pairwise", "exact")
 #: Attributes that are known when the file is sealed.
 _MEASURED = ("seconds", "seconds_per_sample")
 #: Label of an unknown class in an `outcome`; no prediction, not even "abstains", equals it.
@@ -46,8 +51,8 @@ class CertificateWriter:
         What the certificate is of; an earlier run with other attributes is refused.
     n_rows, n_classes, chunk_rows
         Number N of samples, K of classes, and samples in a chunk.
-    guesses
-        Whether chunks come with the guessed class of each sample.
+    extra
+        Which of ``"guess"`` and ``"upper"`` chunks come with.
 
     Raises
     ------
@@ -62,7 +67,7 @@ class CertificateWriter:
         n_rows: int,
         n_classes: int,
         chunk_rows: int,
-        guesses: bool = False,
+        extra: Sequence[str] = (),
     ) -> None:
         unmeasured = dict.fromkeys(_MEASURED)
         full = {"format": FORMAT, "version": VERSION, **attributes, **unmeasured}
@@ -71,7 +76,7 @@ class CertificateWriter:
         check_same_run(path, before, full, _MEASURED, CertificateFileError)
         self._attributes = full
         self._per_sample = before.get("seconds_per_sample")
-        self._names = (*_ARRAYS, _GUESS) if guesses else _ARRAYS
+        self._names = (*_ARRAYS, *extra)
         n_chunks = -(-n_rows // chunk_rows)
         # The attributes are written last, so a group without them was killed while it was made.
         if not before:
@@ -96,10 +101,11 @@ class CertificateWriter:
         radius: np.ndarray,
         label: np.ndarray,
         class_distance: np.ndarray,
+        **extra: np.ndarray | None,
     ) -> None:
         """Write one whole chunk, then record it as finished."""
         values = (prediction, radius, label, class_distance)
-        write_chunk(self._path, chunk, self._chunk_rows, *values)
+        write_chunk(self._path, chunk, self._chunk_rows, *values, **extra)
 
     def finish(self, seconds: float, seconds_per_sample: float | None = None) -> None:
         """Seal the file: digests of all arrays and the seconds it took, of a sample where known."""
@@ -123,7 +129,7 @@ def write_chunk(
     radius: np.ndarray,
     label: np.ndarray,
     class_distance: np.ndarray,
-    guess: np.ndarray | None = None,
+    **extra: np.ndarray | None,
 ) -> None:
     """Write one whole chunk of a file that a `CertificateWriter` made, then record it as finished.
 
@@ -133,7 +139,8 @@ def write_chunk(
     group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
     rows = slice(chunk * chunk_rows, chunk * chunk_rows + len(prediction))
     values = dict(zip(_ARRAYS, (prediction, radius, label, class_distance), strict=True))
-    for name, value in (values if guess is None else {**values, _GUESS: guess}).items():
+    values |= {name: value for name, value in extra.items() if value is not None}
+    for name, value in values.items():
         group[name][rows] = value  # type: ignore[index]
     group["finished"][chunk] = 1  # type: ignore[index]
 
@@ -166,12 +173,28 @@ class CertificateFile(RowFile):
     @functools.cached_property
     def guess(self) -> np.ndarray:
         """(N,) int32, index of the class that a method which guesses one has tried to certify."""
-        return self._read(_GUESS)
+        return self._read("guess")
+
+    @functools.cached_property
+    def upper(self) -> np.ndarray | None:
+        """(N,) int32, no true radius is larger; of exact certificates, None of others."""
+        return self._read("upper") if "upper" in self._arrays else None
+
+    @functools.cached_property
+    def row(self) -> np.ndarray:
+        """(N,) int64, number of each sample in its split."""
+        total = self.attributes.get("split_rows") or len(self)
+        return np.arange(len(self)) * int(total) // len(self)
 
     @property
     def method(self) -> str:
         """``"Box-NN"``, ``"RA"``, ``"RA^B"``, ``"FPA^A"`` or ``"FPA^B"``."""
         return str(self.attributes["method"])
+
+    @property
+    def certificate(self) -> str:
+        """One of `KINDS`; of the published defences ``"a"`` or ``"b"``."""
+        return str(self.attributes.get("certificate", KINDS[0]))
 
     @property
     def classes(self) -> list[Any]:
@@ -197,12 +220,17 @@ class CertificateFile(RowFile):
         Raises
         ------
         OptionError
-            Unknown convention.
+            Unknown convention, or another than the sound one of pairwise or exact certificates.
         """
         label = np.where(self.label < 0, _UNKNOWN, self.label)
         validation.choice("convention", convention, CONVENTIONS)
         if convention == "sound" or self.method != BOX_NN:
             return self.prediction, self.radius, label
+        if self.certificate != KINDS[0]:
+            raise OptionError(
+                f"{self.path} holds {self.certificate} certificates, which have no convention but "
+                "the sound one; leave out --convention or certify with --certificate margin"
+            )
         _, radius = certified_radius(self.class_distance, self.width, self.group_size, convention)
         return self.prediction, radius, label
 
@@ -217,4 +245,4 @@ def open_certificate(path: Name) -> CertificateFile:
     """
     kind = FORMAT, VERSION
     error = CertificateFileError
-    return CertificateFile(*open_rows(path, kind, _ARRAYS, (_GUESS,), error, "boxnn certify"))
+    return CertificateFile(*open_rows(path, kind, _ARRAYS, _EXTRA, error, "boxnn certify"))

@@ -16,11 +16,11 @@ from boxnn_numba.data.attack_store import AttackWriter, open_attack
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.distances import class_distance
 from boxnn_numba.domain import Domain, domain_of
-from boxnn_numba.errors import DataError, OptionError, UnsoundError
+from boxnn_numba.errors import OptionError, UnsoundError
 from boxnn_numba.locations import Location, Name, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.chunked import check_match, class_positions
+from boxnn_numba.pipelines.chunked import check_match, class_positions, count_rows
 from boxnn_numba.pipelines.cluster import keep_on_interrupt
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 from boxnn_numba.staging import staged_output
@@ -124,14 +124,10 @@ def attack(
     validation.choice("method", chosen.method, METHODS)
     validation.radii(radii)
     classifier, dataset = load_model(model), open_dataset(data)
-    validation.choice("split", split, dataset.splits)
+    count = count_rows(dataset, data, split, limit)
     check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
     need_two_classes(classifier)
-    total = dataset.n_rows(split)
-    if total == 0:
-        raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
-    count = total if limit is None else validation.integer("--limit", limit, 1, total)
-    rows = (np.arange(count) * total) // count
+    rows = (np.arange(count) * dataset.n_rows(split)) // count
     job = _Job(classifier, dataset, split, rows, chosen, location(out))
     job.attack(rows[:0])  # options are checked before anything is written
     attributes = {**_attributes(job, model, data), "limit": limit}

@@ -31,7 +31,7 @@ def hold_against(
     Parameters
     ----------
     certificate
-        Certificates of all rows of a split.
+        Certificates of rows of a split.
     attack
         Path of an attack file of the same model, data set and split.
     radii
@@ -43,14 +43,14 @@ def hold_against(
     -------
     dict
         ``attack``, ``method``, ``max_features`` that it could change (None for any number), ``n``
-        rows ``of`` all, and what `standing` returns of these rows.
+        rows that both have ``of`` those certified, and what `standing` returns of these rows.
 
     Raises
     ------
     AttackFileError
         The file is missing, damaged or unfinished.
     OptionError
-        It is of another model, data set or split, or the convention is not the sound one.
+        It is of another model, data set, split or rows, or the convention is not the sound one.
     UnsoundError
         An attack succeeded within a certified radius, or is none; it is kept beside `attack`.
     """
@@ -60,15 +60,16 @@ def hold_against(
         )
     file = open_attack(attack)
     _check_same(certificate, file)
-    _check_sound(certificate, file)
-    prediction, radius, label = (values[file.row] for values in certificate.outcome())
+    certified, attacked = _common_rows(certificate, file)
+    _check_sound(certificate, file, certified, attacked)
+    prediction, radius, label = (values[certified] for values in certificate.outcome())
     return {
         "attack": str(attack),
         "method": file.attributes["options"]["method"],
         "max_features": _most_changes(file),
-        "n": len(file),
+        "n": len(attacked),
         "of": len(certificate),
-        **standing(prediction, radius, label, file.changed, radii),
+        **standing(prediction, radius, label, file.changed[attacked], radii),
     }
 
 
@@ -109,7 +110,7 @@ def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) 
         last = last if most is None else min(last, most)
         result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)
         robust = np.array([row["robust_accuracy"] for row in result["radii"].values()])
-        found[at] = replace(run, robust=robust, attacked=result["n"])
+        found[at] = replace(run, robust=robust, attacked=result["n"], attack=file)
     return found
 
 
@@ -139,19 +140,27 @@ def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
             )
 
 
-def _check_sound(certificate: CertificateFile, attack: AttackFile) -> None:
+def _common_rows(certificate: CertificateFile, attack: AttackFile) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places in each file of the rows that both have; the first row is always one."""
+    _, *places = np.intersect1d(certificate.row, attack.row, True, return_indices=True)
+    return places[0], places[1]
+
+
+def _check_sound(
+    certificate: CertificateFile, attack: AttackFile, certified: np.ndarray, attacked: np.ndarray
+) -> None:
     """Raise unless every attack is one, and none is within the certified radius."""
-    rows, changed = attack.row, attack.changed
-    prediction, radius = certificate.prediction[rows], certificate.radius[rows]
+    rows, changed, x = attack.row[attacked], attack.changed[attacked], attack.x
+    prediction, radius = certificate.prediction[certified], certificate.radius[certified]
 
     def keep(at: int) -> Location:
         # The attack file has it too, where no more can be written.
         with contextlib.suppress(OSError):
             row = int(rows[at])
-            return keep_counterexample(attack.path, _input(certificate, row), attack.x[at], row)
+            return keep_counterexample(attack.path, _input(certificate, row), x[attacked[at]], row)
         return attack.path
 
-    check_sound(rows, changed, attack.prediction == prediction, radius, keep)
+    check_sound(rows, changed, attack.prediction[attacked] == prediction, radius, keep)
 
 
 def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:

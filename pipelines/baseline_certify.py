@@ -22,7 +22,7 @@ from boxnn_numba.pipelines.baseline_chunks import (
     certify_baseline_chunk,
 )
 from boxnn_numba.pipelines.certify import evaluate
-from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match
+from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.staging import partial_path
@@ -132,7 +132,7 @@ def certify_baseline(
     certify_chunks(
         certify_baseline_chunk, job, out, attributes, shape, how,
         inputs=[model, data] if votes_from is None else [model, data, votes_from],
-        guesses=stored.method == "ra",
+        extra=("guess",) if stored.method == "ra" else (),
         seconds_per_sample=None if votes is None else votes.attributes["seconds_per_sample"],
     )  # fmt: skip
     return _summary(out, stored, job, time.perf_counter() - began)
@@ -177,15 +177,11 @@ def _some(classes: Sequence[Any]) -> str:
 
 def _row_count(dataset: Dataset, data: Name, split: str, sampling: Sampling) -> int:
     """Return how many rows are certified, after checking what is asked for."""
-    total = dataset.n_rows(split)
-    if total == 0:
-        raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
+    n = count_rows(dataset, data, split, sampling.limit)
     validation.integer("--samples", sampling.samples, low=1, high=_MOST_SAMPLES)
     validation.integer("--guess-samples", sampling.guess_samples, low=1, high=_MOST_SAMPLES)
     validation.integer("--seed", sampling.seed, low=0)
-    if sampling.limit is None:
-        return total
-    return validation.integer("--limit", sampling.limit, low=1, high=total)
+    return n
 
 
 def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:

@@ -118,7 +118,7 @@ def certify_baseline_chunk(index: int, job: BaselineJob) -> Spent:
     missing = counts[0].sum() - counts
     label = class_positions(stored.classes, dataset)[y]
     nbytes = x.nbytes + y.nbytes
-    return write_certificates(job, index, began, read, nbytes, *radii, label, missing, guess)
+    return write_certificates(job, index, began, read, nbytes, *radii, label, missing, guess=guess)
 
 
 def _ra_votes(

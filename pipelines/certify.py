@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import csv
-import functools
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend
-from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.data.certificate_store import KINDS, CertificateFile, open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
-from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.errors import DataError, InputError, OptionError
 from boxnn_numba.locations import Name, absolute, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.chunked import (
-    HowToRun,
-    Spent,
-    certify_chunks,
-    check_match,
-    class_positions,
-    write_certificates,
-)
+from boxnn_numba.pipelines.certify_chunks import CertifyJob, certify_chunk
+from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
+from boxnn_numba.rivals import need_two_classes
 from boxnn_numba.staging import partial_path, staged_output
 
 #: Rows of a user's array that are predicted at a time.
 _PREDICT_ROWS = 4096
+#: Most samples in a chunk of each certificate: a run that is stopped loses a few seconds.
+_CHUNK_ROWS = {"margin": 2**31, "pairwise": 512, "exact": 16}
 
 
 def certify(
@@ -42,6 +37,9 @@ def certify(
     out: Name,
     *,
     split: str = "test",
+    certificate: str = "margin",
+    limit: int | None = None,
+    time_limit: float = 60.0,
     overwrite: bool = False,
     resume: bool = False,
     device: str = "auto",
@@ -60,10 +58,18 @@ def certify(
         Where the certificate file goes.
     split
         ``"test"`` or ``"train"``.
+    certificate
+        ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
+        (`exact_radius`); each is at least as large as the one before, and slower.
+    limit
+        Certify only this many rows, ``(arange(limit) * total) // limit``.
+    time_limit
+        Seconds for each sample of the exact certificate; where they do not suffice, the file
+        has bounds of the radius.
     overwrite, resume
         Replace what is at `out`; continue a run that was stopped.
     device, threads, chunk
-        As for `get_backend`.
+        As for `get_backend`; pairwise and exact certificates are computed on the CPU.
     cluster
         Where chunks are certified; in this process by default. Every worker must see the three
         paths, and with device ``"cuda"`` have a GPU of its own.
@@ -83,15 +89,14 @@ def certify(
     """
     began = time.perf_counter()
     check_options(cluster)
+    _check_kind(certificate, time_limit, device)
     # Of a cluster, the GPUs are the workers'.
     get_backend(device if cluster.local else "cpu", threads, chunk)
     classifier, dataset = load_model(model), open_dataset(data)
-    validation.choice("split", split, dataset.splits)
-    codes = classifier.grid is None
-    check_match(model, classifier.boxes.n_features, codes, dataset, data)
-    n = dataset.n_rows(split)
-    if n == 0:
-        raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
+    n = count_rows(dataset, data, split, limit)
+    check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
+    if certificate != "margin":
+        need_two_classes(classifier)
     first = dataset.chunks(split)[0]
     job = CertifyJob(
         model=absolute(model),
@@ -100,95 +105,64 @@ def certify(
         data_digest=dataset.digest,
         split=split,
         out=absolute(partial_path(location(out))),
-        chunk_rows=first.stop - first.start,
+        chunk_rows=min(first.stop - first.start, _CHUNK_ROWS[certificate]),
+        n_rows=n,
+        certificate=certificate,
+        time_limit=float(time_limit),
         # "auto" would give all workers of a machine the same GPU.
         device=device if cluster.local or device == "cuda" else "cpu",
         chunk=chunk,
     )
-    attributes = _attributes(classifier, model, dataset, data, split)
+    attributes = _attributes(classifier, dataset, model, data, job)
     how = HowToRun(overwrite, resume, threads, cluster, progress, device)
-    shape = n, len(classifier.classes)
-    spent = certify_chunks(certify_chunk, job, out, attributes, shape, how, inputs=[model, data])
-    result = evaluate(out, [0])
+    shape, extra = (n, len(classifier.classes)), ("upper",) if certificate == "exact" else ()
+    spent = certify_chunks(
+        certify_chunk, job, out, attributes, shape, how, inputs=[model, data], extra=extra
+    )
     return {
         **({} if spent is None else {"cluster": spent}),
         "certificate": str(out),
+        "kind": certificate,
         "split": split,
         "n": n,
-        "accuracy": result["accuracy"],
-        "median_certified_radius": result["median_certified_radius"],
+        **_figures(out),
         "seconds": time.perf_counter() - began,
     }
 
 
-@dataclass(frozen=True)
-class CertifyJob:
-    """What a task needs to certify a chunk: paths, the digests they must have, and where to run."""
-
-    model: str
-    model_digest: str
-    data: str
-    data_digest: str
-    split: str
-    out: str
-    chunk_rows: int
-    device: str
-    chunk: int | None
+def _figures(out: Name) -> dict[str, Any]:
+    result = evaluate(out, [0])
+    settled = {"settled": result["exact"]["settled"]} if "exact" in result else {}
+    return {**{name: result[name] for name in ("accuracy", "median_certified_radius")}, **settled}
 
 
-# A worker reads the model and the attributes of the data once, not with every task; the digests
-# in the key make sure that it is still what the client saw.
-@functools.lru_cache(maxsize=2)
-def _open_inputs(
-    model: str, model_digest_: str, data: str, data_digest: str
-) -> tuple[BoxNN, Dataset]:
-    classifier, dataset = load_model(model), open_dataset(data)
-    if model_digest(classifier) != model_digest_ or dataset.digest != data_digest:
-        raise DataError(f"{model} or {data} changed while it was certified; start again")
-    return classifier, dataset
-
-
-def certify_chunk(index: int, job: CertifyJob) -> Spent:
-    """Certify one chunk, write it whole to the result, and return what that took.
-
-    Runs on whatever the executor uses. Running it twice writes the same bytes.
-
-    Raises
-    ------
-    BoxNNError
-        Names the chunk: its data are damaged, or its result cannot be written.
-    """
-    began = time.perf_counter()
-    classifier, dataset = _open_inputs(job.model, job.model_digest, job.data, job.data_digest)
-    x, y = dataset.read_chunk(job.split, index)
-    read = time.perf_counter()
-    distance = classifier.class_distance(x, job.device, job.chunk)
-    prediction, radius = certificates.certified_radius(
-        distance, classifier.boxes.width, classifier.group_size
-    )
-    position = class_positions(classifier.classes, dataset)
-    nbytes = x.nbytes + y.nbytes
-    return write_certificates(
-        job, index, began, read, nbytes, prediction, radius, position[y], distance
-    )
+def _check_kind(certificate: str, time_limit: float, device: str) -> None:
+    validation.choice("certificate", certificate, KINDS)
+    validation.real("time_limit", time_limit, 0, open_low=True)
+    if certificate != "margin" and device == "cuda":
+        raise OptionError(f"{certificate} certificates are computed on the CPU; leave out --device")
 
 
 def _attributes(
-    classifier: BoxNN, model: Name, dataset: Dataset, data: Name, split: str
+    classifier: BoxNN, dataset: Dataset, model: Name, data: Name, job: CertifyJob
 ) -> dict[str, Any]:
+    total = dataset.n_rows(job.split)
     return {
         "method": certificates.BOX_NN,
+        "certificate": job.certificate,
         "model": str(model),
-        "model_digest": model_digest(classifier),
+        "model_digest": job.model_digest,
         "dataset": str(data),
         "dataset_name": dataset.name,
         "dataset_digest": dataset.digest,
-        "split": split,
+        "split": job.split,
         "width": classifier.boxes.width,
         "group_size": classifier.group_size,
         "classes": list(classifier.classes),
         "feature_shape": list(classifier.feature_shape or ()),
         "training": classifier.training,
+        **({} if job.n_rows == total else {"limit": job.n_rows, "split_rows": total}),
+        **({"time_limit": job.time_limit} if job.certificate == "exact" else {}),
     }
 
 
@@ -217,7 +191,9 @@ def evaluate(
         ``median_certified_radius``, ``certified_accuracy`` (radius as string -> percent),
         ``accuracy`` (percent), ``mean_certified_radius``, ``n``, ``convention``, ``method``,
         ``per_class`` and, of a published defence, ``abstained`` (percent; wrong at every radius);
-        with an attack ``under_attack``, as `hold_against` returns it.
+        with an attack ``under_attack``, as `hold_against` returns it; of exact certificates
+        ``exact``: percent ``settled`` before the time was up, and ``upper``, radius as string ->
+        percent of samples that are right and whose true radius may be so large.
 
     Raises
     ------
@@ -248,10 +224,22 @@ def evaluate(
         "accuracy": round(100.0 * float((outcome[0] == outcome[2]).mean()), 4),
         "mean_certified_radius": certificates.mean_certified_radius(*outcome),
         **({} if file.method == certificates.BOX_NN else {"abstained": round(abstained, 4)}),
+        "certificate": file.certificate,
         "n": len(file),
         "convention": convention,
         **attacked,
+        **({} if file.upper is None else {"exact": _exact(file, radii)}),
         "per_class": [{**row, "class": file.classes[int(row["class"])]} for row in per_class],
+    }
+
+
+def _exact(file: CertificateFile, radii: Sequence[int]) -> dict[str, Any]:
+    prediction, radius, label = file.outcome()
+    upper = 100.0 * certificates.certified_accuracy(prediction, file.upper, label, radii)
+    return {
+        "settled": 100.0 * float((radius == file.upper).mean()),
+        "time_limit": file.attributes["time_limit"],
+        "upper": {str(r): round(float(value), 4) for r, value in zip(radii, upper, strict=True)},
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.data.certificate_store import CertificateWriter, write_chunk
 from boxnn_numba.data.store import Dataset
 from boxnn_numba.errors import DataError
@@ -86,7 +87,7 @@ def certify_chunks(
     how: HowToRun,
     *,
     inputs: Sequence[Name],
-    guesses: bool = False,
+    extra: Sequence[str] = (),
     seconds_per_sample: float | None = None,
 ) -> dict[str, Any] | None:
     """Write a certificate file, each chunk by a task on the executor that the options ask for.
@@ -108,8 +109,8 @@ def certify_chunks(
         Where to run.
     inputs
         What the certificates are made from, which must not be replaced.
-    guesses
-        Whether tasks write guesses too.
+    extra
+        As for `CertificateWriter`.
     seconds_per_sample
         To record in place of what the tasks took.
 
@@ -132,7 +133,7 @@ def certify_chunks(
         # Connected first: where that fails, nothing is left behind.
         check = job.model, job.data
         with connect(how.cluster, how.threads, check=check, device=how.device) as executor:
-            writer = CertificateWriter(partial, attributes, *shape, job.chunk_rows, guesses)
+            writer = CertificateWriter(partial, attributes, *shape, job.chunk_rows, extra)
             executor.check((job.out,))
             todo, started = writer.unfinished(), time.perf_counter()
             spent, rows = _run(executor, task, job, writer, shape[0], partial, how.progress)
@@ -175,7 +176,13 @@ def _run(
 
 
 def write_certificates(
-    job: Job, index: int, began: float, read: float, nbytes: int, *values: np.ndarray | None
+    job: Job,
+    index: int,
+    began: float,
+    read: float,
+    nbytes: int,
+    *values: np.ndarray,
+    **extra: np.ndarray | None,
 ) -> Spent:
     """Write a chunk whole, and return what its task took (runs on a worker).
 
@@ -185,7 +192,7 @@ def write_certificates(
         Which chunk.
     began, read
         When the task began, and when it had read `nbytes`.
-    values
+    values, extra
         As for `write_chunk`.
 
     Raises
@@ -195,11 +202,28 @@ def write_certificates(
     """
     computed = time.perf_counter()
     try:
-        write_chunk(job.out, index, job.chunk_rows, *values)  # type: ignore[arg-type]
+        write_chunk(job.out, index, job.chunk_rows, *values, **extra)
     except OSError as error:
         raise write_failure(error, f"chunk {index} of {job.out}") from error
-    nbytes += sum(value.nbytes for value in values if value is not None)
+    nbytes += sum(value.nbytes for value in (*values, *extra.values()) if value is not None)
     return Spent(computed - read, (read - began) + (time.perf_counter() - computed), nbytes)
+
+
+def count_rows(dataset: Dataset, data: Name, split: str, limit: int | None) -> int:
+    """Return how many rows of a split a run with ``--limit`` takes.
+
+    Raises
+    ------
+    DataError
+        The split is empty.
+    OptionError
+        There is no such split, or `limit` is not from 1 to its number of rows.
+    """
+    validation.choice("split", split, dataset.splits)
+    total = dataset.n_rows(split)
+    if total == 0:
+        raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
+    return total if limit is None else validation.integer("--limit", limit, 1, total)
 
 
 def class_positions(classes: Sequence[Any], dataset: Dataset) -> np.ndarray:

@@ -153,7 +153,7 @@ def _described(run: Run, chosen: dict[tuple[str, int], bool]) -> list[Sample]:
         label, own, other = int(run.label[row]), int(prediction[position]), int(rival[position])
         samples.append(
             Sample(
-                row,
+                row if run.row is None else int(run.row[row]),
                 group,
                 overall,
                 label,

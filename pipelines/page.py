@@ -384,7 +384,7 @@ def _sample_table(run: Run, index: int, samples: Sequence[Sample]) -> str:
             width = int(run.attributes["width"])
             cells += [
                 f"{units / width:.2f}" if units < UNREACHABLE else _DASH
-                for units in run.class_distance[sample.index]
+                for units in run.class_distance[run.place(sample.index)]
             ]
         else:
             cells += [f"{sample.own_distance:.2f}", f"{sample.rival_distance:.2f}"]

@@ -14,6 +14,7 @@ from boxnn_numba.locations import Location, Name, location
 from boxnn_numba.pipelines.published import setting
 
 if TYPE_CHECKING:
+    from boxnn_numba.data.attack_store import AttackFile
     from boxnn_numba.data.certificate_store import CertificateFile
 
 
@@ -41,6 +42,10 @@ class Run:
         where none was made.
     attacked
         How many samples that is of.
+    attack
+        The file with the attack's inputs, or None.
+    row
+        (N,) number of each sample in the split; 0, 1, ... where it is None.
     """
 
     name: str
@@ -53,6 +58,12 @@ class Run:
     path: Location | None = None
     robust: np.ndarray | None = None
     attacked: int = 0
+    attack: AttackFile | None = None
+    row: np.ndarray | None = None
+
+    def place(self, number: int) -> int:
+        """Return where the sample with a number in the split is in the arrays."""
+        return number if self.row is None else int(np.searchsorted(self.row, number))
 
     @property
     def has_boxes(self) -> bool:
@@ -145,16 +156,30 @@ def _as_run(file: CertificateFile, name: str, path: Location, convention: str) -
             f"{path} has no sample whose true class is known; certify a data set with labels"
         )
     attributes, classes = dict(file.attributes), list(file.classes)
-    return Run(name, prediction, radius, label, classes, attributes, file.class_distance, path)
+    distance = file.class_distance
+    return Run(
+        name, prediction, radius, label, classes, attributes, distance, path, row=file.row
+    )  # fmt: skip
 
 
 def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:
     """Name each run: a published defence as the paper does where that tells them apart."""
     methods = [_published_name(file.attributes) for file in files]
     return [
-        stem if method is None else method if methods.count(method) == 1 else f"{method} ({stem})"
-        for method, stem in zip(methods, _distinct_names(paths), strict=True)
+        _with_kind(stem, file)
+        if method is None
+        else method
+        if methods.count(method) == 1
+        else f"{method} ({stem})"
+        for method, stem, file in zip(methods, _distinct_names(paths), files, strict=True)
     ]
+
+
+def _with_kind(name: str, file: CertificateFile) -> str:
+    """Add to the name of a file of boxes which certificate it holds, but for the usual one."""
+    if file.certificate == "margin" or file.certificate in name:
+        return name
+    return f"{name} ({file.certificate})"
 
 
 def _published_name(attributes: Mapping[str, Any]) -> str | None:

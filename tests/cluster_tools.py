@@ -51,9 +51,9 @@ from boxnn_numba.pipelines import chunked
 from boxnn_numba.pipelines import cluster_training
 
 def slowed(function, seconds):
-    def run(*arguments):
+    def run(*arguments, **options):
         time.sleep(seconds)
-        return function(*arguments)
+        return function(*arguments, **options)
     return run
 
 chunked.write_chunk = slowed(chunked.write_chunk, 0.03)

@@ -26,9 +26,9 @@ from boxnn_numba.pipelines import chunked
 from boxnn_numba.training import Training
 
 def slowed(function, seconds):
-    def run(*arguments):
+    def run(*arguments, **options):
         time.sleep(seconds)
-        return function(*arguments)
+        return function(*arguments, **options)
     return run
 
 Training.run_epoch = slowed(Training.run_epoch, 0.04)

@@ -51,9 +51,9 @@ fake_networks.install()
 from boxnn_numba.cli.main import main
 from boxnn_numba.pipelines import baseline_certify, chunked
 write = chunked.write_chunk
-def slow(*values):
+def slow(*values, **extra):
     time.sleep(0.02)
-    write(*values)
+    write(*values, **extra)
 chunked.write_chunk = slow
 baseline_certify._CHUNK_ROWS = 2
 main()

@@ -51,10 +51,10 @@ from boxnn_numba.pipelines import chunked
 real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
 chunked.real_write_chunk = real
 
-def write_chunk(out, index, *values):
+def write_chunk(out, index, *values, **extra):
     if index >= 9:
         raise OSError(errno.ENOSPC, "No space left on device")
-    real(out, index, *values)
+    real(out, index, *values, **extra)
 
 chunked.write_chunk = write_chunk
 """
@@ -66,10 +66,10 @@ from boxnn_numba.pipelines import chunked
 real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
 chunked.real_write_chunk = real
 
-def write_chunk(out, index, *values):
+def write_chunk(out, index, *values, **extra):
     if index == 11:
         os.kill(os.getpid(), signal.SIGKILL)
-    real(out, index, *values)
+    real(out, index, *values, **extra)
 
 def forward(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -80,8 +80,8 @@ class FakeBaselines(ModuleType):
         attributes = {"classes": dataset.classes, "width": 1, "group_size": 1, "method": "RA"}
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
         size = (len(y), len(dataset.classes))
-        writer = CertificateWriter(Path(out), attributes, *size, len(y), guesses=True)
-        write_chunk(Path(out), 0, len(y), prediction, radius, y, np.zeros(size, np.int32), y)
+        writer = CertificateWriter(Path(out), attributes, *size, len(y), extra=("guess",))
+        write_chunk(Path(out), 0, len(y), prediction, radius, y, np.zeros(size, np.int32), guess=y)
         # Unknown where a run was killed after its last chunk.
         writer.finish(1.0, None if "fpa-60" in Path(model).parent.name else 0.5)
 
