@@ -188,6 +188,7 @@ def random_search(
     seed: int = 0,
     domain: tuple[ArrayLike, ArrayLike] | None = None,
     group_size: int = 1,
+    features: ArrayLike | None = None,
 ) -> AttackResult:
     """Look for a change of at most `budget` features by random search (black box).
 
@@ -212,6 +213,8 @@ def random_search(
         must be given.
     group_size
         Features that are rewritten together.
+    features
+        (n,) bool, features that may change; all by default.
 
     Returns
     -------
@@ -239,7 +242,8 @@ def random_search(
     >>> result.changed, result.prediction
     (array([2], dtype=int32), array([1]))
     """
-    search = Search.begin(predict, validation.matrix("x", x), budget, queries, domain, group_size)
+    matrix = validation.matrix("x", x)
+    search = Search.begin(predict, matrix, budget, queries, domain, group_size, features)
     rng = np.random.default_rng(validation.integer("seed", seed, 0))
     search.start(rng)
     while search.step(rng):

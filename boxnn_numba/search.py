@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.errors import InputError
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.rivals import groups_changed
 
 #: Share of the changed groups that a step of the random search replaces, first and last.
@@ -27,32 +27,46 @@ class Search:
     budget: int
     queries: int
     group_size: int
+    free: np.ndarray
     first: np.ndarray
 
     @classmethod
     def begin(
-        cls, predict: Any, x: np.ndarray, budget: int, queries: int, domain: Any, group_size: int
+        cls,
+        predict: Any,
+        x: np.ndarray,
+        budget: int,
+        queries: int,
+        domain: Any,
+        group_size: int,
+        features: Any,
     ) -> Search:
         """Check the arguments of `boxnn_numba.attack.random_search`, and ask about the inputs."""
         if x.dtype.kind not in "iuf":
             raise InputError(f"x has dtype {x.dtype}; it must hold numbers")
         group_size = validation.positive("group_size", group_size)
-        groups = -(-x.shape[1] // group_size)
-        low, high = validation.limits(domain, x.shape[1], x.dtype)
+        n = x.shape[1]
+        free = np.ones(n, bool) if features is None else validation.mask("features", features, n)
+        groups = int(np.logical_or.reduceat(free, np.arange(0, n, group_size)).sum())
+        if groups == 0:
+            raise OptionError("features is False everywhere; let at least one feature change")
+        low, high = validation.limits(domain, n, x.dtype)
         return cls(
             predict, x, low, high, validation.integer("budget", budget, 1, groups),
-            validation.positive("queries", queries), group_size, _answers(predict, x),
+            validation.positive("queries", queries), group_size, free, _answers(predict, x),
         )  # fmt: skip
 
     def start(self, rng: np.random.Generator) -> None:
         """Change as many groups of every input as the budget allows."""
         rows, n = self.x.shape
-        self.groups = -(-n // self.group_size)
+        starts = np.arange(0, n, self.group_size)
+        # Beyond the random keys 0..1, and beyond those of groups that are changed already.
+        self.offset = np.where(np.logical_or.reduceat(self.free, starts), 0.0, 3.0)
         self.used = np.ones(rows, np.int64)
         self.current = self.x.copy()
         self.flipped = np.zeros(rows, bool)
         self.loss = np.full(rows, np.inf)
-        keys = rng.random((rows, self.groups))
+        keys = rng.random((rows, len(starts))) + self.offset
         self.chosen = np.argsort(keys, axis=1)[:, : self.budget]
         everyone = np.flatnonzero(self.used < self.queries)
         self._accept(
@@ -68,7 +82,7 @@ class Search:
         share = _SHARES[0] * (_SHARES[1] / _SHARES[0]) ** done
         moved = max(1, round(share * self.budget))
         chosen = rng.permuted(self.chosen[active], axis=1)
-        keys = rng.random((len(active), self.groups))
+        keys = rng.random((len(active), len(self.offset))) + self.offset
         np.put_along_axis(keys, chosen[:, moved:], 2.0, axis=1)
         fresh = np.argpartition(keys, moved - 1, axis=1)[:, :moved]
         trial = self._restored(self.current[active], active, chosen[:, :moved])
@@ -96,11 +110,11 @@ class Search:
         return x_adv, np.where(self.flipped, changed, -1).astype(np.int32), prediction
 
     def _columns(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and features of groups (rows, q)."""
+        """Return rows and features, of those that may change, of groups (rows, q)."""
         columns = groups[:, :, None] * self.group_size + np.arange(self.group_size)
         rows = np.broadcast_to(np.arange(len(groups))[:, None, None], columns.shape)
-        inside = columns < self.x.shape[1]
-        return rows[inside], columns[inside]
+        rows, columns = (part[columns < self.x.shape[1]] for part in (rows, columns))
+        return rows[self.free[columns]], columns[self.free[columns]]
 
     def _restored(self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray) -> np.ndarray:
         rows, columns = self._columns(groups)

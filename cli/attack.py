@@ -25,6 +25,11 @@ from boxnn_numba.errors import OptionError
 @click.option("--max-features", type=int, help="Most features, or groups, to change.")
 @click.option("--low", type=int, default=0, show_default=True, help="Least code to write.")
 @click.option("--high", type=int, default=255, show_default=True, help="Largest code to write.")
+@click.option(
+    "--features",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A .npy file of booleans, one for each feature: those that may change.",
+)
 @click.option("--rivals", type=int, default=16, show_default=True, help="Rival boxes to try.")
 @click.option("--tries", type=int, default=32, show_default=True, help="Rounds of local search.")
 @click.option("--queries", type=int, default=1000, show_default=True, help="Of the random method.")

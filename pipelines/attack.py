@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from boxnn_numba.attack import AttackResult, greedy_attack, random_search
 from boxnn_numba.backend import get_backend, limit_threads
 from boxnn_numba.data.attack_store import AttackWriter, open_attack
 from boxnn_numba.data.store import Dataset, open_dataset
+from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.distances import class_distance
 from boxnn_numba.domain import Domain, domain_of
-from boxnn_numba.errors import OptionError, UnsoundError
+from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import Location, Name, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.pipelines.chunked import check_match, class_positions, count_rows
 from boxnn_numba.pipelines.cluster import keep_on_interrupt
+from boxnn_numba.pipelines.sandwich import check_sound, keep_counterexample, standing
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 from boxnn_numba.staging import staged_output
 
@@ -45,6 +47,8 @@ class AttackOptions:
         for the random one by default.
     low, high
         Least and largest code that is written.
+    features
+        Path of a ``.npy`` file of (n,) bool, features that may change; None for all.
     rivals, tries
         Of `greedy_attack`.
     queries
@@ -57,6 +61,7 @@ class AttackOptions:
     max_features: int | None = None
     low: int = 0
     high: int = 255
+    features: str | None = None
     rivals: int = 16
     tries: int = 32
     queries: int = 1000
@@ -128,7 +133,9 @@ def attack(
     check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
     need_two_classes(classifier)
     rows = (np.arange(count) * dataset.n_rows(split)) // count
-    job = _Job(classifier, dataset, split, rows, chosen, location(out))
+    job = _Job(
+        classifier, dataset, split, rows, chosen, _mask(chosen.features), location(out)
+    )  # fmt: skip
     job.attack(rows[:0])  # options are checked before anything is written
     attributes = {**_attributes(job, model, data), "limit": limit}
     staged = staged_output(
@@ -175,6 +182,7 @@ class _Job:
     split: str
     rows: np.ndarray
     options: AttackOptions
+    features: np.ndarray | None
     out: Location
 
     def attack(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -202,60 +210,21 @@ class _Job:
         if options.method == "greedy":
             return greedy_attack(
                 model, x, max_features=options.max_features, domain=(options.low, options.high),
-                rivals=options.rivals, tries=options.tries, seed=options.seed,
+                features=self.features, rivals=options.rivals, tries=options.tries,
+                seed=options.seed,
             )  # fmt: skip
-        return _random(model, x, options, int(rows[0]))
+        return _random(model, x, options, self.features, int(rows[0]))
 
 
-def check_sound(
-    rows: np.ndarray,
-    changed: np.ndarray,
-    same: np.ndarray,
-    radius: np.ndarray,
-    keep: Callable[[int], Location],
-) -> None:
-    """Raise unless every attack is one, and none is within the certified radius.
-
-    Parameters
-    ----------
-    rows, changed, radius
-        (N,) rows of the split, changes that the attacks need (-1 where there is none) and
-        certified radii.
-    same
-        (N,) bool, whether the prediction is the same after the attack.
-    keep
-        Writes what is at an index of these to a file, whose path it returns.
-
-    Raises
-    ------
-    UnsoundError
-        Names the first such row and its file.
-    """
-    none, beaten = (changed >= 0) & same, (changed >= 0) & (changed <= radius)
-    if not (none | beaten).any():
-        return
-    at = int((none | beaten).argmax())
-    row, path = int(rows[at]), keep(at)
-    if none[at]:
-        raise UnsoundError(
-            f"the attack on row {row} does not change the prediction; this is a defect, "
-            f"please report it with {path}"
-        )
-    raise UnsoundError(
-        f"an attack changes the prediction of row {row} with {changed[at]} features, within its "
-        f"certified radius {radius[at]}; the certificate is wrong, please report it with {path}"
-    )
-
-
-def keep_counterexample(
-    beside: Location, x: np.ndarray | None, x_adv: np.ndarray, row: int
-) -> Location:
-    """Write an input, where it is known, and an attack on it to an ``.npz`` file beside another."""
-    path = beside.with_name(f"{beside.name}.counterexample-{row}.npz")
-    arrays = {"x_adv": x_adv, "row": np.int64(row), **({} if x is None else {"x": x})}
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    return path
+def _mask(path: str | None) -> np.ndarray | None:
+    if path is None:
+        return None
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise OptionError(
+            f"--features {path} is not a readable .npy file; save (n,) booleans with np.save"
+        ) from error
 
 
 def random_budget(groups: int) -> int:
@@ -263,7 +232,9 @@ def random_budget(groups: int) -> int:
     return max(1, groups // _RANDOM_SHARE)
 
 
-def _random(model: BoxNN, x: np.ndarray, options: AttackOptions, first: int) -> AttackResult:
+def _random(
+    model: BoxNN, x: np.ndarray, options: AttackOptions, features: np.ndarray | None, first: int
+) -> AttackResult:
     """Search at random among the codes that can be written."""
     groups = group_count(model)
     if options.max_features is None:
@@ -273,10 +244,13 @@ def _random(model: BoxNN, x: np.ndarray, options: AttackOptions, first: int) -> 
     seed = np.random.SeedSequence([validation.integer("seed", options.seed, 0), first])
     domain = domain_of(model, (options.low, options.high), dtype=x.dtype)
     low, high = domain.up()[:, options.low], domain.down()[:, options.high]
-    if not domain.free.all():
+    reached = domain.free
+    if features is not None:
+        reached = reached | ~validation.mask("features", features, len(reached))
+    if not reached.all():
         raise OptionError(
             f"no code in {options.low}..{options.high} can be written into feature "
-            f"{domain.free.argmin()}; widen the domain"
+            f"{reached.argmin()}; widen the domain"
         )
     codes = model.encode(x)
     nearest = _nearest(domain_of(model, dtype=x.dtype))
@@ -284,7 +258,7 @@ def _random(model: BoxNN, x: np.ndarray, options: AttackOptions, first: int) -> 
     found = random_search(
         lambda batch: -class_distance(nearest[columns, batch], model.boxes),
         codes, budget, options.queries, int(seed.generate_state(1)[0]), (low, high),
-        model.group_size,
+        model.group_size, features,
     )  # fmt: skip
     written = nearest[columns, found.x_adv]
     changed = groups_changed(codes, written, model.group_size)
@@ -316,6 +290,7 @@ def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
         "classes": list(classifier.classes),
         "feature_shape": list(classifier.feature_shape or ()),
         "options": asdict(job.options),
+        **({} if job.features is None else {"features_digest": array_digest(job.features)}),
     }
 
 
@@ -331,46 +306,3 @@ def _summary(out: Name, job: _Job, radii: Sequence[int]) -> dict[str, Any]:
         )
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     return standing(prediction, radius, file.label, file.changed, radii)
-
-
-def standing(
-    prediction: np.ndarray,
-    radius: np.ndarray,
-    label: np.ndarray,
-    changed: np.ndarray,
-    radii: Sequence[int],
-) -> dict[str, Any]:
-    """Return how accuracy stands under attack, beside what is certified of the same samples.
-
-    Parameters
-    ----------
-    prediction, radius, label
-        (N,) predictions, certified radii and true classes.
-    changed
-        (N,) changes that the attack needs, -1 where it found none.
-    radii
-        Radii of the two curves.
-
-    Returns
-    -------
-    dict
-        As `attack` returns it; ``gap`` is robust less certified accuracy.
-    """
-    found = changed >= 0
-    resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
-    robust = 100.0 * certificates.certified_accuracy(prediction, resisted, label, radii)
-    certified = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
-    return {
-        "found": 100.0 * float(found.mean()),
-        "meets": 100.0 * float((changed == radius + 1).mean()),
-        "mean_changed": float(changed[found].mean()) if found.any() else None,
-        "accuracy": 100.0 * float((prediction == label).mean()),
-        "radii": {
-            str(r): {
-                "certified_accuracy": float(c),
-                "robust_accuracy": float(a),
-                "gap": float(a - c),
-            }
-            for r, c, a in zip(radii, certified, robust, strict=True)
-        },
-    }

@@ -13,14 +13,10 @@ from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.errors import BoxNNError, OptionError
 from boxnn_numba.locations import Location, Name
-from boxnn_numba.pipelines.attack import (
-    check_sound,
-    keep_counterexample,
-    random_budget,
-    standing,
-)
+from boxnn_numba.pipelines.attack import random_budget
 from boxnn_numba.pipelines.origins import Origins
 from boxnn_numba.pipelines.runs import Run
+from boxnn_numba.pipelines.sandwich import check_sound, keep_counterexample, standing
 
 
 def hold_against(

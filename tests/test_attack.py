@@ -173,6 +173,20 @@ def test_random_search_finds_some_and_never_within_the_radius(
         assert (random_search(predict, x, least, 50, group_size=group_size).changed == -1).all()
 
 
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_random_search_changes_only_what_it_may(group_size: int) -> None:
+    model, x = clusters(5, 31, 60, group_size, half=40)
+    mask = np.random.default_rng(1).random(31) < 0.6
+    groups = len(set((np.flatnonzero(mask) // group_size).tolist()))
+    found = random_search(
+        scores_of(model), x, groups, 300, domain=(0, 255), group_size=group_size, features=mask
+    )
+    assert check(model, x, found).any()
+    assert (found.x_adv == x)[:, ~mask].all()
+    with pytest.raises(OptionError, match=f"budget is {groups + 1}"):
+        random_search(scores_of(model), x, groups + 1, group_size=group_size, features=mask)
+
+
 def test_random_search_beats_the_greedy_attack_on_nothing_small() -> None:
     model, x = clusters(6, 24, 100)
     fewest = greedy_attack(model, x).changed

@@ -66,6 +66,36 @@ def test_options_limit_the_attack(trained: Run) -> None:
     assert len(written) == 0 or (written.min() >= 20 and written.max() <= 230)
 
 
+@pytest.mark.parametrize("method", ["greedy", "random"])
+def test_only_some_features_may_change(trained: Run, method: str) -> None:
+    mask = np.arange(12) % 3 != 1
+    np.save("mask.npy", mask)
+    words = (*ATTACK, "--method", method, "--features", "mask.npy", "--max-features", 6)
+    code, _, err = trained(*words, "--queries", 100)
+    assert (code, err) == (0, "")
+    assert (check_file("a.zarr") > 0).any()
+    file = open_attack("a.zarr")
+    x = open_dataset("tiny.zarr").read("test")[0]
+    assert (file.x == x)[:, ~mask].all()
+    assert file.attributes["options"]["features"] == "mask.npy"
+
+
+def test_a_mask_that_is_none(trained: Run) -> None:
+    np.save("short.npy", np.ones(5, bool))
+    np.save("numbers.npy", np.ones(12))
+    np.save("none.npy", np.zeros(12, bool))
+    Path("text.npy").write_text("1,0,1")
+    before = here()
+    for name, words in (
+        ("short.npy", "pass 12 booleans"),
+        ("numbers.npy", "pass 12 booleans"),
+        ("text.npy", "save (n,) booleans with np.save"),
+    ):
+        failed(trained(*ATTACK, "--features", name), 2, words)
+    failed(trained(*ATTACK, "--features", "none.npy", "--method", "random"), 2, "False everywhere")
+    assert here() == before
+
+
 @pytest.mark.parametrize("features", [None, 6])
 def test_random_attack(trained: Run, features: int | None) -> None:
     words = () if features is None else ("--max-features", features)
