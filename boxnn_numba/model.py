@@ -254,6 +254,7 @@ def fit(
     """
     settings = resolve(preset, options)
     flat = validation.flat_rows("x", x)
+    validation.groups(settings.group_size, np.shape(x)[1:])
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
     if len(classes) < 2:
         raise InputError("y holds one class; a classifier needs at least two")

@@ -329,6 +329,21 @@ def mask(name: str, value: ArrayLike, n: int) -> np.ndarray:
     return array
 
 
+def groups(group_size: int, feature_shape: tuple[int, ...]) -> None:
+    """Raise unless features that follow each other in a sample make up whole groups.
+
+    Of images a group is the channels of a pixel, so these must come last.
+    """
+    sizes = np.cumprod(feature_shape[::-1])
+    if len(sizes) > 1 and group_size > 1 and group_size not in sizes:
+        raise OptionError(
+            f"--group-size {group_size} does not fit samples of shape {tuple(feature_shape)}: "
+            "features that follow each other are a group; put the channels of a pixel last"
+        )
+    if len(sizes) and sizes[-1] % group_size:
+        raise OptionError(f"--group-size {group_size} does not divide the {sizes[-1]} features")
+
+
 # --- data sets -------------------------------------------------------------------------
 
 

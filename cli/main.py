@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "certify",
     "attack": "attack",
     "report": "report",
+    "export": "export",
     "localize": "localize",
     "baseline": "baseline",
     "reproduce": "reproduce",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, OptionError
@@ -79,10 +80,7 @@ def train(
     dataset = open_dataset(data)
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
-    if dataset.n_features % options.group_size:
-        raise OptionError(
-            f"--group-size {options.group_size} does not divide the {dataset.n_features} features"
-        )
+    validation.groups(options.group_size, dataset.feature_shape)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
         out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]

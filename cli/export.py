@@ -1,0 +1,46 @@
+"""`boxnn export`: boxes and certificates for other programs."""
+
+from __future__ import annotations
+
+import click
+
+from boxnn_numba.cli.common import StorePath, common_options, emit
+
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+
+
+@click.group(short_help="Write boxes or certificates for other programs.")
+def export() -> None:
+    """Write boxes to a NumPy file, or certificates to a CSV or Parquet table."""
+
+
+@export.command(short_help="Write the boxes of a model as .npz.")
+@click.argument("model", type=StorePath(exists=True))
+@click.option("--out", required=True, type=StorePath(), help="The .npz file.")
+@_overwrite
+@common_options
+def boxes(model: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> None:
+    """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
+
+    Example: boxnn export boxes model.zarr --out boxes.npz
+    """
+    from boxnn_numba.pipelines.export import export_boxes
+
+    result = export_boxes(model, out, overwrite=overwrite)
+    emit(result, as_json, f"{out}: {result['boxes']} boxes of {result['features']} features")
+
+
+@export.command(short_help="Write a certificate file as .csv or .parquet.")
+@click.argument("certificate", type=StorePath(exists=True))
+@click.option("--out", required=True, type=StorePath(), help="The .csv or .parquet file.")
+@_overwrite
+@common_options
+def certificates(certificate: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> None:
+    """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
+
+    Example: boxnn export certificates cert.zarr --out cert.parquet
+    """
+    from boxnn_numba.pipelines.export import export_certificates
+
+    result = export_certificates(certificate, out, overwrite=overwrite)
+    emit(result, as_json, f"{out}: {result['rows']} rows, {result['columns']} columns")

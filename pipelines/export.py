@@ -1,0 +1,161 @@
+"""Boxes and certificates as files that other programs read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.errors import OptionError
+from boxnn_numba.locations import Location, Name, location
+from boxnn_numba.model_file import load_model
+from boxnn_numba.staging import staged_output
+
+#: Ends of names of tables.
+TABLES = (".csv", ".parquet")
+
+
+def export_boxes(model: Name, out: Name, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the boxes of a model to a NumPy file, which opens without pickle.
+
+    Parameters
+    ----------
+    model
+        Path of a model.
+    out
+        The ``.npz`` file to write: ``lower``, ``upper`` (M, n) uint8, ``label`` (M,) int32 index
+        into ``classes``, ``width``, ``group_size`` and ``feature_shape``; with a grid also
+        ``low`` and ``high`` (M, n) float64, so that raw values v in ``low <= v < high`` are in
+        the box.
+    overwrite
+        Replace what is at `out`.
+
+    Returns
+    -------
+    dict
+        ``out``, and how many ``boxes`` and ``features`` it has.
+
+    Raises
+    ------
+    OptionError
+        `out` does not end in ``.npz``, or exists.
+    ModelFileError
+        The model is missing or damaged.
+    OutputError
+        `out` cannot be written.
+    """
+    target = _named(out, (".npz",))
+    classifier = load_model(model)
+    boxes = classifier.boxes
+    arrays = {
+        "lower": boxes.lower,
+        "upper": boxes.upper,
+        "label": boxes.labels,
+        "classes": _plain(classifier.classes),
+        "width": np.int64(boxes.width),
+        "group_size": np.int64(classifier.group_size),
+        "feature_shape": np.array(classifier.feature_shape or (boxes.n_features,), np.int64),
+    }
+    if classifier.grid is not None:
+        arrays["low"], arrays["high"] = classifier.grid.interval(boxes.lower, boxes.upper)
+    staged = staged_output(target, overwrite=overwrite, directory=False, inputs=[model])
+    with staged as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return {"out": str(target), "boxes": len(boxes), "features": boxes.n_features}
+
+
+def export_certificates(certificate: Name, out: Name, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write a certificate file as a table.
+
+    Parameters
+    ----------
+    certificate
+        Path of a certificate file of any method.
+    out
+        The ``.csv`` or ``.parquet`` file to write. Columns: ``row`` of the split, ``label`` (empty
+        where it is unknown), ``prediction`` (empty where the method abstains), ``radius``,
+        ``upper`` of exact certificates, and ``distance_CLASS`` of every class, in units.
+    overwrite
+        Replace what is at `out`.
+
+    Returns
+    -------
+    dict
+        ``out``, and its number of ``rows`` and ``columns``.
+
+    Raises
+    ------
+    OptionError
+        `out` has another ending or exists, or Parquet is wanted and pyarrow is not installed.
+    CertificateFileError
+        The file is missing, damaged or unfinished.
+    OutputError
+        `out` cannot be written.
+    """
+    target = _named(out, TABLES)
+    parquet = target.suffix == ".parquet"
+    if parquet:
+        _pyarrow()
+    columns = _columns(open_certificate(certificate))
+    staged = staged_output(target, overwrite=overwrite, directory=False, inputs=[certificate])
+    with staged as partial:
+        (_write_parquet if parquet else _write_csv)(partial, columns)
+    return {"out": str(target), "rows": len(columns["row"]), "columns": len(columns)}
+
+
+def _named(out: Name, endings: tuple[str, ...]) -> Location:
+    target = location(out)
+    if target.suffix not in endings:
+        raise OptionError(f"--out is {out}; its name must end in {' or '.join(endings)}")
+    return target
+
+
+def _plain(classes: list[Any]) -> np.ndarray:
+    """Return labels as an array of integers or of strings; NumPy would pickle others."""
+    whole = all(isinstance(label, int) for label in classes)
+    return np.array(classes if whole else list(map(str, classes)))
+
+
+def _columns(file: CertificateFile) -> dict[str, Any]:
+    names = _plain(file.classes)
+
+    def labels(index: np.ndarray) -> list[Any]:
+        return [names[i].item() if i >= 0 else None for i in index]
+
+    distance = {f"distance_{name}": file.class_distance[:, k] for k, name in enumerate(names)}
+    return {
+        "row": file.row,
+        "label": labels(file.label),
+        "prediction": labels(file.prediction),
+        "radius": file.radius,
+        **({} if file.upper is None else {"upper": file.upper}),
+        **distance,
+    }
+
+
+def _write_csv(path: Location, columns: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(columns)
+        values = [np.asarray(column, object).tolist() for column in columns.values()]
+        table.writerows(zip(*values, strict=True))
+
+
+def _write_parquet(path: Location, columns: Mapping[str, Any]) -> None:
+    pyarrow, parquet = _pyarrow()
+    with path.open("wb") as file:
+        parquet.write_table(pyarrow.table(dict(columns)), file)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise OptionError(
+            "writing Parquet needs pyarrow; run pip install 'boxnn-numba[parquet]' or choose .csv"
+        ) from error
+    return pyarrow, pyarrow.parquet
