@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from boxnn_numba.locations import Location
+from boxnn_numba.pipelines.palette import CHANGED, run_colour, run_mark
+from boxnn_numba.pipelines.palette import FAMILIES as FAMILY_SHADES
 from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.runs import Run
 
@@ -22,16 +24,7 @@ if TYPE_CHECKING:
 
 #: Pixels per inch of the PNG files.
 DPI = 150
-#: Colours of our runs, then dashes once they are used up; red is kept for the paper's Box-NN.
-RUN_COLOURS = ("#0b5fd0", "#d97000", "#1f2430", "#b0178a", "#0a7f42", "#7a4a1e")
-RUN_DASHES = ("-", "--", "-.", ":")
-FAMILY_COLOURS = {
-    "Box-NN": "#d62728",
-    "RA": "#a8853a",
-    "RA^B": "#5d9a58",
-    "FPA^A": "#9a72b5",
-    "FPA^B": "#3f9aae",
-}
+FAMILY_COLOURS = {name: shades.light for name, shades in FAMILY_SHADES.items()}
 
 
 def new_figure(
@@ -86,9 +79,9 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     Parameters
     ----------
     runs
-        Drawn thick, named with their median certified radius; dashed what an attack leaves.
+        Drawn solid, named with their median certified radius; dashed what an attack leaves.
     published
-        Rows of the paper: its Box-NN in red, the others thin and dotted, one colour a family.
+        Rows of the paper, dotted: its Box-NN in red, the others thin, one colour a family.
     title
         Above the axes.
 
@@ -100,15 +93,15 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
     handles = []
+    last = last_radius(runs, published)
     for index, run in enumerate(runs):
-        handles.append(_draw_run(axes, run, index))
+        handles.append(_draw_run(axes, run, index, tick_step(last)))
         if run.robust is not None:
             handles.append(_draw_attack(axes, run, index))
     for name in FAMILIES:
         rows = [row for row in published if family(row.method) == name]
         if rows:
             handles.append(_draw_family(axes, name, rows))
-    last = last_radius(runs, published)
     axes.set_xlim(0, last)
     axes.set_ylim(0, 100)
     axes.set_xticks(range(0, last + 1, tick_step(last)))
@@ -123,16 +116,20 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     return figure
 
 
-def _draw_run(axes: Axes, run: Run, index: int) -> Any:
+def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
     curve = run.curve()
     # The step down to zero after the largest radius belongs to the curve.
     values = np.append(curve, 0.0)
     (line,) = axes.plot(
         np.arange(len(values)),
         values,
-        color=RUN_COLOURS[index % len(RUN_COLOURS)],
-        linestyle=RUN_DASHES[index // len(RUN_COLOURS) % len(RUN_DASHES)],
-        linewidth=2.6,
+        color=run_colour(index).light,
+        linewidth=2.4,
+        marker=run_mark(index),
+        markersize=5.5,
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        markevery=every,
         zorder=4,
         label=f"{method_label(run.name) if run.named_by_method else run.name} "
         f"(median {run.summary()['median_certified_radius']})",
@@ -147,7 +144,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
     assert run.robust is not None
     (line,) = axes.plot(
         run.robust,
-        color=RUN_COLOURS[index % len(RUN_COLOURS)],
+        color=run_colour(index).light,
         linestyle=(0, (4, 3)),
         linewidth=1.4,
         zorder=5,
@@ -165,9 +162,8 @@ def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
             rows[0].radii,
             rows[0].percents,
             color=colour,
-            linewidth=1.8,
-            marker="o",
-            markersize=3.5,
+            linewidth=2.2,
+            linestyle=":",
             zorder=3,
             label="Box-NN (paper)",
         )
@@ -196,29 +192,29 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
     matplotlib.figure.Figure
         The panels share both axes.
     """
-    figure = new_figure(8.6, 1.0 + 2.2 * len(runs))
+    each, above, below = (1.9 if len(runs) <= 6 else 1.1), 0.75, 0.55
+    height = above + each * len(runs) + below
+    # Placed by hand: matplotlib's own layout takes seconds for dozens of panels.
+    figure = new_figure(8.6, height, layout=None)
+    figure.subplots_adjust(0.09, below / height, 0.99, 1 - above / height, hspace=0.35)
     panels = figure.subplots(len(runs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     edges = histogram_edges(runs)
     for index, (axes, run) in enumerate(zip(panels, runs, strict=True)):
-        right = run.prediction == run.label
-        axes.hist(
-            [run.radius[right], run.radius[~right]],
-            bins=edges - 0.5,
-            stacked=True,
-            color=[RUN_COLOURS[index % len(RUN_COLOURS)], "#9aa1ac"],
-            label=["right", "wrong"],
-            edgecolor="white",
-            linewidth=0.4,
+        good, bad = histogram_counts(run, edges)
+        colour = run_colour(index).light
+        axes.stairs(good, edges - 0.5, fill=True, color=colour, label="right")
+        axes.stairs(
+            good + bad, edges - 0.5, baseline=good, fill=True, color="#9aa1ac", label="wrong"
         )
         axes.set_title(run.name, fontsize=10, loc="left")
         axes.set_ylabel("samples")
         axes.set_axisbelow(True)
         axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(loc="upper right", frameon=False, fontsize=9)
     panels[-1].set_xlim(-0.5, edges[-1] - 0.5)
     panels[-1].set_xlabel("certified radius of the prediction (features/pixels)")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.text(0.01, 1 - 0.12 / height, title, fontsize=11, ha="left", va="top")
     return figure
 
 
@@ -229,42 +225,58 @@ def histogram_edges(runs: Sequence[Run]) -> np.ndarray:
     return np.arange(0, largest + step + 1, step)
 
 
+def histogram_counts(run: Run, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many samples have a radius in each bin, those that are right and the others."""
+    right = run.prediction == run.label
+    counts = [np.histogram(run.radius[rows], bins=edges)[0] for rows in (right, ~right)]
+    return counts[0], counts[1]
+
+
 def gallery(pictures: Sequence[Picture], title: str) -> Figure:
     """Draw test images beside their nearest own and rival boxes.
 
     Parameters
     ----------
     pictures
-        One row of five images each.
+        One row of images each.
     title
         Above the rows.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Columns: the image, own box lower and upper, rival box lower and upper.
+        Columns: the image, what an attack makes of it where there is one, own box lower and upper,
+        rival box lower and upper.
     """
-    canvas, size = _contact_sheet(pictures)
-    left, head, bottom = 1.75, 0.75, 0.1
-    height, width = (1.1 * side / size for side in canvas.shape[:2])
-    whole = (left + width + bottom, head + height + bottom)
-    figure = new_figure(*whole, layout=None)
-    place = (left / whole[0], bottom / whole[1], width / whole[0], height / whole[1])
-    axes = figure.add_axes(place)
-    axes.imshow(canvas, vmin=0, vmax=255, cmap="gray", interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    heads = ("sample", "own box, lower", "own box, upper", "rival box, lower", "rival box, upper")
+    heads = ["sample", "own box, lower", "own box, upper", "rival box, lower", "rival box, upper"]
+    attacked = any(picture.attack is not None for picture in pictures)
+    if attacked:
+        heads.insert(1, "under attack")
+    canvas, size = _contact_sheet(pictures, attacked)
+    # Enlarged here to whole pixels of the figure: matplotlib would take longer, and blur.
+    scale = max(1, round(1.1 * DPI / size))
+    canvas = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
+    left, head, margin = round(1.75 * DPI), round(0.75 * DPI), round(0.1 * DPI)
+    height, width = canvas.shape[:2]
+    across, down = left + width + margin, head + height + margin
+    figure = new_figure(across / DPI, down / DPI, layout=None)
+    figure.figimage(canvas[::-1] / 255, left, margin, vmin=0, vmax=1, cmap="gray", origin="lower")
     for column, words in enumerate(heads):
-        across = canvas.shape[1] * (column + 0.5) / len(heads)
-        axes.text(across, -0.06 * size, words, ha="center", va="bottom", fontsize=9)
+        x = left + width * (column + 0.5) / len(heads)
+        y = margin + height + 0.06 * DPI
+        figure.text(x / across, y / down, words, ha="center", va="bottom", fontsize=9)
     for row, picture in enumerate(pictures):
         names = (_short(name) for name in picture.names)
         kinds = zip(("true", "predicted", "rival"), names, strict=True)
         lines = [f"{picture.group}, #{picture.index}", f"radius {picture.radius}"]
         lines += [f"{kind} {name}" for kind, name in kinds]
-        down = canvas.shape[0] * (row + 0.5) / len(pictures)
-        axes.text(-0.08 * size, down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
-    figure.text(0.1 / whole[0], 1 - 0.12 / whole[1], title, ha="left", va="top", fontsize=11)
+        if picture.attack is not None and picture.attack.changed > 0:
+            lines[1] += f", attack {picture.attack.changed}"
+        y = margin + height * (1 - (row + 0.5) / len(pictures))
+        x = left - 0.1 * DPI
+        figure.text(x / across, y / down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
+    x, y = 0.1 * DPI / across, 1 - 0.12 * DPI / down
+    figure.text(x, y, title, ha="left", va="top", fontsize=11)
     return figure
 
 
@@ -272,15 +284,31 @@ def _short(name: str, longest: int = 14) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _contact_sheet(pictures: Sequence[Picture]) -> tuple[np.ndarray, int]:
+def _contact_sheet(pictures: Sequence[Picture], attacked: bool) -> tuple[np.ndarray, int]:
     """Return all images in one, a row for each picture, and the longest side of an image."""
     first = pictures[0].images[0]
     gap = max(2, max(first.shape[:2]) // 12)
-    margins = [(0, gap), (0, gap), (0, 0)][: first.ndim]
-    rows = [
-        np.concatenate(
-            [np.pad(image, margins, constant_values=255) for image in picture.images], axis=1
-        )
-        for picture in pictures
-    ]
+    margins = [(0, gap), (0, gap), (0, 0)]
+    rows = []
+    for picture in pictures:
+        images = [_rgb(image) for image in picture.images]
+        if attacked:
+            images.insert(1, _attacked(picture))
+        padded = [np.pad(image, margins, constant_values=255) for image in images]
+        rows.append(np.concatenate(padded, axis=1))
     return np.concatenate(rows), max(first.shape[:2]) + gap
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+
+
+def _attacked(picture: Picture) -> np.ndarray:
+    """Return what an attack makes of an image, changed pixels tinted; white where there is none."""
+    attack = picture.attack
+    if attack is None or attack.image is None:
+        return np.full_like(_rgb(picture.images[0]), 255)
+    image = _rgb(attack.image).copy()
+    tint = np.array([int(CHANGED[at : at + 2], 16) for at in (1, 3, 5)])
+    image[attack.marks] = (0.4 * image[attack.marks] + 0.6 * tint).astype(np.uint8)
+    return image

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from typing import Any
 
-from boxnn_numba import __version__, validation
+from boxnn_numba import validation
 from boxnn_numba.certificates import CONVENTIONS
 from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import Location, Name, exists, location, reachable
-from boxnn_numba.pipelines import gallery
+from boxnn_numba.pipelines import gallery_views
 from boxnn_numba.pipelines.attack_evaluate import with_attacks
-from boxnn_numba.pipelines.gallery import Picture, Sample
+from boxnn_numba.pipelines.gallery import GROUPS, Sample, select_samples
 from boxnn_numba.pipelines.origins import Origins
 from boxnn_numba.pipelines.published import (
     PublishedRow,
     is_sample,
     published_medians,
     published_rows,
+)
+from boxnn_numba.pipelines.report_tables import (
+    run_settings,
+    software_versions,
+    table_radii,
+    write_tables,
 )
 from boxnn_numba.pipelines.runs import Run, load_runs
 from boxnn_numba.staging import staged_output
@@ -40,28 +43,6 @@ _FIXED_NAMES = {
 _GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
 _IN_GALLERY_FIGURE = 3
 _MOST_SAMPLES = 400
-_SETTINGS = (
-    "method",
-    "model",
-    "model_digest",
-    "dataset",
-    "dataset_digest",
-    "split",
-    "width",
-    "group_size",
-    "feature_shape",
-    "seconds",
-    "seconds_per_sample",
-    "retained",
-    "parts",
-    "partition",
-    "alpha",
-    "guess_samples",
-    "seed",
-    "limit",
-    "multiply_adds",
-)
-_SOFTWARE = ("boxnn-numba", "numpy", "numba", "zarr", "matplotlib")
 
 
 def report(
@@ -147,7 +128,7 @@ def _fill(
         samples.append(chosen)
         notes += [note] if note else []
         _advance(progress)
-    _write_tables(folder, runs, rows)
+    write_tables(folder, runs, rows)
     _write_figures(folder, runs, rows, samples, convention)
     _advance(progress)
     page = _page(runs, rows, samples, notes, convention)
@@ -199,9 +180,10 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
     """Return the samples to show of a run, and a sentence on what is missing or ``""``."""
     if not run.has_boxes:
         return [], ""
-    chosen = gallery.select_samples(run)[:_MOST_SAMPLES]
-    if not chosen or not gallery.is_image(run.attributes.get("feature_shape", ())):
+    chosen = select_samples(run)[:_MOST_SAMPLES]
+    if not chosen:
         return chosen, ""
+    image = gallery_views.is_image(run.attributes.get("feature_shape", ()))
     model, dataset = origins.model(run), origins.dataset(run)
     missing = []
     if model is None:
@@ -212,68 +194,16 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
         nouns = " and the ".join(f"{noun} {path}" for noun, path, _ in missing)
         remedy = " ".join(option for _, _, option in missing)
         verb = "was" if len(missing) == 1 else "were"
-        return [], (
-            f"No images for {run.name}: the {nouns} {verb} not found; "
+        what, left = ("images", []) if image else ("values of features", chosen)
+        return left, (
+            f"No {what} for {run.name}: the {nouns} {verb} not found; "
             f"run boxnn report again with {remedy}."
         )
-    assert dataset is not None
+    assert model is not None and dataset is not None
     split = str(run.attributes["split"])
     x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
-    return gallery.draw_samples(run, chosen, x, model), ""
-
-
-# --- files -----------------------------------------------------------------------------
-
-
-def _write_tables(folder: Location, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
-    _write_csv(
-        folder / "certified_curves.csv",
-        ("run", "radius", "certified_accuracy"),
-        (
-            (run.name, radius, f"{value:.4f}")
-            for run in runs
-            for radius, value in enumerate(run.curve())
-        ),
-    )
-    summaries = [run.summary() for run in runs]
-    _write_csv(
-        folder / "summary.csv",
-        ("run", *list(summaries[0])[1:]),
-        (summary.values() for summary in summaries),
-    )
-    _write_csv(
-        folder / "per_class.csv",
-        ("run", "class", "n", "accuracy", "median_certified_radius", "mean_certified_radius"),
-        ((run.name, *row.values()) for run in runs for row in run.per_class()),
-    )
-    attacked = [run for run in runs if run.robust is not None]
-    if attacked:
-        _write_csv(
-            folder / "attack_curves.csv",
-            ("run", "samples", "changes", "robust_accuracy"),
-            (
-                (run.name, run.attacked, changes, f"{value:.4f}")
-                for run in attacked
-                for changes, value in enumerate(run.robust)  # type: ignore[arg-type]
-            ),
-        )
-    if published:
-        _write_csv(
-            folder / "published.csv",
-            ("method", "radius", "certified_accuracy"),
-            (
-                (row.method, radius, percent)
-                for row in published
-                for radius, percent in zip(row.radii, row.percents, strict=True)
-            ),
-        )
-
-
-def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+    show = gallery_views.draw_samples if image else gallery_views.tabulate_samples
+    return show(run, chosen, x, model), ""
 
 
 def _write_figures(
@@ -292,9 +222,9 @@ def _write_figures(
     for run, chosen in zip(runs, samples, strict=True):
         pictures = [
             sample
-            for group in gallery.GROUPS
+            for group in GROUPS
             for sample in [item for item in chosen if item.group == group][:_IN_GALLERY_FIGURE]
-            if isinstance(sample, Picture)
+            if isinstance(sample, gallery_views.Picture)
         ]
         if pictures:
             name = re.sub(r"[^\w.+-]+", "_", run.name)
@@ -334,59 +264,10 @@ def _page(
             title=f"Certified robustness on {_title(runs)}",
             convention=convention,
             introduction=introduction,
-            radii=_table_radii(runs, published),
+            radii=table_radii(runs, published),
             samples=samples,
-            settings=[_settings(run) for run in runs],
-            versions=_versions(),
+            settings=[run_settings(run) for run in runs],
+            versions=software_versions(),
             notes=notes,
         )
     )
-
-
-def _table_radii(runs: Sequence[Run], published: Sequence[PublishedRow]) -> list[int]:
-    """Return the published radii, continued to where the runs end, or about a dozen."""
-    from boxnn_numba.pipelines.plots import last_radius, tick_step
-
-    last = last_radius(runs, published)
-    radii = list(published[0].radii) if published else []
-    end = radii[-1] if radii else -1
-    return radii + [radius for radius in range(0, last + 1, tick_step(last)) if radius > end]
-
-
-def _settings(run: Run) -> dict[str, str]:
-    settings: dict[str, Any] = {"certificate": str(run.path)}
-    settings.update({name: run.attributes[name] for name in _SETTINGS if name in run.attributes})
-    for name in ("model_digest", "dataset_digest"):
-        settings[name] = str(settings.get(name, "none"))[:16]
-    settings["samples"] = str(len(run.label))
-    if "samples" in run.attributes:
-        settings["votes of a sample"] = run.attributes["samples"]
-    settings.update(_flat("base", run.attributes.get("base") or {}))
-    settings.update(_flat("training", run.attributes.get("training") or {}))
-    return {name: _words(value) for name, value in settings.items()}
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}: {name}"
-        flat.update(_flat(key, value) if isinstance(value, Mapping) else {key: value})
-    return flat
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        if len(value) > 20 or any(isinstance(item, Mapping) for item in value):
-            return f"{len(value)} entries"
-        return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"Python": platform.python_version()}
-    for name in _SOFTWARE:
-        versions[name] = __version__ if name == "boxnn-numba" else metadata.version(name)
-    versions["platform"] = f"{platform.system()} {platform.machine()}"
-    return versions
