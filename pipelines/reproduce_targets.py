@@ -25,7 +25,7 @@ PANELS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "figure10": (("mnist", ("Box-NN", "FPA^B")),),
 }
 
-#: Radius that the target preset is trained for: chosen on validation data (README).
+#: Radius that the target preset is trained for: chosen on validation data (docs/comparison.md).
 _TARGET_RADII = {"mnist": 18, "fashion-mnist": 30}
 
 #: Figure -> title, label of the default (Table 4), and (label, options) of the other curves.

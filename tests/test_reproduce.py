@@ -350,7 +350,7 @@ def test_command(run_boxnn, no_data_around, data, fake, monkeypatch):
     assert not Path("new").exists()
 
 
-# --- the README's table -----------------------------------------------------------------------
+# --- the table of the documentation -----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -362,14 +362,14 @@ def tool():
     return module
 
 
-def test_readme_has_the_table_of_the_results(tool):
+def test_the_page_has_the_table_of_the_results(tool):
     table = tool.comparison_table()
     if table:
-        readme = (tool.ROOT / "README.md").read_text(encoding="utf-8")
-        assert tool.with_table(readme, table) == readme, "run tools/comparison_table.py"
+        page = tool.PAGE.read_text(encoding="utf-8")
+        assert tool.with_table(page, table) == page, "run tools/comparison_table.py"
 
 
-def test_the_table_for_the_readme(tool, tmp_path, data, fake):
+def test_the_table_for_the_page(tool, tmp_path, data, fake):
     reproduce("table2", tmp_path / "out", **data, scale=TINY, threads=1)
     for name in ("table2", "cost"):
         (tmp_path / "out" / f"{name}.json").rename(tmp_path / f"reproduce-{name}.json")

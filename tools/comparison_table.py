@@ -1,4 +1,4 @@
-"""Write the README's comparison of methods from what `boxnn reproduce` has measured.
+"""Write the comparison of methods in docs/comparison.md from what `boxnn reproduce` has measured.
 
 The results are tests/benchmarks/results/reproduce-*.json, copies of table2.json, table3.json
 and cost.json of a reproduction. The table goes between two marker comments.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "comparison.md"
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 TABLES = ("table2", "table3")
 BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
@@ -38,7 +39,7 @@ def comparison_table(results: Path = RESULTS) -> str:
 
 
 def with_table(text: str, table: str) -> str:
-    """Return a README with the table between its markers.
+    """Return a page with the table between its markers.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def with_table(text: str, table: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"README.md has no {BEGIN} ... {END}; put both where the table belongs")
+        raise SystemExit(f"the page has no {BEGIN} ... {END}; put both where the table belongs")
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
@@ -117,10 +118,9 @@ def _cost(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md."""
-    readme = ROOT / "README.md"
-    text = with_table(readme.read_text(encoding="utf-8"), comparison_table())
-    readme.write_text(text, encoding="utf-8")
+    """Rewrite docs/comparison.md."""
+    text = with_table(PAGE.read_text(encoding="utf-8"), comparison_table())
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
