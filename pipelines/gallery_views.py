@@ -195,7 +195,7 @@ def _as_image(flat: np.ndarray, shape: Sequence[int], stretch: float) -> np.ndar
 
 
 def _as_marks(differs: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    marks = differs.reshape(*shape[:2], -1).any(axis=2)
+    marks = np.asarray(differs.reshape(*shape[:2], -1).any(axis=2))
     return _reduced(marks, np.any)
 
 
@@ -281,7 +281,8 @@ def _feature_rows(
     rank = np.abs(outside[1] - outside[0]) + np.where(written != x, 2.0, 0.0)
     chosen = np.sort(np.argsort(-rank, kind="stable")[:MOST_FEATURES])
     # Raw values that a box admits at each feature, first of the own box, then of the rival.
-    say, bounds = _codes, (lower, upper)
+    say: Callable[[Any, Any], str] = _codes
+    bounds = lower, upper
     if model.grid is not None:
         say, bounds = _range, model.grid.interval(lower, upper)
     admitted = [

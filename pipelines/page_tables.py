@@ -147,7 +147,7 @@ def summary_table(
     accuracy = {row.method: row.percents[0] for row in published}
     for name, median in medians.items():
         right = number(accuracy[name], 2) if name in accuracy else Cell(DASH, "")
-        cells = [str(median), right, Cell(DASH, ""), Cell(DASH, "")]
+        cells: list[Cell | str] = [str(median), right, Cell(DASH, ""), Cell(DASH, "")]
         key = series_key(name)
         head = Cell(swatch(key) + method_words(name) + " (paper)", f"{name} (paper)")
         rows.append(Row(head, cells, f' data-series="{key}"'))
@@ -170,7 +170,7 @@ def accuracy_table(
     runs: Sequence[Run], published: Sequence[PublishedRow], radii: Sequence[int]
 ) -> str:
     """Return certified accuracy at radii, a row for each run and each published method."""
-    lines: list[tuple[Cell | str, str, list[float | None]]] = []
+    lines: list[tuple[Cell, str, list[float | None]]] = []
     for index, run in enumerate(runs):
         curve = run.curve()
         values = [float(curve[r]) if r < len(curve) else 0.0 for r in radii]
@@ -201,8 +201,8 @@ def attack_table(runs: Sequence[Run], radii: Sequence[int]) -> str:
         if run.robust is None:
             continue
         here = attack_places(run) >= 0
-        outcome = (values[here] for values in run.outcome)
-        certified = 100 * certified_accuracy(*outcome, list(radii))
+        prediction, radius, label = (values[here] for values in run.outcome)
+        certified = 100 * certified_accuracy(prediction, radius, label, list(radii))
         left = [float(run.robust[r]) if r < len(run.robust) else None for r in radii]
         gap = [None if b is None else b - a for a, b in zip(certified, left, strict=True)]
         for words, values in (

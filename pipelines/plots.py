@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from boxnn_numba.pipelines.gallery import Picture
+    from boxnn_numba.pipelines.gallery_views import Picture
 
 #: Pixels per inch of the PNG files.
 DPI = 150
