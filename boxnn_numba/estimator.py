@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.validation import (
+    check_is_fitted,
+    check_random_state,
+    column_or_1d,
+    validate_data,
+)
 
-from boxnn_numba.certificates import certified_accuracy
-from boxnn_numba.errors import InputError
-from boxnn_numba.model import BoxNN, fit
-from boxnn_numba.training import validation_split
+from boxnn_numba import validation
+from boxnn_numba.backend import get_backend
+from boxnn_numba.certificates import certified_accuracy, certified_radius
+from boxnn_numba.distances import class_distance
+from boxnn_numba.errors import DivergenceError, InputError, OptionError
+from boxnn_numba.feed import Feed
+from boxnn_numba.grid import Grid
+from boxnn_numba.model import BoxNN, trained_model
+from boxnn_numba.options import TrainingOptions, resolve
+from boxnn_numba.rivals import group_count
+from boxnn_numba.seeding import Seeds, grown
+from boxnn_numba.training import Training, even_shares, validation_split
 
 _MOST_BOXES = 2500
+# uint8 data that span less of 0..255 are numbers like any other, and not brightness.
+_CODES_SPAN = 128
 
 
 class BoxNNClassifier(ClassifierMixin, BaseEstimator):
-    """Box-NN as a scikit-learn classifier.
+    """Box-NN as a scikit-learn classifier: predictions with a certified radius in columns.
 
     Parameters
     ----------
     preset
         ``"graded"``, ``"target"`` (needs `radius`) or ``"paper"``.
     boxes
-        Number of boxes; by default as many as the smallest class allows, at most 2,500.
+        Most boxes, split evenly over the classes; 2,500 by default. A class with fewer samples
+        gets a box for each.
     epochs
-        Passes over the training data.
+        Passes of `fit` over the training data.
     radius
         Radius that preset ``"target"`` aims at.
     options
-        Other fields of `boxnn_numba.options.TrainingOptions`, as a dict.
+        Other fields of `boxnn_numba.options.TrainingOptions`, as a dict. Without ``alpha`` the
+        initial boxes are as large as the room between the classes allows, at most 0.1.
     validation
-        Fraction of the training data kept apart to select the best epoch.
+        Fraction of the training data kept apart to select the best epoch; by default none, and
+        the last epoch counts.
     random_state
         Seed, a RandomState, or None for a random seed.
     device
@@ -45,18 +69,33 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     classes_ : (K,) ndarray
         Class labels.
     model_ : BoxNN
-        The trained model.
+        The trained model, which `boxnn_numba.save_model` takes.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : (n,) ndarray of str
+        Names of the features, where `fit` saw a data frame.
+
+    Notes
+    -----
+    Features are numbers of any type; each is binned by quantiles of the training data (`Grid`), so
+    nothing needs to be scaled. One exception: an uint8 array that spans at least half of 0..255 is
+    taken as codes, as images are. A classifier fitted on codes predicts any type of
+    whole numbers 0..255, and raises for others; one fitted on other numbers takes any.
+
+    The certified radius counts columns that the classifier sees. In a Pipeline it counts raw
+    columns if the steps before map each column on its own (scaling, imputing), and not if they mix
+    them (PCA).
 
     Examples
     --------
-    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.model_selection import train_test_split
     >>> from boxnn_numba import BoxNNClassifier
-    >>> x, y = load_iris(return_X_y=True)
-    >>> classifier = BoxNNClassifier(epochs=4).fit(x, y)
-    >>> bool(classifier.score(x, y) > 0.9)
-    True
+    >>> x, y = load_breast_cancer(return_X_y=True)
+    >>> x, x_test, y, y_test = train_test_split(x, y, stratify=y, random_state=0)
+    >>> classifier = BoxNNClassifier().fit(x, y)
+    >>> classifier.score(x_test, y_test) > 0.9, int(np.median(classifier.certify(x_test))) >= 4
+    (True, True)
     """
 
     def __init__(
@@ -66,7 +105,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         epochs: int = 8,
         radius: int | None = None,
         options: dict[str, Any] | None = None,
-        validation: float = 0.1,
+        validation: float = 0.0,
         random_state: Any = 0,
         device: str = "auto",
     ) -> None:
@@ -79,51 +118,180 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
+    # --- training -----------------------------------------------------------------------
+
     def fit(self, X: ArrayLike, y: ArrayLike) -> BoxNNClassifier:
         """Train on (n_samples, n_features) numbers and (n_samples,) labels.
+
+        Parameters
+        ----------
+        X
+            Finite numbers, an array or a pandas or polars frame.
+        y
+            Integers, strings or booleans.
 
         Raises
         ------
         ValueError
-            The data are not finite, do not fit, or hold one class only.
+            The data are not finite, do not fit, or hold one class only; an option is out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Training diverged; the boxes of the last good epoch are kept.
         """
-        X, y = validate_data(self, X, y, dtype=[np.uint8, np.float64, np.float32])
-        check_classification_targets(y)
-        self.classes_, index = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise InputError("y holds one class; a classifier needs at least two")
-        seed = self.random_state
-        if not isinstance(seed, (int, np.integer)):
-            seed = int(check_random_state(seed).randint(2**31))
-        boxes = self.boxes
-        if boxes is None:
-            rows, _ = validation_split(index, self.validation, seed)
-            smallest = int(np.bincount(index[rows]).min())
-            boxes = min(_MOST_BOXES, smallest * len(self.classes_))
-        self.model_: BoxNN = fit(
-            X,
-            index,
-            preset=self.preset,
-            device=self.device,
-            boxes=boxes,
-            epochs=self.epochs,
-            radius=self.radius,
-            validation=self.validation,
-            seed=int(seed),
-            **(self.options or {}),
-        )
+        samples, labels = self._checked(X, y, reset=True)
+        classes, index = np.unique(labels, return_inverse=True)
+        self._begin(classes, samples.shape[1])
+        rows, held_out = validation_split(index, self._settings.validation, self._settings.seed)
+        grid = _grid_for(samples[rows])
+        codes = _codes(samples, grid)
+        held = codes[held_out], index[held_out]
+        self._train(codes[rows], index[rows], held, grid)
         return self
 
-    def _samples(self, X: ArrayLike) -> np.ndarray:
-        check_is_fitted(self)
-        kinds = [np.uint8] if self.model_.grid is None else [np.float64, np.float32]
-        checked: np.ndarray = validate_data(self, X, reset=False, dtype=kinds)
-        return checked
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> BoxNNClassifier:
+        """Go on from the present boxes: one pass over new data.
+
+        Samples that the present boxes get wrong become the centres of new ones, up to `boxes`. The
+        first call fixes classes, features, and how these are binned, so its data should be
+        representative; after `fit`, all that is known already. The same calls in the same order
+        give the same classifier. An optimiser's moments are not carried over.
+
+        Parameters
+        ----------
+        X, y
+            As for `fit`; a batch may hold any of the classes.
+        classes
+            All labels that will occur; needed in the first call unless `fit` came before.
+
+        Raises
+        ------
+        ValueError
+            As for `fit`, `classes` is missing or changes, or a label is not among them.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Training diverged; the boxes are as they were before the call.
+        """
+        first = not hasattr(self, "model_")
+        samples, labels = self._checked(X, y, reset=first)
+        if first:
+            self.__dict__.pop("classes_", None)  # of a call that failed
+        if _check_partial_fit_first_call(self, classes):
+            self._begin(self.classes_, samples.shape[1])
+        grid = _grid_for(samples) if first else self.model_.grid
+        codes, index = _codes(samples, grid), self._class_index(labels)
+        self._train(codes, index, (codes[:0], index[:0]), grid, self._calls + 1)
+        return self
+
+    def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        samples, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
+        check_classification_targets(labels)
+        return samples, labels
+
+    def _class_index(self, y: np.ndarray) -> np.ndarray:
+        """Return the class indices of labels."""
+        known = {label: index for index, label in enumerate(self.classes_.tolist())}
+        found, inverse = np.unique(y, return_inverse=True)
+        for label in found.tolist():
+            if label not in known:
+                raise InputError(
+                    f"y holds {label!r}, which is not among the classes of the first call; "
+                    "pass all labels there"
+                )
+        return np.array([known[label] for label in found.tolist()])[inverse]
+
+    def _begin(self, classes: np.ndarray, n_features: int) -> None:
+        """Fix the classes and options of a new classifier that has no boxes yet."""
+        self.__dict__.pop("model_", None)
+        if len(classes) < 2:
+            raise InputError(f"there is one class, {classes[0]!r}; a classifier needs at least two")
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31)
+        own = {
+            "boxes": max(_MOST_BOXES, len(classes)) if self.boxes is None else self.boxes,
+            "epochs": self.epochs,
+            "radius": self.radius,
+            "validation": self.validation,
+            "seed": seed,
+        }
+        given = {} if self.options is None else self.options
+        if not isinstance(given, Mapping) or not own.keys().isdisjoint(given):
+            raise OptionError(
+                f"options are {given!r}; pass a dict without {', '.join(own)}, which are "
+                "parameters of their own (seed is random_state)"
+            )
+        self._settings: TrainingOptions = resolve(self.preset, {**given, **own})
+        self._shares = even_shares(self._settings.boxes, len(classes))
+        self._seeds = Seeds.none(n_features)
+        self._calls = 0
+        self.classes_ = classes
+
+    def _train(
+        self,
+        codes: np.ndarray,
+        index: np.ndarray,
+        held_out: tuple[np.ndarray, np.ndarray],
+        grid: Grid | None,
+        call: int = 0,
+    ) -> None:
+        """Add boxes to the present ones, train all, and keep them; call 0 is that of `fit`."""
+        seeds: Seeds | None = self._grown(codes, index, call)
+        if self._settings.initialisation == "random" and not len(self._seeds.labels):
+            seeds = None
+        settings = replace(
+            self._settings,
+            boxes=len(seeds.labels) if seeds else self._settings.boxes,
+            epochs=1 if call else self._settings.epochs,
+            seed=self._settings.seed + call,
+        )
+        run = Training(
+            settings,
+            Feed.from_arrays(codes, index, held_out, settings.seed),
+            len(self.classes_),
+            get_backend(self.device),
+            seeds,
+        )
+        if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
+            _run_epochs(run)
+            # Later calls go on with the clip that was chosen for the first boxes.
+            self._settings = replace(self._settings, beta=run.options.beta)
+        labels = validation.labels("classes", self.classes_, len(self.classes_)).tolist()
+        history = {"preset": self.preset, "partial_fit_calls": call}
+        self.model_: BoxNN = trained_model(run, labels, grid, codes.shape[1:], history)
+        # The exact bounds, where they are those of the best epoch: small steps add up over calls.
+        state = run.stepper.state()
+        exact = run.best_epoch == run.epoch
+        lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
+        self._seeds = Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
+        self._calls = call
+
+    def _grown(self, codes: np.ndarray, index: np.ndarray, call: int) -> Seeds:
+        """Return the present boxes and those that samples of these codes call for."""
+        wrong = np.ones(len(index), bool)
+        if len(self._seeds.labels):
+            wrong = class_distance(codes, self.model_.boxes).argmin(axis=1) != index
+        half, seed = 255 * self._settings.alpha, self._settings.seed + call
+        fits = "alpha" not in (self.options or {})
+        return grown(self._seeds, codes, index, wrong, self._shares, half, fits, seed)
+
+    # --- what it says -------------------------------------------------------------------
+
+    def _distance(self, X: ArrayLike) -> np.ndarray:
+        """Return the (N, K) int32 class distances of samples, in units."""
+        check_is_fitted(self, "model_")
+        samples = validate_data(self, X, reset=False, dtype="numeric")
+        return self.model_.class_distance(samples)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) predicted labels."""
-        samples = self._samples(X)
-        return np.asarray(self.classes_[self.model_.predict(samples)])
+        index = self._distance(X).argmin(axis=1)
+        return np.asarray(self.classes_[index])
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return minus the class distances, in features.
@@ -132,28 +300,99 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray
             (n_samples, n_classes); for two classes (n_samples,), the distance to the first class
-            minus that to the second.
+            minus that to the second, which is positive where the second is predicted.
         """
-        samples = self._samples(X)
-        scores = -self.model_.class_distance(samples) / self.model_.boxes.width
-        if scores.shape[1] == 2:
-            return np.asarray(scores[:, 1] - scores[:, 0])
-        return np.asarray(scores)
+        scores = -self._distance(X) / self.model_.boxes.width
+        return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def certify(self, X: ArrayLike) -> np.ndarray:
-        """Return the (n_samples,) certified radii: features that may change arbitrarily."""
-        samples = self._samples(X)
-        return self.model_.certify(samples).radius
+        """Return the (n_samples,) certified radii: columns that may change arbitrarily."""
+        return self._certificate(X)[1]
+
+    def _certificate(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return class indices and radii."""
+        distance = self._distance(X)
+        index, radius = certified_radius(distance, self.model_.boxes.width, self.model_.group_size)
+        # Where no rival has a box yet, all features may change.
+        return index, np.minimum(radius, np.int32(group_count(self.model_)))
 
     def certified_score(self, X: ArrayLike, y: ArrayLike, radius: int) -> float:
-        """Return the fraction of samples that are right and certified at `radius`.
+        """Return the certified accuracy: the fraction of samples right and certified at `radius`.
 
         Raises
         ------
         OptionError
-            `radius` is negative.
+            `radius` is not a whole number of at least 0.
         """
-        samples = self._samples(X)
-        prediction, radii = self.model_.certify(samples)
-        outcome = self.classes_[prediction], radii, np.asarray(y)
+        radius = validation.integer("radius", radius, 0)
+        index, radii = self._certificate(X)
+        outcome = self.classes_[index], radii, column_or_1d(y)
         return float(certified_accuracy(*outcome, [radius])[0])
+
+
+def certified_accuracy_scorer(radius: int) -> Callable[..., float]:
+    """Return a scorer of certified accuracy at a radius, for GridSearchCV and the like.
+
+    Parameters
+    ----------
+    radius
+        Number of columns that may change.
+
+    Returns
+    -------
+    callable
+        Takes a `BoxNNClassifier`, or a Pipeline that ends in one, samples and labels.
+
+    Raises
+    ------
+    OptionError
+        `radius` is not a whole number of at least 0.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from boxnn_numba import BoxNNClassifier
+    >>> from boxnn_numba.estimator import certified_accuracy_scorer
+    >>> x, y = load_wine(return_X_y=True)
+    >>> scores = cross_val_score(BoxNNClassifier(), x, y, scoring=certified_accuracy_scorer(1))
+    >>> bool(scores.mean() > 0.6)
+    True
+    """
+    return partial(_certified_score, radius=validation.integer("radius", radius, 0))
+
+
+def _certified_score(estimator: Any, X: ArrayLike, y: ArrayLike, radius: int) -> float:
+    if isinstance(estimator, Pipeline):
+        *steps, (_, last) = estimator.steps
+        return _certified_score(last, estimator[:-1].transform(X) if steps else X, y, radius)
+    if not hasattr(estimator, "certified_score"):
+        raise InputError(
+            f"{type(estimator).__name__} has no certified_score; score a BoxNNClassifier"
+        )
+    return float(estimator.certified_score(X, y, radius))
+
+
+def _grid_for(X: np.ndarray) -> Grid | None:
+    """Return the grid of training data; None where they are codes."""
+    codes = X.dtype == np.uint8 and int(X.max()) - int(X.min()) >= _CODES_SPAN
+    return None if codes else Grid.fit(X)
+
+
+def _codes(X: np.ndarray, grid: Grid | None) -> np.ndarray:
+    return validation.codes("X", X) if grid is None else grid.encode(X)
+
+
+def _run_epochs(run: Training) -> None:
+    """Train to the end, or until it diverges."""
+    try:
+        while run.epoch < run.options.epochs:
+            run.run_epoch()
+    except DivergenceError as error:
+        what = str(error).split(";")[0]
+        warnings.warn(
+            f"{what}; the boxes of epoch {run.best_epoch} are used; lower the learning rate with "
+            f"options={{'lr': {run.options.lr / 4:g}}}",
+            ConvergenceWarning,
+            stacklevel=5,
+        )

@@ -47,6 +47,23 @@ def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
+    """Return the (K,) numbers of boxes of the classes, as even as can be.
+
+    Raises
+    ------
+    OptionError
+        Fewer boxes than classes.
+    """
+    if n_boxes < n_classes:
+        raise OptionError(
+            f"--boxes is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
+        )
+    share = np.full(n_classes, n_boxes // n_classes)
+    share[: n_boxes % n_classes] += 1
+    return share
+
+
 def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> tuple[Pair, np.ndarray]:
     """Return master bounds in codes (float32) and labels of the boxes a run starts from.
 
@@ -69,13 +86,7 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> tuple
     OptionError
         Fewer boxes than classes, or more boxes in a class than it has samples.
     """
-    if options.boxes < n_classes:
-        raise OptionError(
-            f"--boxes is {options.boxes}, fewer than the {n_classes} classes; "
-            f"pass at least {n_classes}"
-        )
-    share = np.full(n_classes, options.boxes // n_classes)
-    share[: options.boxes % n_classes] += 1
+    share = even_shares(options.boxes, n_classes)
     labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
     rng = np.random.default_rng([options.seed, 2])
     if options.initialisation == "random":
@@ -145,6 +156,9 @@ class Training:
         Number K of classes, at least 2.
     backend
         Where the kernels run.
+    start
+        Master bounds and labels to start from, as `initial_boxes` returns them, which makes them
+        where it is None.
 
     Raises
     ------
@@ -160,12 +174,13 @@ class Training:
         feed: Feed,
         n_classes: int,
         backend: CpuBackend,
+        start: tuple[Pair, np.ndarray] | None = None,
     ) -> None:
         if n_classes < 2:
             raise InputError("the data has one class; a classifier needs at least two")
         self.options, self.backend, self.n_classes = options, backend, n_classes
         self._feed = feed
-        masters, self.labels = initial_boxes(feed, n_classes, options)
+        masters, self.labels = start or initial_boxes(feed, n_classes, options)
         self.n_rows, self.n_features = len(feed), feed.n_features
         largest = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}
         reach = largest[options.relaxation] * self.n_features
