@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import inspect
+import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from boxnn_numba.data.sources import BUNDLED_SAMPLE, FILES
 #: Modules whose functions and classes are all in the reference.
 DOCUMENTED = (
     "attack", "baselines.ablation", "baselines.partition", "certificates", "distances", "errors",
-    "exact", "impossibility", "localization", "volumes",
+    "estimator", "exact", "impossibility", "localization", "volumes",
 )  # fmt: skip
 #: What a page would load from elsewhere.
 LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)")
@@ -75,13 +77,13 @@ def test_the_tutorial_on_mnist(tutorial: Path) -> None:
 )
 def test_blocks_of_a_page(
     page: Path,
-    tutorial: Path,
     idx_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     for name in begins_with(page):
-        shutil.copytree(tutorial / name, tmp_path / name)
+        shutil.copytree(request.getfixturevalue("tutorial") / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     run_page(page, idx_folder)
 
@@ -138,6 +140,14 @@ def test_the_reference_has_every_public_name() -> None:
         }
         aliases = {f"{path}.{name}" for name in boxnn_numba.__all__}
         assert public - aliases <= shown, module
+
+
+def test_the_tutorial_has_the_table_of_the_benchmark() -> None:
+    folder = ROOT / "tests" / "benchmarks"
+    results = json.loads((folder / "results" / "tabular.json").read_text(encoding="utf-8"))
+    table = runpy.run_path(str(folder / "tabular.py"))["table"](results["tables"])
+    page = (ROOT / "docs" / "tutorials" / "tabular.md").read_text(encoding="utf-8")
+    assert f"<!-- tabular: begin -->\n{table}\n<!-- tabular: end -->" in page
 
 
 # --- the site ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,11 @@ def _option(item: click.Option, info: dict[str, Any]) -> str:
         names += f" {item.metavar or choices or str(kind['name']).upper()}"
     default = item.default if callable(item.default) else info["default"]
     shown = item.show_default and default is not None and not item.is_flag
-    text = _escaped(" ".join((item.help or "").split()))
-    value = "required" if item.required else f"`{default}`" if shown else ""
+    text = " ".join((item.help or "").split())
+    # Options of training say in their text what the preset `graded` takes.
+    text, said = re.fullmatch(r"(.*?)(?: \[default: (.+)\])?", text).groups()
+    value = "required" if item.required else f"`{said or default}`" if said or shown else ""
+    text = _escaped(text)
     return f"| {names} | {value} | {text} |"
 
 
