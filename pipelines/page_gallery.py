@@ -73,8 +73,14 @@ def _viewer(
     names = dict.fromkeys(str(name) for index in shown for name in runs[index].classes)
     classes = "".join(f'<option value="{escape(n)}">{escape(n)}</option>' for n in names)
     options = "".join(f'<option value="{i}">{escape(runs[i].name)}</option>' for i in shown)
-    drawn = any(isinstance(sample, Picture) for chosen in samples for sample in chosen)
-    how = ", drawn as its lower and its upper image" if drawn else ""
+    pictures = [sample for chosen in samples for sample in chosen if isinstance(sample, Picture)]
+    how = ", drawn as its lower and its upper image" if pictures else ""
+    marks = ""
+    if any(picture.attack is not None for picture in pictures):
+        marks = (
+            '<label><input type="checkbox" id="gallery-marks" checked>mark what an attack changed'
+            "</label>"
+        )
     return (
         f"<p>A box is a range of values for every feature{how}. A sample belongs to the class of "
         "its nearest box; the nearest box of the rival class limits the radius. Distances are in "
@@ -84,9 +90,7 @@ def _viewer(
         f'<div class="choices">{groups}</div><div class="choices">'
         f'<label>run <select id="gallery-run">{options}</select></label>'
         f'<label>true class <select id="gallery-class"><option value="">all</option>{classes}'
-        "</select></label>"
-        '<label><input type="checkbox" id="gallery-marks" checked>mark what an attack changed'
-        "</label></div></fieldset>"
+        f"</select></label>{marks}</div></fieldset>"
         '<div class="steps js-only"><button type="button" id="previous" '
         'aria-label="Previous sample">← previous</button>'
         '<span id="place" role="status"></span>'

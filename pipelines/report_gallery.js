@@ -69,7 +69,8 @@ if (viewer) {
   classBox.addEventListener("change", choose);
   previous.addEventListener("click", () => step(at - 1, previous.disabled));
   next.addEventListener("click", () => step(at + 1, next.disabled));
-  byId("gallery-marks").addEventListener("change", (event) => viewer.classList.toggle("unmarked", !event.target.checked));
+  const marks = byId("gallery-marks");
+  if (marks) { marks.addEventListener("change", () => viewer.classList.toggle("unmarked", !marks.checked)); }
   viewer.addEventListener("keydown", (event) => {
     const target = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: fitting.length - 1 }[event.key];
     if (target === undefined || event.target.matches("input, select, textarea, .scroll")) { return; }

@@ -12,7 +12,7 @@ from boxnn_numba.model_file import model_digest, save_model
 N_CLASSES = 3
 
 
-def make_data(path, name, shape=(6, 5), n=300, seed=0, real=False):
+def make_data(path, name, shape=(6, 5), n=300, seed=0, real=False, classes=(0, 1, 2)):
     """Write a data set of three noisy clusters with `n` rows in either split."""
     rng = np.random.default_rng(seed)
     centres = rng.integers(0, 256, (N_CLASSES, *shape))
@@ -23,7 +23,7 @@ def make_data(path, name, shape=(6, 5), n=300, seed=0, real=False):
         x = x.astype(np.float32) if real else np.clip(x, 0, 255).astype(np.uint8)
         return x, y.astype(np.int32)
 
-    write_dataset(path, name=name, classes=list(range(N_CLASSES)), train=split(), test=split())
+    write_dataset(path, name=name, classes=list(classes), train=split(), test=split())
     return open_dataset(path)
 
 
