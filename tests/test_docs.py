@@ -26,7 +26,7 @@ from boxnn_numba.data.sources import BUNDLED_SAMPLE, FILES
 #: Modules whose functions and classes are all in the reference.
 DOCUMENTED = (
     "attack", "baselines.ablation", "baselines.partition", "certificates", "distances", "errors",
-    "estimator", "exact", "impossibility", "localization", "volumes",
+    "estimator", "exact", "impossibility", "interop", "localization", "volumes",
 )  # fmt: skip
 #: What a page would load from elsewhere.
 LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)")
@@ -56,6 +56,7 @@ def run_page(page: Path, idx_folder: Path) -> None:
                 runner.run(block)
     finally:
         runner.close()
+    assert not runner.differences, "\n".join(runner.differences)
 
 
 @pytest.fixture(scope="session")
