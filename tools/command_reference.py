@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,8 @@ def _option(item: click.Option, info: dict[str, Any]) -> str:
     shown = item.show_default and default is not None and not item.is_flag
     text = " ".join((item.help or "").split())
     # Options of training say in their text what the preset `graded` takes.
-    text, said = re.fullmatch(r"(.*?)(?: \[default: (.+)\])?", text).groups()
+    text, _, said = text.partition(" [default: ")
+    said = said.removesuffix("]")
     value = "required" if item.required else f"`{said or default}`" if said or shown else ""
     text = _escaped(text)
     return f"| {names} | {value} | {text} |"
