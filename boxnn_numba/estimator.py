@@ -175,7 +175,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            Training diverged; the boxes are as they were before the call.
+            Training diverged; the boxes of before are kept, and new ones where they were put.
         """
         first = not hasattr(self, "model_")
         samples, labels = self._checked(X, y, reset=first)
@@ -190,6 +190,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         samples, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
+        if labels.dtype == object and len({isinstance(item, str) for item in labels}) > 1:
+            raise InputError("y mixes strings and other labels; convert them to one type")
         check_classification_targets(labels)
         return samples, labels
 
@@ -209,7 +211,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """Fix the classes and options of a new classifier that has no boxes yet."""
         self.__dict__.pop("model_", None)
         if len(classes) < 2:
-            raise InputError(f"there is one class, {classes[0]!r}; a classifier needs at least two")
+            raise InputError(
+                f"y holds one class, {classes.tolist()}; a classifier needs two or more"
+            )
+        names = validation.labels("y", classes, len(classes)).tolist()
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31)
@@ -230,7 +235,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._shares = even_shares(self._settings.boxes, len(classes))
         self._seeds = Seeds.none(n_features)
         self._calls = 0
-        self.classes_ = classes
+        self.classes_, self._names = classes, names
 
     def _train(
         self,
@@ -261,9 +266,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             _run_epochs(run)
             # Later calls go on with the clip that was chosen for the first boxes.
             self._settings = replace(self._settings, beta=run.options.beta)
-        labels = validation.labels("classes", self.classes_, len(self.classes_)).tolist()
         history = {"preset": self.preset, "partial_fit_calls": call}
-        self.model_: BoxNN = trained_model(run, labels, grid, codes.shape[1:], history)
+        self.model_: BoxNN = trained_model(run, self._names, grid, codes.shape[1:], history)
         # The exact bounds, where they are those of the best epoch: small steps add up over calls.
         state = run.stepper.state()
         exact = run.best_epoch == run.epoch
@@ -277,7 +281,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         if len(self._seeds.labels):
             wrong = class_distance(codes, self.model_.boxes).argmin(axis=1) != index
         half, seed = 255 * self._settings.alpha, self._settings.seed + call
-        fits = "alpha" not in (self.options or {})
+        fits = (self.options or {}).get("alpha") is None
         return grown(self._seeds, codes, index, wrong, self._shares, half, fits, seed)
 
     # --- what it says -------------------------------------------------------------------

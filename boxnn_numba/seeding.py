@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 #: Samples that the side of new boxes is chosen on.
-_PROBES = 512
+_PROBES = 128
 #: Share of them that may lie in a new box of another class.
 _INSIDE = 0.05
 
