@@ -27,6 +27,8 @@ _SCRIPTS = ("report_curves.js", "report_gallery.js", "report_page.js")
 _THEME = "report_theme.js"
 #: With more runs than this, the tables of classes wait behind a heading to be opened.
 _MOST_OPEN = 3
+#: With more than this, so do the charts.
+_MOST_CHARTS = 6
 _CONVENTIONS = {
     "sound": "Radii are <b>sound</b>: they hold exactly, with ties counted for the adversary.",
     "paper": "Radii are in the <b>paper’s convention</b>, which can overstate a radius by one "
@@ -197,9 +199,12 @@ def _panel(runs: Sequence[Run], index: int) -> str:
     """Return how the radii of a run are spread: two charts and a table."""
     run = runs[index]
     is_open = " open" if len(runs) <= _MOST_OPEN else ""
+    charts_open = " open" if len(runs) <= _MOST_CHARTS else ""
+    name = f'<span class="hidden">, {escape(run.name)}</span>'
     return (
-        f'<div data-series="run-{index}" class="panel"><h3>{run_words(run)}</h3>'
+        f'<details data-series="run-{index}" class="panel"{charts_open}>'
+        f"<summary><h3>{run_words(run)}</h3></summary>"
         f'<div class="pair">{histogram_svg(runs, index)}{classes_svg(runs, index)}</div>'
-        f'<details{is_open}><summary>Class by class as a table<span class="hidden">, '
-        f"{escape(run.name)}</span></summary>{page_tables.class_table(run, index)}</details></div>"
+        f"<details{is_open}><summary>Class by class as a table{name}</summary>"
+        f"{page_tables.class_table(run, index)}</details></details>"
     )

@@ -17,13 +17,17 @@ from boxnn_numba.pipelines.published import FAMILIES, PublishedRow, family, sett
 from boxnn_numba.pipelines.runs import Run
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from boxnn_numba.pipelines.gallery_views import Picture
 
+#: Runs in the figure of histograms; the page has one of every run.
+MOST_PANELS = 12
 #: Pixels per inch of the PNG files.
 DPI = 150
+_LONGEST_NAME = 48
 FAMILY_COLOURS = {name: shades.light for name, shades in FAMILY_SHADES.items()}
 
 
@@ -90,7 +94,10 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     matplotlib.figure.Figure
         One pair of axes with a legend beside it.
     """
-    figure = new_figure(8.6, 4.8)
+    # Room for the legend: 30 letters and 18 lines fit without more.
+    longest = max(len(_short(run.name, _LONGEST_NAME)) for run in runs)
+    lines = len(runs) + sum(run.robust is not None for run in runs) + len(FAMILIES)
+    figure = new_figure(8.6 + 0.09 * max(0, longest - 18), max(4.8, 0.23 * lines + 0.5))
     axes = figure.subplots()
     handles = []
     last = last_radius(runs, published)
@@ -118,6 +125,7 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
 
 def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
     curve = run.curve()
+    name = method_label(run.name) if run.named_by_method else _short(run.name, _LONGEST_NAME)
     # The step down to zero after the largest radius belongs to the curve.
     values = np.append(curve, 0.0)
     (line,) = axes.plot(
@@ -131,8 +139,7 @@ def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
         markeredgewidth=0.7,
         markevery=every,
         zorder=4,
-        label=f"{method_label(run.name) if run.named_by_method else run.name} "
-        f"(median {run.summary()['median_certified_radius']})",
+        label=f"{name} (median {run.summary()['median_certified_radius']})",
     )
     return line
 
@@ -149,7 +156,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
         linewidth=1.4,
         zorder=5,
         path_effects=[withStroke(linewidth=3.4, foreground="white")],
-        label=f"{run.name} under attack"
+        label=f"{_short(run.name, _LONGEST_NAME)} under attack"
         + (f" ({run.attacked:,} samples)" if run.attacked < len(run.label) else ""),
     )
     return line
@@ -183,7 +190,7 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
     Parameters
     ----------
     runs
-        At least one.
+        At least one; the first `MOST_PANELS` are drawn.
     title
         Above the panels.
 
@@ -192,6 +199,9 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
     matplotlib.figure.Figure
         The panels share both axes.
     """
+    if len(runs) > MOST_PANELS:
+        title += f"; the first {MOST_PANELS} of {len(runs)} runs"
+    runs = runs[:MOST_PANELS]
     each, above, below = (1.9 if len(runs) <= 6 else 1.1), 0.75, 0.55
     height = above + each * len(runs) + below
     # Placed by hand: matplotlib's own layout takes seconds for dozens of panels.
@@ -260,7 +270,7 @@ def gallery(pictures: Sequence[Picture], title: str) -> Figure:
     height, width = canvas.shape[:2]
     across, down = left + width + margin, head + height + margin
     figure = new_figure(across / DPI, down / DPI, layout=None)
-    figure.figimage(canvas[::-1] / 255, left, margin, vmin=0, vmax=1, cmap="gray", origin="lower")
+    figure.add_artist(_pixels(canvas, left, margin))
     for column, words in enumerate(heads):
         x = left + width * (column + 0.5) / len(heads)
         y = margin + height + 0.06 * DPI
@@ -278,6 +288,20 @@ def gallery(pictures: Sequence[Picture], title: str) -> Figure:
     x, y = 0.1 * DPI / across, 1 - 0.12 * DPI / down
     figure.text(x, y, title, ha="left", va="top", fontsize=11)
     return figure
+
+
+def _pixels(image: np.ndarray, left: int, bottom: int) -> Artist:
+    """Return an artist that copies an (h, w, 3) image to pixels of the figure as it is."""
+    from matplotlib.artist import Artist
+
+    opaque = np.full(image.shape[:2], 255, np.uint8)
+    flipped = np.ascontiguousarray(np.dstack([image, opaque])[::-1])
+
+    class Pixels(Artist):
+        def draw(self, renderer: Any) -> None:
+            renderer.draw_image(renderer.new_gc(), left, bottom, flipped)
+
+    return Pixels()
 
 
 def _short(name: str, longest: int = 14) -> str:

@@ -42,6 +42,8 @@ _FIXED_NAMES = {
 }
 _GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
 _IN_GALLERY_FIGURE = 3
+#: Runs with a gallery as PNG file; the page has that of every run.
+_GALLERY_FIGURES = 6
 _MOST_SAMPLES = 400
 
 
@@ -219,6 +221,7 @@ def _write_figures(
     words = f"{title} (radii: {convention} convention)"
     plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
     plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
+    drawn = 0
     for run, chosen in zip(runs, samples, strict=True):
         pictures = [
             sample
@@ -226,7 +229,8 @@ def _write_figures(
             for sample in [item for item in chosen if item.group == group][:_IN_GALLERY_FIGURE]
             if isinstance(sample, gallery_views.Picture)
         ]
-        if pictures:
+        if pictures and drawn < _GALLERY_FIGURES:
+            drawn += 1
             name = re.sub(r"[^\w.+-]+", "_", run.name)
             figure = plots.gallery(pictures, f"{run.name}: {title}")
             plots.save(figure, folder / f"gallery_{name}.png")

@@ -115,10 +115,13 @@ def find(browser, selector):
 
 
 def shown(browser, selector):
-    script = (
-        "return [...document.querySelectorAll(arguments[0])].filter((n) => n.checkVisibility())"
+    # Chromium calls parts of an SVG visible that are not displayed; their box is empty.
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter((node) => {"
+        "const box = node.getBoundingClientRect();"
+        "return node.checkVisibility() && box.width + box.height > 0; });",
+        selector,
     )
-    return browser.execute_script(script, selector)
 
 
 def press(browser, *keys):
