@@ -201,10 +201,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         found, inverse = np.unique(y, return_inverse=True)
         for label in found.tolist():
             if label not in known:
-                raise InputError(
-                    f"y holds {label!r}, which is not among the classes of the first call; "
-                    "pass all labels there"
-                )
+                raise InputError(f"y holds {label!r}; pass all classes in the first call")
         return np.array([known[label] for label in found.tolist()])[inverse]
 
     def _begin(self, classes: np.ndarray, n_features: int) -> None:
