@@ -99,7 +99,10 @@ def classes_svg(runs: Sequence[Run], index: int) -> str:
         low, first, middle, third, high = _LEFT + unit * (np.maximum(cuts, 0) + 0.5)
         y = _TOP + _LINE * (line + 0.5)
         name = row["class"]
-        short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+        # Long names often differ at their ends only.
+        short = (
+            name if len(name) <= _LONGEST_NAME else f"{name[:3]}…{name[3 - _LONGEST_NAME + 1 :]}"
+        )
         tip = (
             f"class {name}: median {cuts[2]}, half within {cuts[1]} to {cuts[3]}, "
             f"nine tenths within {cuts[0]} to {cuts[4]}, mean {row['mean_certified_radius']:.1f}"
