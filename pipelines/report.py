@@ -65,7 +65,8 @@ def report(
     certificates
         Certificate files of one data set and split.
     out
-        Folder to make: ``report.html`` (self-contained), PNG and CSV files.
+        Folder to make: ``report.html`` (self-contained), PNG and CSV files. Of many runs the
+        PNG files show only the first.
     data, models
         Where the data set and the models are now, if not where the certificates say. They are
         needed for the gallery of images only.
