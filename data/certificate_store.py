@@ -104,8 +104,9 @@ class CertificateWriter:
         **extra: np.ndarray | None,
     ) -> None:
         """Write one whole chunk, then record it as finished."""
-        values = (prediction, radius, label, class_distance)
-        write_chunk(self._path, chunk, self._chunk_rows, *values, **extra)
+        write_chunk(
+            self._path, chunk, self._chunk_rows, prediction, radius, label, class_distance, **extra
+        )
 
     def finish(self, seconds: float, seconds_per_sample: float | None = None) -> None:
         """Seal the file: digests of all arrays and the seconds it took, of a sample where known."""

@@ -228,18 +228,18 @@ def evaluate(
         "n": len(file),
         "convention": convention,
         **attacked,
-        **({} if file.upper is None else {"exact": _exact(file, radii)}),
+        **({} if file.upper is None else {"exact": _exact(file, file.upper, radii)}),
         "per_class": [{**row, "class": file.classes[int(row["class"])]} for row in per_class],
     }
 
 
-def _exact(file: CertificateFile, radii: Sequence[int]) -> dict[str, Any]:
+def _exact(file: CertificateFile, upper: np.ndarray, radii: Sequence[int]) -> dict[str, Any]:
     prediction, radius, label = file.outcome()
-    upper = 100.0 * certificates.certified_accuracy(prediction, file.upper, label, radii)
+    at_most = 100.0 * certificates.certified_accuracy(prediction, upper, label, radii)
     return {
-        "settled": 100.0 * float((radius == file.upper).mean()),
+        "settled": 100.0 * float((radius == upper).mean()),
         "time_limit": file.attributes["time_limit"],
-        "upper": {str(r): round(float(value), 4) for r, value in zip(radii, upper, strict=True)},
+        "upper": {str(r): round(float(value), 4) for r, value in zip(radii, at_most, strict=True)},
     }
 
 

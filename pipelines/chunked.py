@@ -202,7 +202,7 @@ def write_certificates(
     """
     computed = time.perf_counter()
     try:
-        write_chunk(job.out, index, job.chunk_rows, *values, **extra)
+        write_chunk(job.out, index, job.chunk_rows, *values, **extra)  # type: ignore[arg-type]
     except OSError as error:
         raise write_failure(error, f"chunk {index} of {job.out}") from error
     nbytes += sum(value.nbytes for value in (*values, *extra.values()) if value is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def _named(out: Name, endings: tuple[str, ...]) -> Location:
     return target
 
 
-def _plain(classes: list[Any]) -> np.ndarray:
+def _plain(classes: Sequence[Any]) -> np.ndarray:
     """Return labels as an array of integers or of strings; NumPy would pickle others."""
     whole = all(isinstance(label, int) for label in classes)
     return np.array(classes if whole else list(map(str, classes)))
