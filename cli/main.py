@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -78,12 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
-        sys.exit(130)
+        _leave(130)
     except BoxNNError as error:
         if "--debug" in words:
             raise
         click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except OSError as error:  # e.g. standard output is a full disk or a closed pipe
         if "--debug" in words:
             raise
@@ -91,6 +91,16 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(f"Error: {error.strerror or error}; check where the output goes", err=True)
         _abandon_output()
         sys.exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, without waiting for a solver that nothing can stop."""
+    chunks = sys.modules.get("boxnn_numba.pipelines.certify_chunks")
+    if chunks is not None and chunks.solvers():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

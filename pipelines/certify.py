@@ -27,7 +27,8 @@ from boxnn_numba.staging import partial_path, staged_output
 
 #: Rows of a user's array that are predicted at a time.
 _PREDICT_ROWS = 4096
-#: Most samples in a chunk of each certificate: a run that is stopped loses a few seconds.
+#: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
+#: certificates those chunks whose samples take the whole time limit.
 _CHUNK_ROWS = {"margin": 2**31, "pairwise": 512, "exact": 16}
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
+import threading
 import time
+from collections import deque
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,9 @@ from boxnn_numba.exact import exact_radius, pairwise_radius
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.pipelines.chunked import Spent, class_positions, write_certificates
+
+#: Name of threads that wait for the solver of integer programs.
+SOLVER = "boxnn solver"
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,46 @@ def certify_chunk(index: int, job: CertifyJob) -> Spent:
 
 
 def _exact(model: BoxNN, x: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of the true radii (N,) int32 of some samples, a sample to a thread."""
+    """Return the bounds of the true radii (N,) int32 of some samples, a sample to a thread.
 
+    Nothing stops the solver before its time is up. So it is not the threads of the backend that
+    wait for it but some of its own, which the command leaves behind where it is interrupted.
+    """
     bounds = np.empty((2, len(x)), np.int32)
+    todo, settled = deque(range(len(x))), SimpleQueue[BaseException | None]()
 
-    def work(first: int, last: int) -> None:
-        for i in range(first, last):
+    def work() -> None:
+        with contextlib.suppress(IndexError):  # Nothing is left to do.
+            while True:
+                settled.put(_settle(todo.popleft()))
+
+    def _settle(i: int) -> BaseException | None:
+        try:
             _, *bounds[:, i], _ = exact_radius(model, x[i], time_limit)
+        except BaseException as error:  # To be raised in the thread that waits.
+            return error
+        return None
 
-    get_backend("cpu").parallel(len(x), 1, work)
+    try:
+        for _ in range(min(len(x), get_backend("cpu").threads)):
+            threading.Thread(target=work, name=SOLVER, daemon=True).start()
+        for _ in range(len(x)):
+            error = settled.get()
+            if error is not None:
+                raise error
+    finally:
+        todo.clear()
     lower, upper = bounds
     return lower, upper
+
+
+def solvers() -> list[threading.Thread]:
+    """Return the threads that wait for the solver of integer programs."""
+    return [thread for thread in threading.enumerate() if thread.name == SOLVER]
+
+
+@atexit.register
+def _join_solvers() -> None:
+    # C++ aborts the process if its threads still run when it is taken down.
+    for thread in solvers():
+        thread.join()

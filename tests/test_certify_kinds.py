@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cli_runs import Run, failed, here
+from interruptions import BOXNN, wait_for
 
-from boxnn_numba import load_model
+from boxnn_numba import Boxes, BoxNN, load_model, save_model
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import open_dataset
@@ -172,3 +177,31 @@ def test_no_other_convention(trained: Run) -> None:
     certified(trained, "p.zarr", "--certificate", "pairwise")
     words = ("evaluate", "p.zarr", "--convention", "paper")
     failed(trained(*words), 2, "pairwise certificates", "leave out --convention")
+
+
+def hard_model() -> BoxNN:
+    """Two classes of overlapping boxes, whose integer programs no solver settles in minutes."""
+    rng, shape = np.random.default_rng(0), (60, 784)
+    own_high = np.where(rng.random(shape) < 0.5, 255, rng.integers(0, 250, shape))
+    rival_low = np.where(rng.random(shape) < 0.35, rng.integers(1, 256, shape), 0)
+    lower = np.concatenate([np.zeros(shape, np.int64), rival_low])
+    upper = np.concatenate([own_high, np.full(shape, 255)])
+    return BoxNN(Boxes(lower, upper, np.repeat([0, 1], 60), 30), [0, 1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_does_not_wait_for_the_solver(tmp_path: Path, threads: int) -> None:
+    save_model(hard_model(), tmp_path / "hard.zarr")
+    x = np.zeros((4, 784), np.uint8)
+    np.savez(tmp_path / "dark.npz", x=x, y=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
+    words = ("data", "ingest", "dark.npz", "--codes", "--out", "dark.zarr", "-q")
+    subprocess.run([*BOXNN, *words], cwd=tmp_path, check=True)
+    words = ("certify", "hard.zarr", "dark.zarr", "--out", "c.zarr", "--exact", "4", "-q")
+    more = ("--time-limit", "600", "--threads", str(threads))
+    process = subprocess.Popen([*BOXNN, *words, *more], cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for((tmp_path / "c.zarr.partial" / "finished").exists, process)
+    time.sleep(3)  # so that the solver is at work
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"0 of 1 chunks are kept" in err and b"--resume" in err and err.count(b"\n") == 1
