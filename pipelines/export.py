@@ -113,10 +113,16 @@ def _named(out: Name, endings: tuple[str, ...]) -> Location:
     return target
 
 
-def _plain(classes: Sequence[Any]) -> np.ndarray:
-    """Return labels as an array of integers or of strings; NumPy would pickle others."""
-    whole = all(isinstance(label, int) for label in classes)
-    return np.array(classes if whole else list(map(str, classes)))
+def _plain(classes: list[Any]) -> np.ndarray:
+    """Return labels as an array of integers or of strings; NumPy would pickle others.
+
+    Strings tell apart what is different, as 1 and "1".
+    """
+    labels = np.array(classes) if all(isinstance(label, int) for label in classes) else None
+    if labels is not None and labels.dtype.kind in "biu":  # Python's may be too large for these.
+        return labels
+    words = list(map(str, classes))
+    return np.array(words if len(set(words)) == len(words) else list(map(repr, classes)))
 
 
 def _columns(file: CertificateFile) -> dict[str, Any]:

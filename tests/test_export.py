@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cli_runs import Run, failed, here
 
-from boxnn_numba import Boxes, class_distance, load_model
+from boxnn_numba import Boxes, BoxNN, class_distance, load_model, save_model
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import open_dataset, write_dataset
 
@@ -76,6 +77,37 @@ def test_unknown_labels_are_empty(trained: Run) -> None:
     assert trained("export", "certificates", "c.zarr", "--out", "c.csv")[0] == 0
     with Path("c.csv").open(newline="") as lines:
         assert {row["label"] for row in csv.DictReader(lines)} == {""}
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        ([True, False], ["True", "False"]),
+        ([1, "1"], ["1", "'1'"]),
+        ([2**70, 3], [str(2**70), "3"]),
+        ([2**63, -1], [str(2**63), "-1"]),
+        (['a,b"', "=1\n+1"], ['a,b"', "=1\n+1"]),
+    ],
+)
+def test_any_labels(trained: Run, classes: list[Any], names: list[str]) -> None:
+    boxes = Boxes([[0, 0], [9, 9]], [[1, 1], [12, 12]], [0, 1], 5)
+    save_model(BoxNN(boxes, classes), "odd.zarr")
+    assert trained("export", "boxes", "odd.zarr", "--out", "odd.npz")[0] == 0
+    found = np.load("odd.npz", allow_pickle=False)["classes"].tolist()
+    assert list(map(str, found)) == names
+    x, y = np.array([[0, 0], [12, 12], [2, 2]], np.uint8), np.array([0, 1, 1], np.int32)
+    write_dataset("odd-data.zarr", name="o", classes=classes, train=(x, y), test=(x, y))
+    assert trained("certify", "odd.zarr", "odd-data.zarr", "--out", "c.zarr")[0] == 0
+    for name in ("c.csv", "c.parquet"):
+        assert trained("export", "certificates", "c.zarr", "--out", name)[0] == 0
+    with Path("c.csv").open(newline="") as lines:
+        table = list(csv.DictReader(lines))
+    assert [row["label"] for row in table] == [names[k] for k in y]
+    assert [row["prediction"] for row in table] == [names[k] for k in (0, 1, 0)]
+    distances = [[int(row[f"distance_{name}"]) for name in names] for row in table]
+    assert distances == [[0, 10], [10, 0], [2, 10]]
+    columns = pytest.importorskip("pyarrow.parquet").read_table("c.parquet").to_pydict()
+    assert list(map(str, columns["label"])) == [names[k] for k in y]
 
 
 def test_bad_arguments(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
