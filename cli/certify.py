@@ -193,6 +193,7 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
         ),
         f"attack: {attacked['method']}, found on {attacked['found']:.2f}%"
         + ("" if most is None else f" with at most {most} changes")
+        + ("" if attacked["features"] is None else f" of features in {attacked['features']}")
         + f"; {attacked['meets']:.2f}% need exactly one change more than is certified, none fewer",
     ]
 

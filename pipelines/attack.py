@@ -246,7 +246,10 @@ def _random(
     low, high = domain.up()[:, options.low], domain.down()[:, options.high]
     reached = domain.free
     if features is not None:
-        reached = reached | ~validation.mask("features", features, len(reached))
+        may = validation.mask("features", features, len(reached))
+        reached = reached | ~may
+        starts = np.arange(0, len(may), model.group_size)
+        budget = min(budget, int(np.logical_or.reduceat(may, starts).sum()))
     if not reached.all():
         raise OptionError(
             f"no code in {options.low}..{options.high} can be written into feature "

@@ -38,8 +38,9 @@ def hold_against(
     Returns
     -------
     dict
-        ``attack``, ``method``, ``max_features`` that it could change (None for any number), ``n``
-        rows that both have ``of`` those certified, and what `standing` returns of these rows.
+        ``attack``, ``method``, ``max_features`` that it could change (None for any number), the
+        file that says which ``features`` it could (None for all), ``n`` rows that both have ``of``
+        those certified, and what `standing` returns of these rows.
 
     Raises
     ------
@@ -63,6 +64,7 @@ def hold_against(
         "attack": str(attack),
         "method": file.attributes["options"]["method"],
         "max_features": _most_changes(file),
+        "features": file.attributes["options"].get("features"),
         "n": len(attacked),
         "of": len(certificate),
         **standing(prediction, radius, label, file.changed[attacked], radii),

@@ -80,6 +80,16 @@ def test_only_some_features_may_change(trained: Run, method: str) -> None:
     assert file.attributes["options"]["features"] == "mask.npy"
 
 
+def test_fewer_features_than_may_change_at_once(trained: Run) -> None:
+    np.save("mask.npy", np.arange(12) < 2)
+    words = ("--method", "random", "--features", "mask.npy", "--max-features", 6)
+    assert trained(*ATTACK, *words, "--queries", 50)[0] == 0
+    assert check_file("a.zarr").max() <= 2
+    assert trained("certify", "model.zarr", "tiny.zarr", "--out", "c.zarr")[0] == 0
+    _, out, _ = trained("evaluate", "c.zarr", "--attack", "a.zarr")
+    assert "with at most 6 changes of features in mask.npy" in out
+
+
 def test_a_mask_that_is_none(trained: Run) -> None:
     np.save("short.npy", np.ones(5, bool))
     np.save("numbers.npy", np.ones(12))
