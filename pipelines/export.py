@@ -113,7 +113,7 @@ def _named(out: Name, endings: tuple[str, ...]) -> Location:
     return target
 
 
-def _plain(classes: list[Any]) -> np.ndarray:
+def _plain(classes: Sequence[Any]) -> np.ndarray:
     """Return labels as an array of integers or of strings; NumPy would pickle others.
 
     Strings tell apart what is different, as 1 and "1".
