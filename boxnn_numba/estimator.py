@@ -229,6 +229,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 "parameters of their own (seed is random_state)"
             )
         self._settings: TrainingOptions = resolve(self.preset, {**given, **own})
+        validation.groups(self._settings.group_size, (n_features,))
         self._shares = even_shares(self._settings.boxes, len(classes))
         self._seeds = Seeds.none(n_features)
         self._calls = 0
