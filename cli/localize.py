@@ -111,7 +111,7 @@ def _table(part: dict[str, Any], share: float) -> list[str]:
         f"{f'eps = {eps}':<{name + 7}} | {theorem:<28} | {f'boxes grown by {eps}':<28} | "
         f"{f'boxes grown to hold {100 * share:g}%':<27} | Eq. (7)",
         f"{'class':<{name}}{'n':>7} |{'delta':>7}{'C':>10}{'volume <=':>12} |{'boxes':>6}"
-        f"{'log10 volume':>17}{'holds':>6} |{'by':>9}{'log10 volume':>19} | vacuous",
+        f"{'log10 volume':>16}{'holds':>7} |{'by':>9}{'log10 volume':>19} | vacuous",
     ]
     for row in rows:
         grown, held, bound = row["grown"], row["holding"], row["impossibility"]
@@ -119,7 +119,7 @@ def _table(part: dict[str, Any], share: float) -> list[str]:
         lines.append(
             f"{row['class']!s:<{name}}{row['n']:>7} |{row['delta']:>7.3f}"
             f"{_constant(row['constant']):>10}{row['volume']:>11.3f}{'* '[not row['trivial']]} |"
-            f"{row['boxes']:>6}{_volume(grown):>17}{100 * grown['holds']:>5.1f}% |"
+            f"{row['boxes']:>6}{_volume(grown):>16}{100 * grown['holds']:>6.1f}% |"
             f"{held['growth']:>9.1f}{_volume(held):>19} | {verdict}"
         )
     return lines

@@ -129,6 +129,9 @@ def test_text_explains_itself(work):
     bars = [[i for i, c in enumerate(line) if c == "|"] for line in rows]
     assert all(places == bars[0] for places in bars)
     assert "delta: part of the class not certified at eps" in out
+    # Grown far enough, the boxes hold everything, and "100.0%" stays a column of its own.
+    grown = work("localize", "cert.zarr", "model.zarr", "--radius", 20)[1].splitlines()[5:8]
+    assert [line.split("|")[2].split()[2] for line in grown] == ["100.0%"] * 3
     assert "graded distance" in out and "95% confidence" in out
     # One table for each radius; the same bits again.
     two = work("localize", "cert.zarr", "model.zarr", "--radius", 1, "--radius", 3)[1]
