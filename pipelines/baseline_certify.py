@@ -239,6 +239,9 @@ def _attributes(
         evaluations = sampling.samples + sampling.guess_samples
         own |= {"alpha": job.alpha, "samples": sampling.samples}
         own |= {"guess_samples": sampling.guess_samples, "seed": sampling.seed}
+    total = dataset.n_rows(job.split)
+    if job.n_rows != total:
+        own["split_rows"] = total
     return {
         "method": CERTIFICATES[stored.method][job.certificate],
         "model": str(model),
