@@ -20,7 +20,7 @@ from boxnn_numba.domain import Domain, domain_of
 from boxnn_numba.kernels.attack import greedy_attacks
 from boxnn_numba.kernels.attack_choice import VALUES, Task, Work
 from boxnn_numba.model import BoxNN
-from boxnn_numba.rivals import group_count, need_two_classes, rivals_in_order
+from boxnn_numba.rivals import group_count, need_two_classes, rival_tuples
 from boxnn_numba.search import Search
 
 #: Inputs that a thread takes at a time.
@@ -130,11 +130,11 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
             rows = slice(start, min(last, start + _BLOCK_ROWS))
             block = codes[rows]
             with limit_threads(1):
-                distance = pairwise_distance(block, model.boxes)
-            predicted, order = rivals_in_order(distance, model.boxes, rivals)
+                distance = [pairwise_distance(block, boxes) for boxes in model.box_sets]
+            predicted, order = rival_tuples(distance, model.box_sets, rivals)
             greedy_attacks(
-                task, scratch, block, distance, predicted, order, _seeds(block, seed), found[rows],
-                changed[rows],
+                task, scratch, block, np.concatenate(distance, axis=1), predicted, order,
+                _seeds(block, seed), found[rows], changed[rows],
             )  # fmt: skip
 
     get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
@@ -144,17 +144,23 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
 
 
 def _task(model: BoxNN, domain: Domain, tries: int, limit: int) -> Task:
-    boxes = model.boxes
-    lower_t, upper_t = (np.ascontiguousarray(side.T) for side in (boxes.lower, boxes.upper))
+    sets = model.box_sets
+    lower, upper = (
+        np.concatenate([getattr(boxes, side) for boxes in sets]) for side in ("lower", "upper")
+    )
+    starts = np.cumsum([0, *map(len, sets[:-1])])
     return Task(
-        boxes.lower, boxes.upper, lower_t, upper_t, boxes.labels, boxes.offsets.astype(np.int64),
-        domain.up(), domain.down(), domain.free, boxes.width, model.group_size, tries, limit,
+        lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),
+        np.concatenate([boxes.labels for boxes in sets]),
+        np.array([start + boxes.offsets for start, boxes in zip(starts, sets, strict=True)]),
+        domain.up(), domain.down(), domain.free, model.boxes.width, model.group_size, tries, limit,
     )  # fmt: skip
 
 
 def _scratch(task: Task, own: int) -> Work:
     m, n = task.lower.shape
-    groups = -(-n // task.group)
+    groups, sets = -(-n // task.group), len(task.offsets)
+    codes = VALUES * sets
     return Work(
         start=np.empty(n, np.int32),
         code=np.empty(n, np.int32),
@@ -163,13 +169,15 @@ def _scratch(task: Task, own: int) -> Work:
         distance=np.empty(m, np.int32),
         changed=np.empty(groups, np.bool_),
         banned=np.empty(groups, np.bool_),
-        near=np.empty(own, np.int64),
-        running=np.empty(own, np.int32),
-        trial=np.empty(own, np.int32),
-        values=np.empty((n, VALUES), np.int32),
+        rival=np.empty(sets, np.int64),
+        aim=np.empty(sets, np.int32),
+        near=np.empty((sets, own), np.int64),
+        running=np.empty((sets, own), np.int32),
+        trial=np.empty((sets, own), np.int32),
+        values=np.empty((n, codes), np.int32),
         counts=np.empty(n, np.int64),
-        costs=np.empty((n, VALUES), np.int32),
-        gains=np.empty((n, VALUES, own), np.int32),
+        costs=np.empty((n, codes), np.int32),
+        gains=np.empty((n, codes, sets, own), np.int32),
         random=np.empty(1, np.uint64),
     )
 

@@ -20,7 +20,11 @@ BOX_NN = "Box-NN"
 
 
 def certified_radius(
-    class_distance: ArrayLike, width: int, group_size: int = 1, convention: str = "sound"
+    class_distance: ArrayLike,
+    width: int,
+    group_size: int = 1,
+    convention: str = "sound",
+    members: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each sample's predicted class and how many features may change.
 
@@ -42,6 +46,8 @@ def certified_radius(
     convention
         ``"sound"``, or ``"paper"`` to compare with the paper's tables: Eq. (10) counts
         ``margin / 2 >= r`` and ignores ties, which can overstate the radius by one.
+    members
+        Number E of sets of boxes of which `class_distance` is the sum; the divisor is 2 W g E.
 
     Returns
     -------
@@ -56,7 +62,7 @@ def certified_radius(
     InputError
         `class_distance` is not an integer matrix with at least two columns.
     OptionError
-        `width`, `group_size` or `convention` is out of range.
+        `width`, `group_size`, `convention` or `members` is out of range.
 
     Notes
     -----
@@ -71,8 +77,8 @@ def certified_radius(
     width = validation.width(width)
     group_size = validation.positive("group_size", group_size)
     validation.choice("convention", convention, CONVENTIONS)
+    units = 2 * width * group_size * validation.positive("members", members)
     if on_gpu(class_distance):
-        units = 2 * width * group_size
         return get_backend("cuda").certified_radius(class_distance, units, convention == "sound")
     distance = validation.class_distances(class_distance)
     rows = np.arange(len(distance))
@@ -81,7 +87,7 @@ def certified_radius(
     if convention == "sound":
         margin -= np.arange(distance.shape[1]) < prediction[:, None]
     margin[rows, prediction] = np.iinfo(np.int64).max
-    radius = margin.min(axis=1) // (2 * width * group_size)
+    radius = margin.min(axis=1) // units
     return prediction.astype(np.int32), radius.astype(np.int32)
 
 

@@ -26,6 +26,7 @@ from boxnn_numba.model import BoxNN, Certificate
 from boxnn_numba.rivals import (
     group_count,
     groups_changed,
+    need_one_set,
     need_two_classes,
     rivals_in_order,
 )
@@ -83,7 +84,7 @@ def pairwise_radius(model: BoxNN, x: ArrayLike, threads: int | None = None) -> C
     Raises
     ------
     InputError
-        As for `BoxNN.encode`, or there are boxes of one class only.
+        As for `BoxNN.encode`, there are boxes of one class only, or the model is an ensemble.
     OptionError
         `threads` is below 1.
 
@@ -96,6 +97,7 @@ def pairwise_radius(model: BoxNN, x: ArrayLike, threads: int | None = None) -> C
     (array([0], dtype=int32), array([1], dtype=int32))
     """
     need_two_classes(model)
+    need_one_set(model, "pairwise radii are")
     codes = model.encode(x)
     boxes, most = model.boxes, group_count(model) + 1
     index = np.empty(len(codes), np.int64)
@@ -168,7 +170,8 @@ def exact_radius(
     Raises
     ------
     InputError
-        As for `BoxNN.encode`, `x` is more than one sample, or boxes are of one class only.
+        As for `BoxNN.encode`, `x` is more than one sample, boxes are of one class only, or the
+        model is an ensemble.
     OptionError
         `time_limit` is not above 0.
 
@@ -190,6 +193,7 @@ def exact_radius(
     """
     deadline = time.monotonic() + validation.real("time_limit", time_limit, 0, open_low=True)
     need_two_classes(model)
+    need_one_set(model, "exact radii are")
     raw = np.asarray(x).reshape(1, -1)
     if raw.size != model.boxes.n_features:
         raise InputError(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
-from boxnn_numba.distances import class_distance
+from boxnn_numba.distances import UNREACHABLE, class_distance
 from boxnn_numba.errors import InputError
 from boxnn_numba.feed import Feed
 from boxnn_numba.grid import Grid
@@ -53,11 +53,25 @@ class BoxNN:
         Codes that an adversary rewrites together.
     training
         How the model came to be: options, seed, versions, dataset digest, history.
+    others
+        More sets of boxes, of the same features, classes and width: an ensemble. Its class
+        distances are the sums of those of all sets.
+
+    Attributes
+    ----------
+    box_sets : tuple of Boxes
+        All sets, one where there is no ensemble.
 
     Raises
     ------
     InputError
         The parts do not fit each other.
+
+    Notes
+    -----
+    Theorem 4.2 needs no more than that rewriting a feature changes a class distance by at most W.
+    It changes the sum of those of E sets by at most W E, so the sum is certified like the distance
+    to a box of that width. No rounding: the mean over the sets is never formed.
 
     Examples
     --------
@@ -76,8 +90,20 @@ class BoxNN:
     feature_shape: tuple[int, ...] | None = None
     group_size: int = 1
     training: dict[str, Any] = field(default_factory=dict)
+    others: tuple[Boxes, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "others", tuple(self.others))
+        kind = self.boxes.n_features, self.boxes.n_classes, self.boxes.width
+        for boxes in self.others:
+            if (boxes.n_features, boxes.n_classes, boxes.width) != kind:
+                raise InputError(
+                    f"sets of boxes with (features, classes, width) {kind} and "
+                    f"{(boxes.n_features, boxes.n_classes, boxes.width)} make no ensemble; they "
+                    "must agree"
+                )
+            if (np.diff(boxes.offsets) > 0).tolist() != (np.diff(self.boxes.offsets) > 0).tolist():
+                raise InputError("sets of boxes of an ensemble must have boxes of the same classes")
         if len(self.classes) != self.boxes.n_classes:
             raise InputError(
                 f"there are {len(self.classes)} classes and boxes of {self.boxes.n_classes}; "
@@ -92,6 +118,11 @@ class BoxNN:
         validation.positive("group_size", self.group_size)
         object.__setattr__(self, "feature_shape", shape)
         object.__setattr__(self, "classes", list(self.classes))
+
+    @property
+    def box_sets(self) -> tuple[Boxes, ...]:
+        """All sets of boxes."""
+        return (self.boxes, *self.others)
 
     def encode(self, x: ArrayLike) -> np.ndarray:
         """Return samples as codes.
@@ -124,6 +155,8 @@ class BoxNN:
     ) -> np.ndarray:
         """Return the (N, K) int32 distances to the nearest box of each class, in units.
 
+        Of an ensemble, their sums over the sets of boxes.
+
         Parameters
         ----------
         x
@@ -136,7 +169,17 @@ class BoxNN:
         InputError
             As for `encode`.
         """
-        return class_distance(self.encode(x), self.boxes, device=device, chunk=chunk)
+        codes = self.encode(x)
+        total = class_distance(codes, self.boxes, device=device, chunk=chunk)
+        if self.others and on_gpu(total):
+            raise InputError(
+                "samples of an ensemble go to the GPU by themselves; pass NumPy arrays"
+            )
+        for boxes in self.others:
+            more = class_distance(codes, boxes, device=device, chunk=chunk)
+            # A class without a box stays unreachable.
+            total = np.minimum(total.astype(np.int64) + more, UNREACHABLE).astype(np.int32)
+        return total
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
         """Return the (N,) class labels of samples: those of the nearest boxes.
@@ -187,10 +230,13 @@ class BoxNN:
         InputError
             As for `encode`.
         """
-        index, radius = certificates.certified_radius(
-            self.class_distance(x, device, chunk), self.boxes.width, self.group_size, convention
-        )
+        index, radius = self.radii(self.class_distance(x, device, chunk), convention)
         return Certificate(self._labels(index), radius)
+
+    def radii(self, distance: np.ndarray, convention: str = "sound") -> Certificate:
+        """Return predicted class indices and certified radii for class distances (N, K)."""
+        kind = self.boxes.width, self.group_size, convention, len(self.box_sets)
+        return Certificate(*certificates.certified_radius(distance, *kind))
 
     def _labels(self, index: Any) -> Any:
         """Return the labels of class indices."""

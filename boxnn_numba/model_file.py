@@ -93,8 +93,15 @@ def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:
     if isinstance(model, BaselineModel):
         arrays = {f"{_WEIGHTS}{name}": array for name, array in model.weights.items()}
     else:
-        boxes = model.boxes
-        arrays = {"lower": boxes.lower, "upper": boxes.upper, "label": boxes.labels}
+        # In an ensemble under other names, so that nothing takes the first set for the model.
+        folders = [f"{number}/" for number in range(len(model.box_sets))] if model.others else [""]
+        arrays = {
+            f"{folder}{name}": array
+            for folder, boxes in zip(folders, model.box_sets, strict=True)
+            for name, array in (
+                ("lower", boxes.lower), ("upper", boxes.upper), ("label", boxes.labels)
+            )
+        }  # fmt: skip
     if model.grid is not None:
         arrays |= {"grid/edges": model.grid.edges, "grid/counts": model.grid.counts}
     return arrays
@@ -114,6 +121,7 @@ def _attributes(model: BoxNN | BaselineModel, arrays: dict[str, np.ndarray]) -> 
             "version": VERSION,
             "width": model.boxes.width,
             "group_size": model.group_size,
+            **({"members": len(model.box_sets)} if model.others else {}),
         }
     attributes = {
         **own,
@@ -143,13 +151,7 @@ def load_model(path: Name) -> BoxNN:
         The file is missing, damaged, truncated, not a model, or of a newer version.
     """
     with _opened(path, FORMAT, VERSION) as (attributes, arrays):
-        boxes = Boxes(
-            arrays["lower"],
-            arrays["upper"],
-            arrays["label"],
-            attributes["width"],
-            len(attributes["classes"]),
-        )
+        boxes, *others = _box_sets(attributes, arrays)
         return BoxNN(
             boxes,
             attributes["classes"],
@@ -157,7 +159,16 @@ def load_model(path: Name) -> BoxNN:
             tuple(attributes["feature_shape"]),
             attributes["group_size"],
             attributes["training"],
+            tuple(others),
         )
+
+
+def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Boxes]:
+    count = attributes.get("members", 1)
+    folders = [f"{number}/" for number in range(count)] if count > 1 else [""]
+    kind = attributes["width"], len(attributes["classes"])
+    names = "lower", "upper", "label"
+    return [Boxes(*(arrays[f"{folder}{name}"] for name in names), *kind) for folder in folders]
 
 
 def load_baseline(path: Name) -> BaselineModel:

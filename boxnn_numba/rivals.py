@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,15 @@ def need_two_classes(model: BoxNN) -> None:
     """Raise unless boxes of at least two classes exist."""
     if len(np.unique(model.boxes.labels)) < 2:
         raise InputError("the model has boxes of one class only; no other can be predicted")
+
+
+def need_one_set(model: BoxNN, what: str) -> None:
+    """Raise if a model is an ensemble; `what` is for single sets of boxes only."""
+    if model.others:
+        raise InputError(
+            f"the model is an ensemble of {len(model.box_sets)} sets of boxes, and {what} of one "
+            "set only; pass one of its members"
+        )
 
 
 def rivals_in_order(
@@ -58,3 +68,70 @@ def rivals_in_order(
     others = len(boxes) - np.diff(boxes.offsets)[predicted]
     places = np.minimum(np.arange(order.shape[1]), others[:, None] - 1)
     return predicted, np.take_along_axis(order, places, axis=1)
+
+
+def rival_tuples(
+    distances: Sequence[np.ndarray], sets: Sequence[Boxes], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what an ensemble predicts, and boxes of one other class in every set, by margin.
+
+    Parameters
+    ----------
+    distances
+        Of each set, (N, M_e) int32 distances to its boxes.
+    sets
+        The sets of boxes, with boxes of at least two classes.
+    count
+        How many rivals to return at most; where there are fewer, the last is repeated.
+
+    Returns
+    -------
+    predicted : (N,) int64
+        Class index with the smallest sum of distances, ties to the smaller one.
+    order : (N, R, E) int64
+        Places of boxes among those of all sets. With one set the boxes of `rivals_in_order`; else
+        the nearest of each class, and those with the second nearest in one set.
+    """
+    if len(sets) == 1:
+        predicted, order = rivals_in_order(distances[0], sets[0], count)
+        return predicted, order[..., None]
+    known = np.flatnonzero(np.all([np.diff(boxes.offsets) > 0 for boxes in sets], axis=0))
+    nearest, second, more = (
+        np.stack(part, axis=1) for part in zip(*map(_two_nearest, distances, sets), strict=True)
+    )  # (N, E, K) boxes, boxes, and how much farther the second is
+    starts = np.cumsum([0, *map(len, sets[:-1])])[:, None]
+    rows = np.arange(len(nearest))
+    total = np.stack(
+        [np.take_along_axis(d, nearest[:, e], axis=1) for e, d in enumerate(distances)], axis=1
+    ).sum(axis=1, dtype=np.int64)[:, known]
+    place = total.argmin(axis=1)
+    margin = total + (known > known[place][:, None])
+    margin[rows, place] = np.iinfo(np.int64).max // 2
+    boxes = (nearest + starts)[:, :, known].swapaxes(1, 2)
+    tuples, margins = [boxes], [margin]
+    for e in range(len(sets)):
+        other = boxes.copy()
+        other[:, :, e] = second[:, e, known] + starts[e]
+        tuples.append(other)
+        margins.append(margin + more[:, e, known])
+    every, key = np.concatenate(tuples, axis=1), np.concatenate(margins, axis=1)
+    order = np.argsort(key, axis=1, kind="stable")[:, : min(count, every.shape[1])]
+    usable = (len(known) - 1) * (1 + len(sets))
+    order = order[:, np.minimum(np.arange(order.shape[1]), usable - 1)]
+    return known[place], every[rows[:, None], order]
+
+
+def _two_nearest(distance: np.ndarray, boxes: Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (N, K) the nearest box of each class, the second, and how much farther that is."""
+    shape = len(distance), boxes.n_classes
+    first, second = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    more = np.zeros(shape, np.int64)
+    for c, (start, stop) in enumerate(zip(boxes.offsets[:-1], boxes.offsets[1:], strict=True)):
+        if stop == start:
+            continue
+        part = distance[:, start:stop]
+        order = np.argsort(part, axis=1, kind="stable")[:, :2]
+        first[:, c], second[:, c] = start + order[:, 0], start + order[:, -1]
+        ends = np.take_along_axis(part, order, axis=1).astype(np.int64)
+        more[:, c] = ends[:, -1] - ends[:, 0]
+    return first, second, more

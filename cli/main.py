@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "demo",
     "data": "data",
     "train": "train",
+    "ensemble": "ensemble",
     "certify": "certify",
     "evaluate": "certify",
     "predict": "certify",

@@ -208,6 +208,11 @@ class CertificateFile(RowFile):
         return int(self.attributes["width"])
 
     @property
+    def members(self) -> int:
+        """Sets of boxes that ``class_distance`` is the sum of."""
+        return int(self.attributes.get("members", 1))
+
+    @property
     def group_size(self) -> int:
         """Codes that an adversary rewrites together."""
         return int(self.attributes["group_size"])
@@ -232,7 +237,8 @@ class CertificateFile(RowFile):
                 f"{self.path} holds {self.certificate} certificates, which have no convention but "
                 "the sound one; leave out --convention or certify with --certificate margin"
             )
-        _, radius = certified_radius(self.class_distance, self.width, self.group_size, convention)
+        kind = self.width, self.group_size, convention, self.members
+        _, radius = certified_radius(self.class_distance, *kind)
         return self.prediction, radius, label
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from boxnn_numba import certificates, validation
+from boxnn_numba import validation
 from boxnn_numba.attack import AttackResult, greedy_attack, random_search
 from boxnn_numba.backend import get_backend, limit_threads
 from boxnn_numba.data.attack_store import AttackWriter, open_attack
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.data.zarr_format import array_digest
-from boxnn_numba.distances import class_distance
 from boxnn_numba.domain import Domain, domain_of
 from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import Location, Name, location
@@ -194,9 +193,7 @@ class _Job:
             return ()
         x, y = self.dataset.read_rows(self.split, rows)
         found = self._found(x, rows)
-        before, radius = certificates.certified_radius(
-            model.class_distance(x), model.boxes.width, model.group_size
-        )
+        before, radius = model.radii(model.class_distance(x))
         index = model.class_distance(found.x_adv).argmin(axis=1)
         check_sound(
             rows, found.changed, index == before, radius,
@@ -258,8 +255,9 @@ def _random(
     codes = model.encode(x)
     nearest = _nearest(domain_of(model, dtype=x.dtype))
     columns = np.arange(codes.shape[1])
+    of_codes = replace(model, grid=None)
     found = random_search(
-        lambda batch: -class_distance(nearest[columns, batch], model.boxes),
+        lambda batch: -of_codes.class_distance(nearest[columns, batch]),
         codes, budget, options.queries, int(seed.generate_state(1)[0]), (low, high),
         model.group_size, features,
     )  # fmt: skip
@@ -289,6 +287,7 @@ def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
         "dataset_digest": dataset.digest,
         "split": job.split,
         "width": classifier.boxes.width,
+        **({"members": len(classifier.box_sets)} if classifier.others else {}),
         "group_size": classifier.group_size,
         "classes": list(classifier.classes),
         "feature_shape": list(classifier.feature_shape or ()),
@@ -304,8 +303,6 @@ def _summary(out: Name, job: _Job, radii: Sequence[int]) -> dict[str, Any]:
     for start in range(0, len(job.rows), CHUNK_ROWS):
         x, _ = job.dataset.read_rows(job.split, job.rows[start : start + CHUNK_ROWS])
         distance = job.model.class_distance(x)
-        outcomes.append(
-            certificates.certified_radius(distance, job.model.boxes.width, job.model.group_size)
-        )
+        outcomes.append(job.model.radii(distance))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     return standing(prediction, radius, file.label, file.changed, radii)

@@ -22,7 +22,7 @@ from boxnn_numba.pipelines.certify_chunks import CertifyJob, certify_chunk
 from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
-from boxnn_numba.rivals import need_two_classes
+from boxnn_numba.rivals import need_one_set, need_two_classes
 from boxnn_numba.staging import partial_path, staged_output
 
 #: Rows of a user's array that are predicted at a time.
@@ -98,6 +98,7 @@ def certify(
     check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
     if certificate != "margin":
         need_two_classes(classifier)
+        need_one_set(classifier, f"{certificate} certificates are")
     first = dataset.chunks(split)[0]
     job = CertifyJob(
         model=absolute(model),
@@ -159,6 +160,8 @@ def _attributes(
         "split": job.split,
         "width": classifier.boxes.width,
         "group_size": classifier.group_size,
+        **({"members": len(classifier.box_sets)} if classifier.others else {}),
+        "divisor": 2 * classifier.boxes.width * classifier.group_size * len(classifier.box_sets),
         "classes": list(classifier.classes),
         "feature_shape": list(classifier.feature_shape or ()),
         "training": classifier.training,

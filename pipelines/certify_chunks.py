@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba import certificates
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError
@@ -74,9 +73,7 @@ def certify_chunk(index: int, job: CertifyJob) -> Spent:
     x, y = dataset.read_rows(job.split, places * dataset.n_rows(job.split) // job.n_rows)
     read = time.perf_counter()
     distance = classifier.class_distance(x, job.device, job.chunk)
-    prediction, radius = certificates.certified_radius(
-        distance, classifier.boxes.width, classifier.group_size
-    )
+    prediction, radius = classifier.radii(distance)
     extra: dict[str, Any] = {}
     if job.certificate == "pairwise":
         radius = pairwise_radius(classifier, x).radius

@@ -29,7 +29,7 @@ def export_boxes(model: Name, out: Name, *, overwrite: bool = False) -> dict[str
         The ``.npz`` file to write: ``lower``, ``upper`` (M, n) uint8, ``label`` (M,) int32 index
         into ``classes``, ``width``, ``group_size`` and ``feature_shape``; with a grid also
         ``low`` and ``high`` (M, n) float64, so that raw values v in ``low <= v < high`` are in
-        the box.
+        the box; of an ensemble ``member`` (M,) int32, the set that a box is in.
     overwrite
         Replace what is at `out`.
 
@@ -49,22 +49,28 @@ def export_boxes(model: Name, out: Name, *, overwrite: bool = False) -> dict[str
     """
     target = _named(out, (".npz",))
     classifier = load_model(model)
-    boxes = classifier.boxes
+    sets = classifier.box_sets
+    lower, upper, label = (
+        np.concatenate([getattr(boxes, name) for boxes in sets])
+        for name in ("lower", "upper", "labels")
+    )
     arrays = {
-        "lower": boxes.lower,
-        "upper": boxes.upper,
-        "label": boxes.labels,
+        "lower": lower,
+        "upper": upper,
+        "label": label,
         "classes": _plain(classifier.classes),
-        "width": np.int64(boxes.width),
+        "width": np.int64(classifier.boxes.width),
         "group_size": np.int64(classifier.group_size),
-        "feature_shape": np.array(classifier.feature_shape or (boxes.n_features,), np.int64),
+        "feature_shape": np.array(classifier.feature_shape or lower.shape[1:], np.int64),
     }
     if classifier.grid is not None:
-        arrays["low"], arrays["high"] = classifier.grid.interval(boxes.lower, boxes.upper)
+        arrays["low"], arrays["high"] = classifier.grid.interval(lower, upper)
+    if classifier.others:
+        arrays["member"] = np.repeat(np.arange(len(sets), dtype=np.int32), list(map(len, sets)))
     staged = staged_output(target, overwrite=overwrite, directory=False, inputs=[model])
     with staged as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    return {"out": str(target), "boxes": len(boxes), "features": boxes.n_features}
+    return {"out": str(target), "boxes": len(lower), "features": lower.shape[1]}
 
 
 def export_certificates(certificate: Name, out: Name, *, overwrite: bool = False) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _described(run: Run, chosen: dict[tuple[str, int], bool]) -> list[Sample]:
     slack = distance - (np.arange(distance.shape[1]) < prediction[:, None])
     slack[np.arange(len(rows)), prediction] = np.iinfo(np.int64).max
     rival = slack.argmin(axis=1)
-    width = int(run.attributes["width"])
+    width = run.units
     samples = []
     for position, ((group, row), overall) in enumerate(chosen.items()):
         label, own, other = int(run.label[row]), int(prediction[position]), int(rival[position])

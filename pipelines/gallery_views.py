@@ -98,28 +98,26 @@ def _look_up(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxNN) -
         The model does not give the class distances that the certificate holds.
     """
     codes = np.asarray(model.encode(x))
-    own, own_distance = _nearest(codes, model.boxes, [sample.prediction for sample in samples])
-    rival, rival_distance = _nearest(codes, model.boxes, [sample.rival for sample in samples])
+    classes = np.array([(sample.prediction, sample.rival) for sample in samples])
     stored = [(sample.own_distance, sample.rival_distance) for sample in samples]
-    given = np.column_stack([own_distance, rival_distance]) / model.boxes.width
-    if not np.allclose(given, stored):
+    given = np.take_along_axis(model.class_distance(x), classes, axis=1)
+    # Of an ensemble the mean over the sets of boxes is shown, and boxes of the first.
+    if not np.allclose(given / (model.boxes.width * len(model.box_sets)), stored):
         raise CertificateFileError(
             f"{run.path} holds class distances that its model and data do not give; "
             "certify the data set again"
         )
+    own, rival = (_nearest(codes, model.boxes, column) for column in classes.T)
     return _Nearest(codes, own, rival, _attacked(run, samples))
 
 
-def _nearest(
-    codes: np.ndarray, boxes: Boxes, classes: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest box of the given class of each row, and its distance in units."""
+def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> np.ndarray:
+    """Return the nearest box of the given class of each row."""
     from boxnn_numba import pairwise_distance
 
     distance = np.asarray(pairwise_distance(codes, boxes)).astype(np.int64)
-    distance[np.asarray(classes)[:, None] != np.asarray(boxes.labels)] = np.iinfo(np.int64).max
-    nearest = distance.argmin(axis=1)
-    return nearest, distance[np.arange(len(nearest)), nearest]
+    distance[classes[:, None] != np.asarray(boxes.labels)] = np.iinfo(np.int64).max
+    return np.asarray(distance.argmin(axis=1))
 
 
 def _attacked(run: Run, samples: Sequence[Sample]) -> list[tuple[np.ndarray, Attack] | None]:

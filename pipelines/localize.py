@@ -18,6 +18,7 @@ from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.locations import Name
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
+from boxnn_numba.rivals import need_one_set
 
 #: What is said of the distribution behind the samples is wrong with at most this probability.
 ALPHA = 0.05
@@ -145,6 +146,7 @@ def _open(certificate: Name, model: Name) -> tuple[CertificateFile, BoxNN]:
             f"{certificate} is not of {model} but of {file.attributes.get('model')}; pass that "
             "model or certify again"
         )
+    need_one_set(classifier, "volumes are")
     if not (file.label >= 0).any():
         raise CertificateFileError(
             f"{certificate} has no sample whose true class is known; certify a data set with labels"

@@ -220,7 +220,7 @@ def _sample_table(run: Run, index: int, samples: Sequence[Sample]) -> str:
         names = [escape(name) for name in sample.names]
         cells: list[Cell | str] = [sample.group, str(sample.radius), *names]
         if every and run.class_distance is not None:
-            width = int(run.attributes["width"])
+            width = run.units
             cells += [
                 f"{units / width:.2f}" if units < UNREACHABLE else Cell(DASH, "")
                 for units in run.class_distance[run.place(sample.index)]

@@ -66,6 +66,11 @@ class Run:
         return number if self.row is None else int(np.searchsorted(self.row, number))
 
     @property
+    def units(self) -> int:
+        """Units of a class distance that are one feature."""
+        return int(self.attributes["width"]) * int(self.attributes.get("members", 1))
+
+    @property
     def has_boxes(self) -> bool:
         """Whether the method is Box-NN, not one of the published defences."""
         return self.attributes.get("method", certificates.BOX_NN) == certificates.BOX_NN

@@ -35,35 +35,70 @@ def _rewrite(task, work, k, code):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _flipped(task, work, own):  # type: ignore[no-untyped-def]
-    """Whether another class than `own` is predicted, ties to the smaller class."""
-    first, last = task.offsets[own], task.offsets[own + 1]
-    least = nearest_of(work.distance, first, last)[1]
-    before = nearest_of(work.distance, 0, first)[1]
-    after = nearest_of(work.distance, last, len(work.distance))[1]
-    return before <= least or after < least
+def _class_distance(task, distance, c):  # type: ignore[no-untyped-def]
+    """Sum over the sets of the distance to the nearest box of a class."""
+    total = 0
+    for e in range(len(task.offsets)):
+        total += nearest_of(distance, task.offsets[e, c], task.offsets[e, c + 1])[1]
+    return total
 
 
 @register_jitable
-def _advance(task, work, box, own, size, best):  # type: ignore[no-untyped-def]
-    """Change groups towards a rival box until the prediction flips.
+def _best_rival(task, distance, own):  # type: ignore[no-untyped-def]
+    """The nearest class but `own`, ties to the smaller, and its distance."""
+    found, least = -1, 0
+    for c in range(task.offsets.shape[1] - 1):
+        d = _class_distance(task, distance, c)
+        if c != own and (found < 0 or d < least):
+            found, least = c, d
+    return found, least
+
+
+@register_jitable
+def _flipped(task, work, own):  # type: ignore[no-untyped-def]
+    """Whether another class than `own` is predicted, ties to the smaller class."""
+    rival, least = _best_rival(task, work.distance, own)
+    return least < _class_distance(task, work.distance, own) + (rival < own)
+
+
+@register_jitable
+def _gap(task, work, distance, own):  # type: ignore[no-untyped-def]
+    """By how much the boxes of the rival must come nearer, against the nearest own ones."""
+    gap = 1 if task.labels[work.rival[0]] > own else 0
+    for box in work.rival:
+        gap += distance[box]
+    return gap - _class_distance(task, distance, own)
+
+
+@register_jitable
+def _in_view(task, work, own):  # type: ignore[no-untyped-def]
+    """Set the aims; say whether the nearest own box of every set is in view."""
+    viewed = True
+    for e in range(len(work.near)):
+        nearest, least = nearest_of(work.distance, task.offsets[e, own], task.offsets[e, own + 1])
+        viewed &= (work.near[e] == nearest).any()
+        aim = (work.distance[work.rival[e]] + least) // 2 + task.width * task.group
+        work.aim[e] = np.int32(aim)
+    return viewed
+
+
+@register_jitable
+def _advance(task, work, own, size, best):  # type: ignore[no-untyped-def]
+    """Change groups towards the rival until the prediction flips.
 
     Returns how many groups are changed then, or -1 where that cannot be less than `best`.
     """
-    unit = 2 * task.width * task.group
-    ahead = 1 if task.labels[box] > own else 0
+    unit = 2 * task.width * task.group * len(work.rival)
     view_nearest(task, work, own)
-    prepare(task, work, box)
+    prepare(task, work)
     while not _flipped(task, work, own):
-        nearest, least = nearest_of(work.distance, task.offsets[own], task.offsets[own + 1])
-        gap = work.distance[box] - least + ahead
+        gap = _gap(task, work, work.distance, own)
         if size + max(1, -(-gap // unit)) >= best:
             return -1
-        if not (work.near == nearest).any():
+        if not _in_view(task, work, own):
             view_nearest(task, work, own)
-            prepare(task, work, box)
-        aim = np.int32((work.distance[box] + least) // 2 + task.width * task.group)
-        group = best_group(task, work, box, aim)
+            prepare(task, work)
+        group = best_group(task, work)
         if group < 0:
             return -1
         first = group * task.group
@@ -102,11 +137,12 @@ def _prune(task, work, own):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _nearest_rival(task, work, own):  # type: ignore[no-untyped-def]
-    first, last = task.offsets[own], task.offsets[own + 1]
-    before, least = nearest_of(work.distance, 0, first)
-    after, other = nearest_of(work.distance, last, len(work.distance))
-    return before if before >= 0 and least <= other else after
+def _aim_at_nearest(task, work, own):  # type: ignore[no-untyped-def]
+    """Make the nearest boxes of the nearest other class the rival."""
+    c = _best_rival(task, work.distance, own)[0]
+    for e in range(len(work.rival)):
+        first, last = task.offsets[e, c], task.offsets[e, c + 1]
+        work.rival[e] = nearest_of(work.distance, first, last)[0]
 
 
 @register_jitable
@@ -129,9 +165,9 @@ def _improve(task, work, own, best, floor):  # type: ignore[no-untyped-def]
                         size -= 1
                         break
                     skip -= 1
-        box = _nearest_rival(task, work, own)
+        _aim_at_nearest(task, work, own)
         # As many as before will do too: from there the next round starts elsewhere.
-        if _advance(task, work, box, own, size, best + 1) >= 0:
+        if _advance(task, work, own, size, best + 1) >= 0:
             best = _prune(task, work, own)
             work.best[:] = work.code
     return best
@@ -141,16 +177,14 @@ def _improve(task, work, own, best, floor):  # type: ignore[no-untyped-def]
 def _attack(task, work, distance, own, rivals):  # type: ignore[no-untyped-def]
     """Attack the input at ``work.start``; return how many groups the best attack changes, or -1.
 
-    distance (M,) are the input's, `rivals` boxes of other classes in order of margin. The attack
-    is left in ``work.best``.
+    distance (M,) are the input's, `rivals` (R, E) boxes of other classes in order of margin. The
+    attack is left in ``work.best``.
     """
-    unit = 2 * task.width * task.group
-    least = nearest_of(distance, task.offsets[own], task.offsets[own + 1])[1]
+    unit = 2 * task.width * task.group * rivals.shape[1]
     best, floor = task.limit + 1, 1
     for place in range(len(rivals)):
-        box = rivals[place]
-        ahead = 1 if task.labels[box] > own else 0
-        bound = max(1, -(-(distance[box] - least + ahead) // unit))
+        work.rival[:] = rivals[place]
+        bound = max(1, -(-_gap(task, work, distance, own) // unit))
         floor = bound if place == 0 else floor
         if bound >= best:
             break
@@ -158,7 +192,7 @@ def _attack(task, work, distance, own, rivals):  # type: ignore[no-untyped-def]
         work.code[:] = work.start
         work.changed[:] = False
         work.banned[:] = False
-        if _advance(task, work, box, own, 0, best) >= 0:
+        if _advance(task, work, own, 0, best) >= 0:
             best = _prune(task, work, own)
             work.best[:] = work.code
     if best > task.limit:
@@ -170,8 +204,8 @@ def _attack(task, work, distance, own, rivals):  # type: ignore[no-untyped-def]
 def greedy_attacks(task, work, x, distance, own, rivals, seeds, out, changed):  # type: ignore[no-untyped-def]
     """Write the best attack on each row of x to `out`, and how many groups it changes, or -1.
 
-    x and out are (N, n) uint8, distance (N, M) int32, own (N,) class indices, rivals (N, R) boxes,
-    seeds (N,) uint64, changed (N,) int32.
+    x and out are (N, n) uint8, distance (N, M) int32, own (N,) class indices, rivals (N, R, E)
+    boxes, seeds (N,) uint64, changed (N,) int32.
     """
     for i in range(len(x)):
         work.random[0] = seeds[i]

@@ -6,6 +6,9 @@ to 0) and that of any other box by at most as much. So only codes inside the int
 and there the penalty of an own box, a valley, is largest at an end: a code between the ends can
 only be better for several own boxes at once. Where an end itself may not be written, a code
 beyond it could be better; the attack, which proves nothing, leaves it out.
+
+Of an ensemble of E sets of boxes, the class distance is a sum, and so a rival is a box B_e of one
+class in every set. It costs the sum of their penalties; the ends of all are tried.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from numba.extending import register_jitable
 
 from boxnn_numba.kernels.elementwise import graded
 
-#: Most codes that are tried for one feature against one rival box.
+#: Most codes that are tried for one feature against one rival box (of each set).
 VALUES = 4
 _FAR = 2**30
 _WORST = np.int64(-(2**62))
@@ -29,9 +32,9 @@ class Task(NamedTuple):
     Attributes
     ----------
     lower, upper, lower_t, upper_t
-        (M, n) and (n, M) uint8 bounds of boxes sorted by label.
+        (M, n) and (n, M) uint8 bounds of boxes sorted by set, then by label.
     labels, offsets
-        (M,) int32 and (K + 1,) int64, as in `Boxes`.
+        (M,) int32, and (E, K + 1) int64: boxes ``offsets[e, c]:offsets[e, c + 1]`` have label c.
     up, down
         (n, 256) int16, the nearest code at or above (below) each code that the attack may write
         into a feature; -1 where there is none.
@@ -67,11 +70,13 @@ class Work(NamedTuple):
         (M,) int32 distances of `code` to all boxes.
     changed, banned
         (G,) bool, groups that differ from the input, and that must not be changed now.
+    rival, aim
+        (E,) boxes of the class that is to win, and how far own boxes of each set must get.
     near, running, trial
-        (L,) own boxes in view, and their distances while a group is tried.
+        (E, L) own boxes in view, and their distances while a group is tried.
     values, counts, costs, gains
-        Codes to try (n, VALUES), how many, and what they add to the penalty of the rival (n,
-        VALUES) and of the own boxes (n, VALUES, L).
+        Codes to try (n, V), how many, and what they add to the penalty of the rival (n, V) and of
+        the own boxes (n, V, E, L); V is VALUES times E.
     random
         (1,) uint64 state of the random numbers.
     """
@@ -83,6 +88,8 @@ class Work(NamedTuple):
     distance: np.ndarray
     changed: np.ndarray
     banned: np.ndarray
+    rival: np.ndarray
+    aim: np.ndarray
     near: np.ndarray
     running: np.ndarray
     trial: np.ndarray
@@ -105,45 +112,56 @@ def nearest_of(distance, first, last):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def view_nearest(task, work, own):  # type: ignore[no-untyped-def]
-    """Put the nearest own boxes into view."""
-    first, last = task.offsets[own], task.offsets[own + 1]
-    floor, after = -1, -1
-    for place in range(len(work.near)):
-        found, least = -1, _FAR
-        for m in range(first, last):
-            d = work.distance[m]
-            if d < least and (d > floor or (d == floor and m > after)):
-                found, least = m, d
-        # Where the class has fewer boxes, the nearest is in view more than once.
-        work.near[place] = found if found >= 0 else work.near[0]
-        floor, after = least, found
+    """Put the nearest own boxes of each set into view."""
+    for e in range(len(work.near)):
+        first, last = task.offsets[e, own], task.offsets[e, own + 1]
+        floor, after = -1, -1
+        for place in range(work.near.shape[1]):
+            found, least = -1, _FAR
+            for m in range(first, last):
+                d = work.distance[m]
+                if d < least and (d > floor or (d == floor and m > after)):
+                    found, least = m, d
+            # Where the class has fewer boxes, the nearest is in view more than once.
+            work.near[e, place] = found if found >= 0 else work.near[e, 0]
+            floor, after = least, found
 
 
 @register_jitable
-def _add_value(task, work, k, code, low, high):  # type: ignore[no-untyped-def]
+def _add_value(task, work, k, code):  # type: ignore[no-untyped-def]
     """Add a code of a feature to those to try, with its effect on all boxes in view."""
     place, width, start = work.counts[k], task.width, work.start[k]
+    for v in range(place):
+        if work.values[k, v] == code:
+            return
     work.values[k, place] = code
     work.counts[k] = place + 1
-    work.costs[k, place] = graded(code, low, high, width) - graded(start, low, high, width)
-    for j in range(len(work.near)):
-        a, b = np.int64(task.lower[work.near[j], k]), np.int64(task.upper[work.near[j], k])
-        work.gains[k, place, j] = graded(code, a, b, width) - graded(start, a, b, width)
+    cost = 0
+    for e in range(len(work.rival)):
+        box = work.rival[e]
+        a, b = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
+        cost += graded(code, a, b, width) - graded(start, a, b, width)
+        near, gains = work.near[e], work.gains[k, place, e]
+        for j in range(len(near)):
+            a, b = np.int64(task.lower[near[j], k]), np.int64(task.upper[near[j], k])
+            gains[j] = graded(code, a, b, width) - graded(start, a, b, width)
+    work.costs[k, place] = cost
 
 
 @register_jitable
 def _ends_to_one(work, k):  # type: ignore[no-untyped-def]
     """Of two codes keep the one that no box in view prefers the other to; False if there is none.
 
-    Both cost the rival nothing.
+    There is one set of boxes, and both cost the rival nothing.
     """
     first = second = True
-    for j in range(len(work.near)):
-        first &= work.gains[k, 0, j] >= work.gains[k, 1, j]
-        second &= work.gains[k, 1, j] >= work.gains[k, 0, j]
+    one, other = work.gains[k, 0, 0], work.gains[k, 1, 0]
+    for j in range(len(one)):
+        first &= one[j] >= other[j]
+        second &= other[j] >= one[j]
     if second and not first:
         work.values[k, 0], work.costs[k, 0] = work.values[k, 1], work.costs[k, 1]
-        work.gains[k, 0, :] = work.gains[k, 1, :]
+        one[:] = other
     if first or second:
         work.counts[k] = 1
     return first or second
@@ -152,9 +170,9 @@ def _ends_to_one(work, k):  # type: ignore[no-untyped-def]
 @register_jitable
 def _middle(task, work, k, low, high):  # type: ignore[no-untyped-def]
     """The code between two where penalties of the boxes in view add up to most; -1 if none."""
-    best, most = -1, -1
-    for j in range(len(work.near)):
-        m = work.near[j]
+    best, most, near = -1, -1, work.near[0]
+    for j in range(len(near)):
+        m = near[j]
         for side in range(2):
             if side == 0:
                 code = task.down[k, max(np.int64(task.lower[m, k]) - task.width, 0)]
@@ -162,11 +180,8 @@ def _middle(task, work, k, low, high):  # type: ignore[no-untyped-def]
                 code = task.up[k, min(np.int64(task.upper[m, k]) + task.width, 255)]
             if low < code < high:
                 total = 0
-                for i in range(len(work.near)):
-                    a, b = (
-                        np.int64(task.lower[work.near[i], k]),
-                        np.int64(task.upper[work.near[i], k]),
-                    )
+                for i in range(len(near)):
+                    a, b = np.int64(task.lower[near[i], k]), np.int64(task.upper[near[i], k])
                     total += graded(np.int64(code), a, b, task.width)
                 if total > most:
                     best, most = np.int64(code), total
@@ -174,39 +189,42 @@ def _middle(task, work, k, low, high):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def prepare(task, work, box):  # type: ignore[no-untyped-def]
-    """List the codes to try for every feature against a rival box."""
+def prepare(task, work):  # type: ignore[no-untyped-def]
+    """List the codes to try for every feature against the rival."""
     for k in range(len(work.code)):
         work.counts[k] = 0
-        if not task.free[k]:
-            continue
-        low, high = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
-        first, last = np.int64(task.up[k, low]), np.int64(task.down[k, high])
-        if 0 <= first <= high:
-            _add_value(task, work, k, first, low, high)
-            if last > first:
-                _add_value(task, work, k, last, low, high)
-                if not _ends_to_one(work, k):
-                    middle = _middle(task, work, k, first, last)
-                    if middle >= 0:
-                        _add_value(task, work, k, middle, low, high)
-            continue
-        # No code inside may be written: what is nearest on both sides, and both extremes.
-        below, above = np.int64(task.down[k, low]), np.int64(task.up[k, high])
-        lowest, highest = np.int64(task.up[k, 0]), np.int64(task.down[k, 255])
-        if below >= 0:
-            _add_value(task, work, k, below, low, high)
-            if lowest < below:
-                _add_value(task, work, k, lowest, low, high)
-        if above >= 0:
-            _add_value(task, work, k, above, low, high)
-            if highest > above:
-                _add_value(task, work, k, highest, low, high)
+        if task.free[k]:
+            for e in range(len(work.rival)):
+                _add_ends(task, work, k, work.rival[e])
 
 
 @register_jitable
-def _score(running, gains, aim):  # type: ignore[no-untyped-def]
-    """The least distance of the own boxes in view, and all that are nearer than the aim, summed."""
+def _add_ends(task, work, k, box):  # type: ignore[no-untyped-def]
+    """List the codes to try for a feature against a rival box."""
+    low, high = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
+    first, last = np.int64(task.up[k, low]), np.int64(task.down[k, high])
+    if 0 <= first <= high:
+        _add_value(task, work, k, first)
+        if last > first:
+            _add_value(task, work, k, last)
+            # Of several rival boxes a code that costs one nothing may cost the others.
+            if len(work.rival) == 1 and not _ends_to_one(work, k):
+                middle = _middle(task, work, k, first, last)
+                if middle >= 0:
+                    _add_value(task, work, k, middle)
+        return
+    # No code inside may be written: what is nearest on both sides, and both extremes.
+    below, above = np.int64(task.down[k, low]), np.int64(task.up[k, high])
+    if below >= 0:
+        _add_value(task, work, k, below)
+        _add_value(task, work, k, np.int64(task.up[k, 0]))
+    if above >= 0:
+        _add_value(task, work, k, above)
+        _add_value(task, work, k, np.int64(task.down[k, 255]))
+
+
+@register_jitable
+def _score_set(running, gains, aim):  # type: ignore[no-untyped-def]
     least, total = np.int32(_FAR), np.int32(0)
     for j in range(len(running)):
         d = np.int32(running[j] + gains[j])
@@ -216,21 +234,35 @@ def _score(running, gains, aim):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _try_group(task, work, group, aim):  # type: ignore[no-untyped-def]
+def _score(work, running, k, v):  # type: ignore[no-untyped-def]
+    """The least distances of the own boxes in view, and all that are nearer than the aim, summed.
+
+    They are `running` (E, L) and what a code adds to them.
+    """
+    nearest, total = _score_set(running[0], work.gains[k, v, 0], work.aim[0])
+    for e in range(1, len(running)):
+        least, nearer = _score_set(running[e], work.gains[k, v, e], work.aim[e])
+        nearest, total = nearest + least, total + nearer
+    return nearest, total
+
+
+@register_jitable
+def _try_group(task, work, group):  # type: ignore[no-untyped-def]
     """Pick codes for the features of a group, one after another, and return the score.
 
-    The score is how near the rival box comes, then (in the lower 32 bits) how far the others in
-    view are on their way to the aim.
+    The score is how near the rival comes, then (in the lower 32 bits) how far the others in view
+    are on their way to the aim.
     """
-    running, trial = work.running, work.trial
-    for j in range(len(running)):
-        trial[j] = running[j]
+    for e in range(len(work.trial)):
+        trial, running = work.trial[e], work.running[e]
+        for j in range(len(trial)):
+            trial[j] = running[j]
     cost, score = 0, _WORST
     first = group * task.group
     for k in range(first, min(first + task.group, len(work.code))):
         pick, best = -1, score  # of a group, some features may stay as they are
         for v in range(work.counts[k]):
-            least, total = _score(trial, work.gains[k, v], aim)
+            least, total = _score(work, work.trial, k, v)
             found = ((least - cost - work.costs[k, v]) << np.int64(32)) + total
             if found > best:
                 pick, best = v, found
@@ -238,25 +270,32 @@ def _try_group(task, work, group, aim):  # type: ignore[no-untyped-def]
         if pick >= 0:
             work.pick[k] = work.values[k, pick]
             cost += work.costs[k, pick]
-            for j in range(len(trial)):
-                trial[j] += work.gains[k, pick, j]
+            for e in range(len(work.trial)):
+                trial, gains = work.trial[e], work.gains[k, pick, e]
+                for j in range(len(trial)):
+                    trial[j] += gains[j]
             score = best
     return score
 
 
 @register_jitable
-def best_group(task, work, box, aim):  # type: ignore[no-untyped-def]
-    """The group whose change brings the rival box closest; -1 if none brings it closer."""
-    none = np.zeros(len(work.near), np.int32)
-    for j in range(len(work.near)):
-        work.running[j] = work.distance[work.near[j]]
-    least, total = _score(work.running, none, aim)
+def best_group(task, work):  # type: ignore[no-untyped-def]
+    """The group whose change brings the rival closest; -1 if none brings it closer."""
+    least, total = np.int64(0), np.int64(0)
+    for e in range(len(work.near)):
+        near, running, aim = work.near[e], work.running[e], work.aim[e]
+        first = np.int32(_FAR)
+        for j in range(len(near)):
+            running[j] = work.distance[near[j]]
+            first = min(first, running[j])
+            total += min(running[j], aim)
+        least += first
     best, found = (least << np.int64(32)) + total, -1
     for group in range(len(work.changed)):
         if not (work.changed[group] or work.banned[group]):
-            score = _try_group(task, work, group, aim)
+            score = _try_group(task, work, group)
             if score > best:
                 best, found = score, group
     if found >= 0:
-        _try_group(task, work, found, aim)
+        _try_group(task, work, found)
     return found

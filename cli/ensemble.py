@@ -1,0 +1,28 @@
+"""`boxnn ensemble`: several models as one."""
+
+from __future__ import annotations
+
+import click
+
+from boxnn_numba.cli.common import StorePath, common_options, emit
+
+
+@click.command(short_help="Make one model of several.")
+@click.argument("models", nargs=-1, required=True, type=StorePath(exists=True))
+@click.option("--out", required=True, type=StorePath(), help="Where the model goes.")
+@click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out.")
+@common_options
+def ensemble(
+    models: tuple[str, ...], out: str, overwrite: bool, quiet: bool, as_json: bool
+) -> None:
+    """Make one model of MODELS that were trained on the same data with other seeds.
+
+    Its class distances are their sums, which are certified as exactly as those of one model;
+    certify, evaluate, attack and report take it like any other.
+
+    Example: boxnn ensemble a.zarr b.zarr c.zarr --out all.zarr
+    """
+    from boxnn_numba.pipelines.ensemble import ensemble as run
+
+    result = run(models, out, overwrite=overwrite)
+    emit(result, as_json, f"{out}: {result['members']} members, {result['boxes']} boxes")

@@ -1,0 +1,101 @@
+"""Models of the same data as one whose class distances are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from boxnn_numba.errors import BoxNNError, OptionError
+from boxnn_numba.grid import Grid
+from boxnn_numba.locations import Name
+from boxnn_numba.model import BoxNN
+from boxnn_numba.model_file import load_model, model_digest, write_model
+from boxnn_numba.staging import staged_output
+
+
+def ensemble(models: Sequence[Name], out: Name, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write an ensemble of models.
+
+    Parameters
+    ----------
+    models
+        Paths of two or more models of the same classes, features, width and group size. Sets of
+        boxes of one that is an ensemble itself become members too.
+    out
+        Where the model goes.
+    overwrite
+        Replace what is at `out`.
+
+    Returns
+    -------
+    dict
+        ``model`` (where it is), and how many ``members`` and ``boxes`` it has.
+
+    Raises
+    ------
+    OptionError
+        There are fewer than two models, the same twice, or ones that do not fit each other.
+    ModelFileError
+        A model is missing or damaged.
+    OutputError
+        `out` cannot be written.
+    """
+    if len(models) < 2:
+        raise OptionError("an ensemble needs two models or more; pass their paths")
+    parts = [load_model(path) for path in models]
+    digests = [model_digest(part) for part in parts]
+    for place, (path, part) in enumerate(zip(models, parts, strict=True)):
+        if digests[place] in digests[:place]:
+            raise OptionError(f"{path} is the same model as one before it; pass each once")
+        _check_fit(models[0], parts[0], path, part)
+    sets = [boxes for part in parts for boxes in part.box_sets]
+    first = parts[0]
+    training = {
+        "members": [
+            {"digest": digest, **part.training} for digest, part in zip(digests, parts, strict=True)
+        ]
+    }
+    shape = first.feature_shape
+    model = BoxNN(
+        sets[0], first.classes, first.grid, shape, first.group_size, training, tuple(sets[1:])
+    )
+    single = str(out).endswith(".zip")
+    with staged_output(
+        out, overwrite=overwrite, directory=not single, inputs=list(models)
+    ) as partial:
+        write_model(model, partial, single)
+    return {"model": str(out), "members": len(sets), "boxes": sum(map(len, sets))}
+
+
+def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None:
+    for noun, mine, yours in (
+        ("classes", first.classes, other.classes),
+        ("shape of samples", first.feature_shape, other.feature_shape),
+        ("width", first.boxes.width, other.boxes.width),
+        ("group size", first.group_size, other.group_size),
+    ):
+        if mine != yours:
+            raise OptionError(
+                f"{first_path} and {path} have another {noun} ({mine} and {yours}); train them "
+                "with the same options and data"
+            )
+    if not _same_grid(first.grid, other.grid):
+        raise OptionError(
+            f"{first_path} and {path} bin features differently; train them on the same data with "
+            "the same --validation and --seed, or ingest codes"
+        )
+    try:
+        BoxNN(first.boxes, first.classes, others=other.box_sets)
+    except BoxNNError as error:
+        raise OptionError(f"{first_path} and {path}: {error}") from error
+
+
+def _same_grid(first: Grid | None, other: Grid | None) -> bool:
+    if first is None or other is None:
+        return first is other
+    same_counts = bool((first.counts == other.counts).all())
+    return (
+        same_counts
+        and first.edges.shape == other.edges.shape
+        and bool((first.edges == other.edges).all())
+    )
