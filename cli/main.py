@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "export",
     "localize": "localize",
     "baseline": "baseline",
+    "frontier": "frontier",
     "reproduce": "reproduce",
     "bench": "bench",
     "plan": "plan",

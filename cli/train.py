@@ -47,7 +47,7 @@ _HELP = {
 }
 
 
-def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for every field of `TrainingOptions`; unset ones come as None."""
     for item in reversed(fields(TrainingOptions)):
         flag = "--" + item.name.replace("_", "-")
@@ -72,7 +72,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Save the state of the run when it is this old, and after every epoch.",
 )
-@_training_options
+@training_options
 @cluster_options
 @run_options
 @common_options

@@ -108,7 +108,15 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     for name in FAMILIES:
         rows = [row for row in published if family(row.method) == name]
         if rows:
-            handles.append(_draw_family(axes, name, rows))
+            handles.append(draw_family(axes, name, rows))
+    frame_curves(axes, last)
+    axes.set_title(title, loc="left", fontsize=11)
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def frame_curves(axes: Axes, last: int) -> None:
+    """Set limits, ticks and labels of axes with certified accuracy over radii 0 to `last`."""
     axes.set_xlim(0, last)
     axes.set_ylim(0, 100)
     axes.set_xticks(range(0, last + 1, tick_step(last)))
@@ -118,9 +126,6 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("certified radius (features/pixels)")
     axes.set_ylabel("certified accuracy (%)")
-    axes.set_title(title, loc="left", fontsize=11)
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
-    return figure
 
 
 def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
@@ -162,7 +167,8 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
     return line
 
 
-def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
+def draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
+    """Draw the rows of a family of published methods dotted; return the entry of the legend."""
     colour = FAMILY_COLOURS[name]
     if name == "Box-NN":
         (line,) = axes.plot(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,8 +12,7 @@ from boxnn_numba import validation
 from boxnn_numba.backend import default_threads
 from boxnn_numba.data.sources import open_source
 from boxnn_numba.data.store import open_dataset
-from boxnn_numba.errors import DataError, OptionError
-from boxnn_numba.locations import is_url
+from boxnn_numba.errors import DataError
 from boxnn_numba.pipelines import reproduce_runs
 from boxnn_numba.pipelines.bench_method import describe_machine
 from boxnn_numba.pipelines.ingest import ingest
@@ -50,7 +48,7 @@ from boxnn_numba.pipelines.reproduce_targets import (
     ablation_rows,
     comparison_rows,
 )
-from boxnn_numba.staging import new_folder
+from boxnn_numba.pipelines.run_folder import RunFolder
 
 FORMAT, VERSION = "boxnn-reproduction", 1
 #: What can be asked for; ``"all"`` is everything but single figures of the ablation.
@@ -124,7 +122,8 @@ def reproduce(
     if reproduce_runs.torch_installed() and any(name in PANELS for name in names):
         for name in wanted:
             _check_size(name, given[name], scale)
-    folder = _open_folder(out, overwrite, resume)
+    kind = RunFolder("boxnn reproduce", _MARKER, {"format": FORMAT, "version": VERSION})
+    folder = kind.open(out, overwrite, resume)
     paths = {name: _dataset(folder, name, given[name], progress) for name in wanted}
     store = RunStore(folder / "runs", paths, scale, seed, threads, progress)
     notes = _notes(store)
@@ -182,31 +181,6 @@ def _reproduce_one(
 
 
 # --- before the runs ----------------------------------------------------------------------
-
-
-def _open_folder(out: str | Path, overwrite: bool, resume: bool) -> Path:
-    """Make the folder of a reproduction, or find the one to add to."""
-    if is_url(out):
-        raise OptionError(f"{out} is a URL; reproduce writes to a local folder, choose one")
-    folder = Path(out)
-    if overwrite and resume:
-        raise OptionError("--overwrite starts again and --resume continues; pass one of them")
-    if folder.exists() and not overwrite:
-        if not resume:
-            raise OptionError(
-                f"{folder} already exists; pass --resume to add to it with the runs that it has, "
-                "or --overwrite to start again"
-            )
-        if not _is_reproduction(folder):
-            raise OptionError(f"{folder} was not made by boxnn reproduce; choose another --out")
-    else:
-        new_folder(folder, overwrite=overwrite, owned=_is_reproduction)
-    write_text(folder / _MARKER, json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
-    return folder
-
-
-def _is_reproduction(folder: Path) -> bool:
-    return folder.is_dir() and (not any(folder.iterdir()) or (folder / _MARKER).is_file())
 
 
 def _datasets_of(target: str) -> list[str]:

@@ -7,29 +7,25 @@ was killed finds the finished ones again and continues the unfinished one.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from boxnn_numba import __version__
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.store import open_dataset
-from boxnn_numba.errors import DataError
 from boxnn_numba.options import resolve
 from boxnn_numba.pipelines.certify import certify
+from boxnn_numba.pipelines.run_folder import kept_run
 from boxnn_numba.pipelines.train import train
-from boxnn_numba.staging import staged_output
 
 #: Why baselines are not rerun where torch is missing.
 NO_TORCH = (
     "torch is not installed, so RA and FPA are not rerun: pip install 'boxnn-numba[baselines]'"
 )
-_RECORD, _MODEL = "run.json", "model.zarr"
+_MODEL = "model.zarr"
 #: Settings of FPA whose published rows count the pixels down the columns (`make_partition`).
 _BY_COLUMNS = {("mnist", 25), ("mnist", 45)}
 
@@ -214,33 +210,10 @@ class RunStore:
         }
 
     def _run(self, name: str, key: dict[str, Any], work: Callable[[Path], None]) -> FinishedRun:
-        key = {**key, "dataset_digest": self.opened[key["dataset"]].digest, "version": __version__}
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-        folder = self.folder / f"{name}-{digest}"
-        record = folder / _RECORD
-        if record.exists():
-            return FinishedRun(folder, _read(record))
-        if self.progress is not None:
-            self.progress.note(f"run {folder.name}")
-        folder.mkdir(parents=True, exist_ok=True)
-        work(folder)
-        with staged_output(record, directory=False) as partial:
-            partial.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-        return FinishedRun(folder, key)
+        key = {**key, "dataset_digest": self.opened[key["dataset"]].digest}
+        return FinishedRun(*kept_run(self.folder, name, key, work, self.progress))
 
 
 def torch_installed() -> bool:
     """Return whether RA and FPA can be rerun here."""
     return importlib.util.find_spec("torch") is not None
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{record} cannot be read; delete the folder {record.parent} and run again"
-        ) from error
-    if not isinstance(found, dict):
-        raise DataError(f"{record} is damaged; delete the folder {record.parent} and run again")
-    return found

@@ -1,0 +1,43 @@
+"""What a model does on the rows that its training held out, to choose by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from boxnn_numba.data.store import Dataset
+from boxnn_numba.errors import OptionError
+from boxnn_numba.model import BoxNN
+from boxnn_numba.training import validation_split
+
+#: Rows that are certified at a time.
+_ROWS = 8192
+
+
+def held_out_outcome(model: BoxNN, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return prediction, certified radius and label (N,) of the rows that training held out.
+
+    Parameters
+    ----------
+    model
+        Trained on the training split of `dataset`, with some of it held out.
+    dataset
+        That dataset.
+
+    Raises
+    ------
+    OptionError
+        Nothing was held out.
+    DataError
+        The dataset is damaged.
+    """
+    options = model.training["options"]
+    labels = dataset.read_labels("train")
+    _, rows = validation_split(labels, options["validation"], options["seed"])
+    if len(rows) == 0:
+        raise OptionError("nothing was held out to choose by; pass --validation above 0")
+    found = []
+    for start in range(0, len(rows), _ROWS):
+        x, y = dataset.read_rows("train", rows[start : start + _ROWS])
+        found.append((*model.radii(model.class_distance(x)), y))
+    prediction, radius, label = (np.concatenate(part) for part in zip(*found, strict=True))
+    return prediction, radius, label
