@@ -31,6 +31,7 @@ COMMANDS = {
     "localize": "localize",
     "baseline": "baseline",
     "frontier": "frontier",
+    "tune": "tune",
     "reproduce": "reproduce",
     "bench": "bench",
     "plan": "plan",
