@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Pair = tuple[np.ndarray, np.ndarray]
+Augment = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Feed:
         Returns an iterator over (codes, labels) of the validation rows.
     seed
         Seed of the order.
+    augment
+        None, or a function of (codes, number of their first row, epoch) that returns the codes
+        to train on; it does not touch `take` and `held_out`.
     """
 
     labels: np.ndarray
@@ -41,13 +45,16 @@ class Feed:
     load: Callable[[int], np.ndarray]
     held_out: Callable[[], Iterator[Pair]]
     seed: int
+    augment: Augment | None = None
 
     @classmethod
-    def from_arrays(cls, x: np.ndarray, y: np.ndarray, held_out: Pair, seed: int) -> Feed:
+    def from_arrays(
+        cls, x: np.ndarray, y: np.ndarray, held_out: Pair, seed: int, augment: Augment | None = None
+    ) -> Feed:
         """Return a feed of one window: codes (N, n) and class indices (N,) in memory."""
         blocks = [held_out] if len(held_out[1]) else []
-        labels = y.astype(np.int32)
-        return cls(labels, (len(x),), x.shape[1], lambda window: x, lambda: iter(blocks), seed)
+        labels, load = y.astype(np.int32), lambda window: x
+        return cls(labels, (len(x),), x.shape[1], load, lambda: iter(blocks), seed, augment)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,19 +81,26 @@ class Feed:
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """Yield codes and labels of an epoch with the rows of each batch of `size` in them.
 
-        The next window is loaded while this one is worked on.
+        The next window is loaded, and augmented, while this one is worked on.
         """
         windows = np.random.default_rng([self.seed, 5, epoch]).permutation(len(self.sizes))
         rng = np.random.default_rng([self.seed, 3, epoch])
         starts = np.concatenate(([0], np.cumsum(self.sizes)))
         x = np.empty((0, self.n_features), np.uint8)
         y = np.empty(0, np.int32)
+
+        def load(window: int) -> np.ndarray:
+            codes = self.load(window)
+            if self.augment is None:
+                return codes
+            return self.augment(codes, int(starts[window]), epoch)
+
         with ThreadPoolExecutor(1, "boxnn-feed") as pool:
-            coming: Future[np.ndarray] = pool.submit(self.load, windows[0])
+            coming: Future[np.ndarray] = pool.submit(load, windows[0])
             for position, window in enumerate(windows):
                 codes = coming.result()
                 if position + 1 < len(windows):
-                    coming = pool.submit(self.load, windows[position + 1])
+                    coming = pool.submit(load, windows[position + 1])
                 labels = self.labels[starts[window] : starts[window + 1]]
                 # Rows left over from the window before join this one.
                 x = np.concatenate((x, codes)) if len(x) else codes

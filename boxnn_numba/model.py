@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import certificates, validation
+from boxnn_numba.augmentation import augmentation
 from boxnn_numba.backend import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.distances import UNREACHABLE, class_distance
@@ -307,19 +308,19 @@ def fit(
     rows, held_out = validation_split(index, settings.validation, settings.seed)
     grid = None if flat.dtype == np.uint8 else Grid.fit(flat[rows])
     codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
-    run = Training(
-        settings,
-        Feed.from_arrays(
-            codes[rows], index[rows], (codes[held_out], index[held_out]), settings.seed
-        ),
-        len(classes),
-        get_backend(device),
+    backend, shape = get_backend(device), np.shape(x)[1:]
+    feed = Feed.from_arrays(
+        codes[rows],
+        index[rows],
+        (codes[held_out], index[held_out]),
+        settings.seed,
+        augmentation(shape, grid, settings, backend.threads),
     )
+    run = Training(settings, feed, len(classes), backend)
     while run.epoch < settings.epochs:
         record = run.run_epoch()
         if on_epoch is not None:
             on_epoch(record)
-    shape = np.shape(x)[1:]
     return trained_model(run, classes.tolist(), grid, shape, {"preset": preset})
 
 

@@ -56,6 +56,12 @@ class TrainingOptions:
         ``"graded"``, or ``"l1"`` and ``"l2"`` (Eqs. 26, 27; ablation only).
     leak
         Factor of the gradient beyond the width, 0..1.
+    augment
+        Strength of the distortions below, for images: 1 is what they say, 0 for none. Every
+        epoch sees other versions of the training images.
+    rotation, scaling, shear, shift, displacement
+        Largest rotation in degrees, change of height and width as a fraction, slant, shift in
+        pixels, and shift of every eighth pixel (in between it is linear) in pixels.
     validation
         Fraction of the training data kept apart to select and report, 0 for none.
     group_size
@@ -89,6 +95,12 @@ class TrainingOptions:
     sharpness: float = 12.0
     relaxation: str = "graded"
     leak: float = 1.0
+    augment: float = 0.0
+    rotation: float = 5.0
+    scaling: float = 0.04
+    shear: float = 0.05
+    shift: float = 0.3
+    displacement: float = 0.5
     validation: float = 0.1
     group_size: int = 1
     seed: int = 0
@@ -154,6 +166,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sharpness": _number(0, 1e9, open_low=True),
     "relaxation": _one_of(RELAXATIONS),
     "leak": _number(0, 1),
+    "augment": _number(0, 10),
+    "rotation": _number(0, 25),
+    "scaling": _number(0, 0.5),
+    "shear": _number(0, 1),
+    "shift": _number(0, 100),
+    "displacement": _number(0, 100),
     "validation": _number(0, 0.9),
     "group_size": _whole(1),
     "seed": _whole(0),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.augmentation import augmentation
 from boxnn_numba.data.store import Dataset
 from boxnn_numba.feed import Feed, Pair
 from boxnn_numba.grid import Grid
@@ -80,7 +81,10 @@ class _Windows:
 
 
 def dataset_feed(
-    dataset: Dataset, options: TrainingOptions, window_bytes: int = WINDOW_BYTES
+    dataset: Dataset,
+    options: TrainingOptions,
+    window_bytes: int = WINDOW_BYTES,
+    threads: int = 1,
 ) -> tuple[Feed, Grid | None]:
     """Return the feed of a dataset's training split, and the grid of its real features.
 
@@ -89,9 +93,11 @@ def dataset_feed(
     dataset
         An open dataset with training rows.
     options
-        Gives the validation fraction and the seed.
+        Gives the validation fraction, the seed and the augmentation.
     window_bytes
         Codes in a window.
+    threads
+        Threads that augment.
 
     Returns
     -------
@@ -102,6 +108,8 @@ def dataset_feed(
     ------
     DataError
         A chunk is damaged.
+    OptionError
+        Augmentation of samples that are no images.
     """
     windows = _Windows(dataset, options, window_bytes)
     feed = Feed(
@@ -111,5 +119,6 @@ def dataset_feed(
         windows.load,
         windows.held_out,
         options.seed,
+        augmentation(dataset.feature_shape, windows.grid, options, threads),
     )
     return feed, windows.grid

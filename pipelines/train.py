@@ -85,7 +85,7 @@ def train(
     with staged_output(
         out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
     ) as partial:
-        feed, grid = dataset_feed(dataset, options)
+        feed, grid = dataset_feed(dataset, options, threads=threads)
         with connect(cluster, threads, device=device) as executor:
             if progress is not None and executor.dashboard:
                 progress.note(f"dashboard: {executor.dashboard}")

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from boxnn_numba import Boxes, box_distance, class_distance, fit, pairwise_distance
+from boxnn_numba.augmentation import Augmentation
+from boxnn_numba.options import TrainingOptions
 
 #: (samples, boxes, features, classes): single ones, odd ones, around a vector, across blocks.
 SHAPES = {
@@ -132,11 +134,25 @@ def trained(size: str) -> dict[str, np.ndarray]:
     return found
 
 
+def augmented(size: str) -> dict[str, np.ndarray]:
+    """Return distorted images, with and without channels."""
+    found = {}
+    for shape in ((9, 6), (3, 10, 3)):
+        count = 7 if size == "full" else 2
+        x = np.random.default_rng(6).integers(0, 256, (count, int(np.prod(shape))), np.uint8)
+        found[f"augmented {shape}"] = Augmentation(shape, TrainingOptions(augment=2.0))(x, 5, 1)
+    return found
+
+
 def results(what: str) -> dict[str, np.ndarray]:
     """Return all that is asked for: "full", only its "distances", or "tiny"."""
     size = "tiny" if what == "tiny" else "full"
     found = distances(size)
-    return found if what == "distances" else {**found, **floats(size), **trained(size)}
+    return (
+        found
+        if what == "distances"
+        else {**found, **floats(size), **trained(size), **augmented(size)}
+    )
 
 
 if __name__ == "__main__":
