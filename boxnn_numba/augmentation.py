@@ -54,7 +54,7 @@ class Augmentation:
                 f"--augment needs images, (height, width) or (height, width, channels), and the "
                 f"samples have shape {tuple(feature_shape)}; leave --augment at 0"
             )
-        self._shape = (*feature_shape, 1)[:3]
+        self._shape: tuple[int, ...] = (*map(int, feature_shape), 1)[:3]
         self._options, self._threads = options, threads
 
     def __call__(self, codes: np.ndarray, first: int, epoch: int) -> np.ndarray:
@@ -74,19 +74,19 @@ class Augmentation:
         ndarray
             (N, n) uint8.
         """
-        out = np.empty((len(codes), *self._shape), np.uint8)
-        images = codes.reshape(out.shape)
+        out = np.empty((len(codes), codes.shape[1]), np.uint8)
 
         def work(start: int) -> None:
             part = slice(start, start + _BLOCK)
-            rows = np.arange(first + start, first + start + len(images[part]))
+            rows = np.arange(first + start, first + start + len(out[part]))
             affine, displacement = self.maps(rows, epoch)
-            bent = np.empty((2, displacement.shape[3]), np.int64)
-            warp(images[part], affine, displacement, bent, out[part])
+            bent = np.empty(displacement.shape[3], np.int64)
+            place = np.empty((2, CELL * (len(bent) - 1)), np.int64)
+            warp(codes[part], self._shape, affine, displacement, bent, place, out[part])
 
         with ThreadPoolExecutor(self._threads, "boxnn-augment") as pool:
             list(pool.map(work, range(0, len(codes), _BLOCK)))
-        return out.reshape(codes.shape)
+        return out
 
     def maps(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the affine maps and displacements of some rows, as `kernels.augmentation.warp`.

@@ -5,6 +5,9 @@ Positions are fixed-point, so an image is the same to the last bit on every mach
 
 from __future__ import annotations
 
+import numpy as np
+from numba.extending import register_jitable
+
 from boxnn_numba.kernels.compile import kernel
 
 #: Positions are multiples of 2 ** -POSITION_BITS pixels; grey values are weighed by the first
@@ -13,48 +16,68 @@ POSITION_BITS, WEIGHT_BITS = 16, 8
 #: Displacements are given at every CELL-th pixel (2 ** CELL_BITS) and linear in between.
 CELL_BITS = 3
 CELL = 1 << CELL_BITS
+_ONE = 1 << WEIGHT_BITS
+
+
+@register_jitable
+def _places(row, affine, bend, last, bent, place):  # type: ignore[no-untyped-def]
+    """Write the positions, in units of weights and along one axis, that a row of pixels shows."""
+    cell, part = row >> CELL_BITS, row & (CELL - 1)
+    for k in range(len(bent)):
+        bent[k] = bend[cell, k] * (CELL - part) + bend[cell + 1, k] * part
+    for k in range(len(bent) - 1):
+        first = affine[0] * row + affine[1] * (k * CELL) + affine[2]
+        start, slope = bent[k] * CELL, bent[k + 1] - bent[k]
+        for step in range(CELL):
+            at = first + affine[1] * step + ((start + slope * step) >> 2 * CELL_BITS)
+            place[k * CELL + step] = min(max(at, 0), last) >> (POSITION_BITS - WEIGHT_BITS)
+
+
+@register_jitable
+def _mixed(one, two, weight):  # type: ignore[no-untyped-def]
+    return one * _ONE + (two - one) * weight
 
 
 @kernel
-def warp(x, affine, displacement, bent, out):  # type: ignore[no-untyped-def]
+def warp(x, shape, affine, displacement, bent, place, out):  # type: ignore[no-untyped-def]
     """Write to ``out[i]`` what image i shows where the map of each pixel leads.
 
     Parameters
     ----------
     x, out
-        (N, height, width, channels) uint8.
+        (N, n) uint8.
+    shape
+        (height, width, channels) of an image.
     affine
         (N, 2, 3) int64: rows y and x of a matrix that takes (row, column, 1) to a position in the
         image. Positions beyond the edge show the edge.
     displacement
         (N, 2, cells down + 1, cells across + 1) int64, added to the positions.
-    bent
-        (2, cells across + 1) int64, room for the displacements along a row.
+    bent, place
+        (cells across + 1,) and (2, cells across * CELL) int64, room for the displacements and
+        positions of a row.
     """
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
-    bottom, right = (height - 1) << POSITION_BITS, (width - 1) << POSITION_BITS
-    one, shift = 1 << WEIGHT_BITS, POSITION_BITS - WEIGHT_BITS
+    height, width, channels = shape
+    last = ((height - 1) << POSITION_BITS, (width - 1) << POSITION_BITS)
     for i in range(len(x)):
-        a, bend, image = affine[i], displacement[i], x[i]
+        image = x[i]
         for row in range(height):
-            cell, part = row >> CELL_BITS, row & (CELL - 1)
             for side in range(2):
-                above, below = bend[side, cell], bend[side, cell + 1]
-                for k in range(len(above)):
-                    bent[side, k] = above[k] * (CELL - part) + below[k] * part
+                bend = displacement[i, side]
+                _places(row, affine[i, side], bend, last[side], bent, place[side])
             for column in range(width):
-                cell, part = column >> CELL_BITS, column & (CELL - 1)
-                down = bent[0, cell] * (CELL - part) + bent[0, cell + 1] * part
-                across = bent[1, cell] * (CELL - part) + bent[1, cell + 1] * part
-                y = a[0, 0] * row + a[0, 1] * column + a[0, 2] + (down >> 2 * CELL_BITS)
-                z = a[1, 0] * row + a[1, 1] * column + a[1, 2] + (across >> 2 * CELL_BITS)
-                y, z = min(max(y, 0), bottom) >> shift, min(max(z, 0), right) >> shift
+                y, z = place[0, column], place[1, column]
                 top, left = y >> WEIGHT_BITS, z >> WEIGHT_BITS
-                v, u = y & (one - 1), z & (one - 1)
+                v, u = y & (_ONE - 1), z & (_ONE - 1)
                 # The last row and column have no neighbour, but then its weight is 0.
-                under, beside = min(top + 1, height - 1), min(left + 1, width - 1)
+                under = width * channels if top < height - 1 else 0
+                beside = channels if left < width - 1 else 0
                 for c in range(channels):
-                    upper = image[top, left, c] * (one - u) + image[top, beside, c] * u
-                    lower = image[under, left, c] * (one - u) + image[under, beside, c] * u
-                    value = upper * (one - v) + lower * v
-                    out[i, row, column, c] = (value + (one * one >> 1)) >> 2 * WEIGHT_BITS
+                    # Unsigned, or every index is checked for counting from the end.
+                    k = (top * width + left) * channels + c
+                    a, b = np.int64(image[np.uintp(k)]), np.int64(image[np.uintp(k + beside)])
+                    k += under
+                    d, e = np.int64(image[np.uintp(k)]), np.int64(image[np.uintp(k + beside)])
+                    grey = _mixed(_mixed(a, b, u), _mixed(d, e, u), v)
+                    k = (row * width + column) * channels + c
+                    out[i, k] = (grey + (_ONE * _ONE >> 1)) >> 2 * WEIGHT_BITS
