@@ -52,6 +52,10 @@ class TrainingOptions:
         the true class, clipped at beta) or ``"target"`` (logistic of (margin - 2 radius) /
         sharpness). beta 0 is set from the data: 1.1 times the 90th percentile of the margins of
         the initial boxes.
+    warmup
+        Epochs, out of `epochs`, of objective ``"clip"`` before ``"target"`` begins: far more
+        samples keep their class than with the target from the start. The learning rate follows
+        its schedule in either part.
     relaxation
         ``"graded"``, or ``"l1"`` and ``"l2"`` (Eqs. 26, 27; ablation only).
     leak
@@ -93,6 +97,7 @@ class TrainingOptions:
     beta: float = 0.0
     radius: int = 10
     sharpness: float = 12.0
+    warmup: int = 0
     relaxation: str = "graded"
     leak: float = 1.0
     augment: float = 0.0
@@ -115,6 +120,15 @@ class TrainingOptions:
             and self.tau < 0.1
         ):
             raise OptionError("option tau must be at least 0.1 with relaxation l2")
+        if self.warmup and self.objective != "target":
+            raise OptionError(
+                f"--warmup comes before objective target, and the objective is {self.objective}; "
+                "leave it at 0"
+            )
+        if self.warmup >= self.epochs:
+            raise OptionError(
+                f"--warmup is {self.warmup} of {self.epochs} epochs; leave some for the target"
+            )
 
     @property
     def forward_width(self) -> int:
@@ -164,6 +178,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "beta": _number(0, 1e9),
     "radius": _whole(0, 2**31 - 1),
     "sharpness": _number(0, 1e9, open_low=True),
+    "warmup": _whole(0),
     "relaxation": _one_of(RELAXATIONS),
     "leak": _number(0, 1),
     "augment": _number(0, 10),

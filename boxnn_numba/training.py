@@ -194,7 +194,7 @@ class Training:
         self.stepper = backend.stepper(masters, self.inputs)
         margins = self._initial_margins()
         self._start_margin = float(margins.mean())
-        if options.beta == 0 and options.objective != "target":
+        if options.beta == 0 and (options.warmup or options.objective != "target"):
             self._choose_beta(margins)
         self.epoch = self.step = 0  # whole epochs done, and steps of the one begun
         self._sums = 0.0, 0.0
@@ -221,8 +221,21 @@ class Training:
         """Clip where few of the initial boxes' margins are: what the data can reach."""
         beta = max(1.0, _BETA_FACTOR * float(np.quantile(margins, _BETA_QUANTILE)))
         self.options = replace(self.options, beta=beta)
-        self.inputs = replace(self.inputs, options=self.options, objective=objective(self.options))
+        self._aim(self.options)
+
+    def _aim(self, options: TrainingOptions) -> None:
+        """Take the objective of some options from here on."""
+        self.inputs = replace(self.inputs, options=self.options, objective=objective(options))
         self.stepper.inputs = self.inputs
+
+    def _enter_phase(self) -> tuple[int, int]:
+        """Aim at what the epoch about to run is for; return the epochs of its phase."""
+        warmup = self.options.warmup
+        warm = self.epoch < warmup
+        aim = replace(self.options, objective="clip", warmup=0) if warm else self.options
+        if objective(aim) != self.inputs.objective:
+            self._aim(aim)
+        return (0, warmup) if warm else (warmup, self.options.epochs)
 
     def run_epoch(
         self, progress: Any = None, after_step: Callable[[], None] | None = None
@@ -248,10 +261,11 @@ class Training:
         began = time.perf_counter()
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
+        first, last = self._enter_phase()
         for step, (x, y) in enumerate(self.stepper.batches(self._feed, self.epoch, batch)):
             if step < self.step:  # done before the run was stopped
                 continue
-            done = (self.epoch * steps + step) / (self.options.epochs * steps)
+            done = ((self.epoch - first) * steps + step) / ((last - first) * steps)
             self._figures.append(self.stepper.step(x, y, self.rate(done)))
             self.step += 1
             if progress is not None:
@@ -287,7 +301,7 @@ class Training:
         return self.epoch * self.n_rows + min(self.n_rows, self.step * self.options.batch)
 
     def rate(self, done: float) -> float:
-        """Return the learning rate after a fraction `done` of the run."""
+        """Return the learning rate after a fraction `done` of the run, or of a phase of it."""
         factor = {
             "constant": 1.0,
             "linear": 1.0 - done,

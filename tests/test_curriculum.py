@@ -1,0 +1,102 @@
+"""A run that trains objective clip first and aims at its target afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boxnn_numba import fit
+from boxnn_numba.backend import get_backend
+from boxnn_numba.errors import OptionError
+from boxnn_numba.feed import Feed
+from boxnn_numba.options import TrainingOptions
+from boxnn_numba.training import Training
+
+CHOICE: dict[str, Any] = {"boxes": 12, "batch": 50, "beta": 6.0, "lr": 0.3}
+TARGET: dict[str, Any] = {"objective": "target", "radius": 3, "warmup": 2, "epochs": 5}
+
+
+def samples() -> tuple[np.ndarray, np.ndarray]:
+    """Return codes in three overlapping clusters, 240 samples of 20 features."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    centres = rng.integers(50, 206, (3, 20))
+    return np.clip(centres[y] + rng.integers(-70, 71, (240, 20)), 0, 255).astype(np.uint8), y
+
+
+def run_of(**options: Any) -> Training:
+    x, y = samples()
+    feed = Feed.from_arrays(x[24:], y[24:], (x[:24], y[:24]), 0)
+    return Training(TrainingOptions(**{**CHOICE, **options}), feed, 3, get_backend("cpu", 1))
+
+
+def test_the_warmup_is_a_run_of_clip() -> None:
+    run, clip = run_of(**TARGET), run_of(objective="clip", epochs=2)
+    for _ in range(2):
+        run.run_epoch()
+        clip.run_epoch()
+        np.testing.assert_array_equal(run.codes(), clip.codes())
+    assert run.inputs.objective.kind == 1
+    run.run_epoch()
+    assert run.inputs.objective == (2, 6.0, 12.0)
+
+
+def test_the_rest_is_a_run_of_target_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(**TARGET)
+    run.run_epoch()
+    run.run_epoch()
+    other = run_of(objective="target", radius=3, epochs=3)
+    other.stepper.restore(run.stepper.state())
+    batches = list(run.stepper.batches(run._feed, 2, 50))
+    monkeypatch.setattr(other.stepper, "batches", lambda feed, epoch, size: iter(batches))
+    other.run_epoch()
+    run.run_epoch()
+    np.testing.assert_array_equal(run.codes(), other.codes())
+
+
+@pytest.mark.parametrize("stop", [(1, 3), (2, 0), (3, 1)])
+def test_a_run_resumes_in_either_part(stop: tuple[int, int]) -> None:
+    epochs, steps = stop
+    whole, run = run_of(**TARGET), run_of(**TARGET)
+    while whole.epoch < 5:
+        whole.run_epoch()
+
+    def after_step() -> None:
+        if run.epoch == epochs and run.step == steps:
+            raise InterruptedError
+
+    while run.epoch < epochs:
+        run.run_epoch()
+    if steps:
+        with pytest.raises(InterruptedError):
+            run.run_epoch(None, after_step)
+    arrays, values = run.state()
+    again = run_of(**TARGET)
+    again.restore(arrays, values)
+    while again.epoch < 5:
+        again.run_epoch()
+    np.testing.assert_array_equal(again.best, whole.best)
+    assert [record.score for record in again.history] == [record.score for record in whole.history]
+
+
+def test_the_clip_is_found_from_the_data() -> None:
+    x, y = samples()
+    choice = {**CHOICE, "beta": 0.0}
+    found = fit(x, y, preset="target", radius=2, warmup=1, epochs=2, **choice).training["options"]
+    assert found["beta"] == fit(x, y, epochs=1, **choice).training["options"]["beta"] > 0
+    assert (found["objective"], found["warmup"]) == ("target", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "clip", "warmup": 2}, "the objective is clip; leave it at 0"),
+        ({**TARGET, "epochs": 2}, "--warmup is 2 of 2 epochs; leave some for the target"),
+        ({**TARGET, "warmup": -1}, "warmup"),
+    ],
+)
+def test_warmups_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TrainingOptions(**options)
