@@ -102,7 +102,7 @@ class CudaStepper:
         soft, worth = inputs.softmin, inputs.objective
         real = (
             soft.tau_per_unit, soft.unit, soft.one, soft.log_scale, worth.bound, worth.sharpness,
-            FIXED_POINT,
+            worth.keep, FIXED_POINT,
         )  # fmt: skip
         self._constants = (
             runtime.send(inputs.offsets.astype(np.int64)), runtime.send(soft.table),

@@ -44,11 +44,12 @@ class SoftMin(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """Kind (0 paper, 1 clip, 2 target), clip or target margin, and sharpness."""
+    """Kind (0 paper, 1 clip, 2 target), clip or target margin, sharpness, and share of clip."""
 
     kind: int
     bound: float
     sharpness: float
+    keep: float
 
 
 def softmin(options: TrainingOptions, max_distance: int) -> SoftMin:
@@ -90,4 +91,4 @@ def softmin(options: TrainingOptions, max_distance: int) -> SoftMin:
 def objective(options: TrainingOptions) -> Objective:
     """Return the objective of a run in the form that the kernels take."""
     bound = 2.0 * options.radius if options.objective == "target" else options.beta
-    return Objective(_KINDS[options.objective], bound, options.sharpness)
+    return Objective(_KINDS[options.objective], bound, options.sharpness, options.keep)

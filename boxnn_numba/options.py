@@ -52,6 +52,9 @@ class TrainingOptions:
         the true class, clipped at beta) or ``"target"`` (logistic of (margin - 2 radius) /
         sharpness). beta 0 is set from the data: 1.1 times the 90th percentile of the margins of
         the initial boxes.
+    keep
+        Share of the margin, clipped at 2 radius, in objective ``"target"``, which alone gives up
+        samples and whole classes that are far below its radius. Keeps accuracy at small radii.
     warmup
         Epochs, out of `epochs`, of objective ``"clip"`` before ``"target"`` begins: far more
         samples keep their class than with the target from the start. The learning rate follows
@@ -97,6 +100,7 @@ class TrainingOptions:
     beta: float = 0.0
     radius: int = 10
     sharpness: float = 12.0
+    keep: float = 0.0
     warmup: int = 0
     relaxation: str = "graded"
     leak: float = 1.0
@@ -178,6 +182,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "beta": _number(0, 1e9),
     "radius": _whole(0, 2**31 - 1),
     "sharpness": _number(0, 1e9, open_low=True),
+    "keep": _number(0, 1),
     "warmup": _whole(0),
     "relaxation": _one_of(RELAXATIONS),
     "leak": _number(0, 1),

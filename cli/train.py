@@ -39,6 +39,7 @@ _HELP = {
     "beta": "Where the margin is clipped, in features.",
     "radius": "Radius that preset or objective target aims at.",
     "sharpness": "Scale of the logistic of objective target, in features.",
+    "keep": "Share of the clipped margin in objective target, 0..1; keeps small radii.",
     "warmup": "Epochs of objective clip before objective target begins.",
     "relaxation": "graded, or l1 and l2 for the paper's ablation.",
     "leak": "Factor of the gradient beyond the width, 0..1.",

@@ -150,6 +150,7 @@ class Setting:
     beta: float = 50.0
     radius: int = 10
     sharpness: float = 12.0
+    keep: float = 0.0
     relaxation: str = "graded"
     width: int = 255
     leak: float = 0.0
@@ -193,7 +194,8 @@ def worth(margin: float, setting: Setting) -> float:
     """Objective of a margin (without the sign of the paper's)."""
     if setting.objective == "target":
         z = (margin - 2 * setting.radius) / setting.sharpness
-        return 4 * setting.sharpness / (1 + math.exp(-z))
+        kept = setting.keep * min(margin, 2 * setting.radius)
+        return 4 * setting.sharpness / (1 + math.exp(-z)) + kept
     return min(margin, setting.beta)
 
 
@@ -201,7 +203,8 @@ def worth_slope(margin: float, setting: Setting) -> float:
     """Derivative of `worth`."""
     if setting.objective == "target":
         z = (margin - 2 * setting.radius) / setting.sharpness
-        return 4 / ((1 + math.exp(-z)) * (1 + math.exp(z)))
+        kept = setting.keep * (margin < 2 * setting.radius)
+        return 4 / ((1 + math.exp(-z)) * (1 + math.exp(z))) + kept
     return 1.0 if margin < setting.beta else 0.0
 
 

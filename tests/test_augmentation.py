@@ -196,12 +196,6 @@ def test_what_is_no_image_is_refused(x: np.ndarray, message: str) -> None:
         fit(x, np.arange(30) % 2, augment=1.0, boxes=2, epochs=1)
 
 
-@pytest.mark.parametrize("choice", [{"augment": -1}, {"rotation": 26}, {"displacement": np.nan}])
-def test_strengths_outside_their_range(choice: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match=next(iter(choice))):
-        TrainingOptions(**choice)
-
-
 def test_real_features_have_no_pixels() -> None:
     grid = Grid.fit(np.random.default_rng(0).normal(size=(50, 16)))
     assert augmentation.augmentation((4, 4), grid, TrainingOptions(), 1) is None

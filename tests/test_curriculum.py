@@ -40,7 +40,7 @@ def test_the_warmup_is_a_run_of_clip() -> None:
         np.testing.assert_array_equal(run.codes(), clip.codes())
     assert run.inputs.objective.kind == 1
     run.run_epoch()
-    assert run.inputs.objective == (2, 6.0, 12.0)
+    assert run.inputs.objective == (2, 6.0, 12.0, 0.0)
 
 
 def test_the_rest_is_a_run_of_target_from_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,17 @@ def problem(seed: int = 3, n_samples: int = 5, n_features: int = 4) -> Problem:
 
 
 def options_of(setting: Setting, **more: Any) -> TrainingOptions:
-    names = ("softmin", "tau", "objective", "beta", "radius", "sharpness", "relaxation", "leak")
+    names = (
+        "softmin",
+        "tau",
+        "objective",
+        "beta",
+        "radius",
+        "sharpness",
+        "keep",
+        "relaxation",
+        "leak",
+    )
     same = {name: getattr(setting, name) for name in names}
     return TrainingOptions(boxes=len(LABELS), width=setting.width, **same, **more)
 
@@ -69,7 +79,15 @@ def integer_gradient(
 
 def setting_of(objective_: str, softmin_: str, relaxation: str, **more: Any) -> Setting:
     """Return a setting under which some samples are clipped and some are not."""
-    values = {"beta": 0.3, "tau": 2.0, "radius": 0, "sharpness": 0.7, "width": 180, **more}
+    values = {
+        "beta": 0.3,
+        "tau": 2.0,
+        "radius": 0,
+        "sharpness": 0.7,
+        "keep": 0.4,
+        "width": 180,
+        **more,
+    }
     return Setting(objective=objective_, softmin=softmin_, relaxation=relaxation, **values)
 
 

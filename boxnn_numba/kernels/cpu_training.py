@@ -89,13 +89,13 @@ def judge_samples(  # type: ignore[no-untyped-def]
 ):
     """Write each sample's objective, soft margin, and d objective / d margin."""
     _, _, _, unit, one, log_scale = softmin
-    kind, bound, sharpness = objective
+    kind, bound, sharpness, keep = objective
     value_of = elementwise.softmin_value
     for i in range(len(sign)):
         own = value_of(nearest[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
         rival = value_of(nearest[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
         if kind == 2:
-            worth, rise = elementwise.target_objective(rival - own, bound, sharpness)
+            worth, rise = elementwise.target_objective(rival - own, bound, sharpness, keep)
         else:
             worth, rise = elementwise.clip_objective(rival - own, bound, sharpness)
         value[i], margin[i], slope[i] = sign[i] * worth, rival - own, sign[i] * rise

@@ -25,7 +25,7 @@ _sgd_update, _adam_update = FORMULAS["sgd_update"], FORMULAS["adam_update"]
 _LAST_KEY = np.int64(2**63 - 1)
 
 #: Places of the real parameters of `judge` in their array.
-TAU_PER_UNIT, UNIT, ONE, LOG_SCALE, BOUND, SHARPNESS, FIXED_POINT = range(7)
+TAU_PER_UNIT, UNIT, ONE, LOG_SCALE, BOUND, SHARPNESS, KEEP, FIXED_POINT = range(8)
 
 
 @device
@@ -82,7 +82,7 @@ def _worth(kind, near, sums, real, sign, judged):  # type: ignore[no-untyped-def
     own = _softmin_value(near[0], sums[0], sums[1], unit, one, log_scale)
     rival = _softmin_value(near[1], sums[2], sums[3], unit, one, log_scale)
     if kind == 2:
-        worth, rise = _target_objective(rival - own, real[BOUND], real[SHARPNESS])
+        worth, rise = _target_objective(rival - own, real[BOUND], real[SHARPNESS], real[KEEP])
     else:
         worth, rise = _clip_objective(rival - own, real[BOUND], real[SHARPNESS])
     judged[0], judged[1], judged[2] = sign * worth, rival - own, sign * rise

@@ -139,14 +139,16 @@ def clip_objective(margin, beta, sharpness):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def target_objective(margin, target, sharpness):  # type: ignore[no-untyped-def]
+def target_objective(margin, target, sharpness, keep):  # type: ignore[no-untyped-def]
     """Value and slope of 4 s logistic((margin - target) / s), of slope 1 where it is steepest.
 
-    Divided by 4 s it is a smooth certified accuracy at radius target / 2.
+    Divided by 4 s it is a smooth certified accuracy at radius target / 2. To this `keep` times
+    the margin clipped at the target is added, which pulls at samples that are far below.
     """
     z = (margin - target) / sharpness
     p = 1.0 / (1.0 + exponential(-z)) if z > -30.0 else exponential(z)
-    return 4.0 * sharpness * p, 4.0 * p * (1.0 - p)
+    extra, pull = clip_objective(margin, target, sharpness)
+    return 4.0 * sharpness * p + product(keep, extra), 4.0 * p * (1.0 - p) + product(keep, pull)
 
 
 # --- optimisers: one parameter, in codes; gradient of the objective per unit of [0, 1] ---
