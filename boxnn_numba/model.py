@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -341,8 +342,19 @@ def trained_model(
         As for `BoxNN`.
     provenance
         What else to record under ``training``.
+
+    Warns
+    -----
+    UserWarning
+        The boxes hardly predict a class, which is named.
     """
     settings: TrainingOptions = run.options
+    for index, recall in run.given_up().items():
+        warnings.warn(
+            f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples "
+            "are predicted right; raise --keep or --boxes, or lower --radius",
+            stacklevel=3,
+        )
     boxes = Boxes(*run.best, run.labels, settings.width, run.n_classes)
     training = {
         **provenance,

@@ -18,6 +18,9 @@ from boxnn_numba.options import TrainingOptions
 
 #: A run has diverged when its validation score falls below this part of its best.
 COLLAPSE = 0.25
+#: A class is given up when less than this part of its validation samples, of which there must be
+#: so many, is predicted right.
+GIVEN_UP, _ENOUGH_SAMPLES = 0.2, 20
 # The automatic clip: chosen on validation data of MNIST and Fashion-MNIST.
 _BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 2000, 0.9, 1.1
 
@@ -202,8 +205,9 @@ class Training:
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
         self.best: Pair = self.codes()
+        self._recall = np.full(n_classes, np.nan)
         self.start = EpochRecord(0, 0.0, np.nan, self._start_margin, *self._validate())
-        self._best_score = self.start.score
+        self._best_score, self._best_recall = self.start.score, self._recall
 
     def codes(self) -> Pair:
         """Return copies of the deployed bounds, (M, n) uint8."""
@@ -322,6 +326,9 @@ class Training:
             return np.nan, -1, np.nan, np.nan
         prediction, radius, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         outcome = prediction, radius, y
+        counts = np.bincount(y, minlength=self.n_classes)
+        right = np.bincount(y[prediction == y], minlength=self.n_classes)
+        self._recall = np.where(counts < _ENOUGH_SAMPLES, np.nan, right / np.maximum(counts, 1))
         mean = certificates.mean_certified_radius(*outcome)
         if self.options.objective == "target":
             score = float(certificates.certified_accuracy(*outcome, [self.options.radius])[0])
@@ -346,7 +353,11 @@ class Training:
             )
         if not record.score <= self._best_score:  # also where nothing is held out
             self.best, self.best_epoch = self.codes(), record.epoch
-            self._best_score = record.score
+            self._best_score, self._best_recall = record.score, self._recall
+
+    def given_up(self) -> dict[int, float]:
+        """Return the class indices that the best boxes hardly predict, and how often they do."""
+        return {c: float(r) for c, r in enumerate(self._best_recall) if r < GIVEN_UP}
 
     # --- state, for checkpoints ---------------------------------------------------------
 
@@ -361,6 +372,7 @@ class Training:
             "sums": list(self._sums),
             "best_epoch": self.best_epoch,
             "best_score": None if np.isnan(self._best_score) else self._best_score,
+            "best_recall": [None if np.isnan(r) else float(r) for r in self._best_recall],
             "history": [record.as_dict() for record in self.history],
         }
         return arrays, values
@@ -377,4 +389,5 @@ class Training:
         self.best_epoch = values["best_epoch"]
         score = values["best_score"]
         self._best_score = np.nan if score is None else score
+        self._best_recall = np.array([np.nan if r is None else r for r in values["best_recall"]])
         self.history = [EpochRecord.from_dict(record) for record in values["history"]]

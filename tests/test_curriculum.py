@@ -11,6 +11,7 @@ from boxnn_numba import fit
 from boxnn_numba.backend import get_backend
 from boxnn_numba.errors import OptionError
 from boxnn_numba.feed import Feed
+from boxnn_numba.model import trained_model
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.training import Training
 
@@ -100,3 +101,20 @@ def test_the_clip_is_found_from_the_data() -> None:
 def test_warmups_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         TrainingOptions(**options)
+
+
+def test_a_class_that_is_given_up_is_named() -> None:
+    x, y = samples()
+    held = x[:66].copy()
+    held[y[:66] == 2] = held[y[:66] == 0]  # as if all of them looked like another class
+    feed = Feed.from_arrays(x[66:], y[66:], (held, y[:66]), 0)
+    run = Training(TrainingOptions(**{**CHOICE, "epochs": 1}), feed, 3, get_backend("cpu", 1))
+    run.run_epoch()
+    with pytest.warns(UserWarning) as caught:
+        model = trained_model(run, ["a", "b", "c"], None, (20,), {})
+    right = (model.predict(held) == np.array(["a", "b", "c"])[y[:66]])[y[:66] == 2].mean()
+    (warning,) = caught
+    assert str(warning.message).startswith(
+        f"class c was given up: {100 * right:.0f}% of its validation samples are predicted right"
+    )
+    assert run.given_up() == {2: right}
