@@ -165,7 +165,7 @@ class CudaStepper:
         kernel[self.n_boxes, LINE, stream](
             x.words, np.int32(self.n_features), self._counts, self._entry_rows,
             self._coefficients, np.int32(options.forward_width), options.leak, scale, settings,
-            self._dense, self._masters, *moments, self._planes,
+            self._dense, self._masters, *moments, self._planes, options.crowd * FIXED_POINT,
         )  # fmt: skip
         return figures
 

@@ -42,6 +42,10 @@ class TrainingOptions:
         Learning rate, parameters in units of [0, 1]. For SGD it is per 100 samples: gradients are
         summed over the batch and divided by 100, so that `batch` alone does not change the curve
         (a batch larger than the boxes are many counts as that many samples).
+    crowd
+        Samples of a batch that may pull at one box with full weight, for SGD; where more do, their
+        sum is scaled down to so many. Large steps of popular boxes are what makes a run diverge.
+        0 for no limit.
     schedule
         Learning rate over time: ``"linear"`` or ``"cosine"`` to zero, or ``"constant"``.
     softmin, tau
@@ -93,6 +97,7 @@ class TrainingOptions:
     momentum: float = 0.0
     weight_decay: float = 0.0
     lr: float = 2.0
+    crowd: float = 0.0
     schedule: str = "linear"
     softmin: str = "boltzmann"
     tau: float = 1.0
@@ -175,6 +180,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "momentum": _number(0, 0.9999),
     "weight_decay": _number(0, 1),
     "lr": _number(0, 1e4, open_low=True),
+    "crowd": _number(0, 1e9),
     "schedule": _one_of(SCHEDULES),
     "softmin": _one_of(SOFTMINS),
     "tau": _number(0.01, 1000),

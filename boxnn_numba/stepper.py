@@ -248,7 +248,7 @@ class CpuStepper:
         shape = masters[0].shape
         self.table = backend.boxes(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
         cpu_training.settle(masters, self._codes())
-        self._steps = 0
+        self._steps, self._masses = 0, np.zeros(shape[0], np.int64)
         self._dense = is_dense(inputs.options)
         self._moments = [
             (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
@@ -298,8 +298,8 @@ class CpuStepper:
         order = np.empty(len(entries.boxes), np.int64)
         cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
         # Sums of slopes 0 and 1 are no larger than this; int32 fits a vector twice as often.
-        largest = cpu_training.largest_sum(starts, order, entries.coefficients)
-        narrow = largest < 2**31 and self.inputs.options.relaxation != "l2"
+        cpu_training.box_masses(starts, order, entries.coefficients, self._masses)
+        narrow = int(self._masses.max()) < 2**31 and self.inputs.options.relaxation != "l2"
         self._steps += 1
         boxes = np.arange(self.table.n_boxes) if self._dense else np.flatnonzero(np.diff(starts))
 
@@ -352,7 +352,7 @@ class CpuStepper:
             velocity = self._moments[0] if self._moments else self.masters
             cpu_training.sgd_step(
                 boxes, 0, len(boxes), *gradients, scale, self.masters, velocity,
-                self._codes(), settings,
+                self._codes(), settings, self._masses, options.crowd * FIXED_POINT,
             )  # fmt: skip
 
     # --- state, for checkpoints ---------------------------------------------------------

@@ -32,6 +32,7 @@ _HELP = {
     "momentum": "Momentum of sgd.",
     "weight_decay": "Weight decay.",
     "lr": "Learning rate; for sgd per 100 samples.",
+    "crowd": "Samples that may pull at a box in a step with full weight (sgd), 0 for no limit.",
     "schedule": "Learning rate over time: linear, cosine or constant.",
     "softmin": "Smooth minimum: boltzmann, logsumexp, hard or mean.",
     "tau": "Inverse temperature of the smooth minimum.",

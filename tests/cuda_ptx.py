@@ -60,7 +60,8 @@ def kernels() -> dict[str, tuple[Any, str, bool]]:
             found[f"step {relaxation} {optimizer}"] = (
                 cuda_training.step(relaxation, optimizer),
                 f"{_X[True]}, int32, {_ROWS}, {_OUT}, {_OUT}, int32, float64, float64, "
-                f"UniTuple(float64, 4), boolean, {_MASTERS}, {_MASTERS}, {_MASTERS}, {_BOXES}",
+                f"UniTuple(float64, 4), boolean, {_MASTERS}, {_MASTERS}, {_MASTERS}, {_BOXES}, "
+                "float64",
                 False,
             )
     return found

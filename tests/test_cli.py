@@ -114,8 +114,8 @@ def test_every_training_option_is_on_the_command_line(boxnn: Run) -> None:
         "--initialisation": "random", "--batch": 30, "--optimizer": "sgd", "--momentum": 0.1,
         "--weight-decay": 0.001, "--schedule": "cosine", "--softmin": "logsumexp", "--tau": 2,
         "--objective": "clip", "--beta": 3, "--sharpness": 4, "--relaxation": "graded",
-        "--keep": 0.1, "--warmup": 0, "--augment": 0, "--rotation": 4, "--scaling": 0.03,
-        "--shear": 0.04, "--shift": 0.2, "--displacement": 0.1,
+        "--crowd": 5, "--keep": 0.1, "--warmup": 0, "--augment": 0, "--rotation": 4,
+        "--scaling": 0.03, "--shear": 0.04, "--shift": 0.2, "--displacement": 0.1,
         "--leak": 0.5, "--validation": 0.2, "--group-size": 3, "--seed": 7, "--threads": 1,
         "--device": "cpu",
     }  # fmt: skip

@@ -9,9 +9,10 @@ import pytest
 
 from boxnn_numba import fit
 from boxnn_numba.backend import get_backend
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import DivergenceError, OptionError
 from boxnn_numba.feed import Feed
 from boxnn_numba.model import trained_model
+from boxnn_numba.objective import FIXED_POINT
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.training import Training
 
@@ -118,3 +119,30 @@ def test_a_class_that_is_given_up_is_named() -> None:
         f"class c was given up: {100 * right:.0f}% of its validation samples are predicted right"
     )
     assert run.given_up() == {2: right}
+
+
+def test_steps_of_crowded_boxes_are_scaled_down() -> None:
+    x, y = samples()
+    moved, masses = [], np.zeros(12)
+    for crowd in (0.0, 1e6, 40.0):
+        run = run_of(lr=0.5, crowd=crowd, objective="clip")
+        before = np.stack(run.stepper.state()["master_lower"])
+        padded = run.backend.samples(x)
+        entries, _, _ = run.stepper.entries(padded, y)
+        masses = np.bincount(entries.boxes, np.abs(entries.coefficients), 12) / FIXED_POINT
+        run.stepper.step(padded, y.astype(np.int32), 0.01)
+        moved.append(run.stepper.state()["master_lower"] - before)
+    assert masses.min() < 40 < masses.max()
+    np.testing.assert_array_equal(moved[0], moved[1])
+    wanted = moved[0] * np.minimum(1, 40 / masses)[:, None]
+    np.testing.assert_allclose(moved[2], wanted, rtol=0, atol=1e-4)
+    assert np.abs(moved[0]).max() > 0.1
+
+
+@pytest.mark.parametrize("lr", [30.0, 100.0])
+def test_a_run_that_would_diverge_does_not_with_a_limit(lr: float) -> None:
+    steep = {"boxes": 12, "batch": 240, "epochs": 8, "lr": lr}
+    with pytest.raises(DivergenceError):
+        fit(*samples(), **steep)
+    scores = [record["score"] for record in fit(*samples(), crowd=4, **steep).training["history"]]
+    assert scores[-1] > 1.4 and min(scores) > 1

@@ -89,6 +89,7 @@ def test_same_bits_as_the_cpu(choice: tuple[str, str, str, str]) -> None:
         "objective": objective, "softmin": softmin, "relaxation": relaxation, "radius": 1,
         "optimizer": "adam" if optimizer == "adam" else "sgd", "leak": 0.3, "width": 40,
         "momentum": 0.8 if optimizer == "momentum" else 0.0, "sharpness": 3.0, "keep": 0.3,
+        "crowd": 1.5,
         "weight_decay": 0.01 if optimizer == "momentum" else 0.0, "tau": 0.7,
         "lr": 0.01 if optimizer == "adam" else 0.05,
     }  # fmt: skip

@@ -146,6 +146,7 @@ WRONG: dict[str, list[Any]] = {
     "momentum": [1.0, -0.1],
     "weight_decay": [-1.0, np.inf],
     "lr": [0.0, -1.0, np.nan, np.inf, "fast"],
+    "crowd": [-1.0, np.nan],
     "schedule": ["step"],
     "softmin": ["softmax"],
     "tau": [0.0, -1.0, np.inf],

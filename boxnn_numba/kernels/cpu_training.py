@@ -165,15 +165,12 @@ def sort_by_box(boxes, count, starts, order):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def largest_sum(starts, order, coefficients):  # type: ignore[no-untyped-def]
-    """Return the largest sum of absolute coefficients of a box."""
-    largest = 0
-    for m in range(len(starts) - 1):
-        total = 0
+def box_masses(starts, order, coefficients, masses):  # type: ignore[no-untyped-def]
+    """Write the sum of the absolute coefficients of each box to masses (M,) int64."""
+    for m in range(len(masses)):
+        masses[m] = 0
         for e in range(starts[m], starts[m + 1]):
-            total += abs(coefficients[order[e]])
-        largest = max(largest, total)
-    return largest
+            masses[m] += abs(coefficients[order[e]])
 
 
 def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
@@ -226,18 +223,21 @@ def _settle(master_lower, master_upper, lower, upper, m, n):  # type: ignore[no-
 
 @kernel
 def sgd_step(  # type: ignore[no-untyped-def]
-    boxes, first, last, grad_lower, grad_upper, scale, masters, velocity, codes, options
-):
+    boxes, first, last, grad_lower, grad_upper, scale, masters, velocity, codes, options, masses,
+    limit,
+):  # fmt: skip
     """Step boxes[first:last]; rows 0.. of the gradients are theirs.
 
     masters and codes are (lower, upper) pairs, (M, n) float32 and (M, >= n) uint8; velocity is
     such a pair too, unused without momentum. Integer gradients times `scale` are per
     unit of [0, 1]; options are (rate, momentum, decay) as `elementwise.sgd_update` takes them.
+    Steps of boxes whose mass, (M,) int64, is above the limit, a float, are scaled down.
     """
     rate, momentum, decay = options
     gradients = (grad_lower, grad_upper)
     for t in range(first, last):
         m = boxes[t]
+        share = elementwise.product(scale, elementwise.crowd_share(masses[m], limit))
         for side in range(2):
             master = masters[side][m]
             gradient = gradients[side][t - first]
@@ -245,12 +245,12 @@ def sgd_step(  # type: ignore[no-untyped-def]
                 speed = velocity[side][m]
                 for k in range(len(master)):
                     master[k], speed[k] = elementwise.sgd_update(
-                        master[k], scale * gradient[k], speed[k], rate, momentum, decay
+                        master[k], share * gradient[k], speed[k], rate, momentum, decay
                     )
             else:
                 for k in range(len(master)):
                     master[k], _ = elementwise.sgd_update(
-                        master[k], scale * gradient[k], 0.0, rate, 0.0, decay
+                        master[k], share * gradient[k], 0.0, rate, 0.0, decay
                     )
         _settle(masters[0], masters[1], codes[0], codes[1], m, masters[0].shape[1])
 

@@ -21,6 +21,7 @@ _softmin_coefficient = FORMULAS["softmin_coefficient"]
 _clip_objective, _target_objective = FORMULAS["clip_objective"], FORMULAS["target_objective"]
 _settled, _rounded = FORMULAS["settled"], FORMULAS["rounded"]
 _sgd_update, _adam_update = FORMULAS["sgd_update"], FORMULAS["adam_update"]
+_crowd_share = FORMULAS["crowd_share"]
 
 _LAST_KEY = np.int64(2**63 - 1)
 
@@ -230,10 +231,12 @@ def step(relaxation: str, optimizer: str) -> Any:
             sums[j] += slope(byte_of(low, j) - c, width, q, q_leak)
             sums[4 + j] -= slope(c - byte_of(high, j), width, q, q_leak)
 
+    limited = optimizer != "adam"
+
     @kernel(LINE)
     def step_boxes(  # type: ignore[no-untyped-def]
         x, n, counts, entry_rows, coefficients, width, leak, scale, settings, dense, masters,
-        first, second, planes,
+        first, second, planes, limit,
     ):  # fmt: skip
         """Move a box, one block each, and round it to codes; its entries are used up.
 
@@ -251,6 +254,9 @@ def step(relaxation: str, optimizer: str) -> Any:
             (2, M, n) float32; moments where the optimiser has them.
         planes
             (2 or 4, M, words) uint32, the deployed boxes.
+        limit
+            Mass of a box's entries (the sum of their absolute coefficients) above which its step
+            is scaled down, 0 for none; not for Adam.
         """
         held_rows = cuda.shared.array(LINE, np.int32)
         held = cuda.shared.array((2, LINE), np.int64)
@@ -260,6 +266,11 @@ def step(relaxation: str, optimizer: str) -> Any:
         if count == 0 and not dense:
             return
         words = planes.shape[2]
+        if limited and limit > 0.0:
+            mass = np.int64(0)
+            for e in range(count):
+                mass += abs(np.int64(coefficients[m, e]))
+            scale = product(scale, _crowd_share(mass, limit))
         for start_word in range(0, words, LINE):
             word = start_word + t
             inside = word < words

@@ -163,6 +163,12 @@ def sgd_update(value, gradient, velocity, rate, momentum, decay):  # type: ignor
 
 
 @register_jitable
+def crowd_share(mass, limit):  # type: ignore[no-untyped-def]
+    """Factor of a step that samples of this mass together pull for; limit 0 is none."""
+    return limit / mass if 0.0 < limit < mass else 1.0
+
+
+@register_jitable
 def adam_update(value, gradient, first, second, rate, decay, correct1, correct2):  # type: ignore[no-untyped-def]
     """Ascend by Adam (beta 0.9 and 0.999); return the new value and both moments."""
     gradient = gradient - product(decay, value)
