@@ -148,7 +148,8 @@ def target_objective(margin, target, sharpness, keep):  # type: ignore[no-untype
     z = (margin - target) / sharpness
     p = 1.0 / (1.0 + exponential(-z)) if z > -30.0 else exponential(z)
     extra, pull = clip_objective(margin, target, sharpness)
-    return 4.0 * sharpness * p + product(keep, extra), 4.0 * p * (1.0 - p) + product(keep, pull)
+    worth, rise = product(4.0 * sharpness, p), product(4.0 * p, 1.0 - p)
+    return worth + product(keep, extra), rise + product(keep, pull)
 
 
 # --- optimisers: one parameter, in codes; gradient of the objective per unit of [0, 1] ---
