@@ -68,8 +68,8 @@ class TrainingOptions:
     leak
         Factor of the gradient beyond the width, 0..1.
     augment
-        Strength of the distortions below, for images: 1 is what they say, 0 for none. Every
-        epoch sees other versions of the training images.
+        Strength of the distortions below, for images, 0..2: 1 is what they say, 0 for none.
+        Every epoch sees other versions of the training images.
     rotation, scaling, shear, shift, displacement
         Largest rotation in degrees, change of height and width as a fraction, slant, shift in
         pixels, and shift of every eighth pixel (in between it is linear) in pixels.
@@ -192,9 +192,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "warmup": _whole(0),
     "relaxation": _one_of(RELAXATIONS),
     "leak": _number(0, 1),
-    "augment": _number(0, 10),
+    "augment": _number(0, 2),
     "rotation": _number(0, 25),
-    "scaling": _number(0, 0.5),
+    "scaling": _number(0, 0.4),
     "shear": _number(0, 1),
     "shift": _number(0, 100),
     "displacement": _number(0, 100),

@@ -157,7 +157,7 @@ WRONG: dict[str, list[Any]] = {
     "keep": [-0.1, 1.1],
     "warmup": [-1, 1.5],
     "relaxation": ["linf"],
-    "augment": [-1.0, np.nan],
+    "augment": [-1.0, 2.1, np.nan],
     "rotation": [-1.0, 26.0],
     "scaling": [-0.1, 0.6],
     "shear": [-0.1, 1.1],
