@@ -10,7 +10,7 @@ import numpy as np
 from boxnn_numba.errors import OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.kernels.augmentation import CELL, POSITION_BITS, warp
-from boxnn_numba.options import TrainingOptions
+from boxnn_numba.options import TrainingOptions, are_images
 
 #: Images warped at a time.
 _BLOCK = 512
@@ -49,7 +49,7 @@ class Augmentation:
     def __init__(
         self, feature_shape: Sequence[int], options: TrainingOptions, threads: int = 1
     ) -> None:
-        if len(feature_shape) not in (2, 3) or min(feature_shape[:2]) < 2:
+        if not are_images(feature_shape, True):
             raise OptionError(
                 f"--augment needs images, (height, width) or (height, width, channels), and the "
                 f"samples have shape {tuple(feature_shape)}; leave --augment at 0"

@@ -18,7 +18,7 @@ from boxnn_numba.distances import UNREACHABLE, class_distance
 from boxnn_numba.errors import InputError
 from boxnn_numba.feed import Feed
 from boxnn_numba.grid import Grid
-from boxnn_numba.options import TrainingOptions, resolve
+from boxnn_numba.options import TrainingOptions, are_images, resolve
 from boxnn_numba.training import EpochRecord, Training, validation_split
 
 
@@ -300,8 +300,8 @@ def fit(
     >>> bool((prediction == y).mean() > 0.99), bool(np.median(radius) >= 5)
     (True, True)
     """
-    settings = resolve(preset, options)
     flat = validation.flat_rows("x", x)
+    settings = resolve(preset, options, are_images(np.shape(x)[1:], flat.dtype == np.uint8))
     validation.groups(settings.group_size, np.shape(x)[1:])
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
     if len(classes) < 2:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from boxnn_numba import validation
@@ -60,9 +60,9 @@ class TrainingOptions:
         Share of the margin, clipped at 2 radius, in objective ``"target"``, which alone gives up
         samples and whole classes that are far below its radius. Keeps accuracy at small radii.
     warmup
-        Epochs, out of `epochs`, of objective ``"clip"`` before ``"target"`` begins: far more
-        samples keep their class than with the target from the start. The learning rate follows
-        its schedule in either part.
+        Share of the `epochs` with objective ``"clip"`` before ``"target"`` begins, 0..0.9: far
+        more samples keep their class than with the target from the start. The learning rate
+        follows its schedule in either part.
     relaxation
         ``"graded"``, or ``"l1"`` and ``"l2"`` (Eqs. 26, 27; ablation only).
     leak
@@ -106,7 +106,7 @@ class TrainingOptions:
     radius: int = 10
     sharpness: float = 12.0
     keep: float = 0.0
-    warmup: int = 0
+    warmup: float = 0.0
     relaxation: str = "graded"
     leak: float = 1.0
     augment: float = 0.0
@@ -134,10 +134,11 @@ class TrainingOptions:
                 f"--warmup comes before objective target, and the objective is {self.objective}; "
                 "leave it at 0"
             )
-        if self.warmup >= self.epochs:
-            raise OptionError(
-                f"--warmup is {self.warmup} of {self.epochs} epochs; leave some for the target"
-            )
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Number of epochs with objective ``"clip"`` before ``"target"``."""
+        return int(self.warmup * self.epochs)
 
     @property
     def forward_width(self) -> int:
@@ -189,7 +190,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "radius": _whole(0, 2**31 - 1),
     "sharpness": _number(0, 1e9, open_low=True),
     "keep": _number(0, 1),
-    "warmup": _whole(0),
+    "warmup": _number(0, 0.9),
     "relaxation": _one_of(RELAXATIONS),
     "leak": _number(0, 1),
     "augment": _number(0, 2),
@@ -207,13 +208,24 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # Table 4 of the paper; its tables count the radii of boxes of width 1.
     "paper": {"width": 1, "train_width": 255, "objective": "paper", "beta": 50.0, "lr": 0.2},
-    # Chosen on validation data of MNIST and Fashion-MNIST, 2,500 boxes and 8 epochs.
+    # Chosen on validation data of MNIST and Fashion-MNIST.
     "graded": {"leak": 0.2},
-    "target": {"leak": 0.2, "objective": "target"},
+    "target": {"leak": 0.2, "objective": "target", "warmup": 0.5, "keep": 0.05},
+}
+#: What they change besides for images of codes.
+IMAGE_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "graded": {"epochs": 24, "batch": 200, "augment": 0.5},
+    "target": {"epochs": 48, "batch": 200, "augment": 0.5},
 }
 
 
-def resolve(preset: str, overrides: Mapping[str, Any]) -> TrainingOptions:
+def are_images(feature_shape: Sequence[int], codes: bool) -> bool:
+    """Return whether samples are (height, width) or (height, width, channels) of codes."""
+    return codes and len(feature_shape) in (2, 3) and min(feature_shape[:2]) > 1
+
+
+def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> TrainingOptions:
     """Return the options of a preset with some of them replaced.
 
     Parameters
@@ -222,6 +234,8 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> TrainingOptions:
         One of `PRESETS`. ``"target"`` needs ``radius`` among the overrides.
     overrides
         Values of `TrainingOptions` by name; None keeps the preset's.
+    images
+        Whether samples are images of codes, see `are_images`: presets augment these.
 
     Raises
     ------
@@ -234,4 +248,5 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> TrainingOptions:
         validation.choice("option", name, _CHECKS)
     if preset == "target" and "radius" not in given:
         raise OptionError("preset target needs a radius; pass --radius R (radius=R in Python)")
-    return replace(TrainingOptions(**PRESETS[preset]), **given)
+    chosen = {**PRESETS[preset], **(IMAGE_PRESETS[preset] if images else {})}
+    return TrainingOptions(**{**chosen, **given})

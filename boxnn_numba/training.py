@@ -197,7 +197,7 @@ class Training:
         self.stepper = backend.stepper(masters, self.inputs)
         margins = self._initial_margins()
         self._start_margin = float(margins.mean())
-        if options.beta == 0 and (options.warmup or options.objective != "target"):
+        if options.beta == 0 and (options.warmup_epochs or options.objective != "target"):
             self._choose_beta(margins)
         self.epoch = self.step = 0  # whole epochs done, and steps of the one begun
         self._sums = 0.0, 0.0
@@ -234,9 +234,9 @@ class Training:
 
     def _enter_phase(self) -> tuple[int, int]:
         """Aim at what the epoch about to run is for; return the epochs of its phase."""
-        warmup = self.options.warmup
+        warmup = self.options.warmup_epochs
         warm = self.epoch < warmup
-        aim = replace(self.options, objective="clip", warmup=0) if warm else self.options
+        aim = replace(self.options, objective="clip", warmup=0.0) if warm else self.options
         if objective(aim) != self.inputs.objective:
             self._aim(aim)
         return (0, warmup) if warm else (warmup, self.options.epochs)

@@ -41,7 +41,7 @@ _HELP = {
     "radius": "Radius that preset or objective target aims at.",
     "sharpness": "Scale of the logistic of objective target, in features.",
     "keep": "Share of the clipped margin in objective target, 0..1; keeps small radii.",
-    "warmup": "Epochs of objective clip before objective target begins.",
+    "warmup": "Share of the epochs with objective clip before objective target.",
     "relaxation": "graded, or l1 and l2 for the paper's ablation.",
     "leak": "Factor of the gradient beyond the width, 0..1.",
     "augment": "Strength of distortions of training images, 1 for those below, 0 for none.",
@@ -107,8 +107,11 @@ def train(
     Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
     """
     cluster = chosen_cluster(options)
-    settings = resolve(preset, options)
+    from boxnn_numba.data.store import open_dataset
     from boxnn_numba.pipelines.train import train as run
+
+    resolve(preset, options)  # what is wrong with options comes before what is with data
+    settings = resolve(preset, options, open_dataset(data).are_images)
 
     with progress(quiet, "training") as bar:
         result = functools.partial(run, data, out, settings, preset=preset, progress=bar)(

@@ -42,6 +42,7 @@ from boxnn_numba.locations import (
     read_problem,
     storage_errors,
 )
+from boxnn_numba.options import are_images
 from boxnn_numba.staging import staged_output
 
 FORMAT = "boxnn-dataset"
@@ -97,6 +98,11 @@ class Dataset:
     def is_codes(self) -> bool:
         """Whether features are uint8 codes (otherwise float32)."""
         return self._arrays["train/x"].dtype == np.uint8
+
+    @property
+    def are_images(self) -> bool:
+        """Whether samples are images of codes, as presets of training distinguish them."""
+        return are_images(self.feature_shape, self.is_codes)
 
     @property
     def n_features(self) -> int:

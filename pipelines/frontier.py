@@ -117,8 +117,8 @@ def frontier(
     began, how = time.perf_counter(), how or HowToTrain()
     check_options(how.cluster)
     get_backend(how.device if how.cluster.local else "cpu", how.threads)
-    family = _family(options or {}, targets)
     dataset = open_dataset(data)
+    family = _family(options or {}, targets, dataset.are_images)
     for split in ("train", "test"):
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
@@ -175,7 +175,7 @@ def choose(curves: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _family(
-    options: Mapping[str, Any], targets: Sequence[int]
+    options: Mapping[str, Any], targets: Sequence[int], images: bool
 ) -> list[tuple[str, tuple[str, TrainingOptions]]]:
     if not targets:
         raise OptionError("there are no targets; pass radii to aim at, e.g. --targets 4,8,12")
@@ -184,9 +184,9 @@ def _family(
     given = {name: value for name, value in options.items() if value is not None}
     if "radius" in given:
         raise OptionError("the radii of a frontier are its targets; pass --targets, not --radius")
-    family = [("graded", ("graded", resolve("graded", given)))]
+    family = [("graded", ("graded", resolve("graded", given, images)))]
     for target in dict.fromkeys(targets):
-        settings = resolve("target", {**given, "radius": target})
+        settings = resolve("target", {**given, "radius": target}, images)
         family.append((f"target {target}", ("target", settings)))
     if family[0][1][1].validation == 0:
         raise OptionError("nothing is held out to choose by; pass --validation above 0")

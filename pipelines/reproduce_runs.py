@@ -39,7 +39,7 @@ class Scale:
     name
         ``"quick"`` or ``"full"``.
     boxes, epochs
-        Of every Box-NN, unless the ablation varies it.
+        Of every Box-NN, and of preset ``"paper"``, unless the ablation varies it.
     ablation_epochs, ablation_boxes
         Epochs of the ablation's runs, and numbers of boxes that Fig. 6 compares beside `boxes`.
     ra, fpa
@@ -149,8 +149,10 @@ class RunStore:
 
     def boxnn(self, dataset: str, preset: str, **options: Any) -> FinishedRun:
         """Train and certify a Box-NN with a preset and some options of its own."""
-        common = {"boxes": self.scale.boxes, "epochs": self.scale.epochs, "seed": self.seed}
-        settings = resolve(preset, {**common, **options})
+        common = {"boxes": self.scale.boxes, "seed": self.seed}
+        if preset == "paper":  # which gives no number of epochs; our presets have their own
+            common["epochs"] = self.scale.epochs
+        settings = resolve(preset, {**common, **options}, self.opened[dataset].are_images)
         data = self.datasets[dataset]
 
         def work(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +67,10 @@ def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[s
         "batch": Span(20, max(21, min(2000, rows // 4)), log=True, whole=True),
         "sharpness": Span(2.0, 40.0, log=True),
     }
-    known = {item.name for item in fields(TrainingOptions)}
     if names is None:
-        image = len(dataset.feature_shape) > 1
-        names = [name for name in SEARCHED if name in known and (name != "augment" or image)]
+        names = [name for name in SEARCHED if name != "augment" or dataset.are_images]
     for name in names:
-        validation.choice("--search", name, [key for key in spans if key in known])
+        validation.choice("--search", name, list(spans))
     return {name: spans[name] for name in dict.fromkeys(names)}
 
 
@@ -140,7 +138,7 @@ def tune(
     for name in space:
         if name in given:
             raise OptionError(f"{name} is fixed and searched; leave it out of one of the two")
-    settings = resolve(preset, given)
+    settings = resolve(preset, given, dataset.are_images)
     if settings.validation == 0:
         raise OptionError("nothing is held out to choose by; pass --validation above 0")
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:

@@ -17,7 +17,7 @@ from boxnn_numba.options import TrainingOptions
 from boxnn_numba.training import Training
 
 CHOICE: dict[str, Any] = {"boxes": 12, "batch": 50, "beta": 6.0, "lr": 0.3}
-TARGET: dict[str, Any] = {"objective": "target", "radius": 3, "warmup": 2, "epochs": 5}
+TARGET: dict[str, Any] = {"objective": "target", "radius": 3, "warmup": 0.4, "epochs": 5}
 
 
 def samples() -> tuple[np.ndarray, np.ndarray]:
@@ -86,16 +86,15 @@ def test_a_run_resumes_in_either_part(stop: tuple[int, int]) -> None:
 def test_the_clip_is_found_from_the_data() -> None:
     x, y = samples()
     choice = {**CHOICE, "beta": 0.0}
-    found = fit(x, y, preset="target", radius=2, warmup=1, epochs=2, **choice).training["options"]
+    found = fit(x, y, preset="target", radius=2, warmup=0.5, epochs=2, **choice).training["options"]
     assert found["beta"] == fit(x, y, epochs=1, **choice).training["options"]["beta"] > 0
-    assert (found["objective"], found["warmup"]) == ("target", 1)
+    assert (found["objective"], found["warmup"]) == ("target", 0.5)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "clip", "warmup": 2}, "the objective is clip; leave it at 0"),
-        ({**TARGET, "epochs": 2}, "--warmup is 2 of 2 epochs; leave some for the target"),
+        ({"objective": "clip", "warmup": 0.2}, "the objective is clip; leave it at 0"),
         ({**TARGET, "warmup": -1}, "warmup"),
     ],
 )

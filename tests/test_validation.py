@@ -155,7 +155,7 @@ WRONG: dict[str, list[Any]] = {
     "radius": [-1, 1.5],
     "sharpness": [0.0, -1.0],
     "keep": [-0.1, 1.1],
-    "warmup": [-1, 1.5],
+    "warmup": [-0.1, 1.5],
     "relaxation": ["linf"],
     "augment": [-1.0, 2.1, np.nan],
     "rotation": [-1.0, 26.0],
