@@ -210,13 +210,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"width": 1, "train_width": 255, "objective": "paper", "beta": 50.0, "lr": 0.2},
     # Chosen on validation data of MNIST and Fashion-MNIST.
     "graded": {"leak": 0.2},
-    "target": {"leak": 0.2, "objective": "target", "warmup": 0.5, "keep": 0.05},
+    "target": {"leak": 0.2, "objective": "target", "warmup": 0.4, "keep": 0.05},
 }
+_IMAGES = {"boxes": 3000, "lr": 1.5, "batch": 200, "crowd": 8.0, "augment": 0.5}
 #: What they change besides for images of codes.
 IMAGE_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "graded": {"epochs": 24, "batch": 200, "augment": 0.5},
-    "target": {"epochs": 48, "batch": 200, "augment": 0.5},
+    "graded": {**_IMAGES, "epochs": 24},
+    "target": {**_IMAGES, "epochs": 36},
 }
 
 
