@@ -20,7 +20,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import Location, Name, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.chunked import check_match, class_positions, count_rows
+from boxnn_numba.pipelines.chunked import check_match, class_positions, count_rows, origin
 from boxnn_numba.pipelines.cluster import keep_on_interrupt
 from boxnn_numba.pipelines.sandwich import check_sound, keep_counterexample, standing
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
@@ -136,7 +136,7 @@ def attack(
         classifier, dataset, split, rows, chosen, _mask(chosen.features), location(out)
     )  # fmt: skip
     job.attack(rows[:0])  # options are checked before anything is written
-    attributes = {**_attributes(job, model, data), "limit": limit}
+    attributes = _attributes(job, model, data)
     staged = staged_output(
         out, overwrite=overwrite, resume=resume, resumable=True, inputs=[model, data]
     )
@@ -280,12 +280,8 @@ def _nearest(domain: Domain) -> np.ndarray:
 def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
     classifier, dataset = job.model, job.dataset
     return {
-        "model": str(model),
-        "model_digest": model_digest(classifier),
-        "dataset": str(data),
-        "dataset_name": dataset.name,
-        "dataset_digest": dataset.digest,
-        "split": job.split,
+        "limit": None,
+        **origin(model, model_digest(classifier), dataset, data, job.split, len(job.rows)),
         "width": classifier.boxes.width,
         **({"members": len(classifier.box_sets)} if classifier.others else {}),
         "group_size": classifier.group_size,

@@ -22,7 +22,7 @@ from boxnn_numba.pipelines.baseline_chunks import (
     certify_baseline_chunk,
 )
 from boxnn_numba.pipelines.certify import evaluate
-from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows
+from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows, origin
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.staging import partial_path
@@ -234,22 +234,15 @@ def _attributes(
     job: BaselineJob,
 ) -> dict[str, Any]:
     sampling, evaluations = job.sampling, 1
-    own: dict[str, Any] = {"limit": sampling.limit}
+    own: dict[str, Any] = {}
     if stored.method == "ra":
         evaluations = sampling.samples + sampling.guess_samples
         own |= {"alpha": job.alpha, "samples": sampling.samples}
         own |= {"guess_samples": sampling.guess_samples, "seed": sampling.seed}
-    total = dataset.n_rows(job.split)
-    if job.n_rows != total:
-        own["split_rows"] = total
     return {
         "method": CERTIFICATES[stored.method][job.certificate],
-        "model": str(model),
-        "model_digest": job.model_digest,
-        "dataset": str(data),
-        "dataset_name": dataset.name,
-        "dataset_digest": dataset.digest,
-        "split": job.split,
+        "limit": None,
+        **origin(model, job.model_digest, dataset, data, job.split, job.n_rows),
         # Votes missing to unanimity change by at most one where one submodel does.
         "width": 1,
         "group_size": 1,

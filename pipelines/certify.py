@@ -19,7 +19,7 @@ from boxnn_numba.locations import Name, absolute, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.pipelines.certify_chunks import CertifyJob, certify_chunk
-from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows
+from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows, origin
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.rivals import need_one_set, need_two_classes
@@ -148,16 +148,10 @@ def _check_kind(certificate: str, time_limit: float, device: str) -> None:
 def _attributes(
     classifier: BoxNN, dataset: Dataset, model: Name, data: Name, job: CertifyJob
 ) -> dict[str, Any]:
-    total = dataset.n_rows(job.split)
     return {
         "method": certificates.BOX_NN,
         "certificate": job.certificate,
-        "model": str(model),
-        "model_digest": job.model_digest,
-        "dataset": str(data),
-        "dataset_name": dataset.name,
-        "dataset_digest": dataset.digest,
-        "split": job.split,
+        **origin(model, job.model_digest, dataset, data, job.split, job.n_rows),
         "width": classifier.boxes.width,
         "group_size": classifier.group_size,
         **({"members": len(classifier.box_sets)} if classifier.others else {}),
@@ -165,7 +159,6 @@ def _attributes(
         "classes": list(classifier.classes),
         "feature_shape": list(classifier.feature_shape or ()),
         "training": classifier.training,
-        **({} if job.n_rows == total else {"limit": job.n_rows, "split_rows": total}),
         **({"time_limit": job.time_limit} if job.certificate == "exact" else {}),
     }
 

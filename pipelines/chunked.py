@@ -209,6 +209,22 @@ def write_certificates(
     return Spent(computed - read, (read - began) + (time.perf_counter() - computed), nbytes)
 
 
+def origin(
+    model: Name, digest: str, dataset: Dataset, data: Name, split: str, n_rows: int
+) -> dict[str, Any]:
+    """Return the attributes that say which rows of which data a file is of, and by which model."""
+    total = dataset.n_rows(split)
+    return {
+        "model": str(model),
+        "model_digest": digest,
+        "dataset": str(data),
+        "dataset_name": dataset.name,
+        "dataset_digest": dataset.digest,
+        "split": split,
+        **({} if n_rows == total else {"limit": n_rows, "split_rows": total}),
+    }
+
+
 def count_rows(dataset: Dataset, data: Name, split: str, limit: int | None) -> int:
     """Return how many rows of a split a run with ``--limit`` takes.
 

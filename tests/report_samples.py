@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 
+from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.certificates import certified_radius
 from boxnn_numba.pipelines.runs import Run
 
@@ -16,13 +15,9 @@ WIDTH = 10
 def make_model(shape=SHAPE, n_boxes=12, n_classes=3, seed=0):
     rng = np.random.default_rng(seed)
     bounds = np.sort(rng.integers(0, 256, (2, n_boxes, int(np.prod(shape)))), axis=0)
-    boxes = SimpleNamespace(
-        lower=bounds[0].astype(np.uint8),
-        upper=bounds[1].astype(np.uint8),
-        labels=np.sort(np.arange(n_boxes, dtype=np.int32) % n_classes),
-        width=WIDTH,
-    )
-    return SimpleNamespace(boxes=boxes, feature_shape=shape, encode=np.asarray)
+    labels = np.sort(np.arange(n_boxes) % n_classes)
+    boxes = Boxes(bounds[0], bounds[1], labels, WIDTH, n_classes)
+    return BoxNN(boxes, list(range(n_classes)), feature_shape=shape)
 
 
 def pairwise_loops(codes, boxes):

@@ -192,12 +192,10 @@ def test_the_table_of_attacks_is_of_the_attacked_rows():
 def test_tables_of_features_say_what_boxes_admit(real):
     model = make_model((30,))
     run, codes, _ = make_run(n=40, model=model)
-    model.grid = None
     x = codes
     if real:
         x = codes / 8 - 3.0
-        model.grid = Grid.fit(np.arange(256)[:, None].repeat(30, axis=1) / 8 - 3.0)
-        model.encode = model.grid.encode
+        model = replace(model, grid=Grid.fit(np.arange(256)[:, None].repeat(30, axis=1) / 8 - 3.0))
     samples = gallery.select_samples(run)[:10]
     rows = x[[sample.index for sample in samples]]
     for table in gallery_views.tabulate_samples(run, samples, rows, model):
