@@ -288,6 +288,11 @@ def fit(
     DivergenceError
         Training diverged.
 
+    Warns
+    -----
+    UserWarning
+        The boxes hardly predict a class, which is named.
+
     Examples
     --------
     >>> import numpy as np
@@ -322,7 +327,18 @@ def fit(
         record = run.run_epoch()
         if on_epoch is not None:
             on_epoch(record)
+    for text in training_warnings(run, classes.tolist()):
+        warnings.warn(text, stacklevel=2)
     return trained_model(run, classes.tolist(), grid, shape, {"preset": preset})
+
+
+def training_warnings(run: Training, classes: Sequence[Any]) -> list[str]:
+    """Return a sentence for each class that the best boxes of a run hardly predict."""
+    return [
+        f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples are "
+        "predicted right; raise --keep or --boxes, or lower --radius"
+        for index, recall in run.given_up().items()
+    ]
 
 
 def trained_model(
@@ -342,19 +358,8 @@ def trained_model(
         As for `BoxNN`.
     provenance
         What else to record under ``training``.
-
-    Warns
-    -----
-    UserWarning
-        The boxes hardly predict a class, which is named.
     """
     settings: TrainingOptions = run.options
-    for index, recall in run.given_up().items():
-        warnings.warn(
-            f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples "
-            "are predicted right; raise --keep or --boxes, or lower --radius",
-            stacklevel=3,
-        )
     boxes = Boxes(*run.best, run.labels, settings.width, run.n_classes)
     training = {
         **provenance,

@@ -22,7 +22,7 @@ COLLAPSE = 0.25
 #: so many, is predicted right.
 GIVEN_UP, _ENOUGH_SAMPLES = 0.2, 20
 # The automatic clip: chosen on validation data of MNIST and Fashion-MNIST.
-_BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 2000, 0.9, 1.1
+_BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 20_000, 0.9, 1.1
 
 
 def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:

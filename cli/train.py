@@ -126,6 +126,7 @@ def train(
         f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
         f"{result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
     )
+    text += "".join(f"\nwarning: {sentence}" for sentence in result["warnings"])
     if "cluster" in result:
         text += "\n" + _cluster_text(result["cluster"])
     emit(result, as_json, text)

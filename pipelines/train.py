@@ -13,7 +13,7 @@ from boxnn_numba.backend import get_backend
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.locations import Location, Name, exists
-from boxnn_numba.model import trained_model
+from boxnn_numba.model import trained_model, training_warnings
 from boxnn_numba.model_file import load_checkpoint, save_checkpoint, write_model
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions, connect, keep_on_interrupt
@@ -66,7 +66,8 @@ def train(
     Returns
     -------
     dict
-        What was trained, the figures on the validation split, and the seconds it took.
+        What was trained, the figures on the validation split, ``warnings`` (sentences on classes
+        that are hardly predicted) and the seconds it took.
 
     Raises
     ------
@@ -102,6 +103,7 @@ def train(
         model = trained_model(run, dataset.classes, grid, dataset.feature_shape, provenance)
         write_model(model, partial / name, single=name == "model.zip")
     summary = _summary(run, str(out), preset, time.perf_counter() - began)
+    summary["warnings"] = training_warnings(run, dataset.classes)
     if isinstance(backend, ClusterBackend):
         summary["cluster"] = asdict(backend.statistics)
     return summary

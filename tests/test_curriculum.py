@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_runs import TRAIN, Run
 
 from boxnn_numba import fit
 from boxnn_numba.backend import get_backend
 from boxnn_numba.errors import DivergenceError, OptionError
 from boxnn_numba.feed import Feed
-from boxnn_numba.model import trained_model
+from boxnn_numba.model import trained_model, training_warnings
 from boxnn_numba.objective import FIXED_POINT
 from boxnn_numba.options import TrainingOptions
 from boxnn_numba.training import Training
@@ -110,14 +111,20 @@ def test_a_class_that_is_given_up_is_named() -> None:
     feed = Feed.from_arrays(x[66:], y[66:], (held, y[:66]), 0)
     run = Training(TrainingOptions(**{**CHOICE, "epochs": 1}), feed, 3, get_backend("cpu", 1))
     run.run_epoch()
-    with pytest.warns(UserWarning) as caught:
-        model = trained_model(run, ["a", "b", "c"], None, (20,), {})
+    model = trained_model(run, ["a", "b", "c"], None, (20,), {})
     right = (model.predict(held) == np.array(["a", "b", "c"])[y[:66]])[y[:66] == 2].mean()
-    (warning,) = caught
-    assert str(warning.message).startswith(
+    (sentence,) = training_warnings(run, ["a", "b", "c"])
+    assert sentence.startswith(
         f"class c was given up: {100 * right:.0f}% of its validation samples are predicted right"
     )
     assert run.given_up() == {2: right}
+
+
+def test_the_command_says_so_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Training, "given_up", lambda self: {1: 0.1})
+    code, out, err = boxnn(*TRAIN)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("warning: class 5 was given up: 10% of its validation")
 
 
 def test_steps_of_crowded_boxes_are_scaled_down() -> None:

@@ -260,6 +260,7 @@ def nearest_class(boxes: Boxes, x: np.ndarray) -> int:
     return int(boxes.labels[outside.clip(0, boxes.width).sum(axis=1).argmin()])
 
 
+@pytest.mark.filterwarnings("ignore:class . was given up")  # after two epochs
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_attack_on_real_images_beats_a_certificate(

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import affine_transform
 
 from boxnn_numba import Boxes, box_distance, class_distance, pairwise_distance
+from boxnn_numba.augmentation import Augmentation
 from boxnn_numba.backend import get_backend
+from boxnn_numba.kernels.augmentation import POSITION_BITS
+from boxnn_numba.options import TrainingOptions
 from boxnn_numba.pipelines.bench_method import Samples, random_boxes, random_codes
 from boxnn_numba.pipelines.bench_training import make_stepper, step_problem
 
@@ -65,3 +69,22 @@ def test_training_step(benchmark: Any, codes: np.ndarray, batch: int) -> None:
     stepper = make_stepper(backend, boxes, CLASSES, 128, batch)
     values, _ = benchmark(stepper.step, backend.samples(x), labels, 1e-9)
     assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("peer", ["ours", "scipy"])
+def test_augmentation(benchmark: Any, codes: np.ndarray, peer: str) -> None:
+    """Distorted images: ours beside SciPy's linear interpolation at the same positions."""
+    distort = Augmentation((28, 28), TrainingOptions(augment=1.0, displacement=0.0), threads=1)
+    affine, _ = distort.maps(np.arange(ROWS), 0)
+
+    def by_scipy() -> np.ndarray:
+        maps, images = affine / 2**POSITION_BITS, codes.reshape(-1, 28, 28).astype(np.float32)
+        kind = {"order": 1, "mode": "nearest"}
+        found = [
+            affine_transform(image, a[:, :2], a[:, 2], **kind)
+            for image, a in zip(images, maps, strict=True)
+        ]
+        return np.rint(found).astype(np.uint8).reshape(ROWS, -1)
+
+    found = benchmark(by_scipy if peer == "scipy" else lambda: distort(codes, 0, 0))
+    assert np.abs(found.astype(int) - by_scipy()).max() <= 2
