@@ -166,9 +166,9 @@ def load_model(path: Name) -> BoxNN:
 def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Boxes]:
     count = attributes.get("members", 1)
     folders = [f"{number}/" for number in range(count)] if count > 1 else [""]
-    kind = attributes["width"], len(attributes["classes"])
-    names = "lower", "upper", "label"
-    return [Boxes(*(arrays[f"{folder}{name}"] for name in names), *kind) for folder in folders]
+    width, n_classes = attributes["width"], len(attributes["classes"])
+    sides = [[arrays[f"{at}{name}"] for name in ("lower", "upper", "label")] for at in folders]
+    return [Boxes(lower, upper, label, width, n_classes) for lower, upper, label in sides]
 
 
 def load_baseline(path: Name) -> BaselineModel:

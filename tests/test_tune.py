@@ -21,6 +21,12 @@ from boxnn_numba.training import validation_split
 TUNE = ("tune", "tiny.zarr", "--out", "s.json", "--boxes", 6, "--epochs", 2, "--validation", 0.3)
 
 
+@pytest.fixture(autouse=True)
+def optuna_where_it_is_needed(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("tune") is not None:
+        pytest.importorskip("optuna")
+
+
 def study(boxnn: Run, *words: object) -> dict[str, Any]:
     code, out, err = boxnn(*TUNE, *words, "--json")
     assert (code, err) == (0, ""), err
