@@ -163,7 +163,9 @@ def _uniform(key: Sequence[int], rows: np.ndarray, count: int) -> np.ndarray:
     """Return (rows, count) random numbers in [-1, 1) that depend on the key and row number only."""
     state = np.zeros(1, np.uint64)
     for word in key:
-        state = _mixed(state + np.uint64(word) + _GOLDEN)
+        # A seed may be any whole number: 64 bits of it at a time.
+        for shift in range(0, max(1, word.bit_length()), 64):
+            state = _mixed(state + np.uint64(word >> shift & 0xFFFF_FFFF_FFFF_FFFF) + _GOLDEN)
     state = _mixed(state + rows.astype(np.uint64) * _GOLDEN)
     numbers = _mixed(state[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
     return (numbers >> np.uint64(11)) * 2.0**-52 - 1.0

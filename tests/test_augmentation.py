@@ -196,6 +196,16 @@ def test_what_is_no_image_is_refused(x: np.ndarray, message: str) -> None:
         fit(x, np.arange(30) % 2, augment=1.0, boxes=2, epochs=1)
 
 
+def test_any_seed_will_do() -> None:
+    shape, seeds = (6, 6), (2, 2**64 - 1, 2**64 + 2, 2**65 + 2)
+    x = images(3, shape)
+    seen = {
+        Augmentation(shape, TrainingOptions(augment=1.0, seed=seed))(x, 0, 1).tobytes()
+        for seed in seeds
+    }
+    assert len(seen) == len(seeds)
+
+
 def test_real_features_have_no_pixels() -> None:
     grid = Grid.fit(np.random.default_rng(0).normal(size=(50, 16)))
     assert augmentation.augmentation((4, 4), grid, TrainingOptions(), 1) is None
