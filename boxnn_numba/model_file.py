@@ -22,6 +22,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
+from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.data import zarr_format
@@ -164,7 +165,8 @@ def load_model(path: Name) -> BoxNN:
 
 
 def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Boxes]:
-    count = attributes.get("members", 1)
+    stored = sum(name.endswith("label") for name in arrays)
+    count = validation.integer("members", attributes.get("members", 1), stored, stored)
     folders = [f"{number}/" for number in range(count)] if count > 1 else [""]
     width, n_classes = attributes["width"], len(attributes["classes"])
     sides = [[arrays[f"{at}{name}"] for name in ("lower", "upper", "label")] for at in folders]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from attack_models import clusters, groups_changed
 from cli_runs import Run, failed, here
 from hypothesis import given, settings
@@ -15,10 +17,11 @@ from hypothesis import strategies as st
 
 from boxnn_numba import Boxes, BoxNN, certified_radius, class_distance, load_model, save_model
 from boxnn_numba.attack import greedy_attack
+from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import open_dataset
-from boxnn_numba.errors import InputError
+from boxnn_numba.errors import InputError, ModelFileError
 from boxnn_numba.exact import exact_radius, pairwise_radius
 
 TRAIN = ("train", "tiny.zarr", "--boxes", 6, "--epochs", 2, "--lr", 0.2)
@@ -94,6 +97,17 @@ def test_files_keep_all_sets(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(getattr(mine, side), getattr(yours, side))
     # What knows one set of boxes only must not read the first and call it the model.
     assert not (tmp_path / "m.zarr" / "lower").exists()
+
+
+@pytest.mark.parametrize("count", [2, 0, -1, 4, 10**12, "x", 1.5, None])
+def test_a_file_says_how_many_sets_it_has(tmp_path: Path, count: Any) -> None:
+    save_model(small(1, 5, 3, np.array([0, 9, 200, 255])), tmp_path / "m.zarr")
+    group = zarr.open_group(tmp_path / "m.zarr", mode="r+")
+    attributes = group.attrs.asdict()
+    attributes.pop("digest")
+    zarr_format.write_attributes(group, zarr_format.with_digest({**attributes, "members": count}))
+    with pytest.raises(ModelFileError, match="not a complete model"):
+        load_model(tmp_path / "m.zarr")
 
 
 @pytest.fixture
