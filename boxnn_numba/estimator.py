@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 )
 
 from boxnn_numba import validation
+from boxnn_numba.augmentation import augmentation
 from boxnn_numba.backend import get_backend
 from boxnn_numba.certificates import certified_accuracy, certified_radius
 from boxnn_numba.distances import class_distance
@@ -230,6 +231,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             )
         self._settings: TrainingOptions = resolve(self.preset, {**given, **own})
         validation.groups(self._settings.group_size, (n_features,))
+        augmentation((n_features,), None, self._settings, 1)  # refused: columns are no images
         self._shares = even_shares(self._settings.boxes, len(classes))
         self._seeds = Seeds.none(n_features)
         self._calls = 0
@@ -253,13 +255,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             epochs=1 if call else self._settings.epochs,
             seed=self._settings.seed + call,
         )
-        run = Training(
-            settings,
-            Feed.from_arrays(codes, index, held_out, settings.seed),
-            len(self.classes_),
-            get_backend(self.device),
-            seeds,
-        )
+        feed = Feed.from_arrays(codes, index, held_out, settings.seed)
+        run = Training(settings, feed, len(self.classes_), get_backend(self.device), seeds)
         if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
             _run_epochs(run)
             # Later calls go on with the clip that was chosen for the first boxes.
