@@ -24,7 +24,7 @@ from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.pipelines.frontier_files import write_frontier
 from boxnn_numba.pipelines.published import published_rows
 from boxnn_numba.pipelines.run_folder import RunFolder, kept_run
-from boxnn_numba.pipelines.selection import held_out_outcome
+from boxnn_numba.pipelines.selection import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.train import train
 
 TARGETS = tuple(range(4, 41, 4))
@@ -118,10 +118,13 @@ def frontier(
     check_options(how.cluster)
     get_backend(how.device if how.cluster.local else "cpu", how.threads)
     dataset = open_dataset(data)
+    targets = [validation.integer("target", target, 1) for target in targets]
     family = _family(options or {}, targets, dataset.are_images)
     for split in ("train", "test"):
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
+    shared = family[-1][1][1]
+    held_out_rows(dataset, shared)
     folder = _KIND.open(out, overwrite, resume)
     members = [_train(name, settings, data, dataset, folder, how) for name, settings in family]
     chosen = choose([member.held_out for member in members])
@@ -145,7 +148,11 @@ def frontier(
             }
             for member in members
         ],
-        "options": dict(options or {}),
+        "options": {
+            name: value
+            for name, value in shared.as_dict().items()
+            if (options or {}).get(name) is not None
+        },
     }
     write_frontier(folder, result, members, chosen)
     return {"out": str(folder), **result, "seconds": time.perf_counter() - began}
@@ -179,17 +186,15 @@ def _family(
 ) -> list[tuple[str, tuple[str, TrainingOptions]]]:
     if not targets:
         raise OptionError("there are no targets; pass radii to aim at, e.g. --targets 4,8,12")
-    for target in targets:
-        validation.integer("target", target, 1)
     given = {name: value for name, value in options.items() if value is not None}
     if "radius" in given:
         raise OptionError("the radii of a frontier are its targets; pass --targets, not --radius")
-    family = [("graded", ("graded", resolve("graded", given, images)))]
+    # A warm-up comes before objective target only.
+    graded = {name: value for name, value in given.items() if name != "warmup"}
+    family = [("graded", ("graded", resolve("graded", graded, images)))]
     for target in dict.fromkeys(targets):
         settings = resolve("target", {**given, "radius": target}, images)
         family.append((f"target {target}", ("target", settings)))
-    if family[0][1][1].validation == 0:
-        raise OptionError("nothing is held out to choose by; pass --validation above 0")
     return family
 
 

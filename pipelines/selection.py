@@ -7,10 +7,27 @@ import numpy as np
 from boxnn_numba.data.store import Dataset
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
+from boxnn_numba.options import TrainingOptions
 from boxnn_numba.training import validation_split
 
 #: Rows that are certified at a time.
 _ROWS = 8192
+
+
+def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
+    """Return the numbers of the training rows that training with some options holds out.
+
+    Raises
+    ------
+    OptionError
+        There are none.
+    """
+    _, rows = validation_split(dataset.read_labels("train"), options.validation, options.seed)
+    if len(rows) == 0:
+        raise OptionError(
+            f"nothing is held out to choose by; pass --validation above {options.validation:g}"
+        )
+    return rows
 
 
 def held_out_outcome(model: BoxNN, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,11 +47,7 @@ def held_out_outcome(model: BoxNN, dataset: Dataset) -> tuple[np.ndarray, np.nda
     DataError
         The dataset is damaged.
     """
-    options = model.training["options"]
-    labels = dataset.read_labels("train")
-    _, rows = validation_split(labels, options["validation"], options["seed"])
-    if len(rows) == 0:
-        raise OptionError("nothing was held out to choose by; pass --validation above 0")
+    rows = held_out_rows(dataset, TrainingOptions(**model.training["options"]))
     found = []
     for start in range(0, len(rows), _ROWS):
         x, y = dataset.read_rows("train", rows[start : start + _ROWS])

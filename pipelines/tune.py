@@ -17,7 +17,7 @@ from boxnn_numba.locations import Name
 from boxnn_numba.model import trained_model
 from boxnn_numba.options import TrainingOptions, resolve
 from boxnn_numba.pipelines.feed import dataset_feed
-from boxnn_numba.pipelines.selection import held_out_outcome
+from boxnn_numba.pipelines.selection import held_out_outcome, held_out_rows
 from boxnn_numba.staging import staged_output
 from boxnn_numba.training import Training
 
@@ -139,10 +139,10 @@ def tune(
         if name in given:
             raise OptionError(f"{name} is fixed and searched; leave it out of one of the two")
     settings = resolve(preset, given, dataset.are_images)
-    if settings.validation == 0:
-        raise OptionError("nothing is held out to choose by; pass --validation above 0")
+    given = {name: settings.as_dict()[name] for name in given}  # plain values, for JSON
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    held_out_rows(dataset, settings)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -218,8 +218,13 @@ def _run(
     sampler = optuna.samplers.TPESampler(seed=trial.settings.seed + len(done))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-    for item in done:
-        study.add_trial(_as_optuna(item, trial.space))
+    try:
+        for item in done:
+            study.add_trial(_as_optuna(item, trial.space))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged, a trial in it cannot be read; choose another --out"
+        ) from error
     if progress is not None:
         progress.start(count, "trials")
         progress.advance(min(count, len(done)))

@@ -100,6 +100,18 @@ def test_finished_runs_are_found_again(boxnn: Run, monkeypatch: pytest.MonkeyPat
     assert boxnn(*FRONTIER, "--overwrite")[0] == 0
 
 
+def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
+    options = {"boxes": np.int64(6), "epochs": 4, "warmup": 0.5, "lr": np.float32(0.5), "tau": None}
+    result = pipeline.frontier("tiny.zarr", "f", options, targets=np.array([1, 2]))
+    stored = json.loads(Path("f/frontier.json").read_text())
+    assert stored["options"] == {"boxes": 6, "epochs": 4, "warmup": 0.5, "lr": 0.5}
+    assert [row["radius"] for row in stored["rows"]] == [0, 1, 2]
+    # A warm-up is for the targets; preset graded has none.
+    for member in result["members"]:
+        model = load_model(Path("f") / member["folder"] / "model.zarr")
+        assert model.training["options"]["warmup"] == (0 if member["name"] == "graded" else 0.5)
+
+
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=4))
 def test_the_highest_curve_is_chosen_at_each_radius(curves: list[list[int]]) -> None:
     chosen = choose([np.array(values, float) for values in curves])
@@ -116,6 +128,7 @@ def test_the_highest_curve_is_chosen_at_each_radius(curves: list[list[int]]) -> 
         (("--targets", "0"), "target is 0"),
         (("--radius", 4), "pass --targets, not --radius"),
         (("--validation", 0), "--validation above 0"),
+        (("--validation", 0.001), "--validation above 0.001"),
         (("--epochs", 0), "epochs is 0"),
         (("--out", "tiny.zarr", "--resume"), "not made by boxnn frontier"),
         (("--out", "tiny.zarr", "--overwrite"), "tiny.zarr"),

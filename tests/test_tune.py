@@ -83,6 +83,35 @@ def test_a_stopped_study_goes_on(boxnn: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.tune
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"state": "done"},
+        {"value": None},
+        {"value": "x"},
+        {"options": None},
+        {"options": {"width": 999}},
+        {"options": {"width": "wide"}},
+        {"epochs": 3},
+    ],
+)
+def test_a_damaged_trial_is_told(boxnn: Run, damage: dict[str, Any]) -> None:
+    found = study(boxnn, "--trials", 1, "--search", "width")
+    found["done"][0].update(damage)
+    Path("s.json").write_text(json.dumps(found))
+    failed(boxnn(*TUNE, "--trials", 2, "--search", "width", "--resume"), 1, "s.json is damaged")
+    assert json.loads(Path("s.json").read_text()) == found
+
+
+@pytest.mark.tune
+def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
+    options = {"boxes": np.int64(6), "epochs": 1, "radius": np.int32(2)}
+    pipeline.tune("tiny.zarr", "s.json", options, trials=1, search=["width"])
+    fixed = json.loads(Path("s.json").read_text())["fixed"]
+    assert fixed == {"boxes": 6, "epochs": 1, "radius": 2}
+
+
+@pytest.mark.tune
 def test_trials_that_diverge_end_and_are_told(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverging(self: Any) -> None:
         raise DivergenceError("gone")
@@ -102,6 +131,7 @@ def test_trials_that_diverge_end_and_are_told(boxnn: Run, monkeypatch: pytest.Mo
         (("--search", "width,colour"), 2, "colour"),
         (("--search", "width", "--width", 9), 2, "width is fixed and searched"),
         (("--validation", 0), 2, "--validation above 0"),
+        (("--validation", 0.001), 2, "--validation above 0.001"),
         (("--preset", "target"), 2, "--radius"),
         (("--out", "no/s.json"), 2, "a file in a folder that exists"),
         (("--out", "mine.json", "--resume"), 1, "not a study"),
