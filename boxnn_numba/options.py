@@ -132,7 +132,7 @@ class TrainingOptions:
         if self.warmup and self.objective != "target":
             raise OptionError(
                 f"--warmup comes before objective target, and the objective is {self.objective}; "
-                "leave it at 0"
+                "pass --warmup 0"
             )
 
     @property

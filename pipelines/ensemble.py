@@ -82,7 +82,7 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
     if not _same_grid(first.grid, other.grid):
         raise OptionError(
             f"{first_path} and {path} bin features differently; train them on the same data with "
-            "the same --validation and --seed, or ingest codes"
+            "--validation 0 (rows that are held out depend on the seed), or ingest codes"
         )
     try:
         BoxNN(first.boxes, first.classes, others=other.box_sets)

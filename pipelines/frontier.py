@@ -14,7 +14,7 @@ from boxnn_numba import certificates, validation
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
-from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.locations import Name
 from boxnn_numba.model_file import load_model
 from boxnn_numba.options import TrainingOptions, resolve
@@ -209,8 +209,15 @@ def _train(
     preset, options = settings
 
     def work(own: Path) -> None:
-        if not (own / "model.zarr").exists():
+        if (own / "model.zarr").exists():
+            return
+        try:
             train(data, own / "model.zarr", options, preset=preset, resume=True, **how.as_dict())
+        except DivergenceError as error:
+            what = str(error).split(";")[0]
+            raise DivergenceError(
+                f"{name}: {what}; lower --lr (now {options.lr:g}) and pass --resume"
+            ) from error
 
     key = {"preset": preset, **options.as_dict(), "dataset_digest": dataset.digest}
     own, _ = kept_run(folder / "runs", name.replace(" ", "-"), key, work, how.progress)

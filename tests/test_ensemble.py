@@ -20,7 +20,7 @@ from boxnn_numba.attack import greedy_attack
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
-from boxnn_numba.data.store import open_dataset
+from boxnn_numba.data.store import open_dataset, write_dataset
 from boxnn_numba.errors import InputError, ModelFileError
 from boxnn_numba.exact import exact_radius, pairwise_radius
 
@@ -170,6 +170,23 @@ def test_what_makes_no_ensemble(members: Run) -> None:
     words = ("certify", "all.zarr", "tiny.zarr", "--out", "c.zarr", "--certificate", "pairwise")
     failed(members(*words), 1, "ensemble of 3 sets", "one of its members")
     assert here() == before
+
+
+def test_real_features_need_the_same_bins(run_boxnn: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60, dtype=np.int32) % 2
+    split = (rng.normal(y[:, None], 0.5, (60, 4)).astype(np.float32), y)
+    write_dataset(tmp_path / "r.zarr", name="r", classes=[0, 1], train=split, test=split)
+    words = ("train", "r.zarr", "--boxes", 4, "--epochs", 1)
+    for seed in (0, 1):
+        assert run_boxnn(*words, "--seed", seed, "--out", f"v{seed}.zarr")[0] == 0
+        same = ("--seed", seed, "--validation", 0, "--out", f"n{seed}.zarr")
+        assert run_boxnn(*words, *same)[0] == 0
+    made = run_boxnn("ensemble", "v0.zarr", "v1.zarr", "--out", "e.zarr")
+    failed(made, 2, "bin features differently", "--validation 0")
+    assert run_boxnn("ensemble", "n0.zarr", "n1.zarr", "--out", "e.zarr")[0] == 0
+    assert run_boxnn("certify", "e.zarr", "r.zarr", "--out", "c.zarr")[0] == 0
+    assert run_boxnn("attack", "e.zarr", "r.zarr", "--out", "a.zarr")[0] == 0
 
 
 def test_what_only_single_sets_have() -> None:

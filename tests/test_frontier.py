@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from boxnn_numba import load_model
 from boxnn_numba.data.store import open_dataset
+from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines import frontier as pipeline
 from boxnn_numba.pipelines.frontier import choose
 from boxnn_numba.training import validation_split
@@ -110,6 +111,20 @@ def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
     for member in result["members"]:
         model = load_model(Path("f") / member["folder"] / "model.zarr")
         assert model.training["options"]["warmup"] == (0 if member["name"] == "graded" else 0.5)
+
+
+def test_a_run_that_diverges_is_named(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pipeline.train
+
+    def diverging(data: Any, out: Any, options: Any, **how: Any) -> Any:
+        if options.objective == "target" and options.radius == 2 and options.lr == 0.2:
+            raise DivergenceError("training diverged in epoch 2; lower --lr, --overwrite")
+        return real(data, out, options, **how)
+
+    monkeypatch.setattr(pipeline, "train", diverging)
+    message = "target 2: training diverged in epoch 2; lower --lr (now 0.2) and pass --resume"
+    failed(boxnn(*FRONTIER), 1, message)
+    assert boxnn(*FRONTIER, "--resume", "--lr", 0.1)[0] == 0
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=4))
