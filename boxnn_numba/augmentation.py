@@ -51,8 +51,9 @@ class Augmentation:
     ) -> None:
         if not are_images(feature_shape, True):
             raise OptionError(
-                f"--augment needs images, (height, width) or (height, width, channels), and the "
-                f"samples have shape {tuple(feature_shape)}; leave --augment at 0"
+                f"--augment needs images, (height, width) or (height, width, 1 to 4 channels), and "
+                f"the samples have shape {tuple(feature_shape)}; put channels last or leave "
+                "--augment at 0"
             )
         self._shape: tuple[int, ...] = (*map(int, feature_shape), 1)[:3]
         self._options, self._threads = options, threads

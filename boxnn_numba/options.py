@@ -204,6 +204,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "seed": _whole(0),
 }
 
+#: Of an image; where channels come first, the last axis is longer.
+_MOST_CHANNELS = 4
 #: What each preset changes of the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
     # Table 4 of the paper; its tables count the radii of boxes of width 1.
@@ -222,8 +224,11 @@ IMAGE_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def are_images(feature_shape: Sequence[int], codes: bool) -> bool:
-    """Return whether samples are (height, width) or (height, width, channels) of codes."""
-    return codes and len(feature_shape) in (2, 3) and min(feature_shape[:2]) > 1
+    """Return whether samples are (height, width) or (height, width, 1 to 4 channels) of codes."""
+    channels_last = len(feature_shape) == 2 or (
+        len(feature_shape) == 3 and feature_shape[2] <= _MOST_CHANNELS
+    )
+    return codes and channels_last and min(feature_shape[:2]) > 1
 
 
 def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> TrainingOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,10 +45,15 @@ def ensemble(models: Sequence[Name], out: Name, *, overwrite: bool = False) -> d
         raise OptionError("an ensemble needs two models or more; pass their paths")
     parts = [load_model(path) for path in models]
     digests = [model_digest(part) for part in parts]
-    for place, (path, part) in enumerate(zip(models, parts, strict=True)):
-        if digests[place] in digests[:place]:
-            raise OptionError(f"{path} is the same model as one before it; pass each once")
+    seen: set[bytes] = set()
+    for path, part in zip(models, parts, strict=True):
         _check_fit(models[0], parts[0], path, part)
+        for boxes in part.box_sets:
+            content = boxes.lower.tobytes() + boxes.upper.tobytes() + boxes.labels.tobytes()
+            seen_before, key = len(seen), hashlib.sha256(content).digest()
+            seen.add(key)
+            if len(seen) == seen_before:
+                raise OptionError(f"{path} has the boxes of a model before it; pass each once")
     sets = [boxes for part in parts for boxes in part.box_sets]
     first = parts[0]
     training = {

@@ -165,6 +165,7 @@ def test_what_makes_no_ensemble(members: Run) -> None:
     before = here()
     failed(members("ensemble", "0.zarr", "--out", "e.zarr"), 2, "two models or more")
     failed(members("ensemble", "0.zarr", "1.zarr", "0.zarr", "--out", "e.zarr"), 2, "once")
+    failed(members("ensemble", "all.zarr", "1.zarr", "--out", "e.zarr"), 2, "1.zarr", "once")
     failed(members("ensemble", "0.zarr", "thin.zarr", "--out", "e.zarr"), 2, "another width")
     failed(members("ensemble", "0.zarr", "1.zarr", "--out", "all.zarr"), 2, "--overwrite")
     words = ("certify", "all.zarr", "tiny.zarr", "--out", "c.zarr", "--certificate", "pairwise")
