@@ -16,6 +16,7 @@ from boxnn_numba.cli.common import (
     emit,
     progress,
     run_options,
+    whole_numbers,
 )
 from boxnn_numba.errors import OptionError
 
@@ -130,15 +131,6 @@ def predict(
     emit(result, as_json, f"{out}: {result['n']} rows")
 
 
-def _parse_radii(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise OptionError(
-            f"--radii is {text!r}; it must be whole numbers with commas, e.g. 0,4,8"
-        ) from None
-
-
 def curve_table(result: dict[str, Any]) -> str:
     """Return the summary of a certificate file as text."""
     curve = result["certified_accuracy"]
@@ -228,7 +220,7 @@ def evaluate(
 
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
-    chosen = _parse_radii(radii)
+    chosen = whole_numbers("--radii", radii, "0,4,8")
     from boxnn_numba.pipelines.certify import evaluate as run
 
     result = run(certificate, chosen, convention, attack)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import is_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -139,6 +140,16 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | No
             raise click.BadParameter(f"{value} sets {key} to {item!r}, which it cannot be")
         defaults[name] = item
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def whole_numbers(flag: str, text: str, example: str) -> list[int]:
+    """Return the numbers of an option that takes several, with commas between them."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"{flag} is {text!r}; it must be whole numbers with commas, e.g. {example}"
+        ) from None
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:

@@ -14,18 +14,9 @@ from boxnn_numba.cli.common import (
     emit,
     progress,
     run_options,
+    whole_numbers,
 )
 from boxnn_numba.cli.train import training_options
-from boxnn_numba.errors import OptionError
-
-
-def _targets(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise OptionError(
-            f"--targets is {text!r}; it must be whole numbers with commas, e.g. 4,8,12"
-        ) from None
 
 
 @click.command(short_help="Train models for many radii; choose the best at each.")
@@ -58,7 +49,7 @@ def frontier(
 
     Example: boxnn frontier mnist.zarr --out frontier --boxes 2500
     """
-    aims = _targets(targets)
+    aims = whole_numbers("--targets", targets, "4,8,12")
     cluster = chosen_cluster(options)
     from boxnn_numba.pipelines.frontier import HowToTrain
     from boxnn_numba.pipelines.frontier import frontier as run

@@ -24,7 +24,13 @@ import zarr
 from boxnn_numba import validation
 from boxnn_numba.certificates import BOX_NN, CONVENTIONS, certified_radius
 from boxnn_numba.data import zarr_format
-from boxnn_numba.data.chunk_files import RowFile, check_same_run, open_rows, unfinished_chunks
+from boxnn_numba.data.chunk_files import (
+    RowFile,
+    check_same_run,
+    open_rows,
+    spread_rows,
+    unfinished_chunks,
+)
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.locations import Location, Name, location
 
@@ -185,7 +191,7 @@ class CertificateFile(RowFile):
     def row(self) -> np.ndarray:
         """(N,) int64, number of each sample in its split."""
         total = self.attributes.get("split_rows") or len(self)
-        return np.arange(len(self)) * int(total) // len(self)
+        return spread_rows(np.arange(len(self)), len(self), int(total))
 
     @property
     def method(self) -> str:

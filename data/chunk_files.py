@@ -17,6 +17,11 @@ from boxnn_numba.errors import BoxNNError
 from boxnn_numba.locations import Location, Name, location, reachable, read_problem
 
 
+def spread_rows(places: np.ndarray, count: int, total: int) -> np.ndarray:
+    """Return the numbers in a split of `total` rows of some of `count` that are spread over it."""
+    return places * total // count
+
+
 def check_same_run(
     path: Name,
     before: Mapping[str, Any],

@@ -13,6 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba.attack import AttackResult, greedy_attack, random_search
 from boxnn_numba.backend import get_backend, limit_threads
 from boxnn_numba.data.attack_store import AttackWriter, open_attack
+from boxnn_numba.data.chunk_files import spread_rows
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.domain import Domain, domain_of
@@ -20,7 +21,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.locations import Location, Name, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
-from boxnn_numba.pipelines.chunked import check_match, class_positions, count_rows, origin
+from boxnn_numba.pipelines.chunked import check_match, class_positions, count_rows, origin, shape_of
 from boxnn_numba.pipelines.cluster import keep_on_interrupt
 from boxnn_numba.pipelines.sandwich import check_sound, keep_counterexample, standing
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
@@ -131,7 +132,7 @@ def attack(
     count = count_rows(dataset, data, split, limit)
     check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
     need_two_classes(classifier)
-    rows = (np.arange(count) * dataset.n_rows(split)) // count
+    rows = spread_rows(np.arange(count), count, dataset.n_rows(split))
     job = _Job(
         classifier, dataset, split, rows, chosen, _mask(chosen.features), location(out)
     )  # fmt: skip
@@ -282,11 +283,7 @@ def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
     return {
         "limit": None,
         **origin(model, model_digest(classifier), dataset, data, job.split, len(job.rows)),
-        "width": classifier.boxes.width,
-        **({"members": len(classifier.box_sets)} if classifier.others else {}),
-        "group_size": classifier.group_size,
-        "classes": list(classifier.classes),
-        "feature_shape": list(classifier.feature_shape or ()),
+        **shape_of(classifier),
         "options": asdict(job.options),
         **({} if job.features is None else {"features_digest": array_digest(job.features)}),
     }

@@ -12,6 +12,7 @@ import numpy as np
 from boxnn_numba.baselines import ablation, partition
 from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.chunk_files import spread_rows
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError
 from boxnn_numba.model_file import load_baseline, model_digest
@@ -99,7 +100,7 @@ def certify_baseline_chunk(index: int, job: BaselineJob) -> Spent:
         job.model, job.model_digest, job.data, job.data_digest, job.device
     )
     places = np.arange(index * job.chunk_rows, min((index + 1) * job.chunk_rows, job.n_rows))
-    rows = places * dataset.n_rows(job.split) // job.n_rows
+    rows = spread_rows(places, job.n_rows, dataset.n_rows(job.split))
     x, y = dataset.read_rows(job.split, rows)
     read = time.perf_counter()
     guess = None

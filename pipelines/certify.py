@@ -19,7 +19,14 @@ from boxnn_numba.locations import Name, absolute, location
 from boxnn_numba.model import BoxNN
 from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.pipelines.certify_chunks import CertifyJob, certify_chunk
-from boxnn_numba.pipelines.chunked import HowToRun, certify_chunks, check_match, count_rows, origin
+from boxnn_numba.pipelines.chunked import (
+    HowToRun,
+    certify_chunks,
+    check_match,
+    count_rows,
+    origin,
+    shape_of,
+)
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
 from boxnn_numba.rivals import need_one_set, need_two_classes
@@ -152,12 +159,8 @@ def _attributes(
         "method": certificates.BOX_NN,
         "certificate": job.certificate,
         **origin(model, job.model_digest, dataset, data, job.split, job.n_rows),
-        "width": classifier.boxes.width,
-        "group_size": classifier.group_size,
-        **({"members": len(classifier.box_sets)} if classifier.others else {}),
+        **shape_of(classifier),
         "divisor": 2 * classifier.boxes.width * classifier.group_size * len(classifier.box_sets),
-        "classes": list(classifier.classes),
-        "feature_shape": list(classifier.feature_shape or ()),
         "training": classifier.training,
         **({"time_limit": job.time_limit} if job.certificate == "exact" else {}),
     }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.backend import get_backend
+from boxnn_numba.data.chunk_files import spread_rows
 from boxnn_numba.data.store import Dataset, open_dataset
 from boxnn_numba.errors import DataError
 from boxnn_numba.exact import exact_radius, pairwise_radius
@@ -70,7 +71,8 @@ def certify_chunk(index: int, job: CertifyJob) -> Spent:
     began = time.perf_counter()
     classifier, dataset = _open_inputs(job.model, job.model_digest, job.data, job.data_digest)
     places = np.arange(index * job.chunk_rows, min((index + 1) * job.chunk_rows, job.n_rows))
-    x, y = dataset.read_rows(job.split, places * dataset.n_rows(job.split) // job.n_rows)
+    rows = spread_rows(places, job.n_rows, dataset.n_rows(job.split))
+    x, y = dataset.read_rows(job.split, rows)
     read = time.perf_counter()
     distance = classifier.class_distance(x, job.device, job.chunk)
     prediction, radius = classifier.radii(distance)

@@ -14,6 +14,7 @@ from boxnn_numba.data.certificate_store import CertificateWriter, write_chunk
 from boxnn_numba.data.store import Dataset
 from boxnn_numba.errors import DataError
 from boxnn_numba.locations import Location, Name
+from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.cluster import (
     IN_PROCESS,
     ClusterOptions,
@@ -222,6 +223,17 @@ def origin(
         "dataset_digest": dataset.digest,
         "split": split,
         **({} if n_rows == total else {"limit": n_rows, "split_rows": total}),
+    }
+
+
+def shape_of(model: BoxNN) -> dict[str, Any]:
+    """Return the attributes of a file that say what a model is like."""
+    return {
+        "width": model.boxes.width,
+        "group_size": model.group_size,
+        **({"members": len(model.box_sets)} if model.others else {}),
+        "classes": list(model.classes),
+        "feature_shape": list(model.feature_shape or ()),
     }
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from boxnn_numba import certificates, validation
+from boxnn_numba import validation
 from boxnn_numba.backend import get_backend
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.store import Dataset, open_dataset
@@ -21,9 +21,10 @@ from boxnn_numba.options import TrainingOptions, resolve
 from boxnn_numba.pipelines.certify import certify
 from boxnn_numba.pipelines.cluster import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.cluster_connection import check_options
-from boxnn_numba.pipelines.frontier_files import write_frontier
+from boxnn_numba.pipelines.frontier_files import at, write_frontier
 from boxnn_numba.pipelines.published import published_rows
 from boxnn_numba.pipelines.run_folder import RunFolder, kept_run
+from boxnn_numba.pipelines.runs import certified_curve
 from boxnn_numba.pipelines.selection import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.train import train
 
@@ -223,13 +224,7 @@ def _train(
     own, _ = kept_run(folder / "runs", name.replace(" ", "-"), key, work, how.progress)
     model = load_model(own / "model.zarr")
     seconds = sum(record["seconds"] for record in model.training["history"])
-    return Member(name, own, curve(held_out_outcome(model, dataset)), seconds)
-
-
-def curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return certified accuracy in percent at radii 0, 1, ..., the largest."""
-    radii = np.arange(int(outcome[1].max()) + 1)
-    return 100.0 * certificates.certified_accuracy(*outcome, radii)
+    return Member(name, own, certified_curve(held_out_outcome(model, dataset)), seconds)
 
 
 def _test(member: Member, data: Name, how: HowToTrain) -> Member:
@@ -237,7 +232,7 @@ def _test(member: Member, data: Name, how: HowToTrain) -> Member:
     if not path.exists():
         certify(member.folder / "model.zarr", data, path, resume=True, **how.as_dict())
     outcome = open_certificate(path).outcome()
-    return Member(member.name, member.folder, member.held_out, member.seconds, curve(outcome))
+    return replace(member, test=certified_curve(outcome))
 
 
 def _rows(
@@ -255,15 +250,10 @@ def _rows(
             {
                 "radius": radius,
                 "model": None if member is None else member.name,
-                "held_out": 0.0 if member is None else at(member.held_out, radius),
-                "test": 0.0 if member is None or member.test is None else at(member.test, radius),
+                "held_out": 0.0 if member is None else round(at(member.held_out, radius), 4),
+                "test": 0.0 if member is None else round(at(member.test, radius), 4),
                 "published": best[0],
                 "method": best[1],
             }
         )
     return rows
-
-
-def at(values: np.ndarray, radius: int) -> float:
-    """Return a curve's value at a radius, 0 where it has ended."""
-    return round(float(values[radius]), 4) if radius < len(values) else 0.0

@@ -44,7 +44,7 @@ def draw_frontier(
     last = result["rows"][-1]["radius"]
     handles = []
     radii = np.arange(min(last + 1, len(chosen)))
-    envelope = [_value(members[int(chosen[radius])].test, int(radius)) for radius in radii]
+    envelope = [at(members[int(chosen[radius])].test, int(radius)) for radius in radii]
     for member in members:
         if member.test is not None:
             axes.plot(
@@ -84,5 +84,6 @@ def frontier_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _value(values: np.ndarray | None, radius: int) -> float:
+def at(values: np.ndarray | None, radius: int) -> float:
+    """Return a curve's value at a radius, 0 where it has ended or there is none."""
     return float(values[radius]) if values is not None and radius < len(values) else 0.0

@@ -87,8 +87,7 @@ class Run:
 
     def curve(self) -> np.ndarray:
         """Return certified accuracy in percent at every radius 0, 1, ..., the largest."""
-        radii = np.arange(int(self.radius.max()) + 1)
-        return 100 * certificates.certified_accuracy(*self.outcome, radii)
+        return certified_curve(self.outcome)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures that describe the run in one line (accuracy in percent)."""
@@ -113,6 +112,12 @@ class Run:
             }
             for row in table
         ]
+
+
+def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return certified accuracy in percent at radii 0, 1, ..., the largest of an outcome."""
+    radii = np.arange(int(outcome[1].max()) + 1)
+    return 100 * certificates.certified_accuracy(*outcome, radii)
 
 
 def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
