@@ -9,20 +9,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from boxnn_numba._version import __version__
+
 if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes
-    from boxnn_numba.certificates import (
+    from boxnn_numba.certificates.margin import (
         certified_accuracy,
         certified_radius,
         median_certified_radius,
     )
+    from boxnn_numba.data.model_store import load_model, save_model
     from boxnn_numba.distances import box_distance, class_distance, pairwise_distance
     from boxnn_numba.estimator import BoxNNClassifier
     from boxnn_numba.grid import Grid
     from boxnn_numba.model import BoxNN, Certificate, fit
-    from boxnn_numba.model_file import load_model, save_model
-
-__version__ = "0.1.0"
 
 _HOME = {
     "BoxNN": "model",
@@ -31,14 +31,14 @@ _HOME = {
     "Certificate": "model",
     "Grid": "grid",
     "box_distance": "distances",
-    "certified_accuracy": "certificates",
-    "certified_radius": "certificates",
+    "certified_accuracy": "certificates.margin",
+    "certified_radius": "certificates.margin",
     "class_distance": "distances",
     "fit": "model",
-    "load_model": "model_file",
-    "median_certified_radius": "certificates",
+    "load_model": "data.model_store",
+    "median_certified_radius": "certificates.margin",
     "pairwise_distance": "distances",
-    "save_model": "model_file",
+    "save_model": "data.model_store",
 }
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "Boxes",
     "Certificate",
     "Grid",
+    "__version__",
     "box_distance",
     "certified_accuracy",
     "certified_radius",

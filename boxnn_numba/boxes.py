@@ -13,7 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba.errors import InputError
 
 if TYPE_CHECKING:
-    from boxnn_numba.backend import BoxTable, ClassLayout
+    from boxnn_numba.backends.devices import BoxTable, ClassLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +105,13 @@ class Boxes:
     @cached_property
     def table(self) -> BoxTable:
         """The boxes laid out for the kernels of all distances, made once."""
-        from boxnn_numba.backend import get_backend
+        from boxnn_numba.backends.devices import get_backend
 
         return get_backend("cpu").boxes(self.lower, self.upper)
 
     @cached_property
     def layout(self) -> ClassLayout:
         """The boxes laid out for the kernels of class distances, made once."""
-        from boxnn_numba.backend import class_layout
+        from boxnn_numba.backends.devices import class_layout
 
         return class_layout(self.lower, self.upper, self.offsets)

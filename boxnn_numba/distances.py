@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.backend import UNREACHABLE, get_backend, on_gpu
+from boxnn_numba.backends.devices import UNREACHABLE, get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
 

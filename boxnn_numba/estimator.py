@@ -22,18 +22,18 @@ from sklearn.utils.validation import (
 )
 
 from boxnn_numba import validation
-from boxnn_numba.augmentation import augmentation
-from boxnn_numba.backend import get_backend
-from boxnn_numba.certificates import certified_accuracy, certified_radius
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
-from boxnn_numba.feed import Feed
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN, trained_model
-from boxnn_numba.options import TrainingOptions, resolve
 from boxnn_numba.rivals import group_count
-from boxnn_numba.seeding import Seeds, grown
-from boxnn_numba.training import Training, even_shares, validation_split
+from boxnn_numba.training.augmentation import augmentation
+from boxnn_numba.training.initial_boxes import Seeds, grown
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import TrainingOptions, resolve
+from boxnn_numba.training.run import Training, even_shares, validation_split
 
 _MOST_BOXES = 2500
 # uint8 data that span less of 0..255 are numbers like any other, and not brightness.
@@ -55,8 +55,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     radius
         Radius that preset ``"target"`` aims at.
     options
-        Other fields of `boxnn_numba.options.TrainingOptions`, as a dict. Without ``alpha`` the
-        initial boxes are as large as the room between the classes allows, at most 0.1.
+        Other fields of `boxnn_numba.training.options.TrainingOptions`, as a dict. Without
+        ``alpha`` the initial boxes are as large as the room between the classes allows, at most
+        0.1.
     validation
         Fraction of the training data kept apart to select the best epoch; by default none, and
         the last epoch counts.

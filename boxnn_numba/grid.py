@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.backend import get_backend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import InputError
-from boxnn_numba.kernels import cpu
+from boxnn_numba.kernels import distances as cpu
 
 MAX_LEVELS = 256
 

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import certificates, validation
-from boxnn_numba.augmentation import augmentation
-from boxnn_numba.backend import get_backend, on_gpu
+from boxnn_numba import validation
+from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.distances import UNREACHABLE, class_distance
 from boxnn_numba.errors import InputError
-from boxnn_numba.feed import Feed
 from boxnn_numba.grid import Grid
-from boxnn_numba.options import TrainingOptions, are_images, resolve
-from boxnn_numba.training import EpochRecord, Training, validation_split
+from boxnn_numba.training.augmentation import augmentation
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import TrainingOptions, are_images, resolve
+from boxnn_numba.training.run import EpochRecord, Training, validation_split
 
 
 class Certificate(NamedTuple):
@@ -271,7 +272,7 @@ def fit(
     on_epoch
         Called with the figures of every epoch.
     **options
-        Fields of `boxnn_numba.options.TrainingOptions`: ``boxes``, ``epochs``, ``width``,
+        Fields of `boxnn_numba.training.options.TrainingOptions`: ``boxes``, ``epochs``, ``width``,
         ``radius``, ``seed``, ...
 
     Returns

@@ -59,8 +59,8 @@ def attack(
     """
     if device not in ("auto", "cpu"):
         raise OptionError(f"--device is {device!r}; attacks run on the CPU, leave it out")
-    from boxnn_numba.pipelines.attack import AttackOptions
-    from boxnn_numba.pipelines.attack import attack as run
+    from boxnn_numba.pipelines.attack.attack import AttackOptions
+    from boxnn_numba.pipelines.attack.attack import attack as run
 
     with progress(quiet, "attacking") as bar:
         result = run(

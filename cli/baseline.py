@@ -57,7 +57,7 @@ def _train_options(command: Command) -> Command:
 
 
 def _train(method: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any) -> None:
-    from boxnn_numba.pipelines.baseline import train_baseline
+    from boxnn_numba.pipelines.training.baselines import train_baseline
 
     with progress(quiet, "training") as bar:
         result = train_baseline(data, out, method=method, progress=bar, **options)
@@ -124,7 +124,7 @@ def _certify(
     method: str, model: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any
 ) -> None:
     cluster = chosen_cluster(options)
-    from boxnn_numba.pipelines.baseline_certify import certify_baseline
+    from boxnn_numba.pipelines.certification.baselines import certify_baseline
 
     with progress(quiet, "certifying") as bar:
         result = certify_baseline(

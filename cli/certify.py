@@ -72,7 +72,7 @@ def certify(
         if certificate not in (None, "exact") or limit is not None:
             raise OptionError("--exact N says --certificate exact --limit N; leave those two out")
         certificate, limit = "exact", exact
-    from boxnn_numba.pipelines.certify import certify as run
+    from boxnn_numba.pipelines.certification.certify import certify as run
 
     with progress(quiet, "certifying") as bar:
         result = run(
@@ -122,7 +122,7 @@ def predict(
 
     Example: boxnn predict model.zarr samples.npy --out predictions.csv
     """
-    from boxnn_numba.pipelines.certify import predict as run
+    from boxnn_numba.pipelines.certification.certify import predict as run
 
     with progress(quiet, "predicting") as bar:
         result = run(
@@ -221,7 +221,7 @@ def evaluate(
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
     chosen = whole_numbers("--radii", radii, "0,4,8")
-    from boxnn_numba.pipelines.certify import evaluate as run
+    from boxnn_numba.pipelines.certification.certify import evaluate as run
 
     result = run(certificate, chosen, convention, attack)
     emit(result, as_json, curve_table(result))

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import OptionError
-from boxnn_numba.locations import is_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -98,7 +98,7 @@ def cluster_options(command: Command) -> Command:
 
 def chosen_cluster(options: dict[str, Any]) -> Any:
     """Take the values of `cluster_options` out of a command's arguments."""
-    from boxnn_numba.pipelines.cluster import ClusterOptions
+    from boxnn_numba.pipelines.cluster.options import ClusterOptions
 
     names = [item.name for item in fields(ClusterOptions)]
     return ClusterOptions(**{name: options.pop(name) for name in names})

@@ -22,7 +22,7 @@ def data() -> None:
 @common_options
 def list_(quiet: bool, as_json: bool) -> None:
     """List the named data sets and whether they are on this machine."""
-    from boxnn_numba.data.sources import NAMED, available
+    from boxnn_numba.data.sources.catalogue import NAMED, available
 
     sources = [
         {"name": name, "description": text, "available": available(name)}
@@ -41,8 +41,8 @@ def list_(quiet: bool, as_json: bool) -> None:
 @common_options
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
-    from boxnn_numba.data.sources import FILES
-    from boxnn_numba.data.sources import fetch as fetch_files
+    from boxnn_numba.data.sources.catalogue import FILES
+    from boxnn_numba.data.sources.catalogue import fetch as fetch_files
 
     with progress(quiet, f"Fetching {name}") as bar:
         bar.start(len(FILES), "files")
@@ -92,7 +92,7 @@ def info(path: str, quiet: bool, as_json: bool) -> None:
     """Show what is in the dataset at PATH."""
     import numpy as np
 
-    from boxnn_numba.data.store import open_dataset
+    from boxnn_numba.data.dataset import open_dataset
 
     dataset = open_dataset(path)
     splits = {}
@@ -129,7 +129,7 @@ def info(path: str, quiet: bool, as_json: bool) -> None:
 @common_options
 def verify(path: str, quiet: bool, as_json: bool) -> None:
     """Read every byte of the dataset at PATH and compare it with its checksums."""
-    from boxnn_numba.data.store import verify_dataset
+    from boxnn_numba.data.dataset import verify_dataset
 
     problems = verify_dataset(path)
     text = "\n".join(problems) or f"{path} is sound"

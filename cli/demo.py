@@ -35,12 +35,12 @@ def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> No
 
 def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
     began = time.perf_counter()
-    from boxnn_numba.options import resolve
-    from boxnn_numba.pipelines.certify import certify, evaluate
+    from boxnn_numba.data.atomic import new_folder
+    from boxnn_numba.pipelines.certification.certify import certify, evaluate
     from boxnn_numba.pipelines.ingest import ingest
-    from boxnn_numba.pipelines.report import report
-    from boxnn_numba.pipelines.train import train
-    from boxnn_numba.staging import new_folder
+    from boxnn_numba.pipelines.report.report import report
+    from boxnn_numba.pipelines.training.train import train
+    from boxnn_numba.training.options import resolve
 
     folder = new_folder(out, owned=_made_by_demo, overwrite=overwrite)
     data, model, cert = (folder / f"{name}.zarr" for name in ("mnist-sample", "model", "cert"))

@@ -51,9 +51,9 @@ def frontier(
     """
     aims = whole_numbers("--targets", targets, "4,8,12")
     cluster = chosen_cluster(options)
-    from boxnn_numba.pipelines.frontier import HowToTrain
-    from boxnn_numba.pipelines.frontier import frontier as run
-    from boxnn_numba.pipelines.frontier_files import frontier_text
+    from boxnn_numba.pipelines.model_selection.frontier import HowToTrain
+    from boxnn_numba.pipelines.model_selection.frontier import frontier as run
+    from boxnn_numba.pipelines.model_selection.frontier_files import frontier_text
 
     with progress(quiet, "training") as bar:
         how = HowToTrain(device, threads, cluster, bar)

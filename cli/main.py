@@ -33,7 +33,6 @@ COMMANDS = {
     "frontier": "frontier",
     "tune": "tune",
     "reproduce": "reproduce",
-    "bench": "bench",
     "plan": "plan",
 }
 
@@ -98,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _leave(code: int) -> NoReturn:
     """Exit, without waiting for a solver that nothing can stop."""
-    chunks = sys.modules.get("boxnn_numba.pipelines.certify_chunks")
+    chunks = sys.modules.get("boxnn_numba.pipelines.certification.box_chunks")
     if chunks is not None and chunks.solvers():
         sys.stdout.flush()
         sys.stderr.flush()

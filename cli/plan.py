@@ -102,16 +102,17 @@ def plan(
         raise OptionError("--save needs --calibrate: there is nothing new to save")
     links = [bandwidth(text) for text in bandwidths]
     store = bandwidth(store_bandwidth) if store_bandwidth else 0.0
-    from boxnn_numba.pipelines import plan as model
-    from boxnn_numba.pipelines.plan_calibrate import calibrate as run_calibration
-    from boxnn_numba.pipelines.plan_inputs import (
+    from benchmarks.plan_calibrate import calibrate as run_calibration
+
+    from boxnn_numba.pipelines.plan import predict as model
+    from boxnn_numba.pipelines.plan.inputs import (
         DEFAULT_CONSTANTS,
         Hardware,
         Job,
         load_constants,
         save_constants,
     )  # fmt: skip
-    from boxnn_numba.pipelines.plan_report import draw_plan, plan_text
+    from boxnn_numba.pipelines.plan.report import draw_plan, plan_text
 
     job_names = ("samples", "features", "boxes", "classes", "batch", "width", "validation")
     job = Job(**{name: sizes.pop(name) for name in job_names})

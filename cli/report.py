@@ -51,7 +51,7 @@ def report(
 
     CERT are files made by `boxnn certify`, all of one data set and split.
     """
-    from boxnn_numba.pipelines.report import report as make_report
+    from boxnn_numba.pipelines.report.report import report as make_report
 
     with progress(quiet, "Report") as bar:
         result = make_report(

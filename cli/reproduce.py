@@ -35,7 +35,7 @@ def reproduce(target: str, quiet: bool, as_json: bool, **options: Any) -> None:
 
     Example: boxnn reproduce table2 --out results --data mnist.zarr
     """
-    from boxnn_numba.pipelines.reproduce import reproduce as run
+    from boxnn_numba.pipelines.reproduce.reproduce import reproduce as run
 
     with progress(quiet, f"reproducing {target}") as bar:
         result = run(target, options.pop("out"), progress=bar, **options)

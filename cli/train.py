@@ -18,7 +18,7 @@ from boxnn_numba.cli.common import (
     progress,
     run_options,
 )
-from boxnn_numba.options import PRESETS, TrainingOptions, resolve
+from boxnn_numba.training.options import PRESETS, TrainingOptions, resolve
 
 _HELP = {
     "boxes": "Number of boxes, split evenly over the classes.",
@@ -107,8 +107,8 @@ def train(
     Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
     """
     cluster = chosen_cluster(options)
-    from boxnn_numba.data.store import open_dataset
-    from boxnn_numba.pipelines.train import train as run
+    from boxnn_numba.data.dataset import open_dataset
+    from boxnn_numba.pipelines.training.train import train as run
 
     resolve(preset, options)  # what is wrong with options comes before what is with data
     settings = resolve(preset, options, open_dataset(data).are_images)

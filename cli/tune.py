@@ -8,7 +8,7 @@ import click
 
 from boxnn_numba.cli.common import StorePath, common_options, emit, progress, run_options
 from boxnn_numba.cli.train import training_options
-from boxnn_numba.options import PRESETS
+from boxnn_numba.training.options import PRESETS
 
 
 @click.command(short_help="Search training options on held-out data.")
@@ -46,8 +46,8 @@ def tune(
     """
     how = {name: options.pop(name) for name in ("overwrite", "resume", "device", "threads")}
     names = None if search is None else [word.strip() for word in search.split(",")]
-    from boxnn_numba.pipelines.tune import command_line
-    from boxnn_numba.pipelines.tune import tune as run
+    from boxnn_numba.pipelines.model_selection.tune import command_line
+    from boxnn_numba.pipelines.model_selection.tune import tune as run
 
     with progress(quiet, "tuning") as bar:
         result = run(

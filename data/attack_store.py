@@ -14,9 +14,9 @@ import numpy as np
 import zarr
 
 from boxnn_numba.data import zarr_format
-from boxnn_numba.data.chunk_files import RowFile, check_same_run, open_rows, unfinished_chunks
+from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.data.row_files import RowFile, check_same_run, open_rows, unfinished_chunks
 from boxnn_numba.errors import AttackFileError
-from boxnn_numba.locations import Location, Name
 
 FORMAT, VERSION = "boxnn-attack", 1
 _VECTORS = ("changed", "prediction", "label", "row")

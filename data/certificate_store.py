@@ -22,9 +22,10 @@ import numpy as np
 import zarr
 
 from boxnn_numba import validation
-from boxnn_numba.certificates import BOX_NN, CONVENTIONS, certified_radius
+from boxnn_numba.certificates.margin import BOX_NN, CONVENTIONS, certified_radius
 from boxnn_numba.data import zarr_format
-from boxnn_numba.data.chunk_files import (
+from boxnn_numba.data.paths import Location, Name, location
+from boxnn_numba.data.row_files import (
     RowFile,
     check_same_run,
     open_rows,
@@ -32,7 +33,6 @@ from boxnn_numba.data.chunk_files import (
     unfinished_chunks,
 )
 from boxnn_numba.errors import CertificateFileError, OptionError
-from boxnn_numba.locations import Location, Name, location
 
 FORMAT, VERSION = "boxnn-certificate", 1
 _ARRAYS = ("prediction", "radius", "label", "class_distance")

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba.data.paths import Location
 from boxnn_numba.data.zarr_format import attributes_digest
-from boxnn_numba.locations import Location
 
 SPLITS = ("train", "test")
 PARTS = ("x", "y")

@@ -8,8 +8,8 @@ import numpy as np
 import zarr
 
 from boxnn_numba.data.manifest import PARTS, chunk_path, file_digest, values_digest
+from boxnn_numba.data.paths import Location
 from boxnn_numba.errors import InputError
-from boxnn_numba.locations import Location
 
 
 class SplitWriter:

@@ -24,8 +24,7 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, cpu
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
-from boxnn_numba.errors import BoxNNError
-from boxnn_numba.locations import (
+from boxnn_numba.data.paths import (
     Location,
     Name,
     exists,
@@ -34,6 +33,7 @@ from boxnn_numba.locations import (
     read_problem,
     storage_errors,
 )
+from boxnn_numba.errors import BoxNNError
 
 #: What Zarr and its codecs raise for damaged, truncated or foreign files.
 READ_FAILURES = (

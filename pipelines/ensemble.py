@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.model_store import load_model, model_digest, write_model
+from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import BoxNNError, OptionError
 from boxnn_numba.grid import Grid
-from boxnn_numba.locations import Name
 from boxnn_numba.model import BoxNN
-from boxnn_numba.model_file import load_model, model_digest, write_model
-from boxnn_numba.staging import staged_output
 
 
 def ensemble(models: Sequence[Name], out: Name, *, overwrite: bool = False) -> dict[str, Any]:

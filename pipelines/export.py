@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.model_store import load_model
+from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import OptionError
-from boxnn_numba.locations import Location, Name, location
-from boxnn_numba.model_file import load_model
-from boxnn_numba.staging import staged_output
 
 #: Ends of names of tables.
 TABLES = (".csv", ".parquet")

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.data.sources import Source, open_source
-from boxnn_numba.data.splits import LabelIndex, StratifiedSplit, count_labels
-from boxnn_numba.data.store import DatasetWriter
-from boxnn_numba.data.streams import Table, stored_features
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.dataset import DatasetWriter
+from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.data.sources.blocks import Table, stored_features
+from boxnn_numba.data.sources.catalogue import Source, open_source
+from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
 from boxnn_numba.errors import DataError
-from boxnn_numba.locations import Location, Name
-from boxnn_numba.staging import staged_output
 
 
 class Progress(Protocol):

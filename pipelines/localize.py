@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba import certificates, impossibility, localization, validation, volumes
+from boxnn_numba import validation
 from boxnn_numba.baselines.ablation import lower_bound
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.model_store import load_model, model_digest
+from boxnn_numba.data.paths import Name
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import CertificateFileError, OptionError
-from boxnn_numba.locations import Name
 from boxnn_numba.model import BoxNN
-from boxnn_numba.model_file import load_model, model_digest
 from boxnn_numba.rivals import need_one_set
+from boxnn_numba.theory import impossibility, localization, volumes
 
 #: What is said of the distribution behind the samples is wrong with at most this probability.
 ALPHA = 0.05

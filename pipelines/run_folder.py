@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from boxnn_numba import __version__
+from boxnn_numba.data.atomic import new_folder, staged_output
+from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import DataError, OptionError
-from boxnn_numba.locations import is_url
-from boxnn_numba.staging import new_folder, staged_output
 
 _RECORD = "run.json"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import TRAIN
+from support.cli_runs import TRAIN
 
-from boxnn_numba.cli.main import main
-from boxnn_numba.data import sources
-from boxnn_numba.data.store import write_dataset
-from boxnn_numba.pipelines.baseline import train_baseline
+from boxnn_numba.cli import main
+from boxnn_numba.data.dataset import write_dataset
+from boxnn_numba.data.sources import catalogue as sources
+from boxnn_numba.pipelines.training.baselines import train_baseline
 
 
 @pytest.fixture

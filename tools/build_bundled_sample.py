@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from boxnn_numba.data.idx import idx_tables
-from boxnn_numba.data.streams import Table
+from boxnn_numba.data.sources.blocks import Table
+from boxnn_numba.data.sources.idx import idx_tables
 
 OUT = Path(__file__).parent.parent / "data" / "bundled" / "mnist-sample.npz"
 ROWS = {"": 10_000, "_test": 2_000}

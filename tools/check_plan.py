@@ -15,22 +15,23 @@ import time
 
 import click
 import numpy as np
+from benchmarks import method as bench_method
 
-from boxnn_numba.feed import Feed
-from boxnn_numba.options import resolve
-from boxnn_numba.pipelines import bench_method
-from boxnn_numba.pipelines.cluster import ClusterOptions, connect
-from boxnn_numba.pipelines.cluster_training import ClusterBackend
-from boxnn_numba.pipelines.dask_executor import DaskExecutor
-from boxnn_numba.pipelines.plan_inputs import (
+from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
+from boxnn_numba.pipelines.cluster.executor import connect
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.plan.inputs import (
     DEFAULT_CONSTANTS,
     Constants,
     Hardware,
     Job,
     load_constants,
 )
-from boxnn_numba.pipelines.plan_step import step_bytes, step_phases
-from boxnn_numba.training import Training
+from boxnn_numba.pipelines.plan.step import step_bytes, step_phases
+from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import resolve
+from boxnn_numba.training.run import Training
 
 EPOCHS, BATCH = 2, 2000
 

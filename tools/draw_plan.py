@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from boxnn_numba.pipelines.plan_inputs import Hardware, Job, load_constants
-from boxnn_numba.pipelines.plan_report import draw_plan
+from boxnn_numba.pipelines.plan.inputs import Hardware, Job, load_constants
+from boxnn_numba.pipelines.plan.report import draw_plan
 
 IMAGE = Path(__file__).resolve().parent.parent / "docs" / "images" / "plan.png"
 MNIST = Job()

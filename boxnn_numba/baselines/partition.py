@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.certificates import certified_radius
+from boxnn_numba.certificates.margin import certified_radius
 from boxnn_numba.errors import InputError, OptionError
 
 KINDS = ("strided", "strided-columns", "random", "patch")

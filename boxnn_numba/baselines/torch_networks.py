@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.backend import default_threads
+from boxnn_numba.backends.devices import default_threads
+from boxnn_numba.data.paths import first_line
 from boxnn_numba.errors import BackendError, InputError
-from boxnn_numba.locations import first_line
 
 DEVICES = ("cpu", "cuda")
 

@@ -15,7 +15,7 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.baselines.torch_networks import Layer, apply_layers, load_torch
 from boxnn_numba.errors import DivergenceError
-from boxnn_numba.training import validation_split
+from boxnn_numba.training.run import validation_split
 
 #: Streams of `ablation.draws` (certificates use 0 and 1).
 _TRAINING_STREAM, _VALIDATION_STREAM = 2, 3

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from boxnn_numba.kernels.attack_choice import best_group, nearest_of, prepare, view_nearest
+from boxnn_numba.kernels.attack_moves import best_group, nearest_of, prepare, view_nearest
 from boxnn_numba.kernels.compile import kernel
-from boxnn_numba.kernels.elementwise import graded
+from boxnn_numba.kernels.formulas import graded
 
 
 @register_jitable
-def _draw(work, n):  # type: ignore[no-untyped-def]
+def _draw(work, n):
     """A random number 0..n-1 (xorshift)."""
     state = work.random[0]
     state ^= state << np.uint64(13)
@@ -22,7 +22,7 @@ def _draw(work, n):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _rewrite(task, work, k, code):  # type: ignore[no-untyped-def]
+def _rewrite(task, work, k, code):
     """Write a code into a feature and bring all distances up to date."""
     before, after, width = work.code[k], np.int32(code), np.int32(task.width)
     if before == after:
@@ -35,7 +35,7 @@ def _rewrite(task, work, k, code):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _class_distance(task, distance, c):  # type: ignore[no-untyped-def]
+def _class_distance(task, distance, c):
     """Sum over the sets of the distance to the nearest box of a class."""
     total = 0
     for e in range(len(task.offsets)):
@@ -44,7 +44,7 @@ def _class_distance(task, distance, c):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _best_rival(task, distance, own):  # type: ignore[no-untyped-def]
+def _best_rival(task, distance, own):
     """The nearest class but `own`, ties to the smaller, and its distance."""
     found, least = -1, 0
     for c in range(task.offsets.shape[1] - 1):
@@ -55,14 +55,14 @@ def _best_rival(task, distance, own):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _flipped(task, work, own):  # type: ignore[no-untyped-def]
+def _flipped(task, work, own):
     """Whether another class than `own` is predicted, ties to the smaller class."""
     rival, least = _best_rival(task, work.distance, own)
     return least < _class_distance(task, work.distance, own) + (rival < own)
 
 
 @register_jitable
-def _gap(task, work, distance, own):  # type: ignore[no-untyped-def]
+def _gap(task, work, distance, own):
     """By how much the boxes of the rival must come nearer, against the nearest own ones."""
     gap = 1 if task.labels[work.rival[0]] > own else 0
     for box in work.rival:
@@ -71,7 +71,7 @@ def _gap(task, work, distance, own):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _in_view(task, work, own):  # type: ignore[no-untyped-def]
+def _in_view(task, work, own):
     """Set the aims; say whether the nearest own box of every set is in view."""
     viewed = True
     for e in range(len(work.near)):
@@ -83,7 +83,7 @@ def _in_view(task, work, own):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _advance(task, work, own, size, best):  # type: ignore[no-untyped-def]
+def _advance(task, work, own, size, best):
     """Change groups towards the rival until the prediction flips.
 
     Returns how many groups are changed then, or -1 where that cannot be less than `best`.
@@ -110,7 +110,7 @@ def _advance(task, work, own, size, best):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _restore(task, work, group, codes):  # type: ignore[no-untyped-def]
+def _restore(task, work, group, codes):
     """Write the codes of a group back; return whether that differs from the input."""
     first, differs = group * task.group, False
     for k in range(first, min(first + task.group, len(work.code))):
@@ -121,7 +121,7 @@ def _restore(task, work, group, codes):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _prune(task, work, own):  # type: ignore[no-untyped-def]
+def _prune(task, work, own):
     """Take back every change that the flip does not need; return how many remain."""
     size = 0
     for group in range(len(work.changed)):
@@ -137,7 +137,7 @@ def _prune(task, work, own):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _aim_at_nearest(task, work, own):  # type: ignore[no-untyped-def]
+def _aim_at_nearest(task, work, own):
     """Make the nearest boxes of the nearest other class the rival."""
     c = _best_rival(task, work.distance, own)[0]
     for e in range(len(work.rival)):
@@ -146,7 +146,7 @@ def _aim_at_nearest(task, work, own):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _improve(task, work, own, best, floor):  # type: ignore[no-untyped-def]
+def _improve(task, work, own, best, floor):
     """Take a few changes back at random and put fewer in their place; return the new size."""
     for _ in range(task.tries):
         if best <= floor:
@@ -174,7 +174,7 @@ def _improve(task, work, own, best, floor):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _attack(task, work, distance, own, rivals):  # type: ignore[no-untyped-def]
+def _attack(task, work, distance, own, rivals):
     """Attack the input at ``work.start``; return how many groups the best attack changes, or -1.
 
     distance (M,) are the input's, `rivals` (R, E) boxes of other classes in order of margin. The
@@ -201,7 +201,7 @@ def _attack(task, work, distance, own, rivals):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def greedy_attacks(task, work, x, distance, own, rivals, seeds, out, changed):  # type: ignore[no-untyped-def]
+def greedy_attacks(task, work, x, distance, own, rivals, seeds, out, changed):
     """Write the best attack on each row of x to `out`, and how many groups it changes, or -1.
 
     x and out are (N, n) uint8, distance (N, M) int32, own (N,) class indices, rivals (N, R, E)

@@ -20,7 +20,7 @@ _ONE = 1 << WEIGHT_BITS
 
 
 @register_jitable
-def _places(row, affine, bend, last, bent, place):  # type: ignore[no-untyped-def]
+def _places(row, affine, bend, last, bent, place):
     """Write the positions, in units of weights and along one axis, that a row of pixels shows."""
     cell, part = row >> CELL_BITS, row & (CELL - 1)
     for k in range(len(bent)):
@@ -34,12 +34,12 @@ def _places(row, affine, bend, last, bent, place):  # type: ignore[no-untyped-de
 
 
 @register_jitable
-def _mixed(one, two, weight):  # type: ignore[no-untyped-def]
+def _mixed(one, two, weight):
     return one * _ONE + (two - one) * weight
 
 
 @kernel
-def warp(x, shape, affine, displacement, bent, place, out):  # type: ignore[no-untyped-def]
+def warp(x, shape, affine, displacement, bent, place, out):
     """Write to ``out[i]`` what image i shows where the map of each pixel leads.
 
     Parameters

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import cuda
 
 from boxnn_numba.errors import OptionError
-from boxnn_numba.kernels import elementwise
+from boxnn_numba.kernels import formulas as elementwise
 
 #: Whether kernels run in the simulator; it starts a Python thread for each of a block's threads.
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
@@ -60,7 +60,7 @@ else:
     from numba.cuda import libdevice
 
     @device
-    def product(a, b):  # type: ignore[no-untyped-def]
+    def product(a, b):
         """Return a * b by an instruction of its own: it is not fused with an addition."""
         return libdevice.dmul_rn(a, b)
 
@@ -84,20 +84,20 @@ FORMULAS = _formulas()
 
 
 @device
-def byte_of(word, index):  # type: ignore[no-untyped-def]
+def byte_of(word, index):
     """Return byte 0..3 of a word as int32."""
     return np.int32((word >> np.uint32(8 * index)) & _BYTE)
 
 
 @device
-def _plain_sad(a, b, total):  # type: ignore[no-untyped-def]
+def _plain_sad(a, b, total):
     for j in range(4):
         total += abs(byte_of(a, j) - byte_of(b, j))
     return np.int32(total)
 
 
 @device
-def squares(a, b, total):  # type: ignore[no-untyped-def]
+def squares(a, b, total):
     """Return `total` plus the squared differences of the bytes of two words."""
     for j in range(4):
         difference = byte_of(a, j) - byte_of(b, j)
@@ -115,8 +115,8 @@ def _packed_sad() -> Any:
     from numba.cuda.types import int32, uint32
 
     @intrinsic
-    def packed_sad(context, a, b, total):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def packed_sad(context, a, b, total):
+        def generate(context, builder, signature, arguments):
             word = ir.IntType(32)
             instruction = ir.InlineAsm(
                 ir.FunctionType(word, [word] * 3),

@@ -44,12 +44,12 @@ _rival_radius = FORMULAS["rival_radius"]
 
 
 @device
-def _whole_word(x, row, word):  # type: ignore[no-untyped-def]
+def _whole_word(x, row, word):
     return x[row, word]
 
 
 @device
-def _word_of_bytes(x, row, word):  # type: ignore[no-untyped-def]
+def _word_of_bytes(x, row, word):
     total = np.uint32(0)
     for j in range(4):
         if 4 * word + j < x.shape[1]:
@@ -58,12 +58,12 @@ def _word_of_bytes(x, row, word):  # type: ignore[no-untyped-def]
 
 
 @device
-def _given_row(rows, i):  # type: ignore[no-untyped-def]
+def _given_row(rows, i):
     return i
 
 
 @device
-def _listed_row(rows, i):  # type: ignore[no-untyped-def]
+def _listed_row(rows, i):
     return rows[i]
 
 
@@ -75,7 +75,7 @@ def _make_tile(penalty: str, word: Any, row: Any) -> Any:
     held = planes * BOXES
 
     @device
-    def tile(x, rows, first_row, last_row, boxes, first_box, words, sums):  # type: ignore[no-untyped-def]
+    def tile(x, rows, first_row, last_row, boxes, first_box, words, sums):
         """Write the distances of this thread's samples and boxes to `sums`.
 
         Samples first_row + s * ROWS + y and boxes first_box + b * COLUMNS + x of thread (x, y).
@@ -156,7 +156,7 @@ def pairwise(penalty: str, words: bool = True, listed: bool = False) -> Any:
     )
 
     @kernel(THREADS, 2)
-    def distances(x, rows, first, last, boxes, out):  # type: ignore[no-untyped-def]
+    def distances(x, rows, first, last, boxes, out):
         """Write D of samples ``first..last`` to all boxes to `out` (last - first, M) int32.
 
         boxes is (2 or 4, M, words) uint32. One block per tile, those of a tile of samples together.
@@ -182,7 +182,7 @@ def nearest(penalty: str, words: bool = True) -> Any:
     tile = _make_tile(penalty, _whole_word if words else _word_of_bytes, _given_row)
 
     @kernel(THREADS, 2)
-    def class_distances(x, boxes, labels, out):  # type: ignore[no-untyped-def]
+    def class_distances(x, boxes, labels, out):
         """Lower ``out[i, c]`` to the distance of sample i to the nearest box of class c.
 
         Each thread's boxes of a tile are of one class, ``labels[tile * COLUMNS + threadIdx.x]``,
@@ -211,7 +211,7 @@ def nearest(penalty: str, words: bool = True) -> Any:
 
 
 @kernel(LINE)
-def fill(out, value):  # type: ignore[no-untyped-def]
+def fill(out, value):
     """Set a flat array to a value."""
     i = cuda.grid(1)
     if i < out.shape[0]:
@@ -219,7 +219,7 @@ def fill(out, value):  # type: ignore[no-untyped-def]
 
 
 @kernel(LINE)
-def box_distances(x, lower, upper, width, out):  # type: ignore[no-untyped-def]
+def box_distances(x, lower, upper, width, out):
     """Write the graded distances of samples (N, n) to boxes (M, n) to `out` (N, M).
 
     Of any type of number, one pair a thread. The width has the type of `out`, in which bytes
@@ -238,7 +238,7 @@ def box_distances(x, lower, upper, width, out):  # type: ignore[no-untyped-def]
 
 
 @kernel(LINE)
-def certify(distance, units, ties, prediction, radius):  # type: ignore[no-untyped-def]
+def certify(distance, units, ties, prediction, radius):
     """Write the nearest class and the certified radius of each sample.
 
     distance is (N, K) int32 and K >= 2; units are 2 W g; ties is 1 if they go to the adversary
@@ -260,7 +260,7 @@ def certify(distance, units, ties, prediction, radius):  # type: ignore[no-untyp
 
 
 @kernel(LINE)
-def count_radii(prediction, radius, y, counts):  # type: ignore[no-untyped-def]
+def count_radii(prediction, radius, y, counts):
     """Count the samples that are right by their radius; the last place takes all larger ones."""
     i = cuda.grid(1)
     if i < radius.shape[0] and prediction[i] == y[i]:

@@ -1,6 +1,6 @@
 """A training step on a GPU: soft-min and coefficients of samples, gradient and update of boxes.
 
-The integers of `boxnn_numba.kernels.cpu_training`: weights from a table and coefficients
+The integers of `boxnn_numba.kernels.training`: weights from a table and coefficients
 in fixed point. Their sums do not depend on the order in which threads add them, and
 floating point is that of the shared formulas, so boxes come out the same to the last bit.
 """
@@ -30,7 +30,7 @@ TAU_PER_UNIT, UNIT, ONE, LOG_SCALE, BOUND, SHARPNESS, KEEP, FIXED_POINT = range(
 
 
 @device
-def _choose_side(kind, label, key, offsets, side):  # type: ignore[no-untyped-def]
+def _choose_side(kind, label, key, offsets, side):
     """Write the boxes side[0]:side[1] of a sample's own side, and whether it is its label's."""
     own = label
     if kind == 0:  # the predicted class: of the first box among the nearest
@@ -43,7 +43,7 @@ def _choose_side(kind, label, key, offsets, side):  # type: ignore[no-untyped-de
 
 
 @device
-def _sum_sides(row, side, near, table, cutoff, sums):  # type: ignore[no-untyped-def]
+def _sum_sides(row, side, near, table, cutoff, sums):
     """Add to sums (4): mass and moment of the own side, then of the rivals."""
     mass0, moment0, mass1, moment1 = 0, 0, 0, 0
     for m in range(cuda.threadIdx.x, row.shape[0], LINE):
@@ -64,7 +64,7 @@ def _sum_sides(row, side, near, table, cutoff, sums):  # type: ignore[no-untyped
 
 
 @device
-def _find_nearest(row, side, near):  # type: ignore[no-untyped-def]
+def _find_nearest(row, side, near):
     """Lower near (2) to the distances to the nearest box of the own side and of the rivals."""
     own, rival = FARTHEST, FARTHEST
     for m in range(cuda.threadIdx.x, row.shape[0], LINE):
@@ -77,7 +77,7 @@ def _find_nearest(row, side, near):  # type: ignore[no-untyped-def]
 
 
 @device
-def _worth(kind, near, sums, real, sign, judged):  # type: ignore[no-untyped-def]
+def _worth(kind, near, sums, real, sign, judged):
     """Write objective, soft margin and d objective / d margin of a sample to judged (3)."""
     unit, one, log_scale = real[UNIT], real[ONE], real[LOG_SCALE]
     own = _softmin_value(near[0], sums[0], sums[1], unit, one, log_scale)
@@ -90,7 +90,7 @@ def _worth(kind, near, sums, real, sign, judged):  # type: ignore[no-untyped-def
 
 
 @kernel(LINE)
-def judge(  # type: ignore[no-untyped-def]
+def judge(
     distance, rows, first, labels, offsets, table, cutoff, real, kind, values, margins, place,
     counts, entry_rows, coefficients,
 ):  # fmt: skip
@@ -160,7 +160,7 @@ def judge(  # type: ignore[no-untyped-def]
 
 
 @device
-def _settle_word(masters, m, word, n, width, planes):  # type: ignore[no-untyped-def]
+def _settle_word(masters, m, word, n, width, planes):
     """Keep four masters of each side inside the codes, uncross them, and write their codes."""
     low_codes, high_codes = np.uint32(0), np.uint32(0)
     low_outer, high_outer = np.uint32(0), np.uint32(0)
@@ -180,7 +180,7 @@ def _settle_word(masters, m, word, n, width, planes):  # type: ignore[no-untyped
 
 
 @kernel(LINE)
-def settle(masters, n, width, planes):  # type: ignore[no-untyped-def]
+def settle(masters, n, width, planes):
     """Settle all boxes, one block each: masters (2, M, n) float32 to planes (2 or 4, M, words)."""
     for word in range(cuda.threadIdx.x, planes.shape[2], LINE):
         _settle_word(masters, cuda.blockIdx.x, word, n, width, planes)
@@ -188,19 +188,19 @@ def settle(masters, n, width, planes):  # type: ignore[no-untyped-def]
 
 def _make_update(optimizer: str) -> Any:
     @device
-    def sgd(masters, first, second, side, m, k, gradient, settings):  # type: ignore[no-untyped-def]
+    def sgd(masters, first, second, side, m, k, gradient, settings):
         value, _ = _sgd_update(masters[side, m, k], gradient, 0.0, settings[0], 0.0, settings[2])
         masters[side, m, k] = value
 
     @device
-    def momentum(masters, first, second, side, m, k, gradient, settings):  # type: ignore[no-untyped-def]
+    def momentum(masters, first, second, side, m, k, gradient, settings):
         value, speed = _sgd_update(
             masters[side, m, k], gradient, first[side, m, k], settings[0], settings[1], settings[2]
         )
         masters[side, m, k], first[side, m, k] = value, speed
 
     @device
-    def adam(masters, first, second, side, m, k, gradient, settings):  # type: ignore[no-untyped-def]
+    def adam(masters, first, second, side, m, k, gradient, settings):
         value, mean, square = _adam_update(
             masters[side, m, k], gradient, first[side, m, k], second[side, m, k],
             settings[0], settings[1], settings[2], settings[3],
@@ -224,7 +224,7 @@ def step(relaxation: str, optimizer: str) -> Any:
     slope, update = FORMULAS[f"{relaxation}_slope"], _make_update(optimizer)
 
     @device
-    def add_entry(code, low, high, width, q, q_leak, sums):  # type: ignore[no-untyped-def]
+    def add_entry(code, low, high, width, q, q_leak, sums):
         """Add a sample's pull at four features of a box to sums (8): lower sides, then upper."""
         for j in range(4):
             c = byte_of(code, j)
@@ -234,7 +234,7 @@ def step(relaxation: str, optimizer: str) -> Any:
     limited = optimizer != "adam"
 
     @kernel(LINE)
-    def step_boxes(  # type: ignore[no-untyped-def]
+    def step_boxes(
         x, n, counts, entry_rows, coefficients, width, leak, scale, settings, dense, masters,
         first, second, planes, limit,
     ):  # fmt: skip
@@ -247,7 +247,7 @@ def step(relaxation: str, optimizer: str) -> Any:
         counts, entry_rows, coefficients
             As `judge` left them; counts are zero afterwards.
         scale, settings
-            As `boxnn_numba.stepper.step_sizes` returns them, settings in four places.
+            As `boxnn_numba.training.cpu_trainer.step_sizes` returns them, settings in four places.
         dense
             Whether boxes without entries move too.
         masters, first, second

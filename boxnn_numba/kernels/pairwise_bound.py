@@ -12,11 +12,11 @@ import numpy as np
 from numba.extending import register_jitable
 
 from boxnn_numba.kernels.compile import kernel
-from boxnn_numba.kernels.elementwise import graded
+from boxnn_numba.kernels.formulas import graded
 
 
 @register_jitable
-def _fewest(x, own_low, own_high, low, high, width, group, gap, most, counts):  # type: ignore[no-untyped-def]
+def _fewest(x, own_low, own_high, low, high, width, group, gap, most, counts):
     """The fewest groups that close a gap between two boxes, `most` if it takes that many or more.
 
     counts has a place for each gain, 0 to 2 * width * group.
@@ -43,7 +43,7 @@ def _fewest(x, own_low, own_high, low, high, width, group, gap, most, counts):  
 
 
 @kernel
-def rival_bounds(x, distance, own, rivals, boxes, scales, most, running, counts, out):  # type: ignore[no-untyped-def]
+def rival_bounds(x, distance, own, rivals, boxes, scales, most, running, counts, out):
     """Write for each rival box how many groups must change at least before it overtakes.
 
     x (n,) uint8, distance (M,) int32 to all boxes, own (L,) the nearest boxes of the predicted

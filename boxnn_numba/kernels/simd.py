@@ -3,7 +3,7 @@
 The operations below are Numba intrinsics on a vector of `LANES` unsigned bytes
 and on vectors of 32-bit (or 64-bit) partial sums and of four totals. `TARGET` names the
 instruction set they are compiled for; it is ``"plain"`` where the processor has
-none of the supported ones, and then the loops of `boxnn_numba.kernels.cpu` that
+none of the supported ones, and then the loops of `boxnn_numba.kernels.distances` that
 use no vectors serve instead. The environment variable ``BOXNN_SIMD`` (one of
 `TARGETS`) overrides the choice.
 """

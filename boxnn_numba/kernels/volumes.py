@@ -24,7 +24,7 @@ _RESCALE = 1e-60
 
 
 @register_jitable
-def _steps(lower, upper, before, width, starts, positions, values):  # type: ignore[no-untyped-def]
+def _steps(lower, upper, before, width, starts, positions, values):
     """Write the steps of every feature's penalties; return the least possible distance.
 
     ``before[j, c]`` is how many codes below c feature j may take. Features that are always
@@ -69,7 +69,7 @@ def _steps(lower, upper, before, width, starts, positions, values):  # type: ign
 
 
 @register_jitable
-def _moments(tilt, width, starts, positions, values, sums, moments):  # type: ignore[no-untyped-def]
+def _moments(tilt, width, starts, positions, values, sums, moments):
     """Return the tilted mean distance and the logarithm of its generating function."""
     sums[width + 1] = moments[width + 1] = 0.0
     for p in range(width, -1, -1):
@@ -90,7 +90,7 @@ def _moments(tilt, width, starts, positions, values, sums, moments):  # type: ig
 
 
 @kernel
-def tilts(lower, upper, before, width, units, tilt, bound):  # type: ignore[no-untyped-def]
+def tilts(lower, upper, before, width, units, tilt, bound):
     """Write for each box the tilt under which a distance of `units` is typical.
 
     Also ``bound``, the logarithm of Chernoff's upper bound of the probability of a distance
@@ -123,7 +123,7 @@ def tilts(lower, upper, before, width, units, tilt, bound):  # type: ignore[no-u
 
 
 @kernel
-def log_tails(lower, upper, before, width, units, tilt, out):  # type: ignore[no-untyped-def]
+def log_tails(lower, upper, before, width, units, tilt, out):
     """Write for each box the logarithm of the probability of a distance of at most `units`."""
     n = lower.shape[1]
     starts = np.empty(n + 1, np.int64)

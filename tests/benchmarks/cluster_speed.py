@@ -26,16 +26,16 @@ import numpy as np
 import psutil
 
 from boxnn_numba import __version__
-from boxnn_numba.options import resolve
-from boxnn_numba.pipelines.certify import certify
-from boxnn_numba.pipelines.cluster import ClusterOptions
-from boxnn_numba.pipelines.train import train
+from boxnn_numba.pipelines.certification.certify import certify
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training.options import resolve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cluster_tools import worker_processes
 from make_rows import make_rows
+from support.cluster_tools import worker_processes
 
 _SAMPLING_SECONDS = 0.05
 

@@ -65,7 +65,7 @@ def main() -> None:
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
         sys.setswitchinterval(1e-4)
     sys.path.insert(0, str(ROOT))
-    from boxnn_numba.backend import get_backend
+    from boxnn_numba.backends.devices import get_backend
     from boxnn_numba.errors import BackendError
 
     try:
@@ -212,8 +212,8 @@ def host(array: Any) -> Any:
 
 def kernels(sizes: Sizes, shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     """Measure class distances of samples that are on the GPU, and compute their floors."""
-    from boxnn_numba.backend import get_backend
-    from boxnn_numba.gpu_backend import UNCAPPED
+    from boxnn_numba.backends.cuda import UNCAPPED
+    from boxnn_numba.backends.devices import get_backend
     from boxnn_numba.kernels.cuda_device import FORM
 
     machine = environment()
@@ -259,10 +259,10 @@ def run_of(
     """Return a training run on random data in clusters."""
     import numpy as np
 
-    from boxnn_numba.backend import get_backend
-    from boxnn_numba.feed import Feed
-    from boxnn_numba.options import TrainingOptions
-    from boxnn_numba.training import Training
+    from boxnn_numba.backends.devices import get_backend
+    from boxnn_numba.training.loader import Feed
+    from boxnn_numba.training.options import TrainingOptions
+    from boxnn_numba.training.run import Training
 
     rows = min(sizes.train_rows, 3000) if check else sizes.train_rows
     rng = np.random.default_rng(3)

@@ -22,7 +22,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cluster_tools import (
+from support.cluster_tools import (
     BOXNN,
     SLOW_TASKS,
     TRAIN_WORDS,

@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 
-from boxnn_numba.data.store import DatasetWriter, open_dataset
-from boxnn_numba.staging import staged_output
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.dataset import DatasetWriter, open_dataset
 
 _BLOCK = 4096
 _CHANGED = 0.02

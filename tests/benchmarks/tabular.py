@@ -54,8 +54,8 @@ from boxnn_numba.baselines.partition import (
     votes_of,
 )
 from boxnn_numba.baselines.scikit_classifiers import ScikitSubmodels
+from boxnn_numba.certificates.exact import pairwise_radius
 from boxnn_numba.estimator import certified_accuracy_scorer
-from boxnn_numba.exact import pairwise_radius
 
 #: Radii that are measured and drawn, and those of the printed table.
 RADII = range(16)
@@ -266,7 +266,7 @@ def table(results: dict[str, Any]) -> str:
 
 def look(title: str) -> dict[str, Any] | None:
     """Return colour, dashes and mark of a row's curve; None for a row that is not drawn."""
-    from boxnn_numba.pipelines.palette import FAMILIES, run_colour
+    from boxnn_numba.pipelines.figures.palette import FAMILIES, run_colour
 
     if title == CONSTANT:
         return {"color": "0.5", "linestyle": ":", "zorder": 1}
@@ -290,7 +290,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     """Draw certified accuracy over the radius, a panel for each table."""
     from PIL import Image
 
-    from boxnn_numba.pipelines.plots import new_figure, save
+    from boxnn_numba.pipelines.figures.curves import new_figure, save
 
     figure = new_figure(4 * len(results), 5.2)
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.method import Samples, random_boxes, random_codes
+from benchmarks.training import make_stepper, step_problem
 from scipy.ndimage import affine_transform
 
 from boxnn_numba import Boxes, box_distance, class_distance, pairwise_distance
-from boxnn_numba.augmentation import Augmentation
-from boxnn_numba.backend import get_backend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.kernels.augmentation import POSITION_BITS
-from boxnn_numba.options import TrainingOptions
-from boxnn_numba.pipelines.bench_method import Samples, random_boxes, random_codes
-from boxnn_numba.pipelines.bench_training import make_stepper, step_problem
+from boxnn_numba.training.augmentation import Augmentation
+from boxnn_numba.training.options import TrainingOptions
 
 ROWS, FEATURES, BOXES, CLASSES = 256, 784, 1000, 10
 

@@ -1,0 +1,1 @@
+"""Attacks: small changes of an input that change its prediction."""

@@ -1,0 +1,260 @@
+"""Attacks: the smallest adversarial change found for each input.
+
+What an attack finds is an upper bound on the true minimum; the certified radius is a lower one,
+and no attack may succeed with that few changes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import validation
+from boxnn_numba.attacks.domain import Domain, domain_of
+from boxnn_numba.attacks.random_search import Search
+from boxnn_numba.backends.devices import get_backend, limit_threads
+from boxnn_numba.distances import pairwise_distance
+from boxnn_numba.kernels.attack import greedy_attacks
+from boxnn_numba.kernels.attack_moves import VALUES, Task, Work
+from boxnn_numba.model import BoxNN
+from boxnn_numba.rivals import group_count, need_two_classes, rival_tuples
+
+#: Inputs that a thread takes at a time.
+_BLOCK_ROWS = 16
+
+
+class AttackResult(NamedTuple):
+    """What an attack has found.
+
+    Attributes
+    ----------
+    x_adv
+        (N, n) adversarial inputs, of the kind that was passed in; the input itself where none was
+        found.
+    changed
+        (N,) int32, number of features (or feature groups) changed, -1 where none was found.
+    prediction
+        (N,) predictions of `x_adv`.
+    """
+
+    x_adv: np.ndarray
+    changed: np.ndarray
+    prediction: np.ndarray
+
+
+def greedy_attack(
+    model: BoxNN,
+    x: ArrayLike,
+    *,
+    max_features: int | None = None,
+    domain: tuple[ArrayLike, ArrayLike] | None = None,
+    features: ArrayLike | None = None,
+    rivals: int = 16,
+    own: int = 16,
+    tries: int = 32,
+    seed: int = 0,
+    threads: int | None = None,
+) -> AttackResult:
+    """Change as few features as can be found so that the prediction changes (white box).
+
+    Rival boxes are tried in order of margin. Step by step the feature (or group) and code are
+    taken that bring a rival box closest to the nearest boxes of the predicted class; a change that
+    is not needed in the end is taken back. Then some changes at a time are taken back at random and
+    fewer put in their place, until the certificate says that no attack is smaller.
+
+    Parameters
+    ----------
+    model
+        The classifier.
+    x
+        Samples, as for `BoxNN.encode`.
+    max_features
+        Most features (or groups) to change; any number by default.
+    domain
+        (low, high) codes that may be written, numbers or (n,) arrays; 0..255 by default. With a
+        grid, only codes that it can produce are written.
+    features
+        (n,) bool, features that may change; all by default.
+    rivals, own
+        Rival boxes to try, and boxes of the predicted class to keep in view.
+    tries
+        Rounds of the random search after the greedy one.
+    seed
+        Of that search. The result is the same for any number of threads and any batch.
+    threads
+        Threads to use; all cores by default.
+
+    Returns
+    -------
+    AttackResult
+        Unpacks as ``x_adv, changed, prediction``; predictions are labels of the model. With a
+        grid, changed features are raw values that have the new codes.
+
+    Raises
+    ------
+    InputError
+        As for `BoxNN.encode`, or the model has boxes of one class only.
+    OptionError
+        An option is out of range.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, BoxNN
+    >>> from boxnn_numba.attacks.greedy import greedy_attack
+    >>> model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
+    >>> greedy_attack(model, [[25] * 5])
+    AttackResult(x_adv=array([[200, 200, 200,  25,  25]], dtype=uint8), changed=array([3], \
+dtype=int32), prediction=array(['b'], dtype='<U1'))
+    """
+    limit = group_count(model)
+    if max_features is not None:
+        limit = min(limit, validation.integer("max_features", max_features, 0))
+    rivals, own = validation.positive("rivals", rivals), validation.integer("own", own, 1, 32)
+    tries, seed = validation.integer("tries", tries, 0), validation.integer("seed", seed, 0)
+    raw = validation.flat_rows("x", x)
+    codes = model.encode(raw)
+    raw = codes if model.grid is None else validation.features("x", raw)
+    need_two_classes(model)
+    writable = domain_of(model, domain, features, raw.dtype)
+    task = _task(model, writable, tries, limit)
+    found = np.empty_like(codes)
+    changed = np.empty(len(codes), np.int32)
+
+    def work(first: int, last: int) -> None:
+        scratch = _scratch(task, own)
+        for start in range(first, last, _BLOCK_ROWS):
+            rows = slice(start, min(last, start + _BLOCK_ROWS))
+            block = codes[rows]
+            with limit_threads(1):
+                distance = [pairwise_distance(block, boxes) for boxes in model.box_sets]
+            predicted, order = rival_tuples(distance, model.box_sets, rivals)
+            greedy_attacks(
+                task, scratch, block, np.concatenate(distance, axis=1), predicted, order,
+                _seeds(block, seed), found[rows], changed[rows],
+            )  # fmt: skip
+
+    get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
+    x_adv = writable.decode(raw, codes, found)
+    with limit_threads(threads):
+        return AttackResult(x_adv, changed, model.predict(x_adv))
+
+
+def _task(model: BoxNN, domain: Domain, tries: int, limit: int) -> Task:
+    sets = model.box_sets
+    lower, upper = (
+        np.concatenate([getattr(boxes, side) for boxes in sets]) for side in ("lower", "upper")
+    )
+    starts = np.cumsum([0, *map(len, sets[:-1])])
+    return Task(
+        lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),
+        np.concatenate([boxes.labels for boxes in sets]),
+        np.array([start + boxes.offsets for start, boxes in zip(starts, sets, strict=True)]),
+        domain.up(), domain.down(), domain.free, model.boxes.width, model.group_size, tries, limit,
+    )  # fmt: skip
+
+
+def _scratch(task: Task, own: int) -> Work:
+    m, n = task.lower.shape
+    groups, sets = -(-n // task.group), len(task.offsets)
+    codes = VALUES * sets
+    return Work(
+        start=np.empty(n, np.int32),
+        code=np.empty(n, np.int32),
+        best=np.empty(n, np.int32),
+        pick=np.empty(n, np.int32),
+        distance=np.empty(m, np.int32),
+        changed=np.empty(groups, np.bool_),
+        banned=np.empty(groups, np.bool_),
+        rival=np.empty(sets, np.int64),
+        aim=np.empty(sets, np.int32),
+        near=np.empty((sets, own), np.int64),
+        running=np.empty((sets, own), np.int32),
+        trial=np.empty((sets, own), np.int32),
+        values=np.empty((n, codes), np.int32),
+        counts=np.empty(n, np.int64),
+        costs=np.empty((n, codes), np.int32),
+        gains=np.empty((n, codes, sets, own), np.int32),
+        random=np.empty(1, np.uint64),
+    )
+
+
+def _seeds(codes: np.ndarray, seed: int) -> np.ndarray:
+    """Return a number for each row that depends on nothing but the row and the seed."""
+    numbers = [(zlib.crc32(row.tobytes(), seed & 0xFFFFFFFF) << 20) | 1 for row in codes]
+    return np.array(numbers, np.uint64)
+
+
+def random_search(
+    predict: Callable[[np.ndarray], Any],
+    x: ArrayLike,
+    budget: int,
+    queries: int = 1000,
+    seed: int = 0,
+    domain: tuple[ArrayLike, ArrayLike] | None = None,
+    group_size: int = 1,
+    features: ArrayLike | None = None,
+) -> AttackResult:
+    """Look for a change of at most `budget` features by random search (black box).
+
+    A set of features and their values is changed a little at a time, fewer and fewer of them; a
+    step that does not lower the margin of the first prediction is kept. When the prediction has
+    changed, what is not needed for that is taken back while queries are left.
+
+    Parameters
+    ----------
+    predict
+        Returns scores (N, K), larger for likelier classes, or labels (N,), of samples (N, n).
+    x
+        (N, n) samples.
+    budget
+        Most features (or groups) to change.
+    queries
+        Most samples for which `predict` is asked, for each input.
+    seed
+        Of the search.
+    domain
+        (low, high) of what may be written, numbers or (n,) arrays; 0..255 for uint8, else it
+        must be given.
+    group_size
+        Features that are rewritten together.
+    features
+        (n,) bool, features that may change; all by default.
+
+    Returns
+    -------
+    AttackResult
+        Predictions are labels, or column numbers where `predict` returns scores (the first of
+        equals).
+
+    Raises
+    ------
+    InputError
+        `x` is not numbers, or `predict` returns something else.
+    OptionError
+        An option is out of range.
+
+    Notes
+    -----
+    In the manner of Sparse-RS (Croce et al., AAAI 2022).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from boxnn_numba.attacks.greedy import random_search
+    >>> bright = lambda x: (x.sum(axis=1) > 500).astype(int)
+    >>> result = random_search(bright, np.zeros((1, 6), np.uint8), budget=4)
+    >>> result.changed, result.prediction
+    (array([2], dtype=int32), array([1]))
+    """
+    matrix = validation.matrix("x", x)
+    search = Search.begin(predict, matrix, budget, queries, domain, group_size, features)
+    rng = np.random.default_rng(validation.integer("seed", seed, 0))
+    search.start(rng)
+    while search.step(rng):
+        pass
+    search.prune()
+    return AttackResult(*search.result())

@@ -1,0 +1,174 @@
+"""The state of a random search for adversarial inputs, all inputs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.rivals import groups_changed
+
+#: Share of the changed groups that a step of the random search replaces, first and last.
+_SHARES = 0.5, 0.05
+
+
+@dataclass(eq=False)
+class Search:
+    """A random search: inputs `current` (N, n), with groups `chosen` (N, budget) changed."""
+
+    predict: Callable[[np.ndarray], Any]
+    x: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    budget: int
+    queries: int
+    group_size: int
+    free: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def begin(
+        cls,
+        predict: Any,
+        x: np.ndarray,
+        budget: int,
+        queries: int,
+        domain: Any,
+        group_size: int,
+        features: Any,
+    ) -> Search:
+        """Check the arguments of `random_search`, and ask about the inputs."""
+        if x.dtype.kind not in "iuf":
+            raise InputError(f"x has dtype {x.dtype}; it must hold numbers")
+        group_size = validation.positive("group_size", group_size)
+        n = x.shape[1]
+        free = np.ones(n, bool) if features is None else validation.mask("features", features, n)
+        groups = int(np.logical_or.reduceat(free, np.arange(0, n, group_size)).sum())
+        if groups == 0:
+            raise OptionError("features is False everywhere; let at least one feature change")
+        low, high = validation.limits(domain, n, x.dtype)
+        return cls(
+            predict, x, low, high, validation.integer("budget", budget, 1, groups),
+            validation.positive("queries", queries), group_size, free, _answers(predict, x),
+        )  # fmt: skip
+
+    def start(self, rng: np.random.Generator) -> None:
+        """Change as many groups of every input as the budget allows."""
+        rows, n = self.x.shape
+        starts = np.arange(0, n, self.group_size)
+        # Beyond the random keys 0..1, and beyond those of groups that are changed already.
+        self.offset = np.where(np.logical_or.reduceat(self.free, starts), 0.0, 3.0)
+        self.used = np.ones(rows, np.int64)
+        self.current = self.x.copy()
+        self.flipped = np.zeros(rows, bool)
+        self.loss = np.full(rows, np.inf)
+        keys = rng.random((rows, len(starts))) + self.offset
+        self.chosen = np.argsort(keys, axis=1)[:, : self.budget]
+        everyone = np.flatnonzero(self.used < self.queries)
+        self._accept(
+            everyone, self._written(self.x[everyone], everyone, self.chosen[everyone], rng)
+        )
+
+    def step(self, rng: np.random.Generator) -> bool:
+        """Replace a few changed groups of every input that has not flipped; False at the end."""
+        active = np.flatnonzero(~self.flipped & (self.used < self.queries))
+        if len(active) == 0:
+            return False
+        done = self.used[active[0]] / self.queries
+        share = _SHARES[0] * (_SHARES[1] / _SHARES[0]) ** done
+        moved = max(1, round(share * self.budget))
+        chosen = rng.permuted(self.chosen[active], axis=1)
+        keys = rng.random((len(active), len(self.offset))) + self.offset
+        np.put_along_axis(keys, chosen[:, moved:], 2.0, axis=1)
+        fresh = np.argpartition(keys, moved - 1, axis=1)[:, :moved]
+        trial = self._restored(self.current[active], active, chosen[:, :moved])
+        trial = self._written(trial, active, fresh, rng)
+        better = self._accept(active, trial)
+        chosen[:, :moved] = fresh
+        self.chosen[active[better]] = chosen[better]
+        return True
+
+    def prune(self) -> None:
+        """Take back one group after another where the prediction stays changed."""
+        for place in range(self.budget):
+            rows = np.flatnonzero(self.flipped & (self.used < self.queries))
+            if len(rows) == 0:
+                return
+            groups = self.chosen[rows, place : place + 1]
+            self._accept(rows, self._restored(self.current[rows], rows, groups), pruning=True)
+
+    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return adversarial inputs, groups changed (-1 if not found) and predictions."""
+        x_adv = np.where(self.flipped[:, None], self.current, self.x)
+        changed = groups_changed(self.x, x_adv, self.group_size)
+        answers = _answers(self.predict, x_adv)
+        prediction = answers.argmax(axis=1) if answers.ndim == 2 else answers
+        return x_adv, np.where(self.flipped, changed, -1).astype(np.int32), prediction
+
+    def _columns(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and features, of those that may change, of groups (rows, q)."""
+        columns = groups[:, :, None] * self.group_size + np.arange(self.group_size)
+        rows = np.broadcast_to(np.arange(len(groups))[:, None, None], columns.shape)
+        rows, columns = (part[columns < self.x.shape[1]] for part in (rows, columns))
+        return rows[self.free[columns]], columns[self.free[columns]]
+
+    def _restored(self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        rows, columns = self._columns(groups)
+        trial[rows, columns] = self.x[of[rows], columns]
+        return trial
+
+    def _written(
+        self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Write random values into groups: one of the two limits, or anything between them."""
+        rows, columns = self._columns(groups)
+        low, high = self.low[columns], self.high[columns]
+        if self.x.dtype.kind == "f":
+            inside = low + (high - low) * rng.random(len(columns))
+        else:
+            inside = rng.integers(low, high, endpoint=True)
+        kind = rng.integers(0, 3, len(columns))
+        trial[rows, columns] = np.choose(kind, (low, high, inside))
+        return trial
+
+    def _accept(self, rows: np.ndarray, trial: np.ndarray, pruning: bool = False) -> np.ndarray:
+        """Ask about new inputs for some rows and keep those that are no worse; say which."""
+        if len(rows) == 0:
+            return np.zeros(0, bool)
+        self.used[rows] += 1
+        loss, flipped = _margins(_answers(self.predict, trial), self.first[rows])
+        better = flipped if pruning else flipped | (loss <= self.loss[rows])
+        kept = rows[better]
+        self.current[kept], self.loss[kept] = trial[better], loss[better]
+        self.flipped[kept] = flipped[better]
+        return better
+
+
+def _answers(predict: Callable[[np.ndarray], Any], x: np.ndarray) -> np.ndarray:
+    """Return scores (N, K) or labels (N,), checked."""
+    answers = np.asarray(predict(x))
+    fits = answers.ndim in (1, 2) and len(answers) == len(x)
+    if not fits or (answers.ndim == 2 and answers.shape[1] < 2):
+        raise InputError(
+            f"predict returned shape {answers.shape} for {len(x)} samples; it must return scores "
+            "(N, K) of at least two classes, or labels (N,)"
+        )
+    if answers.dtype.kind == "f" and np.isnan(answers).any():
+        raise InputError("predict returned NaN; it must return numbers")
+    return answers
+
+
+def _margins(answers: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far the first prediction is ahead, and whether another one is made now."""
+    if answers.ndim == 1:
+        flipped = answers != first
+        return np.where(flipped, 0.0, 1.0), flipped
+    predicted, rows = first.argmax(axis=1), np.arange(len(first))
+    rest = answers.astype(np.float64)
+    ahead = rest[rows, predicted].copy()
+    rest[rows, predicted] = -np.inf
+    return ahead - rest.max(axis=1), answers.argmax(axis=1) != predicted

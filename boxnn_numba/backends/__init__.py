@@ -1,0 +1,1 @@
+"""Backends: where kernels run, behind one protocol; they see arrays only."""

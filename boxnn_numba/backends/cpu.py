@@ -1,0 +1,235 @@
+"""Kernels on the cores of this machine, over the threads that a backend was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.backends.box_layout import (
+    UNREACHABLE,
+    BoxTable,
+    ClassLayout,
+    LaneTable,
+    aligned,
+    box_table,
+    class_layout,
+    lane_table,
+    round_up,
+)
+from boxnn_numba.kernels import distances as cpu
+from boxnn_numba.kernels import simd
+
+if TYPE_CHECKING:
+    from boxnn_numba.boxes import Boxes
+    from boxnn_numba.training.cpu_trainer import CpuStepper, Entries
+    from boxnn_numba.training.run import StepInputs
+
+#: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
+#: (whole tiles both).
+_BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
+#: Samples whose class distances a thread computes at a time.
+_BLOCK_ROWS = 256
+
+
+def _lane_distances(
+    samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
+) -> np.ndarray:
+    first, last = span[0] // cpu.LANE_BOXES, -(-span[1] // cpu.LANE_BOXES)
+    out = np.empty((len(samples), (last - first) * cpu.LANE_BOXES), samples.dtype)
+    kernel = getattr(cpu, f"{penalty}_distances")
+    kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
+    return out
+
+
+class CpuBackend:
+    """Kernels on the cores of this machine.
+
+    Parameters
+    ----------
+    threads
+        Number of threads, at least 1. With 1 everything runs in the caller's
+        thread, which is what a Dask worker wants.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int) -> None:
+        self.threads = validation.positive("threads", threads)
+        self._pool = ThreadPoolExecutor(threads, "boxnn") if threads > 1 else None
+
+    # --- where things run ---------------------------------------------------------------
+
+    def parallel(self, n: int, grain: int, work: Callable[[int, int], Any]) -> list[Any]:
+        """Call ``work(first, last)`` on pieces of range(n), each a multiple of `grain` long.
+
+        Results come in the order of the pieces.
+        """
+        if self._pool is None or n <= grain:
+            return [work(0, n)] if n else []
+        size = max(grain, round_up(-(-n // (4 * self.threads)), grain))
+        pieces = [(first, min(n, first + size)) for first in range(0, n, size)]
+        return list(self._pool.map(lambda piece: work(*piece), pieces))
+
+    # --- layout -------------------------------------------------------------------------
+
+    def samples(self, x: np.ndarray) -> np.ndarray:
+        """Return uint8 codes (N, n) padded to whole tiles of samples and vectors of features."""
+        rows, columns = len(x), x.shape[1]
+        shape = (round_up(rows, cpu.TILE_SAMPLES), round_up(columns, simd.LANES))
+        padded = aligned(shape, 0)
+        padded[:rows, :columns] = x
+        return padded
+
+    def boxes(self, lower: np.ndarray, upper: np.ndarray) -> BoxTable:
+        """Return uint8 bounds (M, n) laid out for the kernels."""
+        return box_table(lower, upper)
+
+    def layout(
+        self, lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray, width: int
+    ) -> ClassLayout:
+        """Return uint8 bounds (M, n), sorted by class, laid out for `class_distance`."""
+        return class_layout(lower, upper, offsets)
+
+    def table_of(self, boxes: Boxes) -> BoxTable:
+        """Return boxes laid out for `pairwise`, made once."""
+        return boxes.table
+
+    def layout_of(self, boxes: Boxes) -> ClassLayout:
+        """Return boxes laid out for `class_distance`, made once."""
+        return boxes.layout
+
+    # --- distances ----------------------------------------------------------------------
+
+    def operands(self, table: BoxTable, penalty: str = "graded") -> BoxTable | LaneTable:
+        """Return boxes in the form that `distances` reads for a penalty on this processor.
+
+        The vector form is the table itself; the lane form is a copy, which later changes of
+        the table do not reach.
+        """
+        if simd.TARGET == "plain" or penalty != "graded":
+            return lane_table(*table.bounds(), np.int32)
+        return table
+
+    def distances(
+        self,
+        samples: np.ndarray,
+        first: int,
+        last: int,
+        boxes: BoxTable | LaneTable,
+        span: tuple[int, int],
+        width: int,
+        penalty: str = "graded",
+    ) -> np.ndarray:
+        """Return the int32 distances of samples first..last to boxes span[0]..span[1].
+
+        Runs in the caller's thread. `first` and ``span[0]`` are multiples of 64. The result
+        may have more rows and columns than asked for: those belong to the padding.
+        """
+        rows = round_up(last - first, cpu.TILE_SAMPLES)
+        if isinstance(boxes, LaneTable):
+            codes = samples[first : first + rows, : boxes.lower.shape[1]].astype(np.int32)
+            return _lane_distances(codes, boxes, span, np.int32(width), penalty)
+        stop = min(round_up(span[1], cpu.TILE_BOXES), len(boxes.lower))
+        out = np.empty((rows, stop - span[0]), np.int32)
+        kernel = cpu.vector_distances(width)
+        kernel(samples, first, first + rows, boxes.lower, boxes.upper, span[0], stop, width, out)
+        return out
+
+    def pairwise(
+        self, samples: np.ndarray, n: int, table: BoxTable, width: int, out: np.ndarray
+    ) -> None:
+        """Write the int32 distances of the first n samples to all boxes to `out` (n, M)."""
+        boxes = self.operands(table)
+
+        def work(first: int, last: int) -> None:
+            for box in range(0, table.n_boxes, _BLOCK_BOXES):
+                stop = min(table.n_boxes, box + _BLOCK_BOXES)
+                block = self.distances(samples, first, last, boxes, (box, stop), width)
+                out[first:last, box:stop] = block[: last - first, : stop - box]
+
+        self.parallel(n, _BLOCK_SAMPLES, work)
+
+    def class_distance(
+        self, x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray
+    ) -> None:
+        """Write the int32 distances to the nearest box of each class to `out` (N, K).
+
+        x is (N, n) uint8 codes, as they come. No (N, M) matrix is made, and the columns are
+        padded block by block, so memory does not grow with N.
+        """
+        work = self._plain_classes if simd.TARGET == "plain" else self._vector_classes
+
+        self.parallel(
+            len(x), _BLOCK_SAMPLES, lambda first, last: work(x, first, last, layout, width, out)
+        )
+
+    @staticmethod
+    def _vector_classes(
+        x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
+    ) -> None:
+        kernel = cpu.vector_nearest(width)
+        for start in range(first, last, _BLOCK_ROWS):
+            stop = min(last, start + _BLOCK_ROWS)
+            rows = round_up(stop - start, cpu.TILE_SAMPLES)
+            codes = aligned((rows, layout.table.lower.shape[1]), 0)
+            cpu.gather_columns(x, start, stop, layout.columns, codes)
+            columns = cpu.used_columns(codes[: stop - start], layout.floor, layout.ceiling)
+            nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)
+            kernel(
+                codes, layout.table.lower, layout.table.upper, layout.starts,
+                min(layout.probe, columns), columns, width, nearest,
+            )  # fmt: skip
+            out[start:stop] = nearest[:, : stop - start].T
+
+    def _plain_classes(
+        self, x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
+    ) -> None:
+        lanes = layout.lanes
+        for start in range(first, last, _BLOCK_SAMPLES):
+            stop = min(last, start + _BLOCK_SAMPLES)
+            codes = self.samples(x[start:stop][:, layout.columns]).astype(np.int32)
+            span = (0, layout.table.n_boxes)
+            block = _lane_distances(
+                codes[:, : layout.table.n_features], lanes, span, np.int32(width), "graded"
+            )
+            out[start:stop] = UNREACHABLE
+            cpu.nearest_per_class(block, stop - start, layout.labels, out, start)
+
+    def float_distances(
+        self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float
+    ) -> np.ndarray:
+        """Return the (N, M) distances of float32 or float64 samples to boxes of the same type."""
+        out = np.empty((len(x), len(lower)), x.dtype)
+        boxes = lane_table(lower, upper, x.dtype)
+
+        def work(first: int, last: int) -> None:
+            padding = -(last - first) % cpu.TILE_SAMPLES
+            rows = np.pad(x[first:last], ((0, padding), (0, 0)))
+            block = _lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width), "graded")
+            out[first:last] = block[: last - first, : len(lower)]
+
+        self.parallel(len(x), _BLOCK_SAMPLES, work)
+        return out
+
+    # --- training -----------------------------------------------------------------------
+
+    def stepper(self, masters: tuple[np.ndarray, np.ndarray], inputs: StepInputs) -> CpuStepper:
+        """Return the training state of boxes with these master bounds."""
+        from boxnn_numba.training.cpu_trainer import CpuStepper
+
+        return CpuStepper(self, masters, inputs)
+
+    def forward(
+        self, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: StepInputs
+    ) -> tuple[Entries, np.ndarray, np.ndarray]:
+        """Return what samples (N, n), codes as they come, say of the boxes of a table.
+
+        As `boxnn_numba.training.cpu_trainer.forward`: entries, objectives and margins.
+        """
+        from boxnn_numba.training.cpu_trainer import forward
+
+        return forward(self, table, self.samples(x), labels, inputs)

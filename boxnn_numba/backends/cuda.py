@@ -1,0 +1,388 @@
+"""Kernels on an NVIDIA GPU, by numba-cuda.
+
+(No module here is called ``boxnn_numba.cuda...``: numba-cuda's import hook would take it for
+its own.)
+
+Arrays that are on the GPU already (CuPy, PyTorch, Numba) are used where they are, on the
+caller's stream. Arrays of the host go through two pinned buffers, chunk by chunk: while
+one is computed the other is filled. Results are the integers of the CPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import cuda
+
+from boxnn_numba import validation
+from boxnn_numba.backends import cuda_runtime as runtime
+from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.errors import InputError
+from boxnn_numba.kernels import cuda_distances
+from boxnn_numba.kernels.cuda_distances import BOXES, COLUMNS, ROWS, TILE_BOXES, TILE_SAMPLES
+
+if TYPE_CHECKING:
+    from boxnn_numba.boxes import Boxes
+    from boxnn_numba.training.cpu_trainer import Entries
+    from boxnn_numba.training.cuda_trainer import CudaStepper
+    from boxnn_numba.training.run import StepInputs
+
+#: Part of the free memory that buffers may take, and bytes of a chunk beyond which none is faster.
+_SHARE, _CHUNK_BYTES = 0.25, 64 * 2**20
+#: A width that no penalty reaches needs no cap.
+UNCAPPED = 255
+
+Launch = Callable[[Any, Any, Any], None]
+
+
+def words_of(codes: np.ndarray) -> np.ndarray:
+    """Return uint8 codes (..., n) as uint32 words, padded with zeros."""
+    n = codes.shape[-1]
+    padded = np.zeros((*codes.shape[:-1], -(-n // 4) * 4), np.uint8)
+    padded[..., :n] = codes
+    return padded.view(np.uint32)
+
+
+def planes_of(lower: np.ndarray, upper: np.ndarray, width: int) -> np.ndarray:
+    """Return boxes as the kernels take them: (2 or 4, M, words) uint32.
+
+    Lower and upper bounds and, below `UNCAPPED`, both moved outwards by the width.
+    """
+    sides = [lower, upper]
+    if width < UNCAPPED:
+        sides += [lower - np.minimum(lower, width), upper + np.minimum(255 - upper, width)]
+    return words_of(np.stack([side.astype(np.uint8) for side in sides]))
+
+
+def penalty_of(width: int) -> str:
+    """Return the kernels' name of the graded penalty at a width."""
+    return "capped" if width < UNCAPPED else "uncapped"
+
+
+@dataclass(frozen=True)
+class CudaTable:
+    """Boxes on the GPU.
+
+    Attributes
+    ----------
+    planes
+        (2 or 4, M, words) uint32, as `planes_of`.
+    labels
+        int32, the class of each thread's boxes of a tile, -1 for none, where the rows are arranged
+        for class distances; else None.
+    width, n_features
+        Width W, and features n without the padding.
+    """
+
+    planes: Any
+    labels: Any
+    width: int
+    n_features: int
+
+
+def _arranged(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the box in each row of a class table, and the class of each thread of a tile.
+
+    A thread's boxes are rows `COLUMNS` apart, all of one class (its last box is repeated).
+    """
+    groups, labels = [], []
+    for c, (first, last) in enumerate(itertools.pairwise(offsets)):
+        for start in range(int(first), int(last), BOXES):
+            groups.append(np.minimum(np.arange(start, start + BOXES), last - 1))
+            labels.append(c)
+    while len(groups) % COLUMNS:
+        groups.append(np.zeros(BOXES, np.int64))
+        labels.append(-1)
+    rows = np.array(groups).reshape(-1, COLUMNS, BOXES).transpose(0, 2, 1).reshape(-1)
+    return rows, np.array(labels, np.int32)
+
+
+class CudaBackend(CpuBackend):
+    """Kernels on the GPU of this process; what has no kernel there runs on the CPU.
+
+    Parameters
+    ----------
+    threads
+        Threads for what runs on the CPU.
+    chunk
+        Rows of a host array that are on the GPU at a time; None for what fits easily.
+
+    Raises
+    ------
+    BackendError
+        No driver, no GPU, or one that is too old.
+    """
+
+    name = "cuda"
+
+    def __init__(self, threads: int, chunk: int | None = None) -> None:
+        super().__init__(threads)
+        runtime.check_device()
+        self._chunk = chunk
+        self._tables: weakref.WeakKeyDictionary[Boxes, CudaTable] = weakref.WeakKeyDictionary()
+        self._layouts: weakref.WeakKeyDictionary[Boxes, CudaTable] = weakref.WeakKeyDictionary()
+        self._nothing = runtime.send(np.zeros(1, np.int32))
+        self._buffers: tuple[Any, list[_Buffer]] | None = None
+        self._forward: CudaStepper | None = None
+        self._lock = threading.Lock()
+
+    # --- layout -------------------------------------------------------------------------
+
+    def samples(self, x: Any) -> Any:
+        """Return samples as `pairwise` takes them: uint8 codes (N, n), here or on the GPU."""
+        return x
+
+    def gpu_table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> CudaTable:
+        """Return uint8 bounds (M, n) on the GPU."""
+        return self._upload(planes_of(lower, upper, width), None, width, lower.shape[1])
+
+    def layout(  # type: ignore[override]
+        self, lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray, width: int
+    ) -> CudaTable:
+        """Return uint8 bounds (M, n), sorted by class, on the GPU for `class_distance`."""
+        rows, labels = _arranged(offsets)
+        planes = planes_of(lower[rows], upper[rows], width)
+        return self._upload(planes, labels, width, lower.shape[1])
+
+    @staticmethod
+    def _upload(planes: np.ndarray, labels: Any, width: int, n_features: int) -> CudaTable:
+        with runtime.enough_memory(planes.nbytes, "use fewer boxes, or --device cpu"):
+            on_device = None if labels is None else runtime.send(labels)
+            return CudaTable(runtime.send(planes), on_device, width, n_features)
+
+    def table_of(self, boxes: Boxes) -> CudaTable:  # type: ignore[override]
+        """Return boxes on the GPU for `pairwise`, sent once."""
+        if boxes not in self._tables:
+            self._tables[boxes] = self.gpu_table(boxes.lower, boxes.upper, boxes.width)
+        return self._tables[boxes]
+
+    def layout_of(self, boxes: Boxes) -> CudaTable:  # type: ignore[override]
+        """Return boxes on the GPU for `class_distance`, sent once."""
+        if boxes not in self._layouts:
+            self._layouts[boxes] = self.layout(boxes.lower, boxes.upper, boxes.offsets, boxes.width)
+        return self._layouts[boxes]
+
+    # --- distances ----------------------------------------------------------------------
+
+    def pairwise(self, samples: Any, n: int, table: CudaTable, width: int, out: Any) -> None:  # type: ignore[override]
+        """Write the int32 distances of n samples to all boxes to `out` (n, M).
+
+        Both are in the host's memory or both on the GPU, there C-contiguous.
+        """
+
+        def run(x: Any, target: Any, stream: Any) -> None:
+            words, kind = _as_words(x)
+            kernel = cuda_distances.pairwise(penalty_of(width), kind)
+            rows = target.shape[0]
+            blocks = -(-rows // TILE_SAMPLES) * -(-table.planes.shape[1] // TILE_BOXES)
+            kernel[blocks, (COLUMNS, ROWS), stream](
+                words, self._nothing, np.int32(0), np.int32(rows), table.planes, target
+            )
+
+        self._run(samples, out, run)
+
+    def class_distance(self, x: Any, layout: CudaTable, width: int, out: Any) -> None:  # type: ignore[override]
+        """Write the int32 distances to the nearest box of each class to `out` (N, K).
+
+        Both are in the host's memory or both on the GPU, there C-contiguous.
+        """
+
+        def run(x: Any, target: Any, stream: Any) -> None:
+            words, kind = _as_words(x)
+            flat = target.reshape(target.size)
+            runtime.launch(
+                cuda_distances.fill, target.size, flat, np.int32(UNREACHABLE), stream=stream
+            )
+            kernel = cuda_distances.nearest(penalty_of(width), kind)
+            blocks = -(-target.shape[0] // TILE_SAMPLES) * (layout.planes.shape[1] // TILE_BOXES)
+            kernel[blocks, (COLUMNS, ROWS), stream](words, layout.planes, layout.labels, target)
+
+        self._run(x, out, run)
+
+    # --- arrays of callers that are on the GPU ---------------------------------------------
+
+    @staticmethod
+    def checked(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]) -> Any:
+        """Return an array as the kernels take it, or raise an InputError; nothing is copied."""
+        return runtime.checked(name, array, dtype, shape)
+
+    @staticmethod
+    def output(out: Any, like: Any, shape: tuple[int, int]) -> Any:
+        """Return where int32 results go: `out` if it fits, else a new array of `like`'s kind."""
+        if out is None:
+            return runtime.new_like(like, shape, np.int32)
+        if not hasattr(out, "__cuda_array_interface__") and not hasattr(out, "__cuda_ndarray__"):
+            raise InputError("x is on a GPU and out is not; they must be in one memory")
+        runtime.checked("out", out, np.int32, shape)
+        return out
+
+    def box_distance(self, x: Any, lower: Any, upper: Any, width: float) -> Any:
+        """Return what `boxnn_numba.box_distance` does, of arrays on the GPU."""
+        kind = np.dtype(runtime.wrap(x).dtype)
+        if kind not in (np.uint8, np.float32, np.float64):
+            raise InputError(f"x is {kind} on the GPU; it must be uint8, float32 or float64")
+        samples = runtime.checked("x", x, kind, (None, None))
+        low = runtime.checked("lower", lower, kind, (None, samples.shape[1]))
+        high = runtime.checked("upper", upper, kind, tuple(low.shape))
+        if kind == np.uint8:
+            width = validation.width(width)  # type: ignore[arg-type]
+        else:
+            width = validation.real("width", width, 0, open_low=True)
+        shape, line = (samples.shape[0], low.shape[0]), cuda_distances.LINE
+        out = runtime.new_like(x, shape, np.int32 if kind == np.uint8 else kind)
+        grid = shape[0], -(-shape[1] // line)
+        kernel = cuda_distances.box_distances[grid, line, runtime.current_stream()]
+        cap = np.int32(width) if kind == np.uint8 else kind.type(width)
+        kernel(samples, low, high, cap, runtime.wrap(out))
+        return out
+
+    def certified_radius(self, distance: Any, units: int, sound: bool) -> tuple[Any, Any]:
+        """Return predictions and radii of class distances (N, K) in `units` of 2 W g."""
+        found = runtime.checked("class_distance", distance, np.int32, (None, None))
+        if found.shape[1] < 2:
+            raise InputError("class_distance has one column; a radius needs two classes or more")
+        prediction, radius = (
+            runtime.new_like(distance, found.shape[:1], np.int32) for _ in range(2)
+        )
+        runtime.launch(
+            cuda_distances.certify, found.shape[0], found, np.int32(units), np.int32(sound),
+            runtime.wrap(prediction), runtime.wrap(radius), stream=runtime.current_stream(),
+        )  # fmt: skip
+        return prediction, radius
+
+    def radius_counts(self, prediction: Any, radius: Any, y: Any, top: int) -> np.ndarray:
+        """Return how many samples on the GPU are right at each radius 0..top, larger ones last."""
+        radii = runtime.checked("radius", radius, np.int32, (None,))
+        guesses = runtime.checked("prediction", prediction, np.int32, tuple(radii.shape))
+        truths = runtime.checked("y", y, runtime.wrap(y).dtype, tuple(radii.shape))
+        counts, stream = runtime.send(np.zeros(top + 1, np.int32)), runtime.current_stream()
+        runtime.launch(
+            cuda_distances.count_radii, len(radii), guesses, radii, truths, counts, stream=stream
+        )
+        stream.synchronize()
+        return counts.copy_to_host().astype(np.int64)
+
+    @staticmethod
+    def take(values: np.ndarray, index: Any) -> Any:
+        """Return ``values[index]``: CuPy's if the index is and they are numbers, else NumPy's."""
+        if type(index).__module__.partition(".")[0] == "cupy":
+            import cupy
+
+            return cupy.asarray(values)[index] if values.dtype.kind in "iu" else values[index.get()]
+        return values[index.copy_to_host()]
+
+    # --- chunks -------------------------------------------------------------------------
+
+    def _run(self, x: Any, out: Any, run: Launch) -> None:
+        """Compute `out` from x, where they are or through the buffers."""
+        if isinstance(x, np.ndarray):
+            with self._lock:
+                self._stream(x, out, run)
+        else:
+            run(runtime.wrap(x), runtime.wrap(out), runtime.current_stream())
+
+    def _stream(self, x: np.ndarray, out: np.ndarray, run: Launch) -> None:
+        buffers = self._buffers_for(len(x), x.shape[1], out.shape[1])
+        rows = len(buffers[0].codes)
+        for index, first in enumerate(range(0, len(x), rows)):
+            buffer = buffers[index % 2]
+            buffer.collect()
+            buffer.compute(x[first : first + rows], out[first : first + rows], run)
+        for buffer in buffers:
+            buffer.collect()
+
+    def _buffers_for(self, n: int, features: int, columns: int) -> list[_Buffer]:
+        """Return two buffers for chunks of n samples: those of the last call if they fit."""
+        per_row = -(-features // 4) * 4 + 4 * columns
+        held = self._buffers
+        if held is not None and held[0][1:] == (features, columns):
+            wanted = min(n, self._chunk) if self._chunk is not None else n
+            if held[0][0] >= min(wanted, self._fitting(per_row)):
+                return held[1]
+        self._buffers = None
+        fits = max(1, int(min(runtime.free_memory() * 0.9, 2.0**62)) // (2 * per_row))
+        rows = min(n, self._chunk if self._chunk is not None else self._fitting(per_row))
+        advice = f"pass --chunk {fits}" if fits < rows else "use --device cpu"
+        with runtime.enough_memory(2 * rows * per_row, advice):
+            made = [_Buffer(rows, features, columns) for _ in range(2)]
+        self._buffers = (rows, features, columns), made
+        return made
+
+    @staticmethod
+    def _fitting(per_row: int) -> int:
+        most = min(_SHARE * runtime.free_memory(), 2.0 * _CHUNK_BYTES)
+        return max(1, int(most) // (2 * per_row))
+
+    # --- training -----------------------------------------------------------------------
+
+    def stepper(self, masters: Any, inputs: StepInputs) -> CudaStepper:  # type: ignore[override]
+        """Return the training state of boxes with these master bounds, on the GPU."""
+        from boxnn_numba.training.cuda_trainer import CudaStepper
+
+        return CudaStepper(self, masters, inputs)
+
+    def forward(
+        self, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: StepInputs
+    ) -> tuple[Entries, np.ndarray, np.ndarray]:
+        """Return what samples (N, n) of the host say of the boxes of a table of the host."""
+        with self._lock:
+            bounds, stepper = table.bounds(), self._forward
+            known = stepper is not None and stepper.n_boxes == table.n_boxes
+            if stepper is None or not known or stepper.inputs is not inputs:
+                masters = tuple(side.astype(np.float32) for side in bounds)
+                self._forward = stepper = self.stepper(masters, inputs)
+            else:
+                stepper.deploy(*bounds)
+            return stepper.entries(x, labels)
+
+
+def _as_words(x: Any) -> tuple[Any, bool]:
+    """Return codes on the GPU as words where rows and address allow it, and whether they do."""
+    if x.dtype == np.uint32:
+        return x, True
+    if x.shape[1] % 4 == 0 and _address(x) % 4 == 0:
+        return x.view(np.uint32), True
+    return x, False
+
+
+def _address(x: Any) -> int:
+    interface = getattr(x, "__cuda_array_interface__", None)
+    return 0 if interface is None else int(interface["data"][0])
+
+
+class _Buffer:
+    """A chunk on its way: pinned memory of the host, memory of the GPU, and a stream."""
+
+    def __init__(self, rows: int, features: int, columns: int) -> None:
+        width = -(-features // 4) * 4
+        self.codes = cuda.pinned_array((rows, width), np.uint8)
+        self.codes[:] = 0  # the padding stays so
+        self.result = cuda.pinned_array((rows, columns), np.int32)
+        self._words = cuda.device_array((rows, width // 4), np.uint32)
+        self._out = cuda.device_array((rows, columns), np.int32)
+        self._stream = cuda.stream()
+        self._target: np.ndarray | None = None
+
+    def compute(self, x: np.ndarray, target: np.ndarray, run: Launch) -> None:
+        """Begin to compute a chunk; `collect` writes it to `target`."""
+        rows = len(x)
+        self.codes[:rows, : x.shape[1]] = x
+        words, out = self._words[:rows], self._out[:rows]
+        words.copy_to_device(self.codes.view(np.uint32)[:rows], stream=self._stream)
+        run(words, out, self._stream)
+        out.copy_to_host(self.result[:rows], stream=self._stream)
+        self._target = target
+
+    def collect(self) -> None:
+        """Wait for the chunk that was begun, if any, and write its result."""
+        if self._target is not None:
+            self._stream.synchronize()
+            self._target[:] = self.result[: len(self._target)]
+            self._target = None

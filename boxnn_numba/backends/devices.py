@@ -1,0 +1,164 @@
+"""The seam between the mathematics and the machine: one object per device.
+
+A backend prepares samples and boxes (padding, layout) and runs the kernels on
+them. `get_backend` returns it by name; what a GPU needs is imported only where one is
+asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import ctypes
+import functools
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from boxnn_numba import validation
+from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable, ClassLayout, class_layout
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.errors import BackendError, OptionError
+
+if TYPE_CHECKING:
+    from boxnn_numba.backends.cuda import CudaBackend
+
+__all__ = [
+    "DEVICES",
+    "UNREACHABLE",
+    "BoxTable",
+    "ClassLayout",
+    "CpuBackend",
+    "class_layout",
+    "default_threads",
+    "get_backend",
+    "limit_threads",
+    "on_gpu",
+]
+
+DEVICES = ("cpu", "cuda", "auto")
+_LIMIT: contextvars.ContextVar[int | None] = contextvars.ContextVar("boxnn_threads", default=None)
+
+
+@overload
+def get_backend(device: Literal["cpu"], threads: int | None = None) -> CpuBackend: ...
+@overload
+def get_backend(
+    device: Literal["cuda"], threads: int | None = None, chunk: int | None = None
+) -> CudaBackend: ...
+@overload
+def get_backend(
+    device: str = "auto", threads: int | None = None, chunk: int | None = None
+) -> CpuBackend | CudaBackend: ...
+def get_backend(
+    device: str = "auto", threads: int | None = None, chunk: int | None = None
+) -> CpuBackend | CudaBackend:
+    """Return the backend for a device.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, ``"cuda"`` (an NVIDIA GPU), or ``"auto"``: the GPU where there is one and the
+        extra ``cuda`` is installed. One that does not work is not used, with a warning.
+    threads
+        Threads to use; all cores that this process may use by default (or ``BOXNN_NUM_THREADS``).
+    chunk
+        Rows of an array in the host's memory that are on the GPU at a time; by default what fits
+        easily.
+
+    Raises
+    ------
+    OptionError
+        Unknown device, or a thread count or chunk below 1.
+    BackendError
+        The device is known but not usable here.
+    """
+    validation.choice("device", device, DEVICES)
+    if chunk is not None:
+        validation.positive("chunk", chunk)
+    cpu = _cpu_backend(default_threads() if threads is None else threads)
+    if device == "cpu" or (device == "auto" and not _gpu_usable()):
+        return cpu
+    return _cuda_backend(cpu.threads, chunk)
+
+
+@functools.cache
+def _cpu_backend(threads: int) -> CpuBackend:
+    return CpuBackend(threads)
+
+
+@functools.cache
+def _cuda_backend(threads: int, chunk: int | None) -> CudaBackend:
+    # The error for a Numba that only has its own, deprecated CUDA target comes from here too.
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise BackendError(
+            "device cuda needs numba-cuda; `pip install 'boxnn-numba[cuda]'` or use --device cpu"
+        )
+    from boxnn_numba.backends.cuda import CudaBackend
+
+    return CudaBackend(threads, chunk)
+
+
+@functools.cache
+def _gpu_usable() -> bool:
+    """Whether device auto is the GPU."""
+    if not _gpu_present():
+        return False
+    from boxnn_numba.backends.cuda_runtime import check_device
+
+    try:
+        check_device()
+    except BackendError as error:
+        warnings.warn(f"{error}; device auto uses the CPU", stacklevel=3)
+        return False
+    return True
+
+
+@functools.cache
+def _gpu_present() -> bool:
+    """Whether there is a GPU with a driver, and numba-cuda; asked without importing it."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return False
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return found and count.value > 0
+
+
+def on_gpu(array: Any) -> bool:
+    """Whether an array (CuPy, PyTorch, Numba) is in the memory of a GPU."""
+    return hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+
+
+@contextlib.contextmanager
+def limit_threads(threads: int | None) -> Iterator[None]:
+    """Make `threads` the default of this thread's calls inside the body; None changes nothing."""
+    token = _LIMIT.set(_LIMIT.get() if threads is None else threads)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def default_threads() -> int:
+    """Return the limit in force, ``BOXNN_NUM_THREADS``, or the cores that this process may use."""
+    limit = _LIMIT.get()
+    if limit is not None:
+        return limit
+    forced = os.environ.get("BOXNN_NUM_THREADS")
+    if forced is not None:
+        try:
+            return validation.positive("BOXNN_NUM_THREADS", int(forced))
+        except ValueError:
+            raise OptionError(
+                f"BOXNN_NUM_THREADS is {forced!r}; it must be a whole number of at least 1"
+            ) from None
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Certificates: how many features may be rewritten without changing a prediction."""

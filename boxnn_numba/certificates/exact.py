@@ -1,0 +1,305 @@
+"""Radii beyond the margin: the pairwise certificate, and the true minimum by integer programming.
+
+``margin <= pairwise <= exact``, and no attack needs fewer than exact + 1 changes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import validation
+from boxnn_numba.attacks.domain import Domain, domain_of
+from boxnn_numba.attacks.greedy import greedy_attack
+from boxnn_numba.backends.devices import get_backend, limit_threads
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.certificates.integer_program import Program, choices, solve
+from boxnn_numba.certificates.margin import certified_radius
+from boxnn_numba.distances import class_distance, pairwise_distance
+from boxnn_numba.errors import InputError
+from boxnn_numba.kernels.pairwise_bound import rival_bounds
+from boxnn_numba.model import BoxNN, Certificate
+from boxnn_numba.rivals import (
+    group_count,
+    groups_changed,
+    need_one_set,
+    need_two_classes,
+    rivals_in_order,
+)
+
+#: Inputs that a thread takes at a time.
+_BLOCK_ROWS = 64
+#: Own boxes that each bound is taken against, and that an integer program begins with.
+_OWN = 8
+#: Violated own boxes that are added to an integer program at a time.
+_ADDED = 16
+
+
+class ExactRadius(NamedTuple):
+    """What is known of the true radius of one input.
+
+    Attributes
+    ----------
+    prediction
+        Label of the input.
+    lower, upper
+        The largest number of features (or groups) whose rewriting never changes the prediction
+        is in lower..upper; they differ where the time was up.
+    adversarial
+        (n,) input with another prediction and ``upper + 1`` changes; None where none was found.
+        ``upper`` is then the number of all features (or groups).
+    """
+
+    prediction: Any
+    lower: int
+    upper: int
+    adversarial: np.ndarray | None
+
+
+def pairwise_radius(model: BoxNN, x: ArrayLike, threads: int | None = None) -> Certificate:
+    """Return predictions and radii that look at each rival box on its own.
+
+    For the margin every feature may gain 2 W. Here feature i gains, for a rival box B against a
+    box A of the predicted class, at most ``max_v (p_A(v) - p_B(v)) - (p_A(x_i) - p_B(x_i))``; the
+    fewest features, largest gains first, that close ``D_B - D_A`` must change before B overtakes A.
+
+    Parameters
+    ----------
+    model
+        The classifier, with boxes of two classes or more.
+    x
+        Samples, as for `BoxNN.encode`.
+    threads
+        Threads to use; all cores by default.
+
+    Returns
+    -------
+    Certificate
+        Unpacks as ``prediction, radius``; never below `BoxNN.certify`, exact integers.
+
+    Raises
+    ------
+    InputError
+        As for `BoxNN.encode`, there are boxes of one class only, or the model is an ensemble.
+    OptionError
+        `threads` is below 1.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, BoxNN
+    >>> from boxnn_numba.certificates.exact import pairwise_radius
+    >>> model = BoxNN(Boxes([[0] * 5, [60] * 5], [[50] * 5, [255] * 5], [0, 1], 100), [0, 1])
+    >>> model.certify([[25] * 5]).radius, pairwise_radius(model, [[25] * 5]).radius
+    (array([0], dtype=int32), array([1], dtype=int32))
+    """
+    need_two_classes(model)
+    need_one_set(model, "pairwise radii are")
+    codes = model.encode(x)
+    boxes, most = model.boxes, group_count(model) + 1
+    index = np.empty(len(codes), np.int64)
+    radius = np.empty(len(codes), np.int32)
+
+    def work(first: int, last: int) -> None:
+        for start in range(first, last, _BLOCK_ROWS):
+            rows = slice(start, min(last, start + _BLOCK_ROWS))
+            with limit_threads(1):
+                distance = pairwise_distance(codes[rows], boxes)
+            index[rows], order = rivals_in_order(distance, boxes, len(boxes))
+            for i, (row, rivals) in enumerate(zip(distance, order, strict=True), start):
+                bounds = _bounds(model, codes[i], row, int(index[i]), rivals, most, running=True)
+                radius[i] = bounds.min() - 1
+
+    get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
+    return Certificate(np.asarray(model.classes)[index], radius)
+
+
+def _bounds(
+    model: BoxNN,
+    codes: np.ndarray,
+    distance: np.ndarray,
+    own_class: int,
+    rivals: np.ndarray,
+    most: int,
+    running: bool,
+) -> np.ndarray:
+    """Return (R,) int64, groups that must change before each rival box overtakes; `most` caps."""
+    boxes, width, group = model.boxes, model.boxes.width, model.group_size
+    out = np.empty(len(rivals), np.int64)
+    counts = np.empty(2 * width * group + 1, np.int64)
+    rival_bounds(
+        codes, distance, _nearest_own(boxes, distance, own_class), rivals,
+        (boxes.lower, boxes.upper, boxes.labels), (width, group), most, running, counts, out,
+    )  # fmt: skip
+    return out
+
+
+def _nearest_own(boxes: Boxes, distance: np.ndarray, own_class: int) -> np.ndarray:
+    first, last = boxes.offsets[own_class], boxes.offsets[own_class + 1]
+    return first + np.argsort(distance[first:last], kind="stable")[:_OWN]
+
+
+def exact_radius(
+    model: BoxNN, x: ArrayLike, time_limit: float = 60.0, seed: int = 0
+) -> ExactRadius:
+    """Return the true radius of one input, or bounds of it, by mixed-integer programming.
+
+    For each rival box that the pairwise bound does not exclude: the fewest features, each with a
+    code, after which it is nearer than every own box. Own boxes that a solution violates are added,
+    and it is solved again. `greedy_attack` gives the upper bound to begin with.
+
+    Parameters
+    ----------
+    model
+        The classifier, with boxes of two classes or more.
+    x
+        One sample (n,) or of the model's feature shape.
+    time_limit
+        Seconds for this input, above 0.
+    seed
+        Of the attack.
+
+    Returns
+    -------
+    ExactRadius
+        Unpacks as ``prediction, lower, upper, adversarial``.
+
+    Raises
+    ------
+    InputError
+        As for `BoxNN.encode`, `x` is more than one sample, boxes are of one class only, or the
+        model is an ensemble.
+    OptionError
+        `time_limit` is not above 0.
+
+    Notes
+    -----
+    Sound in spite of the solver's floating point: all data are integers and every inequality is
+    relaxed by one half, which excludes no integer solution and is far above the solver's
+    tolerances; its bound is rounded up after a margin is taken off; its solutions are checked by
+    the integer distances.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, BoxNN
+    >>> from boxnn_numba.certificates.exact import exact_radius
+    >>> model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
+    >>> prediction, lower, upper, adversarial = exact_radius(model, [25] * 5)
+    >>> str(prediction), lower, upper, adversarial
+    ('a', 2, 2, array([200, 200, 200,  25,  25], dtype=uint8))
+    """
+    deadline = time.monotonic() + validation.real("time_limit", time_limit, 0, open_low=True)
+    need_two_classes(model)
+    need_one_set(model, "exact radii are")
+    raw = np.asarray(x).reshape(1, -1)
+    if raw.size != model.boxes.n_features:
+        raise InputError(
+            f"x has {raw.size} values and the model {model.boxes.n_features} features; pass one "
+            "sample"
+        )
+    # Of the raw values only float64 reaches every code of a grid.
+    raw = raw if model.grid is None else validation.features("x", raw).astype(np.float64)
+    codes = model.encode(raw)
+    attack = greedy_attack(model, raw, seed=seed, threads=1)
+    with limit_threads(1):
+        hunt = _Hunt.begin(model, codes, int(attack.changed[0]))
+        lower = hunt.run(deadline) - 1
+    if hunt.found is not None:
+        domain = domain_of(model) if model.grid is not None else Domain(hunt.allowed)
+        adversarial = domain.decode(raw, codes, hunt.found[None])[0]
+    else:
+        adversarial = attack.x_adv[0] if attack.changed[0] >= 0 else None
+    label = np.asarray(model.classes)[hunt.own_class]
+    return ExactRadius(label, lower, hunt.best - 1, adversarial)
+
+
+@dataclass(eq=False)
+class _Hunt:
+    """The search for the smallest attack on one input: `best` groups so far."""
+
+    model: BoxNN
+    codes: np.ndarray
+    distance: np.ndarray
+    own_class: int
+    rivals: np.ndarray
+    allowed: np.ndarray
+    best: int
+    found: np.ndarray | None = None
+
+    @classmethod
+    def begin(cls, model: BoxNN, codes: np.ndarray, changed: int) -> _Hunt:
+        distance = pairwise_distance(codes, model.boxes)
+        predicted, order = rivals_in_order(distance, model.boxes, len(model.boxes))
+        n_rivals = int((model.boxes.labels != predicted[0]).sum())
+        best = changed if changed >= 0 else group_count(model) + 1
+        allowed = domain_of(model).allowed
+        return cls(
+            model, codes[0], distance[0], int(predicted[0]), order[0][:n_rivals], allowed, best
+        )
+
+    def run(self, deadline: float) -> int:
+        """Settle one rival box after another; return how many groups must change at least."""
+        bounds = _bounds(
+            self.model, self.codes, self.distance, self.own_class, self.rivals, self.best, False
+        )
+        least = self.best
+        for place in np.argsort(bounds, kind="stable"):
+            if bounds[place] >= self.best:
+                break
+            least = min(least, self._settle(int(self.rivals[place]), int(bounds[place]), deadline))
+        return min(least, self.best)
+
+    def _settle(self, box: int, bound: int, deadline: float) -> int:
+        """Return how many groups must change before a rival box wins; smaller attacks are kept."""
+        boxes = self.model.boxes
+        ahead = int(boxes.labels[box] > self.own_class)
+        own = _nearest_own(boxes, self.distance, self.own_class)
+        while bound < self.best:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                return bound
+            program = self._program(box, own, ahead)
+            answer = solve(program, self.best - 1, seconds)
+            bound = max(bound, min(self.best, answer.bound))
+            if answer.taken is None:
+                return bound
+            changed = self.codes.copy()
+            changed[program.features[answer.taken]] = program.values[answer.taken]
+            size = self._size_if_flipped(changed)
+            if size is not None and size < self.best:
+                self.best, self.found = size, changed
+                bound = min(bound, size)
+                continue
+            fresh = self._violated(changed, box, ahead, own)
+            if size is not None or len(fresh) == 0:
+                return bound
+            own = np.concatenate([own, fresh])
+        return bound
+
+    def _program(self, box: int, own: np.ndarray, ahead: int) -> Program:
+        boxes = self.model.boxes
+        features, values, gains = choices(
+            self.codes, (boxes.lower[own], boxes.upper[own]),
+            (boxes.lower[box], boxes.upper[box]), boxes.width, self.allowed,
+        )  # fmt: skip
+        gaps = self.distance[box].astype(np.int64) - self.distance[own] + ahead
+        return Program(features, values, gains, gaps, self.model.group_size)
+
+    def _size_if_flipped(self, changed: np.ndarray) -> int | None:
+        distance = class_distance(changed[None], self.model.boxes)
+        if int(certified_radius(distance, self.model.boxes.width)[0][0]) == self.own_class:
+            return None
+        return int(groups_changed(self.codes[None], changed[None], self.model.group_size)[0])
+
+    def _violated(self, changed: np.ndarray, box: int, ahead: int, own: np.ndarray) -> np.ndarray:
+        """Return own boxes that are still nearer than the rival box and not in the program."""
+        boxes = self.model.boxes
+        first, last = boxes.offsets[self.own_class], boxes.offsets[self.own_class + 1]
+        distance = pairwise_distance(changed[None], boxes)[0].astype(np.int64)
+        lead = distance[first:last] - distance[box] - ahead
+        lead[own - first] = 0
+        worst = np.argsort(lead, kind="stable")[:_ADDED]
+        return first + worst[lead[worst] < 0]

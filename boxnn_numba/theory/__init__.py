@@ -1,0 +1,1 @@
+"""Theory: what the paper proves on localization, impossibility and volumes, as functions."""

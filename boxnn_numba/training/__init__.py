@@ -1,0 +1,1 @@
+"""Training: from labelled samples to boxes. Knows no Dask and no Zarr."""

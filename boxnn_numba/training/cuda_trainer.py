@@ -1,0 +1,289 @@
+"""Training on a GPU: boxes, samples and figures stay there, and no step waits for the host."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import cuda
+
+from boxnn_numba.backends import cuda_runtime as runtime
+from boxnn_numba.kernels import cuda_distances, cuda_training
+from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, TILE_SAMPLES
+from boxnn_numba.training.cpu_trainer import Entries, is_dense, n_moments, step_sizes
+from boxnn_numba.training.problem import FIXED_POINT
+
+if TYPE_CHECKING:
+    from boxnn_numba.backends.cuda import CudaBackend
+    from boxnn_numba.training.loader import Feed, Pair
+    from boxnn_numba.training.run import StepInputs
+
+#: Samples whose figures there is room for at a time, 16 bytes each.
+_FIGURES = 2**17
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Some samples of a window that is on the GPU: rows ``order[first : first + count]``.
+
+    Attributes
+    ----------
+    words, labels
+        (rows, words) uint32 codes, and int32 class indices.
+    order
+        int32 row numbers.
+    first, count
+        Which of the order.
+    """
+
+    words: Any
+    labels: Any
+    order: Any
+    first: int
+    count: int
+
+
+class CudaStepper:
+    """The boxes in training, on the GPU; the face of `boxnn_numba.training.cpu_trainer.CpuStepper`.
+
+    Parameters
+    ----------
+    backend
+        The GPU.
+    masters
+        Initial (lower, upper), (M, n) float32 in codes.
+    inputs
+        Options and tables of the run.
+
+    Raises
+    ------
+    BackendError
+        The boxes, or a step, do not fit the GPU's memory.
+    """
+
+    def __init__(self, backend: CudaBackend, masters: Pair, inputs: StepInputs) -> None:
+        from boxnn_numba.backends.cuda import penalty_of
+
+        options = inputs.options
+        self.backend, self.n_boxes, self.n_features = backend, *masters[0].shape
+        graded = options.relaxation == "graded"
+        self._penalty = penalty_of(options.forward_width) if graded else options.relaxation
+        words = -(-self.n_features // 4)
+        planes = (4 if self._penalty == "capped" else 2, self.n_boxes, words)
+        self._steps, self._dense = 0, is_dense(options)
+        moments = n_moments(options)
+        needed = 4 * int(np.prod(planes)) + 4 * (1 + moments) * 2 * masters[0].size
+        with runtime.enough_memory(needed, "use fewer --boxes, or --device cpu"):
+            self._masters = runtime.send(np.stack(masters).astype(np.float32))
+            shape = self._masters.shape
+            self._moments = [runtime.send(np.zeros(shape, np.float32)) for _ in range(moments)]
+            self._planes = runtime.send(np.zeros(planes, np.uint32))
+            self._counts = runtime.send(np.zeros(self.n_boxes, np.int32))
+        self._optimizer = "momentum" if moments == 1 else options.optimizer
+        self._distance: Any = None
+        self._entry_rows: Any = None
+        self._coefficients: Any = None
+        self._figures, self._used = cuda.device_array((2, 0), np.float64), 0
+        self._window: tuple[np.ndarray, Any] | None = None
+        self.inputs = inputs
+        self._settle()
+
+    @property
+    def inputs(self) -> StepInputs:
+        """Options and tables of the run."""
+        return self._inputs
+
+    @inputs.setter
+    def inputs(self, inputs: StepInputs) -> None:
+        self._inputs = inputs
+        soft, worth = inputs.softmin, inputs.objective
+        real = (
+            soft.tau_per_unit, soft.unit, soft.one, soft.log_scale, worth.bound, worth.sharpness,
+            worth.keep, FIXED_POINT,
+        )  # fmt: skip
+        self._constants = (
+            runtime.send(inputs.offsets.astype(np.int64)), runtime.send(soft.table),
+            np.int64(soft.cutoff), runtime.send(np.array(real)), np.int32(worth.kind),
+        )  # fmt: skip
+
+    # --- samples ------------------------------------------------------------------------
+
+    def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[tuple[DeviceRows, np.ndarray]]:
+        """Yield the samples of an epoch as `step` takes them, and their labels.
+
+        A window is sent whole with the order of its rows, and only once if it is all there is.
+        """
+        for x, y, batches in feed.windows(epoch, size):
+            if not batches:
+                continue
+            words, labels = self._sent(x), runtime.send(y.astype(np.int32))
+            order = runtime.send(np.concatenate(batches).astype(np.int32))
+            starts = itertools.accumulate((len(rows) for rows in batches), initial=0)
+            for first, rows in zip(starts, batches, strict=False):
+                yield DeviceRows(words, labels, order, first, len(rows)), y[rows]
+
+    def _sent(self, x: np.ndarray) -> Any:
+        from boxnn_numba.backends.cuda import words_of
+
+        if self._window is None or self._window[0] is not x:
+            self._window = None
+            words = words_of(x)
+            with runtime.enough_memory(words.nbytes, "use --device cpu"):
+                self._window = x, runtime.send(words)
+        return self._window[1]
+
+    # --- one step -----------------------------------------------------------------------
+
+    def step(self, x: DeviceRows, labels: np.ndarray, rate: float) -> tuple[Any, Any]:
+        """Improve the boxes on a batch.
+
+        Parameters
+        ----------
+        x
+            The samples, which know their labels.
+        labels
+            (batch,) class indices, not used.
+        rate
+            Learning rate of this step.
+
+        Returns
+        -------
+        objective, margin : (batch,) float64
+            Of every sample, before the step, on the GPU; see `fetch`.
+        """
+        options, stream = self.inputs.options, runtime.current_stream()
+        self._make_room(x.count)
+        figures = self._judge(x, self._entry_rows, self._coefficients, stream)
+        self._steps += 1
+        scale, sizes = step_sizes(options, self.n_boxes, x.count, rate, self._steps)
+        settings = (*sizes, 0.0)[:4]
+        moments = (*self._moments, self._masters, self._masters)[:2]
+        kernel = cuda_training.step(options.relaxation, self._optimizer)
+        kernel[self.n_boxes, LINE, stream](
+            x.words, np.int32(self.n_features), self._counts, self._entry_rows,
+            self._coefficients, np.int32(options.forward_width), options.leak, scale, settings,
+            self._dense, self._masters, *moments, self._planes, options.crowd * FIXED_POINT,
+        )  # fmt: skip
+        return figures
+
+    def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:
+        """Return the entries of samples (N, n) uint8 of the host, their objectives and margins.
+
+        In the order of the boxes; changes nothing.
+        """
+        from boxnn_numba.backends.cuda import words_of
+
+        words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
+        sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
+        part = DeviceRows(words, *sent, 0, len(x))
+        self._make_room(part.count)
+        figures = self._judge(part, self._entry_rows, self._coefficients, runtime.current_stream())
+        values, margins = self.fetch([figures])[0]
+        counts = self._counts.copy_to_host()
+        runtime.launch(
+            cuda_distances.fill, self.n_boxes, self._counts, np.int32(0),
+            stream=runtime.current_stream(),
+        )  # fmt: skip
+        most = int(counts.max())
+        used = np.arange(most) < counts[:, None]
+        rows, coefficients = (
+            side.copy_to_host()[:, :most][used] for side in (self._entry_rows, self._coefficients)
+        )
+        boxes = np.repeat(np.arange(self.n_boxes, dtype=np.int32), counts)
+        return Entries(rows, boxes, coefficients.astype(np.int64)), values, margins
+
+    def deploy(self, lower: np.ndarray, upper: np.ndarray) -> None:
+        """Take over boxes (M, n) uint8 as they are."""
+        self._masters.copy_to_device(np.stack([lower, upper]).astype(np.float32))
+        self._settle()
+
+    def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the soft margins of samples (N, n) uint8 of the host."""
+        from boxnn_numba.backends.cuda import words_of
+
+        words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
+        sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
+        nothing = cuda.device_array((self.n_boxes, 0), np.int32)
+        self._make_room(min(len(x), self.inputs.options.batch))
+        found, rows = [], self._distance.shape[0]
+        for first in range(0, len(x), rows):
+            part = DeviceRows(words, *sent, first, min(rows, len(x) - first))
+            found.append(self._judge(part, nothing, nothing, runtime.current_stream()))
+        return np.concatenate([margins for _, margins in self.fetch(found)])
+
+    def _judge(self, x: DeviceRows, entry_rows: Any, coefficients: Any, stream: Any) -> Any:
+        """Compare samples with all boxes; return their objectives and margins, on the GPU."""
+        if self._used + x.count > self._figures.shape[1]:
+            self._figures = cuda.device_array((2, max(_FIGURES, x.count)), np.float64)
+            self._used = 0
+        first, last = np.int32(x.first), np.int32(x.first + x.count)
+        distance = self._distance
+        blocks = -(-x.count // TILE_SAMPLES) * -(-self.n_boxes // TILE_BOXES)
+        kernel = cuda_distances.pairwise(self._penalty, True, True)
+        kernel[blocks, (COLUMNS, ROWS), stream](
+            x.words, x.order, first, last, self._planes, distance
+        )
+        place = self._used
+        values, margins = self._figures[0], self._figures[1]
+        cuda_training.judge[x.count, LINE, stream](
+            distance, x.order, first, x.labels, *self._constants, values, margins,
+            np.int64(place), self._counts, entry_rows, coefficients,
+        )  # fmt: skip
+        self._used += x.count
+        return values[place : self._used], margins[place : self._used]
+
+    def _make_room(self, count: int) -> None:
+        """Allocate what a step on so many samples needs."""
+        if self._distance is not None and self._distance.shape[0] >= count:
+            return
+        self._distance = self._entry_rows = self._coefficients = None
+        per_sample = 12 * self.n_boxes
+        fits = int(min(runtime.free_memory(), 2.0**62)) // per_sample
+        with runtime.enough_memory(count * per_sample, f"pass --batch {fits} or less"):
+            self._distance = cuda.device_array((count, self.n_boxes), np.int32)
+            self._entry_rows = cuda.device_array((self.n_boxes, count), np.int32)
+            self._coefficients = cuda.device_array((self.n_boxes, count), np.int32)
+
+    # --- what the host asks for -----------------------------------------------------------
+
+    @staticmethod
+    def fetch(figures: list[Any]) -> list[Pair]:
+        """Return what steps returned, in the memory of the host."""
+        if figures:
+            runtime.current_stream().synchronize()
+        return [(values.copy_to_host(), margins.copy_to_host()) for values, margins in figures]
+
+    def bounds(self) -> Pair:
+        """Return copies of the deployed bounds, (M, n) uint8."""
+        runtime.current_stream().synchronize()
+        codes = self._planes.copy_to_host()[:2].view(np.uint8)[..., : self.n_features]
+        return codes[0].copy(), codes[1].copy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return masters, moments and the number of steps; of the CPU's stepper, the same."""
+        runtime.current_stream().synchronize()
+        arrays: dict[str, np.ndarray] = {"steps": np.array(self._steps)}
+        names = ["master", *(f"moment{index}" for index in range(len(self._moments)))]
+        for name, pair in zip(names, (self._masters, *self._moments), strict=True):
+            arrays[f"{name}_lower"], arrays[f"{name}_upper"] = pair.copy_to_host()
+        return arrays
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue from what `state` returned."""
+        names = ["master", *(f"moment{index}" for index in range(len(self._moments)))]
+        for name, pair in zip(names, (self._masters, *self._moments), strict=True):
+            both = np.stack([arrays[f"{name}_lower"], arrays[f"{name}_upper"]])
+            pair.copy_to_device(both.astype(np.float32))
+        self._steps = int(arrays["steps"])
+        self._settle()
+
+    def _settle(self) -> None:
+        """Round the masters, which may have been sent just now, to codes."""
+        cuda.default_stream().synchronize()
+        cuda_training.settle[self.n_boxes, LINE, runtime.current_stream()](
+            self._masters, np.int32(self.n_features),
+            np.int32(self.inputs.options.forward_width), self._planes,
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Boxes to start from where data are few, uneven or crowded, or come in parts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: Samples that the side of new boxes is chosen on.
+_PROBES = 128
+#: Share of them that may lie in a new box of another class.
+_INSIDE = 0.05
+
+
+class Seeds(NamedTuple):
+    """Boxes in training: what `boxnn_numba.training.run.Training` starts from.
+
+    Attributes
+    ----------
+    bounds
+        (lower, upper), (M, n) float32 in codes.
+    labels
+        (M,) int32 class indices, ascending.
+    """
+
+    bounds: tuple[np.ndarray, np.ndarray]
+    labels: np.ndarray
+
+    @classmethod
+    def none(cls, n_features: int) -> Seeds:
+        """Return no boxes."""
+        empty = np.empty((0, n_features), np.float32)
+        return cls((empty, empty), np.empty(0, np.int32))
+
+    def counts(self, n_classes: int) -> np.ndarray:
+        """Return the number of boxes of each class."""
+        return np.bincount(self.labels, minlength=n_classes)
+
+    def joined(self, centres: np.ndarray, labels: np.ndarray, half: float) -> Seeds:
+        """Return these boxes and new ones with sides of 2 `half` around codes (S, n)."""
+        new = centres.astype(np.float32)
+        every = np.concatenate((self.labels, labels.astype(np.int32)))
+        order = np.argsort(every, kind="stable")
+        lower, upper = (
+            np.concatenate((side, new + np.float32(sign * half)))[order]
+            for side, sign in zip(self.bounds, (-1, 1), strict=True)
+        )
+        return Seeds((lower, upper), every[order])
+
+
+def grown(
+    present: Seeds,
+    codes: np.ndarray,
+    index: np.ndarray,
+    wrong: np.ndarray,
+    shares: np.ndarray,
+    half: float,
+    fits: bool,
+    seed: int,
+) -> Seeds:
+    """Return the present boxes and new ones around samples that these get wrong.
+
+    A sample that the boxes classify as it should be needs none of its own, as in the condensed
+    nearest neighbour rule (Hart 1968); without boxes, every sample is wrong.
+
+    Parameters
+    ----------
+    present
+        Boxes so far.
+    codes, index
+        (N, n) uint8 samples and (N,) their class indices.
+    wrong
+        (N,) bool, samples that may become the centre of a box.
+    shares
+        (K,) most boxes of each class.
+    half
+        Half the side of new boxes, in codes.
+    fits
+        Whether it is at most what the data have room for, see `half_side`.
+    seed
+        Of the choice among the samples of a class.
+    """
+    rng = np.random.default_rng([seed, 2])
+    chosen = []
+    for label, room in enumerate(shares - present.counts(len(shares))):
+        rows = np.flatnonzero((index == label) & wrong)
+        chosen.append(rng.choice(rows, min(len(rows), max(room, 0)), replace=False))
+    rows = np.concatenate(chosen)
+    if fits:
+        points = present.joined(codes[rows], index[rows], 0.0)
+        half = half_side(points, codes, index, half, seed)
+    return present.joined(codes[rows], index[rows], half)
+
+
+def half_side(
+    boxes: Seeds, codes: np.ndarray, index: np.ndarray, largest: float, seed: int
+) -> float:
+    """Return half the side that new boxes may have: few samples then lie in one of another class.
+
+    With many classes in few dimensions, boxes of the usual side would cover all there is: every
+    sample is at distance 0 of several classes, and training hardly finds out of that.
+
+    Parameters
+    ----------
+    boxes
+        Present boxes, and points where new ones will be.
+    codes, index
+        (N, n) uint8 samples and (N,) their class indices, of which some are looked at.
+    largest
+        Returned where the samples have room for it.
+    seed
+        Of the choice of samples.
+
+    Returns
+    -------
+    float
+        Codes; `largest` where there are boxes of one class only.
+    """
+    rng = np.random.default_rng([seed, 6])
+    probes = rng.choice(len(codes), min(_PROBES, len(codes)), replace=False)
+    lower, upper = boxes.bounds
+    room = [largest]
+    for x, label in zip(codes[probes].astype(np.float32), index[probes], strict=True):
+        rivals = boxes.labels != label
+        outside = np.maximum(lower[rivals] - x, x - upper[rivals])
+        if len(outside):
+            # A box covers whole codes, so one that ends half way to the next one stays outside.
+            room.append(max(0.0, float(outside.max(axis=1).min()) - 0.5))
+    return min(largest, float(np.quantile(room, _INSIDE)))

@@ -1,0 +1,321 @@
+"""Outputs that appear whole or not at all.
+
+An output ``NAME`` is built in ``NAME.partial`` beside it and renamed when it is
+complete, so nothing unfinished ever carries the final name. A lock held by the
+operating system (released even by ``kill -9``) refuses a second writer.
+
+An object store, named by a URL, has neither. There ``NAME.partial`` is copied, the
+``zarr.json`` at the root last (a group without it does not open, so nothing unfinished
+looks finished), and then deleted. With ``overwrite`` the old output goes just before the
+copy begins. No lock is possible: two runs must not write the same URL at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boxnn_numba.data.paths import (
+    URL_REMEDY,
+    Location,
+    Name,
+    exists,
+    first_line,
+    is_url,
+    location,
+    storage_errors,
+)
+from boxnn_numba.errors import BoxNNError, OptionError, OutputError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: no lock, the rename still keeps outputs whole
+    fcntl = None  # type: ignore[assignment]
+
+_PARTIAL = ".partial"
+#: Without it a Zarr group does not open.
+_ROOT = "zarr.json"
+
+
+def partial_path(path: Location) -> Location:
+    """Return where the unfinished form of `path` is kept."""
+    return path.with_name(path.name + _PARTIAL)
+
+
+def remove(path: Location) -> None:
+    """Delete a file or a directory tree; nothing there is fine."""
+    if not isinstance(path, Path):
+        for part in (path / _ROOT, path):  # what is half deleted must not open
+            if exists(part):
+                part.fs.rm(part.path, recursive=True)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, replacing a file or a directory already there.
+
+    A directory cannot be replaced in one step: the old one is moved aside
+    first, so that at every moment one whole version exists under one of the
+    two names.
+    """
+    if not target.exists():
+        source.rename(target)
+        return
+    aside = target.with_name(target.name + ".old")
+    remove(aside)
+    target.rename(aside)
+    source.rename(target)
+    remove(aside)
+
+
+def publish(source: UPath, target: UPath) -> None:
+    """Copy a file or a tree in an object store, the root of a Zarr group last."""
+    start = len(source.path)
+    files = source.fs.find(source.path)
+    root = [file for file in files if file[start:] == f"/{_ROOT}"]
+    for group in ([file for file in files if file not in root], root):
+        if group:
+            source.fs.copy(group, [target.path + file[start:] for file in group])
+
+
+def write_failure(error: OSError, path: Name) -> OutputError:
+    """Describe a failed write in one line that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(
+            f"no space left while writing {path}; free some space or choose another --out"
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return OutputError(f"cannot write {path}: permission denied; choose another --out")
+    remedy = f"; {URL_REMEDY}" if is_url(path) else ""
+    return OutputError(f"cannot write {path}: {first_line(error)}{remedy}")
+
+
+def holds_boxnn_group(folder: Path) -> bool:
+    """Whether a folder is a dataset, model or certificate file of ours, or an empty one."""
+    try:
+        root = folder / _ROOT
+        return not any(folder.iterdir()) or '"boxnn-' in root.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def new_folder(
+    path: Name, *, overwrite: bool = False, owned: Callable[[Path], bool] = holds_boxnn_group
+) -> Location:
+    """Make an empty folder to hold several outputs, each of which is staged on its own.
+
+    With `overwrite`, a folder that is `owned` is emptied.
+
+    Raises
+    ------
+    OptionError
+        It exists and `overwrite` was not given.
+    OutputError
+        It cannot be made.
+    """
+    folder = location(path)
+    try:
+        with storage_errors():
+            if exists(folder) and not overwrite:
+                raise OptionError(f"{folder} already exists; pass --overwrite to replace it")
+            if isinstance(folder, Path) and folder.exists():
+                _refuse_to_replace(folder, False, (), owned)
+            remove(folder)
+            if isinstance(folder, Path):  # an object store has no folders
+                folder.mkdir()
+    except FileNotFoundError:
+        raise OptionError(
+            f"the folder {folder.absolute().parent} does not exist; create it or choose another "
+            "--out"
+        ) from None
+    except OSError as error:
+        raise write_failure(error, folder) from error
+    return folder
+
+
+@contextlib.contextmanager
+def staged_output(
+    path: Name,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    resumable: bool = False,
+    directory: bool = True,
+    result: str | None = None,
+    inputs: Sequence[Name] = (),
+    owned: Callable[[Path], bool] = holds_boxnn_group,
+) -> Iterator[Location]:
+    """Build an output under a temporary name and publish it on success.
+
+    Parameters
+    ----------
+    path
+        Final name of the file or directory, or its URL.
+    overwrite
+        Replace what is at `path` (only once the new output is complete), and
+        discard an unfinished run.
+    resume
+        Continue in ``path.partial`` if it exists.
+    resumable
+        Keep ``path.partial`` when the body fails, so that a later run can
+        resume; otherwise it is removed.
+    directory
+        Create ``path.partial`` as a directory; with false the body writes it
+        as a file.
+    result
+        Name inside the directory of what becomes the output; the rest is discarded. By
+        default all of the directory becomes the output.
+    inputs
+        What the output is made from, which it must not replace.
+    owned
+        Whether a folder at `path` is of the kind that `overwrite` may replace.
+
+    Yields
+    ------
+    pathlib.Path or upath.UPath
+        Where to write. It is renamed to `path` when the body ends normally.
+
+    Raises
+    ------
+    OptionError
+        `path` exists and neither `overwrite` nor `resume` was given, or is not something that
+        may be replaced, an unfinished run is in the way, or the folder does not exist.
+    OutputError
+        The folder is not writable, has no space, or another process writes the same output.
+    """
+    if overwrite and resume:
+        raise OptionError("--overwrite starts again and --resume continues; pass one of them")
+    final = location(path)
+    if not isinstance(final, Path):
+        with _staged_url(final, overwrite, resume, resumable, result) as place:
+            yield place
+        return
+    parent = final.absolute().parent
+    if not parent.is_dir():
+        raise OptionError(f"the folder {parent} does not exist; create it or choose another --out")
+    if final.name in ("", ".."):
+        raise OptionError(f"--out {path!s} names no new file or folder; add a name to it")
+    if os.path.lexists(final):
+        if not overwrite:
+            raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+        a_file = not directory or (result or "").endswith(".zip")
+        _refuse_to_replace(final, a_file, inputs, owned)
+    partial = final.with_name(final.name + _PARTIAL)
+    try:
+        with _exclusive(final):
+            _make_room(partial, overwrite, resume, resumable)
+            if directory:
+                partial.mkdir(exist_ok=True)
+            try:
+                yield partial
+            except BaseException:
+                nothing = partial.is_dir() and not any(partial.iterdir())
+                if nothing or not resumable:
+                    remove(partial)
+                raise
+            replace(partial if result is None else partial / result, final)
+            remove(partial)
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno is None:
+            raise
+        failure = write_failure(error, final)
+        if resumable and partial.exists():
+            failure = OutputError(f"{failure}; what is done is kept in {partial}, see --resume")
+        raise failure from error
+
+
+def _refuse_to_replace(
+    final: Path, a_file: bool, inputs: Sequence[Name], owned: Callable[[Path], bool]
+) -> None:
+    """Raise unless --overwrite may delete what is at `final`."""
+    place = final.resolve()
+    for name in inputs:
+        source = location(name)
+        if isinstance(source, Path) and place in (source.resolve(), *source.resolve().parents):
+            raise OptionError(
+                f"--out {final} would delete the input {source}; choose another --out"
+            )
+    if a_file and not final.is_file():
+        raise OptionError(f"{final} is not a file; --overwrite replaces only files here")
+    if not a_file and not (final.is_dir() and owned(final)):
+        raise OptionError(
+            f"{final} is not something that boxnn wrote; --overwrite replaces only its own "
+            "outputs, choose another --out"
+        )
+
+
+def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool) -> None:
+    """Remove what an earlier run left, unless it is to be continued or might be wanted."""
+    if not exists(partial) or resume:
+        return
+    if resumable and not overwrite:
+        raise OptionError(
+            f"an unfinished run is in {partial}; pass --resume to continue it "
+            "or --overwrite to start again"
+        )
+    remove(partial)
+
+
+@contextlib.contextmanager
+def _staged_url(
+    final: UPath, overwrite: bool, resume: bool, resumable: bool, result: str | None
+) -> Iterator[UPath]:
+    """Do what `staged_output` does, where there is neither a rename nor a lock."""
+    if not final.name:
+        raise OptionError(f"{final} names no output; add a name to it")
+    partial = final.with_name(final.name + _PARTIAL)
+    try:
+        with storage_errors():
+            # A run that ended while it published has left a tree without its root.
+            begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
+            if exists(final) and not overwrite and not (resume and begun):
+                raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+            _make_room(partial, overwrite, resume, resumable)
+            try:
+                yield partial
+                if overwrite:
+                    remove(final)
+                publish(partial if result is None else partial / result, final)
+            except BaseException:
+                if not resumable:
+                    remove(partial)
+                raise
+            remove(partial)
+    except OSError as error:
+        if isinstance(error, BoxNNError):
+            raise
+        raise write_failure(error, final) from error
+
+
+@contextlib.contextmanager
+def _exclusive(final: Path) -> Iterator[None]:
+    lock = final.with_name(f".{final.name}.lock")
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"another process is writing {final}; wait for it or choose another --out"
+                ) from None
+        # Where the file was removed by the writer before, its lock protects nothing.
+        if not lock.exists() or os.fstat(descriptor).st_ino != lock.stat().st_ino:
+            raise OutputError(f"another process has just written {final}; run again")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,386 @@
+"""Datasets on disk: the schema on Zarr, written and read chunk by chunk, always verified.
+
+A dataset is a Zarr v3 group with the arrays ``train/x``, ``train/y``, ``test/x`` and ``test/y``.
+The group's attributes hold a manifest with the SHA-256 of every chunk's raw bytes, because Zarr
+reads a missing chunk as fill value without a word; a chunk is compared with it on every read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.manifest import (
+    PARTS,
+    REMEDY,
+    SPLITS,
+    chunk_path,
+    chunk_problem,
+    file_problems,
+    json_digest,
+    metadata_problem,
+    values_digest,
+)
+from boxnn_numba.data.paths import (
+    Location,
+    Name,
+    location,
+    reachable,
+    read_problem,
+    storage_errors,
+)
+from boxnn_numba.data.split_writer import SplitWriter
+from boxnn_numba.data.zarr_format import (
+    READ_FAILURES,
+    create_array,
+    open_group,
+    tree_store,
+    write_attributes,
+)
+from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.training.options import are_images
+
+FORMAT = "boxnn-dataset"
+VERSION = 1
+
+#: Size of a chunk of features: 4096 MNIST images.
+CHUNK_BYTES = 4096 * 784
+
+#: Type of the labels on disk: indices into the classes.
+LABEL_DTYPE = np.dtype(np.int32)
+
+
+def chunk_rows(n_features: int, dtype: np.dtype) -> int:
+    """Return how many rows a chunk holds; depends on nothing but its arguments."""
+    return max(1, CHUNK_BYTES // (n_features * np.dtype(dtype).itemsize))
+
+
+class Dataset:
+    """A read-only view of a dataset on disk; make one with `open_dataset`.
+
+    Attributes
+    ----------
+    path : pathlib.Path or upath.UPath
+        Where it is.
+    name, source : str
+        What it is called and where it came from.
+    classes : list of int or list of str
+        Labels by class index, sorted.
+    feature_shape : tuple of int
+        Shape of one sample before it was flattened, e.g. (28, 28).
+    digest : str
+        SHA-256 that identifies the whole dataset.
+    splits : tuple of str
+        ``("train", "test")``.
+    """
+
+    def __init__(self, path: Location, group: zarr.Group) -> None:
+        attributes: dict[str, Any] = dict(group.attrs.asdict())
+        self.path = path
+        self.name: str = attributes["name"]
+        self.source: str = attributes["source"]
+        self.classes: list[Any] = attributes["classes"]
+        self.feature_shape: tuple[int, ...] = tuple(attributes["feature_shape"])
+        self.digest: str = attributes["digest"]
+        self.splits: tuple[str, ...] = SPLITS
+        self.split_digests: dict[str, str] = attributes["split_digests"]
+        self._manifest: dict[str, Any] = attributes["arrays"]
+        self._arrays = {
+            key: _open_array(path, group, key, self._manifest) for key in self._manifest
+        }
+
+    @property
+    def is_codes(self) -> bool:
+        """Whether features are uint8 codes (otherwise float32)."""
+        return self._arrays["train/x"].dtype == np.uint8
+
+    @property
+    def are_images(self) -> bool:
+        """Whether samples are images of codes, as presets of training distinguish them."""
+        return are_images(self.feature_shape, self.is_codes)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of one sample."""
+        return math.prod(self.feature_shape)
+
+    def n_rows(self, split: str) -> int:
+        """Return the number of samples of a split."""
+        return int(self._array(split, "x").shape[0])
+
+    def chunks(self, split: str) -> list[slice]:
+        """Return the row range of every chunk of a split, in order."""
+        array = self._array(split, "x")
+        total, step = array.shape[0], array.chunks[0]
+        return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+    def read_chunk(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read and verify one chunk.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+        index
+            Which of `chunks`.
+
+        Returns
+        -------
+        x : ndarray (rows, n_features), uint8 codes or float32
+        y : ndarray (rows,), int32
+            Index into `classes`.
+
+        Raises
+        ------
+        DataError
+            The chunk is damaged or missing.
+        """
+        return self._read_part(split, "x", index), self._read_part(split, "y", index)
+
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read and verify all rows of a split; the result of `read_chunk` put together."""
+        return self._read_all(split, "x"), self._read_all(split, "y")
+
+    def read_labels(self, split: str) -> np.ndarray:
+        """Read and verify the class indices (rows,) int32 of a split, without its features."""
+        return self._read_all(split, "y")
+
+    def read_rows(
+        self, split: str, rows: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return some rows of a split as `read_chunk` does, reading only the chunks with them.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+        rows
+            Row numbers, at least one, in any order.
+        """
+        wanted = np.asarray(rows)
+        found: list[tuple[np.ndarray, ...]] = []
+        for index, chunk in enumerate(self.chunks(split)):
+            inside = np.flatnonzero((wanted >= chunk.start) & (wanted < chunk.stop))
+            if len(inside):
+                at = wanted[inside] - chunk.start
+                x, y = self.read_chunk(split, index)
+                found.append((inside, x[at], y[at]))
+        places, x, y = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(places)
+        return x[order], y[order]
+
+    def _read_all(self, split: str, part: str) -> np.ndarray:
+        array = self._array(split, part)
+        values = np.empty(array.shape, array.dtype)
+        for index, rows in enumerate(self.chunks(split)):
+            values[rows] = self._read_part(split, part, index)
+        return values
+
+    def _array(self, split: str, part: str) -> zarr.Array:
+        if split not in SPLITS:
+            raise InputError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+        return self._arrays[f"{split}/{part}"]
+
+    def _read_part(self, split: str, part: str, index: int) -> np.ndarray:
+        key = f"{split}/{part}"
+        array = self._array(split, part)
+        rows = self.chunks(split)[index]
+        problem = chunk_problem(self.path, key, index)
+        try:
+            with storage_errors():
+                # A missing chunk would read as zeros, and a chunk may hold nothing but zeros.
+                chunk_path(self.path, key, index).stat()
+            values = np.ascontiguousarray(array[rows])
+        except READ_FAILURES as error:
+            what = f"{key} chunk {index} of {self.path}"
+            raise DataError(read_problem(self.path, what, error, problem)) from error
+        if values_digest(values) != self._manifest[key]["chunk_digests"][index]:
+            raise DataError(problem)
+        return values
+
+
+def open_dataset(path: Name) -> Dataset:
+    """Open a dataset for reading.
+
+    Parameters
+    ----------
+    path
+        Folder written by `boxnn data ingest`, or its URL.
+
+    Raises
+    ------
+    DataError
+        It does not exist, is not a dataset, is damaged, or is of a newer version.
+    """
+    folder = location(path)
+    with reachable(path, DataError):
+        is_file = folder.is_file()
+    if is_file:
+        raise DataError(f"{folder} is a file, not a dataset; ingest it with `boxnn data ingest`")
+    group = open_group(folder, FORMAT, VERSION, DataError, REMEDY)
+    return Dataset(folder, group)
+
+
+def verify_dataset(path: Name) -> list[str]:
+    """Read everything and return one line per problem found; empty when it is sound.
+
+    Finds flipped bits, truncated and missing chunks, and damaged metadata.
+    """
+    folder = location(path)
+    with reachable(path, DataError):
+        problems = list(file_problems(folder)) if folder.is_dir() else []
+    try:
+        dataset = open_dataset(folder)
+    except DataError as error:
+        return list(dict.fromkeys([*problems, str(error)]))
+    for split in dataset.splits:
+        for part in PARTS:
+            for index in range(len(dataset.chunks(split))):
+                try:
+                    dataset._read_part(split, part, index)
+                except DataError as error:
+                    problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+class DatasetWriter:
+    """Writes a dataset chunk by chunk; holds at most one chunk per split in memory.
+
+    Parameters
+    ----------
+    folder
+        An existing empty folder, e.g. from `boxnn_numba.data.atomic.staged_output`.
+    name, source
+        What it is called and where it came from.
+    feature_shape
+        Shape of one sample.
+    classes
+        Labels by class index.
+    codes
+        Whether features are uint8 codes; otherwise they are float32.
+    n_rows
+        Number of rows of each split.
+    """
+
+    def __init__(
+        self,
+        folder: Location,
+        *,
+        name: str,
+        source: str,
+        feature_shape: Sequence[int],
+        classes: Sequence[int] | Sequence[str],
+        codes: bool,
+        n_rows: Mapping[str, int],
+    ) -> None:
+        self._folder = folder
+        self._attributes = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": name,
+            "source": source,
+            "feature_shape": [int(size) for size in feature_shape],
+            "classes": [
+                label.item() if isinstance(label, np.generic) else label for label in classes
+            ],
+        }
+        n_features = math.prod(feature_shape)
+        dtype = np.dtype(np.uint8 if codes else np.float32)
+        rows = chunk_rows(n_features, dtype)
+        self._group = zarr.create_group(tree_store(folder))
+        self._splits: dict[str, SplitWriter] = {}
+        for split in SPLITS:
+            n = n_rows[split]
+            x = create_array(self._group, f"{split}/x", (n, n_features), dtype, (rows, n_features))
+            y = create_array(self._group, f"{split}/y", (n,), LABEL_DTYPE, (rows,))
+            self._splits[split] = SplitWriter(folder, split, x, y)
+
+    def append(self, split: str, x: np.ndarray, y: np.ndarray) -> None:
+        """Add rows (rows, n_features) of the stored dtype and their class indices (rows,)."""
+        self._splits[split].append(x, y)
+
+    def finish(self) -> str:
+        """Write what is left and the manifest; return the dataset's digest."""
+        arrays: dict[str, Any] = {}
+        for split, writer in self._splits.items():
+            writer.finish()
+            arrays.update(writer.manifest())
+            group = zarr.open_group(self._group.store, path=split, mode="r+", zarr_format=3)
+            write_attributes(group, {"files": writer.files()})
+        split_digests = {
+            split: json_digest({part: arrays[f"{split}/{part}"] for part in PARTS})
+            for split in SPLITS
+        }
+        write_attributes(
+            self._group, {**self._attributes, "arrays": arrays, "split_digests": split_digests}
+        )
+        return str(self._group.attrs["digest"])
+
+
+def write_dataset(
+    path: Name,
+    *,
+    name: str,
+    classes: Sequence[int] | Sequence[str],
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    feature_shape: Sequence[int] | None = None,
+    source: str = "arrays in memory",
+    overwrite: bool = False,
+) -> Dataset:
+    """Write arrays in memory as a dataset.
+
+    Parameters
+    ----------
+    path
+        Folder to make, or its URL.
+    name, source
+        What it is called and where it came from.
+    classes
+        Labels by class index.
+    train, test
+        Features (rows, ...) as uint8 codes or float32, and class indices (rows,).
+    feature_shape
+        Shape of one sample; that of the arrays by default.
+    overwrite
+        Replace what is at `path`.
+    """
+    x = train[0]
+    with staged_output(path, overwrite=overwrite) as folder:
+        writer = DatasetWriter(
+            folder,
+            name=name,
+            source=source,
+            feature_shape=feature_shape or x.shape[1:],
+            classes=classes,
+            codes=x.dtype == np.uint8,
+            n_rows={"train": len(x), "test": len(test[0])},
+        )
+        for split, (features, y) in (("train", train), ("test", test)):
+            writer.append(split, features.reshape(len(features), math.prod(features.shape[1:])), y)
+        writer.finish()
+    return open_dataset(path)
+
+
+def _open_array(
+    folder: Location, group: zarr.Group, key: str, manifest: Mapping[str, Any]
+) -> zarr.Array:
+    problem = metadata_problem(folder, key)
+    try:
+        array = group[key]
+    except READ_FAILURES as error:
+        raise DataError(problem) from error
+    expected = manifest[key]
+    if (
+        not isinstance(array, zarr.Array)
+        or array.dtype.str != expected["dtype"]
+        or list(array.shape) != expected["shape"]
+        or list(array.chunks) != expected["chunks"]
+    ):
+        raise DataError(problem)
+    return array

@@ -1,0 +1,291 @@
+"""The only place that reads or writes a model, finished or in training.
+
+A model, or the base classifiers of a published defence, is a Zarr v3 group (a
+directory, or a single ``.zip``); see the file format in the documentation. A
+checkpoint is one ``.npz`` of plain arrays that is replaced in one step. None of
+them holds pickles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import ZipStore
+
+from boxnn_numba import validation
+from boxnn_numba.baselines.model import BaselineModel
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.data import zarr_format
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.paths import Location, Name, put, read_problem
+from boxnn_numba.errors import BoxNNError, ModelFileError
+from boxnn_numba.grid import Grid
+from boxnn_numba.model import BoxNN
+
+FORMAT, VERSION = "boxnn-model", 1
+BASELINE_FORMAT, BASELINE_VERSION = "boxnn-baseline", 1
+_REMEDY = "copy it again or train it again"
+#: Folder of a network's arrays in the group.
+_WEIGHTS = "weights/"
+#: Rows of boxes in a chunk.
+_CHUNK = 1024
+
+
+def save_model(model: BoxNN, path: Name, *, overwrite: bool = False) -> None:
+    """Write a model as a Zarr v3 group.
+
+    Parameters
+    ----------
+    model
+        The model.
+    path
+        A directory to make, or a single file if it ends in ``.zip``; or its URL.
+    overwrite
+        Replace what is at `path`.
+
+    Raises
+    ------
+    OptionError
+        `path` exists, or its folder does not.
+    OutputError
+        The file cannot be written.
+    """
+    single = str(path).endswith(".zip")
+    with staged_output(path, overwrite=overwrite, directory=not single) as partial:
+        write_model(model, partial, single)
+
+
+def write_model(model: BoxNN | BaselineModel, path: Location, single: bool) -> None:
+    """Write either kind of model to a path that a caller has staged; as one file if `single`."""
+    if single and not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / path.name
+            write_model(model, file, single)
+            put(path, file.read_bytes())
+        return
+    arrays = _arrays(model)
+    if single and isinstance(path, Path):
+        store: Store = ZipStore(path, mode="w")
+    else:
+        store = zarr_format.tree_store(path)
+    try:
+        group = zarr.create_group(
+            store, overwrite=not single, attributes=_attributes(model, arrays)
+        )
+        for name, array in arrays.items():
+            chunks = tuple(max(1, min(_CHUNK, size)) for size in array.shape[:1]) + array.shape[1:]
+            target = zarr_format.create_array(group, name, array.shape, array.dtype, chunks)
+            target[...] = array
+    finally:
+        store.close()
+
+
+def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:
+    if isinstance(model, BaselineModel):
+        arrays = {f"{_WEIGHTS}{name}": array for name, array in model.weights.items()}
+    else:
+        # In an ensemble under other names, so that nothing takes the first set for the model.
+        folders = [f"{number}/" for number in range(len(model.box_sets))] if model.others else [""]
+        arrays = {
+            f"{folder}{name}": array
+            for folder, boxes in zip(folders, model.box_sets, strict=True)
+            for name, array in (
+                ("lower", boxes.lower), ("upper", boxes.upper), ("label", boxes.labels)
+            )
+        }  # fmt: skip
+    if model.grid is not None:
+        arrays |= {"grid/edges": model.grid.edges, "grid/counts": model.grid.counts}
+    return arrays
+
+
+def _attributes(model: BoxNN | BaselineModel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if isinstance(model, BaselineModel):
+        own = {
+            "format": BASELINE_FORMAT,
+            "version": BASELINE_VERSION,
+            "method": model.method,
+            "settings": model.settings,
+        }
+    else:
+        own = {
+            "format": FORMAT,
+            "version": VERSION,
+            "width": model.boxes.width,
+            "group_size": model.group_size,
+            **({"members": len(model.box_sets)} if model.others else {}),
+        }
+    attributes = {
+        **own,
+        "classes": list(model.classes),
+        "feature_shape": list(model.feature_shape or ()),
+        "training": model.training,
+        "digests": {name: zarr_format.array_digest(array) for name, array in arrays.items()},
+    }
+    return zarr_format.with_digest(attributes)
+
+
+def load_model(path: Name) -> BoxNN:
+    """Read a model and check all of it.
+
+    Parameters
+    ----------
+    path
+        A model written by `save_model` or ``boxnn train``, or its URL.
+
+    Returns
+    -------
+    BoxNN
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, truncated, not a model, or of a newer version.
+    """
+    with _opened(path, FORMAT, VERSION) as (attributes, arrays):
+        boxes, *others = _box_sets(attributes, arrays)
+        return BoxNN(
+            boxes,
+            attributes["classes"],
+            _grid(arrays),
+            tuple(attributes["feature_shape"]),
+            attributes["group_size"],
+            attributes["training"],
+            tuple(others),
+        )
+
+
+def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Boxes]:
+    stored = sum(name.endswith("label") for name in arrays)
+    count = validation.integer("members", attributes.get("members", 1), stored, stored)
+    folders = [f"{number}/" for number in range(count)] if count > 1 else [""]
+    width, n_classes = attributes["width"], len(attributes["classes"])
+    sides = [[arrays[f"{at}{name}"] for name in ("lower", "upper", "label")] for at in folders]
+    return [Boxes(lower, upper, label, width, n_classes) for lower, upper, label in sides]
+
+
+def load_baseline(path: Name) -> BaselineModel:
+    """Read the base classifiers of a published defence and check all of the file.
+
+    Parameters
+    ----------
+    path
+        Written by ``boxnn baseline ra train`` or ``boxnn baseline fpa train``, or its URL.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, truncated, of something else, or of a newer version.
+    """
+    with _opened(path, BASELINE_FORMAT, BASELINE_VERSION) as (attributes, arrays):
+        weights = {
+            name.removeprefix(_WEIGHTS): array
+            for name, array in arrays.items()
+            if name.startswith(_WEIGHTS)
+        }
+        return BaselineModel(
+            attributes["method"],
+            attributes["settings"],
+            attributes["classes"],
+            tuple(attributes["feature_shape"]),
+            weights,
+            _grid(arrays),
+            attributes["training"],
+        )
+
+
+def _grid(arrays: dict[str, np.ndarray]) -> Grid | None:
+    if "grid/edges" not in arrays:
+        return None
+    return Grid(arrays["grid/edges"], arrays["grid/counts"])
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Name, kind: str, version: int
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Yield attributes and checked arrays; what the body misses in them is a damaged file."""
+    group = zarr_format.open_group(path, kind, version, ModelFileError, _REMEDY)
+    try:
+        attributes: dict[str, Any] = dict(group.attrs.asdict())
+        arrays = {
+            name: _read_array(group, name, digest, path)
+            for name, digest in attributes["digests"].items()
+        }
+        yield attributes, arrays
+    except ModelFileError:
+        raise
+    except (BoxNNError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path} is not a complete model ({error}); {_REMEDY}") from error
+    finally:
+        group.store.close()
+
+
+def _read_array(group: zarr.Group, name: str, digest: str, path: Name) -> np.ndarray:
+    try:
+        array = np.asarray(group[name][...])  # type: ignore[index]
+    except zarr_format.READ_FAILURES as error:
+        damaged = f"{path} is damaged: {name} cannot be read; {_REMEDY}"
+        problem = read_problem(path, f"{name} of {path}", error, damaged)
+        raise ModelFileError(problem) from error
+    if zarr_format.array_digest(array) != digest:
+        raise ModelFileError(f"{path} is damaged: {name} does not match its digest; {_REMEDY}")
+    return array
+
+
+def model_digest(model: BoxNN | BaselineModel) -> str:
+    """Return the SHA-256 that identifies a model's content (its attributes cover its arrays)."""
+    return str(_attributes(model, _arrays(model))["digest"])
+
+
+# --- checkpoints of a run ------------------------------------------------------------------
+
+
+def save_checkpoint(path: Location, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+    """Replace the checkpoint at `path` in one step.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the one before is untouched.
+    """
+    content = {"values": np.array(json.dumps(values)), **arrays}
+    if not isinstance(path, Path):
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **content)
+        put(path, buffer.getvalue())
+        return
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        np.savez(file, allow_pickle=False, **content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def load_checkpoint(path: Location) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and values of a checkpoint.
+
+    Raises
+    ------
+    ModelFileError
+        It is damaged.
+    """
+    try:
+        # np.load would leave a file that it opened itself open where the zip is damaged.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(str(arrays.pop("values")))
+    except zarr_format.READ_FAILURES as error:
+        raise ModelFileError(
+            f"checkpoint {path} is damaged; pass --overwrite to start again"
+        ) from error

@@ -1,0 +1,1 @@
+"""Sources: named data sets and users' own files, read block by block."""

@@ -1,0 +1,295 @@
+"""Where data come from: the named data sets, and users' own files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from boxnn_numba.data.sources.arrays import npy_table, npz_tables
+from boxnn_numba.data.sources.blocks import ArrayTable, MemoryRows, Table
+from boxnn_numba.data.sources.idx import idx_table, idx_tables, is_idx
+from boxnn_numba.data.sources.tables import CsvTable, ParquetTable
+from boxnn_numba.errors import DataError, OptionError
+
+BUNDLED_SAMPLE = Path(__file__).parents[1] / "bundled" / "mnist-sample.npz"
+
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Official files of a data set.
+
+    Attributes
+    ----------
+    url : str
+        Folder that has the files.
+    sha256 : dict
+        File name -> SHA-256 of the official gzip file.
+    system_folders : tuple of str
+        Where a distribution's package puts them.
+    """
+
+    url: str
+    sha256: dict[str, str]
+    system_folders: tuple[str, ...] = ()
+
+
+MIRRORS = {
+    "mnist": Mirror(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        dict(
+            zip(
+                FILES,
+                (
+                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    "fashion-mnist": Mirror(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        dict(
+            zip(
+                FILES,
+                (
+                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                ),
+                strict=True,
+            )
+        ),
+        ("/usr/share/datasets/fashion-mnist",),  # Debian's dataset-fashion-mnist
+    ),
+}
+
+#: name -> what it is
+NAMED = {
+    "mnist": "handwritten digits, 60,000 + 10,000 images of 28 x 28, 10 classes",
+    "fashion-mnist": "articles of clothing, 60,000 + 10,000 images of 28 x 28, 10 classes",
+    "digits": "scikit-learn's handwritten digits, 1,797 images of 8 x 8, 10 classes",
+    "mnist-sample": "the first 10,000 + 2,000 images of MNIST, bundled with this package",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that can be ingested.
+
+    Attributes
+    ----------
+    name : str
+        What to call the dataset.
+    description : str
+        Where it comes from; the same wherever the files lie.
+    train : Table
+        Training split, or all rows where there is no test split.
+    test : Table or None
+        Test split, if the source has one.
+    """
+
+    name: str
+    description: str
+    train: Table
+    test: Table | None = None
+
+
+def open_source(
+    source: str,
+    *,
+    directory: Path | None = None,
+    label: str | None = None,
+    labels: Path | None = None,
+) -> Source:
+    """Find a source and check what can be checked without reading it all.
+
+    Parameters
+    ----------
+    source
+        A name of `NAMED`, or a path: a folder or file of IDX, ``.npz``, ``.npy``, ``.csv``,
+        ``.tsv`` or ``.parquet``.
+    directory
+        Folder of the IDX files of ``mnist`` and ``fashion-mnist``.
+    label
+        Label column of a table.
+    labels
+        File of the labels of an ``.npy`` or IDX file.
+
+    Raises
+    ------
+    OptionError
+        Options do not go with the source.
+    DataError
+        The source is missing, damaged or not understood.
+    """
+    if source in NAMED:
+        _refuse_options(source, label=label, labels=labels)
+        if source in MIRRORS:
+            folder = directory or _find(source)
+            return Source(source, f"{source} (official IDX files)", *idx_tables(folder))
+        _refuse_options(source, **{"from": directory})
+        if source == "digits":
+            return Source(source, "digits (scikit-learn)", _digits())
+        return Source(source, "mnist-sample (bundled)", *npz_tables(BUNDLED_SAMPLE))
+    path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"{source} is neither a file nor a known data set ({', '.join(NAMED)}); check the path"
+        )
+    _refuse_options(source, **{"from": directory})
+    return _open_path(path, label, labels)
+
+
+def available(name: str) -> str | None:
+    """Say where a named data set would be read from; None where it must be fetched first."""
+    if name not in MIRRORS:
+        return "built in"
+    return next((str(folder) for folder in _folders(name) if _is_complete(folder)), None)
+
+
+def fetch(name: str, progress: Callable[[str], None] | None = None) -> Path:
+    """Download the official files of a data set and check their SHA-256.
+
+    Files already there and sound are not downloaded again.
+
+    Parameters
+    ----------
+    name
+        ``"mnist"`` or ``"fashion-mnist"``.
+    progress
+        Called with the name of each file that is there.
+
+    Returns
+    -------
+    Path
+        The folder: ``$BOXNN_DATA/<name>``, or one in the user's cache.
+
+    Raises
+    ------
+    OptionError
+        It is not a data set that can be fetched.
+    DataError
+        A download failed, or is not the official file.
+    """
+    if name not in MIRRORS:
+        known = ", ".join(MIRRORS)
+        hint = "is built in" if name in NAMED else "is unknown"
+        raise OptionError(f"{name} {hint}; boxnn data fetch knows {known}")
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    mirror = MIRRORS[name]
+    folder = _download_folder(name)
+    for file, sha256 in mirror.sha256.items():
+        try:
+            pooch.retrieve(
+                mirror.url + file,
+                known_hash=f"sha256:{sha256}",
+                fname=file,
+                path=folder,
+                downloader=pooch.HTTPDownloader(timeout=30),
+            )
+        except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only where nothing was downloaded before
+            # Connection errors tell their story over several lines: their type must do.
+            reason = (
+                "it is not the official file"
+                if isinstance(error, ValueError)
+                else type(error).__name__
+            )
+            raise DataError(
+                f"could not download {mirror.url}{file} ({reason}); copy the four IDX files by "
+                f"hand and pass --from DIR to `boxnn data ingest {name}`"
+            ) from error
+        if progress is not None:
+            progress(file)
+    return folder
+
+
+def _open_path(path: Path, label: str | None, labels: Path | None) -> Source:
+    kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    name = path.name.removesuffix(".gz").split(".")[0] or path.name
+    if path.is_dir():
+        _refuse_options(str(path), label=label, labels=labels)
+        return Source(path.resolve().name, "IDX files", *idx_tables(path))
+    if kind in (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq"):
+        _refuse_options(str(path), labels=labels)
+        if label is None:
+            raise OptionError(f"{path} is a table; name its label column with --label COLUMN")
+        table = ParquetTable if kind in (".parquet", ".pq") else CsvTable
+        return Source(name, f"{path.name}, label column {label!r}", table(path, label))
+    _refuse_options(str(path), label=label)
+    if kind == ".npz":
+        _refuse_options(str(path), labels=labels)
+        return Source(name, path.name, *npz_tables(path))
+    pair = npy_table if kind == ".npy" else idx_table if is_idx(path) else None
+    if pair is None:
+        raise DataError(f"{path} is of no known kind; pass IDX, .npz, .npy, .csv, .tsv or .parquet")
+    if labels is None:
+        raise OptionError(f"{path} has no labels; name their file with --labels FILE")
+    if not labels.exists():
+        raise DataError(f"{labels} does not exist; check the path given to --labels")
+    return Source(name, f"{path.name}, labels {labels.name}", pair(path, labels))
+
+
+def _refuse_options(source: str, **options: object) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise OptionError(f"--{option} does not go with {source}; leave it away")
+
+
+def _download_folder(name: str) -> Path:
+    root = os.environ.get("BOXNN_DATA")
+    if root:
+        return Path(root) / name
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "boxnn-numba" / name
+
+
+def _folders(name: str) -> list[Path]:
+    root = os.environ.get("BOXNN_DATA")
+    own = [Path(root) / name] if root else []
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    system = [Path(folder) for folder in MIRRORS[name].system_folders]
+    return [*own, *system, cache / "boxnn-numba" / name]
+
+
+def _is_complete(folder: Path) -> bool:
+    return all(
+        (folder / file).is_file() or (folder / file.removesuffix(".gz")).is_file() for file in FILES
+    )
+
+
+def _find(name: str) -> Path:
+    for folder in _folders(name):
+        if _is_complete(folder):
+            return folder
+    raise DataError(
+        f"{name} is not on this machine; run `boxnn data fetch {name}` or pass --from DIR with "
+        "its four IDX files"
+    )
+
+
+def _digits() -> ArrayTable:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    codes = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return ArrayTable(MemoryRows("digits", codes), MemoryRows("digits labels", bunch.target))

@@ -1,0 +1,1 @@
+"""Attacks on a split, and what they say of certificates."""

@@ -1,0 +1,177 @@
+"""Hold an attack file against the certificates of the same model and data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.data.attack_store import AttackFile, open_attack
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.errors import BoxNNError, OptionError
+from boxnn_numba.pipelines.attack.attack import random_budget
+from boxnn_numba.pipelines.attack.sandwich import check_sound, keep_counterexample, standing
+from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.report.origins import Origins
+
+
+def hold_against(
+    certificate: CertificateFile, attack: Name, radii: Sequence[int], convention: str = "sound"
+) -> dict[str, Any]:
+    """Compare what an attack achieved with what is certified, on the rows that were attacked.
+
+    Parameters
+    ----------
+    certificate
+        Certificates of rows of a split.
+    attack
+        Path of an attack file of the same model, data set and split.
+    radii
+        Radii of the curves.
+    convention
+        ``"sound"``; nothing else is certified.
+
+    Returns
+    -------
+    dict
+        ``attack``, ``method``, ``max_features`` that it could change (None for any number), the
+        file that says which ``features`` it could (None for all), ``n`` rows that both have ``of``
+        those certified, and what `standing` returns of these rows.
+
+    Raises
+    ------
+    AttackFileError
+        The file is missing, damaged or unfinished.
+    OptionError
+        It is of another model, data set, split or rows, or the convention is not the sound one.
+    UnsoundError
+        An attack succeeded within a certified radius, or is none; it is kept beside `attack`.
+    """
+    if convention != "sound":
+        raise OptionError(
+            f"attacks are held against sound radii; leave out --attack or --convention {convention}"
+        )
+    file = open_attack(attack)
+    _check_same(certificate, file)
+    certified, attacked = _common_rows(certificate, file)
+    _check_sound(certificate, file, certified, attacked)
+    prediction, radius, label = (values[certified] for values in certificate.outcome())
+    return {
+        "attack": str(attack),
+        "method": file.attributes["options"]["method"],
+        "max_features": _most_changes(file),
+        "features": file.attributes["options"].get("features"),
+        "n": len(attacked),
+        "of": len(certificate),
+        **standing(prediction, radius, label, file.changed[attacked], radii),
+    }
+
+
+def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) -> list[Run]:
+    """Add to runs what attacks on their models have left of the accuracy.
+
+    Parameters
+    ----------
+    runs
+        Runs from certificate files.
+    attacks
+        Attack files, at most one for each run.
+    convention
+        As for `hold_against`.
+
+    Returns
+    -------
+    list of Run
+        Those that were attacked have `Run.robust`, as far as the attack has looked.
+
+    Raises
+    ------
+    BoxNNError
+        As for `hold_against`; or an attack is on none of the models, or on one that has an attack.
+    """
+    found = list(runs)
+    for attack in attacks:
+        file = open_attack(attack)
+        digest = file.attributes.get("model_digest")
+        same = [run.attributes.get("model_digest") == digest for run in runs]
+        at = same.index(True) if any(same) else 0  # of another model: `hold_against` says so
+        run = found[at]
+        if run.robust is not None:
+            raise OptionError(f"{attack} is a second attack on {run.name}; pass one for each run")
+        assert run.path is not None
+        last = max(int(run.radius.max()), int(file.changed.max()))
+        most = _most_changes(file)
+        last = last if most is None else min(last, most)
+        result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)
+        robust = np.array([row["robust_accuracy"] for row in result["radii"].values()])
+        found[at] = replace(run, robust=robust, attacked=result["n"], attack=file)
+    return found
+
+
+def _most_changes(file: AttackFile) -> int | None:
+    """Return how many changes an attack could make at most; None for any number."""
+    options = file.attributes["options"]
+    if options["method"] == "random" and options["max_features"] is None:
+        return random_budget(-(-file.x.shape[1] // int(file.attributes["group_size"])))
+    most: int | None = options["max_features"]
+    return most
+
+
+def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
+    """Raise `OptionError` unless an attack is of the model, data and split of certificates."""
+    for key, noun in (
+        ("model_digest", "model"),
+        ("dataset_digest", "data set"),
+        ("split", "split"),
+    ):
+        mine, yours = (str(file.attributes.get(key)) for file in (certificate, attack))
+        if mine != yours:
+            short = slice(8 if key.endswith("digest") else None)
+            what = noun if key == "split" else f"{noun}, by digest"
+            raise OptionError(
+                f"{certificate.path} and {attack.path} are not of the same {what} "
+                f"({mine[short]} and {yours[short]}); run boxnn attack on what was certified"
+            )
+
+
+def _common_rows(certificate: CertificateFile, attack: AttackFile) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places in each file of the rows that both have; the first row is always one."""
+    _, *places = np.intersect1d(certificate.row, attack.row, True, return_indices=True)
+    return places[0], places[1]
+
+
+def _check_sound(
+    certificate: CertificateFile, attack: AttackFile, certified: np.ndarray, attacked: np.ndarray
+) -> None:
+    """Raise unless every attack is one, and none is within the certified radius."""
+    rows, changed, x = attack.row[attacked], attack.changed[attacked], attack.x
+    prediction, radius = certificate.prediction[certified], certificate.radius[certified]
+
+    def keep(at: int) -> Location:
+        # The attack file has it too, where no more can be written.
+        with contextlib.suppress(OSError):
+            row = int(rows[at])
+            return keep_counterexample(attack.path, _input(certificate, row), x[attacked[at]], row)
+        return attack.path
+
+    check_sound(rows, changed, attack.prediction[attacked] == prediction, radius, keep)
+
+
+def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:
+    """Return a row of the data set, or None if that is not to be had any more."""
+    attributes = certificate.attributes
+    run = Run(
+        certificate.path.stem, *certificate.outcome(), certificate.classes, attributes,
+        path=certificate.path,
+    )  # fmt: skip
+    try:
+        dataset = Origins([run]).dataset(run)
+        if dataset is None:
+            return None
+        return np.asarray(dataset.read_rows(str(attributes["split"]), np.array([row]))[0][0])
+    except BoxNNError:  # What is wrong with the data must not hide the violation.
+        return None

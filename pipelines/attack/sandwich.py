@@ -1,0 +1,106 @@
+"""Certified accuracy, accuracy under attack, and that the one is never above the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.data.paths import Location
+from boxnn_numba.errors import UnsoundError
+
+
+def check_sound(
+    rows: np.ndarray,
+    changed: np.ndarray,
+    same: np.ndarray,
+    radius: np.ndarray,
+    keep: Callable[[int], Location],
+) -> None:
+    """Raise unless every attack is one, and none is within the certified radius.
+
+    Parameters
+    ----------
+    rows, changed, radius
+        (N,) rows of the split, changes that the attacks need (-1 where there is none) and
+        certified radii.
+    same
+        (N,) bool, whether the prediction is the same after the attack.
+    keep
+        Writes what is at an index of these to a file, whose path it returns.
+
+    Raises
+    ------
+    UnsoundError
+        Names the first such row and its file.
+    """
+    none, beaten = (changed >= 0) & same, (changed >= 0) & (changed <= radius)
+    if not (none | beaten).any():
+        return
+    at = int((none | beaten).argmax())
+    row, path = int(rows[at]), keep(at)
+    if none[at]:
+        raise UnsoundError(
+            f"the attack on row {row} does not change the prediction; this is a defect, "
+            f"please report it with {path}"
+        )
+    raise UnsoundError(
+        f"an attack changes the prediction of row {row} with {changed[at]} features, within its "
+        f"certified radius {radius[at]}; the certificate is wrong, please report it with {path}"
+    )
+
+
+def keep_counterexample(
+    beside: Location, x: np.ndarray | None, x_adv: np.ndarray, row: int
+) -> Location:
+    """Write an input, where it is known, and an attack on it to an ``.npz`` file beside another."""
+    path = beside.with_name(f"{beside.name}.counterexample-{row}.npz")
+    arrays = {"x_adv": x_adv, "row": np.int64(row), **({} if x is None else {"x": x})}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def standing(
+    prediction: np.ndarray,
+    radius: np.ndarray,
+    label: np.ndarray,
+    changed: np.ndarray,
+    radii: Sequence[int],
+) -> dict[str, Any]:
+    """Return how accuracy stands under attack, beside what is certified of the same samples.
+
+    Parameters
+    ----------
+    prediction, radius, label
+        (N,) predictions, certified radii and true classes.
+    changed
+        (N,) changes that the attack needs, -1 where it found none.
+    radii
+        Radii of the two curves.
+
+    Returns
+    -------
+    dict
+        As `attack` returns it; ``gap`` is robust less certified accuracy.
+    """
+    found = changed >= 0
+    resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
+    robust = 100.0 * certificates.certified_accuracy(prediction, resisted, label, radii)
+    certified = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
+    return {
+        "found": 100.0 * float(found.mean()),
+        "meets": 100.0 * float((changed == radius + 1).mean()),
+        "mean_changed": float(changed[found].mean()) if found.any() else None,
+        "accuracy": 100.0 * float((prediction == label).mean()),
+        "radii": {
+            str(r): {
+                "certified_accuracy": float(c),
+                "robust_accuracy": float(a),
+                "gap": float(a - c),
+            }
+            for r, c, a in zip(radii, certified, robust, strict=True)
+        },
+    }

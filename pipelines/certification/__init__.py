@@ -1,0 +1,1 @@
+"""Certification of a split, chunk by chunk."""

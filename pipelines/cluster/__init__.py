@@ -1,0 +1,1 @@
+"""Executors: this process, or the workers of a Dask cluster."""

@@ -1,0 +1,261 @@
+"""Reaching a Dask cluster: options, TLS, and whether its workers can do the work."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxnn_numba import __version__, validation
+from boxnn_numba.backends.devices import default_threads
+from boxnn_numba.data.paths import exists, location, storage_errors
+from boxnn_numba.errors import ClusterError, OptionError
+
+if TYPE_CHECKING:
+    from distributed import Client, Security
+
+    from boxnn_numba.pipelines.cluster.options import ClusterOptions
+
+#: How long to wait for a scheduler, for its first worker, and to reconnect.
+_CONNECT_SECONDS = 10
+#: How often to ask workers about themselves while some are lost, and how long to wait between.
+_REPORTS, _REPORT_SECONDS = 10, 0.5
+#: Attempts to start local workers.
+_STARTS = 4
+#: Run first by local workers: Ctrl-C in a terminal reaches them too, but it is for the client.
+_IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+def check_options(options: ClusterOptions) -> None:
+    if options.workers is not None:
+        validation.positive("--workers", options.workers)
+    validation.integer("--box-shards", options.box_shards, 0)
+    if options.box_shards and options.local:
+        raise OptionError("--box-shards needs a cluster; pass --workers or --scheduler")
+    if options.share_gpus and options.local:
+        raise OptionError("--share-gpus needs a cluster; pass --workers or --scheduler")
+    if options.threads_per_worker is not None:
+        validation.positive("--threads-per-worker", options.threads_per_worker)
+        if options.workers is None:
+            raise OptionError("--threads-per-worker needs --workers")
+    given = [options.workers, options.scheduler, options.scheduler_file]
+    if sum(item is not None for item in given) > 1:
+        raise OptionError("pass only one of --workers, --scheduler and --scheduler-file")
+    tls = (options.tls_ca_file, options.tls_cert, options.tls_key)
+    if any(tls) and not all(tls):
+        raise OptionError("TLS needs all of --tls-ca-file, --tls-cert and --tls-key")
+    for path in (*tls, options.scheduler_file):
+        if path is not None and not Path(path).is_file():
+            raise OptionError(f"{path} does not exist; check the path")
+    address = _address(options)
+    if any(tls) and address is not None and not address.startswith("tls://"):
+        raise OptionError(
+            f"--scheduler {address} is a plain connection but TLS was asked for; "
+            "pass its tls:// address"
+        )
+    report = options.performance_report
+    if report is not None and not Path(report).absolute().parent.is_dir():
+        raise OptionError(f"the folder of --performance-report {report} does not exist; create it")
+
+
+def _address(options: ClusterOptions) -> str | None:
+    """Return the address of a running scheduler; None where one is to be started."""
+    if options.scheduler_file is None:
+        return options.scheduler
+    try:
+        return str(json.loads(Path(options.scheduler_file).read_text("utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(
+            f"{options.scheduler_file} is not a scheduler file; pass the one that "
+            "`dask scheduler --scheduler-file` writes"
+        ) from error
+
+
+def _security(options: ClusterOptions) -> Security | None:
+    if options.tls_ca_file is None:
+        return None
+    from distributed import Security
+
+    return Security(
+        tls_ca_file=options.tls_ca_file,
+        tls_client_cert=options.tls_cert,
+        tls_client_key=options.tls_key,
+        tls_worker_cert=options.tls_cert,
+        tls_worker_key=options.tls_key,
+        tls_scheduler_cert=options.tls_cert,
+        tls_scheduler_key=options.tls_key,
+        require_encryption=True,
+    )
+
+
+@contextlib.contextmanager
+def open_client(options: ClusterOptions) -> Iterator[Client]:
+    """Connect to the cluster that the options name, starting it if it is to be started.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be reached.
+    """
+    from distributed import Client
+
+    security = _security(options)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
+        if options.workers is not None:
+            target: Any = stack.enter_context(_local_cluster(options, security))
+        else:
+            target = _address(options)
+        # Made and started in two steps, because a client that could not start has to be closed:
+        # left to the end of the interpreter it waits for seconds and prints a traceback.
+        client = Client.__new__(Client)
+        try:
+            Client.__init__(
+                client, target, security=security, timeout=_CONNECT_SECONDS, set_as_default=False
+            )
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            client.close()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ClusterError(
+                f"cannot connect to {target if options.workers is None else 'the local cluster'} "
+                f"({reason}); check that the scheduler runs there and the TLS options (--tls-*) fit"
+            ) from error
+        yield stack.enter_context(client)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's log lines off standard error: what matters is raised."""
+    names = ("distributed", "tornado", "tornado.application", "bokeh")
+    handlers = [(item, item.level) for name in names for item in logging.getLogger(name).handlers]
+    # It has no handler of its own; it speaks when connections break in the background.
+    background = logging.getLogger("asyncio")
+    disabled = background.disabled
+    for handler, _ in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    background.disabled = True
+    try:
+        yield
+    finally:
+        background.disabled = disabled
+        for handler, level in handlers:
+            handler.setLevel(level)
+
+
+@contextlib.contextmanager
+def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterator[Any]:
+    """Start worker processes on this machine; kernels and Dask threads never exceed the cores."""
+    import dask
+    from distributed import LocalCluster
+
+    workers = options.workers or 1
+    threads = options.threads_per_worker or max(1, default_threads() // workers)
+    environment = {
+        "BOXNN_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    # Nannies set these in this process, for its children; the client itself keeps all threads.
+    stack = contextlib.ExitStack()
+    stack.callback(_restore_environment, {name: os.environ.get(name) for name in environment})
+    preload = dask.config.get("distributed.worker.preload")
+    preload = [preload] if isinstance(preload, str) else list(preload)
+    with stack, dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+        for attempt in range(_STARTS):
+            try:
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=threads,
+                    processes=True,
+                    host="127.0.0.1",
+                    protocol="tls://" if security else "tcp://",
+                    security=security,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=50,
+                    preload=[*preload, _IGNORE_CTRL_C],
+                )
+                break
+            except (RuntimeError, TimeoutError) as error:  # one was killed before it was ready
+                if attempt + 1 == _STARTS:
+                    raise ClusterError(
+                        f"cannot start {workers} local workers ({error.__cause__ or error}); pass "
+                        "fewer --workers or free some memory"
+                    ) from error
+        with cluster:
+            yield cluster
+
+
+def _restore_environment(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def worker_report(paths: tuple[str, ...]) -> dict[str, Any]:
+    """Return a worker's package version and which of some paths it cannot see."""
+    return {
+        "version": __version__,
+        "missing": [path for path in paths if not _sees(path)],
+    }
+
+
+def _sees(path: str) -> bool:
+    try:
+        with storage_errors():
+            return exists(location(path))
+    except OSError:
+        return False
+
+
+def _reports(client: Client, paths: tuple[str, ...]) -> dict[str, Any]:
+    """Return what every worker says of itself; one that dies meanwhile is not there."""
+    reports: dict[str, Any] = {}
+    for _ in range(_REPORTS):
+        try:
+            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError:
+            raise ClusterError(
+                f"{client.scheduler.address} has no workers; start some and try again"
+            ) from None
+        reports = client.run(functools.partial(worker_report, paths), on_error="return")
+        if reports and not any(isinstance(report, OSError) for report in reports.values()):
+            break
+        time.sleep(_REPORT_SECONDS)
+    return reports
+
+
+def check_workers(client: Client, paths: tuple[str, ...]) -> None:
+    """Check that there are workers of this version that can read some paths.
+
+    Raises
+    ------
+    ClusterError
+        Names the worker and what is wrong with it.
+    """
+    for worker, report in _reports(client, paths).items():
+        if isinstance(report, BaseException):
+            reason = (str(report).splitlines() or [type(report).__name__])[0]
+            raise ClusterError(
+                f"worker {worker} cannot run boxnn-numba {__version__} ({reason}); "
+                "install the same version on every worker"
+            )
+        if report["version"] != __version__:
+            raise ClusterError(
+                f"worker {worker} has boxnn-numba {report['version']}, this is {__version__}; "
+                "install the same version on every worker"
+            )
+        if report["missing"]:
+            raise ClusterError(
+                f"worker {worker} cannot read {report['missing'][0]}; put it on storage that every "
+                "worker sees under the same path"
+            )

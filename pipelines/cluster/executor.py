@@ -1,0 +1,136 @@
+"""Where chunks of work run: this process, or the workers of a Dask cluster.
+
+Everything that scales is a function of a chunk whose results are combined; an
+`Executor` maps it. The local one calls the function, the Dask one submits it.
+Results are the same bits because all sums are of integers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from boxnn_numba.backends.devices import get_backend, limit_threads
+from boxnn_numba.data.paths import Location, absolute
+from boxnn_numba.errors import ClusterError, InterruptedRunError
+from boxnn_numba.pipelines.cluster.connection import check_options, check_workers, open_client
+from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
+from boxnn_numba.pipelines.cluster.gpus import give_gpus
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class LocalExecutor:
+    """Runs chunks one after another in this process, each on all threads."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.slots = 1
+        self.dashboard: str | None = None
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Do nothing: this process sees what it sees."""
+
+    def map(
+        self, function: Callable[..., Any], items: Sequence[Any], *common: Any
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (item, ``function(item, *common)``) as results come."""
+        with limit_threads(self.threads):
+            for item in items:
+                yield item, function(item, *common)
+
+
+Executor = LocalExecutor | DaskExecutor
+
+
+@contextlib.contextmanager
+def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says what was kept, and where."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not any(folder.iterdir()):
+            raise InterruptedRunError(
+                f"interrupted before any of {total} was done; nothing is kept, start again"
+            ) from None
+        raise InterruptedRunError(
+            f"interrupted; {done()} of {total} are kept in {folder}, continue with --resume"
+        ) from None
+
+
+@contextlib.contextmanager
+def connect(
+    options: ClusterOptions,
+    threads: int | None = None,
+    check: Sequence[str] = (),
+    device: str = "cpu",
+) -> Iterator[Executor]:
+    """Give the executor that the options ask for.
+
+    Parameters
+    ----------
+    options
+        Which cluster.
+    threads
+        Threads of the kernels in this process.
+    check
+        Paths that every worker must be able to read.
+    device
+        With ``"cuda"`` every worker gets a GPU of its own.
+
+    Yields
+    ------
+    LocalExecutor or DaskExecutor
+
+    Raises
+    ------
+    OptionError
+        Options contradict each other.
+    ClusterError
+        The cluster cannot be reached, or a worker has another version, cannot read a path or has
+        no GPU.
+    """
+    check_options(options)
+    if options.local:
+        yield LocalExecutor(get_backend("cpu", threads).threads)
+        return
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(open_client(options))
+        stack.enter_context(_report(client, options.performance_report))
+        check_workers(client, tuple(absolute(path) for path in check))
+        if device == "cuda":
+            give_gpus(client, options.share_gpus)
+        exchange = None
+        if options.workers is not None:  # workers on this machine
+            exchange = Path(stack.enter_context(TemporaryDirectory(prefix="boxnn-")))
+        executor = DaskExecutor(client, options.box_shards, exchange)
+        # Dask reports tasks, not calls.
+        executor.direct = executor.direct and options.performance_report is None
+        yield executor
+
+
+@contextlib.contextmanager
+def _report(client: Client, path: str | None) -> Iterator[None]:
+    """Write Dask's report of what ran; a run that fails leaves none."""
+    if path is None:
+        yield
+        return
+    from distributed import performance_report
+
+    if client.run_on_scheduler(importlib.util.find_spec, "bokeh") is None:
+        raise ClusterError(
+            "--performance-report needs the bokeh package where the scheduler runs; "
+            "`pip install bokeh` there or leave the report out"
+        )
+    report = performance_report(path)
+    with client.as_current():
+        report.__enter__()
+    yield
+    with client.as_current():
+        report.__exit__(None, None, None)

@@ -1,0 +1,102 @@
+"""The tables of the paper as data, and how their rows are named and grouped.
+
+The rows are copied from Tables 1 to 3 of Pal, Vidal and Sulam. They count a
+margin of exactly twice the radius as certified (``convention="paper"``).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from importlib import resources
+from typing import NamedTuple
+
+#: Families of methods in the order of the paper's figures; the first is the paper's own.
+FAMILIES = ("Box-NN", "RA", "RA^B", "FPA^A", "FPA^B")
+
+_TABLES = {"mnist": "table2_mnist.csv", "fashion-mnist": "table3_fashion_mnist.csv"}
+_SAMPLES = {"mnist-sample": "mnist"}
+_METHOD = re.compile(r"(?P<base>[A-Z]+)(_(?P<setting>\d+))?(?P<variant>\^[AB])?")
+
+
+class PublishedRow(NamedTuple):
+    """One row of Table 2 or 3: certified accuracy in percent at each radius."""
+
+    method: str
+    radii: list[int]
+    percents: list[float]
+
+
+def is_sample(dataset_name: str) -> bool:
+    """Return whether a data set is only a sample of the one the paper measured."""
+    return dataset_name in _SAMPLES
+
+
+def published_rows(dataset_name: str) -> list[PublishedRow]:
+    """Return the rows of the paper's table for a data set.
+
+    Parameters
+    ----------
+    dataset_name
+        ``dataset_name`` of a certificate: ``"mnist"``, ``"fashion-mnist"`` or
+        ``"mnist-sample"`` (compared with the rows of the whole of MNIST).
+
+    Returns
+    -------
+    list of PublishedRow
+        ``(method, radii, percents)``; empty when the paper has no table for the data set.
+
+    Examples
+    --------
+    >>> from boxnn_numba.pipelines.figures.published import published_rows
+    >>> published_rows("mnist")[0].percents[:2]
+    [89.74, 80.68]
+    """
+    table = _TABLES.get(_SAMPLES.get(dataset_name, dataset_name))
+    if table is None:
+        return []
+    rows = []
+    for record in _read(table):
+        method = record.pop("method")
+        radii = [int(name.removeprefix("r")) for name in record]
+        rows.append(PublishedRow(method, radii, [float(value) for value in record.values()]))
+    return rows
+
+
+def published_medians(dataset_name: str) -> dict[str, int]:
+    """Return the paper's median certified radii (Table 1) for a data set.
+
+    Parameters
+    ----------
+    dataset_name
+        As for `published_rows`.
+
+    Returns
+    -------
+    dict
+        Family of methods -> median certified radius of its best setting; empty for other data.
+    """
+    name = _SAMPLES.get(dataset_name, dataset_name)
+    return {
+        record["method"]: int(record["median_certified_radius"])
+        for record in _read("table1_median_radius.csv")
+        if record["dataset"] == name
+    }
+
+
+def family(method: str) -> str:
+    """Return the family of a row: ``"RA_20^B"`` -> ``"RA^B"``."""
+    match = _METHOD.fullmatch(method)
+    return method if match is None else match["base"] + (match["variant"] or "")
+
+
+def setting(method: str) -> int | None:
+    """Return the ablation size or number of partitions of a row: ``"RA_20^B"`` -> 20."""
+    match = _METHOD.fullmatch(method)
+    return None if match is None or match["setting"] is None else int(match["setting"])
+
+
+def _read(table: str) -> Iterator[dict[str, str]]:
+    source = resources.files("boxnn_numba.pipelines.figures").joinpath("published", table)
+    yield from csv.DictReader(source.read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,227 @@
+"""Certificates as the report sees them: one `Run` per file, all of one data set and split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.data.paths import Location, Name, location
+from boxnn_numba.errors import CertificateFileError, OptionError
+from boxnn_numba.pipelines.figures.published import setting
+
+if TYPE_CHECKING:
+    from boxnn_numba.data.attack_store import AttackFile
+    from boxnn_numba.data.certificate_store import CertificateFile
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One certified test set.
+
+    Parameters
+    ----------
+    name
+        Shown in legends and tables; differs from run to run.
+    prediction, radius, label
+        (N,) integers: predicted class (-1 where the method abstains), certified radius, true class
+        (another negative number if unknown).
+    classes
+        Names of the classes, in the order of their indices.
+    attributes
+        Attributes of the certificate file.
+    class_distance
+        (N, K) integer units, or None where a method has none.
+    path
+        The certificate file, or None for a run that is not in a file.
+    robust
+        (R,) percent of samples that an attack leaves right with up to 0, 1, ... changes; None
+        where none was made.
+    attacked
+        How many samples that is of.
+    attack
+        The file with the attack's inputs, or None.
+    row
+        (N,) number of each sample in the split; 0, 1, ... where it is None.
+    """
+
+    name: str
+    prediction: np.ndarray
+    radius: np.ndarray
+    label: np.ndarray
+    classes: Sequence[Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    class_distance: np.ndarray | None = None
+    path: Location | None = None
+    robust: np.ndarray | None = None
+    attacked: int = 0
+    attack: AttackFile | None = None
+    row: np.ndarray | None = None
+
+    def place(self, number: int) -> int:
+        """Return where the sample with a number in the split is in the arrays."""
+        return number if self.row is None else int(np.searchsorted(self.row, number))
+
+    @property
+    def units(self) -> int:
+        """Units of a class distance that are one feature."""
+        return int(self.attributes["width"]) * int(self.attributes.get("members", 1))
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the method is Box-NN, not one of the published defences."""
+        return self.attributes.get("method", certificates.BOX_NN) == certificates.BOX_NN
+
+    @property
+    def named_by_method(self) -> bool:
+        """Whether the name is that of a published defence with its setting, e.g. ``RA_45``."""
+        return not self.has_boxes and setting(self.name) is not None
+
+    @property
+    def outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Prediction, radius and label, as `boxnn_numba.certificates.margin` takes them."""
+        return self.prediction, self.radius, self.label
+
+    def curve(self) -> np.ndarray:
+        """Return certified accuracy in percent at every radius 0, 1, ..., the largest."""
+        return certified_curve(self.outcome)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that describe the run in one line (accuracy in percent)."""
+        return {
+            "name": self.name,
+            "n": len(self.label),
+            "accuracy": round(float(self.curve()[0]), 4),
+            "median_certified_radius": certificates.median_certified_radius(*self.outcome),
+            "mean_certified_radius": round(certificates.mean_certified_radius(*self.outcome), 4),
+        }
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Return `boxnn_numba.certificates.margin.per_class_table` with names and percent."""
+        table = certificates.per_class_table(*self.outcome, len(self.classes))
+        return [
+            {
+                "class": str(self.classes[int(row["class"])]),
+                "n": row["n"],
+                "accuracy": round(100 * row["accuracy"], 4),
+                "median_certified_radius": row["median_certified_radius"],
+                "mean_certified_radius": round(row["mean_certified_radius"], 4),
+            }
+            for row in table
+        ]
+
+
+def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return certified accuracy in percent at radii 0, 1, ..., the largest of an outcome."""
+    radii = np.arange(int(outcome[1].max()) + 1)
+    return 100 * certificates.certified_accuracy(*outcome, radii)
+
+
+def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
+    """Read certificate files of one data set and split.
+
+    Parameters
+    ----------
+    paths
+        Certificate files, at least one.
+    convention
+        ``"sound"``, or ``"paper"`` to recompute the radii from the stored class distances as
+        the paper's tables count them.
+
+    Returns
+    -------
+    list of Run
+        In the order given, under names that differ.
+
+    Raises
+    ------
+    OptionError
+        No file, the same file twice, or files of different data sets or splits.
+    CertificateFileError
+        A file cannot be read, holds no sample, or holds no true class.
+    """
+    from boxnn_numba.data.certificate_store import open_certificate
+
+    if not paths:
+        raise OptionError("no certificate was given; pass at least one made by boxnn certify")
+    resolved = [location(path).resolve() for path in paths]
+    for position, place in enumerate(resolved):
+        if place in resolved[:position]:
+            raise OptionError(f"{paths[position]} was given twice; pass each certificate once")
+    runs: list[Run] = []
+    files = [open_certificate(path) for path in paths]
+    for path, file, name in zip(paths, files, _names(resolved, files), strict=True):
+        runs.append(_as_run(file, name, location(path), convention))
+        _check_comparable(runs[0], runs[-1])
+    return runs
+
+
+def _as_run(file: CertificateFile, name: str, path: Location, convention: str) -> Run:
+    prediction, radius, label = file.outcome(convention)
+    if not (label >= 0).any():
+        raise CertificateFileError(
+            f"{path} has no sample whose true class is known; certify a data set with labels"
+        )
+    attributes, classes = dict(file.attributes), list(file.classes)
+    distance = file.class_distance
+    return Run(
+        name, prediction, radius, label, classes, attributes, distance, path, row=file.row
+    )  # fmt: skip
+
+
+def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:
+    """Name each run: a published defence as the paper does where that tells them apart."""
+    methods = [_published_name(file.attributes) for file in files]
+    return [
+        _with_kind(stem, file)
+        if method is None
+        else method
+        if methods.count(method) == 1
+        else f"{method} ({stem})"
+        for method, stem, file in zip(methods, _distinct_names(paths), files, strict=True)
+    ]
+
+
+def _with_kind(name: str, file: CertificateFile) -> str:
+    """Add to the name of a file of boxes which certificate it holds, but for the usual one."""
+    if file.certificate == "margin" or file.certificate in name:
+        return name
+    return f"{name} ({file.certificate})"
+
+
+def _published_name(attributes: Mapping[str, Any]) -> str | None:
+    """Return e.g. ``"RA_45"`` or ``"FPA_25^B"``; None for Box-NN."""
+    size = attributes.get("retained", attributes.get("parts"))
+    if attributes["method"] == certificates.BOX_NN or size is None:
+        return None
+    base, _, variant = str(attributes["method"]).partition("^")
+    return f"{base}_{size}" + (f"^{variant}" if variant else "")
+
+
+def _distinct_names(paths: Sequence[Location]) -> list[str]:
+    """Name each file by its stem, with as many parent folders as it takes to tell them apart."""
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _check_comparable(first: Run, other: Run) -> None:
+    for key, noun in (("dataset_digest", "data set"), ("split", "split")):
+        mine, yours = first.attributes.get(key), other.attributes.get(key)
+        if mine != yours:
+            if key == "dataset_digest":
+                mine, yours = _dataset_words(first), _dataset_words(other)
+            raise OptionError(
+                f"{first.path} and {other.path} are of different {noun}s ({mine} and {yours}); "
+                "make one report for each"
+            )
+
+
+def _dataset_words(run: Run) -> str:
+    digest = str(run.attributes.get("dataset_digest"))
+    return f"{run.attributes.get('dataset')}, digest {digest[:8]}"

@@ -1,0 +1,1 @@
+"""Frontiers and studies: models chosen on held-out training data."""

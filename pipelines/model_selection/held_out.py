@@ -1,0 +1,56 @@
+"""What a model does on the rows that its training held out, to choose by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from boxnn_numba.data.dataset import Dataset
+from boxnn_numba.errors import OptionError
+from boxnn_numba.model import BoxNN
+from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.run import validation_split
+
+#: Rows that are certified at a time.
+_ROWS = 8192
+
+
+def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
+    """Return the numbers of the training rows that training with some options holds out.
+
+    Raises
+    ------
+    OptionError
+        There are none.
+    """
+    _, rows = validation_split(dataset.read_labels("train"), options.validation, options.seed)
+    if len(rows) == 0:
+        raise OptionError(
+            f"nothing is held out to choose by; pass --validation above {options.validation:g}"
+        )
+    return rows
+
+
+def held_out_outcome(model: BoxNN, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return prediction, certified radius and label (N,) of the rows that training held out.
+
+    Parameters
+    ----------
+    model
+        Trained on the training split of `dataset`, with some of it held out.
+    dataset
+        That dataset.
+
+    Raises
+    ------
+    OptionError
+        Nothing was held out.
+    DataError
+        The dataset is damaged.
+    """
+    rows = held_out_rows(dataset, TrainingOptions(**model.training["options"]))
+    found = []
+    for start in range(0, len(rows), _ROWS):
+        x, y = dataset.read_rows("train", rows[start : start + _ROWS])
+        found.append((*model.radii(model.class_distance(x)), y))
+    prediction, radius, label = (np.concatenate(part) for part in zip(*found, strict=True))
+    return prediction, radius, label

@@ -1,0 +1,337 @@
+"""Search training options by Optuna, on the held-out part of the training data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxnn_numba import validation
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import DataError, DivergenceError, OptionError
+from boxnn_numba.model import trained_model
+from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
+from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
+from boxnn_numba.training.options import TrainingOptions, resolve
+from boxnn_numba.training.run import Training
+
+if TYPE_CHECKING:
+    import optuna
+
+FORMAT, VERSION = "boxnn-study", 1
+#: Options that are searched unless others are named; augmentation for images only.
+SEARCHED = ("width", "alpha", "beta", "tau", "lr", "augment")
+_STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where an option is searched: from low to high, evenly in its logarithm if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[str, Span]:
+    """Return where each option is searched for a data set.
+
+    Parameters
+    ----------
+    dataset
+        Its number of features scales beta, its shape says whether it is of images.
+    names
+        Options to search; those of `SEARCHED` that fit the data by default.
+
+    Raises
+    ------
+    OptionError
+        An option is not one that can be searched.
+    """
+    n, rows = dataset.n_features, dataset.n_rows("train")
+    spans = {
+        "width": Span(8, 255, log=True, whole=True),
+        "alpha": Span(0.02, 0.4, log=True),
+        "beta": Span(max(1.0, 0.01 * n), max(2.0, 0.25 * n), log=True),
+        "tau": Span(0.2, 5.0, log=True),
+        "lr": Span(0.1, 10.0, log=True),
+        "augment": Span(0.0, 2.0),
+        "leak": Span(0.0, 1.0),
+        "batch": Span(20, max(21, min(2000, rows // 4)), log=True, whole=True),
+        "sharpness": Span(2.0, 40.0, log=True),
+    }
+    if names is None:
+        names = [name for name in SEARCHED if name != "augment" or dataset.are_images]
+    for name in names:
+        validation.choice("--search", name, list(spans))
+    return {name: spans[name] for name in dict.fromkeys(names)}
+
+
+def tune(
+    data: Name,
+    out: str | Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "graded",
+    trials: int = 20,
+    search: Sequence[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Search training options for the best certified accuracy on held-out data.
+
+    Parameters
+    ----------
+    data
+        Path of a dataset.
+    out
+        JSON file of the study, written after every trial.
+    options
+        Values of `TrainingOptions` that hold for all trials. With ``radius`` the certified accuracy
+        there is maximised, else the area under the curve of all radii (the mean radius of what is
+        right).
+    preset
+        As for `fit`.
+    trials
+        How many there are to be, with those that a study to resume has.
+    search
+        Names of the options to search, as for `search_space`.
+    overwrite, resume
+        Replace the study at `out`; add to it.
+    device, threads
+        As for `get_backend`.
+    progress
+        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+
+    Returns
+    -------
+    dict
+        ``study``, ``objective``, ``preset``, ``fixed`` options, ``best`` (``options`` and
+        ``value``; None where no trial was completed), ``trials`` (how many ended in which way)
+        and ``seconds``.
+
+    Raises
+    ------
+    OptionError
+        Optuna is not installed, an option is unknown, out of range or both fixed and searched, or
+        `out` exists.
+    DataError
+        The data, or the study to resume, are of something else or damaged.
+    """
+    began = time.perf_counter()
+    _optuna()
+    validation.positive("trials", trials)
+    backend = get_backend(device, threads)
+    dataset = open_dataset(data)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    space = search_space(dataset, search)
+    for name in space:
+        if name in given:
+            raise OptionError(f"{name} is fixed and searched; leave it out of one of the two")
+    settings = resolve(preset, given, dataset.are_images)
+    given = {name: settings.as_dict()[name] for name in given}  # plain values, for JSON
+    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
+        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    held_out_rows(dataset, settings)
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+        "preset": preset,
+        "fixed": given,
+        "radius": given.get("radius"),
+        "options": settings.as_dict(),
+        "search": {name: list(span.__dict__.values()) for name, span in space.items()},
+    }
+    path = Path(out)
+    done = _earlier(path, record, overwrite, resume)
+    trial = _Trial(dataset, backend, settings, given.get("radius"), space)
+    done = _run(trial, done, trials, path, record, progress)
+    return {"study": str(out), **_summary(done, record), "seconds": time.perf_counter() - began}
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What every trial trains and measures."""
+
+    dataset: Dataset
+    backend: Any
+    settings: TrainingOptions
+    radius: int | None
+    space: Mapping[str, Span]
+
+    def ask(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Let Optuna choose the options that are searched."""
+        chosen: dict[str, Any] = {}
+        for name, span in self.space.items():
+            if span.whole:
+                low, high = int(span.low), int(span.high)
+                chosen[name] = trial.suggest_int(name, low, high, log=span.log)
+            else:
+                chosen[name] = trial.suggest_float(name, span.low, span.high, log=span.log)
+        return chosen
+
+    def run(self, trial: optuna.Trial, chosen: Mapping[str, Any]) -> tuple[str, float | None]:
+        """Train with some options; return how it ended and what the held-out data say."""
+        options = TrainingOptions(**{**self.settings.as_dict(), **chosen})
+        feed, grid = dataset_feed(self.dataset, options)
+        run = Training(options, feed, len(self.dataset.classes), self.backend)
+        try:
+            while run.epoch < options.epochs:
+                record = run.run_epoch()
+                if self.radius is None:
+                    trial.report(record.mean_certified_radius, run.epoch)
+                    if trial.should_prune():
+                        return "pruned", None
+        except DivergenceError:
+            return "diverged", None
+        shape = self.dataset.feature_shape
+        model = trained_model(run, self.dataset.classes, grid, shape, {})
+        outcome = held_out_outcome(model, self.dataset)
+        if self.radius is None:
+            return "complete", certificates.mean_certified_radius(*outcome)
+        return "complete", float(certificates.certified_accuracy(*outcome, [self.radius])[0])
+
+
+def _run(
+    trial: _Trial,
+    done: list[dict[str, Any]],
+    count: int,
+    path: Path,
+    record: dict[str, Any],
+    progress: Any,
+) -> list[dict[str, Any]]:
+    optuna = _optuna()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Another start for what is added later, or the first choices would come again.
+    sampler = optuna.samplers.TPESampler(seed=trial.settings.seed + len(done))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    try:
+        for item in done:
+            study.add_trial(_as_optuna(item, trial.space))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged, a trial in it cannot be read; choose another --out"
+        ) from error
+    if progress is not None:
+        progress.start(count, "trials")
+        progress.advance(min(count, len(done)))
+    while len(done) < count:
+        began = time.perf_counter()
+        current = study.ask()
+        chosen = trial.ask(current)
+        state, value = trial.run(current, chosen)
+        study.tell(current, value, state=getattr(optuna.trial.TrialState, _STATES[state]))
+        done.append(
+            {
+                "options": chosen,
+                "state": state,
+                "value": value,
+                "epochs": list(study.trials[-1].intermediate_values.values()),
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
+        _write(path, {**record, **_summary(done, record), "done": done})
+        if progress is not None:
+            progress.advance(1)
+    return done
+
+
+def _as_optuna(item: Mapping[str, Any], space: Mapping[str, Span]) -> optuna.trial.FrozenTrial:
+    optuna = _optuna()
+    whole, real = optuna.distributions.IntDistribution, optuna.distributions.FloatDistribution
+    spread = {
+        name: whole(int(span.low), int(span.high), log=span.log)
+        if span.whole
+        else real(span.low, span.high, log=span.log)
+        for name, span in space.items()
+    }
+    return optuna.trial.create_trial(
+        state=getattr(optuna.trial.TrialState, _STATES[item["state"]]),
+        params=item["options"],
+        distributions=spread,
+        value=item["value"],
+        intermediate_values=dict(enumerate(item["epochs"], 1)),
+    )
+
+
+def _summary(done: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:
+    complete = [item for item in done if item["state"] == "complete"]
+    best = max(complete, key=lambda item: item["value"], default=None)
+    radius = record["radius"]
+    objective = "mean certified radius" if radius is None else f"certified accuracy at {radius}"
+    return {
+        "objective": objective,
+        "preset": record["preset"],
+        "fixed": record["fixed"],
+        "best": None if best is None else {"options": best["options"], "value": best["value"]},
+        "trials": {state: sum(item["state"] == state for item in done) for state in _STATES},
+    }
+
+
+def _write(path: Path, study: Mapping[str, Any]) -> None:
+    with staged_output(path, overwrite=True, directory=False) as partial:
+        partial.write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
+
+
+def _earlier(
+    path: Path, record: Mapping[str, Any], overwrite: bool, resume: bool
+) -> list[dict[str, Any]]:
+    """Return the trials of the study to resume, after checking that it is the same."""
+    if overwrite and resume:
+        raise OptionError("--overwrite starts again and --resume continues; pass one of them")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise OptionError(f"--out is {path}; it must be a file in a folder that exists")
+    if not path.exists():
+        return []
+    if not (overwrite or resume):
+        raise OptionError(f"{path} already exists; pass --resume to add trials, or --overwrite")
+    try:
+        study = json.loads(path.read_text(encoding="utf-8"))
+        known = isinstance(study, dict) and study.get("format") == FORMAT
+        found = [dict(item) for item in study["done"]] if known else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a study that can be read; choose another --out") from error
+    if not known:
+        raise DataError(f"{path} is not a study of boxnn tune; choose another --out")
+    if overwrite:
+        return []
+    other = [name for name, value in record.items() if study.get(name) != value]
+    if other:
+        raise OptionError(
+            f"{path} is a study with another {', '.join(other)}; resume it with its own options "
+            "and data, or choose another --out"
+        )
+    return found
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise OptionError("boxnn tune needs Optuna; run pip install 'boxnn-numba[tune]'") from error
+    return optuna
+
+
+def command_line(result: Mapping[str, Any], data: Name) -> str:
+    """Return the command that trains with the best options of a study."""
+    words = [
+        f"--{name.replace('_', '-')} {value:.6g}"
+        if isinstance(value, float)
+        else f"--{name.replace('_', '-')} {value}"
+        for name, value in {**result["fixed"], **result["best"]["options"]}.items()
+    ]
+    return f"boxnn train {data} --out model.zarr --preset {result['preset']} {' '.join(words)}"

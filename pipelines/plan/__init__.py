@@ -1,0 +1,1 @@
+"""The plan: what a cluster would bring, predicted."""

@@ -1,0 +1,209 @@
+"""Predict training and certification on clusters that are not there.
+
+What a step of training takes is in `boxnn_numba.pipelines.plan.step`; here is what follows for
+epochs, certification and memory, and for more workers. No hosts share a link.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from boxnn_numba.data.dataset import CHUNK_BYTES
+from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job
+from boxnn_numba.pipelines.plan.step import (
+    calls,
+    local_step_seconds,
+    start,
+    step_bytes,
+    step_phases,
+)
+
+#: Bytes of a window of training rows; two are in memory.
+WINDOW_BYTES = 128 * 2**20
+#: Copies of a message while it is packed or unpacked.
+COPIES_OF_MESSAGES = 2
+#: Phases of a step that are the network's, and that no thread of a worker speeds up.
+COMMUNICATION = ("sent out", "results back", "latency")
+#: What workers and the client do with their threads.
+WORK = ("boxes laid out", "distances")
+CLIENT = ("rows gathered", "boxes compared", "gradient")
+#: Numbers of workers of a curve.
+CURVE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
+
+
+def class_seconds(job: Job, constants: Constants, rows: int) -> float:
+    """Return the seconds that one thread needs to certify some rows."""
+    rate = constants.distance_rate(job.width, job.features) * constants.certify_gain
+    return rows * job.boxes * job.features / rate
+
+
+def certification(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
+    """Predict the certification of all samples.
+
+    Chunks are independent. Tasks, the store and the scheduler work side by side, so the slowest
+    of the three decides; before that every worker reads and lays out the model.
+
+    Returns
+    -------
+    dict
+        ``seconds``, ``bytes`` of the store, ``chunks``, ``parts`` (seconds of each) and the
+        ``bottleneck`` among them.
+    """
+    n = job.features
+    rows = max(1, CHUNK_BYTES // n)
+    chunks = -(-job.samples // rows)
+    store = hardware.store_bandwidth or hardware.bandwidth
+    row_bytes = n + 4 * (job.classes + 3)
+    read = hardware.workers * job.code_bytes
+    work = constants.worker_factor * class_seconds(job, constants, rows)
+    chunk_seconds = work + rows * row_bytes / constants.read_rate
+    model = read / store + job.code_bytes * (1 / constants.read_rate + 2 / constants.copy_rate)
+    parts = {
+        "model": model,
+        "distances": -(-chunks // hardware.slots) * chunk_seconds,
+        "store": job.samples * row_bytes / store,
+        "Dask": chunks * constants.task_seconds,
+    }
+    slowest = max(("distances", "store", "Dask"), key=lambda name: parts[name])
+    return {
+        "seconds": model + parts[slowest] + constants.round_trip,
+        "chunks": chunks,
+        "bytes": read + job.samples * row_bytes,
+        "bottleneck": max((slowest, "model"), key=lambda name: parts[name]),
+        "parts": parts,
+    }
+
+
+def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
+    """Return the peak bytes of a worker in training and certification, and of the client.
+
+    A worker has one copy of the boxes, and while they are new a message with them for every
+    thread. The client has float32 masters, codes, those it sent last, the best ones, two windows
+    of rows, and the messages that leave side by side.
+    """
+    n, codes, base = job.features, job.code_bytes, constants.worker_bytes
+    shards = min(hardware.box_shards, job.boxes)
+    messages = 0.0
+    if shards:
+        boxes = -(-job.boxes // shards)
+        # A worker may be given more than one shard.
+        kept = -(-shards // hardware.workers)
+        busy = min(kept, hardware.threads)
+        per_task = 2 * boxes * n + job.rows * n
+        worker = base + kept * (per_task + 4.0 * job.rows * boxes) + busy * per_task
+    else:
+        seats, count = calls(job, hardware, constants)
+        messages = float(COPIES_OF_MESSAGES * seats * codes)
+        per_thread = 2 * job.rows / count * n + 64 * 4 * job.boxes
+        new = COPIES_OF_MESSAGES * codes * min(seats, hardware.threads)
+        worker = base + codes + hardware.threads * per_thread + new
+    chunk = max(CHUNK_BYTES, n)
+    window = 2 * min(max(WINDOW_BYTES, n), job.training_rows * n)
+    return {
+        "worker": worker,
+        "certification worker": base + 3.0 * codes + hardware.threads * 3 * chunk,
+        "client": base + 8.0 * codes + window + 2.0 * job.rows * n + messages,
+    }
+
+
+def bottleneck(phases: dict[str, float]) -> str:
+    """Return what takes the largest part of a step: workers, network, Dask or the client."""
+    parts = shares(phases)
+    return max(parts, key=lambda name: parts[name])
+
+
+def shares(phases: dict[str, float]) -> dict[str, float]:
+    """Return the fractions of a step that are the workers', network's, Dask's and client's."""
+    total = sum(phases.values())
+    groups = {
+        "workers": sum(phases[name] for name in WORK),
+        "network": sum(phases[name] for name in COMMUNICATION),
+        "Dask": phases["Dask"],
+        "client": sum(phases[name] for name in CLIENT),
+    }
+    return {name: seconds / total for name, seconds in groups.items()}
+
+
+def predict(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
+    """Predict one epoch of training and a certification.
+
+    Returns
+    -------
+    dict
+        Plain values: ``step``, ``start``, ``epoch``, ``certification``, ``memory``, and
+        ``speedup`` and ``efficiency`` of a step over one process with a worker's threads.
+    """
+    phases = step_phases(job, hardware, constants)
+    sent, moved = step_bytes(job, hardware, constants)
+    step = sum(phases.values())
+    held_out = job.samples - job.training_rows
+    validation_seconds = class_seconds(job, constants, held_out) / hardware.client
+    local = local_step_seconds(job, constants, hardware.threads)
+    # The last batch is smaller, but counts whole.
+    training = job.steps * step
+    return {
+        "job": asdict(job),
+        "cluster": asdict(hardware),
+        "step": {
+            "seconds": step,
+            "phases": phases,
+            "shares": shares(phases),
+            "bottleneck": bottleneck(phases),
+            "bytes": moved,
+            "client_sends": sent,
+            "local_seconds": local,
+        },
+        "start": start(job, hardware, constants),
+        "epoch": {
+            "seconds": training + validation_seconds,
+            "steps": job.steps,
+            "validation_seconds": validation_seconds,
+            "bytes": job.steps * moved,
+        },
+        "certification": certification(job, hardware, constants),
+        "memory": memory(job, hardware, constants),
+        "speedup": local / step,
+        "efficiency": local / step / hardware.workers,
+    }
+
+
+def curve(job: Job, hardware: Hardware, constants: Constants) -> list[dict[str, Any]]:
+    """Predict a step for numbers of workers from 1 to 1,000 and the one asked for.
+
+    Where the boxes are split, there is a shard for every thread of the workers.
+
+    Returns
+    -------
+    list of dict
+        ``workers``, ``seconds``, ``speedup``, ``efficiency``, ``bottleneck``,
+        ``communication`` (the fraction of a step that network and Dask take) and the seconds of
+        each of the ``phases``.
+    """
+    local = local_step_seconds(job, constants, hardware.threads)
+    points = []
+    for workers in sorted({*CURVE, hardware.workers}):
+        shards = workers * hardware.threads if hardware.box_shards else 0
+        phases = step_phases(job, replace(hardware, workers=workers, box_shards=shards), constants)
+        seconds, parts = sum(phases.values()), shares(phases)
+        points.append(
+            {
+                "workers": workers,
+                "seconds": seconds,
+                "speedup": local / seconds,
+                "efficiency": local / seconds / workers,
+                "bottleneck": bottleneck(phases),
+                "communication": parts["network"] + parts["Dask"],
+                "phases": phases,
+            }
+        )
+    return points
+
+
+def takeover(points: list[dict[str, Any]]) -> int | None:
+    """Return the first number of workers of a curve from which communication takes over.
+
+    That is where the network and Dask take longer than the workers and the client compute; None
+    where they never do.
+    """
+    return next((p["workers"] for p in points if p["communication"] > 0.5), None)

@@ -1,0 +1,1 @@
+"""The report: one page, figures and tables of certificates."""

@@ -1,0 +1,142 @@
+"""What a report says in words and numbers: CSV files, settings of runs, versions of software."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from boxnn_numba import __version__
+from boxnn_numba.data.paths import Location
+from boxnn_numba.pipelines.figures.curves import last_radius, tick_step
+from boxnn_numba.pipelines.figures.published import PublishedRow
+from boxnn_numba.pipelines.figures.runs import Run
+
+_SETTINGS = (
+    "model",
+    "model_digest",
+    "dataset",
+    "dataset_digest",
+    "split",
+    "width",
+    "group_size",
+    "feature_shape",
+    "seconds",
+    "seconds_per_sample",
+    "retained",
+    "parts",
+    "partition",
+    "alpha",
+    "guess_samples",
+    "seed",
+    "limit",
+    "multiply_adds",
+)
+_SOFTWARE = ("boxnn-numba", "numpy", "numba", "zarr", "matplotlib")
+
+
+def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
+    """Write the CSV files of a report: curves, summary, classes, attacks and published rows."""
+    _write_csv(
+        folder / "certified_curves.csv",
+        ("run", "radius", "certified_accuracy"),
+        (
+            (run.name, radius, f"{value:.4f}")
+            for run in runs
+            for radius, value in enumerate(run.curve())
+        ),
+    )
+    summaries = [run.summary() for run in runs]
+    _write_csv(
+        folder / "summary.csv",
+        ("run", *list(summaries[0])[1:]),
+        (summary.values() for summary in summaries),
+    )
+    _write_csv(
+        folder / "per_class.csv",
+        ("run", "class", "n", "accuracy", "median_certified_radius", "mean_certified_radius"),
+        ((run.name, *row.values()) for run in runs for row in run.per_class()),
+    )
+    attacked = [run for run in runs if run.robust is not None]
+    if attacked:
+        _write_csv(
+            folder / "attack_curves.csv",
+            ("run", "samples", "changes", "robust_accuracy"),
+            (
+                (run.name, run.attacked, changes, f"{value:.4f}")
+                for run in attacked
+                for changes, value in enumerate(run.robust)  # type: ignore[arg-type]
+            ),
+        )
+    if published:
+        _write_csv(
+            folder / "published.csv",
+            ("method", "radius", "certified_accuracy"),
+            (
+                (row.method, radius, percent)
+                for row in published
+                for radius, percent in zip(row.radii, row.percents, strict=True)
+            ),
+        )
+
+
+def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def table_radii(runs: Sequence[Run], published: Sequence[PublishedRow]) -> list[int]:
+    """Return the published radii, continued to where the runs end, or about a dozen."""
+    last = last_radius(runs, published)
+    radii = list(published[0].radii) if published else []
+    end = radii[-1] if radii else -1
+    return radii + [radius for radius in range(0, last + 1, tick_step(last)) if radius > end]
+
+
+def run_settings(run: Run) -> dict[str, str]:
+    """Return what a certificate file says of how it was made, as text."""
+    settings: dict[str, Any] = {"file": str(run.path), "method": run.attributes.get("method")}
+    settings["certificate"] = run.attributes.get("certificate", "margin")
+    settings.update({name: run.attributes[name] for name in _SETTINGS if name in run.attributes})
+    for name in ("model_digest", "dataset_digest"):
+        settings[name] = str(settings.get(name, "none"))[:16]
+    settings["samples"] = str(len(run.label))
+    if "samples" in run.attributes:
+        settings["votes of a sample"] = run.attributes["samples"]
+    settings.update(_flat("base", run.attributes.get("base") or {}))
+    if run.attack is not None:
+        settings["attack"] = str(run.attack.path)
+        settings.update(_flat("attack", run.attack.attributes["options"]))
+    settings.update(_flat("training", run.attributes.get("training") or {}))
+    return {name: _words(value) for name, value in settings.items()}
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}: {name}"
+        flat.update(_flat(key, value) if isinstance(value, Mapping) else {key: value})
+    return flat
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        if len(value) > 20 or any(isinstance(item, Mapping) for item in value):
+            return f"{len(value)} entries"
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what made the report."""
+    versions = {"Python": platform.python_version()}
+    for name in _SOFTWARE:
+        versions[name] = __version__ if name == "boxnn-numba" else metadata.version(name)
+    versions["platform"] = f"{platform.system()} {platform.machine()}"
+    return versions

@@ -1,0 +1,1 @@
+"""Training on files, on one machine or a cluster."""

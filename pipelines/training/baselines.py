@@ -1,0 +1,233 @@
+"""Train the base classifiers of a published defence on a dataset, and certify with them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.baselines.model import METHODS, BaselineModel
+from boxnn_numba.baselines.partition import make_partition
+from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.data.model_store import write_model
+from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.grid import Grid
+from boxnn_numba.model import versions
+from boxnn_numba.pipelines.certification.baselines import certify_baseline, torch_device
+from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
+from boxnn_numba.pipelines.training.baseline_checkpoint import FileCheckpoint
+from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
+from boxnn_numba.training.options import TrainingOptions
+
+__all__ = ["certify_baseline", "train_baseline"]
+
+#: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
+#: network.
+Fit = Callable[..., Any]
+
+
+def train_baseline(
+    data: Name,
+    out: Name,
+    *,
+    method: str,
+    retained: int | None = None,
+    parts: int | None = None,
+    partition: str = "strided",
+    base: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Train the networks of RA or FPA on the training split of a dataset and write them.
+
+    Parameters
+    ----------
+    data
+        A dataset made by ``boxnn data ingest``, or its URL. Its test split is not read.
+    out
+        Where they go: a directory, or one file if it ends in ``.zip``; or its URL.
+    method
+        ``"ra"`` or ``"fpa"``.
+    retained
+        For RA, how many features k a sample keeps, 1..n.
+    parts, partition
+        For FPA, the number of submodels T, 1..n, and how the features are divided among them, as
+        for `boxnn_numba.baselines.partition.make_partition`.
+    base
+        For RA, ``"cnn"`` (the default for images) or ``"mlp"``; FPA has ``"mlp"``.
+    epochs
+        Most passes over the training data; the networks' own default if None.
+    seed
+        Of the weights, the order of samples, what is retained and a random partition.
+    device, threads
+        ``"cpu"``, ``"cuda"`` or ``"auto"``; threads of torch on a CPU.
+    overwrite
+        Replace what is at `out`.
+    resume
+        Continue a run that was stopped, to the same bits, from the last epoch that it finished.
+    progress
+        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+
+    Returns
+    -------
+    dict
+        What was trained, the accuracy of single evaluations on the validation split in percent
+        (None without one), multiply-adds of one evaluation and the seconds it took.
+
+    Raises
+    ------
+    BoxNNError
+        Bad data or options, no torch, a diverged run, or an output that cannot be written.
+    """
+    from boxnn_numba.baselines.torch_networks import load_torch
+
+    began = time.perf_counter()
+    validation.choice("method", method, METHODS)
+    load_torch()
+    device = torch_device(device)
+    dataset = open_dataset(data)
+    _check_labels(dataset, data)
+    common: dict[str, Any] = {"seed": validation.integer("--seed", seed, low=0), "device": device}
+    if threads is not None:
+        common["threads"] = validation.positive("--threads", threads)
+    if epochs is not None:
+        common["epochs"] = validation.positive("--epochs", epochs)
+    if method == "ra":
+        _check_size("retained", retained, "parts", parts)
+        settings, fit = _ablation(dataset, retained, base, common)
+    else:
+        _check_size("parts", parts, "retained", retained)
+        settings, fit = _partition(dataset, parts, partition, base, common)
+    name = "model.zip" if str(out).endswith(".zip") else "model"
+    with staged_output(
+        out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
+    ) as partial:
+        x, y, grid = _codes(dataset, seed)
+        about = {"method": method, **settings, "device": device, "dataset digest": dataset.digest}
+        checkpoint = FileCheckpoint(partial, about)
+        with keep_on_interrupt(lambda: checkpoint.epochs, "the epochs", partial):
+            network = fit(x, y, progress=progress, checkpoint=checkpoint)
+        seconds = checkpoint.seconds + time.perf_counter() - began
+        provenance = {"seed": seed, "device": device, "seconds": seconds}
+        model = _trained(method, settings, network, dataset, grid, provenance)
+        write_model(model, partial / name, single=name == "model.zip")
+    return {
+        "model": str(out),
+        "method": method,
+        **settings,
+        "seed": seed,
+        "validation_accuracy": _percent(network.settings.get("validation_accuracy")),
+        "multiply_adds": network.multiply_adds(),
+        "seconds": seconds,
+    }
+
+
+def _trained(
+    method: str,
+    settings: dict[str, Any],
+    network: Any,
+    dataset: Dataset,
+    grid: Grid | None,
+    provenance: dict[str, Any],
+) -> BaselineModel:
+    """Return a network as what is stored of it."""
+    return BaselineModel(
+        method,
+        {**settings, "base": network.settings},
+        list(dataset.classes),
+        dataset.feature_shape,
+        network.arrays(),
+        grid,
+        {
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+            **provenance,
+            "versions": versions(),
+        },
+    )
+
+
+def _check_size(needed: str, value: int | None, foreign: str, other: int | None) -> None:
+    if value is None:
+        raise OptionError(f"--{needed} is missing; pass how many features or parts there are")
+    if other is not None:
+        raise OptionError(f"--{foreign} is for the other defence; pass --{needed} alone")
+
+
+def _ablation(
+    dataset: Dataset, retained: int | None, base: str | None, common: dict[str, Any]
+) -> tuple[dict[str, Any], Fit]:
+    """Return the settings of RA and what fits its network, after checking both."""
+    from boxnn_numba.baselines import base_classifiers
+
+    k = validation.integer("--retained", retained, low=1, high=dataset.n_features)
+    image = _is_image(dataset.feature_shape)
+    kind = validation.choice("base", base or ("cnn" if image else "mlp"), base_classifiers.BASES)
+    if kind == "cnn" and not image:
+        raise OptionError(
+            f"a cnn takes images of at least 4 x 4, not samples of shape {dataset.feature_shape}; "
+            "pass --base mlp"
+        )
+    return {"retained": k}, functools.partial(
+        base_classifiers.train_masked,
+        n_classes=len(dataset.classes),
+        retained=k,
+        feature_shape=dataset.feature_shape,
+        base=kind,
+        **common,
+    )
+
+
+def _partition(
+    dataset: Dataset, parts: int | None, kind: str, base: str | None, common: dict[str, Any]
+) -> tuple[dict[str, Any], Fit]:
+    """Return the settings of FPA and what fits its networks, after checking both."""
+    from boxnn_numba.baselines import base_classifiers
+
+    count = validation.integer("--parts", parts, low=1, high=dataset.n_features)
+    shape = dataset.feature_shape
+    part = make_partition(kind, dataset.n_features, count, common["seed"], shape)
+    validation.choice("base", base or "mlp", ("mlp",))
+    return {"parts": count, "partition": kind}, functools.partial(
+        base_classifiers.train_submodels,
+        part=part,
+        n_classes=len(dataset.classes),
+        feature_shape=shape,
+        **common,
+    )
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and min(shape[:2]) >= 4
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
+
+
+def _check_labels(dataset: Dataset, data: Name) -> None:
+    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
+        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    counts = np.bincount(dataset.read_labels("train"), minlength=len(dataset.classes))
+    if not counts.all():
+        raise DataError(
+            f"{data} has no training sample of class {dataset.classes[int(counts.argmin())]}; "
+            "ingest it again with one, or without the class"
+        )
+
+
+def _codes(dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, Grid | None]:
+    """Return all training samples as codes (N, n), their class indices, and the grid if any."""
+    feed, grid = dataset_feed(dataset, TrainingOptions(validation=0.0, seed=seed))
+    return feed.take(np.arange(len(feed))), feed.labels, grid

@@ -1,0 +1,185 @@
+"""Copies of the boxes on workers, which follow the client's step by step.
+
+A step changes few codes, so the client sends what changed since the last step. A worker that
+does not have the boxes of that step (it is new, or had no task then) says so, and
+gets all of them. Every update is numbered; a copy moves only from the number it has to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+
+from boxnn_numba.backends.devices import BoxTable, CpuBackend, get_backend
+
+if TYPE_CHECKING:
+    from boxnn_numba.training.loader import Pair
+    from boxnn_numba.training.run import StepInputs
+
+_LARGEST_GAP = 255
+
+
+def changes(before: np.ndarray, after: np.ndarray) -> Pair:
+    """Return what to change in a table of codes to get another, and change it.
+
+    Parameters
+    ----------
+    before, after
+        uint8, contiguous, of one shape.
+
+    Returns
+    -------
+    gaps, codes
+        uint8: steps from one new code to the next in the flattened table, and the codes. Some that
+        did not change are among them, so that no gap is larger than a byte.
+    """
+    old, new = before.reshape(-1), after.reshape(-1)
+    changed = old != new
+    changed[::_LARGEST_GAP] = True
+    places = np.flatnonzero(changed)
+    codes = new[places]
+    old[places] = codes
+    return np.diff(places, prepend=0).astype(np.uint8), codes
+
+
+def apply_changes(table: np.ndarray, gaps: np.ndarray, codes: np.ndarray, stride: int) -> None:
+    """Do what `changes` found, in a table whose rows may be padded otherwise.
+
+    Parameters
+    ----------
+    table
+        (M', n') uint8.
+    gaps, codes
+        As `changes` returned them.
+    stride
+        Codes in a row of the table that they were found in.
+    """
+    rows, columns = np.divmod(np.cumsum(gaps, dtype=np.int64), stride)
+    inside = (rows < table.shape[0]) & (columns < table.shape[1])
+    table[rows[inside], columns[inside]] = codes[inside]
+
+
+@dataclass(frozen=True)
+class BoxUpdate:
+    """The boxes of a step, as a worker is told of them.
+
+    Beside it come arrays of codes: all lower and upper bounds, or gaps and codes of the
+    `changes` of lower and of upper since the update before, or nothing for a worker that has had
+    the update.
+
+    Attributes
+    ----------
+    run
+        Which run they belong to.
+    number
+        Counts the updates of a run.
+    inputs
+        What a step needs besides; only beside all codes.
+    stride
+        Codes in a row of the table that changes were found in.
+    """
+
+    run: str
+    number: int
+    inputs: StepInputs | None = None
+    stride: int = 0
+
+
+#: An update and its arrays.
+Message = tuple[Any, ...]
+
+
+class BoxSender:
+    """The client's end: knows what the workers were sent last.
+
+    Parameters
+    ----------
+    backend
+        Gives threads.
+    """
+
+    def __init__(self, backend: CpuBackend) -> None:
+        self._backend = backend
+        self._run = uuid4().hex
+        self._number = 0
+        self._sent: tuple[BoxTable, StepInputs] | None = None
+
+    def update(self, table: BoxTable, inputs: StepInputs) -> Message:
+        """Return the next update, and its arrays: what takes the workers to these boxes."""
+        self._number += 1
+        if self._sent is None or inputs is not self._sent[1]:
+            copies = table.lower.copy(), table.upper.copy()
+            self._sent = replace(table, lower=copies[0], upper=copies[1]), inputs
+            return self.whole()
+        before = self._sent[0].lower, self._sent[0].upper
+        after = table.lower, table.upper
+
+        def work(first: int, last: int) -> list[Pair]:
+            return [changes(before[side], after[side]) for side in range(first, last)]
+
+        lower, upper = itertools.chain(*self._backend.parallel(2, 1, work))
+        stride = table.lower.shape[1]
+        return (BoxUpdate(self._run, self._number, stride=stride), *lower, *upper)
+
+    def whole(self) -> Message:
+        """Return the last update for a worker that knows nothing."""
+        assert self._sent is not None
+        table, inputs = self._sent
+        codes = (np.ascontiguousarray(side) for side in table.bounds())
+        return (BoxUpdate(self._run, self._number, inputs), *codes)
+
+    def reminder(self) -> Message:
+        """Return the last update for a worker that has had it."""
+        return (BoxUpdate(self._run, self._number),)
+
+    def start_again(self) -> None:
+        """Make the next update whole, since some worker lags behind."""
+        self._sent = None
+
+
+@dataclass(frozen=True)
+class BoxCopy:
+    """A worker's boxes, and after which update."""
+
+    number: int
+    table: BoxTable
+    inputs: StepInputs
+
+
+#: Runs whose boxes a worker keeps: two clients may share it.
+_RUNS = 2
+_lock = threading.Lock()
+_copies: dict[str, BoxCopy] = {}
+
+
+def current_boxes(update: BoxUpdate, *arrays: np.ndarray) -> BoxCopy | None:
+    """Return the boxes of an update (runs on a worker); None if it builds on others than are here.
+
+    The tasks of a step share one copy. It is changed in place: a step begins when the results
+    of the one before are in, so what still reads it then is a task whose result nobody wants.
+    """
+    with _lock:
+        known = _copies.get(update.run)
+        if known is not None and known.number == update.number:
+            return known
+        if update.inputs is not None:
+            table = get_backend("cpu", 1).boxes(*arrays)
+            moved = BoxCopy(update.number, table, update.inputs)
+        elif arrays and known is not None and known.number == update.number - 1:
+            del _copies[update.run]  # not to be found half changed, should this fail
+            lower_gaps, lower_codes, upper_gaps, upper_codes = arrays
+            apply_changes(known.table.lower, lower_gaps, lower_codes, update.stride)
+            apply_changes(known.table.upper, upper_gaps, upper_codes, update.stride)
+            moved = replace(known, number=update.number)
+        else:
+            return None
+        _copies.pop(update.run, None)
+        _copies[update.run] = moved
+        if len(_copies) > _RUNS:
+            del _copies[next(iter(_copies))]
+        return moved

@@ -1,0 +1,282 @@
+"""Synchronous data-parallel training: workers look at samples, the client moves the boxes.
+
+A step tells every worker which codes of the boxes (uint8) changed, and gives a piece of the
+batch to every slot. A task returns its entries (sample, box, coefficient): the sparse partial
+gradient in factored form, some ten kilobytes where its rows would be megabytes. The client
+expands and adds them, which are sums of integers and so the same bits for any split,
+and steps. Masters never leave the client.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.backends.devices import CpuBackend, get_backend
+from boxnn_numba.errors import ClusterError, OptionError
+from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
+from boxnn_numba.pipelines.cluster.executor import Executor
+from boxnn_numba.pipelines.training.box_copies import BoxSender, BoxUpdate, Message, current_boxes
+from boxnn_numba.training.cpu_trainer import CpuStepper, Entries, Judgement
+from boxnn_numba.training.loader import Pair
+from boxnn_numba.training.run import StepInputs
+
+#: A step whose boxes were lost with a worker is sent again this often.
+_ATTEMPTS = 8
+#: How long a task should take at least, and how many a slot gets in a step at most.
+_TASK_SECONDS, _MOST_PIECES = 0.1, 4
+
+Forward = tuple[Entries, np.ndarray, np.ndarray]
+
+
+@dataclass
+class StepStatistics:
+    """Where the time of a distributed run went.
+
+    Attributes
+    ----------
+    steps, tasks
+        How many of each.
+    computing
+        Seconds that tasks computed, all added.
+    waiting
+        Seconds that the client waited for workers: `kernels` while all of them computed,
+        `transfer` of large arguments, and the rest is messages and waiting for the slowest.
+    bytes_sent
+        Codes of boxes and samples sent to workers.
+    repeats
+        Steps sent again because a worker was lost.
+    """
+
+    steps: int = 0
+    tasks: int = 0
+    computing: float = 0.0
+    waiting: float = 0.0
+    kernels: float = 0.0
+    transfer: float = 0.0
+    bytes_sent: int = 0
+    repeats: int = 0
+
+    def add(self, tasks: int, bytes_sent: int, computing: float, kernels: float) -> None:
+        """Count the tasks of a step."""
+        self.tasks += tasks
+        self.bytes_sent += bytes_sent
+        self.computing += computing
+        self.kernels += kernels
+
+
+def forward_task(
+    x: np.ndarray, labels: np.ndarray, update: BoxUpdate, *arrays: np.ndarray, device: str = "cpu"
+) -> tuple[Forward, float] | None:
+    """Return what some samples say of the boxes, and the seconds it took (runs on a worker).
+
+    None where the update builds on boxes that the worker does not have.
+    """
+    boxes = current_boxes(update, *arrays)
+    if boxes is None:
+        return None
+    began = time.perf_counter()
+    backend = get_backend(device, 1)
+    result = backend.forward(boxes.table, x, labels, boxes.inputs)
+    return result, time.perf_counter() - began
+
+
+class ClusterStepper(CpuStepper):
+    """A stepper whose forward pass runs on a cluster; every worker gets all boxes."""
+
+    def __init__(self, backend: ClusterBackend, masters: Pair, inputs: StepInputs) -> None:
+        super().__init__(backend, masters, inputs)
+        self._executor = backend.executor
+        self.statistics = backend.statistics
+        self._device = backend.device
+        self._sender = BoxSender(backend)
+        self._update: Message | None = None
+        self._pieces = 1  # of a step, for each slot
+
+    def entries(self, x: np.ndarray, labels: np.ndarray) -> Forward:
+        """Return the entries of a batch, and each sample's objective and soft margin."""
+        from distributed import CancelledError
+
+        began = time.perf_counter()
+        codes = np.ascontiguousarray(x[: len(labels), : self.table.n_features])
+        self._update = None
+        self._executor.forget_placed()
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._executor.failures(lost_workers=False):
+                    result = self._round(codes, labels)
+                break
+            except (CancelledError, OSError):
+                # What was on a worker went with it, or it could not be reached (tasks touch no
+                # files, so an OSError is the network's). Nothing was added yet: ask again.
+                self._executor.wait_for_workers()
+                self.statistics.repeats += 1
+        else:
+            raise ClusterError(
+                f"workers were lost {_ATTEMPTS} times in one step; the last checkpoint is kept, "
+                "continue with --resume on a steadier cluster"
+            )
+        self.statistics.steps += 1
+        self.statistics.waiting += time.perf_counter() - began
+        self.statistics.transfer = self._executor.moving
+        return result
+
+    def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
+        executor = self._executor
+        executor.count_workers()
+        if self._update is None:  # a step that is asked for again says the same
+            self._update = self._sender.update(self.table, self.inputs)
+        count = min(executor.slots * self._pieces, len(labels))
+        bounds = np.linspace(0, len(labels), count + 1).astype(int).tolist()
+        pieces = [(x[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
+        results = self._ask(self._update, pieces)
+        lacking = [index for index, result in enumerate(results) if result is None]
+        if lacking:  # new workers, or ones without a task in the step before
+            answers = self._ask(self._sender.whole(), [pieces[index] for index in lacking])
+            for index, answer in zip(lacking, answers, strict=True):
+                results[index] = answer
+            self._sender.start_again()
+        parts = [result for result, _ in results]
+        entries = Entries.join([part[0] for part in parts], bounds[:-1])
+        values, margins = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
+        # Long tasks are cut, so that nobody waits long for the slowest worker.
+        seconds = self._pieces * float(np.median([seconds for _, seconds in results]))
+        self._pieces = int(np.clip(seconds / _TASK_SECONDS, 1, _MOST_PIECES))
+        return entries, values, margins
+
+    def _ask(self, update: Message, pieces: Sequence[Pair]) -> list[Any]:
+        """Return what workers answer to (samples, labels), None where one lacks boxes."""
+        executor = self._executor
+        task = functools.partial(forward_task, device=self._device)
+        answers = executor.ask(task, pieces, update, self._sender.reminder())
+        seconds = [answer[1] for answer in answers if answer is not None]
+        sent = len(executor.workers) * sum(array.nbytes for array in update[1:])
+        sent += sum(x.nbytes for x, _ in pieces)
+        self.statistics.add(len(pieces), sent, sum(seconds), sum(seconds) / executor.slots)
+        return answers
+
+
+@dataclass
+class Shard:
+    """Distances of a batch to some boxes, kept on the worker that computed them."""
+
+    distance: np.ndarray
+    offsets: np.ndarray
+
+
+def shard_distances(
+    codes: np.ndarray, x: np.ndarray, offsets: np.ndarray, inputs: StepInputs
+) -> Shard:
+    """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
+    backend, options = get_backend("cpu", 1), inputs.options
+    table = backend.boxes(*codes)
+    boxes = backend.operands(table, options.relaxation)
+    distance = backend.distances(
+        backend.samples(x), 0, len(x), boxes, (0, table.n_boxes), options.forward_width,
+        options.relaxation,
+    )  # fmt: skip
+    return Shard(distance, offsets)
+
+
+def shard_minima(shard: Shard, blank: Judgement) -> np.ndarray:
+    """Return the (batch, K) distances to the nearest box of each class in a shard."""
+    blank.see_minima(shard.distance, shard.offsets)
+    return blank.minima
+
+
+def shard_masses(shard: Shard, sided: Judgement) -> np.ndarray:
+    """Return a shard's part of the soft-min sums, integers (batch, 4)."""
+    sided.see_masses(shard.distance, shard.offsets)
+    return sided.masses
+
+
+def shard_entries(shard: Shard, judged: Judgement) -> Entries:
+    """Return the entries of a shard, boxes counted within it."""
+    room = Entries.empty(64 * len(judged.labels))
+    count = judged.emit(shard.distance, shard.offsets, 0, room, 0)
+    if count > len(room.boxes):
+        room = Entries.empty(count)
+        judged.emit(shard.distance, shard.offsets, 0, room, 0)
+    return room.first(count)
+
+
+class ShardedStepper(ClusterStepper):
+    """A stepper whose boxes are split too: no worker holds all of them.
+
+    Three rounds per step: minima per class, sums of soft-min weights, entries. Each combines
+    exactly (minima, and sums of integers), so the bits are those of one process.
+    """
+
+    def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
+        executor, inputs = self._executor, self.inputs
+        lower, upper = self.table.bounds()
+        bounds = np.linspace(0, len(lower), min(executor.box_shards, len(lower)) + 1).astype(int)
+        spans = list(itertools.pairwise(bounds.tolist()))
+        samples = executor.place(x, everywhere=True)
+        shards = [
+            executor.submit(
+                shard_distances,
+                executor.place(np.stack((lower[a:b], upper[a:b]))),
+                samples,
+                np.clip(inputs.offsets - a, 0, b - a),
+                inputs,
+            )
+            for a, b in spans
+        ]
+        batch = Judgement(labels, inputs)
+        for minima in self._stage(shard_minima, shards, batch):
+            np.minimum(batch.minima, minima, out=batch.minima)
+        batch.choose_sides()
+        for masses in self._stage(shard_masses, shards, batch):
+            batch.masses += masses
+        batch.judge()
+        parts = self._stage(shard_entries, shards, batch)
+        for part, (first, _) in zip(parts, spans, strict=True):
+            part.boxes += np.int32(first)
+        self.statistics.add(4 * len(shards), 2 * lower.nbytes + len(shards) * x.nbytes, 0.0, 0.0)
+        return Entries.join(parts, [0] * len(parts)), batch.value, batch.margin
+
+    def _stage(self, function: Any, shards: list[Any], batch: Judgement) -> list[Any]:
+        executor = self._executor
+        return executor.gather([executor.submit(function, shard, batch) for shard in shards])
+
+
+class ClusterBackend(CpuBackend):
+    """The CPU backend of the client, with forward passes of training on a cluster.
+
+    Parameters
+    ----------
+    threads
+        Threads of the client, for gradients, updates and validation.
+    executor
+        The cluster.
+    device
+        Where workers compute, ``"cpu"`` or ``"cuda"``.
+    """
+
+    def __init__(self, threads: int, executor: DaskExecutor, device: str = "cpu") -> None:
+        super().__init__(threads)
+        self.executor, self.device = executor, device
+        self.statistics = StepStatistics()
+
+    def stepper(self, masters: Pair, inputs: StepInputs) -> ClusterStepper:
+        """Return the training state of boxes with these master bounds."""
+        kind = ShardedStepper if self.executor.box_shards else ClusterStepper
+        return kind(self, masters, inputs)
+
+
+def training_backend(executor: Executor, device: str, threads: int | None) -> CpuBackend:
+    """Return the backend for training on an executor."""
+    if not isinstance(executor, DaskExecutor):
+        return get_backend(device, threads)
+    if executor.box_shards and device == "cuda":
+        raise OptionError("--box-shards are computed on CPUs; leave it out or use --device cpu")
+    # Workers that are not told to use a GPU share none by accident.
+    where = "cuda" if device == "cuda" else "cpu"
+    return ClusterBackend(get_backend("cpu", threads).threads, executor, where)

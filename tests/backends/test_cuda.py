@@ -1,0 +1,179 @@
+"""Distances and certificates on a GPU against loops: on a real one, or in the simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support import reference
+from support.gpu_arrays import SIMULATED, to_gpu, to_host, why_not
+
+from boxnn_numba import (
+    Boxes,
+    BoxNN,
+    box_distance,
+    certified_accuracy,
+    certified_radius,
+    class_distance,
+    pairwise_distance,
+)
+from boxnn_numba.backends.devices import get_backend, on_gpu
+from boxnn_numba.errors import BackendError, InputError
+
+_REASON = why_not()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(_REASON is not None, reason=str(_REASON)),
+]
+
+#: (samples, boxes, features, classes): within a tile and beyond it, whole words and not.
+SHAPES = [(1, 1, 1, 1), (5, 6, 9, 3), (4, 9, 8, 2), (6, 5, 12, 8)]
+if not SIMULATED:
+    SHAPES += [(300, 130, 65, 7), (129, 1030, 784, 10)]
+WIDTHS = (1, 77, 254, 255)
+
+
+def case(shape: tuple[int, int, int, int], width: int) -> tuple[np.ndarray, Boxes]:
+    n, m, features, classes = shape
+    rng = np.random.default_rng([*shape, width])
+    x = rng.integers(0, 256, (n, features), dtype=np.uint8)
+    ends = np.sort(rng.integers(0, 256, (2, m, features), dtype=np.uint8), axis=0)
+    boxes = Boxes(*ends, rng.integers(0, classes, m), width, classes)
+    return x, boxes
+
+
+def expected(x: np.ndarray, boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    if x.size * len(boxes) < 1e5:
+        pairs = np.array(reference.distances(x, boxes.lower, boxes.upper, boxes.width))
+    else:  # tested against the loops elsewhere
+        pairs = pairwise_distance(x, boxes)
+    classes = reference.class_distances(pairs, boxes.labels.tolist(), boxes.n_classes)
+    return pairs, np.array(classes)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_distances_are_those_of_loops(shape: tuple[int, int, int, int], width: int) -> None:
+    x, boxes = case(shape, width)
+    pairs, classes = expected(x, boxes)
+    there = to_gpu(x)
+    for function, wanted in ((pairwise_distance, pairs), (class_distance, classes)):
+        found = function(there, boxes)
+        assert type(found) is type(there) and found.dtype == np.int32
+        np.testing.assert_array_equal(to_host(found), wanted)
+        sent = function(x, boxes, device="cuda")
+        assert isinstance(sent, np.ndarray) and sent.dtype == np.int32
+        np.testing.assert_array_equal(sent, wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_box_distance_of_every_type(dtype: Any) -> None:
+    x, boxes = case((3, 5, 6, 2), 77)
+    arrays = [side.astype(dtype) for side in (x, boxes.lower, boxes.upper)]
+    if dtype != np.uint8:
+        arrays = [side / dtype(7) for side in arrays]
+    width = 77 if dtype == np.uint8 else 11.5
+    found = box_distance(*(to_gpu(side) for side in arrays), width)
+    here = box_distance(*arrays, width)
+    assert found.dtype == here.dtype
+    np.testing.assert_array_equal(to_host(found), here)
+
+
+def test_results_go_where_they_are_asked_to() -> None:
+    x, boxes = case((5, 6, 9, 3), 77)
+    there = to_gpu(x)
+    for function, columns in ((pairwise_distance, 6), (class_distance, 3)):
+        out = to_gpu(np.full((5, columns), -9, np.int32))
+        assert function(there, boxes, out=out) is out
+        np.testing.assert_array_equal(to_host(out), function(x, boxes))
+        with pytest.raises(InputError, match="must be in one memory"):
+            function(there, boxes, out=np.empty((5, columns), np.int32))
+        with pytest.raises(InputError, match="must be in one memory"):
+            function(x, boxes, out=out)
+        with pytest.raises(InputError, match=r"it must be C-contiguous int32 of shape"):
+            function(there, boxes, out=to_gpu(np.empty((5, columns), np.int64)))
+
+
+def test_one_class_has_no_radius() -> None:
+    with pytest.raises(InputError, match="has one column; a radius needs two classes"):
+        certified_radius(to_gpu(np.zeros((4, 1), np.int32)), 1)
+
+
+def test_arrays_that_do_not_fit() -> None:
+    x, boxes = case((5, 6, 9, 3), 77)
+    for wrong in (x.astype(np.int32), x[:, :8].copy(), x.reshape(5, 3, 3)):
+        with pytest.raises(InputError, match=r"x is .* it must be C-contiguous uint8"):
+            class_distance(to_gpu(wrong), boxes)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 100])
+def test_chunks_change_nothing(chunk: int) -> None:
+    x, boxes = case((5, 6, 9, 3), 77)
+    pairs, classes = expected(x, boxes)
+    backend = get_backend("cuda", 1, chunk)
+    for rows in (5, 3, 5):  # buffers of one call serve the next
+        out = np.full((rows, 3), -9, np.int32)
+        backend.class_distance(x[:rows], backend.layout_of(boxes), boxes.width, out)
+        np.testing.assert_array_equal(out, classes[:rows])
+    out = np.full((5, 6), -9, np.int32)
+    backend.pairwise(x, 5, backend.table_of(boxes), boxes.width, out)
+    np.testing.assert_array_equal(out, pairs)
+
+
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, boxes = case((5, 6, 9, 3), 77)
+    backend = get_backend("cuda", 1, 4)
+    layout = backend.layout_of(boxes)
+    backend._buffers = None
+    # 12 bytes of padded codes and 12 of results a row, twice.
+    monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 150.0)
+    with pytest.raises(BackendError, match=r"needs 0 MiB; pass --chunk 2$"):
+        backend.class_distance(x, layout, boxes.width, np.empty((5, 3), np.int32))
+    monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 10.0)
+    with pytest.raises(BackendError, match="use fewer boxes, or --device cpu"):
+        backend.table_of(case((1, 9, 8, 2), 3)[1])
+
+
+# --- certificates ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("convention", ["sound", "paper"])
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_certificates_are_those_of_the_cpu(convention: str, group_size: int) -> None:
+    distance = np.random.default_rng(4).integers(0, 60, (23, 4), dtype=np.int32)
+    distance[:6] //= 20  # ties
+    distance[3, 2] = 2**31 - 1
+    width = 3
+    here = certified_radius(distance, width, group_size, convention)
+    there = certified_radius(to_gpu(distance), width, group_size, convention)
+    for a, b in zip(here, there, strict=True):
+        assert b.dtype == np.int32
+        np.testing.assert_array_equal(a, to_host(b))
+    if convention == "sound":
+        for row, p, r in zip(distance.tolist(), *here, strict=True):
+            limit = 200  # of the search by trying
+            assert reference.certificate(row, width, group_size, limit=limit) == (p, min(r, limit))
+    y = np.random.default_rng(5).integers(0, 4, 23, dtype=np.int32)
+    radii = [0, 2, 1, 9, 9, 50]
+    np.testing.assert_array_equal(
+        certified_accuracy(*there, to_gpu(y), radii), certified_accuracy(*here, y, radii)
+    )
+
+
+@pytest.mark.parametrize("classes", [[3, 5, 8], ["a", "b", "c"]])
+def test_model_on_arrays_of_the_gpu(classes: list[Any]) -> None:
+    x, boxes = case((5, 6, 9, 3), 20)
+    model = BoxNN(boxes, classes, feature_shape=(3, 3))
+    prediction, radius = model.certify(x)
+    for samples in (to_gpu(x), to_gpu(x.reshape(5, 3, 3))):
+        found = model.certify(samples)
+        assert on_gpu(found.radius)
+        np.testing.assert_array_equal(to_host(found.radius), radius)
+        for labels in (found.prediction, model.predict(samples)):
+            labels = to_host(labels) if on_gpu(labels) else labels
+            np.testing.assert_array_equal(labels, prediction)
+    sent = model.certify(x, device="cuda", chunk=2)
+    np.testing.assert_array_equal(sent.prediction, prediction)
+    np.testing.assert_array_equal(sent.radius, radius)
+    np.testing.assert_array_equal(model.predict(x, device="cuda"), prediction)

@@ -1,0 +1,231 @@
+"""Measure the constants of `boxnn plan` on this machine in a few seconds."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks import method as bench_method
+from benchmarks.plan_calibrate_data import BOXES, data_constants
+
+from boxnn_numba.backends.devices import CpuBackend, class_layout, get_backend
+from boxnn_numba.data.dataset import open_dataset, write_dataset
+from boxnn_numba.data.paths import Name
+from boxnn_numba.kernels import training as cpu_training
+from boxnn_numba.pipelines.machine import describe_machine
+from boxnn_numba.pipelines.plan.inputs import Constants, load_constants, regime
+from boxnn_numba.pipelines.training.box_copies import apply_changes, changes
+from boxnn_numba.training.cpu_trainer import CpuStepper, Entries, forward
+from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.problem import objective, softmin
+from boxnn_numba.training.run import StepInputs
+
+#: Features at which rates are measured: small tables, MNIST, CIFAR-10 and ImageNet.
+FEATURES = (64, 784, 3072, 150_528)
+#: The width that stands for all that cap.
+WIDTH = 112
+# Sizes of the problems. The boxes are too many for the caches, as they are in earnest.
+_BOX_CODES, _BOXES, _SAMPLES = 2**24, 10_240, 1024
+_ENTRIES_PER_BOX = 20
+# Part of the codes that change, when finding and making changes is measured.
+_CHANGED = 0.03
+
+
+def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
+    """Return the least seconds of a call: what others on the machine slowed down says nothing."""
+    call()
+    least = np.inf
+    for _ in range(rounds):
+        began = time.perf_counter()
+        call()
+        least = min(least, time.perf_counter() - began)
+    return float(least)
+
+
+def calibrate(cluster: bool = False, data: Name | None = None, progress: Any = None) -> Constants:
+    """Measure this machine.
+
+    Parameters
+    ----------
+    cluster
+        Start two local workers and measure Dask too; else its constants are those that come with
+        the package.
+    data
+        A dataset to train on, for what depends on the data: how many boxes a sample moves, and
+        how many codes change. They come with the package otherwise.
+    progress
+        Optional object with ``start(total, unit)`` and ``advance(n)``.
+
+    Returns
+    -------
+    Constants
+
+    Raises
+    ------
+    ClusterError
+        The local cluster does not start.
+    DataError
+        The dataset cannot be read or does not hold codes.
+    """
+    samples = None if data is None else bench_method.load_samples(data)
+    found: dict[str, Any] = {"distances": {}, "entry": {}, "update": {}}
+    known = load_constants()
+    machine = describe_machine(1)
+    if progress is not None:
+        total = len(FEATURES) + 2 + cluster + len(BOXES) * (samples is not None)
+        progress.start(total, "measurements")
+    for n in FEATURES:
+        rates, entry, update = _kernels(n)
+        for kind, rate in rates.items():
+            found["distances"].setdefault(kind, {})[n] = rate
+        found["entry"][n], found["update"][n] = entry, update
+        _advance(progress)
+    found |= _softmin(found["distances"][regime(WIDTH)][784])
+    _advance(progress)
+    found |= {**_store(), **_changes()}
+    _advance(progress)
+    if cluster:
+        from benchmarks.plan_calibrate_cluster import dask_constants
+
+        found |= dask_constants(replace(known, **found))
+        _advance(progress)
+    notes = known.source.get("notes", "")
+    if samples is not None:
+        found |= data_constants(samples, functools.partial(_advance, progress))
+        notes = f"entries and changed: means over 2 epochs of {samples.name}, preset graded, tau 1"
+    source = {
+        "command": "boxnn plan --calibrate"
+        + " --calibrate-cluster" * cluster
+        + " --calibrate-data DATASET" * (samples is not None),
+        "machine": machine,
+        "notes": notes,
+    }
+    return replace(known, **found, source=source)
+
+
+def _advance(progress: Any) -> None:
+    if progress is not None:
+        progress.advance(1)
+
+
+def _kernels(n: int) -> tuple[dict[str, float], float, float]:
+    """Return triples a second by regime, seconds per entry and feature, and per box and feature."""
+    rng = np.random.default_rng(0)
+    boxes = min(_BOXES, max(32, _BOX_CODES // n // 32 * 32))
+    rows = _SAMPLES if n < 10_000 else 64
+    backend = get_backend("cpu", 1)
+    x = backend.samples(bench_method.random_codes(rng, rows, n))
+    bounds = bench_method.random_boxes(rng, boxes, n)
+    table = backend.boxes(*bounds)
+    rates = {}
+    for width in (1, WIDTH, 255):
+
+        def see(width: int = width) -> None:
+            operands = backend.operands(table)
+            for first in range(0, min(rows, 256), 64):
+                backend.distances(x, first, first + 64, operands, (0, boxes), width)
+
+        rates[regime(width)] = min(rows, 256) * boxes * n / seconds(see)
+    stepper = _stepper(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
+    count = boxes * _ENTRIES_PER_BOX
+    entries = Entries(
+        np.sort(rng.integers(0, rows, count, dtype=np.int32)),
+        rng.integers(0, boxes, count, dtype=np.int32),
+        rng.integers(-(2**15), 2**15, count),
+    )
+    starts, order = np.empty(boxes + 1, np.int64), np.empty(count, np.int64)
+    cpu_training.sort_by_box(entries.boxes, count, starts, order)
+    blocks = [np.arange(first, first + 32) for first in range(0, boxes, 32)]
+    zeros = np.zeros((32, n), np.int64), np.zeros((32, n), np.int64)
+
+    def expand() -> None:
+        for block in blocks:
+            stepper.gradient(x, entries, block, starts, order)
+
+    def update() -> None:
+        for block in blocks:
+            stepper.update(block, zeros, rows, 1e-9)
+
+    return rates, seconds(expand, 3) / (count * n), seconds(update, 3) / (boxes * n)
+
+
+def _stepper(
+    bounds: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    k: int,
+    backend: CpuBackend | None = None,
+) -> CpuStepper:
+    options = TrainingOptions(boxes=len(labels), width=WIDTH, beta=50.0, leak=0.2)
+    offsets = np.searchsorted(labels, np.arange(k + 1))
+    table = softmin(options, WIDTH * bounds[0].shape[1])
+    masters = bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+    inputs = StepInputs(options, offsets, table, objective(options))
+    return (backend or get_backend("cpu", 1)).stepper(masters, inputs)
+
+
+def sample_step(
+    backend: CpuBackend, samples: bench_method.Samples, boxes: int
+) -> tuple[CpuStepper, np.ndarray, np.ndarray]:
+    """Return a stepper with boxes around the bundled samples of MNIST, and a batch."""
+    lower, upper, labels = bench_method.sample_boxes(samples, boxes)
+    x, y = bench_method.repeat_rows(*samples.train, 2 * _SAMPLES)
+    return _stepper((lower, upper), labels, samples.n_classes, backend), x, y
+
+
+def _softmin(rate: float) -> dict[str, float]:
+    """Measure what a step needs besides distances, on the bundled sample of MNIST."""
+    samples = bench_method.load_samples(None)
+    stepper, x, y = sample_step(get_backend("cpu", 1), samples, _BOXES)
+    backend, boxes = stepper.backend, stepper.table.n_boxes
+    codes = backend.samples(x)
+    inputs, table = stepper.inputs, stepper.table
+    found, _, _ = forward(backend, table, codes, y, inputs)
+    starts, order = np.empty(boxes + 1, np.int64), np.empty(len(found.boxes), np.int64)
+    sort = functools.partial(cpu_training.sort_by_box, found.boxes, len(found.boxes), starts, order)
+    # Whatever a step takes beyond bare distances: soft-min, and blocks that come from memory.
+    spent = seconds(lambda: forward(backend, table, codes, y, inputs)) / (len(y) * boxes)
+    layout = class_layout(*table.bounds(), inputs.offsets)
+    test = samples.test[0]
+    out = np.empty((len(test), samples.n_classes), np.int32)
+    classes = seconds(lambda: backend.class_distance(test, layout, WIDTH, out))
+    triples = len(test) * boxes * x.shape[1]
+    return {
+        "pair_seconds": max(1e-11, spent - x.shape[1] / rate),
+        "sort_seconds": seconds(sort) / len(found.boxes),
+        "certify_gain": triples / classes / rate,
+    }
+
+
+def _store() -> dict[str, float]:
+    """Measure laying out codes, and reading a chunk with its digest."""
+    backend = get_backend("cpu", 1)
+    rng = np.random.default_rng(0)
+    wide = bench_method.random_codes(rng, 2048, 12_288)
+    copied = seconds(lambda: backend.samples(wide), 3)
+    rows = np.resize(bench_method.load_samples(None).train[0], (4096, 784))
+    labels = np.arange(4096, dtype=np.int32) % 2
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.zarr"
+        split = rows, labels
+        write_dataset(path, name="rows", classes=[0, 1], train=split, test=split)
+        dataset = open_dataset(path)
+        read = seconds(lambda: dataset.read_chunk("train", 0), 3)
+    return {"copy_rate": wide.nbytes / copied, "read_rate": rows.nbytes / read}
+
+
+def _changes() -> dict[str, float]:
+    """Measure finding what a step changed in the boxes, and doing the same on a worker."""
+    rng = np.random.default_rng(0)
+    old = bench_method.random_codes(rng, 4096, 1024)
+    new = old + (rng.random(old.shape) < _CHANGED).astype(np.uint8)
+    gaps, codes = changes(old.copy(), new)
+    copies = iter([old.copy() for _ in range(6)])
+    found = seconds(lambda: changes(next(copies), new))
+    made = seconds(lambda: apply_changes(old, gaps, codes, old.shape[1]))
+    return {"compare_seconds": found / old.size, "apply_seconds": made / len(codes)}

@@ -1,0 +1,213 @@
+"""What a user can get wrong: one line that says the fix, the right exit code, nothing left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.cli_runs import TRAIN, Run, failed, here
+
+from boxnn_numba.cli import main
+from boxnn_numba.errors import OptionError
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("trian",), "No such command 'trian'"),
+        (("train",), "Missing argument 'DATA'"),
+        (("train", "tiny.zarr"), "Missing option '--out'"),
+        (("train", "nothing.zarr", "--out", "m"), "nothing.zarr"),
+        ((*TRAIN, "--boxxes", 3), "--boxxes"),
+        ((*TRAIN, "--boxes", "many"), "many"),
+        ((*TRAIN, "--boxes", 0), "boxes is 0; it must be a whole number from 1 to 2147483647"),
+        ((*TRAIN, "--boxes", 2), "--boxes is 2, fewer than the 3 classes"),
+        ((*TRAIN, "--boxes", 500), "fewer than its 167 boxes; lower --boxes to at most 108"),
+        ((*TRAIN, "--width", 0), "width is 0; it must be a whole number from 1 to 255"),
+        ((*TRAIN, "--width", 256), "width is 256"),
+        ((*TRAIN, "--radius", -1), "radius is -1"),
+        ((*TRAIN, "--epochs", 0), "epochs is 0"),
+        ((*TRAIN, "--lr", "nan"), "lr is nan"),
+        ((*TRAIN, "--validation", 1), "validation is 1.0"),
+        ((*TRAIN, "--group-size", 5), "--group-size 5 does not divide the 12 features"),
+        (
+            (*TRAIN, "--preset", "best"),
+            "unknown preset 'best'; choose one of paper, graded, target",
+        ),
+        ((*TRAIN, "--preset", "target"), "preset target needs a radius; pass --radius R"),
+        ((*TRAIN, "--device", "tpu"), "unknown device 'tpu'; choose one of cpu, cuda, auto"),
+        ((*TRAIN, "--optimizer", "lion"), "unknown optimizer 'lion'"),
+        ((*TRAIN, "--threads", 0), "threads is 0"),
+        (("train", "tiny.zarr", "--out", "no/where/m"), "does not exist; create it or choose"),
+        (("certify", "model.zarr", "tiny.zarr", "--out", "c", "--split", "dev"), "unknown split"),
+        (("certify", "model.zarr", "tiny.zarr", "--out", "c", "--device", "x"), "unknown device"),
+        (("certify", "none", "tiny.zarr", "--out", "c"), "none"),
+        (("certify", "model.zarr", "none", "--out", "c"), "none"),
+        (("evaluate", "none"), "none"),
+        (("evaluate", "model.zarr", "--radii", "0,x"), "--radii is '0,x'"),
+        (("evaluate", "model.zarr", "--radii", "-1"), "radii are"),
+        (("evaluate", "model.zarr", "--radii", ""), "--radii is ''"),
+        (("evaluate", "cert.zarr", "--convention", "loose"), "convention"),
+        (("predict", "model.zarr", "none.npy", "--out", "p"), "none.npy"),
+        (("predict", "none", "x.npy", "--out", "p"), "none"),
+    ],
+)
+def test_usage_errors(words: tuple[object, ...], text: str, trained: Run) -> None:
+    np.save("x.npy", np.zeros((2, 12)))
+    assert trained("certify", "model.zarr", "tiny.zarr", "--out", "cert.zarr")[0] == 0
+    before = here()
+    words = tuple(
+        "new.zarr" if word == "model.zarr" and words[0] == "train" else word for word in words
+    )
+    failed(trained(*words), 2, text)
+    assert here() == before
+
+
+def test_failed_runs(trained: Run) -> None:
+    before = here()
+    failed(trained("train", "model.zarr", "--out", "m"), 1, "is not a dataset (found boxnn-model)")
+    certify = ("certify", "model.zarr", "tiny.zarr", "--out", "c")
+    failed(trained("certify", "tiny.zarr", *certify[2:]), 1, "is not a model (found boxnn-dataset)")
+    failed(trained("certify", "model.zarr", "model.zarr", "--out", "c"), 1, "is not a dataset")
+    failed(trained("evaluate", "model.zarr"), 1, "is not a certificate (found boxnn-model)")
+    assert here() == before
+    shape = Path("model.zarr/lower/c/0/0")
+    shape.write_bytes(shape.read_bytes()[:-3])
+    failed(trained(*certify), 1, "model.zarr is damaged: lower", "train it again")
+    assert here() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.zeros((3, 11)), "x has 11 features and the model has 12"),
+        (np.zeros(12), "must hold samples as rows"),
+        (np.zeros((0, 12)), "x.npy"),
+        (np.full((3, 12), 0.5), "codes must be whole numbers 0..255"),
+        (np.full((3, 12), 256), "codes must be whole numbers 0..255"),
+        (np.full((3, 12), np.nan), "codes must be whole numbers 0..255"),
+        (np.full((3, 12), "a"), "codes must be whole numbers 0..255"),
+        (b"", "x.npy is not a readable .npy file of numbers"),
+        (b"text", "x.npy is not a readable .npy file of numbers"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '|u1'", "x.npy is not a readable .npy file of numbers"),
+    ],
+    ids=str,
+)
+def test_predict_on_bad_arrays(content: Any, words: str, trained: Run) -> None:
+    if isinstance(content, bytes):
+        Path("x.npy").write_bytes(content)
+    else:
+        np.save("x.npy", content)
+    before = here()
+    failed(trained("predict", "model.zarr", "x.npy", "--out", "p.csv"), 1, words)
+    assert here() == before
+
+
+def test_predict_never_unpickles(trained: Run) -> None:
+    np.save("x.npy", np.array([[object()] * 12], dtype=object), allow_pickle=True)
+    failed(
+        trained("predict", "model.zarr", "x.npy", "--out", "p.csv"), 1, "x.npy is not a readable"
+    )
+    np.savez("x.npz", x=np.zeros((2, 12)))
+    failed(trained("predict", "model.zarr", "x.npz", "--out", "p.csv"), 1, "x.npz")
+
+
+def test_data_that_the_model_was_not_trained_for(trained: Run) -> None:
+    rng = np.random.default_rng(0)
+    for name, columns, kind in (("narrow", 11, np.uint8), ("real", 12, np.float32)):
+        np.savez(
+            f"{name}.npz", x=rng.integers(0, 9, (40, columns)).astype(kind), y=np.arange(40) % 3
+        )
+        assert trained("data", "ingest", f"{name}.npz", "--out", f"{name}.zarr")[0] == 0
+    before = here()
+    certify = ("certify", "model.zarr")
+    failed(
+        trained(*certify, "narrow.zarr", "--out", "c"),
+        1,
+        "has 11 features and model.zarr was trained on 12",
+    )
+    failed(
+        trained(*certify, "real.zarr", "--out", "c"),
+        1,
+        "holds real features and model.zarr was trained on codes",
+    )
+    assert here() == before
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "predict"])
+def test_no_space_left(command: str, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    np.save("x.npy", np.zeros((2, 12)))
+    before = here()
+    writes, words = {
+        "train": ("boxnn_numba.pipelines.training.train.save_checkpoint", TRAIN[:2]),
+        "certify": (
+            "boxnn_numba.pipelines.certification.chunked.write_chunk",
+            ("certify", "model.zarr", "tiny.zarr"),
+        ),
+        "predict": ("csv.writer", ("predict", "model.zarr", "x.npy")),
+    }[command]
+    monkeypatch.setattr(writes, full)
+    failed(trained(*words, "--out", "new", *TRAIN[4:] * (command == "train")), 1, "no space left")
+    assert "new" not in here() and here() <= before | {"new.partial"}
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "predict"])
+def test_folder_that_cannot_be_written(command: str, trained: Run) -> None:
+    if os.geteuid() == 0:
+        target = Path("/proc/self/new")  # not even the superuser writes there
+    else:
+        Path("closed").mkdir(mode=0o500)
+        target = Path("closed/new")
+    np.save("x.npy", np.zeros((2, 12)))
+    words = {
+        "train": TRAIN[:2],
+        "certify": ("certify", "model.zarr", "tiny.zarr"),
+        "predict": ("predict", "model.zarr", "x.npy"),
+    }[command]
+    failed(trained(*words, "--out", target), 1, f"cannot write {target}")
+
+
+def test_divergence(boxnn: Run) -> None:
+    words = (*TRAIN, "--lr", 10000, "--width", 1, "--epochs", 20)
+    failed(boxnn(*words), 1, "training diverged in epoch", "lower --lr (now 10000)")
+    assert "model.zarr" not in here()
+
+
+def test_debug_shows_the_traceback(boxnn: Run) -> None:
+    with pytest.raises(OptionError, match="unknown preset"):
+        main([*map(str, TRAIN), "--preset", "best", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("boxxes = 3", "run.toml sets unknown option 'boxxes'"),
+        ("[train]\nboxxes = 3", "run.toml sets unknown option 'boxxes'"),
+        ("boxes = ", "run.toml is not valid TOML"),
+        ("boxes = 'many'", "boxes"),
+        ("boxes = 6.5", "boxes"),
+        ("boxes = 0", "boxes is 0"),
+        ("boxes = [6]", "boxes"),
+        ("train = 3", "train"),
+        ("[trian]\nboxes = 3", "trian"),
+        ("preset = 'best'", "unknown preset 'best'"),
+    ],
+)
+def test_bad_config_files(content: str, words: str, boxnn: Run) -> None:
+    Path("run.toml").write_text(content)
+    failed(
+        boxnn("train", "tiny.zarr", "--out", "m", "--epochs", 1, "--config", "run.toml"), 2, words
+    )
+    assert here() == {"tiny.zarr", "run.toml"}
+
+
+def test_config_file_that_is_missing_or_no_text(boxnn: Run) -> None:
+    failed(boxnn(*TRAIN, "--config", "none.toml"), 2, "none.toml")
+    Path("run.toml").write_bytes(b"\xff\xfe\x00")
+    failed(boxnn(*TRAIN, "--config", "run.toml"), 2, "run.toml is not valid TOML")

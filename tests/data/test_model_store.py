@@ -1,0 +1,295 @@
+"""Model files: they come back as they were written, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boxnn_numba import Boxes, BoxNN, Grid, load_model, save_model
+from boxnn_numba.data.model_store import load_checkpoint, model_digest, save_checkpoint
+from boxnn_numba.errors import BoxNNError, ModelFileError, OptionError, OutputError
+
+SUFFIXES = ("", ".zip")
+CODES = BoxNN(
+    Boxes([[0, 1, 2], [5, 6, 7]], [[9, 9, 255], [9, 9, 9]], [0, 2], 77, n_classes=3),
+    [7, -1, 3],
+    feature_shape=(1, 3),
+    group_size=3,
+    training={"seed": 4, "history": [{"margin": None}]},
+)
+REAL = BoxNN(
+    Boxes([[0, 1], [5, 6], [7, 8]], [[9, 9]] * 3, [0, 1, 1], 255),
+    ["no", "ünï, \n"],
+    Grid.fit([[0.0, 7.0], [1.5, 7.0], [np.pi, 7.0]]),
+)
+
+
+def assert_same(one: BoxNN, two: BoxNN) -> None:
+    assert model_digest(one) == model_digest(two)
+    for name in ("lower", "upper", "labels", "width", "n_classes"):
+        np.testing.assert_array_equal(getattr(one.boxes, name), getattr(two.boxes, name))
+    for name in ("classes", "feature_shape", "group_size", "training"):
+        assert getattr(one, name) == getattr(two, name)
+    assert (one.grid is None) == (two.grid is None)
+    if one.grid is not None and two.grid is not None:
+        np.testing.assert_array_equal(one.grid.edges, two.grid.edges)
+        np.testing.assert_array_equal(one.grid.counts, two.grid.counts)
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(ModelFileError, match=words) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(params=SUFFIXES, ids=["folder", "zip"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"model{request.param}"
+
+
+@pytest.mark.parametrize("model", [CODES, REAL], ids=["codes", "real"])
+def test_round_trip(model: BoxNN, place: Path) -> None:
+    save_model(model, place)
+    assert place.is_file() == place.name.endswith(".zip")
+    assert_same(load_model(place), model)
+    assert sorted(place.parent.iterdir()) == [place]
+
+
+def test_many_boxes(place: Path) -> None:
+    """More than one chunk, and chunks of zeros, which Zarr would leave out by default."""
+    rng = np.random.default_rng(0)
+    upper = rng.integers(0, 256, (2100, 5), dtype=np.uint8)
+    model = BoxNN(Boxes(np.zeros_like(upper), upper, np.arange(2100) % 4), list("abcd"))
+    save_model(model, place)
+    assert_same(load_model(str(place)), model)
+
+
+def test_what_is_there_stays_unless_it_is_to_be_replaced(place: Path) -> None:
+    save_model(CODES, place)
+    with pytest.raises(OptionError, match="already exists; pass --overwrite"):
+        save_model(REAL, place)
+    assert_same(load_model(place), CODES)
+    save_model(REAL, place, overwrite=True)
+    assert_same(load_model(place), REAL)
+    assert sorted(place.parent.iterdir()) == [place]
+
+
+def test_a_failed_write_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("boxnn_numba.data.model_store.zarr_format.create_array", full)
+    with pytest.raises(OutputError, match="no space left while writing") as caught:
+        save_model(CODES, place)
+    assert "\n" not in str(caught.value)
+    assert list(place.parent.iterdir()) == []
+    with pytest.raises(OptionError, match="does not exist; create it"):
+        save_model(CODES, place / "in" / "nowhere")
+
+
+def test_unused_names_can_be_loaded_after_a_move(place: Path) -> None:
+    save_model(CODES, place)
+    moved = place.rename(place.parent / "renamed")
+    assert_same(load_model(moved), CODES)
+
+
+def files_of(place: Path) -> list[Path]:
+    return [place] if place.is_file() else [p for p in sorted(place.rglob("*")) if p.is_file()]
+
+
+def test_any_flipped_bit_is_refused_or_harmless(place: Path) -> None:
+    save_model(REAL, place)
+    rng = np.random.default_rng(1)
+    outcomes = set()
+    for file in files_of(place):
+        whole = file.read_bytes()
+        bits = rng.choice(8 * len(whole), 400 if file == place else 35, replace=False)
+        for bit in bits.tolist():
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            outcomes.add(read_or_refuse(place))
+        file.write_bytes(whole)
+    assert "refused" in outcomes
+    assert_same(load_model(place), REAL)
+
+
+def read_or_refuse(place: Path) -> str:
+    try:
+        model = load_model(place)
+    except ModelFileError as error:
+        assert "\n" not in str(error)
+        return "refused"
+    assert_same(model, REAL)
+    return "same"
+
+
+def test_metadata_that_makes_zarr_stumble(tmp_path: Path) -> None:
+    """Found by flipping every bit: chunks of length 0, unknown codecs, another type."""
+    save_model(CODES, tmp_path / "model")
+    file = tmp_path / "model" / "label" / "zarr.json"
+    text = file.read_text()
+    for old, new in (
+        ('"chunk_shape": [\n        2', '"chunk_shape": [\n        0'),
+        ('"zstd"', '"zsxd"'),
+        ('"int32"', '"int64"'),
+        ('"int32"', '"string"'),
+        ('"shape": [\n    2', '"shape": [\n    99999999999999'),
+        ('"shape": [\n    2', '"shape": [\n    -2'),
+        ('"zarr_format": 3', '"zarr_format": 2'),
+        ('"node_type": "array"', '"node_type": "group"'),
+        (
+            "{",
+            "[",
+        ),
+        ("", "\x00"),
+    ):
+        assert old in text, old
+        file.write_text(text.replace(old, new, 1))
+        refused(tmp_path / "model", "is damaged|not a complete model|not a readable model")
+
+
+def test_every_truncated_or_missing_file_is_refused(place: Path) -> None:
+    save_model(REAL, place)
+    for file in files_of(place):
+        whole = file.read_bytes()
+        for length in (0, 1, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:length])
+            assert read_or_refuse(place) == "refused" or file.name == "zarr.json", (file, length)
+        file.unlink()
+        if file == place:
+            refused(place, "does not exist; check the path of the model")
+        elif file.parent.name == "grid":
+            read_or_refuse(place)
+        else:
+            refused(place, "is damaged|not a readable model")
+        file.write_bytes(whole)
+    assert_same(load_model(place), REAL)
+
+
+def edit(place: Path, change: Callable[[dict[str, Any]], None], digest: bool = True) -> None:
+    """Change the attributes of a model in a folder, with a fitting digest."""
+    from boxnn_numba.data.zarr_format import with_digest
+
+    metadata = json.loads((place / "zarr.json").read_text())
+    change(metadata["attributes"])
+    if digest:
+        metadata["attributes"].pop("digest")
+        metadata["attributes"] = with_digest(metadata["attributes"])
+    (place / "zarr.json").write_text(json.dumps(metadata))
+
+
+def test_newer_version_is_named_before_anything_else(tmp_path: Path) -> None:
+    save_model(CODES, tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "lower")
+    edit(tmp_path / "m", lambda attributes: attributes.update(version=2), digest=False)
+    refused(tmp_path / "m", "model format version 2, this boxnn-numba reads up to 1; upgrade")
+    edit(tmp_path / "m", lambda attributes: attributes.update(version="1"))
+    refused(tmp_path / "m", "format version 1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.pop("width"),
+        lambda a: a.update(width=0),
+        lambda a: a.update(width=None),
+        lambda a: a.pop("digests"),
+        lambda a: a["digests"].pop("upper"),
+        lambda a: a["digests"].pop("label"),
+        lambda a: a.update(digests=[]),
+        lambda a: a.update(classes=["a"]),
+        lambda a: a.update(classes=3),
+        lambda a: a.update(feature_shape=[2]),
+        lambda a: a.update(feature_shape=4),
+        lambda a: a.update(feature_shape=["x"]),
+        lambda a: a.update(group_size=0),
+        lambda a: a.pop("training"),
+    ],
+)
+def test_incomplete_attributes(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    save_model(CODES, tmp_path / "m")
+    edit(tmp_path / "m", change)
+    refused(tmp_path / "m", "is not a complete model")
+
+
+def test_digest_guards_the_attributes(tmp_path: Path) -> None:
+    save_model(CODES, tmp_path / "m")
+    edit(tmp_path / "m", lambda attributes: attributes.update(width=76), digest=False)
+    refused(tmp_path / "m", "its attributes do not match their digest; copy it again")
+
+
+def test_what_is_not_a_model(tmp_path: Path, tiny_dataset: Path) -> None:
+    refused(tmp_path / "nothing", "does not exist; check the path of the model")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.zip").write_bytes(b"")
+    (tmp_path / "text.zip").write_text("not a zip file")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("readme", "hello")
+    for name in ("empty", "empty.zip", "text.zip", "other.zip"):
+        refused(tmp_path / name, "is not a readable model file; copy it again or train it again")
+    refused(tiny_dataset, r"is not a model \(found boxnn-dataset\); pass a model made by boxnn")
+
+
+def test_no_pickle_anywhere(place: Path) -> None:
+    save_model(REAL, place)
+    for file in files_of(place):
+        assert b"pickle" not in file.read_bytes()
+
+
+# --- checkpoints ---------------------------------------------------------------------------
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(7)}
+    values = {"run": {"epoch": 3, "score": None, "margin": 0.1 + 0.2}, "name": "ü"}
+    for _ in range(2):
+        save_checkpoint(path, arrays, values)
+        found, plain = load_checkpoint(path)
+        assert plain == values and set(found) == set(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoint_with_objects_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        save_checkpoint(tmp_path / "c.npz", {"a": np.array([object()])}, {})
+    assert not (tmp_path / "c.npz").exists()
+    np.savez(tmp_path / "c.npz", values=np.array("{}"), a=np.array([{}], dtype=object))
+    with pytest.raises(ModelFileError, match="is damaged; pass --overwrite to start again"):
+        load_checkpoint(tmp_path / "c.npz")
+
+
+def test_damaged_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    arrays = {"a": np.arange(60.0)}
+    save_checkpoint(path, arrays, {"epoch": 1})
+    whole = path.read_bytes()
+    rng = np.random.default_rng(2)
+    damaged = [whole[:length] for length in (0, 1, 100, len(whole) - 1)]
+    for bit in rng.choice(8 * len(whole), 300, replace=False).tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged.append(bytes(flipped))
+    refusals = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            found, values = load_checkpoint(path)
+        except BoxNNError as error:
+            assert "pass --overwrite to start again" in str(error) and "\n" not in str(error)
+            refusals += 1
+        else:
+            np.testing.assert_array_equal(found.get("a", arrays["a"]), arrays["a"])
+            assert values == {"epoch": 1}
+    assert refusals > 100

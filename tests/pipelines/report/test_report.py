@@ -1,0 +1,236 @@
+"""The report's parts on synthetic runs: published rows, figures and samples."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.report_samples import WIDTH, make_model, make_run, pairwise_loops
+
+from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
+from boxnn_numba.errors import CertificateFileError
+from boxnn_numba.pipelines.figures import curves as plots
+from boxnn_numba.pipelines.figures import published
+from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.report import gallery, page_panels
+from boxnn_numba.pipelines.report.report import gallery_views
+
+UNATTACKED = [group for group in gallery.GROUPS if group != "attacked"]
+
+
+@pytest.fixture
+def oracle_distance(monkeypatch):
+    monkeypatch.setattr("boxnn_numba.pairwise_distance", pairwise_loops, raising=False)
+
+
+# --- published rows ----------------------------------------------------------------------
+
+
+def test_published_rows_are_the_papers():
+    mnist = published.published_rows("mnist")
+    assert len(mnist) == 19
+    assert mnist[0].method == "Box-NN"
+    assert mnist[0].radii == list(range(0, 41, 4))
+    assert mnist[0].percents[3] == 55.63
+    fashion = published.published_rows("fashion-mnist")
+    assert [row.method for row in fashion] == ["Box-NN", "RA_10", "RA_20", "RA_40", "RA_60"]
+    assert published.published_rows("mnist-sample") == mnist
+    assert published.published_rows("wine") == []
+    assert {published.family(row.method) for row in mnist} == set(published.FAMILIES)
+    assert published.setting("FPA_65^B") == 65
+    assert published.setting("Box-NN") is None
+
+
+def test_published_medians():
+    assert published.published_medians("mnist") == {
+        "Box-NN": 13,
+        "RA": 8,
+        "RA^B": 10,
+        "FPA^A": 9,
+        "FPA^B": 12,
+    }
+    assert published.published_medians("mnist-sample")["Box-NN"] == 13
+    assert published.published_medians("fashion-mnist") == {"Box-NN": 22, "RA": 16}
+    assert published.published_medians("digits") == {}
+
+
+# --- runs and figures --------------------------------------------------------------------
+
+
+def test_curve_is_certified_accuracy_at_every_radius():
+    run, _, _ = make_run()
+    curve = run.curve()
+    assert len(curve) == run.radius.max() + 1
+    radii = np.arange(len(curve))
+    np.testing.assert_allclose(curve, 100 * certified_accuracy(*run.outcome, radii))
+    assert run.summary()["accuracy"] == pytest.approx(curve[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("last", [1, 2, 12, 13, 40, 61, 100, 784, 150_528])
+def test_ticks_are_few_and_whole(last):
+    step = plots.tick_step(last)
+    assert step >= 1
+    assert 1 <= last // step <= 12
+
+
+def test_curves_draw_every_run_and_row_with_the_papers_in_red():
+    runs = [make_run("first")[0], make_run("second", seed=2)[0]]
+    rows = published.published_rows("mnist")
+    figure = plots.certified_curves(runs, rows, "title")
+    (axes,) = figure.axes
+    assert len(axes.lines) == len(runs) + len(rows)
+    red = [line for line in axes.lines if line.get_color() == "#d62728"]
+    assert [list(line.get_ydata()) for line in red] == [rows[0].percents]
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert min(widths[:2]) > max(widths[2:])
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert len(dotted) == len(rows) and not {*dotted} & {*axes.lines[:2]}
+    assert axes.get_xlabel() == "certified radius (features/pixels)"
+    assert axes.get_ylabel() == "certified accuracy (%)"
+    assert axes.get_xlim()[1] >= 40
+
+
+def test_figures_are_deterministic_pngs(tmp_path, oracle_distance):
+    run, x, model = make_run()
+    samples = gallery.select_samples(run, 2, 0)
+    pictures = gallery_views.draw_samples(run, samples, x[[s.index for s in samples]], model)
+    for draw in (
+        lambda: plots.certified_curves([run], [], "t"),
+        lambda: plots.radius_histogram([run, run], "t"),
+        lambda: plots.gallery(pictures, "t"),
+    ):
+        plots.save(draw(), tmp_path / "a.png")
+        plots.save(draw(), tmp_path / "b.png")
+        assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_histogram_bins_hold_every_sample():
+    run, _, _ = make_run()
+    for radius in (run.radius, run.radius * 97):
+        many = Run("r", run.prediction, radius, run.label, run.classes)
+        edges = plots.histogram_edges([many])
+        assert len(edges) <= 62
+        assert np.histogram(radius, bins=edges)[0].sum() == len(radius)
+        svg = page_panels.histogram_svg([many], 0)
+        assert svg.count("<rect") > 0
+
+
+def test_matplotlib_is_loaded_only_to_draw_and_without_pyplot():
+    script = (
+        "import sys; from boxnn_numba.pipelines.report import report, page;"
+        "from boxnn_numba.pipelines.figures import curves as plots;"
+        "assert 'matplotlib' not in sys.modules;"
+        "plots.new_figure(1, 1); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- samples -----------------------------------------------------------------------------
+
+
+def test_groups_are_ordered_by_radius():
+    run, _, _ = make_run()
+    samples = gallery.select_samples(run, overall=5, per_class=2)
+    right = run.prediction == run.label
+    by_group = {
+        group: [s for s in samples if s.group == group and s.overall] for group in UNATTACKED
+    }
+    assert all(len(group) == 5 for group in by_group.values())
+    radii = {group: [s.radius for s in chosen] for group, chosen in by_group.items()}
+    ranked = np.sort(run.radius[right])
+    assert radii["worst"] == list(ranked[:5])
+    assert radii["best"] == list(ranked[::-1][:5])
+    assert radii["median"][2] == ranked[len(ranked) // 2]
+    assert radii["wrong"] == list(np.sort(run.radius[~right])[::-1][:5])
+    assert all(not right[s.index] for s in by_group["wrong"])
+    assert len({(s.group, s.index) for s in samples}) == len(samples)
+    for index in range(3):
+        for group in UNATTACKED:
+            assert sum(s.label == index and s.group == group for s in samples) >= 2
+
+
+def test_rival_is_the_class_that_limits_the_radius():
+    run, _, _ = make_run(n=400)
+    for sample in gallery.select_samples(run, 50, 0):
+        row = run.class_distance[sample.index].astype(int)
+        limits = {
+            c: (row[c] - row[sample.prediction] - (c < sample.prediction)) // (2 * WIDTH)
+            for c in range(3)
+            if c != sample.prediction
+        }
+        assert limits[sample.rival] == min(limits.values()) == sample.radius
+        assert sample.rival_distance == row[sample.rival] / WIDTH
+
+
+def test_unknown_labels_and_small_runs_are_sampled_without_error():
+    run, _, _ = make_run(n=3)
+    label = np.array([-1, run.prediction[1], -1])
+    few = Run("few", run.prediction, run.radius, label, run.classes, run.attributes)
+    assert gallery.select_samples(few) == []
+    few = Run(
+        "few", few.prediction, few.radius, label, few.classes, few.attributes, run.class_distance
+    )
+    assert {s.index for s in gallery.select_samples(few)} == {1}
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (4, 3, 3), (129, 6)])
+def test_pictures_show_the_nearest_own_and_rival_box(oracle_distance, shape):
+    model = make_model(shape)
+    run, x, _ = make_run(n=30, model=model)
+    samples = gallery.select_samples(run, 2, 1)
+    pictures = gallery_views.draw_samples(run, samples, x[[s.index for s in samples]], model)
+    assert len(pictures) == len(samples)
+    for picture in pictures:
+        units = pairwise_loops(x[[picture.index]], model.boxes)[0]
+        flat = [x[picture.index]]
+        for index in (picture.prediction, picture.rival):
+            inside = np.flatnonzero(model.boxes.labels == index)
+            nearest = inside[units[inside].argmin()]
+            flat += [model.boxes.lower[nearest], model.boxes.upper[nearest]]
+        for image, values in zip(picture.images, flat, strict=True):
+            assert image.dtype == np.uint8
+            if max(shape) <= gallery_views.LONGEST_SIDE:
+                np.testing.assert_array_equal(image, values.reshape(shape).squeeze())
+            else:
+                assert image.shape == (43, 2)
+                assert image[0, 0] == np.rint(values.reshape(shape)[:3, :3].mean())
+
+
+def test_dark_codes_are_stretched(oracle_distance):
+    model = make_model()
+    run, x, _ = make_run(n=20, model=model)
+    x = x // 16
+    units = pairwise_loops(x, model.boxes)
+    distance = np.stack([units[:, model.boxes.labels == c].min(axis=1) for c in range(3)], axis=1)
+    prediction, radius = certified_radius(distance, WIDTH)
+    run = Run("dark", prediction, radius, prediction, run.classes, run.attributes, distance)
+    samples = gallery.select_samples(run, 4, 0)
+    pictures = gallery_views.draw_samples(run, samples, x[[s.index for s in samples]], model)
+    assert max(int(picture.images[0].max()) for picture in pictures) == 255
+
+
+def test_a_model_that_disagrees_with_the_certificate_is_refused(oracle_distance):
+    run, x, _ = make_run()
+    samples = gallery.select_samples(run, 2, 0)
+    with pytest.raises(CertificateFileError, match="certify the data set again"):
+        gallery_views.draw_samples(run, samples, x[[s.index for s in samples]], make_model(seed=5))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_png_round_trip(shape):
+    from matplotlib.image import imread
+
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    read = imread(io.BytesIO(gallery_views.png(image)), format="png")
+    np.testing.assert_array_equal(np.rint(read * 255), image)
+
+
+def test_only_images_are_drawn():
+    assert gallery_views.is_image((28, 28))
+    assert gallery_views.is_image([32, 32, 3])
+    assert not gallery_views.is_image((13,))
+    assert not gallery_views.is_image((3, 32, 32))

@@ -1,0 +1,397 @@
+"""`boxnn plan`: its formulas against sums made here, a simulated cluster, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks import plan_calibrate, plan_calibrate_data
+from benchmarks.method import Samples
+from benchmarks.plan_simulate import simulate
+
+from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.pipelines.cluster import dask_executor
+from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
+from boxnn_numba.pipelines.cluster.executor import connect
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.plan import predict as plan
+from boxnn_numba.pipelines.plan import step as plan_step
+from boxnn_numba.pipelines.plan.inputs import (
+    Constants,
+    Hardware,
+    Job,
+    interpolate,
+    load_constants,
+    save_constants,
+)
+from boxnn_numba.pipelines.training import box_copies
+from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
+from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import resolve
+from boxnn_numba.training.run import Training
+
+#: Round numbers, so that sums can be made in the head.
+CONSTANTS = Constants(
+    distances={"counted": {100: 4e9}, "capped": {100: 2e9}, "uncapped": {100: 3e9}},
+    entry={100: 1e-9},
+    update={100: 2e-9},
+    pair_seconds=1e-9,
+    sort_seconds=1e-8,
+    entries={100: 20.0},
+    changed={400: 0.05},
+    certify_gain=2.0,
+    copy_rate=1e10,
+    read_rate=1e9,
+    compare_seconds=1e-9,
+    apply_seconds=1e-8,
+    call_seconds=2e-3,
+    message_seconds=5e-4,
+    call_rate=4e8,
+    pack_rate=8e8,
+    argument_rate=2e8,
+    serialise_rate=1e9,
+    place_seconds=3e-3,
+    round_trip=0.01,
+    task_seconds=1e-3,
+    worker_factor=1.5,
+    worker_bytes=1e8,
+)
+JOB = Job(samples=1000, features=100, boxes=400, classes=4, batch=300, validation=0.1)
+MEASURED = load_constants()
+IMAGENET = Job(samples=1_281_167, features=150_528, boxes=100_000, classes=1000, batch=4096)
+
+
+# --- formulas ------------------------------------------------------------------------------
+
+
+def changes_of(codes: int, part: float) -> float:
+    """Codes that changed, and every 255th of the others."""
+    return codes * (part + (1 - part) / 255)
+
+
+def test_phases_are_the_sums_of_their_messages() -> None:
+    hardware = Hardware(workers=2, threads=2, bandwidth=5e8, latency=1e-3)
+    phases = plan_step.step_phases(JOB, hardware, CONSTANTS)
+    changed = changes_of(2 * 400 * 100, 0.05 * math.sqrt(300 / 2000))
+    sent = 2 * changed + 75 * 104 + 2000
+    answer = 75 * (20 * 16 + 16)
+    # The client's processor takes longer than its link.
+    queue = 5e-4 + sent / 8e8 + answer / 1e9
+    assert queue > sent / 5e8
+    expected = {
+        "rows gathered": 300 * 100 * 2 / 1e10,
+        "boxes compared": 2 * 400 * 100 * 1e-9 / 2,
+        "sent out": sent / 4e8 + sent / 5e8,
+        "boxes laid out": changed * 1e-8 + 75 * 100 / 1e10,
+        "distances": 1.5 * 75 * 400 * (100 / 2e9 + 1e-9),
+        "results back": answer / 5e8,
+        "latency": 2 * 1e-3,
+        "Dask": 2e-3 + 3 * queue,
+        "gradient": (6000 * 100 * 1e-9 + 400 * (1 - math.exp(-15)) * 100 * 2e-9) / 2 + 6000 * 1e-8,
+    }
+    assert phases == pytest.approx(expected, rel=1e-9)
+    result = plan.predict(JOB, hardware, CONSTANTS)
+    assert result["step"]["seconds"] == pytest.approx(sum(expected.values()))
+    assert result["step"]["client_sends"] == pytest.approx(4 * sent)
+    assert result["step"]["bytes"] == pytest.approx(4 * (sent + answer))
+    # All codes to four slots, one behind the other on the link, twice.
+    first = 80_000 * (1 / 4e8 + 4 / 5e8)
+    assert result["start"] == pytest.approx({"seconds": 2 * first, "bytes": 640_000, "fit": 1})
+    held_out = 100 * 400 * 100 / (2e9 * 2) / 2
+    assert result["epoch"]["steps"] == 3
+    assert result["epoch"]["seconds"] == pytest.approx(3 * sum(expected.values()) + held_out)
+    local = 6e-6 + 300 * 400 * (100 / 2e9 + 1e-9) / 2 + expected["gradient"]
+    assert result["speedup"] == pytest.approx(local / sum(expected.values()))
+    assert sum(result["step"]["shares"].values()) == pytest.approx(1)
+
+
+def test_a_slow_link_makes_calls_wait_for_each_other() -> None:
+    fast, slow = Hardware(workers=4, bandwidth=1e12), Hardware(workers=4, bandwidth=1e7)
+    few = replace(CONSTANTS, entries={100: 1.0})
+    quick, late = (plan_step.step_phases(JOB, cluster, few) for cluster in (fast, slow))
+    sent = 2 * changes_of(80_000, 0.05 * math.sqrt(0.15)) + 75 * 104 + 2000
+    assert quick["Dask"] > late["Dask"] == pytest.approx(2e-3)
+    assert late["sent out"] == pytest.approx(sent / 4e8 + 4 * sent / 1e7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers", "expected"),
+    [(2000, 2, (2, 2)), (2000, 1, (1, 2)), (20_000, 2, (2, 8)), (3, 5, (3, 3))],
+)
+def test_long_steps_are_cut(rows: int, workers: int, expected: tuple[int, int]) -> None:
+    # A row takes 1.5 * 2000 * 51 ns: 2,000 of them 306 ms on one worker.
+    job = replace(JOB, boxes=2000 * 2 // 3, batch=rows, samples=100_000)
+    hardware = Hardware(workers=workers)
+    assert plan_step.calls(job, hardware, CONSTANTS) == expected
+    # Only the first call of a slot takes the changes along; each waits for the one before.
+    phases = plan_step.step_phases(job, hardware, CONSTANTS)
+    waves = expected[1] // expected[0]
+    update, samples, answer = plan_step.call_bytes(job, hardware, CONSTANTS)
+    assert samples == rows / expected[1] * 104 + 2000
+    cost = 1 / 4e8 + 1 / hardware.bandwidth
+    assert phases["sent out"] == pytest.approx((update + waves * samples) * cost)
+    assert phases["results back"] == pytest.approx(waves * answer / 1e9)
+
+
+def test_limits_are_those_of_the_steppers() -> None:
+    assert (plan_step.CALL_SECONDS, plan_step.MOST_CALLS) == (
+        cluster_training._TASK_SECONDS,
+        cluster_training._MOST_PIECES,
+    )
+    assert plan_step.LARGE_BYTES == dask_executor._LARGE
+    assert plan_step.LARGEST_GAP == box_copies._LARGEST_GAP
+
+
+def test_shards_send_the_boxes_once_and_the_batch_to_everyone() -> None:
+    hardware = Hardware(workers=3, bandwidth=5e8, latency=1e-3, box_shards=5)
+    phases = plan_step.step_phases(JOB, hardware, CONSTANTS)
+    table = 8 * (int(31 * math.log(2) * 112) + 2) + 2000
+    judged = 300 * (4 * 4 + 84)
+    # Small ones are arguments of tasks, and go by the scheduler.
+    first = 5 * (300 * 100 + judged + 2 * table) + 80_000
+    rounds = [first, *[5 * (judged + table)] * 2]
+    assert plan_step.task_arguments(JOB, hardware) == rounds
+    assert phases["sent out"] == pytest.approx(
+        sum(size / 2e8 + size / 5e8 + max(0, size / 5e8 - 0.004) for size in rounds)
+    )
+    # Five shards of 80 boxes on three threads: two of them one after the other.
+    assert phases["distances"] == pytest.approx(1.5 * 2 * 300 * 80 * (100 / 2e9 + 1e-9))
+    assert phases["results back"] == pytest.approx((300 * 20 * 16 + 5 * 300 * (16 + 32)) / 5e8)
+    # Two tasks of a shard in the first round, one in each of two more.
+    assert phases["Dask"] == pytest.approx(3 * 0.01 + (9 + 4 + 4) * 1e-3)
+    assert phases["latency"] == pytest.approx(3 * 10 * 1e-3)
+
+
+def test_large_shards_and_batches_go_to_workers_directly() -> None:
+    job = Job(samples=30_000, features=1000, boxes=8400, classes=4, batch=20_000, validation=0)
+    hardware = Hardware(workers=3, bandwidth=5e8, box_shards=3, latency=1e-3)
+    phases = plan_step.step_phases(job, hardware, CONSTANTS)
+    small = 2000 + job.table_bytes
+    judged = 20_000 * (4 * 4 + 84) + small
+    arguments = [3 * (judged + small), 3 * judged, 3 * judged]
+    assert plan_step.task_arguments(job, hardware) == arguments
+    by_scheduler = sum(size / 2e8 + size / 5e8 + max(0, size / 5e8 - 0.002) for size in arguments)
+    # The batch to one worker and from there to two more; each shard to its worker.
+    direct = (3 * 20_000 * 1000 + 2 * 8400 * 1000) / 5e8
+    assert phases["sent out"] == pytest.approx(by_scheduler + direct)
+    assert phases["Dask"] == pytest.approx(3 * 0.01 + 9 * 1e-3 + 4 * 3e-3 + 2 * 1e-3)
+    assert phases["latency"] == pytest.approx((3 * 10 + 4 * 6 + 2 + 5) * 1e-3)
+    assert plan_step.step_bytes(job, hardware, CONSTANTS)[0] == pytest.approx(
+        sum(arguments) + 20_000 * 1000 + 2 * 8400 * 1000
+    )
+
+
+def test_certification_is_as_slow_as_its_slowest_part() -> None:
+    job = Job(samples=100_000, features=784, boxes=100, classes=10, validation=0)
+    hardware = Hardware(workers=2, threads=3, bandwidth=1e8)
+    found = plan.certification(job, hardware, CONSTANTS)
+    # 4,096 rows a chunk, 25 chunks on 6 threads: 5 turns.
+    row = 784 + 4 * 13
+    turn = 4096 * (1.5 * 100 * 784 / 4e9 + row / 1e9)
+    model = 2 * 156_800 / 1e8 + 156_800 * (1 / 1e9 + 2 / 1e10)
+    assert found["chunks"] == 25
+    assert found["parts"] == pytest.approx(
+        {"model": model, "distances": 5 * turn, "store": 100_000 * row / 1e8, "Dask": 0.025}
+    )
+    assert found["seconds"] == pytest.approx(model + 100_000 * row / 1e8 + 0.01)
+    assert found["bottleneck"] == "store"
+    assert found["bytes"] == 2 * 156_800 + 100_000 * row
+    fast = plan.certification(job, replace(hardware, store_bandwidth=1e12), CONSTANTS)
+    assert fast["bottleneck"] == "distances"
+
+
+def test_memory_is_a_copy_of_the_boxes_and_messages_or_a_part_of_them() -> None:
+    big = replace(JOB, boxes=40_000, features=1000)
+    codes = 2 * 40_000 * 1000
+    whole = plan.memory(big, Hardware(workers=4, threads=2), CONSTANTS)
+    # One copy for both threads; a message, packed and unpacked, for each while they are new.
+    assert whole["worker"] == pytest.approx(1e8 + 5 * codes, rel=0.1)
+    parts = plan.memory(big, Hardware(workers=4, threads=1, box_shards=4), CONSTANTS)
+    assert parts["worker"] == pytest.approx(1e8 + 2 * codes / 4 + 4 * 300 * 10_000, rel=0.02)
+    # float32 masters of both sides, codes, and messages to eight slots.
+    assert parts["client"] > 1e8 + 5 * codes
+    assert whole["client"] == pytest.approx(parts["client"] + 2 * 8 * codes)
+
+
+def test_tables_are_interpolated_between_what_was_measured() -> None:
+    table = {10: 1.0, 1000: 3.0}
+    values = [interpolate(table, n) for n in (1, 10, 100, 1000, 10**6)]
+    assert values == pytest.approx([1, 1, 2, 3, 3])
+    assert CONSTANTS.distance_rate(1, 5) == 4e9
+    assert [CONSTANTS.distance_rate(w, 100) for w in (2, 254, 255)] == [2e9, 2e9, 3e9]
+
+
+@pytest.mark.parametrize(("draws", "hosts"), [(4, 1), (6, 3), (36, 9), (100, 54)])
+def test_the_busiest_holder_is_that_of_random_draws(draws: int, hosts: int) -> None:
+    rng = np.random.default_rng(0)
+    counts = [np.bincount(rng.integers(0, hosts, draws)).max() for _ in range(2000)]
+    assert plan_step.busiest(draws, hosts) == pytest.approx(np.mean(counts), rel=0.2)
+
+
+def test_entries_and_changes_follow_the_boxes_and_the_batch() -> None:
+    known = replace(CONSTANTS, entries={10: 5.0, 1000: 45.0}, changed={100: 0.3, 10_000: 0.1})
+    job = Job(boxes=1000, classes=10)
+    assert known.entries_per_sample(job) == pytest.approx(25)
+    assert known.entries_per_sample(replace(job, classes=100)) == pytest.approx(5)
+    parts = [known.changed_part(boxes, batch) for boxes, batch in
+             ((100, 2000), (1000, 2000), (1000, 500), (100, 200_000))]  # fmt: skip
+    assert parts == pytest.approx([0.3, 0.2, 0.1, 1.0])
+
+
+def test_replication_reaches_every_worker_in_threefold_rounds() -> None:
+    rounds = {workers: len(list(plan_step.replication_loads(workers))) for workers in range(1, 82)}
+    assert rounds == {w: math.ceil(round(math.log(w, 3), 9)) for w in rounds}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bytes_and_calls_are_those_of_real_workers(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (600, 128), dtype=np.uint8)
+    y = np.arange(600, dtype=np.int32) % 3
+    samples = Samples("noise", (x, y), (x, y), 3)
+    monkeypatch.setattr(plan_calibrate_data, "BOXES", (96, 10_000))
+    monkeypatch.setattr(plan_calibrate_data, "CHANGE_BATCH", 200)
+    # Whether a step is long depends on the machine.
+    monkeypatch.setattr(cluster_training, "_TASK_SECONDS", 1e9)
+    measured = plan_calibrate_data.data_constants(samples)
+    assert set(measured["entries"]) == {32} and set(measured["changed"]) == {96}
+    # The same batch as here is the one that changes are scaled from.
+    changed = {96: measured["changed"][96] * math.sqrt(2000 / 200)}
+    known = replace(CONSTANTS, entries=measured["entries"], changed=changed)
+    job = Job(samples=600, features=128, boxes=96, classes=3, batch=200, validation=0)
+    hardware = Hardware(workers=workers)
+    options = resolve("graded", {"boxes": 96, "batch": 200, "epochs": plan_calibrate_data.EPOCHS})
+    with connect(ClusterOptions(workers=workers, threads_per_worker=1), 1) as local:
+        assert isinstance(local, DaskExecutor)
+        backend = ClusterBackend(1, DaskExecutor(local.client))
+        run = Training(options, Feed.from_arrays(x, y, (x[:0], y[:0]), 0), 3, backend)
+        backend.statistics.bytes_sent = 0  # the samples that the clip is chosen by
+        for _ in range(options.epochs):
+            run.run_epoch()
+    found = backend.statistics
+    # Six steps, and before them one that only looks at samples. The first sends all boxes.
+    seats, count = plan_step.calls(job, hardware, known)
+    assert seats == count == workers and found.tasks == 7 * count
+    update, others, _ = plan_step.call_bytes(job, hardware, known)
+    labels = 4 * job.rows
+    sent = seats * (job.code_bytes + 5 * update) + 6 * (count * (others - 2000) - labels)
+    assert found.bytes_sent == pytest.approx(sent, rel=0.05)
+
+
+# --- how it behaves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [0, 8])
+@pytest.mark.parametrize("job", [Job(), IMAGENET])
+def test_more_work_and_worse_links_take_longer(job: Job, shards: int) -> None:
+    hardware = Hardware(workers=8, box_shards=shards)
+
+    def seconds(job: Job, hardware: Hardware = hardware) -> float:
+        return sum(plan_step.step_phases(job, hardware, MEASURED).values())
+
+    for name in ("boxes", "batch"):
+        assert seconds(replace(job, **{name: 2 * getattr(job, name)})) > seconds(job)
+    assert seconds(job, replace(hardware, latency=1e-3)) > seconds(job)
+    assert seconds(job, replace(hardware, bandwidth=1e8)) > seconds(job)
+    assert seconds(job, replace(hardware, client_threads=4)) < seconds(job)
+    phases = [
+        plan_step.step_phases(job, replace(hardware, workers=workers), MEASURED)
+        for workers in (1, 2, 4, 8)
+    ]
+    work = [p["distances"] for p in phases]
+    assert work == sorted(work, reverse=True) and work[-1] < work[0] / 6
+
+
+def test_a_curve_says_where_communication_takes_over() -> None:
+    points = plan.curve(IMAGENET, Hardware(workers=5), MEASURED)
+    assert [p["workers"] for p in points] == sorted({*plan.CURVE, 5})
+    shares = [p["communication"] for p in points]
+    first = plan.takeover(points)
+    assert first is not None and 1 < first < 100
+    assert all((share > 0.5) == (p["workers"] >= first)
+               for p, share in zip(points, shares, strict=True))  # fmt: skip
+    assert all(p["efficiency"] == p["speedup"] / p["workers"] < 1 for p in points)
+    rates = dict.fromkeys(("serialise_rate", "call_rate", "pack_rate"), 1e15)
+    times = dict.fromkeys(("call_seconds", "message_seconds"), 1e-12)
+    free = replace(MEASURED, **rates, **times)
+    ideal = plan.curve(IMAGENET, Hardware(bandwidth=1e15, latency=0), free)
+    assert plan.takeover(ideal) is None
+
+
+# --- simulation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["whole boxes", "shards"])
+@pytest.mark.parametrize("job", [Job(), Job(boxes=25_000), IMAGENET], ids=["small", "mid", "big"])
+def test_prediction_is_that_of_a_simulated_cluster(job: Job, shards: bool) -> None:
+    for workers in (1, 2, 3, 5, 8, 16, 27, 32, 64):
+        hardware = Hardware(workers=workers, box_shards=workers * shards)
+        predicted = sum(plan_step.step_phases(job, hardware, MEASURED).values())
+        found = simulate(job, hardware, MEASURED, steps=5)
+        assert found == pytest.approx(predicted, rel=0.15), workers
+
+
+def test_threads_and_slow_links_are_simulated_too() -> None:
+    hardware = Hardware(workers=16, threads=4, bandwidth=1.25e8, latency=2e-3)
+    predicted = sum(plan_step.step_phases(Job(), hardware, MEASURED).values())
+    assert simulate(Job(), hardware, MEASURED) == pytest.approx(predicted, rel=0.15)
+
+
+@pytest.mark.parametrize("workers", [2, 16, 64])
+def test_workers_that_really_wait_take_as_long(workers: int) -> None:
+    hardware = Hardware(workers=workers)
+    predicted = sum(plan_step.step_phases(Job(), hardware, MEASURED).values())
+    # Others on the machine can only make it late.
+    found = min(simulate(Job(), hardware, MEASURED, 1, real_seconds=0.1) for _ in range(4))
+    assert found == pytest.approx(predicted, rel=0.15)
+
+
+# --- calibration ---------------------------------------------------------------------------
+
+
+def test_calibration_measures_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_calibrate, "FEATURES", (64, 784))
+    monkeypatch.setattr(plan_calibrate, "_BOXES", 64)
+    found = plan_calibrate.calibrate()
+    assert set(found.entry) == set(found.distances["counted"]) == {64, 784}
+    assert found.round_trip == MEASURED.round_trip
+    assert 1e8 < found.distance_rate(112, 784) < 1e13
+    assert 1e-12 < found.entry_seconds(784) < 1e-7
+    assert found.source["command"] == "boxnn plan --calibrate"
+
+
+def test_constants_survive_a_file(tmp_path: Path) -> None:
+    save_constants(MEASURED, tmp_path / "c.json")
+    assert load_constants(tmp_path / "c.json") == MEASURED
+    with pytest.raises(OptionError, match="already exists"):
+        save_constants(MEASURED, tmp_path / "c.json")
+    assert MEASURED.source["machine"]["cpu"] and "boxnn plan" in MEASURED.source["command"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(format="other"), "no constants"),
+        (lambda c: c.update(version=9), "version 9"),
+        (lambda c: c["constants"].pop("round_trip"), "must set"),
+        (lambda c: c["constants"].update(copy_rate=-1), "copy_rate is -1"),
+        (lambda c: c["constants"].update(entry={}), "no positive number"),
+        (lambda c: c["constants"].update(entry=[1]), "no positive number"),
+        (lambda c: c["constants"]["distances"].pop("capped"), "no positive number"),
+    ],
+)
+def test_bad_constants_are_refused(tmp_path: Path, change: object, words: str) -> None:
+    content = json.loads(json.dumps(MEASURED.as_dict()))
+    change(content)  # type: ignore[operator]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words) as caught:
+        load_constants(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,221 @@
+"""Training on a GPU: the CPU's boxes, bit for bit (which are compared with loops elsewhere)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.gpu_arrays import SIMULATED, why_not
+
+from boxnn_numba import fit, load_model
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.data.dataset import open_dataset, write_dataset
+from boxnn_numba.errors import BackendError, ClusterError, OptionError
+from boxnn_numba.pipelines.certification.certify import certify
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.run import Training
+
+_REASON = why_not()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(_REASON is not None, reason=str(_REASON)),
+]
+
+N, FEATURES, CLASSES = (7, 6, 3) if SIMULATED else (400, 50, 3)
+COMMON: dict[str, Any] = {"boxes": 5 if SIMULATED else 60, "epochs": 1, "batch": N - 2, "lr": 0.5}
+
+
+def data(features: int = FEATURES) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = np.arange(N) % CLASSES
+    centres = rng.integers(60, 200, (CLASSES, features))
+    x = np.clip(centres[y] + rng.integers(-60, 61, (N, features)), 0, 255).astype(np.uint8)
+    return x, y
+
+
+def run_on(device: str, options: dict[str, Any], held_out: int = 0) -> Training:
+    x, y = data()
+    settings = TrainingOptions(**{**COMMON, "validation": 0.0, **options})
+    feed = Feed.from_arrays(x, y, (x[:held_out], y[:held_out]), settings.seed)
+    return Training(settings, feed, CLASSES, get_backend(device, 1))
+
+
+def same(a: Training, b: Training) -> None:
+    for left, right in zip(a.codes(), b.codes(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    left_state, right_state = a.stepper.state(), b.stepper.state()
+    assert set(left_state) == set(right_state)
+    for name, value in left_state.items():
+        assert value.tobytes() == right_state[name].tobytes(), name
+    for left_record, right_record in zip(a.history, b.history, strict=True):
+        left_dict, right_dict = left_record.as_dict(), right_record.as_dict()
+        left_dict.pop("seconds"), right_dict.pop("seconds")
+        assert left_dict == right_dict
+
+
+#: Every objective, soft-min, relaxation and optimiser; on a GPU in all combinations.
+CHOICES = (
+    ("clip", "paper", "target"),
+    ("boltzmann", "logsumexp", "hard", "mean"),
+    ("graded", "l1", "l2"),
+    ("sgd", "momentum", "adam"),
+)
+COMBINATIONS = (
+    [
+        ("clip", "boltzmann", "graded", "sgd"),
+        ("paper", "logsumexp", "graded", "momentum"),
+        ("target", "boltzmann", "graded", "adam"),
+        ("target", "logsumexp", "l1", "sgd"),
+        ("clip", "hard", "l2", "momentum"),
+        ("paper", "mean", "l1", "adam"),
+    ]
+    if SIMULATED
+    else list(itertools.product(*CHOICES))
+)
+
+
+@pytest.mark.parametrize("choice", COMBINATIONS, ids="-".join)
+def test_same_bits_as_the_cpu(choice: tuple[str, str, str, str]) -> None:
+    objective, softmin, relaxation, optimizer = choice
+    options = {
+        "objective": objective, "softmin": softmin, "relaxation": relaxation, "radius": 1,
+        "optimizer": "adam" if optimizer == "adam" else "sgd", "leak": 0.3, "width": 40,
+        "momentum": 0.8 if optimizer == "momentum" else 0.0, "sharpness": 3.0, "keep": 0.3,
+        "crowd": 1.5,
+        "weight_decay": 0.01 if optimizer == "momentum" else 0.0, "tau": 0.7,
+        "lr": 0.01 if optimizer == "adam" else 0.05,
+    }  # fmt: skip
+    runs = [run_on(device, options) for device in ("cpu", "cuda")]
+    start = runs[0].codes()
+    for run in runs:
+        run.run_epoch()
+    same(*runs)
+    assert not np.array_equal(runs[1].codes()[0], start[0])
+
+
+@pytest.mark.parametrize("width", [1, 255])
+def test_any_width(width: int) -> None:
+    runs = [run_on(device, {"width": width, "lr": 0.05}, held_out=2) for device in ("cpu", "cuda")]
+    for run in runs:
+        run.run_epoch()
+    same(*runs)
+
+
+def test_a_run_continues_on_the_other_device() -> None:
+    options = {"optimizer": "adam", "epochs": 2, "lr": 0.02}
+    whole, first = run_on("cpu", options), run_on("cuda", options)
+    for _ in range(2):
+        whole.run_epoch()
+    first.run_epoch()
+    second = run_on("cpu", options)
+    second.restore(*first.state())
+    third = run_on("cuda", options)
+    third.restore(*second.state())
+    third.run_epoch()
+    same(whole, third)
+
+
+def test_windows_and_the_rest_of_an_epoch() -> None:
+    """Samples left over from a window join the next, on the GPU as on the CPU."""
+    x, y = data()
+    half = N // 2
+    feeds = Feed(
+        y.astype(np.int32), (half, N - half), FEATURES,
+        lambda window: x[:half] if window == 0 else x[half:], lambda: iter(()), 0,
+    )  # fmt: skip
+    settings = TrainingOptions(**{**COMMON, "validation": 0.0, "batch": 2})
+    runs = [Training(settings, feeds, CLASSES, get_backend(name, 1)) for name in ("cpu", "cuda")]
+    for run in runs:
+        run.run_epoch()
+    same(*runs)
+
+
+def test_entries_are_those_of_the_cpu() -> None:
+    x, y = data()
+    runs = [run_on(device, {}) for device in ("cpu", "cuda")]
+    table = runs[0].stepper.table
+    found = [run.backend.forward(table, x, y.astype(np.int32), runs[0].inputs) for run in runs]
+    for a, b in zip(found[0][1:], found[1][1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    triples = [sorted(zip(*(a.tolist() for a in part[0].arrays()), strict=True)) for part in found]
+    assert triples[0] == triples[1] and len(triples[0]) > N
+    again = runs[1].backend.forward(table, x[:3], y[:3].astype(np.int32), runs[0].inputs)
+    np.testing.assert_array_equal(again[2], found[0][2][:3])
+
+
+def test_fit_gives_the_same_model() -> None:
+    x, y = data()
+    options = {**COMMON, "validation": 0.2, "boxes": 3, "lr": 0.05}
+    models = [fit(x, y, device=device, **options) for device in ("cpu", "cuda")]
+    np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
+    np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
+
+
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_on("cuda", {})
+    run.stepper._distance = None
+    boxes = COMMON["boxes"]
+    monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 12.0 * boxes * 2)
+    with pytest.raises(BackendError, match=r"pass --batch 2 or less$"):
+        run.run_epoch()
+
+
+def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
+    data = shortened(tiny_dataset, tmp_path) if SIMULATED else tiny_dataset
+    options = TrainingOptions(boxes=4, epochs=1, batch=8)
+    one = ClusterOptions(workers=1, threads_per_worker=1)
+    train(data, tmp_path / "m-one", options, device="cpu", threads=1)
+    train(data, tmp_path / "m-worker", options, device="cuda", threads=1, cluster=one)
+    models = [load_model(tmp_path / name) for name in ("m-one", "m-worker")]
+    np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
+    np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
+    certify(tmp_path / "m-one", data, tmp_path / "c-one", device="cpu", threads=1)
+    both = replace(one, workers=2, share_gpus=True)
+    certify(tmp_path / "m-one", data, tmp_path / "c-both", device="cuda", cluster=both)
+    files = [open_certificate(tmp_path / name) for name in ("c-one", "c-both")]
+    np.testing.assert_array_equal(files[0].radius, files[1].radius)
+    if SIMULATED:  # of which there is one
+        with pytest.raises(ClusterError, match="has more workers than GPUs"):
+            train(data, tmp_path / "m", options, device="cuda", cluster=replace(one, workers=2))
+    with pytest.raises(OptionError, match="--box-shards are computed on CPUs"):
+        train(data, tmp_path / "m", options, device="cuda", cluster=replace(one, box_shards=2))
+
+
+def shortened(path: Path, folder: Path) -> Path:
+    """Return a copy of a dataset with few samples."""
+    dataset = open_dataset(path)
+    train, test = dataset.read("train"), dataset.read("test")
+    parts = {"train": (train[0][:12], train[1][:12]), "test": (test[0][:5], test[1][:5])}
+    write_dataset(folder / "short.zarr", name="short", classes=[3, 5, 8], **parts)
+    return folder / "short.zarr"
+
+
+def test_commands(tmp_path: Path, tiny_dataset: Path, run_boxnn: Any) -> None:
+    """Model files and certificate files hold the same arrays, whatever the device."""
+    if SIMULATED:
+        tiny_dataset = shortened(tiny_dataset, tmp_path)
+    for device in ("cpu", "cuda"):
+        at = ("--device", device, "--out")
+        words = ("train", tiny_dataset, *at, f"m-{device}", "--boxes", 4, "--epochs", 1)
+        assert run_boxnn(*words, "--batch", 8, "--threads", 1)[0] == 0
+        words = ("certify", f"m-{device}", tiny_dataset, *at, f"c-{device}", "--chunk", 3)
+        assert run_boxnn(*words)[0] == 0
+    models = [load_model(tmp_path / f"m-{device}") for device in ("cpu", "cuda")]
+    np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
+    np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
+    files = [open_certificate(tmp_path / f"c-{device}") for device in ("cpu", "cuda")]
+    np.testing.assert_array_equal(files[0].prediction, files[1].prediction)
+    np.testing.assert_array_equal(files[0].radius, files[1].radius)
+    np.save(tmp_path / "x.npy", np.zeros((3, 12), np.uint8))
+    for device in ("cpu", "cuda"):
+        words = ("predict", "m-cpu", "x.npy", "--out", f"p-{device}", "--device", device)
+        assert run_boxnn(*words)[0] == 0
+    assert (tmp_path / "p-cpu").read_text() == (tmp_path / "p-cuda").read_text()

@@ -1,0 +1,62 @@
+"""Boxes to start from: how many, where, and how large."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from boxnn_numba.training.initial_boxes import Seeds, grown, half_side
+
+RNG = np.random.default_rng(0)
+
+
+def boxes_around(codes: np.ndarray, labels: list[int], half: float) -> Seeds:
+    return Seeds.none(codes.shape[1]).joined(codes, np.array(labels), half)
+
+
+def test_joined_boxes_are_sorted_and_keep_their_order() -> None:
+    codes = RNG.integers(0, 256, (6, 3), dtype=np.uint8)
+    seeds = boxes_around(codes[:4], [2, 0, 2, 0], 10.0).joined(codes[4:], np.array([1, 0]), 0.0)
+    assert seeds.labels.tolist() == [0, 0, 0, 1, 2, 2]
+    order, halves = [1, 3, 5, 4, 0, 2], np.array([10, 10, 0, 0, 10, 10])[:, None]
+    np.testing.assert_array_equal(seeds.bounds[0], codes[order] - halves.astype(float))
+    np.testing.assert_array_equal(seeds.bounds[1], codes[order] + halves.astype(float))
+    assert seeds.bounds[0].dtype == np.float32 and seeds.labels.dtype == np.int32
+    assert seeds.counts(5).tolist() == [3, 1, 2, 0, 0]
+
+
+def test_new_boxes_are_around_wrong_samples_and_within_the_shares() -> None:
+    codes = np.arange(80, dtype=np.uint8).reshape(20, 4)
+    index = np.arange(20) % 2
+    present = boxes_around(codes[:3] + np.uint8(100), [0, 0, 1], 1.0)
+    wrong = np.arange(20) >= 10
+    seeds = grown(present, codes, index, wrong, np.array([4, 100]), 0.0, False, seed=1)
+    assert seeds.counts(2).tolist() == [4, 1 + 5]
+    for label in (0, 1):
+        new = [row for row in seeds.bounds[0][seeds.labels == label].tolist() if max(row) < 99]
+        assert all(row in codes[wrong & (index == label)].tolist() for row in new)
+        assert len({tuple(row) for row in new}) == len(new)
+    full = grown(present, codes, index, wrong, np.array([1, 1]), 0.0, False, seed=1)
+    np.testing.assert_array_equal(full.bounds[0], present.bounds[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_few_samples_lie_in_a_new_box_of_another_class(n: int) -> None:
+    index = np.repeat(np.arange(8), 25)
+    codes = (30 * index[:, None] + RNG.integers(0, 40, (200, n))).astype(np.uint8)
+    half = half_side(boxes_around(codes, index.tolist(), 0.0), codes, index, 25.5, seed=0)
+    inside = 0
+    for x, label in zip(codes.astype(int), index, strict=True):
+        rivals = codes[index != label].astype(int)
+        inside += any(all(abs(x[k] - c[k]) <= half for k in range(n)) for c in rivals)
+    assert inside <= 0.05 * 200 + 1 or half == 0
+    assert 0 <= half <= 25.5 and (n < 6 or half > 5)
+
+
+def test_sides_where_there_is_room() -> None:
+    codes = np.array([[0, 0], [200, 200]], np.uint8)
+    points = boxes_around(codes, [0, 1], 0.0)
+    assert half_side(points, codes, np.array([0, 1]), 25.5, seed=0) == 25.5
+    one = boxes_around(codes, [0, 0], 0.0)
+    assert half_side(one, codes, np.array([0, 0]), 25.5, seed=0) == 25.5
+    assert half_side(points, codes[:1], np.array([1]), 25.5, seed=0) < 3  # in the other's box
