@@ -9,12 +9,15 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import OptionError
+
+if TYPE_CHECKING:
+    from boxnn_numba.pipelines.running import RunOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -102,6 +105,30 @@ def chosen_cluster(options: dict[str, Any]) -> Any:
 
     names = [item.name for item in fields(ClusterOptions)]
     return ClusterOptions(**{name: options.pop(name) for name in names})
+
+
+@contextlib.contextmanager
+def running(description: str, options: dict[str, Any]) -> Iterator[RunOptions]:
+    """Show a progress bar while the body runs, and give it the command's `RunOptions`.
+
+    Parameters
+    ----------
+    description
+        What is being done.
+    options
+        Arguments of the command. Those that say how it runs (``quiet``, ``overwrite``,
+        ``device``, ``workers``, ...) are taken out; what is left is the command's own.
+    """
+    from boxnn_numba.pipelines.cluster.options import ClusterOptions
+    from boxnn_numba.pipelines.running import RunOptions
+
+    def taken(kind: type) -> dict[str, Any]:
+        names = [item.name for item in fields(kind) if item.name in options]
+        return {name: options.pop(name) for name in names}
+
+    cluster = ClusterOptions(**taken(ClusterOptions))
+    with progress(options.pop("quiet"), description) as bar:
+        yield RunOptions(**taken(RunOptions), cluster=cluster, progress=bar)
 
 
 def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
