@@ -15,8 +15,8 @@ from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.errors import BoxNNError, OptionError
 from boxnn_numba.pipelines.attack.attack import random_budget
 from boxnn_numba.pipelines.attack.sandwich import check_sound, keep_counterexample, standing
+from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.runs import Run
-from boxnn_numba.pipelines.report.origins import Origins
 
 
 def hold_against(

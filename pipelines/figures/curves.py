@@ -1,4 +1,4 @@
-"""Figures drawn with matplotlib (Agg, no global state): curves, histograms, gallery.
+"""Figures drawn with matplotlib (Agg, no global state): curves and histograms.
 
 matplotlib is imported when a figure is made, not when this module is.
 """
@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from boxnn_numba.data.paths import Location
-from boxnn_numba.pipelines.figures.palette import CHANGED, run_colour, run_mark
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
+from boxnn_numba.pipelines.figures.palette import run_colour, run_mark
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.scales import (
+    histogram_counts,
+    histogram_edges,
+    last_radius,
+    tick_step,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from boxnn_numba.pipelines.report.gallery_views import Picture
 
 #: Runs in the figure of histograms; the page has one of every run.
 MOST_PANELS = 12
@@ -47,25 +50,6 @@ def save(figure: Figure, path: Location) -> None:
     """Write a figure as PNG, without a date, so that the same figure gives the same file."""
     with path.open("wb") as file:
         figure.savefig(file, format="png", metadata={"Software": None})
-
-
-def last_radius(runs: Sequence[Run], published: Sequence[PublishedRow]) -> int:
-    """Return the radius at which the axis ends: beyond it no run certifies 0.5% of samples."""
-    ends = [row.radii[-1] for row in published]
-    for run in runs:
-        visible = np.flatnonzero(run.curve() >= 0.5)
-        ends.append(int(visible[-1]) if len(visible) else 0)
-    return max([*ends, 1])
-
-
-def tick_step(last: int) -> int:
-    """Return the step between ticks of a radius axis from 0 to `last`, at most 12 of them."""
-    scale = 1
-    while True:
-        for base in (1, 2, 4, 5):
-            if last <= 12 * base * scale:
-                return base * scale
-        scale *= 10
 
 
 def method_label(name: str) -> str:
@@ -95,7 +79,7 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
         One pair of axes with a legend beside it.
     """
     # Room for the legend: 30 letters and 18 lines fit without more.
-    longest = max(len(_short(run.name, _LONGEST_NAME)) for run in runs)
+    longest = max(len(shortened(run.name, _LONGEST_NAME)) for run in runs)
     lines = len(runs) + sum(run.robust is not None for run in runs) + len(FAMILIES)
     figure = new_figure(8.6 + 0.09 * max(0, longest - 18), max(4.8, 0.23 * lines + 0.5))
     axes = figure.subplots()
@@ -130,7 +114,7 @@ def frame_curves(axes: Axes, last: int) -> None:
 
 def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
     curve = run.curve()
-    name = method_label(run.name) if run.named_by_method else _short(run.name, _LONGEST_NAME)
+    name = method_label(run.name) if run.named_by_method else shortened(run.name, _LONGEST_NAME)
     # The step down to zero after the largest radius belongs to the curve.
     values = np.append(curve, 0.0)
     (line,) = axes.plot(
@@ -161,7 +145,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
         linewidth=1.4,
         zorder=5,
         path_effects=[withStroke(linewidth=3.4, foreground="white")],
-        label=f"{_short(run.name, _LONGEST_NAME)} under attack"
+        label=f"{shortened(run.name, _LONGEST_NAME)} under attack"
         + (f" ({run.attacked:,} samples)" if run.attacked < len(run.label) else ""),
     )
     return line
@@ -234,111 +218,6 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
     return figure
 
 
-def histogram_edges(runs: Sequence[Run]) -> np.ndarray:
-    """Return integer bin edges 0, s, 2 s, ... that cover all radii in at most 60 bins."""
-    largest = max(int(run.radius.max()) for run in runs)
-    step = -(-(largest + 1) // 60)
-    return np.arange(0, largest + step + 1, step)
-
-
-def histogram_counts(run: Run, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many samples have a radius in each bin, those that are right and the others."""
-    right = run.prediction == run.label
-    counts = [np.histogram(run.radius[rows], bins=edges)[0] for rows in (right, ~right)]
-    return counts[0], counts[1]
-
-
-def gallery(pictures: Sequence[Picture], title: str) -> Figure:
-    """Draw test images beside their nearest own and rival boxes.
-
-    Parameters
-    ----------
-    pictures
-        One row of images each.
-    title
-        Above the rows.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Columns: the image, what an attack makes of it where there is one, own box lower and upper,
-        rival box lower and upper.
-    """
-    heads = ["sample", "own box, lower", "own box, upper", "rival box, lower", "rival box, upper"]
-    attacked = any(picture.attack is not None for picture in pictures)
-    if attacked:
-        heads.insert(1, "under attack")
-    canvas, size = _contact_sheet(pictures, attacked)
-    # Enlarged here to whole pixels of the figure: matplotlib would take longer, and blur.
-    scale = max(1, round(1.1 * DPI / size))
-    canvas = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
-    left, head, margin = round(1.75 * DPI), round(0.75 * DPI), round(0.1 * DPI)
-    height, width = canvas.shape[:2]
-    across, down = left + width + margin, head + height + margin
-    figure = new_figure(across / DPI, down / DPI, layout=None)
-    figure.add_artist(_pixels(canvas, left, margin))
-    for column, words in enumerate(heads):
-        x = left + width * (column + 0.5) / len(heads)
-        y = margin + height + 0.06 * DPI
-        figure.text(x / across, y / down, words, ha="center", va="bottom", fontsize=9)
-    for row, picture in enumerate(pictures):
-        names = (_short(name) for name in picture.names)
-        kinds = zip(("true", "predicted", "rival"), names, strict=True)
-        lines = [f"{picture.group}, #{picture.index}", f"radius {picture.radius}"]
-        lines += [f"{kind} {name}" for kind, name in kinds]
-        if picture.attack is not None and picture.attack.changed > 0:
-            lines[1] += f", attack {picture.attack.changed}"
-        y = margin + height * (1 - (row + 0.5) / len(pictures))
-        x = left - 0.1 * DPI
-        figure.text(x / across, y / down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
-    x, y = 0.1 * DPI / across, 1 - 0.12 * DPI / down
-    figure.text(x, y, title, ha="left", va="top", fontsize=11)
-    return figure
-
-
-def _pixels(image: np.ndarray, left: int, bottom: int) -> Artist:
-    """Return an artist that copies an (h, w, 3) image to pixels of the figure as it is."""
-    from matplotlib.artist import Artist
-
-    opaque = np.full(image.shape[:2], 255, np.uint8)
-    flipped = np.ascontiguousarray(np.dstack([image, opaque])[::-1])
-
-    class Pixels(Artist):
-        def draw(self, renderer: Any) -> None:
-            renderer.draw_image(renderer.new_gc(), left, bottom, flipped)
-
-    return Pixels()
-
-
-def _short(name: str, longest: int = 14) -> str:
+def shortened(name: str, longest: int = 14) -> str:
+    """Return a name, or its beginning and an ellipsis."""
     return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
-def _contact_sheet(pictures: Sequence[Picture], attacked: bool) -> tuple[np.ndarray, int]:
-    """Return all images in one, a row for each picture, and the longest side of an image."""
-    first = pictures[0].images[0]
-    gap = max(2, max(first.shape[:2]) // 12)
-    margins = [(0, gap), (0, gap), (0, 0)]
-    rows = []
-    for picture in pictures:
-        images = [_rgb(image) for image in picture.images]
-        if attacked:
-            images.insert(1, _attacked(picture))
-        padded = [np.pad(image, margins, constant_values=255) for image in images]
-        rows.append(np.concatenate(padded, axis=1))
-    return np.concatenate(rows), max(first.shape[:2]) + gap
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
-
-
-def _attacked(picture: Picture) -> np.ndarray:
-    """Return what an attack makes of an image, changed pixels tinted; white where there is none."""
-    attack = picture.attack
-    if attack is None or attack.image is None:
-        return np.full_like(_rgb(picture.images[0]), 255)
-    image = _rgb(attack.image).copy()
-    tint = np.array([int(CHANGED[at : at + 2], 16) for at in (1, 3, 5)])
-    image[attack.marks] = (0.4 * image[attack.marks] + 0.6 * tint).astype(np.uint8)
-    return image

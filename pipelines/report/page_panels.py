@@ -7,8 +7,8 @@ from html import escape
 
 import numpy as np
 
-from boxnn_numba.pipelines.figures.curves import histogram_counts, histogram_edges, tick_step
 from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.scales import histogram_counts, histogram_edges, tick_step
 from boxnn_numba.pipelines.report.page_svg import radius_ticks, svg_text
 
 #: Both charts of a run share the left and right end of the radius axis.

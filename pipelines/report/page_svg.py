@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.pipelines.figures.curves import last_radius, tick_step
 from boxnn_numba.pipelines.figures.palette import run_mark
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, setting
 from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.scales import last_radius, tick_step
 from boxnn_numba.pipelines.report.page_tables import mark_path, series_key
 
 #: The plotting area of the curves within their view box, in its units.

@@ -12,6 +12,7 @@ from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Location, Name, exists, location, reachable
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.attack.evaluate import with_attacks
+from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.published import (
     PublishedRow,
     is_sample,
@@ -21,7 +22,6 @@ from boxnn_numba.pipelines.figures.published import (
 from boxnn_numba.pipelines.figures.runs import Run, load_runs
 from boxnn_numba.pipelines.report import gallery_views
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample, select_samples
-from boxnn_numba.pipelines.report.origins import Origins
 from boxnn_numba.pipelines.report.summary_files import (
     run_settings,
     software_versions,
@@ -217,6 +217,7 @@ def _write_figures(
     convention: str,
 ) -> None:
     from boxnn_numba.pipelines.figures import curves as plots
+    from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 
     title = _title(runs)
     words = f"{title} (radii: {convention} convention)"
@@ -233,7 +234,7 @@ def _write_figures(
         if pictures and drawn < _GALLERY_FIGURES:
             drawn += 1
             name = re.sub(r"[^\w.+-]+", "_", run.name)
-            figure = plots.gallery(pictures, f"{run.name}: {title}")
+            figure = contact_sheet(pictures, f"{run.name}: {title}")
             plots.save(figure, folder / f"gallery_{name}.png")
 
 

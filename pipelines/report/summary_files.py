@@ -10,9 +10,9 @@ from typing import Any
 
 from boxnn_numba import __version__
 from boxnn_numba.data.paths import Location
-from boxnn_numba.pipelines.figures.curves import last_radius, tick_step
 from boxnn_numba.pipelines.figures.published import PublishedRow
 from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.scales import last_radius, tick_step
 
 _SETTINGS = (
     "model",

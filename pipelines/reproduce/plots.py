@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from boxnn_numba.pipelines.figures.curves import FAMILY_COLOURS, method_label, new_figure, tick_step
+from boxnn_numba.pipelines.figures.curves import FAMILY_COLOURS, method_label, new_figure
+from boxnn_numba.pipelines.figures.scales import tick_step
 from boxnn_numba.pipelines.reproduce.rows import Row
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ from boxnn_numba.errors import (
 )
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.connection import worker_report
+from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.runs import load_runs
-from boxnn_numba.pipelines.report.origins import Origins
 from boxnn_numba.pipelines.training.train import train
 
 

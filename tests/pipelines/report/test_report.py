@@ -13,9 +13,10 @@ from support.report_samples import WIDTH, make_model, make_run, pairwise_loops
 from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures import curves as plots
-from boxnn_numba.pipelines.figures import published
+from boxnn_numba.pipelines.figures import published, scales
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report import gallery, page_panels
+from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.report import gallery_views
 
 UNATTACKED = [group for group in gallery.GROUPS if group != "attacked"]
@@ -71,7 +72,7 @@ def test_curve_is_certified_accuracy_at_every_radius():
 
 @pytest.mark.parametrize("last", [1, 2, 12, 13, 40, 61, 100, 784, 150_528])
 def test_ticks_are_few_and_whole(last):
-    step = plots.tick_step(last)
+    step = scales.tick_step(last)
     assert step >= 1
     assert 1 <= last // step <= 12
 
@@ -100,7 +101,7 @@ def test_figures_are_deterministic_pngs(tmp_path, oracle_distance):
     for draw in (
         lambda: plots.certified_curves([run], [], "t"),
         lambda: plots.radius_histogram([run, run], "t"),
-        lambda: plots.gallery(pictures, "t"),
+        lambda: contact_sheet(pictures, "t"),
     ):
         plots.save(draw(), tmp_path / "a.png")
         plots.save(draw(), tmp_path / "b.png")
@@ -112,7 +113,7 @@ def test_histogram_bins_hold_every_sample():
     run, _, _ = make_run()
     for radius in (run.radius, run.radius * 97):
         many = Run("r", run.prediction, radius, run.label, run.classes)
-        edges = plots.histogram_edges([many])
+        edges = scales.histogram_edges([many])
         assert len(edges) <= 62
         assert np.histogram(radius, bins=edges)[0].sum() == len(radius)
         svg = page_panels.histogram_svg([many], 0)

@@ -1,0 +1,43 @@
+"""Scales of charts: where axes end, their ticks and bins, the same in PNG files and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from boxnn_numba.pipelines.figures.published import PublishedRow
+from boxnn_numba.pipelines.figures.runs import Run
+
+
+def last_radius(runs: Sequence[Run], published: Sequence[PublishedRow]) -> int:
+    """Return the radius at which the axis ends: beyond it no run certifies 0.5% of samples."""
+    ends = [row.radii[-1] for row in published]
+    for run in runs:
+        visible = np.flatnonzero(run.curve() >= 0.5)
+        ends.append(int(visible[-1]) if len(visible) else 0)
+    return max([*ends, 1])
+
+
+def tick_step(last: int) -> int:
+    """Return the step between ticks of a radius axis from 0 to `last`, at most 12 of them."""
+    scale = 1
+    while True:
+        for base in (1, 2, 4, 5):
+            if last <= 12 * base * scale:
+                return base * scale
+        scale *= 10
+
+
+def histogram_edges(runs: Sequence[Run]) -> np.ndarray:
+    """Return integer bin edges 0, s, 2 s, ... that cover all radii in at most 60 bins."""
+    largest = max(int(run.radius.max()) for run in runs)
+    step = -(-(largest + 1) // 60)
+    return np.arange(0, largest + step + 1, step)
+
+
+def histogram_counts(run: Run, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many samples have a radius in each bin, those that are right and the others."""
+    right = run.prediction == run.label
+    counts = [np.histogram(run.radius[rows], bins=edges)[0] for rows in (right, ~right)]
+    return counts[0], counts[1]
