@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.cli_runs import TRAIN
 
-from boxnn_numba.cli import main
+from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.sources import catalogue as sources
 from boxnn_numba.pipelines.training.baselines import train_baseline

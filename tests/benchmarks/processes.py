@@ -34,7 +34,7 @@ from boxnn_numba.training.options import TrainingOptions
 
 #: Images that are certified, and RA's forward passes per image (design of Levine & Feizi).
 IMAGES, RA_PASSES, RA_KEEP = 10_000, 10_000, 45
-_CLI = "from boxnn_numba.cli import main; main()"
+_CLI = "from boxnn_numba.cli.main import main; main()"
 
 
 def boxnn(*words: object, **environment: str) -> str:

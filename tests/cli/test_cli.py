@@ -206,7 +206,7 @@ def test_labels_that_the_model_never_saw(trained: Run) -> None:
 
 def test_help_is_quick_and_light() -> None:
     code = (
-        "import sys\nfrom boxnn_numba.cli import main\n"
+        "import sys\nfrom boxnn_numba.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'numba', 'dask', 'zarr', 'matplotlib', 'sklearn', 'scipy', 'torch'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.cli_runs import TRAIN, Run, failed, here
 
-from boxnn_numba.cli import main
+from boxnn_numba.cli.main import main
 from boxnn_numba.errors import OptionError
 
 

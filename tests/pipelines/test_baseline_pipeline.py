@@ -49,7 +49,7 @@ import sys, time
 sys.path.insert(0, {str(TESTS)!r})
 from support import fake_networks
 fake_networks.install()
-from boxnn_numba.cli import main
+from boxnn_numba.cli.main import main
 from boxnn_numba.pipelines.certification import baselines as baseline_certify
 from boxnn_numba.pipelines.certification import chunked
 write = chunked.write_chunk

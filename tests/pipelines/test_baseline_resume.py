@@ -25,7 +25,7 @@ SLOW = [
     *BOXNN[:-1],
     """
 import time
-from boxnn_numba.cli import main
+from boxnn_numba.cli.main import main
 from boxnn_numba.pipelines.training.baseline_checkpoint import FileCheckpoint
 
 save = FileCheckpoint.save

@@ -173,7 +173,7 @@ def test_the_site_builds_without_a_warning_and_without_a_network(tmp_path: Path)
 def test_shell_completion(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boxnn_numba.cli import main
+    from boxnn_numba.cli.main import main
 
     text = (ROOT / "docs" / "setup.md").read_text(encoding="utf-8")
     for shell in ("bash", "zsh", "fish"):

@@ -31,7 +31,7 @@ from boxnn_numba.training.options import TrainingOptions
 
 #: A process of a test that loses its parent ends after this many seconds.
 _BOUND = "import signal; signal.alarm(400); "
-BOXNN = [sys.executable, "-P", "-c", f"{_BOUND}from boxnn_numba.cli import main; main()"]
+BOXNN = [sys.executable, "-P", "-c", f"{_BOUND}from boxnn_numba.cli.main import main; main()"]
 CHUNK_ROWS = 4
 TEST_ROWS = 120
 #: Odd sizes: batches, pieces and shards that do not divide anything.

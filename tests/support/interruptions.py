@@ -15,13 +15,13 @@ import numpy as np
 from boxnn_numba import BoxNN
 from boxnn_numba.training.options import TrainingOptions
 
-BOXNN = [sys.executable, "-P", "-c", "from boxnn_numba.cli import main; main()"]
+BOXNN = [sys.executable, "-P", "-c", "from boxnn_numba.cli.main import main; main()"]
 #: The same, so slow at its epochs and chunks that there is time to kill it.
 SLOW_BOXNN = [
     *BOXNN[:-1],
     """
 import time
-from boxnn_numba.cli import main
+from boxnn_numba.cli.main import main
 from boxnn_numba.pipelines.certification import chunked
 from boxnn_numba.training.run import Training
 
