@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from boxnn_numba._version import __version__
+from boxnn_numba._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes

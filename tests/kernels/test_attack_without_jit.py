@@ -24,9 +24,10 @@ def results() -> list[list[int]]:
 
 
 def test_without_the_compiler() -> None:
+    tests = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-W", "error", __file__], env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "error", __file__], cwd=tests, capture_output=True, text=True,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": tests}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == results()
