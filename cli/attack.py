@@ -6,21 +6,30 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress, run_options
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    choice_option,
+    common_options,
+    emit,
+    out_option,
+    progress,
+    run_options,
+    split_option,
+)
 from boxnn_numba.errors import OptionError
 
 
-@click.command(short_help="Attack samples of a split.")
+@click.command(cls=Command, short_help="Attack samples of a split.")
 @click.argument("model", type=StorePath(exists=True))
 @click.argument("data", type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="Where the attacks go.")
-@click.option("--split", default="test", show_default=True, help="test or train.")
+@out_option("Where the attacks go.")
+@split_option
 @click.option("--limit", type=int, help="Attack only this many rows, spread evenly.")
-@click.option(
+@choice_option(
     "--method",
-    default="greedy",
-    show_default=True,
-    help="greedy (uses the boxes) or random (black box, in the manner of Sparse-RS).",
+    ("greedy", "random"),
+    help="greedy uses the boxes; random is a black box, in the manner of Sparse-RS.",
 )
 @click.option("--max-features", type=int, help="Most features, or groups, to change.")
 @click.option("--low", type=int, default=0, show_default=True, help="Least code to write.")

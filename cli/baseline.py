@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +10,22 @@ import click
 
 from boxnn_numba.cli.certify import evaluate
 from boxnn_numba.cli.common import (
-    Command,
+    Function,
+    Group,
     StorePath,
+    choice_option,
     chosen_cluster,
     cluster_options,
     common_options,
     emit,
+    out_option,
     progress,
     run_options,
+    split_option,
 )
 
 
-@click.group(short_help="Train and certify the published defences.")
+@click.group(cls=Group, short_help="Train and certify the published defences.")
 def baseline() -> None:
     """Train, certify and evaluate the published defences that Box-NN is compared with.
 
@@ -38,18 +43,21 @@ def fpa() -> None:
     """Feature partition aggregation: many networks, each of which sees its own features."""
 
 
-ra.add_command(evaluate)
-fpa.add_command(evaluate)
+for _group in (ra, fpa):
+    _evaluate = copy.copy(evaluate)
+    _own = f"boxnn baseline {_group.name} evaluate {_group.name}-a.zarr"
+    _evaluate.help = (evaluate.help or "").replace("boxnn evaluate cert.zarr", _own)
+    _group.add_command(_evaluate)
 
 
 # --- train -----------------------------------------------------------------------------
 
 
-def _train_options(command: Command) -> Command:
+def _train_options(command: Function) -> Function:
     for option in (
         click.option("--seed", default=0, show_default=True, help="Seed of the training."),
         click.option("--epochs", type=int, help="Most passes over the training data."),
-        click.option("--out", required=True, type=StorePath(), help="Where it goes (or .zip)."),
+        out_option("Where it goes (or .zip)."),
         click.argument("data", type=StorePath(exists=True)),
     ):
         command = option(command)
@@ -73,7 +81,7 @@ def _train(method: str, data: str, out: str, quiet: bool, as_json: bool, **optio
 
 @ra.command("train", short_help="Train a network on ablated samples.")
 @click.option("--retained", type=int, required=True, help="Features k that a sample keeps.")
-@click.option("--base", help="cnn or mlp. [default: cnn for images]")
+@click.option("--base", type=click.Choice(["cnn", "mlp"]), help="[default: cnn for images]")
 @_train_options
 def train_ra(**options: Any) -> None:
     """Train a network on the training split of DATA, of which it sees K random features a time.
@@ -85,13 +93,12 @@ def train_ra(**options: Any) -> None:
 
 @fpa.command("train", short_help="Train the submodels of a partition.")
 @click.option("--parts", type=int, required=True, help="Number of submodels T.")
-@click.option(
+@choice_option(
     "--partition",
-    default="strided",
-    show_default=True,
-    help="strided, strided-columns, random or patch.",
+    ("strided", "strided-columns", "random", "patch"),
+    help="Which features a submodel sees.",
 )
-@click.option("--base", help="mlp. [default: mlp]")
+@click.option("--base", type=click.Choice(["mlp"]), help="[default: mlp]")
 @_train_options
 def train_fpa(**options: Any) -> None:
     """Train one network for each part of the features on the training split of DATA.
@@ -104,13 +111,13 @@ def train_fpa(**options: Any) -> None:
 # --- certify ---------------------------------------------------------------------------
 
 
-def _certify_options(letters: str) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
+def _certify_options(letters: str) -> Callable[[Function], Function]:
+    def add(command: Function) -> Function:
         for option in (
             click.option("--limit", type=int, help="Certify only so many samples, evenly spread."),
-            click.option("--split", default="test", show_default=True, help="test or train."),
-            click.option("--certificate", default="a", show_default=True, help=letters),
-            click.option("--out", required=True, type=StorePath(), help="The certificate file."),
+            split_option,
+            choice_option("--certificate", ("a", "b"), help=letters),
+            out_option("The certificate file."),
             click.argument("data", type=StorePath(exists=True)),
             click.argument("model", type=StorePath(exists=True)),
         ):

@@ -7,27 +7,35 @@ from typing import Any
 import click
 
 from boxnn_numba.cli.common import (
+    Command,
     StorePath,
+    choice_option,
     chosen_cluster,
     chunk_option,
     cluster_options,
     common_options,
+    convention_option,
     device_option,
     emit,
+    out_option,
+    overwrite_option,
     progress,
     run_options,
+    split_option,
     whole_numbers,
 )
 from boxnn_numba.errors import OptionError
 
 
-@click.command(short_help="Certify every sample of a split.")
+@click.command(cls=Command, short_help="Certify every sample of a split.")
 @click.argument("model", type=StorePath(exists=True))
 @click.argument("data", type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="Where the certificates go.")
-@click.option("--split", default="test", show_default=True, help="test or train.")
-@click.option(
+@out_option("Where the certificates go.")
+@split_option
+@choice_option(
     "--certificate",
+    ("margin", "pairwise", "exact"),
+    default=None,
     help="margin (the default), pairwise (at least as large) or exact (the true radius).",
 )
 @click.option("--limit", type=int, help="Certify only this many rows, spread evenly.")
@@ -100,11 +108,11 @@ def _cluster_text(spent: dict[str, Any] | None) -> str:
     )
 
 
-@click.command(short_help="Predict and certify the rows of a .npy file.")
+@click.command(cls=Command, short_help="Predict and certify the rows of a .npy file.")
 @click.argument("model", type=StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("--out", required=True, type=StorePath(), help="CSV file: label, radius per row.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+@out_option("CSV file: label, radius per row.")
+@overwrite_option("Replace what is at --out.")
 @device_option
 @chunk_option
 @common_options
@@ -190,15 +198,15 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     ]
 
 
-@click.command(short_help="Summarise a certificate file.")
+@click.command(cls=Command, short_help="Summarise a certificate file.")
 @click.argument("certificate", type=StorePath(exists=True))
-@click.option("--radii", default="0,4,8,12,16,20,24,28,32,36,40", show_default=True)
 @click.option(
-    "--convention",
-    default="sound",
+    "--radii",
+    default="0,4,8,12,16,20,24,28,32,36,40",
     show_default=True,
-    help="sound, or paper (only to compare with the paper's tables).",
+    help="Radii to count at, with commas.",
 )
+@convention_option
 @click.option(
     "--attack",
     type=StorePath(exists=True),

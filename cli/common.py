@@ -1,25 +1,82 @@
-"""What all commands share: options, configuration files, progress bars, output."""
+"""Options: those that several commands share, in sections, and how a command runs."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
-import tomllib
+import functools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from boxnn_numba.cli.config import read_config
+from boxnn_numba.cli.console import emit, progress
 from boxnn_numba.data.paths import is_url
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import BoxNNError, OptionError
 
 if TYPE_CHECKING:
     from boxnn_numba.pipelines.running import RunOptions
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+__all__ = ["emit", "progress"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+#: Sections of a help text that come after those of the command itself.
+WHERE, OUTPUT = _LAST = ("Where it runs", "Output")
+
+
+class Option(click.Option):
+    """An option that stands in a section of the help text."""
+
+    def __init__(self, *arguments: Any, section: str = "Options", **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command with its options in sections, whose errors speak of its options."""
+
+    def sections(self, ctx: click.Context) -> dict[str, list[click.Parameter]]:
+        """Return the options by section, in the order of the help text."""
+        found: dict[str, list[click.Parameter]] = {}
+        for item in self.get_params(ctx):
+            if isinstance(item, click.Option):
+                section = OUTPUT if item.name == "help" else getattr(item, "section", "Options")
+                found.setdefault(section, []).append(item)
+        titles = sorted(found, key=lambda title: title in _LAST and 1 + _LAST.index(title))
+        return {title: found[title] for title in titles}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        for title, items in self.sections(ctx).items():
+            with formatter.section(title):
+                records = [item.get_help_record(ctx) for item in items]
+                formatter.write_dl([record for record in records if record is not None])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BoxNNError as error:
+            error.args = (as_flags(str(error)),)
+            raise
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
+
+
+def as_flags(text: str) -> str:
+    """Return a text about arguments (in backticks) with the options of the running command."""
+    context = click.get_current_context()
+    flags = {item.name: item.opts[0] for item in context.command.params if item.opts[0][0] == "-"}
+    return re.sub("`([a-z_]+)`", lambda match: flags.get(match[1], match[0]), text)
 
 
 class StorePath(click.Path):
@@ -30,73 +87,101 @@ class StorePath(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
-#: Where kernels run.
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda (an NVIDIA GPU) or auto."
+# --- options ---------------------------------------------------------------------------
+
+
+def option(*names: str, section: str = "Options", **attributes: Any) -> Decorator:
+    """Add an option to a section of the help text."""
+    return click.option(*names, cls=Option, section=section, **attributes)
+
+
+def _all_of(*options: Decorator) -> Decorator:
+    """Add options in the order in which they stand."""
+
+    def add(command: Function) -> Function:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return add
+
+
+def choice_option(name: str, choices: tuple[str, ...], **attributes: Any) -> Decorator:
+    """Add an option that takes one of some words; the first is the default."""
+    attributes = {"default": choices[0], "show_default": True, **attributes}
+    return option(name, type=click.Choice(choices), **attributes)
+
+
+def out_option(text: str, kind: click.ParamType | None = None) -> Decorator:
+    """Add --out, which must be given."""
+    return option("--out", required=True, type=kind or StorePath(), section=OUTPUT, help=text)
+
+
+def overwrite_option(text: str = "Replace the boxnn output at --out.") -> Decorator:
+    """Add --overwrite."""
+    return option("--overwrite", is_flag=True, section=OUTPUT, help=text)
+
+
+def _remember_json(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """Let errors be told as JSON, too."""
+    ctx.ensure_object(dict)["json"] = value
+    return value
+
+
+_FILE = click.Path(exists=True, dir_okay=False)
+_where = functools.partial(option, section=WHERE)
+_output = functools.partial(option, section=OUTPUT)
+
+split_option = choice_option("--split", ("test", "train"), help="Rows of the dataset to take.")
+convention_option = choice_option(
+    "--convention",
+    ("sound", "paper"),
+    help="How radii are counted; paper only to compare with the paper's tables.",
 )
-#: How a GPU takes an array.
-chunk_option = click.option(
+device_option = choice_option(
+    "--device",
+    ("auto", "cpu", "cuda"),
+    section=WHERE,
+    help="The processor, an NVIDIA GPU (cuda), or what there is.",
+)
+chunk_option = _where(
     "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
 )
+threads_option = _where("--threads", type=int, help="Threads to use; all cores by default.")
+resume_option = _output("--resume", is_flag=True, help="Continue a run that was stopped.")
+#: What every command takes.
+common_options = _all_of(
+    _output("--quiet", "-q", is_flag=True, help="Show no progress."),
+    _output("--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json,
+            help="Print one JSON object."),
+    _output("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+)  # fmt: skip
+#: `run_options` for what starts again when it was stopped.
+restart_options = _all_of(
+    device_option,
+    threads_option,
+    overwrite_option(),
+    option("--config", type=_FILE, is_eager=True, expose_value=False, callback=read_config,
+           help="TOML file with values of options; the command line goes first."),
+)  # fmt: skip
+#: What long commands take.
+run_options = _all_of(resume_option, restart_options)
+#: Fields of `ClusterOptions`.
+cluster_options = _all_of(
+    _where("--workers", type=int, help="Start this many local worker processes."),
+    _where("--threads-per-worker", type=int, help="Threads of each local worker."),
+    _where("--scheduler", help="Address of a running Dask scheduler, tcp:// or tls://."),
+    _where("--scheduler-file", type=_FILE, help="File of a running scheduler."),
+    _where("--tls-ca-file", type=_FILE, help="Authority; refuses plain connections."),
+    _where("--tls-cert", type=_FILE, help="Certificate of this client and its workers."),
+    _where("--tls-key", type=_FILE, help="Key of --tls-cert."),
+    _where("--performance-report", type=click.Path(), help="Dask's report, as HTML."),
+    _where("--box-shards", type=int, default=0, help="Split the boxes too, in this many parts."),
+    _where("--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."),
+)
 
 
-def common_options(command: Command) -> Command:
-    """Add the options that every command takes: --quiet, --json and --debug."""
-    for option in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option("--quiet", "-q", is_flag=True, help="Show no progress."),
-    ):
-        command = option(command)
-    return command
-
-
-def run_options(command: Command) -> Command:
-    """Add what long commands take: --device, --threads, --overwrite, --resume and --config."""
-    resume = click.option("--resume", is_flag=True, help="Continue a run that was stopped.")
-    return restart_options(resume(command))
-
-
-def restart_options(command: Command) -> Command:
-    """Add `run_options` without --resume, for what starts again when it was stopped."""
-    for option in (
-        click.option(
-            "--config",
-            type=click.Path(exists=True, dir_okay=False),
-            is_eager=True,
-            expose_value=False,
-            callback=_read_config,
-            help="TOML file with values of options; the command line goes first.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out."),
-        click.option("--threads", type=int, help="Threads to use; all cores by default."),
-        device_option,
-    ):
-        command = option(command)
-    return command
-
-
-def cluster_options(command: Command) -> Command:
-    """Add the options that choose a Dask cluster; they come as one `cluster` mapping."""
-    path = click.Path(exists=True, dir_okay=False)
-    for option in (
-        click.option(
-            "--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."
-        ),
-        click.option(
-            "--box-shards", type=int, default=0, help="Split the boxes too, in this many parts."
-        ),
-        click.option("--performance-report", type=click.Path(), help="Dask's report, as HTML."),
-        click.option("--tls-key", type=path, help="Key of --tls-cert."),
-        click.option("--tls-cert", type=path, help="Certificate of this client and its workers."),
-        click.option("--tls-ca-file", type=path, help="Authority; refuses plain connections."),
-        click.option("--scheduler-file", type=path, help="File of a running scheduler."),
-        click.option("--scheduler", help="Address of a running Dask scheduler, tcp:// or tls://."),
-        click.option("--threads-per-worker", type=int, help="Threads of each local worker."),
-        click.option("--workers", type=int, help="Start this many local worker processes."),
-    ):
-        command = option(command)
-    return command
+# --- how a command runs ----------------------------------------------------------------
 
 
 def chosen_cluster(options: dict[str, Any]) -> Any:
@@ -131,44 +216,6 @@ def running(description: str, options: dict[str, Any]) -> Iterator[RunOptions]:
         yield RunOptions(**taken(RunOptions), cluster=cluster, progress=bar)
 
 
-def _read_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Make the values of a TOML file the defaults of a command.
-
-    Keys are option names with - or _; a table named like the command goes
-    before the top level.
-    """
-    if value is None:
-        return
-    try:
-        content = tomllib.loads(Path(value).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{value} is not valid TOML: {error}") from None
-    known = {item.name: item for item in ctx.command.params}
-    flat = {key: item for key, item in content.items() if not isinstance(item, dict)}
-    tables = {key: item for key, item in content.items() if isinstance(item, dict)}
-    from boxnn_numba.cli.main import COMMANDS
-
-    for key in tables:
-        if key not in COMMANDS:
-            raise click.BadParameter(f"{value} has a table for unknown command {key!r}")
-    table: Any = tables
-    for word in ctx.command_path.split()[1:]:  # e.g. [baseline.ra.train]
-        table = table.get(word, {}) if isinstance(table, dict) else {}
-    flat |= table if isinstance(table, dict) else {}
-    defaults = {}
-    for key, item in flat.items():
-        name = key.replace("-", "_")
-        name = "as_json" if name == "json" else name
-        if name not in known:
-            options = ", ".join(sorted(known))
-            raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
-        integer = known[name].type.name == "integer" and not isinstance(item, str)
-        if isinstance(item, (list, dict)) or (integer and not isinstance(item, int)):
-            raise click.BadParameter(f"{value} sets {key} to {item!r}, which it cannot be")
-        defaults[name] = item
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
-
-
 def whole_numbers(flag: str, text: str, example: str) -> list[int]:
     """Return the numbers of an option that takes several, with commas between them."""
     try:
@@ -177,79 +224,3 @@ def whole_numbers(flag: str, text: str, example: str) -> list[int]:
         raise OptionError(
             f"{flag} is {text!r}; it must be whole numbers with commas, e.g. {example}"
         ) from None
-
-
-def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print a result as one JSON object or as text."""
-    click.echo(json.dumps(result) if as_json else text)
-
-
-class Progress:
-    """A bar with time left on standard error; silent where nobody watches.
-
-    Parameters
-    ----------
-    description
-        What is being done, shown before the bar.
-    bar
-        A started `rich.progress.Progress`, or None to stay silent.
-    """
-
-    def __init__(self, description: str, bar: Any = None) -> None:
-        self._description = description
-        self._bar = bar
-        self._task: Any = None
-
-    def start(self, total: int, unit: str) -> None:
-        """Begin (again) at zero of `total` units."""
-        if self._bar is None:
-            return
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"{self._description} ({unit})", total=total)
-
-    def advance(self, n: int) -> None:
-        """Report that `n` more units are done."""
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task, n)
-
-    def note(self, text: str) -> None:
-        """Show a line above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-
-
-@contextlib.contextmanager
-def progress(quiet: bool, description: str) -> Iterator[Progress]:
-    """Show a progress bar on standard error while the body runs.
-
-    Parameters
-    ----------
-    quiet
-        Show nothing; also the case when standard error is not a terminal.
-    description
-        What is being done.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield Progress(description)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as RichProgress
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f}/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
-    with RichProgress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        yield Progress(description, bar)

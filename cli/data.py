@@ -7,13 +7,21 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import (
+    Group,
+    StorePath,
+    common_options,
+    emit,
+    out_option,
+    overwrite_option,
+    progress,
+)
 from boxnn_numba.errors import DataError, OptionError
 
 PATH = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def data() -> None:
     """Fetch, ingest, look at and verify datasets."""
 
@@ -36,8 +44,8 @@ def list_(quiet: bool, as_json: bool) -> None:
     emit({"sources": sources}, as_json, "\n".join([*lines, own]))
 
 
-@data.command()
-@click.argument("name")
+@data.command(short_help="Download a data set from its official mirror.")
+@click.argument("name", type=click.Choice(["mnist", "fashion-mnist"]), metavar="NAME")
 @common_options
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
@@ -52,7 +60,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 
 @data.command()
 @click.argument("source")
-@click.option("--out", required=True, type=StorePath(), help="Dataset to make, e.g. mnist.zarr.")
+@out_option("Dataset to make, e.g. mnist.zarr.")
 @click.option("--from", "directory", type=PATH, help="Folder with the four IDX files.")
 @click.option("--label", metavar="COLUMN", help="Label column of a CSV or Parquet table.")
 @click.option("--labels", type=PATH, help="File with the labels of an .npy or IDX file.")
@@ -61,7 +69,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--name", help="Name of the dataset; that of the source by default.")
 @click.option("--test-fraction", default=0.2, show_default=True, help="If there is no test split.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the test split.")
-@click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out.")
+@overwrite_option()
 @common_options
 def ingest(source: str, shape: str | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write SOURCE as a dataset.
@@ -124,7 +132,7 @@ def info(path: str, quiet: bool, as_json: bool) -> None:
     emit(result, as_json, "\n".join(text))
 
 
-@data.command()
+@data.command(short_help="Compare a dataset with its checksums.")
 @click.argument("path", type=StorePath())
 @common_options
 def verify(path: str, quiet: bool, as_json: bool) -> None:

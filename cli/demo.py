@@ -8,16 +8,23 @@ from pathlib import Path
 import click
 
 from boxnn_numba.cli.certify import curve_table
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    common_options,
+    emit,
+    overwrite_option,
+    progress,
+)
 from boxnn_numba.errors import InterruptedRunError
 
 _NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
 
 
-@click.command(short_help="Train, certify and report on bundled real data.")
+@click.command(cls=Command, short_help="Train, certify and report on bundled real data.")
 @click.option("--out", default="boxnn-demo", show_default=True, type=StorePath(), help="Folder.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the training.")
+@overwrite_option()
 @common_options
 def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
     """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.

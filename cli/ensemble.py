@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    common_options,
+    emit,
+    out_option,
+    overwrite_option,
+)
 
 
-@click.command(short_help="Make one model of several.")
+@click.command(cls=Command, short_help="Make one model of several.")
 @click.argument("models", nargs=-1, required=True, type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="Where the model goes.")
-@click.option("--overwrite", is_flag=True, help="Replace the boxnn output at --out.")
+@out_option("Where the model goes.")
+@overwrite_option()
 @common_options
 def ensemble(
     models: tuple[str, ...], out: str, overwrite: bool, quiet: bool, as_json: bool

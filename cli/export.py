@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit
+from boxnn_numba.cli.common import (
+    Group,
+    StorePath,
+    common_options,
+    emit,
+    out_option,
+    overwrite_option,
+)
 
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+_overwrite = overwrite_option("Replace what is at --out.")
 
 
-@click.group(short_help="Write boxes or certificates for other programs.")
+@click.group(cls=Group, short_help="Write boxes or certificates for other programs.")
 def export() -> None:
     """Write boxes to a NumPy file, or certificates to a CSV or Parquet table."""
 
 
 @export.command(short_help="Write the boxes of a model as .npz.")
 @click.argument("model", type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="The .npz file.")
+@out_option("The .npz file.")
 @_overwrite
 @common_options
 def boxes(model: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> None:
@@ -32,7 +39,7 @@ def boxes(model: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> 
 
 @export.command(short_help="Write a certificate file as .csv or .parquet.")
 @click.argument("certificate", type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="The .csv or .parquet file.")
+@out_option("The .csv or .parquet file.")
 @_overwrite
 @common_options
 def certificates(certificate: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import click
 
 from boxnn_numba.cli.common import (
+    Command,
     StorePath,
     chosen_cluster,
     cluster_options,
     common_options,
     emit,
+    out_option,
     progress,
     run_options,
     whole_numbers,
@@ -19,11 +21,14 @@ from boxnn_numba.cli.common import (
 from boxnn_numba.cli.train import training_options
 
 
-@click.command(short_help="Train models for many radii; choose the best at each.")
+@click.command(cls=Command, short_help="Train models for many radii; choose the best at each.")
 @click.argument("data", type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="Folder for the results and runs.")
+@out_option("Folder for the results and runs.")
 @click.option(
-    "--targets", default="4,8,12,16,20,24,28,32,36,40", show_default=True, help="Radii to aim at."
+    "--targets",
+    default="4,8,12,16,20,24,28,32,36,40",
+    show_default=True,
+    help="Radii to aim at, with commas.",
 )
 @training_options
 @cluster_options

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import Command, StorePath, common_options, emit, progress
 
 _LEGEND = (
     "delta: part of the class not certified at eps; C: 1 / (1 - volume predicted as the class); "
@@ -20,7 +20,7 @@ _GRADED = (
 )
 
 
-@click.command(short_help="Report how localized the data of each class are.")
+@click.command(cls=Command, short_help="Report how localized the data of each class are.")
 @click.argument("certificate", type=StorePath(exists=True))
 @click.argument("model", type=StorePath(exists=True))
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -68,31 +69,40 @@ def main(arguments: list[str] | None = None) -> None:
         Command-line words; those of the process by default.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    asked: dict[str, bool] = {"json": "--json" in words}  # a configuration file may ask, too
     try:
         with _one_interrupt():
-            cli.main(args=words, prog_name="boxnn", standalone_mode=False)
+            cli.main(args=words, prog_name="boxnn", standalone_mode=False, obj=asked)
             sys.stdout.flush()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        message = " ".join(error.format_message().split())
-        click.echo(f"Error: {message}", err=True)
+        _tell(" ".join(error.format_message().split()), error.exit_code, asked)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        _tell("Interrupted.", 130, asked, start="")
         _leave(130)
     except BoxNNError as error:
         if "--debug" in words:
             raise
-        click.echo(f"Error: {error}", err=True)
+        _tell(str(error), error.exit_code, asked)
         _leave(error.exit_code)
     except OSError as error:  # e.g. standard output is a full disk or a closed pipe
         if "--debug" in words:
             raise
         with contextlib.suppress(OSError):
-            click.echo(f"Error: {error.strerror or error}; check where the output goes", err=True)
+            _tell(f"{error.strerror or error}; check where the output goes", 1, asked)
         _abandon_output()
         sys.exit(1)
+
+
+def _tell(message: str, code: int, asked: dict[str, bool], start: str = "Error: ") -> None:
+    """Write one line, or one JSON object, on standard error."""
+    as_json = json.dumps({"error": message, "exit_code": code})
+    click.echo(as_json if asked["json"] else start + message, err=True)
 
 
 def _leave(code: int) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import Command, StorePath, common_options, emit, progress
 from boxnn_numba.errors import OptionError
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20,
@@ -44,7 +44,7 @@ def latency(text: str) -> float:
         raise OptionError(f"latency {text!r} is no time; write seconds, 0.2ms or 50us") from None
 
 
-@click.command(short_help="Predict time and memory on a cluster.")
+@click.command(cls=Command, short_help="Predict time and memory on a cluster.")
 @click.option("--samples", type=int, default=60_000, show_default=True, help="Samples N.")
 @click.option("--features", type=int, default=784, show_default=True, help="Features n.")
 @click.option("--boxes", type=int, default=2500, show_default=True, help="Boxes M.")

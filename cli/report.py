@@ -6,12 +6,23 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    common_options,
+    convention_option,
+    emit,
+    out_option,
+    overwrite_option,
+    progress,
+)
 
 
-@click.command()
-@click.argument("certificates", nargs=-1, required=True, type=StorePath(), metavar="CERT...")
-@click.option("--out", required=True, type=StorePath(), help="Folder to make (must be new).")
+@click.command(
+    cls=Command,
+)
+@click.argument("certificates", nargs=-1, required=True, type=StorePath(), metavar="CERT")
+@out_option("Folder to make (must be new).")
 @click.option("--data", type=StorePath(), help="The data set, if it was moved (for images).")
 @click.option(
     "--model",
@@ -27,14 +38,8 @@ from boxnn_numba.cli.common import StorePath, common_options, emit, progress
     type=StorePath(exists=True),
     help="Attack file of a model, to draw beside its certificate; once per certificate.",
 )
-@click.option(
-    "--convention",
-    type=click.Choice(["sound", "paper"]),
-    default="sound",
-    show_default=True,
-    help="How radii are counted; 'paper' only to compare with the paper's tables.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
+@convention_option
+@overwrite_option("Replace an earlier report.")
 @common_options
 def report(
     certificates: tuple[str, ...],

@@ -6,24 +6,40 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    choice_option,
+    common_options,
+    emit,
+    out_option,
+    overwrite_option,
+    progress,
+    resume_option,
+    threads_option,
+)
+
+_TARGETS = (
+    *("table1", "table2", "table3"),
+    *(f"figure{number}" for number in range(2, 11)),
+    *("ablation", "all"),
+)
 
 
-@click.command(short_help="Rerun a table or figure of the paper and compare.")
-@click.argument("target")
-@click.option("--out", required=True, type=StorePath(), help="Folder for results and their runs.")
+@click.command(cls=Command, short_help="Rerun a table or figure of the paper and compare.")
+@click.argument("target", type=click.Choice(_TARGETS), metavar="TARGET")
+@out_option("Folder for results and their runs.")
 @click.option("--data", type=StorePath(exists=True), help="Dataset of MNIST.")
 @click.option("--fashion", type=StorePath(exists=True), help="Dataset of Fashion-MNIST.")
-@click.option(
+@choice_option(
     "--scale",
-    default="quick",
-    show_default=True,
-    help="quick (within an hour on 2 cores) or full (all settings, all test images).",
+    ("quick", "full"),
+    help="quick is within an hour on 2 cores, full all settings and all test images.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of all runs.")
-@click.option("--threads", type=int, help="Threads to use; all cores by default.")
-@click.option("--overwrite", is_flag=True, help="Delete an earlier reproduction at --out.")
-@click.option("--resume", is_flag=True, help="Add to --out, with the runs that it has.")
+@threads_option
+@overwrite_option("Delete an earlier reproduction at --out.")
+@resume_option
 @common_options
 def reproduce(target: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.

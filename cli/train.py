@@ -3,82 +3,76 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import fields
+import re
 from typing import Any
 
 import click
 
 from boxnn_numba.cli.common import (
+    OUTPUT,
+    Command,
+    Function,
     StorePath,
+    choice_option,
     chosen_cluster,
     cluster_options,
     common_options,
     emit,
+    option,
+    out_option,
     progress,
     run_options,
 )
-from boxnn_numba.training.options import PRESETS, TrainingOptions, resolve
+from boxnn_numba.training.options import GROUPS, OPTIONS, preset_value, resolve
 
-_HELP = {
-    "boxes": "Number of boxes, split evenly over the classes.",
-    "width": "Cap of one feature's penalty, 1..255 codes.",
-    "train_width": "Cap while training, if it differs from --width.",
-    "alpha": "Half the side of the initial boxes, as a fraction of the range.",
-    "initialisation": "data or random: where the initial boxes are centred.",
-    "epochs": "Passes over the training data.",
-    "batch": "Samples in a step (alone it does not change the learning curve of sgd).",
-    "optimizer": "sgd or adam.",
-    "momentum": "Momentum of sgd.",
-    "weight_decay": "Weight decay.",
-    "lr": "Learning rate; for sgd per 100 samples.",
-    "crowd": "Samples that may pull at a box in a step with full weight (sgd), 0 for no limit.",
-    "schedule": "Learning rate over time: linear, cosine or constant.",
-    "softmin": "Smooth minimum: boltzmann, logsumexp, hard or mean.",
-    "tau": "Inverse temperature of the smooth minimum.",
-    "objective": "paper, clip or target.",
-    "beta": "Where the margin is clipped, in features.",
-    "radius": "Radius that preset or objective target aims at.",
-    "sharpness": "Scale of the logistic of objective target, in features.",
-    "keep": "Share of the clipped margin in objective target, 0..1; keeps small radii.",
-    "warmup": "Share of the epochs with objective clip before objective target.",
-    "relaxation": "graded, or l1 and l2 for the paper's ablation.",
-    "leak": "Factor of the gradient beyond the width, 0..1.",
-    "augment": "Strength of distortions of training images, 1 for those below, 0 for none.",
-    "rotation": "Largest rotation by --augment 1, in degrees.",
-    "scaling": "Largest change of height and width, as a fraction.",
-    "shear": "Largest slant, in rows or columns per column or row.",
-    "shift": "Largest shift, in pixels.",
-    "displacement": "Largest shift of every eighth pixel, linear in between, in pixels.",
-    "validation": "Fraction of the training data kept apart to select and report.",
-    "group_size": "Features that an adversary rewrites together (3 for RGB).",
-    "seed": "Seed of the split, the initial boxes and the order of samples.",
-}
+# The first is the default.
+_PRESETS = ("graded", "target", "paper")
+preset_option = choice_option(
+    "--preset",
+    _PRESETS,
+    help="What the options below are where they are not given; target needs --radius.",
+)
 
 
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def default_text(name: str) -> str:
+    """Return what an option is where it is not given: by preset, for images and other data."""
+    texts = {}
+    for preset in _PRESETS:
+        table, image = (preset_value(name, preset, images) for images in (False, True))
+        texts[preset] = table if table == image else f"{table}, images {image}"
+    first = texts.pop(_PRESETS[0])
+    return "; ".join([first, *(f"{key}: {text}" for key, text in texts.items() if text != first)])
+
+
+def training_options(command: Function) -> Function:
     """Add an option for every field of `TrainingOptions`; unset ones come as None."""
-    for item in reversed(fields(TrainingOptions)):
-        flag = "--" + item.name.replace("_", "-")
-        kind = {"int": int, "float": float, "str": str}[str(item.type)]
-        text = f"{_HELP[item.name]}  [default: {item.default}]"
-        command = click.option(flag, item.name, type=kind, help=text)(command)
+    ordered = sorted(OPTIONS.items(), key=lambda item: GROUPS.index(item[1].group))
+    for name, declared in reversed(ordered):
+        kind = click.Choice(declared.choices) if declared.choices else type(declared.default)
+        command = option(
+            _flag(name),
+            type=kind,
+            metavar=declared.limits if declared.bounded else None,
+            section=declared.group,
+            help=re.sub("`([a-z_]+)`", lambda match: _flag(match[1]), declared.text)
+            + f"  [default: {default_text(name)}]",
+        )(command)
     return command
 
 
-@click.command(short_help="Train a model on a dataset.")
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@click.command(cls=Command, short_help="Train a model on a dataset.")
 @click.argument("data", type=StorePath(exists=True))
-@click.option("--out", required=True, type=StorePath(), help="Where the model goes (or .zip).")
-@click.option(
-    "--preset",
-    default="graded",
-    show_default=True,
-    help=f"One of {', '.join(PRESETS)}; target needs --radius. Options below go before it.",
-)
-@click.option(
+@out_option("Where the model goes (or .zip).")
+@preset_option
+@option(
     "--checkpoint-seconds",
     default=60.0,
     show_default=True,
+    section=OUTPUT,
     help="Save the state of the run when it is this old, and after every epoch.",
 )
 @training_options

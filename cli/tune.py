@@ -6,18 +6,23 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import StorePath, common_options, emit, progress, run_options
-from boxnn_numba.cli.train import training_options
-from boxnn_numba.training.options import PRESETS
-
-
-@click.command(short_help="Search training options on held-out data.")
-@click.argument("data", type=StorePath(exists=True))
-@click.option(
-    "--out", required=True, type=click.Path(dir_okay=False), help="JSON file of the study."
+from boxnn_numba.cli.common import (
+    Command,
+    StorePath,
+    common_options,
+    emit,
+    out_option,
+    progress,
+    run_options,
 )
+from boxnn_numba.cli.train import preset_option, training_options
+
+
+@click.command(cls=Command, short_help="Search training options on held-out data.")
+@click.argument("data", type=StorePath(exists=True))
+@out_option("JSON file of the study.", click.Path(dir_okay=False))
 @click.option("--trials", default=20, show_default=True, help="Trials that there are to be.")
-@click.option("--preset", default="graded", show_default=True, help=f"One of {', '.join(PRESETS)}.")
+@preset_option
 @click.option(
     "--search",
     help="Options to search, with commas; by default width,alpha,beta,tau,lr and, of images, "

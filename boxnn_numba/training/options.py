@@ -1,10 +1,17 @@
-"""Training options, their documented ranges, and the presets."""
+"""Training options: what each is, its range, its default and its group; and the presets.
+
+An option is declared once, as a field of `TrainingOptions`; the check, the command line, the
+docstring and the documentation are made of these declarations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from inspect import cleandoc
+from typing import Any, TypeVar
 
 from boxnn_numba import validation
 from boxnn_numba.errors import OptionError
@@ -16,69 +23,80 @@ OBJECTIVES = ("paper", "clip", "target")
 RELAXATIONS = ("graded", "l1", "l2")
 INITIALISATIONS = ("data", "random")
 
+Value = TypeVar("Value", int, float, str)
+
+#: Groups of options, in the order in which they are shown.
+GROUPS = ("Model", "Objective", "Steps", "Augmentation", "Data")
+_MODEL, _OBJECTIVE, _STEPS, _AUGMENTATION, _DATA = GROUPS
+_MOST = 2**31 - 1
+# Larger limits keep numbers sane and are not worth telling.
+_LARGE = 10_000
+
+
+@dataclass(frozen=True)
+class Option:
+    """Declaration of one training option; its default decides whether it is whole or a number.
+
+    Attributes
+    ----------
+    default
+        Its value where neither the preset nor the user says another.
+    group
+        One of `GROUPS`.
+    text, more
+        What it is, in one sentence, and what else there is to know. Options stand in backticks.
+    low, high
+        Least and largest value.
+    open_low
+        Whether `low` itself is excluded.
+    choices
+        What a text may be.
+    """
+
+    default: int | float | str
+    group: str
+    text: str
+    more: str = ""
+    low: float = 0
+    high: float = math.inf
+    open_low: bool = False
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> int | float | str:
+        """Return a value in the option's type, or raise if it is none."""
+        if self.choices:
+            return validation.choice(name, value, self.choices)
+        if isinstance(self.default, float):
+            return validation.real(name, value, self.low, self.high, self.open_low)
+        high = None if self.high == math.inf else int(self.high)
+        return validation.integer(name, value, int(self.low), high)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it is a number with a largest value worth telling."""
+        return not self.choices and self.high < _LARGE
+
+    @property
+    def limits(self) -> str:
+        """What it may be, in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.bounded:
+            return f"{self.low:g}..{self.high:g}"
+        return f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+
+
+def _option(default: Value, group: str, text: str, more: str = "", **limits: Any) -> Value:
+    declared = Option(default, group, text, more, **limits)
+    value: Value = field(default=default, metadata={"option": declared})
+    return value
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Everything that determines a training run, apart from the data.
 
-    Parameters
-    ----------
-    boxes
-        Number M of boxes, split evenly over the classes; at least one per class.
-    width
-        Cap W of the deployed boxes, 1..255 codes.
-    train_width
-        Cap during training if it differs (the paper deploys 1 and trains with 255); 0 for `width`.
-    alpha
-        Half the side of the initial boxes, in units of the feature range (0.1 is 25.5 codes).
-    initialisation
-        ``"data"``: centred on random training samples, balanced over classes; ``"random"``:
-        uniform centres.
-    epochs, batch
-        Passes over the training data; samples per step.
-    optimizer, momentum, weight_decay
-        ``"sgd"`` (with momentum and weight decay) or ``"adam"``.
-    lr
-        Learning rate, parameters in units of [0, 1]. For SGD it is per 100 samples: gradients are
-        summed over the batch and divided by 100, so that `batch` alone does not change the curve
-        (a batch larger than the boxes are many counts as that many samples).
-    crowd
-        Samples of a batch that may pull at one box with full weight, for SGD; where more do, their
-        sum is scaled down to so many. Large steps of popular boxes are what makes a run diverge.
-        0 for no limit.
-    schedule
-        Learning rate over time: ``"linear"`` or ``"cosine"`` to zero, or ``"constant"``.
-    softmin, tau
-        Smooth minimum over boxes: ``"boltzmann"`` (Eq. 12), ``"logsumexp"`` (Eq. 28), ``"hard"``,
-        ``"mean"`` (tau = 0); inverse temperature.
-    objective, beta, radius, sharpness
-        ``"paper"`` (signed margin of the predicted class, clipped at beta), ``"clip"`` (margin of
-        the true class, clipped at beta) or ``"target"`` (logistic of (margin - 2 radius) /
-        sharpness). beta 0 is set from the data: 1.1 times the 90th percentile of the margins of
-        the initial boxes.
-    keep
-        Share of the margin, clipped at 2 radius, in objective ``"target"``, which alone gives up
-        samples and whole classes that are far below its radius. Keeps accuracy at small radii.
-    warmup
-        Share of the `epochs` with objective ``"clip"`` before ``"target"`` begins, 0..0.9: far
-        more samples keep their class than with the target from the start. The learning rate
-        follows its schedule in either part.
-    relaxation
-        ``"graded"``, or ``"l1"`` and ``"l2"`` (Eqs. 26, 27; ablation only).
-    leak
-        Factor of the gradient beyond the width, 0..1.
-    augment
-        Strength of the distortions below, for images, 0..2: 1 is what they say, 0 for none.
-        Every epoch sees other versions of the training images.
-    rotation, scaling, shear, shift, displacement
-        Largest rotation in degrees, change of height and width as a fraction, slant, shift in
-        pixels, and shift of every eighth pixel (in between it is linear) in pixels.
-    validation
-        Fraction of the training data kept apart to select and report, 0 for none.
-    group_size
-        Codes that an adversary rewrites together (3 for RGB pixels); divides certified radii.
-    seed
-        Seed of the split, the initial boxes and the order of samples.
+    Each is declared below; the page on training has them in a table.
 
     Raises
     ------
@@ -86,43 +104,104 @@ class TrainingOptions:
         A value is outside its range.
     """
 
-    boxes: int = 2500
-    width: int = 112
-    train_width: int = 0
-    alpha: float = 0.1
-    initialisation: str = "data"
-    epochs: int = 8
-    batch: int = 100
-    optimizer: str = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    lr: float = 2.0
-    crowd: float = 0.0
-    schedule: str = "linear"
-    softmin: str = "boltzmann"
-    tau: float = 1.0
-    objective: str = "clip"
-    beta: float = 0.0
-    radius: int = 10
-    sharpness: float = 12.0
-    keep: float = 0.0
-    warmup: float = 0.0
-    relaxation: str = "graded"
-    leak: float = 1.0
-    augment: float = 0.0
-    rotation: float = 5.0
-    scaling: float = 0.04
-    shear: float = 0.05
-    shift: float = 0.3
-    displacement: float = 0.5
-    validation: float = 0.1
-    group_size: int = 1
-    seed: int = 0
+    # fmt: off
+    boxes: int = _option(
+        2500, _MODEL, "Number of boxes, split evenly over the classes.",
+        "At least one per class.", low=1, high=_MOST)
+    width: int = _option(
+        112, _MODEL, "Cap of one feature's penalty, in codes.", low=1, high=255)
+    train_width: int = _option(
+        0, _MODEL, "Cap while training, if it differs from `width`; 0 for `width`.",
+        "The paper deploys 1 and trains with 255.", high=255)
+    alpha: float = _option(
+        0.1, _MODEL, "Half the side of the initial boxes, as a fraction of a feature's range.",
+        "0.1 is 25.5 codes.", high=1)
+    initialisation: str = _option(
+        "data", _MODEL, "Centres of the initial boxes: training samples, balanced over the classes "
+        "(data), or uniform (random).", choices=INITIALISATIONS)
+    epochs: int = _option(
+        8, _STEPS, "Passes over the training data.", low=1, high=_MOST)
+    batch: int = _option(
+        100, _STEPS, "Samples in a step; alone it does not change the learning curve of sgd.",
+        low=1, high=_MOST)
+    optimizer: str = _option(
+        "sgd", _STEPS, "How gradients become steps: sgd (with `momentum`) or adam.",
+        choices=OPTIMIZERS)
+    momentum: float = _option(
+        0.0, _STEPS, "Momentum of sgd.", high=0.9999)
+    weight_decay: float = _option(
+        0.0, _STEPS, "Weight decay of sgd and adam.", high=1)
+    lr: float = _option(
+        2.0, _STEPS, "Learning rate, of bounds in units of [0, 1]; for sgd per 100 samples.",
+        "Gradients of sgd are summed over the batch and divided by 100 (a batch larger than the "
+        "boxes are many counts as that many samples).", open_low=True, high=1e4)
+    crowd: float = _option(
+        0.0, _STEPS, "Samples that may pull at a box in a step with full weight (sgd); 0 for no "
+        "limit.", "Where more do, their sum is scaled down to so many. Large steps of popular "
+        "boxes are what makes a run diverge.", high=1e9)
+    schedule: str = _option(
+        "linear", _STEPS, "Learning rate over time: to zero (linear, cosine), or constant.",
+        choices=SCHEDULES)
+    softmin: str = _option(
+        "boltzmann", _OBJECTIVE, "Smooth minimum over boxes: boltzmann (Eq. 12), logsumexp "
+        "(Eq. 28), hard, or mean.", choices=SOFTMINS)
+    tau: float = _option(
+        1.0, _OBJECTIVE, "Inverse temperature of the smooth minimum.", low=0.01, high=1000)
+    objective: str = _option(
+        "clip", _OBJECTIVE, "What is maximised: the signed margin of the predicted class (paper) "
+        "or of the true class (clip), clipped at `beta`; or a smooth certified accuracy at `radius` "
+        "(target).", "The last is the logistic of (margin - 2 `radius`) / `sharpness`.",
+        choices=OBJECTIVES)
+    beta: float = _option(
+        0.0, _OBJECTIVE, "Where the margin is clipped, in features; 0 to set it from the data.",
+        "That is 1.1 times the 90th percentile of the margins of the initial boxes.", high=1e9)
+    radius: int = _option(
+        10, _OBJECTIVE, "Radius that objective target aims at; preset target needs it.",
+        high=_MOST)
+    sharpness: float = _option(
+        12.0, _OBJECTIVE, "Scale of the logistic of objective target, in features.",
+        open_low=True, high=1e9)
+    keep: float = _option(
+        0.0, _OBJECTIVE, "Share of the margin, clipped at twice `radius`, in objective target; "
+        "keeps accuracy at small radii.",
+        "The target alone gives up samples, and whole classes, that are far below its radius.",
+        high=1)
+    warmup: float = _option(
+        0.0, _OBJECTIVE, "Share of the `epochs` with objective clip before objective target.",
+        "Far more samples keep their class than with the target from the start. The learning rate "
+        "follows its schedule in either part.", high=0.9)
+    relaxation: str = _option(
+        "graded", _OBJECTIVE, "Distance while training: graded, or l1 and l2 (Eqs. 26, 27) for the "
+        "paper's ablation.", choices=RELAXATIONS)
+    leak: float = _option(
+        1.0, _OBJECTIVE, "Factor of the gradient beyond the width.", high=1)
+    augment: float = _option(
+        0.0, _AUGMENTATION, "Strength of the distortions of training images: 1 is what the next "
+        "options say, 0 for none.", "Every epoch sees other versions of the images.", high=2)
+    rotation: float = _option(
+        5.0, _AUGMENTATION, "Largest rotation, in degrees.", high=25)
+    scaling: float = _option(
+        0.04, _AUGMENTATION, "Largest change of height and width, as a fraction.", high=0.4)
+    shear: float = _option(
+        0.05, _AUGMENTATION, "Largest slant, in rows or columns per column or row.", high=1)
+    shift: float = _option(
+        0.3, _AUGMENTATION, "Largest shift, in pixels.", high=100)
+    displacement: float = _option(
+        0.5, _AUGMENTATION, "Largest shift of every eighth pixel, linear in between, in pixels.",
+        high=100)
+    validation: float = _option(
+        0.1, _DATA, "Fraction of the training data kept apart to select and report; 0 for none.",
+        high=0.9)
+    group_size: int = _option(
+        1, _MODEL, "Codes that an adversary rewrites together (3 for RGB pixels).",
+        "It divides certified radii.", low=1)
+    seed: int = _option(
+        0, _DATA, "Seed of the split, the initial boxes and the order of samples.")
+    # fmt: on
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            check = _CHECKS[item.name]
-            object.__setattr__(self, item.name, check(item.name, getattr(self, item.name)))
+        for name, declared in OPTIONS.items():
+            object.__setattr__(self, name, declared.check(name, getattr(self, name)))
         if (
             self.relaxation == "l2"
             and self.softmin in ("boltzmann", "logsumexp")
@@ -131,8 +210,8 @@ class TrainingOptions:
             raise OptionError("option tau must be at least 0.1 with relaxation l2")
         if self.warmup and self.objective != "target":
             raise OptionError(
-                f"--warmup comes before objective target, and the objective is {self.objective}; "
-                "pass --warmup 0"
+                f"`warmup` comes before objective target, and the objective is {self.objective}; "
+                "pass `warmup` 0"
             )
 
     @property
@@ -157,52 +236,31 @@ class TrainingOptions:
         return asdict(self)
 
 
-def _whole(low: int, high: int | None = None) -> Callable[[str, Any], int]:
-    return lambda name, value: validation.integer(name, value, low, high)
-
-
-def _number(low: float, high: float, open_low: bool = False) -> Callable[[str, Any], float]:
-    return lambda name, value: validation.real(name, value, low, high, open_low)
-
-
-def _one_of(known: tuple[str, ...]) -> Callable[[str, Any], str]:
-    return lambda name, value: validation.choice(name, value, known)
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "boxes": _whole(1, 2**31 - 1),
-    "width": _whole(1, 255),
-    "train_width": _whole(0, 255),
-    "alpha": _number(0, 1),
-    "initialisation": _one_of(INITIALISATIONS),
-    "epochs": _whole(1, 2**31 - 1),
-    "batch": _whole(1, 2**31 - 1),
-    "optimizer": _one_of(OPTIMIZERS),
-    "momentum": _number(0, 0.9999),
-    "weight_decay": _number(0, 1),
-    "lr": _number(0, 1e4, open_low=True),
-    "crowd": _number(0, 1e9),
-    "schedule": _one_of(SCHEDULES),
-    "softmin": _one_of(SOFTMINS),
-    "tau": _number(0.01, 1000),
-    "objective": _one_of(OBJECTIVES),
-    "beta": _number(0, 1e9),
-    "radius": _whole(0, 2**31 - 1),
-    "sharpness": _number(0, 1e9, open_low=True),
-    "keep": _number(0, 1),
-    "warmup": _number(0, 0.9),
-    "relaxation": _one_of(RELAXATIONS),
-    "leak": _number(0, 1),
-    "augment": _number(0, 2),
-    "rotation": _number(0, 25),
-    "scaling": _number(0, 0.4),
-    "shear": _number(0, 1),
-    "shift": _number(0, 100),
-    "displacement": _number(0, 100),
-    "validation": _number(0, 0.9),
-    "group_size": _whole(1),
-    "seed": _whole(0),
+#: The declaration of each option, in the order of the fields.
+OPTIONS: dict[str, Option] = {
+    item.name: item.metadata["option"] for item in fields(TrainingOptions)
 }
+
+
+def _parameters() -> str:
+    """Return the section of a docstring that tells the options."""
+    lines = []
+    for item in fields(TrainingOptions):
+        declared = OPTIONS[item.name]
+        lines.append(f"{item.name} : {item.type}, {declared.limits}; default {declared.default}")
+        lines += textwrap.wrap(
+            f"{declared.text} {declared.more}", 96, initial_indent="    ", subsequent_indent="    "
+        )
+    return "\n".join(lines)
+
+
+if TrainingOptions.__doc__:  # python -OO has none
+    TrainingOptions.__doc__ = cleandoc(TrainingOptions.__doc__).replace(
+        "Raises\n", f"Parameters\n----------\n{_parameters()}\n\nRaises\n"
+    )
+
+
+# --- presets ---------------------------------------------------------------------------
 
 #: Of an image; where channels come first, the last axis is longer.
 _MOST_CHANNELS = 4
@@ -231,6 +289,16 @@ def are_images(feature_shape: Sequence[int], codes: bool) -> bool:
     return codes and channels_last and min(feature_shape[:2]) > 1
 
 
+def preset_value(name: str, preset: str, images: bool) -> str:
+    """Return what an option is in a preset, for images of codes or for other data, as text."""
+    value = _changes(preset, images).get(name, OPTIONS[name].default)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _changes(preset: str, images: bool) -> dict[str, Any]:
+    return {**PRESETS[preset], **(IMAGE_PRESETS[preset] if images else {})}
+
+
 def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> TrainingOptions:
     """Return the options of a preset with some of them replaced.
 
@@ -251,8 +319,7 @@ def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> 
     validation.choice("preset", preset, PRESETS)
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
-        validation.choice("option", name, _CHECKS)
+        validation.choice("option", name, OPTIONS)
     if preset == "target" and "radius" not in given:
-        raise OptionError("preset target needs a radius; pass --radius R (radius=R in Python)")
-    chosen = {**PRESETS[preset], **(IMAGE_PRESETS[preset] if images else {})}
-    return TrainingOptions(**{**chosen, **given})
+        raise OptionError("preset target needs a radius; pass `radius`")
+    return TrainingOptions(**{**_changes(preset, images), **given})

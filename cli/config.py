@@ -1,0 +1,47 @@
+"""Configuration files: TOML whose values are the defaults of a command's options."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def read_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Make the values of a TOML file the defaults of a command.
+
+    Keys are option names with - or _; a table named like the command goes
+    before the top level.
+    """
+    if value is None:
+        return
+    try:
+        content = tomllib.loads(Path(value).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value} is not valid TOML: {error}") from None
+    known = {item.name: item for item in ctx.command.params}
+    flat = {key: item for key, item in content.items() if not isinstance(item, dict)}
+    tables = {key: item for key, item in content.items() if isinstance(item, dict)}
+    from boxnn_numba.cli.main import COMMANDS
+
+    for key in tables:
+        if key not in COMMANDS:
+            raise click.BadParameter(f"{value} has a table for unknown command {key!r}")
+    table: Any = tables
+    for word in ctx.command_path.split()[1:]:  # e.g. [baseline.ra.train]
+        table = table.get(word, {}) if isinstance(table, dict) else {}
+    flat |= table if isinstance(table, dict) else {}
+    defaults = {}
+    for key, item in flat.items():
+        name = key.replace("-", "_")
+        name = "as_json" if name == "json" else name
+        if name not in known:
+            options = ", ".join(sorted(known))
+            raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
+        integer = known[name].type.name == "integer" and not isinstance(item, str)
+        if isinstance(item, (list, dict)) or (integer and not isinstance(item, int)):
+            raise click.BadParameter(f"{value} sets {key} to {item!r}, which it cannot be")
+        defaults[name] = item
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
