@@ -39,12 +39,12 @@ class Option(click.Option):
 class Command(click.Command):
     """A command with its options in sections, whose errors speak of its options."""
 
-    def sections(self, ctx: click.Context) -> dict[str, list[click.Parameter]]:
+    def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
         """Return the options by section, in the order of the help text."""
-        found: dict[str, list[click.Parameter]] = {}
+        found: dict[str, list[click.Option]] = {}
         for item in self.get_params(ctx):
             if isinstance(item, click.Option):
-                section = OUTPUT if item.name == "help" else getattr(item, "section", "Options")
+                section = getattr(item, "section", "Options" if item in self.params else OUTPUT)
                 found.setdefault(section, []).append(item)
         titles = sorted(found, key=lambda title: title in _LAST and 1 + _LAST.index(title))
         return {title: found[title] for title in titles}

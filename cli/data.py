@@ -45,7 +45,7 @@ def list_(quiet: bool, as_json: bool) -> None:
 
 
 @data.command(short_help="Download a data set from its official mirror.")
-@click.argument("name", type=click.Choice(["mnist", "fashion-mnist"]), metavar="NAME")
+@click.argument("name")
 @common_options
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from boxnn_numba.cli.common import Command
 from boxnn_numba.cli.main import cli
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
@@ -39,10 +40,9 @@ def reference() -> str:
 
 
 def _section(words: str, command: click.Command) -> str:
-    infos = [(item, item.to_info_dict()) for item in command.params]
     arguments = [
-        (item.metavar or str(item.name).upper()) + ("..." if info["nargs"] == -1 else "")
-        for item, info in infos
+        (item.metavar or str(item.name).upper()) + ("..." if item.nargs == -1 else "")
+        for item in command.params
         if isinstance(item, click.Argument)
     ]
     lines = [
@@ -55,7 +55,10 @@ def _section(words: str, command: click.Command) -> str:
         "| option | default | |",
         "|---|---|---|",
     ]
-    lines += [_option(item, info) for item, info in infos if isinstance(item, click.Option)]
+    assert isinstance(command, Command), words
+    for title, options in command.sections(click.Context(command)).items():
+        lines.append(f"| **{title}** | | |")
+        lines += [_option(item, item.to_info_dict()) for item in options if item in command.params]
     return "\n".join([*lines, ""])
 
 
@@ -77,12 +80,12 @@ def _option(item: click.Option, info: dict[str, Any]) -> str:
     default = item.default if callable(item.default) else info["default"]
     shown = item.show_default and default is not None and not item.is_flag
     text = " ".join((item.help or "").split())
-    # Options of training say in their text what the preset `graded` takes.
-    text, _, said = text.partition(" [default: ")
-    said = said.removesuffix("]")
-    value = "required" if item.required else f"`{said or default}`" if said or shown else ""
-    text = _escaped(text)
-    return f"| {names} | {value} | {text} |"
+    # Options of training say in their text what the presets take.
+    text, _, said = text.partition("[default: ")
+    if isinstance(default, tuple | list):
+        default = " ".join(default)
+    value = f"`{default}`" if shown else _escaped(said.removesuffix("]"))
+    return f"| {names} | {'required' if item.required else value} | {_escaped(text.strip())} |"
 
 
 def _escaped(text: str) -> str:

@@ -149,8 +149,8 @@ class TrainingOptions:
         1.0, _OBJECTIVE, "Inverse temperature of the smooth minimum.", low=0.01, high=1000)
     objective: str = _option(
         "clip", _OBJECTIVE, "What is maximised: the signed margin of the predicted class (paper) "
-        "or of the true class (clip), clipped at `beta`; or a smooth certified accuracy at `radius` "
-        "(target).", "The last is the logistic of (margin - 2 `radius`) / `sharpness`.",
+        "or of the true class (clip), clipped at `beta`; or a smooth certified accuracy at "
+        "`radius` (target).", "The last is the logistic of (margin - 2 `radius`) / `sharpness`.",
         choices=OBJECTIVES)
     beta: float = _option(
         0.0, _OBJECTIVE, "Where the margin is clipped, in features; 0 to set it from the data.",

@@ -180,9 +180,9 @@ def test_an_attack_that_cannot_be_stops_the_run(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--method", "magic"), 2, "unknown method 'magic'"),
+        (("--method", "magic"), 2, "'magic' is not one of 'greedy', 'random'"),
         (("--limit", 41), 2, "--limit is 41"),
-        (("--split", "dev"), 2, "unknown split 'dev'"),
+        (("--split", "dev"), 2, "'dev' is not one of 'test', 'train'"),
         (("--max-features", -1), 2, "max_features is -1"),
         (("--method", "random", "--max-features", 13), 2, "max_features is 13"),
         (("--method", "random", "--queries", 0), 2, "queries is 0"),

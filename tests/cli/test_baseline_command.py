@@ -113,7 +113,7 @@ def test_what_is_there_is_not_replaced(fake: Run) -> None:
         ((*TRAIN_RA, "--out", "m", "--threads", 0), 2, "--threads is 0"),
         ((*TRAIN_RA[:-4], "--retained", 99, "--device", "cpu"), 2, "--retained is 99"),
         ((*TRAIN_FPA, "--partition", "patch", "--parts", 7), 0, ""),
-        ((*TRAIN_FPA, "--partition", "x"), 2, "unknown partition 'x'"),
+        ((*TRAIN_FPA, "--partition", "x"), 2, "'x' is not one of 'strided', 'strided-columns'"),
         ((*FPA, "certify", "tiny.zarr", "tiny.zarr", "--out", "c", "--device", "cpu"), 1,
          "tiny.zarr is not a baseline (found boxnn-dataset)"),
         (("certify", "ra.zarr", "tiny.zarr", "--out", "c"), 1, "ra.zarr is not a model"),
@@ -122,7 +122,7 @@ def test_what_is_there_is_not_replaced(fake: Run) -> None:
         ((*CERTIFY_RA, "--limit", 0), 2, "--limit is 0"),
         ((*CERTIFY_RA, "--workers", 0), 2, "--workers is 0"),
         ((*CERTIFY_RA, "--votes-from", "gone"), 2, "gone"),
-        ((*CERTIFY_RA, "--certificate", "z"), 2, "unknown certificate 'z'"),
+        ((*CERTIFY_RA, "--certificate", "z"), 2, "'z' is not one of 'a', 'b'"),
         ((*RA, "evaluate", "ra.zarr"), 1, "ra.zarr is not a certificate"),
     ],
 )  # fmt: skip

@@ -43,7 +43,7 @@ def test_table(run_boxnn: Run) -> None:
     assert code == 0
     assert result["rows"] == {"train": 30, "test": 10} and result["classes"] == ["a", "b"]
     assert (result["name"], result["path"], result["features"]) == ("mine", "t.zarr", 2)
-    failed(run_boxnn(*words), 2, "t.zarr already exists; pass --overwrite")
+    failed(run_boxnn(*words[:-1]), 2, "t.zarr already exists; pass --overwrite")
     assert run_boxnn(*words, "--overwrite", "--codes")[0] == 0
     assert open_dataset("t.zarr").is_codes
 

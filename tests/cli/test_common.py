@@ -1,8 +1,30 @@
-"""What commands share: how they run comes out of their arguments as `RunOptions`."""
+"""What commands share: sections, defaults, choices, errors, and how they run."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from support.cli_runs import Run, failed
+
+from boxnn_numba.backends import devices
+from boxnn_numba.baselines import partition
+from boxnn_numba.baselines.base_classifiers import BASES
+from boxnn_numba.certificates.margin import CONVENTIONS
 from boxnn_numba.cli.common import running
+from boxnn_numba.cli.main import cli
+from boxnn_numba.cli.train import default_text
+from boxnn_numba.data.certificate_store import KINDS
+from boxnn_numba.data.manifest import SPLITS
+from boxnn_numba.pipelines.attack.attack import METHODS
+from boxnn_numba.pipelines.certification.baselines import CERTIFICATES
+from boxnn_numba.pipelines.reproduce.reproduce import SCALES, TARGETS
+from boxnn_numba.training.options import GROUPS, OPTIONS, PRESETS, resolve
 
 
 def test_running_takes_what_says_how_and_leaves_the_rest() -> None:
@@ -11,3 +33,77 @@ def test_running_takes_what_says_how_and_leaves_the_rest() -> None:
         assert (run.overwrite, run.threads, run.cluster.workers, run.device) == (True, 2, 3, "auto")
         run.progress.start(1, "rows")
     assert options == {"limit": 5}
+
+
+def test_errors_name_the_options_of_the_command(run_boxnn: Run) -> None:
+    words = ("train", "x", "--out", "y", "--preset", "target")
+    Path("x").mkdir()
+    failed(run_boxnn(*words), 2, "preset target needs a radius; pass --radius")
+
+
+def test_help_is_in_sections_and_tells_the_defaults_of_the_presets(run_boxnn: Run) -> None:
+    text = run_boxnn("train", "--help")[1]
+    titles = re.findall(r"^(\S.*):$", text, re.M)
+    assert titles == ["Options", *GROUPS, "Where it runs", "Output"]
+    text = " ".join(text.split())
+    assert "[default: 2500, images 3000; paper: 2500]" in text
+    assert "[default: 8, images 24; target: 8, images 36; paper: 8]" in text
+    for preset, images in itertools.product(PRESETS, (False, True)):
+        options = resolve(preset, {"radius": 3} if preset == "target" else {}, images).as_dict()
+        for name in set(options) - {"radius"}:
+            parts = dict(part.split(": ") for part in f"graded: {default_text(name)}".split("; "))
+            tables, _, image = parts.get(preset, parts["graded"]).partition(", images ")
+            shown = image if images and image else tables
+            assert type(options[name])(shown) == options[name], (name, preset, images)
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "frontier"])
+def test_every_command_that_trains_takes_every_option(command: str, run_boxnn: Run) -> None:
+    text = run_boxnn(command, "--help")[1]
+    for name in OPTIONS:
+        assert f"--{name.replace('_', '-')} " in text
+
+
+def test_choices_are_those_of_the_library() -> None:
+    known = {
+        ("train", "device"): devices.DEVICES,
+        ("train", "preset"): PRESETS,
+        ("certify", "split"): SPLITS,
+        ("certify", "certificate"): KINDS,
+        ("evaluate", "convention"): CONVENTIONS,
+        ("attack", "method"): METHODS,
+        ("reproduce", "scale"): SCALES,
+        ("reproduce", "target"): TARGETS,
+        ("baseline ra train", "base"): BASES,
+        ("baseline fpa train", "partition"): partition.KINDS,
+        ("baseline ra certify", "certificate"): CERTIFICATES["ra"],
+        ("baseline fpa certify", "certificate"): CERTIFICATES["fpa"],
+    }
+    for (words, name), names in known.items():
+        command: Any = cli
+        for word in words.split():
+            command = command.get_command(click.Context(command), word)
+        (item,) = (item for item in command.params if item.name == name)
+        assert set(item.type.choices) == set(names), (words, name)
+
+
+@pytest.mark.parametrize("words", [(), ("data",), ("baseline",), ("baseline", "ra"), ("export",)])
+def test_a_missing_command_shows_the_help(words: tuple[str, ...], run_boxnn: Run) -> None:
+    code, out, err = run_boxnn(*words)
+    assert (code, out) == (2, "")
+    assert err == run_boxnn(*words, "--help")[1]
+
+
+def test_errors_are_json_where_json_is_asked_for(run_boxnn: Run) -> None:
+    Path("run.toml").write_text("json = true\nboxes = 0\n")
+    Path("x").mkdir()
+    for words, text in [
+        (("train", "--json"), "Missing argument 'DATA'."),
+        (("train", "x", "--out", "y", "--json", "--device", "z"), "'z' is not one of"),
+        (("train", "x", "--out", "y", "--config", "run.toml"), "boxes is 0"),
+        (("train", "x", "--out", "y", "--json", "--lr", "0"), "lr is 0.0"),
+    ]:
+        code, out, err = run_boxnn(*words)
+        assert (code, out) == (2, "")
+        error = json.loads(err)
+        assert text in error["error"] and error["exit_code"] == 2

@@ -12,7 +12,7 @@ import pytest
 from boxnn_numba import box_distance, validation
 from boxnn_numba.data.atomic import new_folder, replace, staged_output, write_failure
 from boxnn_numba.errors import BoxNNError, InputError, OptionError, OutputError
-from boxnn_numba.training.options import PRESETS, TrainingOptions, resolve
+from boxnn_numba.training.options import OPTIONS, PRESETS, TrainingOptions, resolve
 
 
 def refused(error: type[BoxNNError], words: str, call: Any, *arguments: Any) -> None:
@@ -184,6 +184,15 @@ def test_options_out_of_range(name: str, value: Any) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_the_docstring_tells_every_option() -> None:
+    text = str(TrainingOptions.__doc__)
+    assert text.startswith("Everything that determines a training run")
+    for name, option in OPTIONS.items():
+        kind = type(option.default).__name__
+        assert f"\n{name} : {kind}, {option.limits}; default {option.default}\n    " in text
+        assert option.text in " ".join(text.split())
+
+
 def test_presets() -> None:
     for preset in PRESETS:
         radius = {"radius": 3} if preset == "target" else {}
@@ -192,7 +201,7 @@ def test_presets() -> None:
     assert (paper.width, paper.forward_width, paper.unit) == (1, 255, 1 / 255)
     assert (paper.objective, paper.beta, paper.softmin, paper.lr) == ("paper", 50, "boltzmann", 0.2)
     assert resolve("target", {"radius": 9}).objective == "target"
-    with pytest.raises(OptionError, match="preset target needs a radius; pass --radius"):
+    with pytest.raises(OptionError, match="preset target needs a radius; pass `radius`"):
         resolve("target", {})
     with pytest.raises(OptionError, match="unknown preset 'best'; choose one of paper, graded"):
         resolve("best", {})

@@ -22,6 +22,7 @@ from support.docs_blocks import ROOT, Runner, begins_with, blocks, check, comman
 import boxnn_numba
 from boxnn_numba.cli.main import COMMANDS
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE, FILES
+from boxnn_numba.training.options import OPTIONS
 
 #: Modules whose functions and classes are all in the reference.
 DOCUMENTED = (
@@ -121,6 +122,16 @@ def test_the_reference_has_every_command_and_option(tool: ModuleType) -> None:
         for item in command.params:
             for name in item.opts:
                 assert name in sections[words] or name.upper() in sections[words], (words, name)
+
+
+def test_the_page_on_training_has_the_declared_options() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "option_tables.py"))
+    page = tool["PAGE"].read_text(encoding="utf-8")
+    assert tool["written"](page) == page, "run python tools/option_tables.py"
+    for name in OPTIONS:
+        assert f"\n| `{name}` | " in tool["options_table"]()
+    with pytest.raises(SystemExit, match="options: begin"):
+        tool["written"]("no markers")
 
 
 def test_the_reference_has_every_public_name() -> None:
