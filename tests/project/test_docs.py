@@ -26,8 +26,9 @@ from boxnn_numba.training.options import OPTIONS
 
 #: Modules whose functions and classes are all in the reference.
 DOCUMENTED = (
-    "attack", "baselines.ablation", "baselines.partition", "certificates", "distances", "errors",
-    "estimator", "exact", "impossibility", "interop", "localization", "volumes",
+    "attacks.adapters", "attacks.greedy", "baselines.ablation", "baselines.partition",
+    "certificates.exact", "certificates.margin", "distances", "errors", "estimator",
+    "theory.impossibility", "theory.localization", "theory.volumes",
 )  # fmt: skip
 #: What a page would load from elsewhere.
 LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)")
