@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.errors import InputError
-
-if TYPE_CHECKING:
-    from boxnn_numba.backends.devices import BoxTable, ClassLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +97,3 @@ class Boxes:
     def offsets(self) -> np.ndarray:
         """(K + 1,) int64: boxes ``offsets[c]:offsets[c + 1]`` have label c."""
         return np.searchsorted(self.labels, np.arange(self.n_classes + 1))
-
-    @cached_property
-    def table(self) -> BoxTable:
-        """The boxes laid out for the kernels of all distances, made once."""
-        from boxnn_numba.backends.devices import get_backend
-
-        return get_backend("cpu").boxes(self.lower, self.upper)
-
-    @cached_property
-    def layout(self) -> ClassLayout:
-        """The boxes laid out for the kernels of class distances, made once."""
-        from boxnn_numba.backends.devices import class_layout
-
-        return class_layout(self.lower, self.upper, self.offsets)

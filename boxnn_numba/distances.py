@@ -6,15 +6,22 @@ a copy, on CuPy's current stream, and so are results: CuPy's for CuPy's, else Nu
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.backends.devices import UNREACHABLE, get_backend, on_gpu
+from boxnn_numba.backends.box_layout import UNREACHABLE
+from boxnn_numba.backends.devices import get_backend, on_gpu
+from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
+
+_LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
+    weakref.WeakKeyDictionary()
+)
 
 __all__ = ["UNREACHABLE", "box_distance", "class_distance", "pairwise_distance"]
 
@@ -106,8 +113,8 @@ def pairwise_distance(
     array([[3, 4]], dtype=int32)
     """
     backend, codes, out = _prepared(x, boxes, out, len(boxes), device)
-    table = backend.table_of(boxes)
-    backend.pairwise(backend.samples(codes), len(codes), table, boxes.width, out)
+    table = laid_out(boxes, backend, "table")
+    backend.pairwise(codes, table, boxes.width, out)
     return out
 
 
@@ -149,8 +156,32 @@ def class_distance(
     array([[3, 4]], dtype=int32)
     """
     backend, codes, out = _prepared(x, boxes, out, boxes.n_classes, device, chunk)
-    backend.class_distance(codes, backend.layout_of(boxes), boxes.width, out)
+    layout = laid_out(boxes, backend, "layout")
+    backend.class_distance(codes, layout, boxes.width, out)
     return out
+
+
+def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
+    """Return boxes laid out for the kernels of a backend, made once and kept while the boxes live.
+
+    Parameters
+    ----------
+    boxes
+        The boxes.
+    backend
+        Where they will be compared; backends of one device share what they need.
+    form
+        ``"table"`` for distances to all boxes, ``"layout"`` for those to classes.
+    """
+    known = _LAID_OUT.setdefault(boxes, {})
+    key = backend.name, form
+    if key not in known:
+        known[key] = (
+            backend.table(boxes.lower, boxes.upper, boxes.width)
+            if form == "table"
+            else backend.layout(boxes.lower, boxes.upper, boxes.offsets, boxes.width)
+        )
+    return known[key]
 
 
 def _prepared(

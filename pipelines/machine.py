@@ -20,7 +20,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
     import llvmlite.binding as llvm
 
     from boxnn_numba import __version__
-    from boxnn_numba.backends.devices import default_threads
+    from boxnn_numba.backends.threads import default_threads
     from boxnn_numba.kernels import simd
 
     host = llvm.get_host_cpu_features()

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.random_search import Search
-from boxnn_numba.backends.devices import get_backend, limit_threads
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.distances import pairwise_distance
 from boxnn_numba.kernels.attack import greedy_attacks
 from boxnn_numba.kernels.attack_moves import VALUES, Task, Work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,6 @@ from boxnn_numba.backends.box_layout import (
 )
 from boxnn_numba.kernels import distances as cpu
 from boxnn_numba.kernels import simd
-
-if TYPE_CHECKING:
-    from boxnn_numba.boxes import Boxes
-    from boxnn_numba.training.cpu_trainer import CpuStepper, Entries
-    from boxnn_numba.training.run import StepInputs
 
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
@@ -84,8 +79,8 @@ class CpuBackend:
         padded[:rows, :columns] = x
         return padded
 
-    def boxes(self, lower: np.ndarray, upper: np.ndarray) -> BoxTable:
-        """Return uint8 bounds (M, n) laid out for the kernels."""
+    def table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> BoxTable:
+        """Return uint8 bounds (M, n) laid out for `pairwise`, at any width."""
         return box_table(lower, upper)
 
     def layout(
@@ -93,14 +88,6 @@ class CpuBackend:
     ) -> ClassLayout:
         """Return uint8 bounds (M, n), sorted by class, laid out for `class_distance`."""
         return class_layout(lower, upper, offsets)
-
-    def table_of(self, boxes: Boxes) -> BoxTable:
-        """Return boxes laid out for `pairwise`, made once."""
-        return boxes.table
-
-    def layout_of(self, boxes: Boxes) -> ClassLayout:
-        """Return boxes laid out for `class_distance`, made once."""
-        return boxes.layout
 
     # --- distances ----------------------------------------------------------------------
 
@@ -139,19 +126,18 @@ class CpuBackend:
         kernel(samples, first, first + rows, boxes.lower, boxes.upper, span[0], stop, width, out)
         return out
 
-    def pairwise(
-        self, samples: np.ndarray, n: int, table: BoxTable, width: int, out: np.ndarray
-    ) -> None:
-        """Write the int32 distances of the first n samples to all boxes to `out` (n, M)."""
+    def pairwise(self, x: np.ndarray, table: BoxTable, width: int, out: np.ndarray) -> None:
+        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, M)."""
         boxes = self.operands(table)
 
         def work(first: int, last: int) -> None:
+            samples = self.samples(x[first:last])
             for box in range(0, table.n_boxes, _BLOCK_BOXES):
                 stop = min(table.n_boxes, box + _BLOCK_BOXES)
-                block = self.distances(samples, first, last, boxes, (box, stop), width)
+                block = self.distances(samples, 0, last - first, boxes, (box, stop), width)
                 out[first:last, box:stop] = block[: last - first, : stop - box]
 
-        self.parallel(n, _BLOCK_SAMPLES, work)
+        self.parallel(len(x), _BLOCK_SAMPLES, work)
 
     def class_distance(
         self, x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray
@@ -217,19 +203,14 @@ class CpuBackend:
 
     # --- training -----------------------------------------------------------------------
 
-    def stepper(self, masters: tuple[np.ndarray, np.ndarray], inputs: StepInputs) -> CpuStepper:
+    def stepper(self, masters: Any, inputs: Any) -> Any:
         """Return the training state of boxes with these master bounds."""
         from boxnn_numba.training.cpu_trainer import CpuStepper
 
         return CpuStepper(self, masters, inputs)
 
-    def forward(
-        self, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: StepInputs
-    ) -> tuple[Entries, np.ndarray, np.ndarray]:
-        """Return what samples (N, n), codes as they come, say of the boxes of a table.
-
-        As `boxnn_numba.training.cpu_trainer.forward`: entries, objectives and margins.
-        """
+    def forward(self, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: Any) -> Any:
+        """Return what samples (N, n), codes as they come, say of the boxes of a table."""
         from boxnn_numba.training.cpu_trainer import forward
 
         return forward(self, table, self.samples(x), labels, inputs)

@@ -10,107 +10,35 @@ one is computed the other is filled. Results are the integers of the CPU.
 
 from __future__ import annotations
 
-import itertools
 import threading
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import cuda
 
 from boxnn_numba import validation
 from boxnn_numba.backends import cuda_runtime as runtime
-from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable
+from boxnn_numba.backends.box_layout import UNREACHABLE
 from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.cuda_layout import CudaTable, arranged, penalty_of, planes_of
 from boxnn_numba.errors import InputError
 from boxnn_numba.kernels import cuda_distances
-from boxnn_numba.kernels.cuda_distances import BOXES, COLUMNS, ROWS, TILE_BOXES, TILE_SAMPLES
-
-if TYPE_CHECKING:
-    from boxnn_numba.boxes import Boxes
-    from boxnn_numba.training.cpu_trainer import Entries
-    from boxnn_numba.training.cuda_trainer import CudaStepper
-    from boxnn_numba.training.run import StepInputs
+from boxnn_numba.kernels.cuda_distances import COLUMNS, ROWS, TILE_BOXES, TILE_SAMPLES
 
 #: Part of the free memory that buffers may take, and bytes of a chunk beyond which none is faster.
 _SHARE, _CHUNK_BYTES = 0.25, 64 * 2**20
-#: A width that no penalty reaches needs no cap.
-UNCAPPED = 255
 
 Launch = Callable[[Any, Any, Any], None]
 
 
-def words_of(codes: np.ndarray) -> np.ndarray:
-    """Return uint8 codes (..., n) as uint32 words, padded with zeros."""
-    n = codes.shape[-1]
-    padded = np.zeros((*codes.shape[:-1], -(-n // 4) * 4), np.uint8)
-    padded[..., :n] = codes
-    return padded.view(np.uint32)
-
-
-def planes_of(lower: np.ndarray, upper: np.ndarray, width: int) -> np.ndarray:
-    """Return boxes as the kernels take them: (2 or 4, M, words) uint32.
-
-    Lower and upper bounds and, below `UNCAPPED`, both moved outwards by the width.
-    """
-    sides = [lower, upper]
-    if width < UNCAPPED:
-        sides += [lower - np.minimum(lower, width), upper + np.minimum(255 - upper, width)]
-    return words_of(np.stack([side.astype(np.uint8) for side in sides]))
-
-
-def penalty_of(width: int) -> str:
-    """Return the kernels' name of the graded penalty at a width."""
-    return "capped" if width < UNCAPPED else "uncapped"
-
-
-@dataclass(frozen=True)
-class CudaTable:
-    """Boxes on the GPU.
-
-    Attributes
-    ----------
-    planes
-        (2 or 4, M, words) uint32, as `planes_of`.
-    labels
-        int32, the class of each thread's boxes of a tile, -1 for none, where the rows are arranged
-        for class distances; else None.
-    width, n_features
-        Width W, and features n without the padding.
-    """
-
-    planes: Any
-    labels: Any
-    width: int
-    n_features: int
-
-
-def _arranged(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the box in each row of a class table, and the class of each thread of a tile.
-
-    A thread's boxes are rows `COLUMNS` apart, all of one class (its last box is repeated).
-    """
-    groups, labels = [], []
-    for c, (first, last) in enumerate(itertools.pairwise(offsets)):
-        for start in range(int(first), int(last), BOXES):
-            groups.append(np.minimum(np.arange(start, start + BOXES), last - 1))
-            labels.append(c)
-    while len(groups) % COLUMNS:
-        groups.append(np.zeros(BOXES, np.int64))
-        labels.append(-1)
-    rows = np.array(groups).reshape(-1, COLUMNS, BOXES).transpose(0, 2, 1).reshape(-1)
-    return rows, np.array(labels, np.int32)
-
-
-class CudaBackend(CpuBackend):
-    """Kernels on the GPU of this process; what has no kernel there runs on the CPU.
+class CudaBackend:
+    """Kernels on the GPU of this process.
 
     Parameters
     ----------
-    threads
-        Threads for what runs on the CPU.
+    cpu
+        Does what has no kernel on the GPU.
     chunk
         Rows of a host array that are on the GPU at a time; None for what fits easily.
 
@@ -122,57 +50,37 @@ class CudaBackend(CpuBackend):
 
     name = "cuda"
 
-    def __init__(self, threads: int, chunk: int | None = None) -> None:
-        super().__init__(threads)
+    def __init__(self, cpu: CpuBackend, chunk: int | None = None) -> None:
         runtime.check_device()
-        self._chunk = chunk
-        self._tables: weakref.WeakKeyDictionary[Boxes, CudaTable] = weakref.WeakKeyDictionary()
-        self._layouts: weakref.WeakKeyDictionary[Boxes, CudaTable] = weakref.WeakKeyDictionary()
+        self._cpu, self.threads, self._chunk = cpu, cpu.threads, chunk
+        self.parallel, self.float_distances = cpu.parallel, cpu.float_distances
         self._nothing = runtime.send(np.zeros(1, np.int32))
         self._buffers: tuple[Any, list[_Buffer]] | None = None
-        self._forward: CudaStepper | None = None
         self._lock = threading.Lock()
 
     # --- layout -------------------------------------------------------------------------
 
-    def samples(self, x: Any) -> Any:
-        """Return samples as `pairwise` takes them: uint8 codes (N, n), here or on the GPU."""
-        return x
+    def table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> CudaTable:
+        """Return uint8 bounds (M, n) on the GPU, for `pairwise` at a width."""
+        return self._upload(planes_of(lower, upper, width), None)
 
-    def gpu_table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> CudaTable:
-        """Return uint8 bounds (M, n) on the GPU."""
-        return self._upload(planes_of(lower, upper, width), None, width, lower.shape[1])
-
-    def layout(  # type: ignore[override]
+    def layout(
         self, lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray, width: int
     ) -> CudaTable:
         """Return uint8 bounds (M, n), sorted by class, on the GPU for `class_distance`."""
-        rows, labels = _arranged(offsets)
-        planes = planes_of(lower[rows], upper[rows], width)
-        return self._upload(planes, labels, width, lower.shape[1])
+        rows, labels = arranged(offsets)
+        return self._upload(planes_of(lower[rows], upper[rows], width), labels)
 
     @staticmethod
-    def _upload(planes: np.ndarray, labels: Any, width: int, n_features: int) -> CudaTable:
+    def _upload(planes: np.ndarray, labels: np.ndarray | None) -> CudaTable:
         with runtime.enough_memory(planes.nbytes, "use fewer boxes, or --device cpu"):
             on_device = None if labels is None else runtime.send(labels)
-            return CudaTable(runtime.send(planes), on_device, width, n_features)
-
-    def table_of(self, boxes: Boxes) -> CudaTable:  # type: ignore[override]
-        """Return boxes on the GPU for `pairwise`, sent once."""
-        if boxes not in self._tables:
-            self._tables[boxes] = self.gpu_table(boxes.lower, boxes.upper, boxes.width)
-        return self._tables[boxes]
-
-    def layout_of(self, boxes: Boxes) -> CudaTable:  # type: ignore[override]
-        """Return boxes on the GPU for `class_distance`, sent once."""
-        if boxes not in self._layouts:
-            self._layouts[boxes] = self.layout(boxes.lower, boxes.upper, boxes.offsets, boxes.width)
-        return self._layouts[boxes]
+            return CudaTable(runtime.send(planes), on_device)
 
     # --- distances ----------------------------------------------------------------------
 
-    def pairwise(self, samples: Any, n: int, table: CudaTable, width: int, out: Any) -> None:  # type: ignore[override]
-        """Write the int32 distances of n samples to all boxes to `out` (n, M).
+    def pairwise(self, x: Any, table: CudaTable, width: int, out: Any) -> None:
+        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, M).
 
         Both are in the host's memory or both on the GPU, there C-contiguous.
         """
@@ -186,9 +94,9 @@ class CudaBackend(CpuBackend):
                 words, self._nothing, np.int32(0), np.int32(rows), table.planes, target
             )
 
-        self._run(samples, out, run)
+        self._run(x, out, run)
 
-    def class_distance(self, x: Any, layout: CudaTable, width: int, out: Any) -> None:  # type: ignore[override]
+    def class_distance(self, x: Any, layout: CudaTable, width: int, out: Any) -> None:
         """Write the int32 distances to the nearest box of each class to `out` (N, K).
 
         Both are in the host's memory or both on the GPU, there C-contiguous.
@@ -322,15 +230,15 @@ class CudaBackend(CpuBackend):
 
     # --- training -----------------------------------------------------------------------
 
-    def stepper(self, masters: Any, inputs: StepInputs) -> CudaStepper:  # type: ignore[override]
+    def stepper(self, masters: Any, inputs: Any) -> Any:
         """Return the training state of boxes with these master bounds, on the GPU."""
         from boxnn_numba.training.cuda_trainer import CudaStepper
 
         return CudaStepper(self, masters, inputs)
 
-    def forward(
-        self, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: StepInputs
-    ) -> tuple[Entries, np.ndarray, np.ndarray]:
+    _forward: Any = None
+
+    def forward(self, table: Any, x: np.ndarray, labels: np.ndarray, inputs: Any) -> Any:
         """Return what samples (N, n) of the host say of the boxes of a table of the host."""
         with self._lock:
             bounds, stepper = table.bounds(), self._forward

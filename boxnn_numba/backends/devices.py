@@ -1,46 +1,23 @@
-"""The seam between the mathematics and the machine: one object per device.
-
-A backend prepares samples and boxes (padding, layout) and runs the kernels on
-them. `get_backend` returns it by name; what a GPU needs is imported only where one is
-asked for.
-"""
+"""Devices by name: the backend of each, made once; what a GPU needs is imported when asked for."""
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import ctypes
 import functools
 import importlib.util
-import os
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from boxnn_numba import validation
-from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable, ClassLayout, class_layout
 from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.errors import BackendError, OptionError
+from boxnn_numba.backends.threads import default_threads
+from boxnn_numba.errors import BackendError
 
 if TYPE_CHECKING:
     from boxnn_numba.backends.cuda import CudaBackend
 
-__all__ = [
-    "DEVICES",
-    "UNREACHABLE",
-    "BoxTable",
-    "ClassLayout",
-    "CpuBackend",
-    "class_layout",
-    "default_threads",
-    "get_backend",
-    "limit_threads",
-    "on_gpu",
-]
-
 DEVICES = ("cpu", "cuda", "auto")
-_LIMIT: contextvars.ContextVar[int | None] = contextvars.ContextVar("boxnn_threads", default=None)
 
 
 @overload
@@ -99,7 +76,7 @@ def _cuda_backend(threads: int, chunk: int | None) -> CudaBackend:
         )
     from boxnn_numba.backends.cuda import CudaBackend
 
-    return CudaBackend(threads, chunk)
+    return CudaBackend(_cpu_backend(threads), chunk)
 
 
 @functools.cache
@@ -134,31 +111,3 @@ def _gpu_present() -> bool:
 def on_gpu(array: Any) -> bool:
     """Whether an array (CuPy, PyTorch, Numba) is in the memory of a GPU."""
     return hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
-
-
-@contextlib.contextmanager
-def limit_threads(threads: int | None) -> Iterator[None]:
-    """Make `threads` the default of this thread's calls inside the body; None changes nothing."""
-    token = _LIMIT.set(_LIMIT.get() if threads is None else threads)
-    try:
-        yield
-    finally:
-        _LIMIT.reset(token)
-
-
-def default_threads() -> int:
-    """Return the limit in force, ``BOXNN_NUM_THREADS``, or the cores that this process may use."""
-    limit = _LIMIT.get()
-    if limit is not None:
-        return limit
-    forced = os.environ.get("BOXNN_NUM_THREADS")
-    if forced is not None:
-        try:
-            return validation.positive("BOXNN_NUM_THREADS", int(forced))
-        except ValueError:
-            raise OptionError(
-                f"BOXNN_NUM_THREADS is {forced!r}; it must be a whole number of at least 1"
-            ) from None
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.backends.devices import default_threads
+from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.paths import first_line
 from boxnn_numba.errors import BackendError, InputError
 

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.greedy import greedy_attack
-from boxnn_numba.backends.devices import get_backend, limit_threads
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates.integer_program import Program, choices, solve
 from boxnn_numba.certificates.margin import certified_radius

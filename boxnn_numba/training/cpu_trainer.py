@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import UNREACHABLE
+from boxnn_numba.backends.box_layout import UNREACHABLE, box_table
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.problem import FIXED_POINT
 
 if TYPE_CHECKING:
-    from boxnn_numba.backends.devices import BoxTable, CpuBackend
+    from boxnn_numba.backends.box_layout import BoxTable
+    from boxnn_numba.backends.cpu import CpuBackend
     from boxnn_numba.training.loader import Feed, Pair
     from boxnn_numba.training.options import TrainingOptions
     from boxnn_numba.training.run import StepInputs
@@ -246,7 +247,7 @@ class CpuStepper:
     def __init__(self, backend: CpuBackend, masters: Pair, inputs: StepInputs) -> None:
         self.backend, self.inputs, self.masters = backend, inputs, masters
         shape = masters[0].shape
-        self.table = backend.boxes(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
+        self.table = box_table(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
         cpu_training.settle(masters, self._codes())
         self._steps, self._masses = 0, np.zeros(shape[0], np.int64)
         self._dense = is_dense(inputs.options)

@@ -11,6 +11,7 @@ import numpy as np
 from numba import cuda
 
 from boxnn_numba.backends import cuda_runtime as runtime
+from boxnn_numba.backends.cuda_layout import penalty_of, words_of
 from boxnn_numba.kernels import cuda_distances, cuda_training
 from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, TILE_SAMPLES
 from boxnn_numba.training.cpu_trainer import Entries, is_dense, n_moments, step_sizes
@@ -65,8 +66,6 @@ class CudaStepper:
     """
 
     def __init__(self, backend: CudaBackend, masters: Pair, inputs: StepInputs) -> None:
-        from boxnn_numba.backends.cuda import penalty_of
-
         options = inputs.options
         self.backend, self.n_boxes, self.n_features = backend, *masters[0].shape
         graded = options.relaxation == "graded"
@@ -126,8 +125,6 @@ class CudaStepper:
                 yield DeviceRows(words, labels, order, first, len(rows)), y[rows]
 
     def _sent(self, x: np.ndarray) -> Any:
-        from boxnn_numba.backends.cuda import words_of
-
         if self._window is None or self._window[0] is not x:
             self._window = None
             words = words_of(x)
@@ -174,8 +171,6 @@ class CudaStepper:
 
         In the order of the boxes; changes nothing.
         """
-        from boxnn_numba.backends.cuda import words_of
-
         words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
         sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
         part = DeviceRows(words, *sent, 0, len(x))
@@ -202,8 +197,6 @@ class CudaStepper:
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8 of the host."""
-        from boxnn_numba.backends.cuda import words_of
-
         words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
         sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
         nothing = cuda.device_array((self.n_boxes, 0), np.int32)

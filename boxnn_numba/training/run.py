@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.devices import CpuBackend
+from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.training.loader import Feed, Pair

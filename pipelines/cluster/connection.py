@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import __version__, validation
-from boxnn_numba.backends.devices import default_threads
+from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.paths import exists, location, storage_errors
 from boxnn_numba.errors import ClusterError, OptionError
 

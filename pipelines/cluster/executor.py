@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from boxnn_numba.backends.devices import get_backend, limit_threads
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.data.paths import Location, absolute
 from boxnn_numba.errors import ClusterError, InterruptedRunError
 from boxnn_numba.pipelines.cluster.connection import check_options, check_workers, open_client

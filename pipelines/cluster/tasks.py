@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from boxnn_numba.backends.devices import limit_threads
+from boxnn_numba.backends.threads import limit_threads
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boxnn_numba import validation
-from boxnn_numba.backends.devices import default_threads
+from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources.catalogue import open_source
 from boxnn_numba.errors import DataError

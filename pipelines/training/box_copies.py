@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from boxnn_numba.backends.devices import BoxTable, CpuBackend, get_backend
+from boxnn_numba.backends.box_layout import BoxTable, box_table
+from boxnn_numba.backends.cpu import CpuBackend
 
 if TYPE_CHECKING:
     from boxnn_numba.training.loader import Pair
@@ -168,7 +169,7 @@ def current_boxes(update: BoxUpdate, *arrays: np.ndarray) -> BoxCopy | None:
         if known is not None and known.number == update.number:
             return known
         if update.inputs is not None:
-            table = get_backend("cpu", 1).boxes(*arrays)
+            table = box_table(*arrays)
             moved = BoxCopy(update.number, table, update.inputs)
         elif arrays and known is not None and known.number == update.number - 1:
             del _copies[update.run]  # not to be found half changed, should this fail

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.devices import CpuBackend, get_backend
+from boxnn_numba.backends.box_layout import box_table
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import ClusterError, OptionError
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import Executor
@@ -175,7 +177,7 @@ def shard_distances(
 ) -> Shard:
     """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
     backend, options = get_backend("cpu", 1), inputs.options
-    table = backend.boxes(*codes)
+    table = box_table(*codes)
     boxes = backend.operands(table, options.relaxation)
     distance = backend.distances(
         backend.samples(x), 0, len(x), boxes, (0, table.n_boxes), options.forward_width,

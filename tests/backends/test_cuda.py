@@ -19,6 +19,7 @@ from boxnn_numba import (
     pairwise_distance,
 )
 from boxnn_numba.backends.devices import get_backend, on_gpu
+from boxnn_numba.distances import laid_out
 from boxnn_numba.errors import BackendError, InputError
 
 _REASON = why_not()
@@ -114,17 +115,17 @@ def test_chunks_change_nothing(chunk: int) -> None:
     backend = get_backend("cuda", 1, chunk)
     for rows in (5, 3, 5):  # buffers of one call serve the next
         out = np.full((rows, 3), -9, np.int32)
-        backend.class_distance(x[:rows], backend.layout_of(boxes), boxes.width, out)
+        backend.class_distance(x[:rows], laid_out(boxes, backend, "layout"), boxes.width, out)
         np.testing.assert_array_equal(out, classes[:rows])
     out = np.full((5, 6), -9, np.int32)
-    backend.pairwise(x, 5, backend.table_of(boxes), boxes.width, out)
+    backend.pairwise(x, laid_out(boxes, backend, "table"), boxes.width, out)
     np.testing.assert_array_equal(out, pairs)
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     x, boxes = case((5, 6, 9, 3), 77)
     backend = get_backend("cuda", 1, 4)
-    layout = backend.layout_of(boxes)
+    layout = laid_out(boxes, backend, "layout")
     backend._buffers = None
     # 12 bytes of padded codes and 12 of results a row, twice.
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 150.0)
@@ -132,7 +133,7 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.class_distance(x, layout, boxes.width, np.empty((5, 3), np.int32))
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 10.0)
     with pytest.raises(BackendError, match="use fewer boxes, or --device cpu"):
-        backend.table_of(case((1, 9, 8, 2), 3)[1])
+        laid_out(case((1, 9, 8, 2), 3)[1], backend, "table")
 
 
 # --- certificates ---------------------------------------------------------------------------

@@ -212,8 +212,9 @@ def host(array: Any) -> Any:
 
 def kernels(sizes: Sizes, shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     """Measure class distances of samples that are on the GPU, and compute their floors."""
-    from boxnn_numba.backends.cuda import UNCAPPED
+    from boxnn_numba.backends.cuda_layout import UNCAPPED
     from boxnn_numba.backends.devices import get_backend
+    from boxnn_numba.distances import laid_out
     from boxnn_numba.kernels.cuda_device import FORM
 
     machine = environment()
@@ -223,7 +224,7 @@ def kernels(sizes: Sizes, shapes: list[tuple[int, int]]) -> list[dict[str, Any]]
         x = on_gpu(random_codes(rows, features, 1))
         for width in sizes.widths:
             boxes = random_boxes(n_boxes, features, width, 2)
-            layout = backend.layout_of(boxes)
+            layout = laid_out(boxes, backend, "layout")
             out = backend.output(None, x, (rows, CLASSES))
             took = seconds(lambda: backend.class_distance(x, layout, width, out), sizes.repeats)  # noqa: B023
             elements = float(rows) * n_boxes * features

@@ -20,8 +20,10 @@ from benchmarks.method import (
 )
 from numba.extending import register_jitable
 
-from boxnn_numba.backends.devices import CpuBackend, get_backend
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.distances import laid_out
 from boxnn_numba.kernels import simd
 
 WIDTHS = (1, 128, 255)
@@ -78,7 +80,7 @@ def class_distance_call(
     backend: CpuBackend, x: np.ndarray, boxes: Boxes, width: int | None = None
 ) -> Callable[[], None]:
     """Return a call of the class-distance kernel on boxes that were laid out before."""
-    layout, out = boxes.layout, np.empty((len(x), boxes.n_classes), np.int32)
+    layout, out = laid_out(boxes, backend, "layout"), np.empty((len(x), boxes.n_classes), np.int32)
     return functools.partial(backend.class_distance, x, layout, width or boxes.width, out)
 
 

@@ -312,12 +312,11 @@ def _compare(settings: Settings, case: str, problem: Problem) -> list[Record]:
 
 def _our_call(problem: Problem, threads: int) -> tuple[Run, np.ndarray]:
     backend = get_backend("cpu", threads)
-    table = backend.boxes(problem.lower, problem.upper)
+    table = backend.table(problem.lower, problem.upper, problem.width)
     out = np.empty((len(problem.x), len(problem.lower)), np.int32)
 
     def run() -> None:
-        samples = backend.samples(problem.x)
-        backend.pairwise(samples, len(problem.x), table, problem.width, out)
+        backend.pairwise(problem.x, table, problem.width, out)
 
     return run, out
 

@@ -14,7 +14,9 @@ import numpy as np
 from benchmarks import method as bench_method
 from benchmarks.plan_calibrate_data import BOXES, data_constants
 
-from boxnn_numba.backends.devices import CpuBackend, class_layout, get_backend
+from boxnn_numba.backends.box_layout import box_table, class_layout
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.kernels import training as cpu_training
@@ -122,7 +124,7 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
     backend = get_backend("cpu", 1)
     x = backend.samples(bench_method.random_codes(rng, rows, n))
     bounds = bench_method.random_boxes(rng, boxes, n)
-    table = backend.boxes(*bounds)
+    table = box_table(*bounds)
     rates = {}
     for width in (1, WIDTH, 255):
 

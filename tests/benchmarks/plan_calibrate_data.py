@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from benchmarks.method import Samples
 
-from boxnn_numba.backends.devices import CpuBackend, get_backend
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.pipelines.plan.inputs import CHANGE_BATCH
 from boxnn_numba.training.cpu_trainer import CpuStepper, Entries
 from boxnn_numba.training.loader import Feed, Pair

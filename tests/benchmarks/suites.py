@@ -18,7 +18,7 @@ from benchmarks.method import (
 )
 
 from boxnn_numba import validation
-from boxnn_numba.backends.devices import default_threads
+from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Name, exists, location
 from boxnn_numba.errors import OptionError

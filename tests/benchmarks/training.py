@@ -19,7 +19,8 @@ from benchmarks.method import (
     sample_boxes,
 )
 
-from boxnn_numba.backends.devices import CpuBackend, get_backend
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import BackendError
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.cpu_trainer import CpuStepper

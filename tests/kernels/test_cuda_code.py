@@ -183,7 +183,7 @@ def test_what_is_missing_is_named(setting: str, message: str) -> None:
 def test_auto_does_without_a_gpu_that_fails() -> None:
     code = (
         "import boxnn_numba.backends.cuda_runtime as runtime\n"
-        "from boxnn_numba import backend\n"
+        "from boxnn_numba.backends import devices as backend\n"
         "from boxnn_numba.errors import BackendError\n"
         "def check():\n"
         "    raise BackendError('it is too old')\n"

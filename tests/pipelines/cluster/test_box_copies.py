@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cluster_tools import OPTIONS, Work, assert_same_model, make_work
 
-from boxnn_numba.backends.devices import CpuBackend, get_backend
+from boxnn_numba.backends.box_layout import box_table
+from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster import dask_executor
 from boxnn_numba.pipelines.cluster.executor import connect
@@ -75,7 +77,7 @@ def _moved(backend: CpuBackend, steps: int) -> Iterator[tuple[np.ndarray, tuple[
     """Yield lower bounds after each step, and the message that a worker gets."""
     rng = np.random.default_rng(0)
     lower = rng.integers(0, 200, (7, 70), np.uint8)
-    table, sender, inputs = backend.boxes(lower, lower + 20), BoxSender(backend), object()
+    table, sender, inputs = box_table(lower, lower + 20), BoxSender(backend), object()
     for _ in range(steps):
         table.lower[rng.integers(7), rng.integers(70)] ^= 1
         yield table.bounds()[0].copy(), sender.update(table, inputs)  # type: ignore[arg-type]
