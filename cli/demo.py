@@ -46,6 +46,7 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
     from boxnn_numba.pipelines.certification.certify import certify, evaluate
     from boxnn_numba.pipelines.ingest import ingest
     from boxnn_numba.pipelines.report.report import report
+    from boxnn_numba.pipelines.running import RunOptions
     from boxnn_numba.pipelines.training.train import train
     from boxnn_numba.training.options import resolve
 
@@ -59,7 +60,7 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
     with progress(quiet, "3/4 certifying") as bar:
         certify(model, data, cert, progress=bar)
     with progress(quiet, "4/4 reporting") as bar:
-        report([cert], folder / "report", progress=bar)
+        report([cert], folder / "report", run=RunOptions(progress=bar))
     result = evaluate(cert, range(0, 41, 4))
     page = folder / "report" / "report.html"
     result |= {"report": str(page), "seconds": time.perf_counter() - began}

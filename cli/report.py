@@ -14,7 +14,7 @@ from boxnn_numba.cli.common import (
     emit,
     out_option,
     overwrite_option,
-    progress,
+    running,
 )
 
 
@@ -41,34 +41,15 @@ from boxnn_numba.cli.common import (
 @convention_option
 @overwrite_option("Replace an earlier report.")
 @common_options
-def report(
-    certificates: tuple[str, ...],
-    out: str,
-    data: str | None,
-    models: tuple[str, ...],
-    attacks: tuple[str, ...],
-    convention: str,
-    overwrite: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def report(certificates: tuple[str, ...], out: str, as_json: bool, **options: Any) -> None:
     """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
 
     CERT are files made by `boxnn certify`, all of one data set and split.
     """
     from boxnn_numba.pipelines.report.report import report as make_report
 
-    with progress(quiet, "Report") as bar:
-        result = make_report(
-            certificates,
-            out,
-            data=data,
-            models=models,
-            attacks=attacks,
-            convention=convention,
-            overwrite=overwrite,
-            progress=bar,
-        )
+    with running("Report", options) as run:
+        result = make_report(certificates, out, run=run, **options).as_dict()
     emit(result, as_json, _text(result))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
 from boxnn_numba.pipelines.figures.palette import run_colour, run_mark
-from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, setting
+from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method, setting
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
@@ -54,11 +54,17 @@ def save(figure: Figure, path: Location) -> None:
 
 def method_label(name: str) -> str:
     """Return a published method as matplotlib text: ``RA_45^B`` with its marks raised."""
-    base, _, variant = family(name).partition("^")
-    size = setting(name)
+    base, size, variant = method(name)
     marks = f"_{{{size}}}" if size is not None else ""
     marks += f"^{{{variant}}}" if variant else ""
     return f"{base}${marks}$" if marks else base
+
+
+def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Draw a pale grid below what is drawn, and no frame above and to the right."""
+    axes.grid(axis=grid, color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], title: str) -> Figure:
@@ -105,16 +111,18 @@ def frame_curves(axes: Axes, last: int) -> None:
     axes.set_ylim(0, 100)
     axes.set_xticks(range(0, last + 1, tick_step(last)))
     axes.set_yticks(range(0, 101, 20))
-    axes.grid(color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.set_xlabel("certified radius (features/pixels)")
     axes.set_ylabel("certified accuracy (%)")
 
 
 def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
     curve = run.curve()
-    name = method_label(run.name) if run.named_by_method else shortened(run.name, _LONGEST_NAME)
+    name = (
+        method_label(run.name)
+        if run.words.setting is not None
+        else shortened(run.name, _LONGEST_NAME)
+    )
     # The step down to zero after the largest radius belongs to the curve.
     values = np.append(curve, 0.0)
     (line,) = axes.plot(
@@ -128,7 +136,7 @@ def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
         markeredgewidth=0.7,
         markevery=every,
         zorder=4,
-        label=f"{name} (median {run.summary()['median_certified_radius']})",
+        label=f"{name} (median {run.summary().median_certified_radius})",
     )
     return line
 
@@ -208,9 +216,7 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
         )
         axes.set_title(run.name, fontsize=10, loc="left")
         axes.set_ylabel("samples")
-        axes.set_axisbelow(True)
-        axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "y")
         axes.legend(loc="upper right", frameon=False, fontsize=9)
     panels[-1].set_xlim(-0.5, edges[-1] - 0.5)
     panels[-1].set_xlabel("certified radius of the prediction (features/pixels)")

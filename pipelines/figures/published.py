@@ -85,16 +85,32 @@ def published_medians(dataset_name: str) -> dict[str, int]:
     }
 
 
-def family(method: str) -> str:
+class Method(NamedTuple):
+    """The name of a method, taken apart: ``RA_20^B`` is RA with setting 20, variant B."""
+
+    base: str
+    setting: int | None = None
+    variant: str = ""
+
+
+def method(name: str) -> Method:
+    """Return the name of a published method taken apart, any other name as it is."""
+    match = _METHOD.fullmatch(name)
+    if match is None:
+        return Method(name)
+    size, variant = match["setting"], match["variant"] or ""
+    return Method(match["base"], None if size is None else int(size), variant.lstrip("^"))
+
+
+def family(name: str) -> str:
     """Return the family of a row: ``"RA_20^B"`` -> ``"RA^B"``."""
-    match = _METHOD.fullmatch(method)
-    return method if match is None else match["base"] + (match["variant"] or "")
+    base, _, variant = method(name)
+    return f"{base}^{variant}" if variant else base
 
 
-def setting(method: str) -> int | None:
+def setting(name: str) -> int | None:
     """Return the ablation size or number of partitions of a row: ``"RA_20^B"`` -> 20."""
-    match = _METHOD.fullmatch(method)
-    return None if match is None or match["setting"] is None else int(match["setting"])
+    return method(name).setting
 
 
 def _read(table: str) -> Iterator[dict[str, str]]:

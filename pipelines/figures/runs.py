@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import CertificateFileError, OptionError
-from boxnn_numba.pipelines.figures.published import setting
+from boxnn_numba.pipelines.figures.published import Method, method
 
 if TYPE_CHECKING:
     from boxnn_numba.data.attack_store import AttackFile
     from boxnn_numba.data.certificate_store import CertificateFile
+
+
+class Summary(NamedTuple):
+    """Samples in one line: their number, accuracy in percent, median and mean certified radius."""
+
+    name: str
+    n: int
+    accuracy: float
+    median_certified_radius: int
+    mean_certified_radius: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +86,15 @@ class Run:
         return self.attributes.get("method", certificates.BOX_NN) == certificates.BOX_NN
 
     @property
-    def named_by_method(self) -> bool:
-        """Whether the name is that of a published defence with its setting, e.g. ``RA_45``."""
-        return not self.has_boxes and setting(self.name) is not None
+    def words(self) -> Method:
+        """The name, taken apart where it is a published defence with its setting, ``RA_45``."""
+        words = method(self.name)
+        return Method(self.name) if self.has_boxes or words.setting is None else words
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the data set."""
+        return str(self.attributes.get("dataset_name", ""))
 
     @property
     def outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,29 +105,24 @@ class Run:
         """Return certified accuracy in percent at every radius 0, 1, ..., the largest."""
         return certified_curve(self.outcome)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the figures that describe the run in one line (accuracy in percent)."""
-        return {
-            "name": self.name,
-            "n": len(self.label),
-            "accuracy": round(float(self.curve()[0]), 4),
-            "median_certified_radius": certificates.median_certified_radius(*self.outcome),
-            "mean_certified_radius": round(certificates.mean_certified_radius(*self.outcome), 4),
-        }
+    def summary(self) -> Summary:
+        """Return the figures that describe the run in one line."""
+        return _summary(self.name, self.outcome)
 
-    def per_class(self) -> list[dict[str, Any]]:
-        """Return `boxnn_numba.certificates.margin.per_class_table` with names and percent."""
-        table = certificates.per_class_table(*self.outcome, len(self.classes))
+    def per_class(self) -> list[Summary]:
+        """Return the figures of each true class that occurs, under its name."""
         return [
-            {
-                "class": str(self.classes[int(row["class"])]),
-                "n": row["n"],
-                "accuracy": round(100 * row["accuracy"], 4),
-                "median_certified_radius": row["median_certified_radius"],
-                "mean_certified_radius": round(row["mean_certified_radius"], 4),
-            }
-            for row in table
+            _summary(str(name), tuple(values[of_class] for values in self.outcome))
+            for index, name in enumerate(self.classes)
+            if (of_class := self.label == index).any()
         ]
+
+
+def _summary(name: str, outcome: tuple[np.ndarray, ...]) -> Summary:
+    accuracy = 100 * float(certificates.certified_accuracy(*outcome, [0])[0])
+    median = certificates.median_certified_radius(*outcome)
+    mean = certificates.mean_certified_radius(*outcome)
+    return Summary(name, len(outcome[0]), round(accuracy, 4), median, round(mean, 4))
 
 
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:

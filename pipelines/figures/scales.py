@@ -29,6 +29,14 @@ def tick_step(last: int) -> int:
         scale *= 10
 
 
+def table_radii(runs: Sequence[Run], published: Sequence[PublishedRow]) -> list[int]:
+    """Return the published radii, continued to where the runs end, or about a dozen."""
+    last = last_radius(runs, published)
+    radii = list(published[0].radii) if published else []
+    end = radii[-1] if radii else -1
+    return radii + [radius for radius in range(0, last + 1, tick_step(last)) if radius > end]
+
+
 def histogram_edges(runs: Sequence[Run]) -> np.ndarray:
     """Return integer bin edges 0, s, 2 s, ... that cover all radii in at most 60 bins."""
     largest = max(int(run.radius.max()) for run in runs)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.curves import shortened
 from boxnn_numba.pipelines.figures.palette import CHANGED
-from boxnn_numba.pipelines.report.gallery_views import Picture
+from boxnn_numba.pipelines.report.gallery import Sample
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 
-def contact_sheet(pictures: Sequence[Picture], title: str) -> Figure:
+def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
     """Draw test images beside their nearest own and rival boxes.
 
     Parameters
     ----------
     pictures
-        One row of images each.
+        Samples with images, one row each.
     title
         Above the rows.
 
@@ -39,47 +38,37 @@ def contact_sheet(pictures: Sequence[Picture], title: str) -> Figure:
         heads.insert(1, "under attack")
     canvas, size = _all_images(pictures, attacked)
     # Enlarged here to whole pixels of the figure: matplotlib would take longer, and blur.
-    scale = max(1, round(1.1 * plots.DPI / size))
+    dpi = plots.DPI
+    scale = max(1, round(1.1 * dpi / size))
     canvas = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
-    left, head, margin = round(1.75 * plots.DPI), round(0.75 * plots.DPI), round(0.1 * plots.DPI)
+    left, head, margin = round(1.75 * dpi), round(0.75 * dpi), round(0.1 * dpi)
     height, width = canvas.shape[:2]
     across, down = left + width + margin, head + height + margin
-    figure = plots.new_figure(across / plots.DPI, down / plots.DPI, layout=None)
-    figure.add_artist(_pixels(canvas, left, margin))
+    figure = plots.new_figure(across / dpi, down / dpi, layout=None)
+    figure.figimage(canvas, left, margin, origin="upper")
     for column, words in enumerate(heads):
         x = left + width * (column + 0.5) / len(heads)
-        y = margin + height + 0.06 * plots.DPI
+        y = margin + height + 0.06 * dpi
         figure.text(x / across, y / down, words, ha="center", va="bottom", fontsize=9)
     for row, picture in enumerate(pictures):
-        names = (shortened(name) for name in picture.names)
-        kinds = zip(("true", "predicted", "rival"), names, strict=True)
-        lines = [f"{picture.group}, #{picture.index}", f"radius {picture.radius}"]
-        lines += [f"{kind} {name}" for kind, name in kinds]
+        lines = [
+            f"{picture.group}, #{picture.index}",
+            f"radius {picture.radius}",
+            f"true {shortened(picture.label_name)}",
+            f"predicted {shortened(picture.predicted_name)}",
+            f"rival {shortened(picture.rival_name)}",
+        ]
         if picture.attack is not None and picture.attack.changed > 0:
             lines[1] += f", attack {picture.attack.changed}"
         y = margin + height * (1 - (row + 0.5) / len(pictures))
-        x = left - 0.1 * plots.DPI
+        x = left - 0.1 * dpi
         figure.text(x / across, y / down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
-    x, y = 0.1 * plots.DPI / across, 1 - 0.12 * plots.DPI / down
+    x, y = 0.1 * dpi / across, 1 - 0.12 * dpi / down
     figure.text(x, y, title, ha="left", va="top", fontsize=11)
     return figure
 
 
-def _pixels(image: np.ndarray, left: int, bottom: int) -> Artist:
-    """Return an artist that copies an (h, w, 3) image to pixels of the figure as it is."""
-    from matplotlib.artist import Artist
-
-    opaque = np.full(image.shape[:2], 255, np.uint8)
-    flipped = np.ascontiguousarray(np.dstack([image, opaque])[::-1])
-
-    class Pixels(Artist):
-        def draw(self, renderer: Any) -> None:
-            renderer.draw_image(renderer.new_gc(), left, bottom, flipped)
-
-    return Pixels()
-
-
-def _all_images(pictures: Sequence[Picture], attacked: bool) -> tuple[np.ndarray, int]:
+def _all_images(pictures: Sequence[Sample], attacked: bool) -> tuple[np.ndarray, int]:
     """Return all images in one, a row for each picture, and the longest side of an image."""
     first = pictures[0].images[0]
     gap = max(2, max(first.shape[:2]) // 12)
@@ -98,7 +87,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
 
-def _attacked(picture: Picture) -> np.ndarray:
+def _attacked(picture: Sample) -> np.ndarray:
     """Return what an attack makes of an image, changed pixels tinted; white where there is none."""
     attack = picture.attack
     if attack is None or attack.image is None:

@@ -1,8 +1,9 @@
-"""Which samples of a run a report shows."""
+"""Samples of a run that a report shows: which, and what is known of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +19,42 @@ GROUPS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """What an attack did to a sample.
+
+    Parameters
+    ----------
+    changed
+        Features or groups that it changed, -1 where it found nothing.
+    predicted_name
+        Name of the class that is predicted then.
+    image, marks
+        The changed image and where it differs, (h, w) bool; None where nothing was found or
+        features are no image.
+    """
+
+    changed: int
+    predicted_name: str
+    image: np.ndarray | None = None
+    marks: np.ndarray | None = None
+
+
+class FeatureRow(NamedTuple):
+    """A feature of a sample, as text: its values, those that boxes admit, and how far outside."""
+
+    feature: str
+    value: str
+    attacked: str
+    own: str
+    own_outside: str
+    rival: str
+    rival_outside: str
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
-    """A sample of a run chosen for the report.
+    """A sample of a run chosen for the report, and where it can be shown, what is shown of it.
 
     Parameters
     ----------
@@ -33,12 +67,19 @@ class Sample:
     label, prediction, rival
         Indices of the true class (-1 unknown), the predicted one and the rival that limits
         the radius.
+    label_name, predicted_name, rival_name
+        Names of these classes.
     radius
         Certified radius of the prediction.
     own_distance, rival_distance
         Distance to the nearest box of the predicted and of the rival class, in features.
-    names
-        Names of the true, the predicted and the rival class.
+    images
+        Itself, own box lower and upper, rival box lower and upper; none where it is no image.
+    rows, n_features
+        Of a sample that is no image, the features that tell its nearest boxes apart most, and of
+        how many.
+    attack
+        What an attack did to it, where one was made.
     """
 
     index: int
@@ -47,25 +88,16 @@ class Sample:
     label: int
     prediction: int
     rival: int
+    label_name: str
+    predicted_name: str
+    rival_name: str
     radius: int
     own_distance: float
     rival_distance: float
-    names: tuple[str, str, str]
-
-    @property
-    def label_name(self) -> str:
-        """Name of the true class."""
-        return self.names[0]
-
-    @property
-    def predicted_name(self) -> str:
-        """Name of the predicted class."""
-        return self.names[1]
-
-    @property
-    def rival_name(self) -> str:
-        """Name of the rival class."""
-        return self.names[2]
+    images: tuple[np.ndarray, ...] = ()
+    rows: tuple[FeatureRow, ...] = ()
+    n_features: int = 0
+    attack: Attack | None = None
 
 
 def select_samples(run: Run, overall: int = 6, per_class: int = 2) -> list[Sample]:
@@ -169,10 +201,10 @@ def _described(run: Run, chosen: dict[tuple[str, int], bool]) -> list[Sample]:
                 label,
                 own,
                 other,
+                *(_name(run, index) for index in (label, own, other)),
                 int(run.radius[row]),
                 float(distance[position, own]) / width,
                 float(distance[position, other]) / width,
-                (_name(run, label), _name(run, own), _name(run, other)),
             )
         )
     return samples

@@ -1,215 +1,216 @@
-"""The report's one self-contained HTML page: no network, no dependency, images inside.
+"""Page of a report: one self-contained HTML file, no network, no dependency, images inside.
 
-The template ``report.html``, its style and its script are files beside this module, which
-fills in what depends on the runs. Every text from outside passes through `html.escape`.
+The templates, the style sheet and the scripts are files in ``html``. Every text that a template
+is given is escaped there.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import string
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from html import escape
-from importlib import resources
+from typing import Any
 
-from boxnn_numba.pipelines.figures import palette
-from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from PIL import Image
+
+from boxnn_numba.pipelines.figures.palette import CHANGED, RUNS
+from boxnn_numba.pipelines.figures.published import (
+    FAMILIES,
+    PublishedRow,
+    family,
+    is_sample,
+    published_medians,
+    published_rows,
+)
 from boxnn_numba.pipelines.figures.runs import Run
-from boxnn_numba.pipelines.report import page_svg, page_tables
-from boxnn_numba.pipelines.report.gallery import Sample
-from boxnn_numba.pipelines.report.page_gallery import gallery_html
-from boxnn_numba.pipelines.report.page_panels import classes_svg, histogram_svg
-from boxnn_numba.pipelines.report.page_tables import method_words, run_words, series_key, swatch
+from boxnn_numba.pipelines.figures.scales import table_radii
+from boxnn_numba.pipelines.report import charts, tables
+from boxnn_numba.pipelines.report.gallery import GROUPS, Sample
+from boxnn_numba.pipelines.report.series import Series, of_method, of_runs, shades
+from boxnn_numba.pipelines.report.summary_files import run_settings, software_versions
 
+#: Bytes of gallery in all runs together; the page stays well below 5 MB.
+GALLERY_BYTES = 3_000_000
 _SCRIPTS = ("curves.js", "gallery.js", "page.js")
 _THEME = "theme.js"
-#: With more runs than this, the tables of classes wait behind a heading to be opened.
-_MOST_OPEN = 3
-#: With more than this, so do the charts.
-_MOST_CHARTS = 6
-_CONVENTIONS = {
-    "sound": "Radii are <b>sound</b>: they hold exactly, with ties counted for the adversary.",
-    "paper": "Radii are in the <b>paper’s convention</b>, which can overstate a radius by one "
-    "(it counts a margin of exactly twice the radius); use them only beside the paper’s tables.",
-}
 
 
-@dataclass(frozen=True, eq=False)
-class PageContent:
-    """All that the page shows.
-
-    Parameters
-    ----------
-    runs, published, medians
-        What is compared: certificates, rows of the paper's table and its median radii.
-    title
-        Plain text.
-    convention
-        ``"sound"`` or ``"paper"``.
-    introduction, notes
-        Plain sentences above everything, and where the gallery is incomplete.
-    radii
-        Radii of the table of certified accuracies.
-    samples
-        For each run the chosen samples, `Picture` or `Features` where they can be shown.
-    settings, versions
-        For each run its settings, and versions of the software that made the report.
-    """
-
-    runs: Sequence[Run]
-    published: Sequence[PublishedRow]
-    medians: dict[str, int]
-    title: str
-    convention: str
-    introduction: str
-    radii: Sequence[int]
-    samples: Sequence[Sequence[Sample]]
-    settings: Sequence[dict[str, str]]
-    versions: dict[str, str]
-    notes: Sequence[str] = field(default_factory=list)
-
-
-class _Template(string.Template):
-    delimiter = "@@"
-
-
-def render(content: PageContent) -> str:
+def render(
+    runs: Sequence[Run],
+    samples: Sequence[Sequence[Sample]],
+    title: str,
+    *,
+    convention: str = "sound",
+    notes: Sequence[str] = (),
+) -> str:
     """Return the page.
 
     Parameters
     ----------
-    content
-        What it shows.
+    runs
+        Runs of one data set, compared with the paper's rows for it.
+    samples
+        For each run the chosen samples.
+    title
+        Plain text.
+    convention
+        ``"sound"`` or ``"paper"``.
+    notes
+        Sentences on where the gallery is incomplete.
 
     Returns
     -------
     str
         A complete HTML document under 5 MB; the same content gives the same text.
     """
-    runs, published = content.runs, content.published
-    data = page_svg.curve_data(runs, published)
-    # "<" is written as an escape so that no name can end the script element.
-    embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    script = "\n".join(['"use strict";', "{", *map(_asset, _SCRIPTS), "}"])
-    theme = _asset(_THEME)
-    settings = page_tables.settings_tables(runs, content.settings, content.versions)
-    return _Template(_asset("report.html")).substitute(
-        title=escape(content.title),
-        style=_style(len(runs)),
-        # Nothing but these very scripts runs, whatever a name of a run or class holds.
-        script_hashes=" ".join(map(_hash, (theme, script))),
-        theme=theme,
-        script=script,
-        introduction=f"<p>{escape(content.introduction)}</p><p>{_CONVENTIONS[content.convention]}</p>",
-        paper_words=_paper_words(published, content.convention),
-        curves=page_svg.curves_svg(runs, published, _description(runs)),
-        last=str(data["last"]),
-        legend=_legend(runs, published),
-        summary=page_tables.summary_table(runs, published, content.medians),
-        accuracy=page_tables.accuracy_table(runs, published, content.radii),
-        attack=page_tables.attack_table(runs, content.radii),
-        panels="".join(_panel(runs, index) for index in range(len(runs))),
-        gallery=gallery_html(runs, content.samples, content.notes),
-        settings=settings,
-        footer=f"Made by boxnn report, boxnn-numba {escape(content.versions['boxnn-numba'])}.",
-        data=embedded,
+    name = runs[0].dataset_name
+    published, series = published_rows(name), of_runs(runs)
+    attacked = [run for run in runs if run.robust is not None]
+    html = _environment()
+    page = html.get_template("report.html").render(
+        title=title,
+        convention=convention,
+        notes=notes,
+        is_sample=is_sample(name),
+        runs=runs,
+        series=series,
+        summaries=[run.summary() for run in runs],
+        attacked=attacked,
+        attacked_in_part=any(0 < run.attacked < len(run.label) for run in attacked),
+        panels=[_panel(runs, index, one) for index, one in enumerate(series)],
+        **_compared(runs, published, published_medians(name)),
+        **_gallery(html.get_template("gallery.html"), runs, series, samples),
+        **_settings(runs),
+        **_style(series),
+        **_scripts(html),
     )
+    return page.strip() + "\n"
 
 
-def _asset(name: str) -> str:
-    return (
-        resources.files("boxnn_numba.pipelines.report")
-        .joinpath("html", name)
-        .read_text(encoding="utf-8")
+def _environment() -> Environment:
+    html = Environment(
+        loader=PackageLoader("boxnn_numba.pipelines.report", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    html.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    html.filters |= {"data_url": data_url, "places": lambda marks: np.argwhere(marks).tolist()}
+    return html
 
 
-def _hash(script: str) -> str:
-    """Return a script's name in a content security policy."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def data_url(image: np.ndarray) -> str:
+    """Return an image, (h, w) grey or (h, w, 3) RGB of uint8, as the URL of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _style(n_runs: int) -> str:
-    """Return the style sheet with the colours of runs and published methods."""
-    grounds = []
-    for ground in ("light", "dark"):
-        colours = {f"run-{at}": shades for at, shades in enumerate(palette.RUNS)}
-        colours |= {series_key(name): shades for name, shades in palette.FAMILIES.items()}
-        grounds.append(" ".join(f"--{k}: {getattr(v, ground)};" for k, v in colours.items()))
-    keys = [f"run-{index}" for index in range(n_runs)]
-    used = [f"run-{index % len(palette.RUNS)}" for index in range(n_runs)]
-    for name in palette.FAMILIES:
-        keys.append(series_key(name))
-        used.append(series_key(name))
-    classes = "\n".join(
-        f".{key} {{ --colour: var(--{name}); }}" for key, name in zip(keys, used, strict=True)
-    )
-    return _Template(_asset("report.css")).substitute(
-        light=grounds[0], dark=grounds[1], series=classes, changed=palette.CHANGED
-    )
+def _scripts(html: Environment) -> dict[str, Any]:
+    """Return the scripts, and their names in a content security policy."""
+    assert html.loader is not None
+    theme, *rest = (html.loader.get_source(html, name)[0] for name in (_THEME, *_SCRIPTS))
+    script = "\n".join(['"use strict";', "{", *rest, "}"])
+    digests = (hashlib.sha256(text.encode()).digest() for text in (theme, script))
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    return {"theme": Markup(theme), "script": Markup(script), "hashes": hashes}
 
 
-def _description(runs: Sequence[Run]) -> str:
-    return (
-        "Certified accuracy in percent by certified radius: "
-        + "; ".join(f"{run.name} falls from {run.curve()[0]:.1f} at radius 0" for run in runs)
-        + ". The table below has the values."
-    )
+def _style(series: Sequence[Series]) -> dict[str, Any]:
+    """Return the colours of the style sheet, and which of them each series has."""
+    colours = shades()
+    used = {one.key: f"run-{index % len(RUNS)}" for index, one in enumerate(series)}
+    families = {key: key for key in colours if key.startswith("family")}
+    return {"changed": CHANGED, "shades": colours, "used": used | families}
 
 
-def _paper_words(published: Sequence[PublishedRow], convention: str) -> str:
-    if not published:
-        return ""
-    others = len(published) > 1
-    words = " Dotted is what the paper has published: red its Box-NN" + (
-        ", the others the defences it compares with, one colour each." if others else "."
-    )
-    if convention == "sound":
-        words += " Published Box-NN values count in the paper’s convention, ours are sound."
-    return words
-
-
-def _legend(runs: Sequence[Run], published: Sequence[PublishedRow]) -> str:
-    items = []
-    for index, run in enumerate(runs):
-        attack = ""
-        if run.robust is not None:
-            attack = (
-                f'<span class="under">{swatch(f"run-{index} dashed")}<span class="name">under '
-                f'attack</span><output data-attack="run-{index}" aria-live="off"></output></span>'
-            )
-        sample = swatch(f"run-{index} solid", palette.run_mark(index))
-        items.append(_legend_item(f"run-{index}", sample, run_words(run), run.name, attack))
+def _compared(
+    runs: Sequence[Run], published: Sequence[PublishedRow], medians: dict[str, int]
+) -> dict[str, Any]:
+    """Return the curves and the tables of runs beside published methods."""
+    radii = table_radii(runs, published)
+    accuracy = tables.accuracy_rows(runs, published, radii)
+    columns = zip(*(row.values for row in accuracy), strict=True)
+    area, lines = charts.curves(runs, published)
     present = {family(row.method) for row in published}
-    for name in (name for name in FAMILIES if name in present):
-        note = " (paper)" if name == "Box-NN" else " (paper, best)"
-        key = series_key(name)
-        items.append(_legend_item(key, swatch(key), method_words(name) + note, name + note))
-    return "".join(items)
+    right = {row.method: row.percents[0] for row in published}
+    return {
+        "families": [of_method(name) for name in FAMILIES if name in present],
+        "medians": [(of_method(name), median, right.get(name)) for name, median in medians.items()],
+        "area": area,
+        "lines": lines,
+        "data": charts.curve_data(runs, published, area),
+        "radii": radii,
+        "accuracy": accuracy,
+        "best": [max(value or 0.0 for value in column) for column in columns],
+        "attack": tables.attack_rows(runs, radii),
+    }
 
 
-def _legend_item(key: str, sample: str, words: str, name: str, attack: str = "") -> str:
-    return (
-        f'<li data-key="{key}"><label><input type="checkbox" class="js-only" data-toggle="{key}" '
-        f'checked>{sample}<span class="name">{words}</span>'
-        f'<output data-value="{key}" data-name="{escape(name)}" aria-live="off"></output>'
-        f"</label>{attack}</li>"
-    )
-
-
-def _panel(runs: Sequence[Run], index: int) -> str:
+def _panel(runs: Sequence[Run], index: int, series: Series) -> dict[str, Any]:
     """Return how the radii of a run are spread: two charts and a table."""
-    run = runs[index]
-    is_open = " open" if len(runs) <= _MOST_OPEN else ""
-    charts_open = " open" if len(runs) <= _MOST_CHARTS else ""
-    name = f'<span class="hidden">, {escape(run.name)}</span>'
-    return (
-        f'<details data-series="run-{index}" class="panel"{charts_open}>'
-        f"<summary><h3>{run_words(run)}</h3></summary>"
-        f'<div class="pair">{histogram_svg(runs, index)}{classes_svg(runs, index)}</div>'
-        f"<details{is_open}><summary>Class by class as a table{name}</summary>"
-        f"{page_tables.class_table(run, index)}</details></details>"
-    )
+    return {
+        "series": series,
+        "histogram": charts.histogram(runs, index),
+        "classes": charts.classes(runs, index),
+        "per_class": runs[index].per_class(),
+    }
+
+
+def _settings(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return settings of runs, those with a prefix such as options of training apart."""
+    settings = [run_settings(run) for run in runs]
+    names = list(dict.fromkeys(name for run in settings for name in run))
+    return {
+        "settings": settings,
+        "settings_main": [name for name in names if ": " not in name],
+        "settings_more": [name for name in names if ": " in name],
+        "versions": software_versions(),
+    }
+
+
+def _gallery(
+    template: Template,
+    runs: Sequence[Run],
+    series: Sequence[Series],
+    samples: Sequence[Sequence[Sample]],
+) -> dict[str, Any]:
+    """Return what the gallery shows of each run that has boxes, and what can be chosen."""
+    parts: list[dict[str, Any]] = []
+    for index, (run, chosen) in enumerate(zip(runs, samples, strict=True)):
+        shown = [sample for sample in chosen if sample.images or sample.rows]
+        distances = None
+        if chosen and not chosen[0].images:
+            overall = [sample for sample in chosen if sample.overall]
+            distances = tables.distances(run, overall)
+        if chosen:
+            cards = _cards(template, shown, index, GALLERY_BYTES // len(runs))
+            part = {"index": index, "series": series[index], "cards": cards}
+            parts.append({**part, "distances": distances})
+    every = [sample for chosen in samples for sample in chosen]
+    groups = {sample.group for sample in every}
+    with_cards = [runs[part["index"]] for part in parts if part["cards"]]
+    return {
+        "gallery": parts,
+        "groups": {group: words for group, words in GROUPS.items() if group in groups},
+        "names": list(dict.fromkeys(str(name) for run in with_cards for name in run.classes)),
+        "drawn": any(sample.images for sample in every),
+        "marked": any(sample.images and sample.attack for sample in every),
+    }
+
+
+def _cards(template: Template, samples: Sequence[Sample], run: int, budget: int) -> Markup:
+    """Return cards one after another, as many as the budget of bytes allows, or one."""
+    cards: list[str] = []
+    for position, sample in enumerate(samples):
+        card = template.module.card(sample, f"{run}-{position}")  # type: ignore[attr-defined]
+        budget -= len(card)
+        if budget < 0 and cards:
+            break
+        cards.append(card)
+    return Markup("").join(cards)

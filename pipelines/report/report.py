@@ -1,9 +1,10 @@
-"""From certificate files to a folder of figures, tables and one HTML page."""
+"""Report: from certificate files to a folder of figures, tables and one HTML page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from boxnn_numba import validation
@@ -12,22 +13,17 @@ from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Location, Name, exists, location, reachable
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.attack.evaluate import with_attacks
+from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.origins import Origins
-from boxnn_numba.pipelines.figures.published import (
-    PublishedRow,
-    is_sample,
-    published_medians,
-    published_rows,
-)
+from boxnn_numba.pipelines.figures.published import is_sample, published_rows
 from boxnn_numba.pipelines.figures.runs import Run, load_runs
 from boxnn_numba.pipelines.report import gallery_views
+from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample, select_samples
-from boxnn_numba.pipelines.report.summary_files import (
-    run_settings,
-    software_versions,
-    table_radii,
-    write_tables,
-)
+from boxnn_numba.pipelines.report.page import render
+from boxnn_numba.pipelines.report.summary_files import write_tables
+from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.progress import Progress
 
 PAGE = "report.html"
 _FIXED_NAMES = {
@@ -47,6 +43,37 @@ _GALLERY_FIGURES = 6
 _MOST_SAMPLES = 400
 
 
+@dataclass(frozen=True)
+class ReportResult:
+    """What a report has written and found.
+
+    Attributes
+    ----------
+    out, page, files
+        The folder, the page, and the names of all files.
+    convention, dataset, split
+        What was compared, and how radii were counted.
+    runs
+        Each with ``name``, ``n``, ``accuracy`` in percent, the median and mean certified radius,
+        and ``certificate``.
+    notes
+        What is missing and how to get it.
+    """
+
+    out: str
+    page: str
+    files: list[str]
+    convention: str
+    dataset: str
+    split: str | None
+    runs: list[dict[str, Any]]
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it, ready for JSON."""
+        return asdict(self)
+
+
 def report(
     certificates: Sequence[Name],
     out: Name,
@@ -55,9 +82,8 @@ def report(
     models: Sequence[Name] = (),
     attacks: Sequence[Name] = (),
     convention: str = "sound",
-    overwrite: bool = False,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> ReportResult:
     """Compare certificates with each other and with the paper, in figures, tables and a page.
 
     Parameters
@@ -74,17 +100,13 @@ def report(
         Attack files of the same models, data set and split, to be drawn dashed.
     convention
         ``"sound"``, or ``"paper"`` to count radii as the paper's tables do.
-    overwrite
-        Replace an earlier report at `out`.
-    progress
-        Object with ``start(total, unit)`` and ``advance(n)``, or None.
+    run
+        Whether to replace an earlier report (``overwrite``), and who is told of progress.
 
     Returns
     -------
-    dict
-        ``out``, ``page``, ``files``, ``convention``, ``dataset``, ``split``, ``runs`` (each
-        with ``name``, ``certificate``, ``n``, ``accuracy`` in percent and the median and mean
-        certified radius) and ``notes`` (what is missing and how to get it).
+    ReportResult
+        The files, the figures of each run, and what is missing.
 
     Raises
     ------
@@ -100,54 +122,48 @@ def report(
     """
     validation.choice("convention", convention, CONVENTIONS)
     target = location(out)
-    if overwrite:
+    if run.overwrite:
         _refuse_foreign_folder(target)
-    with staged_output(target, overwrite=overwrite, owned=lambda folder: True) as folder:
-        _start(progress, 3 + len(certificates))
+    with staged_output(target, overwrite=run.overwrite, owned=lambda folder: True) as folder:
+        run.progress.start(3 + len(certificates), "steps")
         runs = with_attacks(load_runs(certificates, convention), attacks, convention)
-        _advance(progress)
-        notes = _fill(folder, runs, Origins(runs, data, models), convention, progress)
+        run.progress.advance(1)
+        notes = _fill(folder, runs, Origins(runs, data, models), convention, run.progress)
         files = sorted(path.name for path in folder.iterdir())
-    return {
-        "out": str(target),
-        "page": str(target / PAGE),
-        "files": files,
-        "convention": convention,
-        "dataset": _dataset_name(runs),
-        "split": runs[0].attributes.get("split"),
-        "runs": [{**run.summary(), "certificate": str(run.path)} for run in runs],
-        "notes": notes,
-    }
+    return ReportResult(
+        out=str(target),
+        page=str(target / PAGE),
+        files=files,
+        convention=convention,
+        dataset=runs[0].dataset_name,
+        split=runs[0].attributes.get("split"),
+        runs=[{**one.summary()._asdict(), "certificate": str(one.path)} for one in runs],
+        notes=notes,
+    )
 
 
 def _fill(
-    folder: Location, runs: Sequence[Run], origins: Origins, convention: str, progress: Any
+    folder: Location,
+    runs: Sequence[Run],
+    origins: Origins,
+    convention: str,
+    progress: Progress,
 ) -> list[str]:
     """Write all files of a report; return what is missing, in sentences."""
-    rows = published_rows(_dataset_name(runs))
     samples, notes = [], []
     for run in runs:
         chosen, note = _samples(run, origins)
         samples.append(chosen)
         notes += [note] if note else []
-        _advance(progress)
-    write_tables(folder, runs, rows)
-    _write_figures(folder, runs, rows, samples, convention)
-    _advance(progress)
-    page = _page(runs, rows, samples, notes, convention)
-    (folder / PAGE).write_text(page, encoding="utf-8")
-    _advance(progress)
-    return notes
-
-
-def _start(progress: Any, total: int) -> None:
-    if progress is not None:
-        progress.start(total, "steps")
-
-
-def _advance(progress: Any) -> None:
-    if progress is not None:
         progress.advance(1)
+    write_tables(folder, runs, published_rows(runs[0].dataset_name))
+    _write_figures(folder, runs, samples, convention)
+    progress.advance(1)
+    title = f"Certified robustness on {_title(runs)}"
+    page = render(runs, samples, title, convention=convention, notes=notes)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    progress.advance(1)
+    return notes
 
 
 def _refuse_foreign_folder(target: Location) -> None:
@@ -165,12 +181,8 @@ def _refuse_foreign_folder(target: Location) -> None:
             )
 
 
-def _dataset_name(runs: Sequence[Run]) -> str:
-    return str(runs[0].attributes.get("dataset_name", ""))
-
-
 def _title(runs: Sequence[Run]) -> str:
-    name = _dataset_name(runs)
+    name = runs[0].dataset_name
     words = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
     known = words.get(name, "a sample of MNIST" if is_sample(name) else name or "data")
     return f"{known}, {runs[0].attributes.get('split')} split"
@@ -205,75 +217,21 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
     assert model is not None and dataset is not None
     split = str(run.attributes["split"])
     x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
-    show = gallery_views.draw_samples if image else gallery_views.tabulate_samples
-    return show(run, chosen, x, model), ""
+    return gallery_views.show_samples(run, chosen, x, model), ""
 
 
 def _write_figures(
-    folder: Location,
-    runs: Sequence[Run],
-    published: Sequence[PublishedRow],
-    samples: Sequence[Sequence[Sample]],
-    convention: str,
+    folder: Location, runs: Sequence[Run], samples: Sequence[Sequence[Sample]], convention: str
 ) -> None:
-    from boxnn_numba.pipelines.figures import curves as plots
-    from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
-
     title = _title(runs)
     words = f"{title} (radii: {convention} convention)"
-    plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
+    curves = plots.certified_curves(runs, published_rows(runs[0].dataset_name), words)
+    plots.save(curves, folder / "certified_curves.png")
     plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
-    drawn = 0
-    for run, chosen in zip(runs, samples, strict=True):
-        pictures = [
-            sample
-            for group in GROUPS
-            for sample in [item for item in chosen if item.group == group][:_IN_GALLERY_FIGURE]
-            if isinstance(sample, gallery_views.Picture)
-        ]
-        if pictures and drawn < _GALLERY_FIGURES:
-            drawn += 1
-            name = re.sub(r"[^\w.+-]+", "_", run.name)
-            figure = contact_sheet(pictures, f"{run.name}: {title}")
-            plots.save(figure, folder / f"gallery_{name}.png")
-
-
-def _page(
-    runs: Sequence[Run],
-    published: Sequence[PublishedRow],
-    samples: Sequence[Sequence[Sample]],
-    notes: Sequence[str],
-    convention: str,
-) -> str:
-    from boxnn_numba.pipelines.report import page
-
-    dataset_name = _dataset_name(runs)
-    count = len(runs[0].label)
-    introduction = f"Measured on {count:,} samples."
-    if len({len(run.label) for run in runs}) > 1:
-        introduction = "Measured on as many samples as the first table says for each run."
-    if is_sample(dataset_name):
-        introduction = (
-            f"This is a sample of MNIST ({count:,} images): the paper’s rows were measured on all "
-            "10,000 test images by models trained on all 60,000."
-        )
-    attacked = [f"{run.name}, {run.attacked:,} samples" for run in runs if run.robust is not None]
-    if attacked:
-        introduction += f" Dashed: what boxnn attack has left ({'; '.join(attacked)})."
-        if any(0 < run.attacked < len(run.label) for run in runs):
-            introduction += " On a part of the samples it can lie below the certified curve of all."
-    return page.render(
-        page.PageContent(
-            runs=runs,
-            published=published,
-            medians=published_medians(dataset_name),
-            title=f"Certified robustness on {_title(runs)}",
-            convention=convention,
-            introduction=introduction,
-            radii=table_radii(runs, published),
-            samples=samples,
-            settings=[run_settings(run) for run in runs],
-            versions=software_versions(),
-            notes=notes,
-        )
-    )
+    drawn = [pair for pair in zip(runs, samples, strict=True) if pair[1] and pair[1][0].images]
+    for run, chosen in drawn[:_GALLERY_FIGURES]:
+        groups = ([sample for sample in chosen if sample.group == group] for group in GROUPS)
+        pictures = [sample for group in groups for sample in group[:_IN_GALLERY_FIGURE]]
+        figure = contact_sheet(pictures, f"{run.name}: {title}")
+        name = re.sub(r"[^\w.+-]+", "_", run.name)
+        plots.save(figure, folder / f"gallery_{name}.png")

@@ -1,4 +1,4 @@
-"""What a report says in words and numbers: CSV files, settings of runs, versions of software."""
+"""Tables of a report as CSV files, settings of runs, and versions of software."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 from boxnn_numba import __version__
 from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.published import PublishedRow
-from boxnn_numba.pipelines.figures.runs import Run
-from boxnn_numba.pipelines.figures.scales import last_radius, tick_step
+from boxnn_numba.pipelines.figures.runs import Run, Summary
 
 _SETTINGS = (
     "model",
@@ -48,16 +47,12 @@ def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Publ
             for radius, value in enumerate(run.curve())
         ),
     )
-    summaries = [run.summary() for run in runs]
-    _write_csv(
-        folder / "summary.csv",
-        ("run", *list(summaries[0])[1:]),
-        (summary.values() for summary in summaries),
-    )
+    columns = Summary._fields[1:]
+    _write_csv(folder / "summary.csv", ("run", *columns), (run.summary() for run in runs))
     _write_csv(
         folder / "per_class.csv",
-        ("run", "class", "n", "accuracy", "median_certified_radius", "mean_certified_radius"),
-        ((run.name, *row.values()) for run in runs for row in run.per_class()),
+        ("run", "class", *columns),
+        ((run.name, *row) for run in runs for row in run.per_class()),
     )
     attacked = [run for run in runs if run.robust is not None]
     if attacked:
@@ -87,14 +82,6 @@ def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows)
-
-
-def table_radii(runs: Sequence[Run], published: Sequence[PublishedRow]) -> list[int]:
-    """Return the published radii, continued to where the runs end, or about a dozen."""
-    last = last_radius(runs, published)
-    radii = list(published[0].radii) if published else []
-    end = radii[-1] if radii else -1
-    return radii + [radius for radius in range(0, last + 1, tick_step(last)) if radius > end]
 
 
 def run_settings(run: Run) -> dict[str, str]:

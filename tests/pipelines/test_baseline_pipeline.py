@@ -238,7 +238,7 @@ def test_classes_that_the_networks_never_saw_are_wrong_even_where_they_abstain(
     assert certified_accuracy(*file.outcome(), [0, 1]).tolist() == [0, 0]
     result = evaluate(tmp_path / "c", [0])
     assert result["abstained"] == 100 and result["median_certified_radius"] == -1
-    assert load_runs([tmp_path / "c"])[0].summary()["accuracy"] == 0
+    assert load_runs([tmp_path / "c"])[0].summary().accuracy == 0
 
 
 def test_the_papers_convention_leaves_other_methods_alone(
@@ -267,7 +267,7 @@ def test_a_report_of_all_methods(ra: Path, fpa: Path, tiny_dataset: Path, tmp_pa
     files = [tmp_path / name for name in names]
     result = report(files, tmp_path / "r")
     expected = ["box", "RA_4", "RA_4^B", "FPA_5^A", "FPA_5^B"]
-    assert [run["name"] for run in result["runs"]] == expected and result["notes"] == []
+    assert [run["name"] for run in result.runs] == expected and result.notes == []
     page = (tmp_path / "r" / "report.html").read_text()
     assert "RA<sub>4</sub><sup>B</sup>" in page and "FPA<sub>5</sub><sup>A</sup>" in page
     found = [run.name for run in load_runs([*files[:2], tmp_path / "copy"])]

@@ -13,13 +13,14 @@ from click.testing import CliRunner
 from support.report_files import certify, make_data, make_model
 
 from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
-from boxnn_numba.cli import report as command
+from boxnn_numba.cli.report import report as command
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.errors import BoxNNError, DataError, ModelFileError, OptionError
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.report.report import report
+from boxnn_numba.pipelines.running import RunOptions
 
 FIXED = {
     "report.html",
@@ -66,9 +67,9 @@ def test_report_of_two_runs(work):
     result = report(["one.zarr", "two.zarr"], "out")
     folder = work / "out"
     written = {path.name for path in folder.iterdir()}
-    assert written == FIXED | {"gallery_one.png", "gallery_two.png"} == set(result["files"])
-    assert [run["name"] for run in result["runs"]] == ["one", "two"]
-    assert result["notes"] == []
+    assert written == FIXED | {"gallery_one.png", "gallery_two.png"} == set(result.files)
+    assert [run["name"] for run in result.runs] == ["one", "two"]
+    assert result.notes == []
     certificate = open_certificate("one.zarr")
     outcome = certificate.prediction, certificate.radius, certificate.label
     rows = [row for row in read_csv(folder / "certified_curves.csv") if row["run"] == "one"]
@@ -114,7 +115,7 @@ def test_paper_convention_recomputes_radii(work):
     expected = 100 * certified_accuracy(prediction, radius, certificate.label, range(len(values)))
     np.testing.assert_allclose(values, expected, atol=1e-4)
     mean = "mean_certified_radius"
-    assert paper["runs"][0][mean] >= sound["runs"][0][mean]
+    assert paper.runs[0][mean] >= sound.runs[0][mean]
     assert "convention" in (work / "paper" / "report.html").read_text(encoding="utf-8")
 
 
@@ -125,10 +126,10 @@ def test_paper_convention_recomputes_radii(work):
 def test_moved_files_leave_a_sentence_and_can_be_named(work, moved, option):
     (work / moved).rename(work / "elsewhere.zarr")
     result = report(["one.zarr"], "out")
-    assert len(result["notes"]) == 1
-    assert option in result["notes"][0]
-    assert result["notes"][0] in (work / "out" / "report.html").read_text(encoding="utf-8")
-    assert "gallery_one.png" not in result["files"]
+    assert len(result.notes) == 1
+    assert option in result.notes[0]
+    assert result.notes[0] in (work / "out" / "report.html").read_text(encoding="utf-8")
+    assert "gallery_one.png" not in result.files
     words = [option.split()[0], "elsewhere.zarr", "--out", "out", "--overwrite", "--json"]
     done = CliRunner().invoke(command, ["one.zarr", *words])
     assert done.exit_code == 0, done.output
@@ -138,7 +139,7 @@ def test_moved_files_leave_a_sentence_and_can_be_named(work, moved, option):
 
 def test_files_beside_a_certificate_are_found_from_anywhere(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert report(["work/one.zarr"], "out")["notes"] == []
+    assert report(["work/one.zarr"], "out").notes == []
 
 
 def test_tabular_data_gets_a_table(work):
@@ -146,7 +147,7 @@ def test_tabular_data_gets_a_table(work):
     model = make_model(work / "wine-model.zarr", data, seed=0)
     certify(work / "wine-cert.zarr", model, data)
     result = report(["wine-cert.zarr"], "out")
-    assert set(result["files"]) == FIXED - {"published.csv"}
+    assert set(result.files) == FIXED - {"published.csv"}
     assert "Distance to" in (work / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -154,15 +155,15 @@ def test_rgb_images_are_drawn(work):
     data = make_data(work / "rgb.zarr", name="rgb", shape=(5, 4, 3))
     model = make_model(work / "rgb-model.zarr", data, seed=0, group_size=3)
     certify(work / "rgb-cert.zarr", model, data)
-    assert "gallery_rgb-cert.png" in report(["rgb-cert.zarr"], "out")["files"]
+    assert "gallery_rgb-cert.png" in report(["rgb-cert.zarr"], "out").files
 
 
 def test_names_of_runs_differ(work):
     (work / "sub").mkdir()
     shutil.copytree(work / "one.zarr", work / "sub" / "one.zarr")
     result = report(["one.zarr", "sub/one.zarr"], "out")
-    assert [run["name"] for run in result["runs"]] == ["work/one", "sub/one"]
-    assert len([name for name in result["files"] if name.startswith("gallery")]) == 2
+    assert [run["name"] for run in result.runs] == ["work/one", "sub/one"]
+    assert len([name for name in result.files if name.startswith("gallery")]) == 2
 
 
 class Bad:
@@ -212,12 +213,12 @@ class Bad:
     def output_that_is_not_a_report(work):
         (work / "out").mkdir()
         (work / "out" / "thesis.tex").write_text("years of work")
-        return ["one.zarr"], {"overwrite": True}
+        return ["one.zarr"], {"run": RunOptions(overwrite=True)}
 
     @staticmethod
     def output_that_is_a_file(work):
         (work / "out").write_text("")
-        return ["one.zarr"], {"overwrite": True}
+        return ["one.zarr"], {"run": RunOptions(overwrite=True)}
 
     @staticmethod
     def unknown_convention(work):

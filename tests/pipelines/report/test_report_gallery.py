@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.report_samples import SHAPE, WIDTH, make_model, make_run, pairwise_loops
-from test_report_page import Checker, make_content
+from test_report_page import Checker, make_page
 
 from boxnn_numba import Grid
 from boxnn_numba.pipelines.figures import curves as plots
@@ -19,10 +19,9 @@ from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report import (
     gallery,
     gallery_views,
-    page,
-    page_panels,
-    page_tables,
+    tables,
 )
+from boxnn_numba.pipelines.report.series import of_method
 from boxnn_numba.pipelines.report.summary_files import run_settings
 
 
@@ -99,14 +98,14 @@ def test_colours_differ_for_everybody(ground, paper, sight):
 
 def test_png_files_and_the_page_have_the_same_colours():
     runs = [make_run(f"run {index}", seed=index)[0] for index in range(8)]
-    text = page.render(make_content(runs))
+    text = make_page(runs)
     light = dict(re.findall(r"--(run-\d|family-[\w-]+): (#\w+);", text[: text.index("@media")]))
     used = dict(re.findall(r"\.(run-\d) { --colour: var\(--(run-\d)\); }", text))
     lines = plots.certified_curves(runs, [], "t").axes[0].lines
     for index in range(8):
         assert light[used[f"run-{index}"]] == lines[index].get_color()
     for name, colour in plots.FAMILY_COLOURS.items():
-        assert light[page_tables.series_key(name)] == colour
+        assert light[of_method(name).key] == colour
 
 
 # --- attacks -----------------------------------------------------------------------------
@@ -138,7 +137,7 @@ def test_attacked_samples_come_first_among_equals_and_in_a_group_of_their_own():
 def test_marks_are_the_changed_pixels():
     run, x, model, file = attacked_run()
     samples = gallery.select_samples(run)
-    pictures = gallery_views.draw_samples(run, samples, x[[s.index for s in samples]], model)
+    pictures = gallery_views.show_samples(run, samples, x[[s.index for s in samples]], model)
     assert {picture.index % 2 == 0 for picture in pictures} == {True, False}
     for picture in pictures:
         attack = picture.attack
@@ -155,7 +154,7 @@ def test_marks_are_the_changed_pixels():
         np.testing.assert_array_equal(
             attack.marks, (file.x[place] != x[picture.index]).reshape(SHAPE)
         )
-    text = page.render(make_content([run], [pictures]))
+    text = make_page([run], [pictures])
     Checker(text)
     squares = re.findall(r'class="marks".*?<path d="([^"]*)"', text)
     counts = sorted(p.attack.changed for p in pictures if p.attack and p.attack.changed > 0)
@@ -165,24 +164,26 @@ def test_marks_are_the_changed_pixels():
 def test_marks_survive_the_reduction_of_large_images():
     marks = np.zeros((130, 70), bool)
     marks[129, 0] = marks[4, 5] = True
-    flat = gallery_views._as_marks(np.repeat(marks.ravel(), 3), (130, 70, 3))
+    flat = gallery_views._Drawing((130, 70, 3)).marks(np.repeat(marks.ravel(), 3))
     assert flat.shape == (44, 24)
     assert [*zip(*np.nonzero(flat), strict=True)] == [(1, 1), (43, 0)]
 
 
 def test_the_table_of_attacks_is_of_the_attacked_rows():
     run, _, _, file = attacked_run()
-    text = page_tables.attack_table([run], [0, 1, 5])
+    rows = tables.attack_rows([run], [0, 1, 5])
     certified = [
         100 * np.mean((run.prediction == run.label)[file.row] & (run.radius[file.row] >= radius))
         for radius in (0, 1, 5)
     ]
-    rows = re.findall(r"<tr data-series.*?</tr>", text)
-    values = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
-    assert values[0] == [f"{value:.1f}" for value in certified]
-    assert values[1] == ["100.0", "90.0", "–"]
-    assert values[2] == [f"{100 - certified[0]:.1f}", f"{90 - certified[1]:.1f}", "–"]
-    assert page_tables.attack_table([replace(run, robust=None)], [0]) == ""
+    assert rows[0].values == pytest.approx(certified)
+    assert rows[1].values == [100.0, 90.0, None]
+    assert rows[2].values == pytest.approx([100 - certified[0], 90 - certified[1], None])
+    text = make_page([run])
+    shown = re.findall(r", left by the attack</th>(.*?)</tr>", text)[0]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", shown)[:2] == ["100.0", "–"]
+    assert tables.attack_rows([replace(run, robust=None)], [0]) == []
+    assert 'id="attack"' not in make_page([replace(run, robust=None)])
 
 
 # --- features that are no image ------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_tables_of_features_say_what_boxes_admit(real):
         model = replace(model, grid=Grid.fit(np.arange(256)[:, None].repeat(30, axis=1) / 8 - 3.0))
     samples = gallery.select_samples(run)[:10]
     rows = x[[sample.index for sample in samples]]
-    for table in gallery_views.tabulate_samples(run, samples, rows, model):
+    for table in gallery_views.show_samples(run, samples, rows, model):
         units = pairwise_loops(codes[[table.index]], model.boxes)[0]
         assert (len(table.rows), table.n_features, table.attack) == (12, 30, None)
         for row in table.rows:
@@ -234,18 +235,18 @@ def test_ranges_in_words():
 
 def test_the_chart_of_classes_has_their_medians_and_means():
     run, _, _ = make_run()
-    text = page_panels.classes_svg([run], 0)
+    text = make_page([run])
     Checker(text)
     found = re.findall(
         r"class (\d): median (-?\d+), half within (-?\d+) to (-?\d+).*?mean ([\d.]+)<", text
     )
     assert len(found) == 3
     for row, (name, median, first, third, mean) in zip(run.per_class(), found, strict=True):
-        assert (row["class"], str(row["median_certified_radius"])) == (name, median)
+        assert (row.name, str(row.median_certified_radius)) == (name, median)
         here = run.label == int(name)
         certified = np.sort(np.where(run.prediction == run.label, run.radius, -1)[here])
         assert int(first) == certified[len(certified) // 4] <= int(median) <= int(third)
-        assert float(mean) == pytest.approx(row["mean_certified_radius"], abs=0.06)
+        assert float(mean) == pytest.approx(row.mean_certified_radius, abs=0.06)
 
 
 # --- odd runs ----------------------------------------------------------------------------
@@ -281,7 +282,7 @@ ODD = (
 def test_odd_runs_make_a_page_and_figures(name, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "DPI", 20)
     run = odd(name)
-    text = page.render(make_content([run], [gallery.select_samples(run)]))
+    text = make_page([run], [gallery.select_samples(run)])
     checker = Checker(text)
     assert not re.search(r"\b(nan|inf)\b", text.split("<script")[1])
     svg = re.findall(r' (?:x|y|width|height|cx|cy|x1)="(-?[\d.]+)"', text)
@@ -294,7 +295,7 @@ def test_odd_runs_make_a_page_and_figures(name, tmp_path, monkeypatch):
 def test_many_runs_share_the_page_and_the_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "DPI", 20)
     runs = [make_run(f"run {index}", n=40, seed=index)[0] for index in range(20)]
-    text = page.render(make_content(runs))
+    text = make_page(runs)
     assert '<details data-series="run-0" class="panel">' in text
     assert len(plots.radius_histogram(runs, "t").axes) == plots.MOST_PANELS
     figure = plots.certified_curves(runs, [], "t")

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from support.report_samples import WIDTH, make_run, pairwise_loops
 
-from boxnn_numba.pipelines.figures import published
 from boxnn_numba.pipelines.figures.runs import Run
-from boxnn_numba.pipelines.report import gallery, gallery_views, page, page_gallery
+from boxnn_numba.pipelines.report import gallery, gallery_views, page
 
 
 @pytest.fixture
@@ -19,21 +18,8 @@ def oracle_distance(monkeypatch):
     monkeypatch.setattr("boxnn_numba.pairwise_distance", pairwise_loops, raising=False)
 
 
-def make_content(runs, samples=None, **changes):
-    dataset = runs[0].attributes["dataset_name"]
-    values = {
-        "runs": runs,
-        "published": published.published_rows(dataset),
-        "medians": published.published_medians(dataset),
-        "title": "A title",
-        "convention": "sound",
-        "introduction": "Words.",
-        "radii": [0, 4, 8],
-        "samples": samples or [[] for _ in runs],
-        "settings": [{"width": "10"} for _ in runs],
-        "versions": {"boxnn-numba": "0"},
-    }
-    return page.PageContent(**{**values, **changes})
+def make_page(runs, samples=None, title="A title", **options):
+    return page.render(runs, samples or [[] for _ in runs], title, **options)
 
 
 VOID = {"meta", "input", "img", "br", "path", "circle", "rect"}
@@ -71,9 +57,9 @@ class Checker(HTMLParser):
 def drawn_page(**changes):
     run, x, model = make_run("graded")
     samples = gallery.select_samples(run)
-    pictures = gallery_views.draw_samples(run, samples, x[[s.index for s in samples]], model)
+    pictures = gallery_views.show_samples(run, samples, x[[s.index for s in samples]], model)
     other = make_run("other", seed=3)[0]
-    return page.render(make_content([run, other], [pictures, []], **changes))
+    return make_page([run, other], [pictures, []], **changes)
 
 
 def test_page_is_well_formed_self_contained_and_labelled(oracle_distance):
@@ -117,7 +103,7 @@ def test_page_escapes_names_and_keeps_the_data_readable():
         hostile, *run.outcome, names, run.attributes | {"feature_shape": [30]}, run.class_distance
     )
     samples = gallery.select_samples(run)
-    text = page.render(make_content([run], [samples], title=hostile, notes=["<u>"]))
+    text = make_page([run], [samples], title=hostile, notes=["<u>"])
     checker = Checker(text)
     assert "<i>" not in text and "<u>" not in text and hostile not in text
     assert hostile in checker.text
@@ -129,8 +115,8 @@ def test_page_escapes_names_and_keeps_the_data_readable():
 
 def test_page_names_the_convention():
     run, _, _ = make_run(dataset_name="wine")
-    sound = page.render(make_content([run]))
-    paper = page.render(make_content([run], convention="paper"))
+    sound = make_page([run])
+    paper = make_page([run], convention="paper")
     assert "Radii are <b>sound</b>" in sound
     assert "paper’s convention" in paper
     assert "Box-NN" not in sound.replace("family-box-nn", "")
@@ -139,7 +125,7 @@ def test_page_names_the_convention():
 def test_tabular_samples_are_a_table_of_class_distances():
     run, _, _ = make_run(feature_shape=[30])
     samples = gallery.select_samples(run)
-    text = page.render(make_content([run], [samples]))
+    text = make_page([run], [samples])
     assert 'id="samples-0"' in text
     assert "Distance to 2" in text
     assert "<img" not in text
@@ -149,5 +135,5 @@ def test_tabular_samples_are_a_table_of_class_distances():
 
 def test_gallery_stays_within_its_budget(oracle_distance, monkeypatch):
     whole = len(drawn_page())
-    monkeypatch.setattr(page_gallery, "GALLERY_BYTES", 20_000)
+    monkeypatch.setattr(page, "GALLERY_BYTES", 20_000)
     assert len(drawn_page()) < whole

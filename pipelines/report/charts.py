@@ -1,0 +1,199 @@
+"""Charts of the page: where curves, bars and boxes lie in their SVG, in units of its view box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from boxnn_numba.pipelines.figures.palette import run_mark
+from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family
+from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.scales import (
+    histogram_counts,
+    histogram_edges,
+    last_radius,
+    tick_step,
+)
+from boxnn_numba.pipelines.report.series import of_method
+
+#: Width and height of the view box of the curves; the other charts have the same width.
+VIEW = (720, 450)
+#: Both charts of a run share the left and right end of the radius axis, and the height of a class.
+_LEFT, _WIDTH, _TOP, _LINE = 120, 580, 40, 26
+#: Bounds of the height of a histogram, otherwise as high as the chart of classes beside it.
+_LOWEST, _HIGHEST = 130, 260
+_LONGEST_NAME = 9
+
+
+@dataclass(frozen=True)
+class Area:
+    """The plotting area of a chart: where it lies, and what is at its ends."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    first: float
+    last: float
+    highest: float = 100.0
+
+    def x(self, radius: float) -> float:
+        """Return where a radius lies."""
+        share = (radius - self.first) / (self.last - self.first)
+        return round(self.left + self.width * float(share), 1)
+
+    def y(self, value: float) -> float:
+        """Return where a value lies."""
+        return round(self.top + self.height * (1 - float(value) / self.highest), 1)
+
+    def path(self, radii: Iterable[int], values: Iterable[float]) -> str:
+        """Return a line through values, as far as the axis goes."""
+        points = zip(radii, values, strict=True)
+        return "M" + "L".join(f"{self.x(r)} {self.y(v)}" for r, v in points if r <= self.last)
+
+    @property
+    def radii(self) -> range:
+        """Radii at ticks."""
+        return range(0, int(self.last) + 1, tick_step(int(self.last)))
+
+    @property
+    def values(self) -> range:
+        """Values at ticks."""
+        return range(0, int(self.highest) + 1, 2 * tick_step(int(self.highest)))
+
+
+class Line(NamedTuple):
+    """A curve: its series, its path, and of a run its marks and what an attack leaves."""
+
+    key: str
+    path: str
+    mark: str = ""
+    marks: Sequence[tuple[float, float]] = ()
+    attack: str = ""
+
+
+class Bar(NamedTuple):
+    """Samples with some radii: in words, and (class, top, height) of the right and wrong ones."""
+
+    words: str
+    left: float
+    parts: Sequence[tuple[str, float, float]]
+
+
+class Spread(NamedTuple):
+    """How the radii of a class are spread: its middle nine tenths and half, median and mean."""
+
+    name: str
+    words: str
+    y: float
+    low: float
+    first: float
+    middle: float
+    third: float
+    high: float
+    mean: float
+
+
+def curves(runs: Sequence[Run], published: Sequence[PublishedRow]) -> tuple[Area, list[Line]]:
+    """Return the certified curves: published ones, then those of runs on top."""
+    last = last_radius(runs, published)
+    area = Area(52, 36, 652, 350, 0, last)
+    lines = []
+    for name in reversed(FAMILIES):
+        for row in published:
+            if family(row.method) == name:
+                lines.append(Line(of_method(name).key, area.path(row.radii, row.percents)))
+    for index, run in enumerate(runs):
+        # The step down to zero after the largest radius belongs to the curve.
+        values = np.append(run.curve(), 0.0)[: last + 1]
+        path = area.path(range(len(values)), values)
+        marks = [(area.x(r), area.y(values[r])) for r in area.radii if r < len(values)]
+        attack = "" if run.robust is None else area.path(range(len(run.robust)), run.robust)
+        lines.append(Line(f"run-{index}", path, run_mark(index), marks, attack))
+    return area, lines
+
+
+def histogram(runs: Sequence[Run], index: int) -> tuple[Area, float, list[Bar]]:
+    """Return how many samples of a run have each radius, on axes that all runs share.
+
+    Returns
+    -------
+    tuple
+        The area, the width of a bar, and the bars that are not empty.
+    """
+    edges = histogram_edges(runs)
+    tallest = max(int(np.add(*histogram_counts(run, edges)).max()) for run in runs)
+    height = min(_HIGHEST, max(_LOWEST, _LINE * len(runs[index].classes)))
+    area = Area(_LEFT, _TOP, _WIDTH, height, -0.5, edges[-1] - 0.5, tallest)
+    step, bars = int(edges[1] - edges[0]), []
+    for first, good, bad in zip(edges, *histogram_counts(runs[index], edges), strict=False):
+        radii = str(first) if step == 1 else f"{first}–{first + step - 1}"
+        parts = [
+            (kind, area.y(top), round(height * int(count) / tallest, 1))
+            for kind, top, count in ((f"run-{index}", good, good), ("wrong", good + bad, bad))
+            if count
+        ]
+        if parts:
+            words = f"radius {radii}: {good} right, {bad} wrong"
+            bars.append(Bar(words, round(area.x(first - 0.5) + 0.5, 1), parts))
+    return area, round(max(_WIDTH / (len(edges) - 1) - 1, 0.5), 1), bars
+
+
+def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[Spread]]:
+    """Return how the certified radii of each true class of a run are spread, on the same axis.
+
+    Wrong predictions count as below 0.
+    """
+    run, end = runs[index], histogram_edges(runs)[-1]
+    present = [at for at in range(len(run.classes)) if (run.label == at).any()]
+    area = Area(_LEFT, _TOP, _WIDTH, _LINE * len(present), -0.5, end - 0.5, len(present))
+    certified = np.where(run.prediction == run.label, run.radius, -1)
+    spreads = []
+    for line, (at, row) in enumerate(zip(present, run.per_class(), strict=True)):
+        name, mean = row.name, row.mean_certified_radius
+        # Long names often differ at their ends only.
+        long = len(name) > _LONGEST_NAME
+        short = f"{name[:3]}…{name[4 - _LONGEST_NAME :]}" if long else name
+        radii = np.sort(certified[run.label == at])
+        cuts = radii[(np.array([0.05, 0.25, 0.5, 0.75, 0.95]) * len(radii)).astype(int)]
+        words = (
+            f"class {name}: median {cuts[2]}, half within {cuts[1]} to {cuts[3]}, "
+            f"nine tenths within {cuts[0]} to {cuts[4]}, mean {mean:.1f}"
+        )
+        places = (area.x(max(cut, 0)) for cut in cuts)
+        y = area.y(len(present) - line - 0.5)
+        spreads.append(Spread(short, words, y, *places, area.x(mean)))
+    return area, spreads
+
+
+def curve_data(
+    runs: Sequence[Run], published: Sequence[PublishedRow], area: Area
+) -> dict[str, Any]:
+    """Return what the page's script needs to show values: the area, runs and published rows."""
+    return {
+        "area": {key: getattr(area, key) for key in ("left", "top", "width", "height")},
+        "view": VIEW,
+        "last": area.last,
+        "runs": [
+            {
+                "key": f"run-{index}",
+                "name": run.name,
+                "values": run.curve().round(4).tolist(),
+                "attack": None if run.robust is None else run.robust.round(4).tolist(),
+            }
+            for index, run in enumerate(runs)
+        ],
+        "published": [
+            {
+                "key": of_method(row.method).key,
+                "name": row.method,
+                "setting": of_method(row.method).words.setting,
+                "radii": row.radii,
+                "values": row.percents,
+            }
+            for row in published
+        ],
+    }

@@ -1,0 +1,48 @@
+"""Series of the page: what is shown and hidden together, a run or a family of published methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from boxnn_numba.pipelines.figures import palette
+from boxnn_numba.pipelines.figures.published import Method, family, method
+from boxnn_numba.pipelines.figures.runs import Run
+
+
+class Series(NamedTuple):
+    """A line of the page.
+
+    Parameters
+    ----------
+    key
+        Its class in the page, and what its parts have as ``data-series``.
+    name, words
+        Its name as plain text, and taken apart.
+    mark
+        On the line of a run, named as in matplotlib; none on published lines.
+    """
+
+    key: str
+    name: str
+    words: Method
+    mark: str = ""
+
+
+def of_runs(runs: Sequence[Run]) -> list[Series]:
+    """Return the series of runs."""
+    return [
+        Series(f"run-{index}", run.name, run.words, palette.run_mark(index))
+        for index, run in enumerate(runs)
+    ]
+
+
+def of_method(name: str) -> Series:
+    """Return a published method, or a family of them, as one of its family's series."""
+    return Series("family-" + family(name).lower().replace("^", "-"), name, method(name))
+
+
+def shades() -> dict[str, palette.Shades]:
+    """Return the colours of all series by key; those of runs are used again."""
+    colours = {f"run-{index}": shades for index, shades in enumerate(palette.RUNS)}
+    return colours | {of_method(name).key: pair for name, pair in palette.FAMILIES.items()}

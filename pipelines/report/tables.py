@@ -1,0 +1,73 @@
+"""Numbers in the tables of the page, None where there is none; templates lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from boxnn_numba.certificates.margin import certified_accuracy
+from boxnn_numba.distances import UNREACHABLE
+from boxnn_numba.pipelines.figures.published import PublishedRow
+from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.report.gallery import Sample, attack_places
+from boxnn_numba.pipelines.report.series import Series, of_method, of_runs
+
+#: With more classes only the distances to the predicted class and to its rival are shown.
+_MOST_DISTANCES = 12
+
+
+class Row(NamedTuple):
+    """A row of percents: its series, what is said after its name, and one value a radius."""
+
+    series: Series
+    note: str
+    values: Sequence[float | None]
+
+
+def accuracy_rows(
+    runs: Sequence[Run], published: Sequence[PublishedRow], radii: Sequence[int]
+) -> list[Row]:
+    """Return certified accuracy at radii, a row for each run and each published method."""
+    rows = [
+        Row(series, "", [*100 * certified_accuracy(*run.outcome, list(radii))])
+        for series, run in zip(of_runs(runs), runs, strict=True)
+    ]
+    for row in published:
+        known = dict(zip(row.radii, row.percents, strict=True))
+        note = " (paper)" if row.method == "Box-NN" else ""
+        rows.append(Row(of_method(row.method), note, [known.get(radius) for radius in radii]))
+    return rows
+
+
+def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
+    """Return what is certified, what attacks have left and the gap, of the rows attacked."""
+    rows = []
+    for series, run in zip(of_runs(runs), runs, strict=True):
+        if run.robust is None:
+            continue
+        here = attack_places(run) >= 0
+        certified = 100 * certified_accuracy(*(part[here] for part in run.outcome), list(radii))
+        left = [float(run.robust[r]) if r < len(run.robust) else None for r in radii]
+        gap = [None if b is None else b - a for a, b in zip(certified, left, strict=True)]
+        rows.append(Row(series, ", certified", [*certified]))
+        rows.append(Row(series, ", left by the attack", left))
+        rows.append(Row(series, ", gap", gap))
+    return rows
+
+
+def distances(
+    run: Run, samples: Sequence[Sample]
+) -> tuple[list[str], list[tuple[Sample, Sequence[float | None]]]]:
+    """Return the names of classes, and samples with their distances to the nearest box of each.
+
+    The names are only "predicted" and "rival" where there are too many classes.
+    """
+    units = run.class_distance
+    if units is None or len(run.classes) > _MOST_DISTANCES:
+        pairs = [(sample, (sample.own_distance, sample.rival_distance)) for sample in samples]
+        return ["predicted", "rival"], [*pairs]
+    return [str(name) for name in run.classes], [
+        (sample, [u / run.units if u < UNREACHABLE else None for u in units[at]])
+        for sample in samples
+        for at in [run.place(sample.index)]
+    ]
