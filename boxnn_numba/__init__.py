@@ -6,9 +6,9 @@ The public names are imported on first use, so that ``import boxnn_numba`` and
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from boxnn_numba._lazy import lazy_names
 from boxnn_numba._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
         certified_radius,
         median_certified_radius,
     )
+    from boxnn_numba.classifier import Certificate
     from boxnn_numba.data.model_store import load_model, save_model
     from boxnn_numba.distances import box_distance, class_distance, pairwise_distance
     from boxnn_numba.estimator import BoxNNClassifier
     from boxnn_numba.grid import Grid
-    from boxnn_numba.model import BoxNN, Certificate, fit
+    from boxnn_numba.model import BoxNN, fit
 
 _HOME = {
     "BoxNN": "model",
     "BoxNNClassifier": "estimator",
     "Boxes": "boxes",
-    "Certificate": "model",
+    "Certificate": "classifier",
     "Grid": "grid",
     "box_distance": "distances",
     "certified_accuracy": "certificates.margin",
@@ -47,6 +48,7 @@ __all__ = [
     "Boxes",
     "Certificate",
     "Grid",
+    "__version__",
     "box_distance",
     "certified_accuracy",
     "certified_radius",
@@ -58,14 +60,4 @@ __all__ = [
     "save_model",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,7 @@ from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.classifier import Certificate
 from boxnn_numba.distances import UNREACHABLE, class_distance
 from boxnn_numba.errors import InputError
 from boxnn_numba.grid import Grid
@@ -21,21 +22,6 @@ from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, are_images, resolve
 from boxnn_numba.training.run import EpochRecord, Training, validation_split
-
-
-class Certificate(NamedTuple):
-    """Predictions and how many features may be rewritten without changing them.
-
-    Attributes
-    ----------
-    prediction
-        (N,) class labels, as in `BoxNN.classes`.
-    radius
-        (N,) int32, certified radius in features (or feature groups), >= 0.
-    """
-
-    prediction: np.ndarray
-    radius: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

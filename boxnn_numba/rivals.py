@@ -11,10 +11,10 @@ from boxnn_numba.errors import InputError
 
 if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes
-    from boxnn_numba.model import BoxNN
+    from boxnn_numba.classifier import Classifier
 
 
-def group_count(model: BoxNN) -> int:
+def group_count(model: Classifier) -> int:
     """Return the number of features, or feature groups, that an adversary counts."""
     return -(-model.boxes.n_features // model.group_size)
 
@@ -25,13 +25,13 @@ def groups_changed(x: np.ndarray, other: np.ndarray, group_size: int) -> np.ndar
     return np.asarray(differs.reshape(*x.shape[:1], -1, group_size).any(axis=2).sum(axis=1))
 
 
-def need_two_classes(model: BoxNN) -> None:
+def need_two_classes(model: Classifier) -> None:
     """Raise unless boxes of at least two classes exist."""
     if len(np.unique(model.boxes.labels)) < 2:
         raise InputError("the model has boxes of one class only; no other can be predicted")
 
 
-def need_one_set(model: BoxNN, what: str) -> None:
+def need_one_set(model: Classifier, what: str) -> None:
     """Raise if a model is an ensemble; `what` is for single sets of boxes only."""
     if model.others:
         raise InputError(

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -84,12 +84,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _tell("Interrupted.", 130, asked, start="")
-        _leave(130)
+        sys.exit(130)
     except BoxNNError as error:
         if "--debug" in words:
             raise
         _tell(str(error), error.exit_code, asked)
-        _leave(error.exit_code)
+        sys.exit(error.exit_code)
     except OSError as error:  # e.g. standard output is a full disk or a closed pipe
         if "--debug" in words:
             raise
@@ -103,16 +103,6 @@ def _tell(message: str, code: int, asked: dict[str, bool], start: str = "Error: 
     """Write one line, or one JSON object, on standard error."""
     as_json = json.dumps({"error": message, "exit_code": code})
     click.echo(as_json if asked["json"] else start + message, err=True)
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit, without waiting for a solver that nothing can stop."""
-    chunks = sys.modules.get("boxnn_numba.pipelines.certification.box_chunks")
-    if chunks is not None and chunks.solvers():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -1,1 +1,36 @@
 """Attacks: small changes of an input that change its prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boxnn_numba._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from boxnn_numba.attacks.adapters import art_classifier, foolbox_model
+    from boxnn_numba.attacks.domain import Domain, domain_of
+    from boxnn_numba.attacks.greedy import greedy_attack
+    from boxnn_numba.attacks.result import AttackResult
+    from boxnn_numba.attacks.search import random_search
+
+_HOME = {
+    "AttackResult": "attacks.result",
+    "Domain": "attacks.domain",
+    "art_classifier": "attacks.adapters",
+    "domain_of": "attacks.domain",
+    "foolbox_model": "attacks.adapters",
+    "greedy_attack": "attacks.greedy",
+    "random_search": "attacks.search",
+}
+
+__all__ = [
+    "AttackResult",
+    "Domain",
+    "art_classifier",
+    "domain_of",
+    "foolbox_model",
+    "greedy_attack",
+    "random_search",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import raw_values
+from boxnn_numba.classifier import Certificate
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import BackendError, InputError
-from boxnn_numba.model import BoxNN, Certificate
+from boxnn_numba.model import BoxNN
 from boxnn_numba.rivals import groups_changed
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def scores(model: Target, x: ArrayLike) -> np.ndarray:
 
     Examples
     --------
-    >>> from boxnn_numba import Boxes, BoxNN, interop
+    >>> from boxnn_numba import Boxes, BoxNN
+    >>> from boxnn_numba.attacks import adapters as interop
     >>> boxes = Boxes([[0] * 4, [200] * 4], [[90] * 4, [255] * 4], labels=[0, 1], width=100)
     >>> interop.scores(BoxNN(boxes, ["dark", "bright"]), [[30.2] * 4, [300.0] * 4])
     array([[ 0., -4.],

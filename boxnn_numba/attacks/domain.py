@@ -12,7 +12,7 @@ from boxnn_numba import validation
 from boxnn_numba.grid import Grid
 
 if TYPE_CHECKING:
-    from boxnn_numba.model import BoxNN
+    from boxnn_numba.classifier import Classifier
 
 _CODES = np.arange(256)
 
@@ -68,7 +68,7 @@ class Domain:
 
 
 def domain_of(
-    model: BoxNN,
+    model: Classifier,
     domain: tuple[ArrayLike, ArrayLike] | None = None,
     features: ArrayLike | None = None,
     dtype: np.dtype | type = np.float64,

@@ -1,54 +1,29 @@
-"""Attacks: the smallest adversarial change found for each input.
-
-What an attack finds is an upper bound on the true minimum; the certified radius is a lower one,
-and no attack may succeed with that few changes.
-"""
+"""Greedy attack: the smallest adversarial change found for each input, knowing the boxes."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import Domain, domain_of
-from boxnn_numba.attacks.random_search import Search
+from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
+from boxnn_numba.classifier import Classifier
 from boxnn_numba.distances import pairwise_distance
 from boxnn_numba.kernels.attack import greedy_attacks
 from boxnn_numba.kernels.attack_moves import VALUES, Task, Work
-from boxnn_numba.model import BoxNN
 from boxnn_numba.rivals import group_count, need_two_classes, rival_tuples
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 16
 
 
-class AttackResult(NamedTuple):
-    """What an attack has found.
-
-    Attributes
-    ----------
-    x_adv
-        (N, n) adversarial inputs, of the kind that was passed in; the input itself where none was
-        found.
-    changed
-        (N,) int32, number of features (or feature groups) changed, -1 where none was found.
-    prediction
-        (N,) predictions of `x_adv`.
-    """
-
-    x_adv: np.ndarray
-    changed: np.ndarray
-    prediction: np.ndarray
-
-
 def greedy_attack(
-    model: BoxNN,
+    model: Classifier,
     x: ArrayLike,
     *,
     max_features: int | None = None,
@@ -105,7 +80,7 @@ def greedy_attack(
     Examples
     --------
     >>> from boxnn_numba import Boxes, BoxNN
-    >>> from boxnn_numba.attacks.greedy import greedy_attack
+    >>> from boxnn_numba.attacks import greedy_attack
     >>> model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
     >>> greedy_attack(model, [[25] * 5])
     AttackResult(x_adv=array([[200, 200, 200,  25,  25]], dtype=uint8), changed=array([3], \
@@ -144,7 +119,7 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
         return AttackResult(x_adv, changed, model.predict(x_adv))
 
 
-def _task(model: BoxNN, domain: Domain, tries: int, limit: int) -> Task:
+def _task(model: Classifier, domain: Domain, tries: int, limit: int) -> Task:
     sets = model.box_sets
     lower, upper = (
         np.concatenate([getattr(boxes, side) for boxes in sets]) for side in ("lower", "upper")
@@ -187,75 +162,3 @@ def _seeds(codes: np.ndarray, seed: int) -> np.ndarray:
     """Return a number for each row that depends on nothing but the row and the seed."""
     numbers = [(zlib.crc32(row.tobytes(), seed & 0xFFFFFFFF) << 20) | 1 for row in codes]
     return np.array(numbers, np.uint64)
-
-
-def random_search(
-    predict: Callable[[np.ndarray], Any],
-    x: ArrayLike,
-    budget: int,
-    queries: int = 1000,
-    seed: int = 0,
-    domain: tuple[ArrayLike, ArrayLike] | None = None,
-    group_size: int = 1,
-    features: ArrayLike | None = None,
-) -> AttackResult:
-    """Look for a change of at most `budget` features by random search (black box).
-
-    A set of features and their values is changed a little at a time, fewer and fewer of them; a
-    step that does not lower the margin of the first prediction is kept. When the prediction has
-    changed, what is not needed for that is taken back while queries are left.
-
-    Parameters
-    ----------
-    predict
-        Returns scores (N, K), larger for likelier classes, or labels (N,), of samples (N, n).
-    x
-        (N, n) samples.
-    budget
-        Most features (or groups) to change.
-    queries
-        Most samples for which `predict` is asked, for each input.
-    seed
-        Of the search.
-    domain
-        (low, high) of what may be written, numbers or (n,) arrays; 0..255 for uint8, else it
-        must be given.
-    group_size
-        Features that are rewritten together.
-    features
-        (n,) bool, features that may change; all by default.
-
-    Returns
-    -------
-    AttackResult
-        Predictions are labels, or column numbers where `predict` returns scores (the first of
-        equals).
-
-    Raises
-    ------
-    InputError
-        `x` is not numbers, or `predict` returns something else.
-    OptionError
-        An option is out of range.
-
-    Notes
-    -----
-    In the manner of Sparse-RS (Croce et al., AAAI 2022).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from boxnn_numba.attacks.greedy import random_search
-    >>> bright = lambda x: (x.sum(axis=1) > 500).astype(int)
-    >>> result = random_search(bright, np.zeros((1, 6), np.uint8), budget=4)
-    >>> result.changed, result.prediction
-    (array([2], dtype=int32), array([1]))
-    """
-    matrix = validation.matrix("x", x)
-    search = Search.begin(predict, matrix, budget, queries, domain, group_size, features)
-    rng = np.random.default_rng(validation.integer("seed", seed, 0))
-    search.start(rng)
-    while search.step(rng):
-        pass
-    search.prune()
-    return AttackResult(*search.result())

@@ -1,1 +1,47 @@
-"""Certificates: how many features may be rewritten without changing a prediction."""
+"""Certificates: how many features may be rewritten before a prediction can change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boxnn_numba._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from boxnn_numba.certificates.exact import ExactRadius, exact_radii, exact_radius
+    from boxnn_numba.certificates.margin import (
+        certified_accuracy,
+        certified_radius,
+        mean_certified_radius,
+        median_certified_radius,
+        per_class_table,
+    )
+    from boxnn_numba.certificates.pairwise import pairwise_radius
+    from boxnn_numba.classifier import Certificate
+
+_HOME = {
+    "Certificate": "classifier",
+    "ExactRadius": "certificates.exact",
+    "certified_accuracy": "certificates.margin",
+    "certified_radius": "certificates.margin",
+    "exact_radii": "certificates.exact",
+    "exact_radius": "certificates.exact",
+    "mean_certified_radius": "certificates.margin",
+    "median_certified_radius": "certificates.margin",
+    "pairwise_radius": "certificates.pairwise",
+    "per_class_table": "certificates.margin",
+}
+
+__all__ = [
+    "Certificate",
+    "ExactRadius",
+    "certified_accuracy",
+    "certified_radius",
+    "exact_radii",
+    "exact_radius",
+    "mean_certified_radius",
+    "median_certified_radius",
+    "pairwise_radius",
+    "per_class_table",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

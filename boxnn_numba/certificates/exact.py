@@ -1,11 +1,13 @@
-"""Radii beyond the margin: the pairwise certificate, and the true minimum by integer programming.
+"""Exact radius: the true minimum by mixed-integer programming, or bounds of it.
 
 ``margin <= pairwise <= exact``, and no attack needs fewer than exact + 1 changes.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,13 +19,11 @@ from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.greedy import greedy_attack
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
-from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates.integer_program import Program, choices, solve
-from boxnn_numba.certificates.margin import certified_radius
+from boxnn_numba.certificates.pairwise import nearest_own, overtaking_bounds
+from boxnn_numba.classifier import Classifier
 from boxnn_numba.distances import class_distance, pairwise_distance
 from boxnn_numba.errors import InputError
-from boxnn_numba.kernels.pairwise_bound import rival_bounds
-from boxnn_numba.model import BoxNN, Certificate
 from boxnn_numba.rivals import (
     group_count,
     groups_changed,
@@ -32,10 +32,6 @@ from boxnn_numba.rivals import (
     rivals_in_order,
 )
 
-#: Inputs that a thread takes at a time.
-_BLOCK_ROWS = 64
-#: Own boxes that each bound is taken against, and that an integer program begins with.
-_OWN = 8
 #: Violated own boxes that are added to an integer program at a time.
 _ADDED = 16
 
@@ -61,90 +57,8 @@ class ExactRadius(NamedTuple):
     adversarial: np.ndarray | None
 
 
-def pairwise_radius(model: BoxNN, x: ArrayLike, threads: int | None = None) -> Certificate:
-    """Return predictions and radii that look at each rival box on its own.
-
-    For the margin every feature may gain 2 W. Here feature i gains, for a rival box B against a
-    box A of the predicted class, at most ``max_v (p_A(v) - p_B(v)) - (p_A(x_i) - p_B(x_i))``; the
-    fewest features, largest gains first, that close ``D_B - D_A`` must change before B overtakes A.
-
-    Parameters
-    ----------
-    model
-        The classifier, with boxes of two classes or more.
-    x
-        Samples, as for `BoxNN.encode`.
-    threads
-        Threads to use; all cores by default.
-
-    Returns
-    -------
-    Certificate
-        Unpacks as ``prediction, radius``; never below `BoxNN.certify`, exact integers.
-
-    Raises
-    ------
-    InputError
-        As for `BoxNN.encode`, there are boxes of one class only, or the model is an ensemble.
-    OptionError
-        `threads` is below 1.
-
-    Examples
-    --------
-    >>> from boxnn_numba import Boxes, BoxNN
-    >>> from boxnn_numba.certificates.exact import pairwise_radius
-    >>> model = BoxNN(Boxes([[0] * 5, [60] * 5], [[50] * 5, [255] * 5], [0, 1], 100), [0, 1])
-    >>> model.certify([[25] * 5]).radius, pairwise_radius(model, [[25] * 5]).radius
-    (array([0], dtype=int32), array([1], dtype=int32))
-    """
-    need_two_classes(model)
-    need_one_set(model, "pairwise radii are")
-    codes = model.encode(x)
-    boxes, most = model.boxes, group_count(model) + 1
-    index = np.empty(len(codes), np.int64)
-    radius = np.empty(len(codes), np.int32)
-
-    def work(first: int, last: int) -> None:
-        for start in range(first, last, _BLOCK_ROWS):
-            rows = slice(start, min(last, start + _BLOCK_ROWS))
-            with limit_threads(1):
-                distance = pairwise_distance(codes[rows], boxes)
-            index[rows], order = rivals_in_order(distance, boxes, len(boxes))
-            for i, (row, rivals) in enumerate(zip(distance, order, strict=True), start):
-                bounds = _bounds(model, codes[i], row, int(index[i]), rivals, most, running=True)
-                radius[i] = bounds.min() - 1
-
-    get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
-    return Certificate(np.asarray(model.classes)[index], radius)
-
-
-def _bounds(
-    model: BoxNN,
-    codes: np.ndarray,
-    distance: np.ndarray,
-    own_class: int,
-    rivals: np.ndarray,
-    most: int,
-    running: bool,
-) -> np.ndarray:
-    """Return (R,) int64, groups that must change before each rival box overtakes; `most` caps."""
-    boxes, width, group = model.boxes, model.boxes.width, model.group_size
-    out = np.empty(len(rivals), np.int64)
-    counts = np.empty(2 * width * group + 1, np.int64)
-    rival_bounds(
-        codes, distance, _nearest_own(boxes, distance, own_class), rivals,
-        (boxes.lower, boxes.upper, boxes.labels), (width, group), most, running, counts, out,
-    )  # fmt: skip
-    return out
-
-
-def _nearest_own(boxes: Boxes, distance: np.ndarray, own_class: int) -> np.ndarray:
-    first, last = boxes.offsets[own_class], boxes.offsets[own_class + 1]
-    return first + np.argsort(distance[first:last], kind="stable")[:_OWN]
-
-
 def exact_radius(
-    model: BoxNN, x: ArrayLike, time_limit: float = 60.0, seed: int = 0
+    model: Classifier, x: ArrayLike, time_limit: float = 60.0, seed: int = 0
 ) -> ExactRadius:
     """Return the true radius of one input, or bounds of it, by mixed-integer programming.
 
@@ -186,28 +100,97 @@ def exact_radius(
     Examples
     --------
     >>> from boxnn_numba import Boxes, BoxNN
-    >>> from boxnn_numba.certificates.exact import exact_radius
+    >>> from boxnn_numba.certificates import exact_radius
     >>> model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
     >>> prediction, lower, upper, adversarial = exact_radius(model, [25] * 5)
     >>> str(prediction), lower, upper, adversarial
     ('a', 2, 2, array([200, 200, 200,  25,  25], dtype=uint8))
     """
-    deadline = time.monotonic() + validation.real("time_limit", time_limit, 0, open_low=True)
-    need_two_classes(model)
-    need_one_set(model, "exact radii are")
+    _check(model, time_limit)
     raw = np.asarray(x).reshape(1, -1)
     if raw.size != model.boxes.n_features:
         raise InputError(
             f"x has {raw.size} values and the model {model.boxes.n_features} features; pass one "
             "sample"
         )
+    return _each(model, raw, time_limit, threads=1, seed=seed)[0]
+
+
+def exact_radii(
+    model: Classifier, x: ArrayLike, time_limit: float = 60.0, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds of the true radii of some inputs, by `exact_radius`.
+
+    An exception in the thread that waits, as of Ctrl-C, ends the search in all others at once.
+
+    Parameters
+    ----------
+    model
+        The classifier, with boxes of two classes or more.
+    x
+        Samples, as for `BoxNN.encode`.
+    time_limit
+        Seconds for each input, above 0.
+    threads
+        Inputs that are searched at a time, one to a thread; all cores by default.
+
+    Returns
+    -------
+    lower, upper : (N,) int32
+        As in `ExactRadius`; they differ where the time was up.
+
+    Raises
+    ------
+    InputError, OptionError
+        As for `exact_radius`, or `threads` is below 1.
+    """
+    _check(model, time_limit)
+    found = _each(model, validation.flat_rows("x", x), time_limit, threads)
+    return np.array([r.lower for r in found], np.int32), np.array(
+        [r.upper for r in found], np.int32
+    )
+
+
+def _check(model: Classifier, time_limit: float) -> None:
+    validation.real("time_limit", time_limit, 0, open_low=True)
+    need_two_classes(model)
+    need_one_set(model, "exact radii are")
+
+
+def _each(
+    model: Classifier, x: np.ndarray, time_limit: float, threads: int | None, seed: int = 0
+) -> list[ExactRadius]:
+    """Settle the rows of x, each in a thread of a pool; what stops this thread stops them."""
     # Of the raw values only float64 reaches every code of a grid.
-    raw = raw if model.grid is None else validation.features("x", raw).astype(np.float64)
-    codes = model.encode(raw)
+    raw = x if model.grid is None else validation.features("x", x).astype(np.float64)
+    codes, stop = model.encode(raw), threading.Event()
+    with ThreadPoolExecutor(get_backend("cpu", threads).threads) as pool:
+        try:
+            found = [
+                pool.submit(_settled, model, raw[i, None], codes[i, None], time_limit, seed, stop)
+                for i in range(len(codes))
+            ]
+            for one in wait(found, return_when=FIRST_EXCEPTION).done:
+                one.result()
+            return [one.result() for one in found]
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _settled(
+    model: Classifier,
+    raw: np.ndarray,
+    codes: np.ndarray,
+    time_limit: float,
+    seed: int,
+    stop: threading.Event,
+) -> ExactRadius:
+    deadline = time.monotonic() + time_limit
     attack = greedy_attack(model, raw, seed=seed, threads=1)
     with limit_threads(1):
-        hunt = _Hunt.begin(model, codes, int(attack.changed[0]))
-        lower = hunt.run(deadline) - 1
+        hunt = _Hunt.begin(model, codes, int(attack.changed[0]), deadline, stop)
+        lower = hunt.run() - 1
     if hunt.found is not None:
         domain = domain_of(model) if model.grid is not None else Domain(hunt.allowed)
         adversarial = domain.decode(raw, codes, hunt.found[None])[0]
@@ -221,49 +204,59 @@ def exact_radius(
 class _Hunt:
     """The search for the smallest attack on one input: `best` groups so far."""
 
-    model: BoxNN
+    model: Classifier
     codes: np.ndarray
     distance: np.ndarray
     own_class: int
     rivals: np.ndarray
     allowed: np.ndarray
     best: int
+    deadline: float
+    stop: threading.Event
     found: np.ndarray | None = None
 
     @classmethod
-    def begin(cls, model: BoxNN, codes: np.ndarray, changed: int) -> _Hunt:
+    def begin(
+        cls,
+        model: Classifier,
+        codes: np.ndarray,
+        changed: int,
+        deadline: float,
+        stop: threading.Event,
+    ) -> _Hunt:
         distance = pairwise_distance(codes, model.boxes)
         predicted, order = rivals_in_order(distance, model.boxes, len(model.boxes))
         n_rivals = int((model.boxes.labels != predicted[0]).sum())
         best = changed if changed >= 0 else group_count(model) + 1
         allowed = domain_of(model).allowed
         return cls(
-            model, codes[0], distance[0], int(predicted[0]), order[0][:n_rivals], allowed, best
-        )
+            model, codes[0], distance[0], int(predicted[0]), order[0][:n_rivals], allowed, best,
+            deadline, stop,
+        )  # fmt: skip
 
-    def run(self, deadline: float) -> int:
+    def run(self) -> int:
         """Settle one rival box after another; return how many groups must change at least."""
-        bounds = _bounds(
+        bounds = overtaking_bounds(
             self.model, self.codes, self.distance, self.own_class, self.rivals, self.best, False
         )
         least = self.best
         for place in np.argsort(bounds, kind="stable"):
             if bounds[place] >= self.best:
                 break
-            least = min(least, self._settle(int(self.rivals[place]), int(bounds[place]), deadline))
+            least = min(least, self._settle(int(self.rivals[place]), int(bounds[place])))
         return min(least, self.best)
 
-    def _settle(self, box: int, bound: int, deadline: float) -> int:
+    def _settle(self, box: int, bound: int) -> int:
         """Return how many groups must change before a rival box wins; smaller attacks are kept."""
         boxes = self.model.boxes
         ahead = int(boxes.labels[box] > self.own_class)
-        own = _nearest_own(boxes, self.distance, self.own_class)
+        own = nearest_own(boxes, self.distance, self.own_class)
         while bound < self.best:
-            seconds = deadline - time.monotonic()
-            if seconds <= 0:
+            seconds = self.deadline - time.monotonic()
+            if seconds <= 0 or self.stop.is_set():
                 return bound
             program = self._program(box, own, ahead)
-            answer = solve(program, self.best - 1, seconds)
+            answer = solve(program, self.best - 1, seconds, self.stop)
             bound = max(bound, min(self.best, answer.bound))
             if answer.taken is None:
                 return bound
@@ -290,8 +283,7 @@ class _Hunt:
         return Program(features, values, gains, gaps, self.model.group_size)
 
     def _size_if_flipped(self, changed: np.ndarray) -> int | None:
-        distance = class_distance(changed[None], self.model.boxes)
-        if int(certified_radius(distance, self.model.boxes.width)[0][0]) == self.own_class:
+        if class_distance(changed[None], self.model.boxes)[0].argmin() == self.own_class:
             return None
         return int(groups_changed(self.codes[None], changed[None], self.model.group_size)[0])
 

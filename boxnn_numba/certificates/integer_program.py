@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from highspy import Highs, HighsLp
 
 #: Taken off the solver's lower bound before it is rounded up.
 _MARGIN = 0.05
 #: How far every inequality between integers is relaxed.
 _SLACK = 0.5
-_OPTIMAL, _INFEASIBLE = 0, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,9 @@ def _undominated(gains: np.ndarray) -> np.ndarray:
     return useful[np.sort(first[~covers.any(axis=0)])]
 
 
-def solve(program: Program, limit: int, seconds: float) -> Answer:
+def solve(
+    program: Program, limit: int, seconds: float, stop: threading.Event | None = None
+) -> Answer:
     """Find a solution with the fewest changed groups, at most `limit`.
 
     Parameters
@@ -138,6 +143,8 @@ def solve(program: Program, limit: int, seconds: float) -> Answer:
         Solutions with more changes are of no interest.
     seconds
         Time limit.
+    stop
+        Once it is set, by another thread, the solver gives up as where the time is up.
 
     Returns
     -------
@@ -145,50 +152,72 @@ def solve(program: Program, limit: int, seconds: float) -> Answer:
         Its bound is ``limit + 1`` where there is no such solution, 0 where nothing is known. The
         solution holds up to the slack only, and must be checked.
     """
-    from scipy.optimize import Bounds, milp
+    from highspy import HighsModelStatus, SolutionStatus
 
     total = len(program.features)
     if total == 0 or limit <= 0:
         return Answer(limit + 1, None)
-    cost, constraints = _model(program, limit)
-    result = milp(
-        cost,
-        integrality=np.ones(len(cost)),
-        bounds=Bounds(0, 1),
-        constraints=constraints,
-        options={"time_limit": seconds, "mip_rel_gap": 0.0},
-    )
-    if result.status == _INFEASIBLE:
+    solver = _solver(seconds, stop or threading.Event())
+    solver.passModel(_linear_program(program, limit))
+    solver.run()
+    if solver.getModelStatus() == HighsModelStatus.kInfeasible:
         return Answer(limit + 1, None)
-    dual = result.mip_dual_bound
-    known = dual is not None and math.isfinite(dual)
-    bound = max(0, math.ceil(dual - _MARGIN)) if known else 0
-    taken = None if result.x is None else np.flatnonzero(result.x[:total] > 0.5)
+    info, taken = solver.getInfo(), None
+    known = abs(info.mip_dual_bound) < solver.inf
+    bound = max(0, math.ceil(info.mip_dual_bound - _MARGIN)) if known else 0
+    if info.primal_solution_status == SolutionStatus.kSolutionStatusFeasible:
+        taken = np.flatnonzero(np.array(solver.getSolution().col_value)[:total] > 0.5)
     return Answer(min(bound, limit + 1), taken)
 
 
-def _model(program: Program, limit: int) -> tuple[np.ndarray, list[object]]:
-    """Return the costs and constraints: a variable for each choice, and one for each group."""
-    from scipy.optimize import LinearConstraint
-    from scipy.sparse import coo_array, csr_array, hstack
+def _solver(seconds: float, stop: threading.Event) -> Highs:
+    """Return a solver that uses this thread only, says nothing, and can be stopped."""
+    import highspy
+
+    class Quiet(highspy.Highs):  # type: ignore[misc]
+        def enableCallbacks(self) -> None:  # noqa: N802
+            # The first thing that would say something.
+            self.silent()
+            super().enableCallbacks()
+
+    def look(event: Any) -> None:
+        event.data_in.user_interrupt = stop.is_set()
+
+    solver = Quiet()
+    for name, value in {"time_limit": float(seconds), "mip_rel_gap": 0.0, "threads": 1}.items():
+        solver.setOptionValue(name, value)
+    for asked in (solver.cbMipInterrupt, solver.cbSimplexInterrupt, solver.cbIpmInterrupt):
+        asked.subscribe(look)
+    return solver
+
+
+def _linear_program(program: Program, limit: int) -> HighsLp:
+    """Return costs and constraints: a variable for each choice, and one for each group."""
+    from highspy import HighsLp, HighsVarType, MatrixFormat
+    from scipy.sparse import block_array, coo_array
 
     total = len(program.features)
     groups, group_of = np.unique(program.features // program.group_size, return_inverse=True)
     features, feature_of = np.unique(program.features, return_inverse=True)
-    one = np.ones(total)
-    picks = coo_array((one, (feature_of, np.arange(total))), shape=(len(features), total))
-    gains = csr_array(program.gains.astype(np.float64))
-    cost = np.concatenate([np.zeros(total), np.ones(len(groups))])
+    picks = coo_array((np.ones(total), (feature_of, np.arange(total))))
     # A feature may only be rewritten, once, where its group counts as changed.
     group_row = np.empty(len(features), np.int64)
     group_row[feature_of] = group_of
-    pays = coo_array(
-        (-np.ones(len(features)), (np.arange(len(features)), group_row)),
-        shape=(len(features), len(groups)),
+    pays = coo_array((-np.ones(len(features)), (np.arange(len(features)), group_row)))
+    every = np.ones((1, len(groups)))
+    rows = block_array(
+        [[picks, pays], [coo_array(program.gains.astype(float)), None], [None, coo_array(every)]],
+        format="csr",
     )
-    none = csr_array((len(program.gaps), len(groups)))
-    return cost, [
-        LinearConstraint(hstack([picks, pays]).tocsr(), -np.inf, 0),
-        LinearConstraint(hstack([gains, none]).tocsr(), program.gaps - _SLACK, np.inf),
-        LinearConstraint(csr_array(cost[None]), -np.inf, limit + _SLACK),
-    ]
+    gaps, open_ = program.gaps - _SLACK, np.full(len(features), -np.inf)
+    lp = HighsLp()
+    lp.num_row_, lp.num_col_ = rows.shape
+    lp.col_cost_ = np.repeat([0.0, 1.0], [total, len(groups)])
+    lp.col_lower_, lp.col_upper_ = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    lp.integrality_ = [HighsVarType.kInteger] * rows.shape[1]
+    lp.row_lower_ = np.concatenate([open_, gaps, [-np.inf]])
+    lp.row_upper_ = np.concatenate([0 * features, np.full(len(gaps), np.inf), [limit + _SLACK]])
+    lp.a_matrix_.format_ = MatrixFormat.kRowwise
+    lp.a_matrix_.start_, lp.a_matrix_.index_ = rows.indptr, rows.indices
+    lp.a_matrix_.value_ = rows.data
+    return lp

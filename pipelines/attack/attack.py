@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
 from boxnn_numba.attacks.domain import Domain, domain_of
-from boxnn_numba.attacks.greedy import AttackResult, greedy_attack, random_search
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.data.atomic import staged_output

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
-import threading
 import time
-from collections import deque
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates.exact import exact_radius, pairwise_radius
+from boxnn_numba.certificates.exact import exact_radii
+from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import load_model, model_digest
 from boxnn_numba.data.row_files import spread_rows
 from boxnn_numba.errors import DataError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.certification.chunked import Spent, class_positions, write_certificates
-
-#: Name of threads that wait for the solver of integer programs.
-SOLVER = "boxnn solver"
 
 
 @dataclass(frozen=True)
@@ -80,55 +72,9 @@ def certify_chunk(index: int, job: CertifyJob) -> Spent:
     if job.certificate == "pairwise":
         radius = pairwise_radius(classifier, x).radius
     elif job.certificate == "exact":
-        radius, extra["upper"] = _exact(classifier, x, job.time_limit)
+        radius, extra["upper"] = exact_radii(classifier, x, job.time_limit)
     label = class_positions(classifier.classes, dataset)[y]
     nbytes = x.nbytes + y.nbytes
     return write_certificates(
         job, index, began, read, nbytes, prediction, radius, label, distance, **extra
     )
-
-
-def _exact(model: BoxNN, x: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of the true radii (N,) int32 of some samples, a sample to a thread.
-
-    Nothing stops the solver before its time is up. So it is not the threads of the backend that
-    wait for it but some of its own, which the command leaves behind where it is interrupted.
-    """
-    bounds = np.empty((2, len(x)), np.int32)
-    todo, settled = deque(range(len(x))), SimpleQueue[BaseException | None]()
-
-    def work() -> None:
-        with contextlib.suppress(IndexError):  # Nothing is left to do.
-            while True:
-                settled.put(_settle(todo.popleft()))
-
-    def _settle(i: int) -> BaseException | None:
-        try:
-            _, *bounds[:, i], _ = exact_radius(model, x[i], time_limit)
-        except BaseException as error:  # To be raised in the thread that waits.
-            return error
-        return None
-
-    try:
-        for _ in range(min(len(x), get_backend("cpu").threads)):
-            threading.Thread(target=work, name=SOLVER, daemon=True).start()
-        for _ in range(len(x)):
-            error = settled.get()
-            if error is not None:
-                raise error
-    finally:
-        todo.clear()
-    lower, upper = bounds
-    return lower, upper
-
-
-def solvers() -> list[threading.Thread]:
-    """Return the threads that wait for the solver of integer programs."""
-    return [thread for thread in threading.enumerate() if thread.name == SOLVER]
-
-
-@atexit.register
-def _join_solvers() -> None:
-    # C++ aborts the process if its threads still run when it is taken down.
-    for thread in solvers():
-        thread.join()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.attack_models import clusters, fewest_changes, groups_changed, levelled
 
 from boxnn_numba import Boxes, BoxNN
-from boxnn_numba.attacks.greedy import AttackResult, greedy_attack, random_search
+from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE
 from boxnn_numba.errors import InputError, OptionError
 

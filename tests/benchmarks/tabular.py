@@ -54,7 +54,7 @@ from boxnn_numba.baselines.partition import (
     votes_of,
 )
 from boxnn_numba.baselines.scikit_classifiers import ScikitSubmodels
-from boxnn_numba.certificates.exact import pairwise_radius
+from boxnn_numba.certificates import pairwise_radius
 from boxnn_numba.estimator import certified_accuracy_scorer
 
 #: Radii that are measured and drawn, and those of the printed table.

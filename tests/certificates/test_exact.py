@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.attack_models import clusters, fewest_changes, groups_changed, levelled
 
 from boxnn_numba import Boxes, BoxNN
-from boxnn_numba.attacks.greedy import greedy_attack
-from boxnn_numba.certificates.exact import exact_radius, pairwise_radius
+from boxnn_numba.attacks import greedy_attack
+from boxnn_numba.certificates import exact_radius, pairwise_radius
 from boxnn_numba.certificates.integer_program import Program, solve
 from boxnn_numba.errors import InputError, OptionError
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support import reference
 
 from boxnn_numba import Boxes, BoxNN, Grid, fit
-from boxnn_numba.attacks.greedy import greedy_attack
-from boxnn_numba.certificates.exact import pairwise_radius
+from boxnn_numba.attacks import greedy_attack
+from boxnn_numba.certificates import pairwise_radius
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE
 from boxnn_numba.training.options import PRESETS
 

@@ -14,7 +14,7 @@ from support.attack_models import groups_changed
 from support.cli_runs import Run, failed, here
 
 from boxnn_numba import load_model
-from boxnn_numba.attacks.greedy import AttackResult
+from boxnn_numba.attacks import AttackResult
 from boxnn_numba.data.attack_store import AttackWriter, open_attack
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import AttackFileError, InterruptedRunError, UnsoundError

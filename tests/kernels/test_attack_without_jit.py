@@ -10,8 +10,8 @@ from pathlib import Path
 
 from support.attack_models import clusters, levelled
 
-from boxnn_numba.attacks.greedy import greedy_attack
-from boxnn_numba.certificates.exact import pairwise_radius
+from boxnn_numba.attacks import greedy_attack
+from boxnn_numba.certificates import pairwise_radius
 
 
 def results() -> list[list[int]]:

@@ -16,8 +16,8 @@ from support.attack_models import clusters, groups_changed
 from support.cli_runs import Run, failed, here
 
 from boxnn_numba import Boxes, BoxNN, certified_radius, class_distance, load_model, save_model
-from boxnn_numba.attacks.greedy import greedy_attack
-from boxnn_numba.certificates.exact import exact_radius, pairwise_radius
+from boxnn_numba.attacks import greedy_attack
+from boxnn_numba.certificates import exact_radius, pairwise_radius
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate

@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from support import reference
 
 from boxnn_numba import BoxNNClassifier, fit, load_model, save_model
-from boxnn_numba.attacks.greedy import greedy_attack
+from boxnn_numba.attacks import greedy_attack
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.estimator import certified_accuracy_scorer
 

@@ -1,4 +1,4 @@
-"""The state of a random search for adversarial inputs, all inputs at once."""
+"""Random search: an attack that asks a classifier for its answers and no more."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.rivals import groups_changed
 
@@ -16,9 +18,81 @@ from boxnn_numba.rivals import groups_changed
 _SHARES = 0.5, 0.05
 
 
+def random_search(
+    predict: Callable[[np.ndarray], Any],
+    x: ArrayLike,
+    budget: int,
+    queries: int = 1000,
+    seed: int = 0,
+    domain: tuple[ArrayLike, ArrayLike] | None = None,
+    group_size: int = 1,
+    features: ArrayLike | None = None,
+) -> AttackResult:
+    """Look for a change of at most `budget` features by random search (black box).
+
+    A set of features and their values is changed a little at a time, fewer and fewer of them; a
+    step that does not lower the margin of the first prediction is kept. When the prediction has
+    changed, what is not needed for that is taken back while queries are left.
+
+    Parameters
+    ----------
+    predict
+        Returns scores (N, K), larger for likelier classes, or labels (N,), of samples (N, n).
+    x
+        (N, n) samples.
+    budget
+        Most features (or groups) to change.
+    queries
+        Most samples for which `predict` is asked, for each input.
+    seed
+        Of the search.
+    domain
+        (low, high) of what may be written, numbers or (n,) arrays; 0..255 for uint8, else it
+        must be given.
+    group_size
+        Features that are rewritten together.
+    features
+        (n,) bool, features that may change; all by default.
+
+    Returns
+    -------
+    AttackResult
+        Predictions are labels, or column numbers where `predict` returns scores (the first of
+        equals).
+
+    Raises
+    ------
+    InputError
+        `x` is not numbers, or `predict` returns something else.
+    OptionError
+        An option is out of range.
+
+    Notes
+    -----
+    In the manner of Sparse-RS (Croce et al., AAAI 2022).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from boxnn_numba.attacks import random_search
+    >>> bright = lambda x: (x.sum(axis=1) > 500).astype(int)
+    >>> result = random_search(bright, np.zeros((1, 6), np.uint8), budget=4)
+    >>> result.changed, result.prediction
+    (array([2], dtype=int32), array([1]))
+    """
+    matrix = validation.matrix("x", x)
+    search = Search.begin(predict, matrix, budget, queries, domain, group_size, features)
+    rng = np.random.default_rng(validation.integer("seed", seed, 0))
+    search.start(rng)
+    while search.step(rng):
+        pass
+    search.prune()
+    return AttackResult(*search.result())
+
+
 @dataclass(eq=False)
 class Search:
-    """A random search: inputs `current` (N, n), with groups `chosen` (N, budget) changed."""
+    """The state of a search: inputs `current` (N, n), groups `chosen` (N, budget) changed."""
 
     predict: Callable[[np.ndarray], Any]
     x: np.ndarray

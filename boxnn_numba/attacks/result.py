@@ -1,0 +1,30 @@
+"""AttackResult: what an attack has found.
+
+That is an upper bound on the true minimum; the certified radius is a lower one, and no attack may
+succeed with that few changes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class AttackResult(NamedTuple):
+    """What an attack has found.
+
+    Attributes
+    ----------
+    x_adv
+        (N, n) adversarial inputs, of the kind that was passed in; the input itself where none was
+        found.
+    changed
+        (N,) int32, number of features (or feature groups) changed, -1 where none was found.
+    prediction
+        (N,) predictions of `x_adv`.
+    """
+
+    x_adv: np.ndarray
+    changed: np.ndarray
+    prediction: np.ndarray

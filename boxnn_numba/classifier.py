@@ -1,0 +1,64 @@
+"""Classifier: what certificates and attacks read of a model by boxes, and how it answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.grid import Grid
+
+
+class Certificate(NamedTuple):
+    """Predictions and how many features may be rewritten without changing them.
+
+    Attributes
+    ----------
+    prediction
+        (N,) class labels, as in `BoxNN.classes`.
+    radius
+        (N,) int32, certified radius in features (or feature groups), >= 0.
+    """
+
+    prediction: np.ndarray
+    radius: np.ndarray
+
+
+class Classifier(Protocol):
+    """A classifier by the nearest box, as `BoxNN` is one; see there for what each part is."""
+
+    @property
+    def boxes(self) -> Boxes:
+        """The boxes, or of an ensemble the first set of them."""
+
+    @property
+    def box_sets(self) -> tuple[Boxes, ...]:
+        """All sets of boxes."""
+
+    @property
+    def classes(self) -> Sequence[int] | Sequence[str]:
+        """K labels."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """How real features become codes; None where the data are codes."""
+
+    @property
+    def feature_shape(self) -> tuple[int, ...] | None:
+        """Shape of one sample."""
+
+    @property
+    def group_size(self) -> int:
+        """Codes that an adversary rewrites together."""
+
+    def encode(self, x: ArrayLike) -> np.ndarray:
+        """Return samples as (N, n) uint8 codes."""
+
+    def predict(self, x: ArrayLike) -> np.ndarray:
+        """Return the (N,) class labels of samples."""
+
+    def radii(self, distance: np.ndarray) -> Certificate:
+        """Return predicted class indices and certified radii for class distances (N, K)."""
