@@ -48,7 +48,6 @@ __all__ = [
     "Boxes",
     "Certificate",
     "Grid",
-    "__version__",
     "box_distance",
     "certified_accuracy",
     "certified_radius",
