@@ -323,7 +323,7 @@ def training_warnings(run: Training, classes: Sequence[Any]) -> list[str]:
     """Return a sentence for each class that the best boxes of a run hardly predict."""
     return [
         f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples are "
-        "predicted right; raise --keep or --boxes, or lower --radius"
+        "predicted right; raise `keep` or `boxes`, or lower `radius`"
         for index, recall in run.given_up().items()
     ]
 

@@ -337,11 +337,11 @@ def groups(group_size: int, feature_shape: tuple[int, ...]) -> None:
     sizes = np.cumprod(feature_shape[::-1])
     if len(sizes) > 1 and group_size > 1 and group_size not in sizes:
         raise OptionError(
-            f"--group-size {group_size} does not fit samples of shape {tuple(feature_shape)}: "
+            f"`group_size` {group_size} does not fit samples of shape {tuple(feature_shape)}: "
             "features that follow each other are a group; put the channels of a pixel last"
         )
     if len(sizes) and sizes[-1] % group_size:
-        raise OptionError(f"--group-size {group_size} does not divide the {sizes[-1]} features")
+        raise OptionError(f"`group_size` {group_size} does not divide the {sizes[-1]} features")
 
 
 # --- data sets -------------------------------------------------------------------------

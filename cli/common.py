@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from boxnn_numba.cli.config import read_config
-from boxnn_numba.cli.console import emit, progress
+from boxnn_numba.cli.console import as_flags, emit, progress
 from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import BoxNNError, OptionError
 
@@ -70,13 +69,6 @@ class Group(click.Group):
 
     command_class = Command
     group_class = type
-
-
-def as_flags(text: str) -> str:
-    """Return a text about arguments (in backticks) with the options of the running command."""
-    context = click.get_current_context()
-    flags = {item.name: item.opts[0] for item in context.command.params if item.opts[0][0] == "-"}
-    return re.sub("`([a-z_]+)`", lambda match: flags.get(match[1], match[0]), text)
 
 
 class StorePath(click.Path):

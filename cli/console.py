@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,16 @@ from typing import Any
 import click
 
 
+def as_flags(text: str) -> str:
+    """Return a text about arguments (in backticks) with the options of the running command."""
+    context = click.get_current_context()
+    flags = {item.name: item.opts[0] for item in context.command.params if item.opts[0][0] == "-"}
+    return re.sub("`([a-z_]+)`", lambda match: flags.get(match[1], match[0]), text)
+
+
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print a result as one JSON object or as text."""
-    click.echo(json.dumps(result) if as_json else text)
+    click.echo(as_flags(json.dumps(result) if as_json else text))
 
 
 class Progress:

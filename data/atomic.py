@@ -93,10 +93,10 @@ def write_failure(error: OSError, path: Name) -> OutputError:
     """Describe a failed write in one line that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(
-            f"no space left while writing {path}; free some space or choose another --out"
+            f"no space left while writing {path}; free some space or choose another `out`"
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return OutputError(f"cannot write {path}: permission denied; choose another --out")
+        return OutputError(f"cannot write {path}: permission denied; choose another `out`")
     remedy = f"; {URL_REMEDY}" if is_url(path) else ""
     return OutputError(f"cannot write {path}: {first_line(error)}{remedy}")
 
@@ -128,7 +128,7 @@ def new_folder(
     try:
         with storage_errors():
             if exists(folder) and not overwrite:
-                raise OptionError(f"{folder} already exists; pass --overwrite to replace it")
+                raise OptionError(f"{folder} already exists; pass `overwrite` to replace it")
             if isinstance(folder, Path) and folder.exists():
                 _refuse_to_replace(folder, False, (), owned)
             remove(folder)
@@ -137,7 +137,7 @@ def new_folder(
     except FileNotFoundError:
         raise OptionError(
             f"the folder {folder.absolute().parent} does not exist; create it or choose another "
-            "--out"
+            "`out`"
         ) from None
     except OSError as error:
         raise write_failure(error, folder) from error
@@ -195,7 +195,7 @@ def staged_output(
         The folder is not writable, has no space, or another process writes the same output.
     """
     if overwrite and resume:
-        raise OptionError("--overwrite starts again and --resume continues; pass one of them")
+        raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
     final = location(path)
     if not isinstance(final, Path):
         with _staged_url(final, overwrite, resume, resumable, result) as place:
@@ -203,12 +203,12 @@ def staged_output(
         return
     parent = final.absolute().parent
     if not parent.is_dir():
-        raise OptionError(f"the folder {parent} does not exist; create it or choose another --out")
+        raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
     if final.name in ("", ".."):
-        raise OptionError(f"--out {path!s} names no new file or folder; add a name to it")
+        raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
     if os.path.lexists(final):
         if not overwrite:
-            raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+            raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
         a_file = not directory or (result or "").endswith(".zip")
         _refuse_to_replace(final, a_file, inputs, owned)
     partial = final.with_name(final.name + _PARTIAL)
@@ -231,7 +231,7 @@ def staged_output(
             raise
         failure = write_failure(error, final)
         if resumable and partial.exists():
-            failure = OutputError(f"{failure}; what is done is kept in {partial}, see --resume")
+            failure = OutputError(f"{failure}; what is done is kept in {partial}, see `resume`")
         raise failure from error
 
 
@@ -244,14 +244,14 @@ def _refuse_to_replace(
         source = location(name)
         if isinstance(source, Path) and place in (source.resolve(), *source.resolve().parents):
             raise OptionError(
-                f"--out {final} would delete the input {source}; choose another --out"
+                f"`out` {final} would delete the input {source}; choose another `out`"
             )
     if a_file and not final.is_file():
-        raise OptionError(f"{final} is not a file; --overwrite replaces only files here")
+        raise OptionError(f"{final} is not a file; `overwrite` replaces only files here")
     if not a_file and not (final.is_dir() and owned(final)):
         raise OptionError(
-            f"{final} is not something that boxnn wrote; --overwrite replaces only its own "
-            "outputs, choose another --out"
+            f"{final} is not something that boxnn wrote; `overwrite` replaces only its own "
+            "outputs, choose another `out`"
         )
 
 
@@ -261,8 +261,8 @@ def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool
         return
     if resumable and not overwrite:
         raise OptionError(
-            f"an unfinished run is in {partial}; pass --resume to continue it "
-            "or --overwrite to start again"
+            f"an unfinished run is in {partial}; pass `resume` to continue it "
+            "or `overwrite` to start again"
         )
     remove(partial)
 
@@ -280,7 +280,7 @@ def _staged_url(
             # A run that ended while it published has left a tree without its root.
             begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
             if exists(final) and not overwrite and not (resume and begun):
-                raise OptionError(f"{final} already exists; pass --overwrite to replace it")
+                raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
             _make_room(partial, overwrite, resume, resumable)
             try:
                 yield partial
@@ -308,7 +308,7 @@ def _exclusive(final: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputError(
-                    f"another process is writing {final}; wait for it or choose another --out"
+                    f"another process is writing {final}; wait for it or choose another `out`"
                 ) from None
         # Where the file was removed by the writer before, its lock protects nothing.
         if not lock.exists() or os.fstat(descriptor).st_ino != lock.stat().st_ino:

@@ -287,5 +287,5 @@ def load_checkpoint(path: Location) -> tuple[dict[str, np.ndarray], dict[str, An
         return arrays, json.loads(str(arrays.pop("values")))
     except zarr_format.READ_FAILURES as error:
         raise ModelFileError(
-            f"checkpoint {path} is damaged; pass --overwrite to start again"
+            f"checkpoint {path} is damaged; pass `overwrite` to start again"
         ) from error

@@ -42,14 +42,14 @@ def check_device() -> None:
             name = device.name.decode() if isinstance(device.name, bytes) else device.name
             raise BackendError(
                 f"{name} has compute capability {found[0]}.{found[1]}; device cuda needs "
-                f"{OLDEST[0]}.{OLDEST[1]} or newer, use --device cpu"
+                f"{OLDEST[0]}.{OLDEST[1]} or newer, use `device` cpu"
             )
         # The smallest kernel shows whether kernels can be compiled for it.
         launch(cuda_distances.fill, 1, cuda.device_array(1, np.int32), np.int32(0))
     except cuda_errors.CudaSupportError as error:
         raise BackendError(
             f"device cuda found no usable NVIDIA driver ({_reason(error)}); install one or use "
-            "--device cpu"
+            "`device` cpu"
         ) from error
     except _NO_COMPILER as error:
         raise BackendError(
@@ -58,7 +58,7 @@ def check_device() -> None:
     except _library_errors() as error:
         raise BackendError(
             f"device cuda does not work here ({_reason(error)}); update the NVIDIA driver or use "
-            "--device cpu"
+            "`device` cpu"
         ) from error
 
 

@@ -51,9 +51,9 @@ class Augmentation:
     ) -> None:
         if not are_images(feature_shape, True):
             raise OptionError(
-                f"--augment needs images, (height, width) or (height, width, 1 to 4 channels), and "
+                f"`augment` needs images, (height, width) or (height, width, 1 to 4 channels), and "
                 f"the samples have shape {tuple(feature_shape)}; put channels last or leave "
-                "--augment at 0"
+                "`augment` at 0"
             )
         self._shape: tuple[int, ...] = (*map(int, feature_shape), 1)[:3]
         self._options, self._threads = options, threads
@@ -154,8 +154,8 @@ def augmentation(
         return None
     if grid is not None:
         raise OptionError(
-            "--augment needs images of whole numbers 0..255, and these features are binned one "
-            "by one; store uint8 pixels or leave --augment at 0"
+            "`augment` needs images of whole numbers 0..255, and these features are binned one "
+            "by one; store uint8 pixels or leave `augment` at 0"
         )
     return Augmentation(feature_shape, options, threads)
 

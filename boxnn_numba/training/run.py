@@ -60,7 +60,7 @@ def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
     """
     if n_boxes < n_classes:
         raise OptionError(
-            f"--boxes is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
+            f"`boxes` is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
         )
     share = np.full(n_classes, n_boxes // n_classes)
     share[: n_boxes % n_classes] += 1
@@ -102,7 +102,7 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> tuple
             c = short[0]
             raise OptionError(
                 f"class number {c} has {counts[c]} training samples, fewer than its {share[c]} "
-                f"boxes; lower --boxes to at most {int(counts.min()) * n_classes}"
+                f"boxes; lower `boxes` to at most {int(counts.min()) * n_classes}"
             )
         rows = [
             rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
@@ -348,8 +348,8 @@ class Training:
         if problem:
             kept = f"epoch {record.epoch - 1} is kept" if record.epoch > 1 else "nothing is kept"
             raise DivergenceError(
-                f"training diverged in epoch {record.epoch}: {problem}; {kept}; lower --lr "
-                f"(now {self.options.lr:g}) and start again with --overwrite"
+                f"training diverged in epoch {record.epoch}: {problem}; {kept}; lower `lr` "
+                f"(now {self.options.lr:g}) and start again with `overwrite`"
             )
         if not record.score <= self._best_score:  # also where nothing is held out
             self.best, self.best_epoch = self.codes(), record.epoch

@@ -264,7 +264,7 @@ def stored_features(block: Block, table: Table, codes: bool) -> np.ndarray:
         if x.dtype == np.uint8:
             return x
         wrong = ~((x >= 0) & (x <= validation.MAX_CODE) & (x == np.floor(x)))
-        _refuse(wrong, block, table, "codes must be whole numbers 0..255 (leave --codes away)")
+        _refuse(wrong, block, table, "codes must be whole numbers 0..255 (leave `codes` away)")
         return x.astype(np.uint8)
     _refuse(~np.isfinite(x), block, table, "drop or fill NaN and infinite values first")
     with np.errstate(over="ignore"):

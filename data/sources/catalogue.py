@@ -143,7 +143,7 @@ def open_source(
         if source in MIRRORS:
             folder = directory or _find(source)
             return Source(source, f"{source} (official IDX files)", *idx_tables(folder))
-        _refuse_options(source, **{"from": directory})
+        _refuse_options(source, **{"directory": directory})
         if source == "digits":
             return Source(source, "digits (scikit-learn)", _digits())
         return Source(source, "mnist-sample (bundled)", *npz_tables(BUNDLED_SAMPLE))
@@ -152,7 +152,7 @@ def open_source(
         raise DataError(
             f"{source} is neither a file nor a known data set ({', '.join(NAMED)}); check the path"
         )
-    _refuse_options(source, **{"from": directory})
+    _refuse_options(source, **{"directory": directory})
     return _open_path(path, label, labels)
 
 
@@ -216,7 +216,7 @@ def fetch(name: str, progress: Callable[[str], None] | None = None) -> Path:
             )
             raise DataError(
                 f"could not download {mirror.url}{file} ({reason}); copy the four IDX files by "
-                f"hand and pass --from DIR to `boxnn data ingest {name}`"
+                f"hand and run `boxnn data ingest {name} --from DIR`"
             ) from error
         if progress is not None:
             progress(file)
@@ -232,7 +232,7 @@ def _open_path(path: Path, label: str | None, labels: Path | None) -> Source:
     if kind in (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq"):
         _refuse_options(str(path), labels=labels)
         if label is None:
-            raise OptionError(f"{path} is a table; name its label column with --label COLUMN")
+            raise OptionError(f"{path} is a table; name its label column with `label`")
         table = ParquetTable if kind in (".parquet", ".pq") else CsvTable
         return Source(name, f"{path.name}, label column {label!r}", table(path, label))
     _refuse_options(str(path), label=label)
@@ -243,16 +243,16 @@ def _open_path(path: Path, label: str | None, labels: Path | None) -> Source:
     if pair is None:
         raise DataError(f"{path} is of no known kind; pass IDX, .npz, .npy, .csv, .tsv or .parquet")
     if labels is None:
-        raise OptionError(f"{path} has no labels; name their file with --labels FILE")
+        raise OptionError(f"{path} has no labels; name their file with `labels`")
     if not labels.exists():
-        raise DataError(f"{labels} does not exist; check the path given to --labels")
+        raise DataError(f"{labels} does not exist; check the path given to `labels`")
     return Source(name, f"{path.name}, labels {labels.name}", pair(path, labels))
 
 
 def _refuse_options(source: str, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise OptionError(f"--{option} does not go with {source}; leave it away")
+            raise OptionError(f"`{option}` does not go with {source}; leave it away")
 
 
 def _download_folder(name: str) -> Path:
@@ -282,8 +282,8 @@ def _find(name: str) -> Path:
         if _is_complete(folder):
             return folder
     raise DataError(
-        f"{name} is not on this machine; run `boxnn data fetch {name}` or pass --from DIR with "
-        "its four IDX files"
+        f"{name} is not on this machine; run `boxnn data fetch {name}` or pass `directory`, the "
+        "folder of its four IDX files"
     )
 
 

@@ -205,7 +205,7 @@ def _label_position(names: Sequence[str], label: str, place: str) -> int:
     if count != 1:
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         problem = "has no column" if count == 0 else f"has {count} columns named"
-        raise DataError(f"{place} {problem} {label!r} (columns: {shown}); choose another --label")
+        raise DataError(f"{place} {problem} {label!r} (columns: {shown}); choose another `label`")
     if len(names) < 2:
         raise DataError(f"{place} has no column but {label!r}; it needs at least one feature")
     return list(names).index(label)

@@ -238,13 +238,13 @@ class Job:
 
     def __post_init__(self) -> None:
         for name in ("samples", "features", "boxes", "batch"):
-            validation.positive(f"--{name}", getattr(self, name))
-        validation.integer("--classes", self.classes, low=2)
-        validation.integer("--width", self.width, low=1, high=255)
-        validation.real("--validation", self.validation, low=0, high=0.9)
+            validation.positive(name, getattr(self, name))
+        validation.integer("classes", self.classes, low=2)
+        validation.integer("width", self.width, low=1, high=255)
+        validation.real("validation", self.validation, low=0, high=0.9)
         if self.boxes < self.classes:
             raise OptionError(
-                f"--boxes is {self.boxes}, fewer than the {self.classes} classes; "
+                f"boxes is {self.boxes}, fewer than the {self.classes} classes; "
                 f"pass at least {self.classes}"
             )
 
@@ -303,13 +303,13 @@ class Hardware:
     box_shards: int = 0
 
     def __post_init__(self) -> None:
-        validation.positive("--workers", self.workers)
-        validation.positive("--threads-per-worker", self.threads)
-        validation.integer("--client-threads", self.client_threads, low=0)
-        validation.integer("--box-shards", self.box_shards, low=0)
-        validation.real("--bandwidth", self.bandwidth, low=0, open_low=True)
-        validation.real("--store-bandwidth", self.store_bandwidth, low=0)
-        validation.real("--latency", self.latency, low=0)
+        validation.positive("workers", self.workers)
+        validation.positive("threads", self.threads)
+        validation.integer("client_threads", self.client_threads, low=0)
+        validation.integer("box_shards", self.box_shards, low=0)
+        validation.real("bandwidth", self.bandwidth, low=0, open_low=True)
+        validation.real("store_bandwidth", self.store_bandwidth, low=0)
+        validation.real("latency", self.latency, low=0)
 
     @property
     def slots(self) -> int:

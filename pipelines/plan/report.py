@@ -100,7 +100,7 @@ def _start_line(start: dict[str, float]) -> list[str]:
     return [
         f"start       {duration(start['seconds'])} more, once: all boxes to every worker, "
         f"{amount(start['bytes'])}"
-        + ("" if start["fit"] else "; too large for a message, pass --box-shards")
+        + ("" if start["fit"] else "; too large for a message, pass `box_shards`")
     ]
 
 

@@ -229,7 +229,7 @@ def test_unknown_split(path: Path) -> None:
 
 def test_existing_output_is_kept(path: Path, arrays: dict) -> None:
     digest = open_dataset(path).digest
-    with pytest.raises(OptionError, match="already exists; pass --overwrite"):
+    with pytest.raises(OptionError, match="already exists; pass `overwrite`"):
         write_dataset(path, name="other", classes=[0, 1], **arrays)
     assert open_dataset(path).digest == digest
     replaced = write_dataset(path, name="other", classes=[0, 1], overwrite=True, **arrays)

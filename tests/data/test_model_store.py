@@ -73,7 +73,7 @@ def test_many_boxes(place: Path) -> None:
 
 def test_what_is_there_stays_unless_it_is_to_be_replaced(place: Path) -> None:
     save_model(CODES, place)
-    with pytest.raises(OptionError, match="already exists; pass --overwrite"):
+    with pytest.raises(OptionError, match="already exists; pass `overwrite`"):
         save_model(REAL, place)
     assert_same(load_model(place), CODES)
     save_model(REAL, place, overwrite=True)
@@ -266,7 +266,7 @@ def test_checkpoint_with_objects_is_refused(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "c.npz", {"a": np.array([object()])}, {})
     assert not (tmp_path / "c.npz").exists()
     np.savez(tmp_path / "c.npz", values=np.array("{}"), a=np.array([{}], dtype=object))
-    with pytest.raises(ModelFileError, match="is damaged; pass --overwrite to start again"):
+    with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
         load_checkpoint(tmp_path / "c.npz")
 
 
@@ -287,7 +287,7 @@ def test_damaged_checkpoint(tmp_path: Path) -> None:
         try:
             found, values = load_checkpoint(path)
         except BoxNNError as error:
-            assert "pass --overwrite to start again" in str(error) and "\n" not in str(error)
+            assert "pass `overwrite` to start again" in str(error) and "\n" not in str(error)
             refusals += 1
         else:
             np.testing.assert_array_equal(found.get("a", arrays["a"]), arrays["a"])

@@ -218,7 +218,7 @@ def test_outputs_are_replaced_only_when_told(memory: UPath) -> None:
             (partial / text).write_text(text)
     assert set(content(memory)) == {"/here/a/two"}
     with (
-        pytest.raises(OptionError, match="already exists; pass --overwrite"),
+        pytest.raises(OptionError, match="already exists; pass `overwrite`"),
         staged_output(memory / "a"),
     ):
         pass

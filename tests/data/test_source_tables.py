@@ -57,7 +57,7 @@ def test_csv_dialect() -> None:
     [
         ([], "t.csv is empty; pass a table with a header line"),
         (["a,y"], "t.csv has no rows"),
-        (["a,b", "1,2"], r"has no column 'y' \(columns: a, b\); choose another --label"),
+        (["a,b", "1,2"], r"has no column 'y' \(columns: a, b\); choose another `label`"),
         (["a,y,y", "1,2,3"], "has 2 columns named 'y'"),
         (["y", "1"], "has no column but 'y'"),
         (["a,y", "1,0", "2"], "line 3 of t.csv has 1 cells and the header 2"),

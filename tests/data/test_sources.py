@@ -125,7 +125,7 @@ def test_flipped_bit_in_gzip_is_found() -> None:
 
 
 def test_incomplete_idx_folders() -> None:
-    refused("run `boxnn data fetch mnist` or pass --from DIR", "mnist")
+    refused("run `boxnn data fetch mnist` or pass `directory`", "mnist")
     refused("nowhere is not a folder", "mnist", directory="nowhere")
     write_idx_folder(Path("folder"))
     Path("folder/train-labels-idx1-ubyte.gz").unlink()
@@ -135,7 +135,7 @@ def test_incomplete_idx_folders() -> None:
     refused("has several train files", "folder")
     Path("empty").mkdir()
     refused("has no .*images-idx3-ubyte", "empty")
-    refused("has no labels; name their file with --labels", IMAGES + ".gz", OptionError)
+    refused("has no labels; name their file with `labels`", IMAGES + ".gz", OptionError)
     refused("nowhere does not exist", IMAGES + ".gz", labels="nowhere")
 
 
@@ -204,12 +204,12 @@ def test_options_that_do_not_go_together() -> None:
     Path("t.csv").write_text("a,y\n1,0\n")
     Path("notes.txt").write_text("x")
     for source, options, match in (
-        ("a.npz", {"label": "y"}, "--label does not go with a.npz"),
-        ("a.npz", {"labels": "y.npy"}, "--labels does not go with"),
-        ("a.npz", {"directory": "."}, "--from does not go with"),
-        ("digits", {"directory": "."}, "--from does not go with digits"),
-        ("mnist", {"label": "y"}, "--label does not go with mnist"),
-        ("t.csv", {}, "name its label column with --label COLUMN"),
+        ("a.npz", {"label": "y"}, "`label` does not go with a.npz"),
+        ("a.npz", {"labels": "y.npy"}, "`labels` does not go with"),
+        ("a.npz", {"directory": "."}, "`directory` does not go with"),
+        ("digits", {"directory": "."}, "`directory` does not go with digits"),
+        ("mnist", {"label": "y"}, "`label` does not go with mnist"),
+        ("t.csv", {}, "name its label column with `label`"),
         ("a.npz", {"test_fraction": 0}, "test_fraction is 0; it must be between 0 and 1"),
         ("a.npz", {"test_fraction": 1.0}, "must be between 0 and 1"),
         ("a.npz", {"seed": -1}, "seed is -1"),
@@ -223,7 +223,7 @@ def test_options_that_do_not_go_together() -> None:
 def test_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez("a.npz", x=X, y=Y)
     ingest("a.npz", "refused.zarr")
-    refused("already exists; pass --overwrite", "a.npz", OptionError)
+    refused("already exists; pass `overwrite`", "a.npz", OptionError)
     with pytest.raises(OptionError, match="does not exist; create it"):
         ingest("a.npz", "missing/out.zarr")
 
@@ -289,7 +289,7 @@ def test_fetch_that_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> 
         raise error
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    with pytest.raises(DataError, match=r"could not download .*pass --from DIR") as caught:
+    with pytest.raises(DataError, match=r"could not download .*--from DIR") as caught:
         sources.fetch("mnist")
     assert "\n" not in str(caught.value)
     assert not Path("cache/boxnn-numba/mnist").exists()

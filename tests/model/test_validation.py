@@ -218,7 +218,7 @@ def test_staged_output(tmp_path: Path) -> None:
         (partial / "a").write_text("1")
         assert not out.exists() and partial == tmp_path / "out.partial"
     assert (out / "a").read_text() == "1"
-    with pytest.raises(OptionError, match="already exists; pass --overwrite"), staged_output(out):
+    with pytest.raises(OptionError, match="already exists; pass `overwrite`"), staged_output(out):
         raise AssertionError
     with staged_output(out, overwrite=True, owned=Path.is_dir) as partial:
         (partial / "a").write_text("2")
@@ -283,9 +283,9 @@ def test_replace_keeps_a_whole_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "no space left while writing out; free some space or choose another --out"),
-        (errno.EACCES, "cannot write out: permission denied; choose another --out"),
-        (errno.EROFS, "cannot write out: permission denied; choose another --out"),
+        (errno.ENOSPC, "no space left while writing out; free some space or choose another `out`"),
+        (errno.EACCES, "cannot write out: permission denied; choose another `out`"),
+        (errno.EROFS, "cannot write out: permission denied; choose another `out`"),
         (errno.EIO, "cannot write out: broken"),
     ],
 )
@@ -298,10 +298,10 @@ def test_failed_writes_in_words(number: int, words: str) -> None:
 def test_new_folder(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "a")
     (folder / "file").write_text("x")
-    with pytest.raises(OptionError, match="already exists; pass --overwrite"):
+    with pytest.raises(OptionError, match="already exists; pass `overwrite`"):
         new_folder(folder)
     with pytest.raises(OptionError, match="not something that boxnn wrote"):
         new_folder(folder, overwrite=True)
     assert list(new_folder(folder, overwrite=True, owned=Path.is_dir).iterdir()) == []
-    with pytest.raises(OptionError, match="does not exist; create it or choose another --out"):
+    with pytest.raises(OptionError, match="does not exist; create it or choose another `out`"):
         new_folder(tmp_path / "b" / "c")

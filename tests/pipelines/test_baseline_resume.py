@@ -81,7 +81,7 @@ def test_stopped_twice(options: dict[str, Any], images: Path, tmp_path: Path) ->
         with pytest.raises(InterruptedRunError, match=r"interrupted; 3 of the epochs are kept in"):
             train_baseline(images, out, resume=True, progress=Stopper(after), **options)
     assert names(tmp_path / "m.partial") == {"checkpoint.npz"}
-    with pytest.raises(OptionError, match="pass --resume to continue it"):
+    with pytest.raises(OptionError, match="pass `resume` to continue it"):
         train_baseline(images, out, **options)
     train_baseline(images, out, resume=True, **options)
     same(out, tmp_path / "whole")
@@ -109,7 +109,7 @@ def test_other_options_are_refused(images: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "m.partial" / "checkpoint.npz"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:-9])
-    with pytest.raises(ModelFileError, match="is damaged; pass --overwrite to start again"):
+    with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
         train_baseline(images, out, resume=True, **FPA)
     checkpoint.write_bytes(whole)
     train_baseline(images, out, overwrite=True, **FPA)

@@ -83,7 +83,7 @@ def test_resuming_counts_what_was_done(tiny_dataset: Path, tmp_path: Path) -> No
 def test_nothing_to_resume_is_a_new_run(tiny_dataset: Path, tmp_path: Path) -> None:
     train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
     assert names(tmp_path) == {"tiny.zarr", "m"}
-    with pytest.raises(OptionError, match="m already exists; pass --overwrite"):
+    with pytest.raises(OptionError, match="m already exists; pass `overwrite`"):
         train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
 
 
@@ -94,7 +94,7 @@ def stopped(dataset: Path, out: Path, epochs: int = 2) -> None:
 
 def test_an_unfinished_run_is_not_lost_by_accident(tiny_dataset: Path, tmp_path: Path) -> None:
     stopped(tiny_dataset, tmp_path / "m")
-    with pytest.raises(OptionError, match="pass --resume to continue it or --overwrite"):
+    with pytest.raises(OptionError, match="pass `resume` to continue it or `overwrite`"):
         train(tiny_dataset, tmp_path / "m", OPTIONS)
     assert (tmp_path / "m.partial" / "checkpoint.npz").is_file()
     with pytest.raises(ModelFileError, match=r"m does not exist"):
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_said_to_be(tiny_dataset: Path, tmp_path: Path) 
     stopped(tiny_dataset, tmp_path / "m")
     checkpoint = tmp_path / "m.partial" / "checkpoint.npz"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
-    with pytest.raises(ModelFileError, match="is damaged; pass --overwrite to start again"):
+    with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
         train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
 
 
@@ -183,7 +183,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(tiny_dataset: Path, tmp_path: Pa
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint(tiny_dataset: Path, tmp_path: Path) -> None:
     options = TrainingOptions(boxes=6, lr=1e4, width=1, epochs=9, validation=0.4)
-    with pytest.raises(DivergenceError, match="lower --lr"):
+    with pytest.raises(DivergenceError, match="lower `lr`"):
         train(tiny_dataset, tmp_path / "m", options)
     assert not (tmp_path / "m").exists()
 

@@ -61,7 +61,7 @@ def test_resumed_certification_repeats_nothing(
     with pytest.raises(InterruptedRunError, match=words):
         certify(tmp_path / "model", many_chunks, tmp_path / "c", progress=Stopper(120))
     assert not (tmp_path / "c").exists()
-    with pytest.raises(OptionError, match="pass --resume to continue it or --overwrite"):
+    with pytest.raises(OptionError, match="pass `resume` to continue it or `overwrite`"):
         certify(tmp_path / "model", many_chunks, tmp_path / "c")
     with pytest.raises(CertificateFileError, match="is unfinished; resume it with"):
         open_certificate(tmp_path / "c.partial")

@@ -95,7 +95,7 @@ def test_the_clip_is_found_from_the_data() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "clip", "warmup": 0.2}, "the objective is clip; pass --warmup 0"),
+        ({"objective": "clip", "warmup": 0.2}, "the objective is clip; pass `warmup` 0"),
         ({**TARGET, "warmup": -1}, "warmup"),
     ],
 )

@@ -214,11 +214,11 @@ def test_random_initial_boxes() -> None:
 
 def test_more_boxes_than_samples_or_fewer_than_classes() -> None:
     x, y = clusters(30)
-    with pytest.raises(OptionError, match="fewer than its 11 boxes; lower --boxes to at most 30"):
+    with pytest.raises(OptionError, match="fewer than its 11 boxes; lower `boxes` to at most 30"):
         initial_boxes(in_memory(x, y), 3, TrainingOptions(boxes=33))
     with pytest.raises(OptionError, match="fewer than the 3 classes; pass at least 3"):
         initial_boxes(in_memory(x, y), 3, TrainingOptions(boxes=2))
-    with pytest.raises(OptionError, match="lower --boxes to at most"):
+    with pytest.raises(OptionError, match="lower `boxes` to at most"):
         fit(x, y, boxes=30)
     initial_boxes(in_memory(x, y), 3, TrainingOptions(boxes=30))
 
@@ -231,7 +231,7 @@ def test_divergence_is_noticed_and_the_best_boxes_kept(tmp_path: Path, tiny_data
     run.run_epoch()
     best = [side.copy() for side in run.best]
     object.__setattr__(run.options, "lr", 1e4)
-    with pytest.raises(DivergenceError, match=r"diverged in epoch .* lower --lr") as caught:
+    with pytest.raises(DivergenceError, match=r"diverged in epoch .* lower `lr`") as caught:
         finished(run)
     assert "\n" not in str(caught.value)
     for kept, before in zip(run.best, best, strict=True):
@@ -350,7 +350,7 @@ def test_summary_is_of_the_epoch_that_was_kept(tiny_dataset: Path, tmp_path: Pat
 
 
 def test_group_size_must_divide_the_features(tiny_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--group-size 5 does not divide the 12 features"):
+    with pytest.raises(OptionError, match="`group_size` 5 does not divide the 12 features"):
         train(tiny_dataset, tmp_path / "m", TrainingOptions(boxes=6, group_size=5))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.zarr"]
 
