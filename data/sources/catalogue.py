@@ -143,7 +143,7 @@ def open_source(
         if source in MIRRORS:
             folder = directory or _find(source)
             return Source(source, f"{source} (official IDX files)", *idx_tables(folder))
-        _refuse_options(source, **{"directory": directory})
+        _refuse_options(source, directory=directory)
         if source == "digits":
             return Source(source, "digits (scikit-learn)", _digits())
         return Source(source, "mnist-sample (bundled)", *npz_tables(BUNDLED_SAMPLE))
@@ -152,7 +152,7 @@ def open_source(
         raise DataError(
             f"{source} is neither a file nor a known data set ({', '.join(NAMED)}); check the path"
         )
-    _refuse_options(source, **{"directory": directory})
+    _refuse_options(source, directory=directory)
     return _open_path(path, label, labels)
 
 
