@@ -21,6 +21,7 @@ from boxnn_numba.cli.common import (
     out_option,
     progress,
     run_options,
+    running,
     split_option,
 )
 
@@ -64,11 +65,11 @@ def _train_options(command: Function) -> Function:
     return common_options(run_options(command))
 
 
-def _train(method: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any) -> None:
+def _train(method: str, data: str, out: str, as_json: bool, **options: Any) -> None:
     from boxnn_numba.pipelines.training.baselines import train_baseline
 
-    with progress(quiet, "training") as bar:
-        result = train_baseline(data, out, method=method, progress=bar, **options)
+    with running("training", options) as run:
+        result = train_baseline(data, out, method=method, run=run, **options).as_dict()
     accuracy = result["validation_accuracy"]
     words = "" if accuracy is None else f", {accuracy:.1f}% of single validation samples right"
     emit(

@@ -56,7 +56,7 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
         ingest("mnist-sample", data, progress=bar)
     settings = resolve("graded", {"boxes": 1000, "epochs": 10, "seed": seed})
     with progress(quiet, "2/4 training") as bar:
-        train(data, model, settings, progress=bar)
+        train(data, model, settings, run=RunOptions(progress=bar))
     with progress(quiet, "3/4 certifying") as bar:
         certify(model, data, cert, progress=bar)
     with progress(quiet, "4/4 reporting") as bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any
 
@@ -14,14 +13,13 @@ from boxnn_numba.cli.common import (
     Function,
     StorePath,
     choice_option,
-    chosen_cluster,
     cluster_options,
     common_options,
     emit,
     option,
     out_option,
-    progress,
     run_options,
+    running,
 )
 from boxnn_numba.training.options import GROUPS, OPTIONS, preset_value, resolve
 
@@ -84,11 +82,6 @@ def train(
     out: str,
     preset: str,
     checkpoint_seconds: float,
-    overwrite: bool,
-    resume: bool,
-    device: str,
-    threads: int | None,
-    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -100,22 +93,16 @@ def train(
 
     Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
     """
-    cluster = chosen_cluster(options)
     from boxnn_numba.data.dataset import open_dataset
-    from boxnn_numba.pipelines.training.train import train as run
+    from boxnn_numba.pipelines.training.train import train as train_model
 
-    resolve(preset, options)  # what is wrong with options comes before what is with data
-    settings = resolve(preset, options, open_dataset(data).are_images)
-
-    with progress(quiet, "training") as bar:
-        result = functools.partial(run, data, out, settings, preset=preset, progress=bar)(
-            overwrite=overwrite,
-            resume=resume,
-            device=device,
-            threads=threads,
-            cluster=cluster,
-            checkpoint_seconds=checkpoint_seconds,
+    with running("training", options) as run:
+        resolve(preset, options)  # what is wrong with options comes before what is with data
+        settings = resolve(preset, options, open_dataset(data).are_images)
+        trained = train_model(
+            data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
         )
+    result = trained.as_dict()
     text = (
         f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
         f"{result['seconds']:.1f} s\n{_validation_text(result['validation'])}"

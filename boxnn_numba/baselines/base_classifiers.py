@@ -103,7 +103,7 @@ def train_masked(
         Of the split, the first weights, the order of samples and the masks. The same seed,
         device and number of threads give the same weights.
     device
-        ``"cpu"`` or ``"cuda"``.
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
     threads
         Threads for torch on a CPU; all that this process may use by default.
     progress
@@ -261,11 +261,11 @@ def _train(
     checkpoint: Checkpoint | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return weights and how it went; `pairs` turns codes into what the network sees of them."""
+    device = usable_device(device)
 
     def inputs(codes: np.ndarray, moment: Moment) -> Any:
         return as_input(pairs(codes, moment), layers, settings, device)
 
-    usable_device(device)
     with torch_threads(threads):
         network = TrainingNetwork(layers, device, recipe.seed)
         return fit_network(network, *data, inputs, recipe, progress, checkpoint)

@@ -68,7 +68,7 @@ class _Network:
         arrays, settings
             Of a trained network.
         device
-            ``"cpu"`` or ``"cuda"``.
+            ``"cpu"``, ``"cuda"`` or ``"auto"``.
         threads
             Threads for torch on a CPU; all that this process may use by default.
 

@@ -19,7 +19,7 @@ from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.paths import first_line
 from boxnn_numba.errors import BackendError, InputError
 
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "auto")
 
 
 def load_torch() -> Any:
@@ -44,7 +44,7 @@ def load_torch() -> Any:
 
 
 def usable_device(device: str) -> str:
-    """Return `device` if torch can use it.
+    """Return the device of torch that is called so; ``"auto"`` is the GPU where there is one.
 
     Raises
     ------
@@ -54,9 +54,11 @@ def usable_device(device: str) -> str:
         torch is not installed, or sees no GPU.
     """
     validation.choice("device", device, DEVICES)
-    if device == "cuda" and not load_torch().cuda.is_available():
-        raise BackendError("torch sees no CUDA device on this machine; use --device cpu")
-    return device
+    if device == "cpu" or load_torch().cuda.is_available():
+        return "cpu" if device == "cpu" else "cuda"
+    if device == "cuda":
+        raise BackendError("torch sees no CUDA device on this machine; use cpu as `device`")
+    return "cpu"
 
 
 @contextlib.contextmanager

@@ -25,7 +25,9 @@ from boxnn_numba.pipelines.figures.runs import certified_curve
 from boxnn_numba.pipelines.model_selection.frontier_files import at, write_frontier
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.run_folder import RunFolder, kept_run
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.options import TrainingOptions, resolve
 
 TARGETS = tuple(range(4, 41, 4))
@@ -41,7 +43,7 @@ class HowToTrain:
     device: str = "auto"
     threads: int | None = None
     cluster: ClusterOptions = IN_PROCESS
-    progress: Any = None
+    progress: Progress = SILENT
 
     def as_dict(self) -> dict[str, Any]:
         """Return them as keywords of `train` and `certify`."""
@@ -213,7 +215,8 @@ def _train(
         if (own / "model.zarr").exists():
             return
         try:
-            train(data, own / "model.zarr", options, preset=preset, resume=True, **how.as_dict())
+            run = RunOptions(resume=True, **how.as_dict())
+            train(data, own / "model.zarr", options, preset=preset, run=run)
         except DivergenceError as error:
             what = str(error).split(";")[0]
             raise DivergenceError(

@@ -18,7 +18,9 @@ from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.run_folder import kept_run
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.progress import SILENT
 from boxnn_numba.training.options import resolve
 
 #: Why baselines are not rerun where torch is missing.
@@ -159,7 +161,7 @@ class RunStore:
             model, cert = folder / _MODEL, folder / "cert.zarr"
             common = {"resume": True, "threads": self.threads, "progress": self.progress}
             if not model.exists():
-                train(data, model, settings, preset=preset, **common)
+                train(data, model, settings, preset=preset, run=self._how())
             if not cert.exists():
                 certify(model, data, cert, **common)
 
@@ -172,7 +174,8 @@ class RunStore:
 
         Both certificates of RA rest on the same votes.
         """
-        pipeline = import_module("boxnn_numba.pipelines.training.baselines")
+        training = import_module("boxnn_numba.pipelines.training.baselines")
+        certification = import_module("boxnn_numba.pipelines.certification.baselines")
         data = self.datasets[dataset]
         size: dict[str, Any] = {"retained" if method == "ra" else "parts": setting}
         options = self.sampling() if method == "ra" else {}
@@ -192,10 +195,12 @@ class RunStore:
             )
             votes = {"votes_from": first} if method == "ra" else {}
             if not model.exists():
-                pipeline.train_baseline(data, model, method=method, **size, **common)
+                training.train_baseline(
+                    data, model, method=method, **size, seed=self.seed, run=self._how()
+                )
             for letter, cert, more in (("a", first, {}), ("b", second, votes)):
                 if not cert.exists():
-                    pipeline.certify_baseline(
+                    certification.certify_baseline(
                         model, data, cert, certificate=letter, **options, **common, **more
                     )
 
@@ -210,6 +215,10 @@ class RunStore:
             "samples": scale.samples,
             "guess_samples": scale.guess_samples,
         }
+
+    def _how(self) -> RunOptions:
+        progress = SILENT if self.progress is None else self.progress
+        return RunOptions(resume=True, threads=self.threads, progress=progress)
 
     def _run(self, name: str, key: dict[str, Any], work: Callable[[Path], None]) -> FinishedRun:
         key = {**key, "dataset_digest": self.opened[key["dataset"]].digest}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,50 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import versions
-from boxnn_numba.pipelines.certification.baselines import certify_baseline, torch_device
 from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
+from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.pipelines.training.baseline_checkpoint import FileCheckpoint
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
 from boxnn_numba.training.options import TrainingOptions
 
-__all__ = ["certify_baseline", "train_baseline"]
-
 #: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
 #: network.
 Fit = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class TrainedBaseline:
+    """What was trained.
+
+    Attributes
+    ----------
+    model, method
+        Where it is, and ``"ra"`` or ``"fpa"``.
+    settings
+        ``retained``, or ``parts`` and ``partition``.
+    seed
+        Of the training.
+    validation_accuracy
+        Of single evaluations on the validation split, in percent; None without one.
+    multiply_adds
+        Of one evaluation.
+    seconds
+        That the training took, over all runs.
+    """
+
+    model: str
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    validation_accuracy: float | None
+    multiply_adds: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, the settings beside the rest."""
+        values = dict(self.__dict__)
+        settings = values.pop("settings")
+        return {"model": values.pop("model"), "method": values.pop("method"), **settings, **values}
 
 
 def train_baseline(
@@ -43,12 +77,8 @@ def train_baseline(
     base: str | None = None,
     epochs: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    threads: int | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> TrainedBaseline:
     """Train the networks of RA or FPA on the training split of a dataset and write them.
 
     Parameters
@@ -70,39 +100,32 @@ def train_baseline(
         Most passes over the training data; the networks' own default if None.
     seed
         Of the weights, the order of samples, what is retained and a random partition.
-    device, threads
-        ``"cpu"``, ``"cuda"`` or ``"auto"``; threads of torch on a CPU.
-    overwrite
-        Replace what is at `out`.
-    resume
-        Continue a run that was stopped, to the same bits, from the last epoch that it finished.
-    progress
-        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+    run
+        How to run; threads are torch's on a CPU. A run that was stopped is resumed from the last
+        epoch that it finished, to the same bits.
 
     Returns
     -------
-    dict
-        What was trained, the accuracy of single evaluations on the validation split in percent
-        (None without one), multiply-adds of one evaluation and the seconds it took.
+    TrainedBaseline
 
     Raises
     ------
     BoxNNError
         Bad data or options, no torch, a diverged run, or an output that cannot be written.
     """
-    from boxnn_numba.baselines.torch_networks import load_torch
+    from boxnn_numba.baselines.torch_networks import load_torch, usable_device
 
     began = time.perf_counter()
     validation.choice("method", method, METHODS)
     load_torch()
-    device = torch_device(device)
+    device = usable_device(run.device)
     dataset = open_dataset(data)
     _check_labels(dataset, data)
-    common: dict[str, Any] = {"seed": validation.integer("--seed", seed, low=0), "device": device}
-    if threads is not None:
-        common["threads"] = validation.positive("--threads", threads)
+    common: dict[str, Any] = {"seed": validation.integer("seed", seed, low=0), "device": device}
+    if run.threads is not None:
+        common["threads"] = validation.positive("threads", run.threads)
     if epochs is not None:
-        common["epochs"] = validation.positive("--epochs", epochs)
+        common["epochs"] = validation.positive("epochs", epochs)
     if method == "ra":
         _check_size("retained", retained, "parts", parts)
         settings, fit = _ablation(dataset, retained, base, common)
@@ -111,26 +134,27 @@ def train_baseline(
         settings, fit = _partition(dataset, parts, partition, base, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
-        out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
+        out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
     ) as partial:
         x, y, grid = _codes(dataset, seed)
         about = {"method": method, **settings, "device": device, "dataset digest": dataset.digest}
         checkpoint = FileCheckpoint(partial, about)
         with keep_on_interrupt(lambda: checkpoint.epochs, "the epochs", partial):
-            network = fit(x, y, progress=progress, checkpoint=checkpoint)
+            network = fit(x, y, progress=run.progress, checkpoint=checkpoint)
         seconds = checkpoint.seconds + time.perf_counter() - began
         provenance = {"seed": seed, "device": device, "seconds": seconds}
         model = _trained(method, settings, network, dataset, grid, provenance)
         write_model(model, partial / name, single=name == "model.zip")
-    return {
-        "model": str(out),
-        "method": method,
-        **settings,
-        "seed": seed,
-        "validation_accuracy": _percent(network.settings.get("validation_accuracy")),
-        "multiply_adds": network.multiply_adds(),
-        "seconds": seconds,
-    }
+    accuracy = network.settings.get("validation_accuracy")
+    return TrainedBaseline(
+        str(out),
+        method,
+        settings,
+        seed,
+        None if accuracy is None else round(100 * accuracy, 4),
+        network.multiply_adds(),
+        seconds,
+    )
 
 
 def _trained(
@@ -160,9 +184,9 @@ def _trained(
 
 def _check_size(needed: str, value: int | None, foreign: str, other: int | None) -> None:
     if value is None:
-        raise OptionError(f"--{needed} is missing; pass how many features or parts there are")
+        raise OptionError(f"`{needed}` is missing; pass how many features or parts there are")
     if other is not None:
-        raise OptionError(f"--{foreign} is for the other defence; pass --{needed} alone")
+        raise OptionError(f"`{foreign}` is for the other defence; pass `{needed}` alone")
 
 
 def _ablation(
@@ -171,13 +195,13 @@ def _ablation(
     """Return the settings of RA and what fits its network, after checking both."""
     from boxnn_numba.baselines import base_classifiers
 
-    k = validation.integer("--retained", retained, low=1, high=dataset.n_features)
+    k = validation.integer("retained", retained, low=1, high=dataset.n_features)
     image = _is_image(dataset.feature_shape)
     kind = validation.choice("base", base or ("cnn" if image else "mlp"), base_classifiers.BASES)
     if kind == "cnn" and not image:
         raise OptionError(
             f"a cnn takes images of at least 4 x 4, not samples of shape {dataset.feature_shape}; "
-            "pass --base mlp"
+            "pass mlp as `base`"
         )
     return {"retained": k}, functools.partial(
         base_classifiers.train_masked,
@@ -195,7 +219,7 @@ def _partition(
     """Return the settings of FPA and what fits its networks, after checking both."""
     from boxnn_numba.baselines import base_classifiers
 
-    count = validation.integer("--parts", parts, low=1, high=dataset.n_features)
+    count = validation.integer("parts", parts, low=1, high=dataset.n_features)
     shape = dataset.feature_shape
     part = make_partition(kind, dataset.n_features, count, common["seed"], shape)
     validation.choice("base", base or "mlp", ("mlp",))
@@ -210,10 +234,6 @@ def _partition(
 
 def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) and min(shape[:2]) >= 4
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 4)
 
 
 def _check_labels(dataset: Dataset, data: Name) -> None:

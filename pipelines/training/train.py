@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,60 @@ from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.model import trained_model, training_warnings
 from boxnn_numba.pipelines.cluster.connection import check_options
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
-from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend, training_backend
+from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.training.cluster_trainer import (
+    ClusterBackend,
+    StepStatistics,
+    training_backend,
+)
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
+from boxnn_numba.progress import Progress
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
 
 _CHECKPOINT = "checkpoint.npz"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What was trained.
+
+    Attributes
+    ----------
+    model, preset
+        Where it is, and the preset that its options came from.
+    boxes, epochs, seed
+        Of its options.
+    best_epoch
+        The epoch whose boxes were kept; 0 is before the first.
+    validation
+        That epoch's figures on the validation split, None for what was not measured.
+    seconds_per_epoch, seconds
+        The median over the epochs, and the time of this call.
+    warnings
+        Sentences on classes that are hardly predicted.
+    cluster
+        Where the time went on a cluster; None for a run in this process.
+    """
+
+    model: str
+    preset: str
+    boxes: int
+    epochs: int
+    seed: int
+    best_epoch: int
+    validation: dict[str, Any]
+    seconds_per_epoch: float
+    seconds: float
+    warnings: list[str]
+    cluster: StepStatistics | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values; ``cluster`` only where there was one."""
+        values = asdict(self)
+        if self.cluster is None:
+            del values["cluster"]
+        return values
 
 
 def train(
@@ -33,14 +80,9 @@ def train(
     options: TrainingOptions,
     *,
     preset: str = "graded",
-    overwrite: bool = False,
-    resume: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    cluster: ClusterOptions = IN_PROCESS,
     checkpoint_seconds: float = 60.0,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> TrainedModel:
     """Train on the training split of a dataset and write the model.
 
     Parameters
@@ -52,23 +94,15 @@ def train(
         URL.
     options, preset
         Settings of the run, and the preset they came from (recorded only).
-    overwrite, resume
-        Replace what is at `out`; continue a run that was stopped, to the same bits.
-    device, threads
-        As for `get_backend`. On a cluster, ``"cuda"`` is for the workers, which need a GPU each.
-    cluster
-        Where samples are looked at; in this process by default. The model is the same, bit for
-        bit.
     checkpoint_seconds
         Save the state of the run when it is this old, and after every epoch.
-    progress
-        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+    run
+        Where and how to run. A run that was stopped is resumed, and samples are looked at on a
+        cluster, to the same model, bit for bit.
 
     Returns
     -------
-    dict
-        What was trained, the figures on the validation split, ``warnings`` (sentences on classes
-        that are hardly predicted) and the seconds it took.
+    TrainedModel
 
     Raises
     ------
@@ -76,38 +110,54 @@ def train(
         Bad data or options, a diverged run, or an output that cannot be written.
     """
     began = time.perf_counter()
+    cluster = run.cluster
     check_options(cluster)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
-    threads = get_backend(device if cluster.local else "cpu", threads).threads
+    threads = get_backend(run.device if cluster.local else "cpu", run.threads).threads
     dataset = open_dataset(data)
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
     validation.groups(options.group_size, dataset.feature_shape)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
-        out, overwrite=overwrite, resume=resume, resumable=True, result=name, inputs=[data]
+        out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
     ) as partial:
         feed, grid = dataset_feed(dataset, options, threads=threads)
-        with connect(cluster, threads, device=device) as executor:
-            if progress is not None and executor.dashboard:
-                progress.note(f"dashboard: {executor.dashboard}")
-            backend = training_backend(executor, device, threads)
-            run = Training(options, feed, len(dataset.classes), backend)
+        with connect(cluster, threads, device=run.device) as executor:
+            if executor.dashboard:
+                run.progress.note(f"dashboard: {executor.dashboard}")
+            backend = training_backend(executor, run.device, threads)
+            training = Training(options, feed, len(dataset.classes), backend)
             fingerprint = _fingerprint(dataset, options)
-            checkpoint = _Checkpoint(run, partial, fingerprint, checkpoint_seconds)
-            _run_epochs(run, partial, checkpoint, progress)
+            checkpoint = _Checkpoint(training, partial, fingerprint, checkpoint_seconds)
+            _run_epochs(training, partial, checkpoint, run.progress)
         provenance = {
             "preset": preset,
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
         }
-        model = trained_model(run, dataset.classes, grid, dataset.feature_shape, provenance)
+        model = trained_model(training, dataset.classes, grid, dataset.feature_shape, provenance)
         write_model(model, partial / name, single=name == "model.zip")
-    summary = _summary(run, str(out), preset, time.perf_counter() - began)
-    summary["warnings"] = training_warnings(run, dataset.classes)
-    if isinstance(backend, ClusterBackend):
-        summary["cluster"] = asdict(backend.statistics)
-    return summary
+    best = next(
+        item for item in [training.start, *training.history] if item.epoch == training.best_epoch
+    )
+    return TrainedModel(
+        str(out),
+        preset,
+        options.boxes,
+        options.epochs,
+        options.seed,
+        training.best_epoch,
+        {
+            key: value
+            for key, value in best.as_dict().items()
+            if key not in ("epoch", "seconds", "objective", "margin")
+        },
+        float(np.median([record.seconds for record in training.history])),
+        time.perf_counter() - began,
+        training_warnings(training, dataset.classes),
+        backend.statistics if isinstance(backend, ClusterBackend) else None,
+    )
 
 
 def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:
@@ -148,38 +198,19 @@ class _Checkpoint:
             self.save()
 
 
-def _run_epochs(run: Training, folder: Location, checkpoint: _Checkpoint, progress: Any) -> None:
+def _run_epochs(
+    run: Training, folder: Location, checkpoint: _Checkpoint, progress: Progress
+) -> None:
     checkpoint.restore()
     epochs = run.options.epochs
-    if progress is not None:
-        progress.start(epochs * run.n_rows, "samples")
-        progress.advance(run.samples_done)
+    progress.start(epochs * run.n_rows, "samples")
+    progress.advance(run.samples_done)
     with keep_on_interrupt(lambda: run.epoch, f"{epochs} epochs", folder):
         while run.epoch < epochs:
             record = run.run_epoch(progress, checkpoint.save_if_old)
             checkpoint.save()
-            if progress is not None:
-                progress.note(
-                    f"epoch {record.epoch}/{epochs}  accuracy {100 * record.accuracy:.1f}%  "
-                    f"median radius {record.median_certified_radius}  "
-                    f"mean radius {record.mean_certified_radius:.2f}  (validation)"
-                )
-
-
-def _summary(run: Training, out: str, preset: str, seconds: float) -> dict[str, Any]:
-    best = next(item for item in [run.start, *run.history] if item.epoch == run.best_epoch)
-    return {
-        "model": out,
-        "preset": preset,
-        "boxes": run.options.boxes,
-        "epochs": run.options.epochs,
-        "seed": run.options.seed,
-        "best_epoch": run.best_epoch,
-        "validation": {
-            key: value
-            for key, value in best.as_dict().items()
-            if key not in ("epoch", "seconds", "objective", "margin")
-        },
-        "seconds_per_epoch": float(np.median([record.seconds for record in run.history])),
-        "seconds": seconds,
-    }
+            progress.note(
+                f"epoch {record.epoch}/{epochs}  accuracy {100 * record.accuracy:.1f}%  "
+                f"median radius {record.median_certified_radius}  "
+                f"mean radius {record.mean_certified_radius:.2f}  (validation)"
+            )

@@ -28,6 +28,7 @@ import psutil
 from boxnn_numba import __version__
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import resolve
 
@@ -71,11 +72,13 @@ def training(data: str, boxes: int, epochs: int, repeats: int, workers: int) -> 
     with tempfile.TemporaryDirectory() as folder, largest_memory() as memory:
         for _ in range(repeats):
             out = Path(folder, "model")
-            here = train(data, out, options, threads=workers, overwrite=True)
-            there = train(data, out, options, threads=workers, cluster=cluster, overwrite=True)
-            assert here["validation"] == there["validation"]
-            pairs.append((here["seconds_per_epoch"], there["seconds_per_epoch"]))
-            steps = there["cluster"]
+            here = train(data, out, options, run=RunOptions(threads=workers, overwrite=True))
+            there = train(
+                data, out, options, run=RunOptions(threads=workers, cluster=cluster, overwrite=True)
+            )
+            assert here.validation == there.validation
+            pairs.append((here.seconds_per_epoch, there.seconds_per_epoch))
+            steps = there.as_dict()["cluster"]
     overhead = (steps["waiting"] - steps["kernels"]) / steps["steps"]
     return {
         "boxes": boxes,
@@ -94,7 +97,7 @@ def certification(data: str, rows: list[int], repeats: int, workers: int) -> lis
     results = []
     with tempfile.TemporaryDirectory() as folder:
         model, out = Path(folder, "model"), Path(folder, "out")
-        train(data, model, options, threads=workers)
+        train(data, model, options, run=RunOptions(threads=workers))
         for count in rows:
             noisy = Path(folder, f"noisy-{count}")
             make_rows(data, str(noisy), count, 0)

@@ -29,6 +29,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.errors import BackendError
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
@@ -81,7 +82,7 @@ def model_and_data(settings: Settings, rows: int, boxes: int = 2500) -> Iterator
             data, name=samples.name, classes=list(range(samples.n_classes)), train=train_rows,
             test=test_rows,
         )  # fmt: skip
-        train(data, model, options, threads=settings.threads)
+        train(data, model, options, run=RunOptions(threads=settings.threads))
         yield model, data
 
 

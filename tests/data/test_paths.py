@@ -34,6 +34,7 @@ from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.connection import worker_report
 from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.runs import load_runs
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 
 
@@ -166,11 +167,11 @@ def test_resumed_runs_are_the_same_bit_for_bit(
     write_dataset(data, name="d", classes=[3, 5, 8], train=(x, y), test=(x, y))
     model, cert = memory / "m.zarr", memory / "c.zarr"
     with pytest.raises(InterruptedRunError, match=r"kept in memory://here/m.zarr.partial"):
-        train(data, model, OPTIONS, progress=Stopper(2 * 108))
+        train(data, model, OPTIONS, run=RunOptions(progress=Stopper(2 * 108)))
     assert listing(memory) == {"d.zarr", "m.zarr.partial"}
     with pytest.raises(OptionError, match="an unfinished run is in"):
         train(data, model, OPTIONS)
-    train(data, model, OPTIONS, resume=True)
+    train(data, model, OPTIONS, run=RunOptions(resume=True))
     train(data, tmp_path / "m", OPTIONS)
     assert_same_model(load_model(model), load_model(tmp_path / "m"))
 
@@ -206,7 +207,7 @@ def test_stopped_while_it_is_published(
         load_model(memory / "m.zarr")
     with pytest.raises(OptionError, match="already exists"):
         train(tiny_dataset, memory / "m.zarr", OPTIONS)
-    train(tiny_dataset, memory / "m.zarr", OPTIONS, resume=True)
+    train(tiny_dataset, memory / "m.zarr", OPTIONS, run=RunOptions(resume=True))
     train(tiny_dataset, tmp_path / "m", OPTIONS)
     assert_same_model(load_model(memory / "m.zarr"), load_model(tmp_path / "m"))
     assert listing(memory) == {"m.zarr"}

@@ -14,7 +14,9 @@ from support import fake_networks
 from boxnn_numba.baselines.scikit_classifiers import ScikitSubmodels
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.errors import BoxNNError, DataError, InputError, OptionError
-from boxnn_numba.pipelines.training.baselines import certify_baseline, train_baseline
+from boxnn_numba.pipelines.certification.baselines import certify_baseline
+from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.pipelines.training.baselines import train_baseline
 
 SAMPLING: dict[str, Any] = {"samples": 60, "guess_samples": 20}
 
@@ -27,17 +29,17 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "ra", "retained": 13}, "--retained is 13; it must be a whole number from 1 to"),
-        ({"method": "ra", "retained": 0}, "--retained is 0"),
-        ({"method": "ra"}, "--retained is missing"),
-        ({"method": "ra", "retained": 2, "parts": 2}, "--parts is for the other defence"),
+        ({"method": "ra", "retained": 13}, "retained is 13; it must be a whole number from 1 to"),
+        ({"method": "ra", "retained": 0}, "retained is 0"),
+        ({"method": "ra"}, "`retained` is missing"),
+        ({"method": "ra", "retained": 2, "parts": 2}, "`parts` is for the other defence"),
         ({"method": "ra", "retained": 2, "base": "tree"}, "unknown base 'tree'; choose one of cnn"),
         ({"method": "ra", "retained": 2, "epochs": 0}, "epochs is 0"),
-        ({"method": "ra", "retained": 2, "device": "tpu"}, "unknown device 'tpu'"),
+        ({"method": "ra", "retained": 2, "run": RunOptions(device="tpu")}, "unknown device 'tpu'"),
         ({"method": "fpa", "parts": 13}, "parts is 13; it must be a whole number from 1 to 12"),
         ({"method": "fpa", "parts": 3, "partition": "cut"}, "unknown partition 'cut'"),
         ({"method": "fpa", "parts": 3, "base": "cnn"}, "unknown base 'cnn'"),
-        ({"method": "fpa", "parts": 3, "retained": 1}, "--retained is for the other defence"),
+        ({"method": "fpa", "parts": 3, "retained": 1}, "`retained` is for the other defence"),
         ({"method": "svm"}, "unknown method 'svm'"),
     ],
 )

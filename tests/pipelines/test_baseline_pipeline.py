@@ -30,12 +30,13 @@ from boxnn_numba.errors import (
 )
 from boxnn_numba.pipelines.certification import baselines as baseline_certify
 from boxnn_numba.pipelines.certification import chunked
+from boxnn_numba.pipelines.certification.baselines import certify_baseline
 from boxnn_numba.pipelines.certification.certify import certify, evaluate
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.figures.runs import load_runs
 from boxnn_numba.pipelines.localize import localize
 from boxnn_numba.pipelines.report.report import report
-from boxnn_numba.pipelines.training.baselines import certify_baseline, train_baseline
+from boxnn_numba.pipelines.training.baselines import train_baseline
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
@@ -82,7 +83,7 @@ def test_model_file(name: str, tiny_dataset: Path, tmp_path: Path) -> None:
     x, y = open_dataset(tiny_dataset).read("train")
     place = tmp_path / name
     summary = train_baseline(tiny_dataset, place, method="fpa", parts=5, partition="random", seed=3)
-    assert summary["parts"] == 5 and summary["partition"] == "random"
+    assert summary.settings == {"parts": 5, "partition": "random"}
     assert place.is_file() == name.endswith(".zip")
     model = load_baseline(place)
     centres = [x[y == label].mean(axis=0) for label in range(3)]

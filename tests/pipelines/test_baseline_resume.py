@@ -14,6 +14,7 @@ from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.model_store import load_baseline
 from boxnn_numba.errors import InterruptedRunError, ModelFileError, OptionError
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.baselines import train_baseline
 
 pytestmark = pytest.mark.torch
@@ -79,25 +80,27 @@ def test_stopped_twice(options: dict[str, Any], images: Path, tmp_path: Path) ->
     train_baseline(images, tmp_path / "whole", **options)
     for after in (1200, 60):  # 360 samples an epoch: in the fourth, and again before it ends
         with pytest.raises(InterruptedRunError, match=r"interrupted; 3 of the epochs are kept in"):
-            train_baseline(images, out, resume=True, progress=Stopper(after), **options)
+            train_baseline(
+                images, out, run=RunOptions(resume=True, progress=Stopper(after)), **options
+            )
     assert names(tmp_path / "m.partial") == {"checkpoint.npz"}
     with pytest.raises(OptionError, match="pass `resume` to continue it"):
         train_baseline(images, out, **options)
-    train_baseline(images, out, resume=True, **options)
+    train_baseline(images, out, run=RunOptions(resume=True), **options)
     same(out, tmp_path / "whole")
     assert names(tmp_path) == {"images", "whole", "m"}
 
 
 def test_stopped_before_the_first_epoch_ends(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError, match="nothing is kept, start again"):
-        train_baseline(images, tmp_path / "m", progress=Stopper(-1), **FPA)
+        train_baseline(images, tmp_path / "m", run=RunOptions(progress=Stopper(-1)), **FPA)
     assert names(tmp_path) == {"images"}
 
 
 def test_other_options_are_refused(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     with pytest.raises(InterruptedRunError):
-        train_baseline(images, out, progress=Stopper(400), **FPA)
+        train_baseline(images, out, run=RunOptions(progress=Stopper(400)), **FPA)
     for changed, words in (
         ({"parts": 4}, "has parts 3, not 4; resume it with its own options or pass --overwrite"),
         ({"epochs": 6}, "has epochs 5, not 6"),
@@ -105,14 +108,14 @@ def test_other_options_are_refused(images: Path, tmp_path: Path) -> None:
         ({"method": "ra", "parts": None, "retained": 2}, "has method fpa, not ra"),
     ):
         with pytest.raises(OptionError, match=words):
-            train_baseline(images, out, resume=True, **{**FPA, **changed})
+            train_baseline(images, out, run=RunOptions(resume=True), **{**FPA, **changed})
     checkpoint = tmp_path / "m.partial" / "checkpoint.npz"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:-9])
     with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
-        train_baseline(images, out, resume=True, **FPA)
+        train_baseline(images, out, run=RunOptions(resume=True), **FPA)
     checkpoint.write_bytes(whole)
-    train_baseline(images, out, overwrite=True, **FPA)
+    train_baseline(images, out, run=RunOptions(overwrite=True), **FPA)
     assert names(tmp_path) == {"images", "m"}
 
 

@@ -55,7 +55,7 @@ KEYS = {
 
 
 class FakeBaselines(ModuleType):
-    """Stands for `pipelines.training.baselines`: certificates that are drawn at random."""
+    """Stands for the pipelines of baselines: certificates that are drawn at random."""
 
     def __init__(self):
         super().__init__("boxnn_numba.pipelines.training.baselines")
@@ -91,7 +91,8 @@ class FakeBaselines(ModuleType):
 @pytest.fixture
 def fake(monkeypatch):
     module = FakeBaselines()
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for room in ("training", "certification"):
+        monkeypatch.setitem(sys.modules, f"boxnn_numba.pipelines.{room}.baselines", module)
     monkeypatch.setattr(reproduce_runs, "torch_installed", lambda: True)
     return module
 

@@ -33,6 +33,7 @@ from boxnn_numba.errors import (
     OptionError,
     OutputError,
 )
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
@@ -54,7 +55,7 @@ def test_resumed_training_is_the_same_bit_for_bit(
     choice: dict[str, Any], tiny_dataset: Path, tmp_path: Path
 ) -> None:
     options = TrainingOptions(**{**OPTIONS.as_dict(), **choice})
-    train(tiny_dataset, tmp_path / "whole", options, threads=1)
+    train(tiny_dataset, tmp_path / "whole", options, run=RunOptions(threads=1))
     rows = 120 if options.validation == 0 else 108
     # Before the first epoch is over, in the third epoch, and (resumed) in the fourth.
     for after in (0, 2 * rows + 30, rows + 30):
@@ -62,12 +63,14 @@ def test_resumed_training_is_the_same_bit_for_bit(
             InterruptedRunError, match=r"interrupted.* of 5 epochs (are kept in|was done)"
         ):
             train(
-                tiny_dataset, tmp_path / "m", options, resume=True, threads=2,
-                progress=Stopper(after),
-            )  # fmt: skip
+                tiny_dataset,
+                tmp_path / "m",
+                options,
+                run=RunOptions(resume=True, threads=2, progress=Stopper(after)),
+            )
         assert names(tmp_path) - {"m.partial"} == {"tiny.zarr", "whole"}
         assert after == 0 or (tmp_path / "m.partial" / "checkpoint.npz").is_file()
-    train(tiny_dataset, tmp_path / "m", options, resume=True, threads=2)
+    train(tiny_dataset, tmp_path / "m", options, run=RunOptions(resume=True, threads=2))
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
     assert names(tmp_path) == {"tiny.zarr", "whole", "m"}
 
@@ -76,20 +79,22 @@ def test_resuming_counts_what_was_done(tiny_dataset: Path, tmp_path: Path) -> No
     for kept, before in ((2, 0), (4, 2 * 108)):
         stopper = Stopper(2 * 108)
         with pytest.raises(InterruptedRunError, match=f"{kept} of 5 epochs are kept"):
-            train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True, progress=stopper)
+            train(
+                tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True, progress=stopper)
+            )
         assert stopper.before == before
 
 
 def test_nothing_to_resume_is_a_new_run(tiny_dataset: Path, tmp_path: Path) -> None:
-    train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
     assert names(tmp_path) == {"tiny.zarr", "m"}
     with pytest.raises(OptionError, match="m already exists; pass `overwrite`"):
-        train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+        train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
 
 
 def stopped(dataset: Path, out: Path, epochs: int = 2) -> None:
     with pytest.raises(InterruptedRunError):
-        train(dataset, out, OPTIONS, progress=Stopper(epochs * 108))
+        train(dataset, out, OPTIONS, run=RunOptions(progress=Stopper(epochs * 108)))
 
 
 def test_an_unfinished_run_is_not_lost_by_accident(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_an_unfinished_run_is_not_lost_by_accident(tiny_dataset: Path, tmp_path:
         load_model(tmp_path / "m")
     with pytest.raises(ModelFileError, match=r"is not a readable model"):
         load_model(tmp_path / "m.partial")
-    train(tiny_dataset, tmp_path / "m", OPTIONS, overwrite=True)
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(overwrite=True))
     train(tiny_dataset, tmp_path / "whole", OPTIONS)
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
     assert names(tmp_path) == {"tiny.zarr", "m", "whole"}
@@ -117,9 +122,9 @@ def test_other_options_cannot_resume(
     other = TrainingOptions(**{**OPTIONS.as_dict(), name: value})
     before = (tmp_path / "m.partial" / "checkpoint.npz").read_bytes()
     with pytest.raises(OptionError, match=f"has {name} .*, not {value}; resume it with its own"):
-        train(tiny_dataset, tmp_path / "m", other, resume=True)
+        train(tiny_dataset, tmp_path / "m", other, run=RunOptions(resume=True))
     assert (tmp_path / "m.partial" / "checkpoint.npz").read_bytes() == before
-    train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
 
 
 def test_other_data_cannot_resume(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_other_data_cannot_resume(tiny_dataset: Path, tmp_path: Path) -> None:
         overwrite=True,
     )  # fmt: skip
     with pytest.raises(OptionError, match="has dataset digest"):
-        train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+        train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
 
 
 def test_a_damaged_checkpoint_is_said_to_be(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def test_a_damaged_checkpoint_is_said_to_be(tiny_dataset: Path, tmp_path: Path) 
     checkpoint = tmp_path / "m.partial" / "checkpoint.npz"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
     with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
-        train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+        train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
 
 
 @pytest.mark.parametrize("where", ["os.fsync", "boxnn_numba.pipelines.training.train.write_model"])
@@ -152,9 +157,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(
         with pytest.raises(
             OutputError, match=r"no space left while writing .*m; free some"
         ) as error:
-            train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+            train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
     assert "\n" not in str(error.value) and not (tmp_path / "m").exists()
-    train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
     assert names(tmp_path) == {"tiny.zarr", "m", "whole"}
 
@@ -169,7 +174,7 @@ def test_stopped_just_before_the_model_gets_its_name(
             with pytest.raises(KeyboardInterrupt):
                 train(tiny_dataset, tmp_path / out, OPTIONS)
         assert not (tmp_path / out).exists()
-        train(tiny_dataset, tmp_path / out, OPTIONS, resume=True)
+        train(tiny_dataset, tmp_path / out, OPTIONS, run=RunOptions(resume=True))
         assert_same_model(load_model(tmp_path / out), load_model(tmp_path / "whole"))
     assert names(tmp_path) == {"tiny.zarr", "m", "m.zip", "whole"}
 
@@ -193,9 +198,9 @@ def test_two_runs_cannot_write_one_output(tiny_dataset: Path, tmp_path: Path) ->
         staged_output(tmp_path / "m", resumable=True) as partial,
         pytest.raises(OutputError, match=r"another process is writing .*m; wait for it"),
     ):
-        train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+        train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
     assert partial.parent == tmp_path
-    train(tiny_dataset, tmp_path / "m", OPTIONS, overwrite=True)
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(overwrite=True))
     assert names(tmp_path) == {"tiny.zarr", "m"}
 
 
@@ -227,9 +232,15 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(tiny_dataset: Path, tmp_path: P
     with pytest.raises(InterruptedRunError):
         # 108 training rows in batches of 20: the second epoch is stopped after three steps.
         stopper = Stopper(108 + 50)
-        train(tiny_dataset, tmp_path / "m", OPTIONS, checkpoint_seconds=0, progress=stopper)
+        train(
+            tiny_dataset,
+            tmp_path / "m",
+            OPTIONS,
+            checkpoint_seconds=0,
+            run=RunOptions(progress=stopper),
+        )
     _, values = load_checkpoint(tmp_path / "m.partial" / "checkpoint.npz")
     assert values["run"]["epoch"] == 1
     assert values["run"]["step"] > 0
-    train(tiny_dataset, tmp_path / "m", OPTIONS, resume=True)
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))

@@ -16,6 +16,7 @@ from boxnn_numba.data.atomic import partial_path
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.errors import CertificateFileError, InterruptedRunError, OptionError, OutputError
 from boxnn_numba.pipelines.certification.certify import certify
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
@@ -94,7 +95,7 @@ def test_another_model_cannot_resume(many_chunks: Path, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         certify(tmp_path / "model", many_chunks, tmp_path / "c", progress=Stopper(9))
     other = TrainingOptions(**{**OPTIONS.as_dict(), "seed": 9})
-    train(many_chunks, tmp_path / "model", other, overwrite=True)
+    train(many_chunks, tmp_path / "model", other, run=RunOptions(overwrite=True))
     with pytest.raises(
         CertificateFileError, match="run with another model_digest, training; resume"
     ):

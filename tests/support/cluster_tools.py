@@ -25,7 +25,8 @@ from boxnn_numba.data import dataset as store
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
@@ -96,7 +97,7 @@ def make_work(folder: Path) -> Work:
         )
     finally:
         store.CHUNK_BYTES = before
-    train(work.data, work.model, OPTIONS, threads=1)
+    train(work.data, work.model, OPTIONS, run=RunOptions(threads=1))
     certify(work.model, work.data, work.certificates, threads=1)
     return work
 
@@ -129,11 +130,11 @@ def finished_chunks(out: Path) -> set[int]:
     return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
 
 
-def run_both(work: Work, out: Path, cluster: ClusterOptions = IN_PROCESS, **options: Any) -> None:
+def run_both(work: Work, out: Path, cluster: ClusterOptions) -> None:
     """Train and certify on a cluster and compare with the local run."""
-    train(work.data, out / "m", OPTIONS, cluster=cluster, **options)
+    train(work.data, out / "m", OPTIONS, run=RunOptions(cluster=cluster))
     assert_same_model(out / "m", work)
-    certify(work.model, work.data, out / "c", cluster=cluster, **options)
+    certify(work.model, work.data, out / "c", cluster=cluster)
     assert_same_certificates(out / "c", work)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,7 @@ class FakeSubmodels(_Centroids):
 
 def _centres(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> np.ndarray:
     assert options["device"] == "cpu" and x.dtype == np.uint8
-    if options["progress"] is not None:
-        options["progress"].start(len(x), "samples")
+    options["progress"].start(len(x), "samples")
     means = [x[y == label].mean(axis=0) for label in range(options["n_classes"])]
     return np.stack(means).astype(np.float32)
 
@@ -68,7 +68,8 @@ def train_submodels(x: np.ndarray, y: np.ndarray, part: np.ndarray, **options: A
 
 def install(replace: Any = setattr) -> None:
     """Put them in the place of the torch networks, by `setattr` or what undoes it later."""
-    replace(torch_networks, "load_torch", lambda: None)
+    no_gpu = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    replace(torch_networks, "load_torch", lambda: no_gpu)
     for name, fake in (
         ("MaskedNetwork", FakeMasked),
         ("SubmodelNetworks", FakeSubmodels),

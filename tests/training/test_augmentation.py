@@ -18,6 +18,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.kernels.augmentation import CELL, POSITION_BITS
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training import augmentation
 from boxnn_numba.training.augmentation import Augmentation
@@ -222,9 +223,14 @@ def test_workers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tmp_path / "data", name="images", classes=[0, 1, 2], train=split, test=split
     )
     options = TrainingOptions(boxes=9, epochs=3, batch=23, lr=0.1, augment=1.0, seed=1)
-    train(tmp_path / "data", tmp_path / "local", options, threads=2)
+    train(tmp_path / "data", tmp_path / "local", options, run=RunOptions(threads=2))
     assert load_model(tmp_path / "local").training["options"]["augment"] == 1.0
-    train(tmp_path / "data", tmp_path / "far", options, cluster=ClusterOptions(workers=2))
+    train(
+        tmp_path / "data",
+        tmp_path / "far",
+        options,
+        run=RunOptions(cluster=ClusterOptions(workers=2)),
+    )
     assert_same_model(
         tmp_path / "far", Work(tmp_path, tmp_path / "data", tmp_path / "local", tmp_path)
     )

@@ -18,6 +18,7 @@ from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import BackendError, ClusterError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
@@ -172,8 +173,10 @@ def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
     data = shortened(tiny_dataset, tmp_path) if SIMULATED else tiny_dataset
     options = TrainingOptions(boxes=4, epochs=1, batch=8)
     one = ClusterOptions(workers=1, threads_per_worker=1)
-    train(data, tmp_path / "m-one", options, device="cpu", threads=1)
-    train(data, tmp_path / "m-worker", options, device="cuda", threads=1, cluster=one)
+    train(data, tmp_path / "m-one", options, run=RunOptions(device="cpu", threads=1))
+    train(
+        data, tmp_path / "m-worker", options, run=RunOptions(device="cuda", threads=1, cluster=one)
+    )
     models = [load_model(tmp_path / name) for name in ("m-one", "m-worker")]
     np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
     np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
@@ -184,9 +187,19 @@ def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
     np.testing.assert_array_equal(files[0].radius, files[1].radius)
     if SIMULATED:  # of which there is one
         with pytest.raises(ClusterError, match="has more workers than GPUs"):
-            train(data, tmp_path / "m", options, device="cuda", cluster=replace(one, workers=2))
+            train(
+                data,
+                tmp_path / "m",
+                options,
+                run=RunOptions(device="cuda", cluster=replace(one, workers=2)),
+            )
     with pytest.raises(OptionError, match="--box-shards are computed on CPUs"):
-        train(data, tmp_path / "m", options, device="cuda", cluster=replace(one, box_shards=2))
+        train(
+            data,
+            tmp_path / "m",
+            options,
+            run=RunOptions(device="cuda", cluster=replace(one, box_shards=2)),
+        )
 
 
 def shortened(path: Path, folder: Path) -> Path:

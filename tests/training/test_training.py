@@ -343,9 +343,9 @@ def test_test_split_is_not_read(
 def test_summary_is_of_the_epoch_that_was_kept(tiny_dataset: Path, tmp_path: Path) -> None:
     result = train(tiny_dataset, tmp_path / "m", TrainingOptions(boxes=6, epochs=4, lr=0.4))
     history = load_model(tmp_path / "m").training["history"]
-    kept = [record for record in history if record["epoch"] == result["best_epoch"]]
-    assert len(kept) == 1 and result["best_epoch"] >= 1
-    for name, value in result["validation"].items():
+    kept = [record for record in history if record["epoch"] == result.best_epoch]
+    assert len(kept) == 1 and result.best_epoch >= 1
+    for name, value in result.validation.items():
         assert value == kept[0][name]
 
 

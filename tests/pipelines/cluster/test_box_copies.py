@@ -20,6 +20,7 @@ from boxnn_numba.pipelines.cluster import dask_executor
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.cluster.tasks import ArrayFile
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training import box_copies, train
 from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
 from boxnn_numba.pipelines.training.box_copies import (
@@ -151,8 +152,9 @@ def test_calls_tasks_and_files_give_the_same_bits(
     for name, start in (("files", real), ("full disk", full_disk), ("tasks", tasks_only)):
         monkeypatch.setattr(dask_executor.DaskExecutor, "__init__", start)
         cluster = ClusterOptions(workers=2, threads_per_worker=1)
-        result = train(work.data, tmp_path / name, OPTIONS, cluster=cluster)
-        ways.append(result["cluster"]["tasks"] / result["cluster"]["steps"])
+        result = train(work.data, tmp_path / name, OPTIONS, run=RunOptions(cluster=cluster))
+        assert result.cluster is not None
+        ways.append(result.cluster.tasks / result.cluster.steps)
         assert_same_model(tmp_path / name, work)
     assert min(ways) > 3
 

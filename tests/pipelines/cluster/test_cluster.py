@@ -35,6 +35,7 @@ from boxnn_numba.errors import ClusterError, OutputError
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
@@ -92,9 +93,9 @@ def test_every_objective_gives_the_same_bits(
 ) -> None:
     values = {**OPTIONS.as_dict(), "epochs": 2, "boxes": 7, **choice}
     options = TrainingOptions(**values)
-    train(work.data, tmp_path / "local", options, threads=2)
+    train(work.data, tmp_path / "local", options, run=RunOptions(threads=2))
     cluster = ClusterOptions(scheduler=external.address, box_shards=shards)
-    train(work.data, tmp_path / "m", options, cluster=cluster)
+    train(work.data, tmp_path / "m", options, run=RunOptions(cluster=cluster))
     assert_same_model(tmp_path / "m", dataclasses.replace(work, model=tmp_path / "local"))
 
 
@@ -117,22 +118,22 @@ def test_a_report_of_the_run(work: Work, external: Scheduler, tmp_path: Path) ->
     cluster = ClusterOptions(scheduler=external.address, performance_report=str(report))
     if importlib.util.find_spec("bokeh") is None:
         with pytest.raises(ClusterError, match=r"needs the bokeh package .*; `pip install bokeh`"):
-            train(work.data, tmp_path / "m", OPTIONS, cluster=cluster)
+            train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster))
         assert names(tmp_path) == set()
         return
-    train(work.data, tmp_path / "m", OPTIONS, cluster=cluster)
+    train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster))
     assert "<html" in report.read_text().lower()
 
 
 def test_what_a_run_counts(work: Work, external: Scheduler, tmp_path: Path) -> None:
     cluster = ClusterOptions(scheduler=external.address)
-    result = train(work.data, tmp_path / "m", OPTIONS, cluster=cluster)
-    counts = result["cluster"]
-    assert counts["steps"] == 4 * 5 + 1 and counts["tasks"] == 2 * counts["steps"]
-    assert counts["repeats"] == 0 and 0 < counts["computing"] < 2 * counts["waiting"] + 1
-    assert 0 < counts["kernels"] + counts["transfer"] < counts["waiting"] + 1
-    result = certify(work.model, work.data, tmp_path / "c", cluster=cluster)
-    spent = result["cluster"]
+    result = train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster))
+    counts = result.cluster
+    assert counts is not None
+    assert counts.steps == 4 * 5 + 1 and counts.tasks == 2 * counts.steps
+    assert counts.repeats == 0 and 0 < counts.computing < 2 * counts.waiting + 1
+    assert 0 < counts.kernels + counts.transfer < counts.waiting + 1
+    spent = certify(work.model, work.data, tmp_path / "c", cluster=cluster)["cluster"]
     # Codes and labels in; prediction, radius, label and three distances out.
     assert spent["tasks"] == TEST_ROWS / CHUNK_ROWS
     assert spent["nbytes"] == TEST_ROWS * (12 + 4 + 3 * 4 + 3 * 4)
@@ -322,7 +323,7 @@ def test_a_second_client_is_refused(work: Work, external: Scheduler, tmp_path: P
         staged_output(tmp_path / "m", resumable=True),
         pytest.raises(OutputError, match="another process is writing"),
     ):
-        train(work.data, tmp_path / "m", OPTIONS, cluster=cluster, resume=True)
+        train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster, resume=True))
     with (
         staged_output(tmp_path / "c", resumable=True),
         pytest.raises(OutputError, match="another process is writing"),

@@ -38,6 +38,7 @@ from support.interruptions import Stopper, names
 from boxnn_numba.errors import ClusterError, InterruptedRunError, OutputError
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 
 #: Minutes in all; `pytest -m slow` runs them.
@@ -115,7 +116,9 @@ def test_workers_killed_while_training(
     cluster = ClusterOptions(workers=workers, threads_per_worker=1, box_shards=shards)
     progress = KillingProgress([60, 200, 330], seed=workers)
     with workers_run_first(SLOW_TASKS):
-        train(work.data, tmp_path / "m", OPTIONS, cluster=cluster, progress=progress)
+        train(
+            work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster, progress=progress)
+        )
     assert progress.killed
     assert_same_model(tmp_path / "m", work)
     assert names(tmp_path) == {"m"} and ended(worker_processes())
@@ -141,7 +144,12 @@ def test_a_killed_worker_costs_less_than_ten_seconds(work: Work, tmp_path: Path)
     for name, kills in (("calm", []), ("killed", [120])):
         began = time.monotonic()
         with workers_run_first(SLOW_TASKS):
-            train(work.data, tmp_path / name, OPTIONS, cluster=TWO, progress=KillingProgress(kills))
+            train(
+                work.data,
+                tmp_path / name,
+                OPTIONS,
+                run=RunOptions(cluster=TWO, progress=KillingProgress(kills)),
+            )
         seconds.append(time.monotonic() - began)
         assert_same_model(tmp_path / name, work)
     assert seconds[1] < seconds[0] + 10
@@ -199,10 +207,12 @@ def test_a_stopped_run_resumes_on_a_cluster_and_back(work: Work, tmp_path: Path)
     for cluster, after in ((TWO, 150), (ClusterOptions(), 100), (TWO, 90)):
         with pytest.raises(InterruptedRunError, match="epochs are kept"):
             train(
-                work.data, tmp_path / "m", OPTIONS, cluster=cluster, resume=True,
-                progress=Stopper(after),
-            )  # fmt: skip
-    train(work.data, tmp_path / "m", OPTIONS, cluster=TWO, resume=True)
+                work.data,
+                tmp_path / "m",
+                OPTIONS,
+                run=RunOptions(cluster=cluster, resume=True, progress=Stopper(after)),
+            )
+    train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=TWO, resume=True))
     assert_same_model(tmp_path / "m", work)
 
 
@@ -262,7 +272,7 @@ def test_a_task_that_kills_its_worker(work: Work, tmp_path: Path) -> None:
         assert kept and 11 not in kept
         words = r"killed its worker 4 times|were lost 8 times"
         with pytest.raises(ClusterError, match=words) as error:
-            train(work.data, tmp_path / "m", OPTIONS, cluster=TWO)
+            train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=TWO))
         one_line(error)
     certify(work.model, work.data, tmp_path / "c", cluster=TWO, resume=True)
     assert_same_certificates(tmp_path / "c", work)
@@ -282,7 +292,12 @@ def test_the_last_worker_does_not_come_back(
         words = "none came back in 2 s; start workers and continue with --resume"
         with pytest.raises(ClusterError, match=words) as error:
             if command == "train":
-                train(work.data, tmp_path / "m", OPTIONS, cluster=cluster, progress=progress)
+                train(
+                    work.data,
+                    tmp_path / "m",
+                    OPTIONS,
+                    run=RunOptions(cluster=cluster, progress=progress),
+                )
             else:
                 certify(work.model, work.data, tmp_path / "m", cluster=cluster, progress=progress)
         one_line(error)
