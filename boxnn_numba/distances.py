@@ -7,6 +7,7 @@ a copy, on CuPy's current stream, and so are results: CuPy's for CuPy's, else Nu
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,13 @@ _LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
     weakref.WeakKeyDictionary()
 )
 
-__all__ = ["UNREACHABLE", "box_distance", "class_distance", "pairwise_distance"]
+__all__ = [
+    "UNREACHABLE",
+    "box_distance",
+    "class_distance",
+    "ensemble_distance",
+    "pairwise_distance",
+]
 
 
 def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float = 1) -> np.ndarray:
@@ -182,6 +189,22 @@ def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
             else backend.layout(boxes.lower, boxes.upper, boxes.offsets, boxes.width)
         )
     return known[key]
+
+
+def ensemble_distance(
+    x: ArrayLike, sets: Sequence[Boxes], device: str = "cpu", chunk: int | None = None
+) -> np.ndarray:
+    """Return the sums of class distances (N, K) int32 over sets of boxes.
+
+    Parameters and errors are those of `class_distance`. A class without a box stays `UNREACHABLE`.
+    """
+    total = class_distance(x, sets[0], device=device, chunk=chunk)
+    if len(sets) > 1 and on_gpu(total):
+        raise InputError("samples of an ensemble go to the GPU by themselves; pass NumPy arrays")
+    for boxes in sets[1:]:
+        more = class_distance(x, boxes, device=device, chunk=chunk)
+        total = np.minimum(total.astype(np.int64) + more, UNREACHABLE).astype(np.int32)
+    return total
 
 
 def _prepared(

@@ -64,3 +64,9 @@ class InterruptedRunError(BoxNNError):
 
 class ClusterError(BoxNNError, RuntimeError):
     """A Dask cluster cannot be reached, does not fit, or was lost."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return (strerror or str(error) or type(error).__name__).splitlines()[0]

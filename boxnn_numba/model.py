@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
+from boxnn_numba import certificates, validation
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
-from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.classifier import Certificate
-from boxnn_numba.distances import UNREACHABLE, class_distance
-from boxnn_numba.errors import InputError
+from boxnn_numba.distances import ensemble_distance
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed
@@ -24,7 +24,7 @@ from boxnn_numba.training.options import TrainingOptions, are_images, resolve
 from boxnn_numba.training.run import EpochRecord, Training, validation_split
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BoxNN:
     """A classifier by the nearest box, with a certificate against sparse perturbations.
 
@@ -158,17 +158,7 @@ class BoxNN:
         InputError
             As for `encode`.
         """
-        codes = self.encode(x)
-        total = class_distance(codes, self.boxes, device=device, chunk=chunk)
-        if self.others and on_gpu(total):
-            raise InputError(
-                "samples of an ensemble go to the GPU by themselves; pass NumPy arrays"
-            )
-        for boxes in self.others:
-            more = class_distance(codes, boxes, device=device, chunk=chunk)
-            # A class without a box stays unreachable.
-            total = np.minimum(total.astype(np.int64) + more, UNREACHABLE).astype(np.int32)
-        return total
+        return ensemble_distance(self.encode(x), self.box_sets, device, chunk)
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
         """Return the (N,) class labels of samples: those of the nearest boxes.
@@ -196,6 +186,9 @@ class BoxNN:
         convention: str = "sound",
         device: str = "cpu",
         chunk: int | None = None,
+        *,
+        certificate: str = "margin",
+        time_limit: float = 60.0,
     ) -> Certificate:
         """Return predictions and certified radii.
 
@@ -206,7 +199,15 @@ class BoxNN:
         convention
             As for `certified_radius`.
         device, chunk
-            Where arrays of the host are computed, as for `get_backend`.
+            Where arrays of the host are computed, as for `get_backend`; pairwise and exact radii
+            on the CPU.
+        certificate
+            ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
+            (`exact_radius`), each at least as large as the one before, and slower. The last two are
+            of single sets of boxes.
+        time_limit
+            Seconds for each sample of exact radii. Where they do not suffice the radius is the
+            lower bound found by then, which is certified as well.
 
         Returns
         -------
@@ -217,15 +218,51 @@ class BoxNN:
         Raises
         ------
         InputError
-            As for `encode`.
+            As for `encode`, and for `pairwise_radius`.
+        OptionError
+            An option is unknown, out of range, or goes with margins only.
         """
-        index, radius = self.radii(self.class_distance(x, device, chunk), convention)
-        return Certificate(self._labels(index), radius)
+        if validation.choice("certificate", certificate, certificates.KINDS) == "margin":
+            index, radius = self.radii(self.class_distance(x, device, chunk), convention)
+            return Certificate(self._labels(index), radius)
+        if convention != "sound" or device == "cuda" or on_gpu(x):
+            raise OptionError(
+                f"{certificate} radii are sound and computed on the CPU; leave out convention and "
+                "device, and pass NumPy arrays"
+            )
+        if certificate == "pairwise":
+            return certificates.pairwise_radius(self, x)
+        lower, _ = certificates.exact_radii(self, x, time_limit)
+        return Certificate(self.predict(x), lower)
 
     def radii(self, distance: np.ndarray, convention: str = "sound") -> Certificate:
         """Return predicted class indices and certified radii for class distances (N, K)."""
         kind = self.boxes.width, self.group_size, convention, len(self.box_sets)
         return Certificate(*certificates.certified_radius(distance, *kind))
+
+    def _parts(self) -> dict[str, str]:
+        """Return what the model is made of, in a few words each."""
+        sets, shape = len(self.box_sets), " x ".join(map(str, self.feature_shape or ()))
+        listed = ", ".join(str(name)[:20] for name in self.classes[:6])
+        more = f", ... ({len(self.classes)})" if len(self.classes) > 6 else ""
+        return {
+            "boxes": f"{sum(map(len, self.box_sets)):,} of width {self.boxes.width}"
+            + (f" in {sets} sets" if sets > 1 else ""),
+            "features": f"{shape} {'codes' if self.grid is None else 'real numbers'}"
+            + (f" in groups of {self.group_size}" if self.group_size > 1 else ""),
+            "classes": " ".join((listed + more).split()),
+        }
+
+    def __repr__(self) -> str:
+        return f"BoxNN({'; '.join(f'{name}: {text}' for name, text in self._parts().items())})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        rows = (
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._parts().items()
+        )
+        return f"<table><caption>BoxNN</caption>{''.join(rows)}</table>"
 
     def _labels(self, index: Any) -> Any:
         """Return the labels of class indices."""

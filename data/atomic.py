@@ -25,12 +25,11 @@ from boxnn_numba.data.paths import (
     Location,
     Name,
     exists,
-    first_line,
     is_url,
     location,
     storage_errors,
 )
-from boxnn_numba.errors import BoxNNError, OptionError, OutputError
+from boxnn_numba.errors import BoxNNError, OptionError, OutputError, first_line
 
 if TYPE_CHECKING:
     from upath import UPath

@@ -22,6 +22,7 @@ import numpy as np
 import zarr
 
 from boxnn_numba import validation
+from boxnn_numba.certificates import KINDS
 from boxnn_numba.certificates.margin import BOX_NN, CONVENTIONS, certified_radius
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.paths import Location, Name, location
@@ -38,8 +39,6 @@ FORMAT, VERSION = "boxnn-certificate", 1
 _ARRAYS = ("prediction", "radius", "label", "class_distance")
 #: Arrays (N,) that some methods have too.
 _EXTRA = ("guess", "upper")
-#: Certificates of Box-NN, each at least as large as the one before.
-KINDS = ("margin", "pairwise", "exact")
 #: Attributes that are known when the file is sealed.
 _MEASURED = ("seconds", "seconds_per_sample")
 #: Label of an unknown class in an `outcome`; no prediction, not even "abstains", equals it.

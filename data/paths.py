@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from boxnn_numba.errors import BoxNNError, OptionError
+from boxnn_numba.errors import BoxNNError, OptionError, first_line
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -157,9 +157,3 @@ def _foreign_errors() -> tuple[type[BaseException], ...]:
 
 def _remedy(name: Name) -> str:
     return URL_REMEDY if is_url(name) else "check its permissions"
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return (strerror or str(error) or type(error).__name__).splitlines()[0]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.baselines.ablation import lower_bound
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
@@ -20,6 +19,7 @@ from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.rivals import need_one_set
+from boxnn_numba.statistics import lower_bound
 from boxnn_numba.theory import impossibility, localization, volumes
 
 #: What is said of the distribution behind the samples is wrong with at most this probability.

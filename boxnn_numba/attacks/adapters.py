@@ -7,23 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import raw_values
-from boxnn_numba.classifier import Certificate
-from boxnn_numba.distances import class_distance
+from boxnn_numba.classifier import Certificate, Classifier
+from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import BackendError, InputError
-from boxnn_numba.model import BoxNN
 from boxnn_numba.rivals import groups_changed
 
-if TYPE_CHECKING:
-    from boxnn_numba.estimator import BoxNNClassifier
 
-    Target = BoxNN | BoxNNClassifier
+class Fitted(Protocol):
+    """A fitted estimator, such as `BoxNNClassifier`."""
+
+    @property
+    def model_(self) -> Classifier:
+        """Its model."""
+
+
+Target = Classifier | Fitted
 
 
 def scores(model: Target, x: ArrayLike) -> np.ndarray:
@@ -51,14 +56,15 @@ def scores(model: Target, x: ArrayLike) -> np.ndarray:
     Examples
     --------
     >>> from boxnn_numba import Boxes, BoxNN
-    >>> from boxnn_numba.attacks import adapters as interop
+    >>> from boxnn_numba.attacks import adapters
     >>> boxes = Boxes([[0] * 4, [200] * 4], [[90] * 4, [255] * 4], labels=[0, 1], width=100)
-    >>> interop.scores(BoxNN(boxes, ["dark", "bright"]), [[30.2] * 4, [300.0] * 4])
+    >>> adapters.scores(BoxNN(boxes, ["dark", "bright"]), [[30.2] * 4, [300.0] * 4])
     array([[ 0., -4.],
            [-4.,  0.]])
     """
     box_nn = _model(model)
-    return np.asarray(-class_distance(_codes(box_nn, x), box_nn.boxes) / box_nn.boxes.width)
+    unit = box_nn.boxes.width * len(box_nn.box_sets)
+    return np.asarray(-ensemble_distance(_codes(box_nn, x), box_nn.box_sets) / unit)
 
 
 def certify(model: Target, x: ArrayLike) -> Certificate:
@@ -80,8 +86,8 @@ def certify(model: Target, x: ArrayLike) -> Certificate:
         As for `scores`.
     """
     box_nn = _model(model)
-    codes = _codes(box_nn, x)
-    return BoxNN(box_nn.boxes, box_nn.classes, group_size=box_nn.group_size).certify(codes)
+    index, radius = box_nn.radii(ensemble_distance(_codes(box_nn, x), box_nn.box_sets))
+    return Certificate(np.asarray(box_nn.classes)[index], radius)
 
 
 def changed_features(model: Target, x: ArrayLike, x_adv: ArrayLike) -> np.ndarray:
@@ -159,13 +165,13 @@ def art_classifier(
     ::
 
         from art.attacks.evasion import HopSkipJump
-        from boxnn_numba.attacks import adapters as interop
+        from boxnn_numba.attacks import adapters
 
         x = x.astype(np.float32)
-        x_adv = HopSkipJump(interop.art_classifier(model)).generate(x)
-        prediction, radius = interop.certify(model, x)
-        flipped = interop.certify(model, x_adv).prediction != prediction
-        assert (interop.changed_features(model, x, x_adv) > radius)[flipped].all()
+        x_adv = HopSkipJump(adapters.art_classifier(model)).generate(x)
+        prediction, radius = adapters.certify(model, x)
+        flipped = adapters.certify(model, x_adv).prediction != prediction
+        assert (adapters.changed_features(model, x, x_adv) > radius)[flipped].all()
     """
     box_nn = _model(model)
     shape = _shape(box_nn, feature_shape)
@@ -218,9 +224,9 @@ def foolbox_model(
         from foolbox.attacks import SaltAndPepperNoiseAttack
 
         attack = SaltAndPepperNoiseAttack(steps=50)
-        target = interop.foolbox_model(model)
+        target = adapters.foolbox_model(model)
         _, x_adv, found = attack(target, ep.astensor(x), ep.astensor(y), epsilons=None)
-        interop.changed_features(model, x, x_adv.numpy())
+        adapters.changed_features(model, x, x_adv.numpy())
     """
     box_nn = _model(model)
     low, high = _limits(box_nn, domain)
@@ -232,16 +238,16 @@ def foolbox_model(
     )
 
 
-def _model(model: Target) -> BoxNN:
-    found = getattr(model, "model_", model)
-    if not isinstance(found, BoxNN):
+def _model(model: Target) -> Classifier:
+    found: Any = getattr(model, "model_", model)
+    if not hasattr(found, "box_sets"):
         raise InputError(
             f"model is a {type(model).__name__}; pass a BoxNN or a fitted BoxNNClassifier"
         )
     return found
 
 
-def _codes(model: BoxNN, x: ArrayLike) -> np.ndarray:
+def _codes(model: Classifier, x: ArrayLike) -> np.ndarray:
     """Return samples of any shape as codes."""
     rows = validation.features("x", x)
     validation.same_features("x", rows, model.boxes.n_features, "the model")
@@ -255,14 +261,14 @@ def _softmax(values: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def _shape(model: BoxNN, shape: Sequence[int] | None) -> tuple[int, ...]:
+def _shape(model: Classifier, shape: Sequence[int] | None) -> tuple[int, ...]:
     if shape is None:
         return model.feature_shape or (model.boxes.n_features,)
     return validation.sample_shape(shape, model.boxes.n_features)
 
 
 def _limits(
-    model: BoxNN, given: tuple[ArrayLike, ArrayLike] | None
+    model: Classifier, given: tuple[ArrayLike, ArrayLike] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (n,) float32 of the least and the largest value of every feature."""
     n = model.boxes.n_features

@@ -19,17 +19,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from boxnn_numba import validation
 from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.statistics import lower_bound, upper_bound
 
 #: Prediction where nothing is certified, not even radius 0.
 ABSTAIN = -1
-
-#: Given to the adversary in every bound. It exceeds the error of SciPy's inverse incomplete beta
-#: function (about 1e-14) plus the bias of the draws (below n^2 / 2^65, 6e-10 for n = 150,528).
-_SLACK = 1e-9
 
 #: Samples asked of the base classifier at a time, and a limit on their codes.
 _BATCH_SAMPLES, _BATCH_CODES = 1024, 2**23
@@ -182,22 +178,6 @@ def radius_of_bounds(
     own = -(-a * kept[0] // b)
     rival = min(c * kept[0] // d, kept[0] - own)
     return _largest(kept, 2 * kept[0] - own + rival)
-
-
-def lower_bound(won: np.ndarray, samples: int, alpha: float) -> np.ndarray:
-    """Return one-sided Clopper-Pearson lower bounds, each wrong with probability <= `alpha`.
-
-    `won` are (N,) votes of a class, each out of `samples`.
-    """
-    found = np.zeros(len(won))
-    some = won > 0
-    found[some] = special.betaincinv(won[some], samples - won[some] + 1, alpha)
-    return np.maximum(found - _SLACK, 0)
-
-
-def upper_bound(won: np.ndarray, samples: int, alpha: float) -> np.ndarray:
-    """Return one-sided Clopper-Pearson upper bounds; parameters as for `lower_bound`."""
-    return 1 - lower_bound(samples - won, samples, alpha)
 
 
 def _outcome(classes: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

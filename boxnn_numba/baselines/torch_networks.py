@@ -16,8 +16,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.threads import default_threads
-from boxnn_numba.data.paths import first_line
-from boxnn_numba.errors import BackendError, InputError
+from boxnn_numba.errors import BackendError, InputError, first_line
 
 DEVICES = ("cpu", "cuda", "auto")
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from boxnn_numba.certificates.pairwise import pairwise_radius
     from boxnn_numba.classifier import Certificate
 
+#: Certificates by name, each at least as large as the one before.
+KINDS = ("margin", "pairwise", "exact")
+
 _HOME = {
     "Certificate": "classifier",
     "ExactRadius": "certificates.exact",
@@ -32,6 +35,7 @@ _HOME = {
 }
 
 __all__ = [
+    "KINDS",
     "Certificate",
     "ExactRadius",
     "certified_accuracy",

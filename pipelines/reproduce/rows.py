@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.baselines.ablation import lower_bound, radius_of_bound, upper_bound
+from boxnn_numba.baselines.ablation import radius_of_bound
 from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.pipelines.figures.published import PublishedRow, family, setting
+from boxnn_numba.statistics import lower_bound, upper_bound
 
 #: Differences up to this many points (or pixels of a median radius) are not named.
 TOLERANCE = 2.0

@@ -114,6 +114,17 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
 
 
+def test_an_ensemble_answers_as_a_whole() -> None:
+    shifted = Boxes(BOXES.lower // 2, BOXES.upper, BOXES.labels, BOXES.width)
+    model = BoxNN(BOXES, MODEL.classes, others=(shifted,))
+    x = RNG.integers(0, 256, (30, 6), dtype=np.uint8)
+    expected = model.class_distance(x)
+    np.testing.assert_allclose(interop.scores(model, x), -expected / (2 * BOXES.width))
+    for found, wanted in zip(interop.certify(model, x), model.certify(x), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert (expected != MODEL.class_distance(x)).any()
+
+
 @pytest.mark.usefixtures("pretended")
 def test_what_libraries_are_told(columns: tuple[BoxNNClassifier, np.ndarray]) -> None:
     target = interop.art_classifier(MODEL)

@@ -16,16 +16,15 @@ from boxnn_numba.baselines import ablation
 from boxnn_numba.baselines.ablation import (
     abstention_message,
     guess_class,
-    lower_bound,
     ra_radius,
     rab_radius,
     radius_of_bound,
     radius_of_bounds,
     sample_counts,
     samples_needed,
-    upper_bound,
 )
 from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.statistics import lower_bound, upper_bound
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 SIZES = [(n, k) for n in range(1, 9) for k in range(1, n + 1)]

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support import reference
+from support.attack_models import levelled
 
 from boxnn_numba import Boxes, BoxNN, Grid, certified_radius, fit
+from boxnn_numba.certificates import exact_radius, pairwise_radius
 from boxnn_numba.errors import InputError, OptionError
 
 BOXES = Boxes([[0] * 6, [100] * 6, [200] * 6], [[80] * 6, [150] * 6, [255] * 6], [0, 1, 2], 60)
@@ -148,3 +150,51 @@ def test_what_a_model_knows_of_its_training() -> None:
     assert training["options"]["boxes"] == 4
     assert [record["epoch"] for record in training["history"]] == [1, 2]
     assert set(training["versions"]) == {"boxnn-numba", "numpy", "numba", "python"}
+
+
+def test_kinds_of_certificates() -> None:
+    """Each is at least the one before, and those of the functions of that name."""
+    model, x, _ = levelled(2, 5, 60, 1, 3)
+    margin, pairwise, exact = (
+        model.certify(x, certificate=kind) for kind in ("margin", "pairwise", "exact")
+    )
+    for one in (pairwise, exact):
+        np.testing.assert_array_equal(one.prediction, margin.prediction)
+        assert one.radius.dtype == np.int32
+    assert (margin.radius <= pairwise.radius).all() and (pairwise.radius <= exact.radius).all()
+    assert (margin.radius < exact.radius).any()
+    np.testing.assert_array_equal(pairwise.radius, pairwise_radius(model, x).radius)
+    assert exact.radius.tolist() == [exact_radius(model, row).lower for row in x]
+    hurried = model.certify(x, certificate="exact", time_limit=1e-9).radius
+    assert (pairwise.radius <= hurried).all() and (hurried <= exact.radius).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"certificate": "tight"}, "choose one of margin, pairwise, exact"),
+        ({"certificate": "pairwise", "convention": "paper"}, "leave out convention"),
+        ({"certificate": "exact", "device": "cuda"}, "computed on the CPU"),
+        ({"certificate": "exact", "time_limit": 0}, "time_limit is 0"),
+    ],
+)
+def test_certificates_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        BoxNN(BOXES, "abc").certify(CODES, **options)
+
+
+def test_a_model_is_one_readable_line() -> None:
+    classes = ["<b>", "two\nlines", "c"]
+    model = BoxNN(BOXES, classes, feature_shape=(2, 3), group_size=3)
+    assert repr(model) == (
+        "BoxNN(boxes: 3 of width 60; features: 2 x 3 codes in groups of 3; "
+        "classes: <b>, two lines, c)"
+    )
+    assert "6 of width 60 in 2 sets" in repr(BoxNN(BOXES, "abc", others=(BOXES,)))
+    many = Boxes(BOXES.lower, BOXES.upper, BOXES.labels, 60, n_classes=30)
+    assert repr(BoxNN(many, range(30), Grid.fit(RNG.normal(size=(9, 6))))) == (
+        "BoxNN(boxes: 3 of width 60; features: 6 real numbers; classes: 0, 1, 2, 3, 4, 5, ... (30))"
+    )
+    table = model._repr_html_()
+    assert table.startswith("<table>") and table.count("<tr>") == 3
+    assert "&lt;b&gt;, two lines, c" in table and "<b>" not in table
