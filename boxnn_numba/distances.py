@@ -24,13 +24,7 @@ _LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
     weakref.WeakKeyDictionary()
 )
 
-__all__ = [
-    "UNREACHABLE",
-    "box_distance",
-    "class_distance",
-    "ensemble_distance",
-    "pairwise_distance",
-]
+__all__ = ["UNREACHABLE", "box_distance", "class_distance", "pairwise_distance"]
 
 
 def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float = 1) -> np.ndarray:

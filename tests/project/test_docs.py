@@ -145,11 +145,12 @@ def test_the_reference_has_every_public_name() -> None:
         path = f"boxnn_numba.{module}"
         if path in shown:
             continue
-        members = vars(importlib.import_module(path)).items()
+        members = vars(importlib.import_module(path))
+        promised = members.get("__all__", members)
         public = {
             f"{path}.{name}"
-            for name, value in members
-            if inspect.getmodule(value) is sys.modules[path] and not name.startswith("_")
+            for name in promised
+            if inspect.getmodule(members[name]) is sys.modules[path] and not name.startswith("_")
         }
         aliases = {f"{path}.{name}" for name in boxnn_numba.__all__}
         assert public - aliases <= shown, module
