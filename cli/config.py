@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
     """
     if value is None:
         return
+    import tomllib
+
     try:
         content = tomllib.loads(Path(value).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
