@@ -73,7 +73,7 @@ class CudaBackend:
 
     @staticmethod
     def _upload(planes: np.ndarray, labels: np.ndarray | None) -> CudaTable:
-        with runtime.enough_memory(planes.nbytes, "use fewer boxes, or --device cpu"):
+        with runtime.enough_memory(planes.nbytes, "use fewer boxes, or `device` cpu"):
             on_device = None if labels is None else runtime.send(labels)
             return CudaTable(runtime.send(planes), on_device)
 
@@ -217,7 +217,7 @@ class CudaBackend:
         self._buffers = None
         fits = max(1, int(min(runtime.free_memory() * 0.9, 2.0**62)) // (2 * per_row))
         rows = min(n, self._chunk if self._chunk is not None else self._fitting(per_row))
-        advice = f"pass --chunk {fits}" if fits < rows else "use --device cpu"
+        advice = f"pass `chunk` {fits}" if fits < rows else "use `device` cpu"
         with runtime.enough_memory(2 * rows * per_row, advice):
             made = [_Buffer(rows, features, columns) for _ in range(2)]
         self._buffers = (rows, features, columns), made

@@ -72,7 +72,7 @@ def _cuda_backend(threads: int, chunk: int | None) -> CudaBackend:
     # The error for a Numba that only has its own, deprecated CUDA target comes from here too.
     if importlib.util.find_spec("numba_cuda") is None:
         raise BackendError(
-            "device cuda needs numba-cuda; `pip install 'boxnn-numba[cuda]'` or use --device cpu"
+            "device cuda needs numba-cuda; `pip install 'boxnn-numba[cuda]'` or use `device` cpu"
         )
     from boxnn_numba.backends.cuda import CudaBackend
 

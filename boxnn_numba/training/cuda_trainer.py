@@ -75,7 +75,7 @@ class CudaStepper:
         self._steps, self._dense = 0, is_dense(options)
         moments = n_moments(options)
         needed = 4 * int(np.prod(planes)) + 4 * (1 + moments) * 2 * masters[0].size
-        with runtime.enough_memory(needed, "use fewer --boxes, or --device cpu"):
+        with runtime.enough_memory(needed, "use fewer `boxes`, or `device` cpu"):
             self._masters = runtime.send(np.stack(masters).astype(np.float32))
             shape = self._masters.shape
             self._moments = [runtime.send(np.zeros(shape, np.float32)) for _ in range(moments)]
@@ -128,7 +128,7 @@ class CudaStepper:
         if self._window is None or self._window[0] is not x:
             self._window = None
             words = words_of(x)
-            with runtime.enough_memory(words.nbytes, "use --device cpu"):
+            with runtime.enough_memory(words.nbytes, "use `device` cpu"):
                 self._window = x, runtime.send(words)
         return self._window[1]
 
@@ -235,7 +235,7 @@ class CudaStepper:
         self._distance = self._entry_rows = self._coefficients = None
         per_sample = 12 * self.n_boxes
         fits = int(min(runtime.free_memory(), 2.0**62)) // per_sample
-        with runtime.enough_memory(count * per_sample, f"pass --batch {fits} or less"):
+        with runtime.enough_memory(count * per_sample, f"pass `batch` {fits} or less"):
             self._distance = cuda.device_array((count, self.n_boxes), np.int32)
             self._entry_rows = cuda.device_array((self.n_boxes, count), np.int32)
             self._coefficients = cuda.device_array((self.n_boxes, count), np.int32)

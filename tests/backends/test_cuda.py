@@ -129,10 +129,10 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     backend._buffers = None
     # 12 bytes of padded codes and 12 of results a row, twice.
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 150.0)
-    with pytest.raises(BackendError, match=r"needs 0 MiB; pass --chunk 2$"):
+    with pytest.raises(BackendError, match=r"needs 0 MiB; pass `chunk` 2$"):
         backend.class_distance(x, layout, boxes.width, np.empty((5, 3), np.int32))
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 10.0)
-    with pytest.raises(BackendError, match="use fewer boxes, or --device cpu"):
+    with pytest.raises(BackendError, match="use fewer boxes, or `device` cpu"):
         laid_out(case((1, 9, 8, 2), 3)[1], backend, "table")
 
 

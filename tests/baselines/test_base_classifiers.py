@@ -313,7 +313,7 @@ def test_cuda_without_a_gpu() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(BackendError, match="no CUDA device on this machine; use --device cpu"):
+    with pytest.raises(BackendError, match="no CUDA device on this machine; use `device` cpu"):
         train_masked(*toy(30), retained=12, base="mlp", device="cuda", **FAST)
 
 

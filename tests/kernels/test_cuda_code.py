@@ -131,7 +131,7 @@ def test_no_gpu_is_one_line_that_says_what_to_do(run_boxnn: Any, tiny_dataset: P
 
     if why_not() is None:
         pytest.skip("there is a GPU")
-    with pytest.raises(BackendError, match=r"device cuda .*--device cpu$") as caught:
+    with pytest.raises(BackendError, match=r"device cuda .*`device` cpu$") as caught:
         get_backend("cuda")
     assert "\n" not in str(caught.value)
     words = "train", tiny_dataset, "--out", "m", "--device", "cuda"
@@ -150,11 +150,11 @@ def test_no_gpu_is_one_line_that_says_what_to_do(run_boxnn: Any, tiny_dataset: P
     [
         ("OLDEST = (99, 0)", "compute capability"),
         ("cuda.get_current_device = fail(cuda_errors.CudaSupportError('line:\\nno driver'))",
-         "found no usable NVIDIA driver (no driver); install one or use --device cpu"),
+         "found no usable NVIDIA driver (no driver); install one or use `device` cpu"),
         ("cuda.get_current_device = fail(_NO_COMPILER[0]('no nvvm'))",
          "no nvvm"),
         ("cuda.get_current_device = fail(_library_errors()[-1]('too old'))",
-         "does not work here (too old); update the NVIDIA driver or use --device cpu"),
+         "does not work here (too old); update the NVIDIA driver or use `device` cpu"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(setting: str, message: str) -> None:

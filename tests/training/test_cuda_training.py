@@ -165,7 +165,7 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run.stepper._distance = None
     boxes = COMMON["boxes"]
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 12.0 * boxes * 2)
-    with pytest.raises(BackendError, match=r"pass --batch 2 or less$"):
+    with pytest.raises(BackendError, match=r"pass `batch` 2 or less$"):
         run.run_epoch()
 
 
