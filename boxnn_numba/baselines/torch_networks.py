@@ -56,7 +56,7 @@ def usable_device(device: str) -> str:
     if device == "cpu" or load_torch().cuda.is_available():
         return "cpu" if device == "cpu" else "cuda"
     if device == "cuda":
-        raise BackendError("torch sees no CUDA device on this machine; use cpu as `device`")
+        raise BackendError("torch sees no CUDA device on this machine; use `device` cpu")
     return "cpu"
 
 
