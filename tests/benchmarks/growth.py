@@ -168,7 +168,7 @@ def peak_memory(module: str, job: str, arguments: dict[str, Any]) -> int:
     """Run ``module.run_job(job, arguments)`` in a fresh process; return its peak in bytes."""
     code = (
         "import json, sys\n"
-        f"from {module} import resident_peak, run_job\n"
+        f"from benchmarks.{module} import resident_peak, run_job\n"
         "run_job(sys.argv[1], json.loads(sys.argv[2]))\n"
         "print(resident_peak())"
     )

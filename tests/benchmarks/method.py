@@ -1,4 +1,4 @@
-"""How `boxnn bench` measures: alternating runs, medians with quartiles, and on what machine."""
+"""The method of `bench.py`: runs that alternate, medians with quartiles."""
 
 from __future__ import annotations
 
@@ -207,6 +207,3 @@ def _rounded(value: float) -> float:
 def absent(case: str, name: str, note: str) -> Record:
     """Return the place of a measurement that could not be made, and why."""
     return {"case": case, "name": name, "unit": "", "median": None, "runs": 0, "note": note}
-
-
-# --- machine ------------------------------------------------------------------------------

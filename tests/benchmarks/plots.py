@@ -1,4 +1,4 @@
-"""Figures of `boxnn bench --plot`: growth of time and memory, comparison with peers."""
+"""Figures of `bench.py --plot`: growth of time and memory, comparison with peers."""
 
 from __future__ import annotations
 

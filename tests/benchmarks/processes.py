@@ -50,9 +50,10 @@ def boxnn(*words: object, **environment: str) -> str:
 
 
 def python(*words: object, **environment: str) -> str:
-    """Run this interpreter with some words; otherwise as `boxnn`."""
+    """Run this interpreter with some words, where it finds these modules too; else as `boxnn`."""
     command = [sys.executable, *map(str, words)]
-    environ = {**os.environ, **environment}
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

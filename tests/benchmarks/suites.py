@@ -1,4 +1,4 @@
-"""`boxnn bench`: run the suites, gather the figures, compare them with what they must reach."""
+"""The suites of `bench.py`: run, gathered in a table, compared with what they must reach."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.method import (
-    Record,
-    Settings,
-    load_samples,
-)
+from benchmarks.method import Record, Settings, load_samples
 
 from boxnn_numba import validation
 from boxnn_numba.backends.threads import default_threads
@@ -23,6 +19,7 @@ from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Name, exists, location
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.machine import describe_machine
+from boxnn_numba.progress import SILENT, Progress
 
 FORMAT, VERSION = "boxnn-bench", 1
 #: Suite -> module and function, imported when it is run.
@@ -47,7 +44,7 @@ def bench(
     out: Name | None = None,
     plot: Name | None = None,
     overwrite: bool = False,
-    progress: Any = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure this package on this machine.
 
@@ -68,7 +65,7 @@ def bench(
     overwrite
         Replace what is at `out` and `plot`.
     progress
-        Optional object with ``note(text)``, called with every step that is done.
+        Is told of every step that is done.
 
     Returns
     -------
@@ -86,7 +83,7 @@ def bench(
         if path is not None and exists(location(path)) and not overwrite:
             raise OptionError(f"{path} already exists; pass --overwrite to replace it")
     cores = default_threads() if threads is None else validation.positive("threads", threads)
-    result = _measure(suites, Settings(cores, quick, load_samples(data), _stepper(progress)))
+    result = _measure(suites, Settings(cores, quick, load_samples(data), progress.note))
     _write(result, out, plot, overwrite)
     return result
 
@@ -115,10 +112,6 @@ def _measure(suites: Sequence[str], settings: Settings) -> dict[str, Any]:
         "targets": targets(records, settings.threads),
         "seconds": time.perf_counter() - began,
     }
-
-
-def _stepper(progress: Any) -> Callable[[str], None]:
-    return (lambda step: None) if progress is None else progress.note
 
 
 def _write(result: dict[str, Any], out: Name | None, plot: Name | None, overwrite: bool) -> None:

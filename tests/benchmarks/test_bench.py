@@ -1,4 +1,4 @@
-"""`boxnn bench`: what is timed is right, and figures are computed and shown as they should be."""
+"""`bench.py`: what is timed is right, and figures are computed and shown as they should be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import bench as command
 from benchmarks import growth as bench_growth
 from benchmarks import kernels as bench_kernels
 from benchmarks import method as bench_method
@@ -17,6 +16,7 @@ from benchmarks import plots as bench_plots
 from benchmarks import processes as bench_process
 from benchmarks import suites as bench
 from benchmarks import training as bench_training
+from benchmarks.bench import bench as command
 from click.testing import CliRunner
 
 from boxnn_numba.backends.devices import get_backend
@@ -213,7 +213,7 @@ def test_growth_calls_work(samples: bench_method.Samples) -> None:
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
-    code = "from growth import resident_peak as peak\n"
+    code = "from benchmarks.growth import resident_peak as peak\n"
     code += "before = peak(); block = bytearray(100 * 2**20); print(peak() - before)"
     assert 95 * 2**20 < int(bench_process.python("-c", code)) < 110 * 2**20
 

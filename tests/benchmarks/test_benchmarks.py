@@ -1,6 +1,6 @@
 """The main kernels under pytest-benchmark: ``pytest tests/benchmarks --benchmark-enable``.
 
-Without the option each runs once, as a plain test. `boxnn bench` measures more, and peers.
+Without the option each runs once, as a plain test. `bench.py` measures more, and peers.
 """
 
 from __future__ import annotations
