@@ -30,8 +30,7 @@ from boxnn_numba.pipelines.certification.chunked import (
     count_rows,
     origin,
 )
-from boxnn_numba.pipelines.cluster.connection import check_options
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
+from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions, check_options
 
 #: Certificates of each method.
 CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^B"}}

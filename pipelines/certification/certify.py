@@ -29,8 +29,7 @@ from boxnn_numba.pipelines.certification.chunked import (
     origin,
     shape_of,
 )
-from boxnn_numba.pipelines.cluster.connection import check_options
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
+from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions, check_options
 from boxnn_numba.rivals import need_one_set, need_two_classes
 
 #: Rows of a user's array that are predicted at a time.

@@ -1,26 +1,23 @@
-"""Reaching a Dask cluster: options, TLS, and whether its workers can do the work."""
+"""Connection to a Dask cluster: started or found, with TLS, its workers checked."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxnn_numba import __version__, validation
+from boxnn_numba import __version__
 from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.paths import exists, location, storage_errors
-from boxnn_numba.errors import ClusterError, OptionError
+from boxnn_numba.errors import ClusterError
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
 
 if TYPE_CHECKING:
     from distributed import Client, Security
-
-    from boxnn_numba.pipelines.cluster.options import ClusterOptions
 
 #: How long to wait for a scheduler, for its first worker, and to reconnect.
 _CONNECT_SECONDS = 10
@@ -32,66 +29,17 @@ _STARTS = 4
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
-def check_options(options: ClusterOptions) -> None:
-    if options.workers is not None:
-        validation.positive("--workers", options.workers)
-    validation.integer("--box-shards", options.box_shards, 0)
-    if options.box_shards and options.local:
-        raise OptionError("--box-shards needs a cluster; pass --workers or --scheduler")
-    if options.share_gpus and options.local:
-        raise OptionError("--share-gpus needs a cluster; pass --workers or --scheduler")
-    if options.threads_per_worker is not None:
-        validation.positive("--threads-per-worker", options.threads_per_worker)
-        if options.workers is None:
-            raise OptionError("--threads-per-worker needs --workers")
-    given = [options.workers, options.scheduler, options.scheduler_file]
-    if sum(item is not None for item in given) > 1:
-        raise OptionError("pass only one of --workers, --scheduler and --scheduler-file")
-    tls = (options.tls_ca_file, options.tls_cert, options.tls_key)
-    if any(tls) and not all(tls):
-        raise OptionError("TLS needs all of --tls-ca-file, --tls-cert and --tls-key")
-    for path in (*tls, options.scheduler_file):
-        if path is not None and not Path(path).is_file():
-            raise OptionError(f"{path} does not exist; check the path")
-    address = _address(options)
-    if any(tls) and address is not None and not address.startswith("tls://"):
-        raise OptionError(
-            f"--scheduler {address} is a plain connection but TLS was asked for; "
-            "pass its tls:// address"
-        )
-    report = options.performance_report
-    if report is not None and not Path(report).absolute().parent.is_dir():
-        raise OptionError(f"the folder of --performance-report {report} does not exist; create it")
-
-
-def _address(options: ClusterOptions) -> str | None:
-    """Return the address of a running scheduler; None where one is to be started."""
-    if options.scheduler_file is None:
-        return options.scheduler
-    try:
-        return str(json.loads(Path(options.scheduler_file).read_text("utf-8"))["address"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OptionError(
-            f"{options.scheduler_file} is not a scheduler file; pass the one that "
-            "`dask scheduler --scheduler-file` writes"
-        ) from error
-
-
 def _security(options: ClusterOptions) -> Security | None:
     if options.tls_ca_file is None:
         return None
     from distributed import Security
 
-    return Security(
-        tls_ca_file=options.tls_ca_file,
-        tls_client_cert=options.tls_cert,
-        tls_client_key=options.tls_key,
-        tls_worker_cert=options.tls_cert,
-        tls_worker_key=options.tls_key,
-        tls_scheduler_cert=options.tls_cert,
-        tls_scheduler_key=options.tls_key,
-        require_encryption=True,
-    )
+    roles = {
+        f"tls_{role}_{kind}": path
+        for role in ("client", "worker", "scheduler")
+        for kind, path in (("cert", options.tls_cert), ("key", options.tls_key))
+    }
+    return Security(tls_ca_file=options.tls_ca_file, require_encryption=True, **roles)
 
 
 @contextlib.contextmanager
@@ -111,7 +59,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
         if options.workers is not None:
             target: Any = stack.enter_context(_local_cluster(options, security))
         else:
-            target = _address(options)
+            target = options.address
         # Made and started in two steps, because a client that could not start has to be closed:
         # left to the end of the interpreter it waits for seconds and prints a traceback.
         client = Client.__new__(Client)
@@ -124,7 +72,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ClusterError(
                 f"cannot connect to {target if options.workers is None else 'the local cluster'} "
-                f"({reason}); check that the scheduler runs there and the TLS options (--tls-*) fit"
+                f"({reason}); check that the scheduler runs there and the TLS options fit"
             ) from error
         yield stack.enter_context(client)
 
@@ -156,13 +104,8 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
 
     workers = options.workers or 1
     threads = options.threads_per_worker or max(1, default_threads() // workers)
-    environment = {
-        "BOXNN_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    names = ("BOXNN", "NUMBA", "OMP", "MKL", "OPENBLAS")
+    environment = {f"{name}_NUM_THREADS": "1" for name in names}
     # Nannies set these in this process, for its children; the client itself keeps all threads.
     stack = contextlib.ExitStack()
     stack.callback(_restore_environment, {name: os.environ.get(name) for name in environment})
@@ -187,7 +130,7 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
                 if attempt + 1 == _STARTS:
                     raise ClusterError(
                         f"cannot start {workers} local workers ({error.__cause__ or error}); pass "
-                        "fewer --workers or free some memory"
+                        "fewer workers or free some memory"
                     ) from error
         with cluster:
             yield cluster

@@ -31,7 +31,7 @@ _COUNT_SECONDS, _AVOID_SECONDS = 5.0, 5.0
 #: Arguments of this size go to workers on this machine through a file.
 _LARGE_HERE = 2**16
 #: Arguments of tasks of this size bypass the scheduler, which passes on only small ones well.
-_LARGE = 4 * 2**20
+LARGE_ARGUMENT = 4 * 2**20
 
 
 class DaskExecutor:
@@ -170,7 +170,7 @@ class DaskExecutor:
         That is a file, or a worker, which then gets the task, or all of them.
         """
         found = self._in_file(value)
-        if found is not value or not isinstance(value, np.ndarray) or value.nbytes < _LARGE:
+        if found is not value or not isinstance(value, np.ndarray) or value.nbytes < LARGE_ARGUMENT:
             return found
         with self._moving():
             return self.client.scatter(value, broadcast=everywhere, hash=False, direct=self.direct)

@@ -18,10 +18,10 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.data.paths import Location, absolute
 from boxnn_numba.errors import ClusterError, InterruptedRunError
-from boxnn_numba.pipelines.cluster.connection import check_options, check_workers, open_client
+from boxnn_numba.pipelines.cluster.connection import check_workers, open_client
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.gpus import give_gpus
-from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.cluster.options import ClusterOptions, check_options
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -126,7 +126,7 @@ def _report(client: Client, path: str | None) -> Iterator[None]:
 
     if client.run_on_scheduler(importlib.util.find_spec, "bokeh") is None:
         raise ClusterError(
-            "--performance-report needs the bokeh package where the scheduler runs; "
+            "performance_report needs the bokeh package where the scheduler runs; "
             "`pip install bokeh` there or leave the report out"
         )
     report = performance_report(path)

@@ -1,8 +1,13 @@
-"""Which Dask cluster a run uses, if any."""
+"""Options of a Dask cluster: which one a run uses, if any, and whether they fit together."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+
+from boxnn_numba import validation
+from boxnn_numba.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,62 @@ class ClusterOptions:
         """Whether everything runs in this process."""
         return self.workers is None and self.scheduler is None and self.scheduler_file is None
 
+    @property
+    def address(self) -> str | None:
+        """The address of a running scheduler; None where one is to be started.
+
+        Raises
+        ------
+        OptionError
+            `scheduler_file` is no file of a scheduler.
+        """
+        if self.scheduler_file is None:
+            return self.scheduler
+        try:
+            return str(json.loads(Path(self.scheduler_file).read_text("utf-8"))["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OptionError(
+                f"{self.scheduler_file} is not a scheduler file; pass the one that "
+                "`dask scheduler --scheduler-file` writes"
+            ) from error
+
 
 #: Everything in this process.
 IN_PROCESS = ClusterOptions()
+
+
+def check_options(options: ClusterOptions) -> None:
+    """Check that options fit together and that the files they name are there.
+
+    Raises
+    ------
+    OptionError
+        They do not.
+    """
+    if options.workers is not None:
+        validation.positive("workers", options.workers)
+    if options.threads_per_worker is not None:
+        validation.positive("threads_per_worker", options.threads_per_worker)
+        if options.workers is None:
+            raise OptionError("threads_per_worker is for workers that are started; pass workers")
+    validation.integer("box_shards", options.box_shards, 0)
+    for name in ("box_shards", "share_gpus"):
+        if getattr(options, name) and options.local:
+            raise OptionError(f"{name} needs a cluster; pass workers or scheduler")
+    if sum(x is not None for x in (options.workers, options.scheduler, options.scheduler_file)) > 1:
+        raise OptionError("pass only one of workers, scheduler and scheduler_file")
+    tls = (options.tls_ca_file, options.tls_cert, options.tls_key)
+    if any(tls) and not all(tls):
+        raise OptionError("TLS needs all of tls_ca_file, tls_cert and tls_key")
+    for path in (*tls, options.scheduler_file):
+        if path is not None and not Path(path).is_file():
+            raise OptionError(f"{path} does not exist; check the path")
+    address = options.address
+    if any(tls) and address is not None and not address.startswith("tls://"):
+        raise OptionError(
+            f"scheduler {address} is a plain connection but TLS was asked for; "
+            "pass its tls:// address"
+        )
+    report = options.performance_report
+    if report is not None and not Path(report).absolute().parent.is_dir():
+        raise OptionError(f"the folder of performance_report {report} does not exist; create it")

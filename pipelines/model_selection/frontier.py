@@ -18,8 +18,7 @@ from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.cluster.connection import check_options
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
+from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions, check_options
 from boxnn_numba.pipelines.figures.published import published_rows
 from boxnn_numba.pipelines.figures.runs import certified_curve
 from boxnn_numba.pipelines.model_selection.frontier_files import at, write_frontier

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from boxnn_numba.training.loader import Pair
     from boxnn_numba.training.run import StepInputs
 
-_LARGEST_GAP = 255
+LARGEST_GAP = 255
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> Pair:
@@ -41,7 +41,7 @@ def changes(before: np.ndarray, after: np.ndarray) -> Pair:
     """
     old, new = before.reshape(-1), after.reshape(-1)
     changed = old != new
-    changed[::_LARGEST_GAP] = True
+    changed[::LARGEST_GAP] = True
     places = np.flatnonzero(changed)
     codes = new[places]
     old[places] = codes

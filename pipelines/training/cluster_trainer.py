@@ -32,7 +32,7 @@ from boxnn_numba.training.run import StepInputs
 #: A step whose boxes were lost with a worker is sent again this often.
 _ATTEMPTS = 8
 #: How long a task should take at least, and how many a slot gets in a step at most.
-_TASK_SECONDS, _MOST_PIECES = 0.1, 4
+TASK_SECONDS, MOST_PIECES = 0.1, 4
 
 Forward = tuple[Entries, np.ndarray, np.ndarray]
 
@@ -149,7 +149,7 @@ class ClusterStepper(CpuStepper):
         values, margins = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
         # Long tasks are cut, so that nobody waits long for the slowest worker.
         seconds = self._pieces * float(np.median([seconds for _, seconds in results]))
-        self._pieces = int(np.clip(seconds / _TASK_SECONDS, 1, _MOST_PIECES))
+        self._pieces = int(np.clip(seconds / TASK_SECONDS, 1, MOST_PIECES))
         return entries, values, margins
 
     def _ask(self, update: Message, pieces: Sequence[Pair]) -> list[Any]:

@@ -16,8 +16,8 @@ from boxnn_numba.data.model_store import load_checkpoint, save_checkpoint, write
 from boxnn_numba.data.paths import Location, Name, exists
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.model import trained_model, training_warnings
-from boxnn_numba.pipelines.cluster.connection import check_options
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
+from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
     ClusterBackend,

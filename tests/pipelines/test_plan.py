@@ -140,11 +140,11 @@ def test_long_steps_are_cut(rows: int, workers: int, expected: tuple[int, int]) 
 
 def test_limits_are_those_of_the_steppers() -> None:
     assert (plan_step.CALL_SECONDS, plan_step.MOST_CALLS) == (
-        cluster_training._TASK_SECONDS,
-        cluster_training._MOST_PIECES,
+        cluster_training.TASK_SECONDS,
+        cluster_training.MOST_PIECES,
     )
-    assert plan_step.LARGE_BYTES == dask_executor._LARGE
-    assert plan_step.LARGEST_GAP == box_copies._LARGEST_GAP
+    assert plan_step.LARGE_BYTES == dask_executor.LARGE_ARGUMENT
+    assert plan_step.LARGEST_GAP == box_copies.LARGEST_GAP
 
 
 def test_shards_send_the_boxes_once_and_the_batch_to_everyone() -> None:
@@ -259,7 +259,7 @@ def test_bytes_and_calls_are_those_of_real_workers(
     monkeypatch.setattr(plan_calibrate_data, "BOXES", (96, 10_000))
     monkeypatch.setattr(plan_calibrate_data, "CHANGE_BATCH", 200)
     # Whether a step is long depends on the machine.
-    monkeypatch.setattr(cluster_training, "_TASK_SECONDS", 1e9)
+    monkeypatch.setattr(cluster_training, "TASK_SECONDS", 1e9)
     measured = plan_calibrate_data.data_constants(samples)
     assert set(measured["entries"]) == {32} and set(measured["changed"]) == {96}
     # The same batch as here is the one that changes are scaled from.

@@ -136,8 +136,8 @@ def test_calls_tasks_and_files_give_the_same_bits(
 ) -> None:
     # Everything counts as large, every step is cut, and some workers have no task in a step.
     monkeypatch.setattr(dask_executor, "_LARGE_HERE", 1)
-    monkeypatch.setattr(dask_executor, "_LARGE", 1)
-    monkeypatch.setattr(cluster_training, "_TASK_SECONDS", 1e-9)
+    monkeypatch.setattr(dask_executor, "LARGE_ARGUMENT", 1)
+    monkeypatch.setattr(cluster_training, "TASK_SECONDS", 1e-9)
     real = dask_executor.DaskExecutor.__init__
     ways: list[object] = []
 

@@ -177,7 +177,9 @@ def test_tls(work: Work, tmp_path: Path, run_boxnn: Run) -> None:
         assert run_boxnn(*train_words, *by_file, *words)[::2] == (0, "")
         assert_same_model(tmp_path / "m", work)
         # A client without certificates, and one that pretends the scheduler were plain.
-        failed(run_boxnn(*certify_words, "x", *cluster), 1, "cannot connect to tls://", "--tls")
+        failed(
+            run_boxnn(*certify_words, "x", *cluster), 1, "cannot connect to tls://", "TLS options"
+        )
         plain = scheduler.address.replace("tls", "tcp")
         failed(
             run_boxnn(*certify_words, "x", "--scheduler", plain), 1, f"cannot connect to {plain}"
@@ -217,12 +219,12 @@ def test_tls_is_not_given_up_for_a_plain_scheduler(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--workers", "0"], "--workers is 0"),
-        (["--workers", "1", "--scheduler", "tcp://127.0.0.1:1"], "pass only one of --workers"),
-        (["--threads-per-worker", "2"], "--threads-per-worker needs --workers"),
-        (["--workers", "1", "--threads-per-worker", "0"], "--threads-per-worker is 0"),
-        (["--box-shards", "2"], "--box-shards needs a cluster"),
-        (["--workers", "1", "--box-shards", "-1"], "--box-shards is -1"),
+        (["--workers", "0"], "workers is 0"),
+        (["--workers", "1", "--scheduler", "tcp://127.0.0.1:1"], "pass only one of workers"),
+        (["--threads-per-worker", "2"], "threads_per_worker is for workers that are started"),
+        (["--workers", "1", "--threads-per-worker", "0"], "threads_per_worker is 0"),
+        (["--box-shards", "2"], "box_shards needs a cluster"),
+        (["--workers", "1", "--box-shards", "-1"], "box_shards is -1"),
         (["--workers", "1", "--tls-cert", sys.executable], "TLS needs all of"),
         (["--workers", "1", "--tls-cert", "nowhere.pem"], "nowhere.pem"),
         (["--scheduler-file", "nowhere.json"], "nowhere.json"),
