@@ -1,4 +1,4 @@
-"""What a plan is made from: the job, the cluster, and constants measured on a machine."""
+"""Inputs of a plan: the job, the cluster, and constants measured on a machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from boxnn_numba import validation
-from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.training.problem import WEIGHT_BITS
 
 #: The constants that come with the package, and how they were measured.
 DEFAULT_CONSTANTS = Path(__file__).with_name("constants.json")
@@ -122,14 +121,6 @@ class Constants:
         """Return the triples a core sees in a second."""
         return interpolate(self.distances[regime(width)], features)
 
-    def entry_seconds(self, features: int) -> float:
-        """Return the seconds per entry and feature."""
-        return interpolate(self.entry, features)
-
-    def update_seconds(self, features: int) -> float:
-        """Return the seconds per touched box and feature."""
-        return interpolate(self.update, features)
-
     def entries_per_sample(self, job: Job) -> float:
         """Return the entries that a sample gives; samples of many classes have fewer neighbours."""
         return interpolate(self.entries, job.boxes / job.classes)
@@ -154,14 +145,14 @@ _TABLES = ("entry", "update", "entries", "changed")
 
 
 def load_constants(path: str | Path = DEFAULT_CONSTANTS) -> Constants:
-    """Read constants from a file that ``boxnn plan --calibrate --save`` wrote.
+    """Read constants from a file that ``tests/benchmarks/plan_calibrate.py`` wrote.
 
     Raises
     ------
     DataError
         The file cannot be read, is of another format, or a value is missing or not positive.
     """
-    advice = "make one with boxnn plan --calibrate --save FILE"
+    advice = "make one with tests/benchmarks/plan_calibrate.py --out FILE"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -188,18 +179,6 @@ def load_constants(path: str | Path = DEFAULT_CONSTANTS) -> Constants:
         raise DataError(f"{path} has a value that is no positive number ({error})") from error
     source = {key: content[key] for key in ("command", "machine", "notes") if key in content}
     return Constants(**given, source=source)
-
-
-def save_constants(constants: Constants, path: Name, *, overwrite: bool = False) -> None:
-    """Write constants to a JSON file.
-
-    Raises
-    ------
-    OptionError, OutputError
-        It exists already or cannot be written.
-    """
-    with staged_output(path, overwrite=overwrite, directory=False) as partial:
-        partial.write_text(json.dumps(constants.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 def _table(value: Mapping[str, float]) -> dict[int, float]:
@@ -240,7 +219,7 @@ class Job:
         for name in ("samples", "features", "boxes", "batch"):
             validation.positive(name, getattr(self, name))
         validation.integer("classes", self.classes, low=2)
-        validation.integer("width", self.width, low=1, high=255)
+        validation.width(self.width)
         validation.real("validation", self.validation, low=0, high=0.9)
         if self.boxes < self.classes:
             raise OptionError(
@@ -271,7 +250,7 @@ class Job:
     @property
     def table_bytes(self) -> int:
         """Bytes of the soft-min's table (tau 1), which goes with every task."""
-        return 8 * (int(31 * math.log(2) * self.width) + 2)
+        return 8 * (int((WEIGHT_BITS + 1) * math.log(2) * self.width) + 2)
 
 
 @dataclass(frozen=True)
@@ -305,11 +284,11 @@ class Hardware:
     def __post_init__(self) -> None:
         validation.positive("workers", self.workers)
         validation.positive("threads", self.threads)
-        validation.integer("client_threads", self.client_threads, low=0)
-        validation.integer("box_shards", self.box_shards, low=0)
+        for name in ("client_threads", "box_shards"):
+            validation.integer(name, getattr(self, name), low=0)
         validation.real("bandwidth", self.bandwidth, low=0, open_low=True)
-        validation.real("store_bandwidth", self.store_bandwidth, low=0)
-        validation.real("latency", self.latency, low=0)
+        for name in ("store_bandwidth", "latency"):
+            validation.real(name, getattr(self, name), low=0)
 
     @property
     def slots(self) -> int:

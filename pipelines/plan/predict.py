@@ -1,4 +1,4 @@
-"""Predict training and certification on clusters that are not there.
+"""Prediction of training and certification on clusters that are not there.
 
 What a step of training takes is in `boxnn_numba.pipelines.plan.step`; here is what follows for
 epochs, certification and memory, and for more workers. No hosts share a link.
@@ -18,16 +18,17 @@ from boxnn_numba.pipelines.plan.step import (
     step_bytes,
     step_phases,
 )
+from boxnn_numba.pipelines.training.dataset_loader import WINDOW_BYTES
 
-#: Bytes of a window of training rows; two are in memory.
-WINDOW_BYTES = 128 * 2**20
 #: Copies of a message while it is packed or unpacked.
 COPIES_OF_MESSAGES = 2
-#: Phases of a step that are the network's, and that no thread of a worker speeds up.
-COMMUNICATION = ("sent out", "results back", "latency")
-#: What workers and the client do with their threads.
-WORK = ("boxes laid out", "distances")
-CLIENT = ("rows gathered", "boxes compared", "gradient")
+#: Phases of a step by who is busy; no thread of a worker speeds up what is the network's.
+GROUPS = {
+    "workers": ("boxes laid out", "distances"),
+    "network": ("sent out", "results back", "latency"),
+    "Dask": ("Dask",),
+    "client": ("rows gathered", "boxes compared", "gradient"),
+}
 #: Numbers of workers of a curve.
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
 
@@ -107,22 +108,29 @@ def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, floa
     }
 
 
-def bottleneck(phases: dict[str, float]) -> str:
-    """Return what takes the largest part of a step: workers, network, Dask or the client."""
-    parts = shares(phases)
-    return max(parts, key=lambda name: parts[name])
+def step(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
+    """Predict a step, and hold it against one process with a worker's threads.
 
-
-def shares(phases: dict[str, float]) -> dict[str, float]:
-    """Return the fractions of a step that are the workers', network's, Dask's and client's."""
-    total = sum(phases.values())
-    groups = {
-        "workers": sum(phases[name] for name in WORK),
-        "network": sum(phases[name] for name in COMMUNICATION),
-        "Dask": phases["Dask"],
-        "client": sum(phases[name] for name in CLIENT),
+    Returns
+    -------
+    dict
+        ``seconds``, those of each of the ``phases``, ``shares`` (the fractions that workers,
+        network, Dask and client take), the ``bottleneck`` among them, ``local_seconds`` of the
+        process, ``speedup`` and ``efficiency``.
+    """
+    phases = step_phases(job, hardware, constants)
+    seconds = sum(phases.values())
+    shares = {name: sum(phases[x] for x in group) / seconds for name, group in GROUPS.items()}
+    local = local_step_seconds(job, constants, hardware.threads)
+    return {
+        "seconds": seconds,
+        "phases": phases,
+        "shares": shares,
+        "bottleneck": max(shares, key=shares.__getitem__),
+        "local_seconds": local,
+        "speedup": local / seconds,
+        "efficiency": local / seconds / hardware.workers,
     }
-    return {name: seconds / total for name, seconds in groups.items()}
 
 
 def predict(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
@@ -134,37 +142,26 @@ def predict(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any
         Plain values: ``step``, ``start``, ``epoch``, ``certification``, ``memory``, and
         ``speedup`` and ``efficiency`` of a step over one process with a worker's threads.
     """
-    phases = step_phases(job, hardware, constants)
+    found = step(job, hardware, constants)
+    gains = {name: found.pop(name) for name in ("speedup", "efficiency")}
     sent, moved = step_bytes(job, hardware, constants)
-    step = sum(phases.values())
     held_out = job.samples - job.training_rows
     validation_seconds = class_seconds(job, constants, held_out) / hardware.client
-    local = local_step_seconds(job, constants, hardware.threads)
-    # The last batch is smaller, but counts whole.
-    training = job.steps * step
     return {
         "job": asdict(job),
         "cluster": asdict(hardware),
-        "step": {
-            "seconds": step,
-            "phases": phases,
-            "shares": shares(phases),
-            "bottleneck": bottleneck(phases),
-            "bytes": moved,
-            "client_sends": sent,
-            "local_seconds": local,
-        },
+        "step": {**found, "bytes": moved, "client_sends": sent},
         "start": start(job, hardware, constants),
         "epoch": {
-            "seconds": training + validation_seconds,
+            # The last batch is smaller, but counts whole.
+            "seconds": job.steps * found["seconds"] + validation_seconds,
             "steps": job.steps,
             "validation_seconds": validation_seconds,
             "bytes": job.steps * moved,
         },
         "certification": certification(job, hardware, constants),
         "memory": memory(job, hardware, constants),
-        "speedup": local / step,
-        "efficiency": local / step / hardware.workers,
+        **gains,
     }
 
 
@@ -176,27 +173,17 @@ def curve(job: Job, hardware: Hardware, constants: Constants) -> list[dict[str, 
     Returns
     -------
     list of dict
-        ``workers``, ``seconds``, ``speedup``, ``efficiency``, ``bottleneck``,
-        ``communication`` (the fraction of a step that network and Dask take) and the seconds of
-        each of the ``phases``.
+        ``workers``, what `step` returns but ``shares`` and ``local_seconds``, and
+        ``communication`` (the fraction of a step that network and Dask take).
     """
-    local = local_step_seconds(job, constants, hardware.threads)
     points = []
     for workers in sorted({*CURVE, hardware.workers}):
         shards = workers * hardware.threads if hardware.box_shards else 0
-        phases = step_phases(job, replace(hardware, workers=workers, box_shards=shards), constants)
-        seconds, parts = sum(phases.values()), shares(phases)
-        points.append(
-            {
-                "workers": workers,
-                "seconds": seconds,
-                "speedup": local / seconds,
-                "efficiency": local / seconds / workers,
-                "bottleneck": bottleneck(phases),
-                "communication": parts["network"] + parts["Dask"],
-                "phases": phases,
-            }
-        )
+        there = replace(hardware, workers=workers, box_shards=shards)
+        point = {"workers": workers, **step(job, there, constants)}
+        shares = point.pop("shares")
+        del point["local_seconds"]
+        points.append({**point, "communication": shares["network"] + shares["Dask"]})
     return points
 
 

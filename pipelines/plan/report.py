@@ -1,4 +1,4 @@
-"""A plan as text, and its curves as a figure."""
+"""Report of a plan: as text, and its curves as a figure."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Case = tuple[str, Job, Sequence[Hardware]]
 _COLOURS = ("#0b5fd0", "#d97000", "#0a7f42", "#b0178a")
 _GUIDE = "#c9ccd1"
 _PARTS = {
-    "workers: distances": (plan.WORK, "#0b5fd0"),
-    "network": (plan.COMMUNICATION, "#d97000"),
-    "Dask": (("Dask",), "#8a8f98"),
+    "workers: distances": (plan.GROUPS["workers"], "#0b5fd0"),
+    "network": (plan.GROUPS["network"], "#d97000"),
+    "Dask": (plan.GROUPS["Dask"], "#8a8f98"),
     "client: gradient": (("rows gathered", "gradient"), "#0a7f42"),
 }
 _NAMES = {

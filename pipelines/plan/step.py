@@ -1,4 +1,4 @@
-"""What a step of training on a cluster takes, in closed forms.
+"""The step of training on a cluster: what it takes, in closed forms.
 
 They follow what the cluster steppers do, message by message. A step is synchronous, so its time
 is a sum:
@@ -18,7 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job
+from boxnn_numba.pipelines.cluster.dask_executor import LARGE_ARGUMENT
+from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job, interpolate
+from boxnn_numba.pipelines.training.box_copies import LARGEST_GAP
+from boxnn_numba.pipelines.training.cluster_trainer import MOST_PIECES, TASK_SECONDS
 
 #: What messages need of the network's latency, one way (measured with messages held back): a call
 #: and its answer, a round of tasks, a value put with a worker, the same spread to all workers
@@ -29,18 +32,12 @@ ROUNDS = 3
 #: Bytes of an entry, of a sample's objective and margin, of a sample's soft-min sums, and of what
 #: else a judged sample carries (label, side, sign, nearest, masses, value, margin, slope).
 ENTRY_BYTES, SAMPLE_BYTES, MASS_BYTES, JUDGED_BYTES = 16, 16, 32, 84
-#: Bytes of a message besides its arrays and the soft-min's table.
-MESSAGE_BYTES = 2000
-#: Arguments of tasks of this size bypass the scheduler.
-LARGE_BYTES = 4 * 2**20
-#: A slot's share of a step is cut so that calls take this long, in at most so many.
-CALL_SECONDS, MOST_CALLS = 0.1, 4
+#: Bytes of a message besides its arrays and the soft-min's table, and of a change (gap and code).
+MESSAGE_BYTES, CHANGE_BYTES = 2000, 2
 #: Bytes that a message takes at most.
 LARGEST_MESSAGE = 2**32
 #: How often a run sends all boxes.
 STARTS = 2
-#: Bytes of a change, a gap and a code, and how often there is one without need.
-CHANGE_BYTES, LARGEST_GAP = 2, 255
 
 
 def step_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
@@ -79,7 +76,7 @@ def calls(job: Job, hardware: Hardware, constants: Constants) -> tuple[int, int]
     """Return how many calls start at once in a step, and how many there are."""
     seats = min(hardware.slots, job.rows)
     share = constants.worker_factor * forward_seconds(job, constants, job.rows, job.boxes) / seats
-    pieces = min(max(1, int(share / CALL_SECONDS)), MOST_CALLS)
+    pieces = min(max(1, int(share / TASK_SECONDS)), MOST_PIECES)
     return seats, min(seats * pieces, job.rows)
 
 
@@ -113,24 +110,17 @@ def _called_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[s
         "latency": CALL_HOPS * waves * hardware.latency,
         "Dask": waves * constants.call_seconds,
     }
-    name, seconds = _queue(update + samples, answer, hardware, constants)
-    phases[name] += (seats - 1) * seconds
-    return phases
-
-
-def _queue(
-    sent: float, received: float, hardware: Hardware, constants: Constants
-) -> tuple[str, float]:
-    """Return what a call waits for behind another, and how long, by the phase it belongs to."""
+    # What a call waits for behind another, by the phase it belongs to.
+    sent = update + samples
+    packing = sent / constants.pack_rate + answer / constants.serialise_rate
     busy = {
-        "Dask": constants.message_seconds
-        + sent / constants.pack_rate
-        + received / constants.serialise_rate,
+        "Dask": constants.message_seconds + packing,
         "sent out": sent / hardware.bandwidth,
-        "results back": received / hardware.bandwidth,
+        "results back": answer / hardware.bandwidth,
     }
-    name = max(busy, key=lambda name: busy[name])
-    return name, busy[name]
+    slowest = max(busy, key=busy.__getitem__)
+    phases[slowest] += (seats - 1) * busy[slowest]
+    return phases
 
 
 def start(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
@@ -220,7 +210,7 @@ def placed_bytes(job: Job, hardware: Hardware) -> tuple[float, float]:
     """Return the bytes of the batch, and of all shards of boxes, if they go to workers directly."""
     shards = min(hardware.box_shards, job.boxes)
     batch, boxes = float(job.rows * job.features), float(job.code_bytes)
-    return batch * (batch >= LARGE_BYTES), boxes * (boxes / shards >= LARGE_BYTES)
+    return batch * (batch >= LARGE_ARGUMENT), boxes * (boxes / shards >= LARGE_ARGUMENT)
 
 
 def replication_loads(workers: int) -> Iterator[float]:
@@ -285,8 +275,8 @@ def gradient_seconds(job: Job, constants: Constants, threads: int) -> float:
     entries = constants.entries_per_sample(job) * job.rows
     touched = job.boxes * -math.expm1(-entries / job.boxes)
     n = job.features
-    work = entries * n * constants.entry_seconds(n) + touched * n * constants.update_seconds(n)
-    return work / threads + entries * constants.sort_seconds
+    work = entries * interpolate(constants.entry, n) + touched * interpolate(constants.update, n)
+    return n * work / threads + entries * constants.sort_seconds
 
 
 def local_step_seconds(job: Job, constants: Constants, threads: int) -> float:
