@@ -72,7 +72,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ClusterError(
                 f"cannot connect to {target if options.workers is None else 'the local cluster'} "
-                f"({reason}); check that the scheduler runs there and the TLS options fit"
+                f"({reason}); check that the scheduler runs there and the certificates fit"
             ) from error
         yield stack.enter_context(client)
 
@@ -130,7 +130,7 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
                 if attempt + 1 == _STARTS:
                     raise ClusterError(
                         f"cannot start {workers} local workers ({error.__cause__ or error}); pass "
-                        "fewer workers or free some memory"
+                        "fewer `workers` or free some memory"
                     ) from error
         with cluster:
             yield cluster

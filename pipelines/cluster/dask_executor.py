@@ -264,7 +264,7 @@ class DaskExecutor:
                 if time.monotonic() > deadline:
                     raise ClusterError(
                         f"the last worker of {self.address} was lost and none came back in "
-                        f"{_RESTART_SECONDS} s; start workers and continue with --resume"
+                        f"{_RESTART_SECONDS} s; start workers and continue with `resume`"
                     )
                 time.sleep(_POLL_SECONDS)
                 self.count_workers(0)
@@ -284,17 +284,17 @@ class DaskExecutor:
         except KilledWorker as error:
             raise ClusterError(
                 f"{task} killed its worker {error.allowed_failures + 1} times (out of memory?); "
-                "give the workers more memory and continue with --resume"
+                "give the workers more memory and continue with `resume`"
             ) from None
         except MemoryError:
             raise ClusterError(
                 f"{task} ran out of memory on a worker; give the workers more memory or fewer "
-                "threads and continue with --resume"
+                "threads and continue with `resume`"
             ) from None
         except (CancelledError, FutureCancelledError, CommClosedError, TimeoutError) as error:
             if not lost_workers and self.client.status == "running":
                 raise
             raise ClusterError(
                 f"lost the scheduler at {self.address} ({type(error).__name__}); finished work is "
-                "kept, continue with --resume once a scheduler runs"
+                "kept, continue with `resume` once a scheduler runs"
             ) from None

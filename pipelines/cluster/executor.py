@@ -61,7 +61,7 @@ def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> 
                 f"interrupted before any of {total} was done; nothing is kept, start again"
             ) from None
         raise InterruptedRunError(
-            f"interrupted; {done()} of {total} are kept in {folder}, continue with --resume"
+            f"interrupted; {done()} of {total} are kept in {folder}, continue with `resume`"
         ) from None
 
 
@@ -126,7 +126,7 @@ def _report(client: Client, path: str | None) -> Iterator[None]:
 
     if client.run_on_scheduler(importlib.util.find_spec, "bokeh") is None:
         raise ClusterError(
-            "performance_report needs the bokeh package where the scheduler runs; "
+            "`performance_report` needs the bokeh package where the scheduler runs; "
             "`pip install bokeh` there or leave the report out"
         )
     report = performance_report(path)

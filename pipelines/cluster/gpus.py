@@ -67,13 +67,13 @@ def assign(reports: Mapping[str, tuple[str, list[str]]], share: bool) -> dict[st
         if not devices:
             raise ClusterError(
                 f"worker {worker} has no NVIDIA GPU; start workers where there is one or use "
-                "device cpu"
+                "`device` cpu"
             )
         device = min(devices, key=lambda item: users.get((host, item), 0))
         if users.get((host, device), 0) and not share:
             raise ClusterError(
                 f"{host} has more workers than GPUs ({len(devices)} for worker {worker}); start "
-                "one worker for each or pass share_gpus"
+                "one worker for each or pass `share_gpus`"
             )
         users[host, device] = users.get((host, device), 0) + 1
         chosen[worker] = device

@@ -84,25 +84,25 @@ def check_options(options: ClusterOptions) -> None:
     if options.threads_per_worker is not None:
         validation.positive("threads_per_worker", options.threads_per_worker)
         if options.workers is None:
-            raise OptionError("threads_per_worker is for workers that are started; pass workers")
+            raise OptionError("`threads_per_worker` needs `workers`")
     validation.integer("box_shards", options.box_shards, 0)
     for name in ("box_shards", "share_gpus"):
         if getattr(options, name) and options.local:
-            raise OptionError(f"{name} needs a cluster; pass workers or scheduler")
+            raise OptionError(f"`{name}` needs a cluster; pass `workers` or `scheduler`")
     if sum(x is not None for x in (options.workers, options.scheduler, options.scheduler_file)) > 1:
-        raise OptionError("pass only one of workers, scheduler and scheduler_file")
+        raise OptionError("pass only one of `workers`, `scheduler` and `scheduler_file`")
     tls = (options.tls_ca_file, options.tls_cert, options.tls_key)
     if any(tls) and not all(tls):
-        raise OptionError("TLS needs all of tls_ca_file, tls_cert and tls_key")
+        raise OptionError("TLS needs all of `tls_ca_file`, `tls_cert` and `tls_key`")
     for path in (*tls, options.scheduler_file):
         if path is not None and not Path(path).is_file():
             raise OptionError(f"{path} does not exist; check the path")
     address = options.address
     if any(tls) and address is not None and not address.startswith("tls://"):
         raise OptionError(
-            f"scheduler {address} is a plain connection but TLS was asked for; "
+            f"`scheduler` {address} is a plain connection but TLS was asked for; "
             "pass its tls:// address"
         )
     report = options.performance_report
     if report is not None and not Path(report).absolute().parent.is_dir():
-        raise OptionError(f"the folder of performance_report {report} does not exist; create it")
+        raise OptionError(f"the folder of `performance_report` {report} does not exist; create it")

@@ -219,7 +219,7 @@ class Job:
         for name in ("samples", "features", "boxes", "batch"):
             validation.positive(name, getattr(self, name))
         validation.integer("classes", self.classes, low=2)
-        validation.width(self.width)
+        validation.integer("width", self.width, low=1, high=validation.MAX_CODE)
         validation.real("validation", self.validation, low=0, high=0.9)
         if self.boxes < self.classes:
             raise OptionError(
@@ -283,7 +283,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         validation.positive("workers", self.workers)
-        validation.positive("threads", self.threads)
+        validation.positive("threads_per_worker", self.threads)
         for name in ("client_threads", "box_shards"):
             validation.integer(name, getattr(self, name), low=0)
         validation.real("bandwidth", self.bandwidth, low=0, open_low=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boxnn_numba.cli import plan as command
-from boxnn_numba.cli.plan import bandwidth, latency
+from boxnn_numba.cli.plan import bytes_per_second, seconds
+from boxnn_numba.cli.plan import plan as command
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.plan import predict as plan
 from boxnn_numba.pipelines.plan.inputs import Hardware, Job, load_constants
@@ -23,15 +23,16 @@ MEASURED = load_constants()
     [
         ("1.25e9", 1.25e9), ("10Gbit/s", 1.25e9), ("100 Gbit/s", 1.25e10), ("1GB/s", 1e9),
         ("1GiB/s", 2**30), ("800Mb/s", 1e8), ("10Gbps", 1.25e9), ("5 kB/s", 5e3), ("7", 7),
+        ("16bit/s", 2),
     ],
 )  # fmt: skip
 def test_bandwidth_is_read_with_its_unit(text: str, rate: float) -> None:
-    assert bandwidth(text) == pytest.approx(rate)
+    assert bytes_per_second(text) == pytest.approx(rate)
 
 
 def test_latency_is_read_with_its_unit() -> None:
-    found = [latency(t) for t in ("50us", "0.2ms", "1e-3", "1 s")]
-    assert found == pytest.approx([5e-5, 2e-4, 1e-3, 1.0])
+    found = [seconds(t) for t in ("50us", "0.2ms", "1e-3", "1 s", "50µs")]
+    assert found == pytest.approx([5e-5, 2e-4, 1e-3, 1.0, 5e-5])
 
 
 def test_amounts_are_written_with_three_digits() -> None:
@@ -72,9 +73,10 @@ def test_the_command_predicts_and_draws(tmp_path: Path) -> None:
         ("--bandwidth fast", "bandwidth 'fast' is no rate"),
         ("--bandwidth 1.2.3", "bandwidth '1.2.3' is no rate"),
         ("--bandwidth 0", "bandwidth is 0.0"),
-        ("--latency 3weeks", "latency '3weeks' is no time"),
-        ("--save c.json", "--save needs --calibrate"),
-        ("--constants c.json --calibrate", "not both"),
+        ("--bandwidth GB/s", "bandwidth 'GB/s' is no rate"),
+        ("--bandwidth 1e999", "bandwidth '1e999' is no rate"),
+        ("--latency 3parsecs", "latency '3parsecs' is no time"),
+        ("--latency ms", "latency 'ms' is no time"),
     ],
 )
 def test_bad_options_are_one_line(words: str, says: str) -> None:

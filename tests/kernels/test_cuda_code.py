@@ -222,7 +222,7 @@ def test_gpus_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sharing_needs_a_cluster() -> None:
     with (
-        pytest.raises(OptionError, match="share_gpus needs a cluster"),
+        pytest.raises(OptionError, match="`share_gpus` needs a cluster"),
         connect(ClusterOptions(share_gpus=True)),
     ):
         pass

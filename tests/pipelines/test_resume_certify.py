@@ -58,7 +58,7 @@ def test_resumed_certification_repeats_nothing(
     many_chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certify(tmp_path / "model", many_chunks, tmp_path / "whole")
-    words = r"interrupted; 31 of 150 chunks are kept in .*c\.partial, continue with --resume"
+    words = r"interrupted; 31 of 150 chunks are kept in .*c\.partial, continue with .resume."
     with pytest.raises(InterruptedRunError, match=words):
         certify(tmp_path / "model", many_chunks, tmp_path / "c", progress=Stopper(120))
     assert not (tmp_path / "c").exists()

@@ -220,10 +220,10 @@ def test_tls_is_not_given_up_for_a_plain_scheduler(
     ("words", "message"),
     [
         (["--workers", "0"], "workers is 0"),
-        (["--workers", "1", "--scheduler", "tcp://127.0.0.1:1"], "pass only one of workers"),
-        (["--threads-per-worker", "2"], "threads_per_worker is for workers that are started"),
+        (["--workers", "1", "--scheduler", "tcp://127.0.0.1:1"], "pass only one of --workers"),
+        (["--threads-per-worker", "2"], "--threads-per-worker needs --workers"),
         (["--workers", "1", "--threads-per-worker", "0"], "threads_per_worker is 0"),
-        (["--box-shards", "2"], "box_shards needs a cluster"),
+        (["--box-shards", "2"], "--box-shards needs a cluster"),
         (["--workers", "1", "--box-shards", "-1"], "box_shards is -1"),
         (["--workers", "1", "--tls-cert", sys.executable], "TLS needs all of"),
         (["--workers", "1", "--tls-cert", "nowhere.pem"], "nowhere.pem"),
