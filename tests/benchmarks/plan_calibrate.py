@@ -1,8 +1,17 @@
-"""Measure the constants of `boxnn plan` on this machine in a few seconds."""
+"""Calibration of `boxnn plan`: measure its constants on this machine, in a few seconds.
+
+    python tests/benchmarks/plan_calibrate.py --out constants.json --cluster --data mnist.zarr
+
+`boxnn plan --constants constants.json` reads the file. With `--cluster` Dask is measured too, on
+two local workers, and with `--data` what depends on the data, by training on a dataset.
+"""
 
 from __future__ import annotations
 
+import argparse
 import functools
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,18 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks import method as bench_method
 from benchmarks.plan_calibrate_data import BOXES, data_constants
 
 from boxnn_numba.backends.box_layout import box_table, class_layout
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import BoxNNError
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.pipelines.machine import describe_machine
 from boxnn_numba.pipelines.plan.inputs import Constants, load_constants, regime
 from boxnn_numba.pipelines.training.box_copies import apply_changes, changes
+from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.cpu_trainer import CpuStepper, Entries, forward
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import objective, softmin
@@ -50,7 +65,9 @@ def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
     return float(least)
 
 
-def calibrate(cluster: bool = False, data: Name | None = None, progress: Any = None) -> Constants:
+def calibrate(
+    cluster: bool = False, data: Name | None = None, progress: Progress = SILENT
+) -> Constants:
     """Measure this machine.
 
     Parameters
@@ -62,7 +79,7 @@ def calibrate(cluster: bool = False, data: Name | None = None, progress: Any = N
         A dataset to train on, for what depends on the data: how many boxes a sample moves, and
         how many codes change. They come with the package otherwise.
     progress
-        Optional object with ``start(total, unit)`` and ``advance(n)``.
+        Is told how far it is.
 
     Returns
     -------
@@ -79,41 +96,35 @@ def calibrate(cluster: bool = False, data: Name | None = None, progress: Any = N
     found: dict[str, Any] = {"distances": {}, "entry": {}, "update": {}}
     known = load_constants()
     machine = describe_machine(1)
-    if progress is not None:
-        total = len(FEATURES) + 2 + cluster + len(BOXES) * (samples is not None)
-        progress.start(total, "measurements")
+    total = len(FEATURES) + 2 + cluster + len(BOXES) * (samples is not None)
+    progress.start(total, "measurements")
     for n in FEATURES:
         rates, entry, update = _kernels(n)
         for kind, rate in rates.items():
             found["distances"].setdefault(kind, {})[n] = rate
         found["entry"][n], found["update"][n] = entry, update
-        _advance(progress)
+        progress.advance(1)
     found |= _softmin(found["distances"][regime(WIDTH)][784])
-    _advance(progress)
+    progress.advance(1)
     found |= {**_store(), **_changes()}
-    _advance(progress)
+    progress.advance(1)
     if cluster:
         from benchmarks.plan_calibrate_cluster import dask_constants
 
         found |= dask_constants(replace(known, **found))
-        _advance(progress)
+        progress.advance(1)
     notes = known.source.get("notes", "")
     if samples is not None:
-        found |= data_constants(samples, functools.partial(_advance, progress))
+        found |= data_constants(samples, functools.partial(progress.advance, 1))
         notes = f"entries and changed: means over 2 epochs of {samples.name}, preset graded, tau 1"
     source = {
-        "command": "boxnn plan --calibrate"
-        + " --calibrate-cluster" * cluster
-        + " --calibrate-data DATASET" * (samples is not None),
+        "command": "python tests/benchmarks/plan_calibrate.py --out FILE"
+        + " --cluster" * cluster
+        + " --data DATASET" * (samples is not None),
         "machine": machine,
         "notes": notes,
     }
     return replace(known, **found, source=source)
-
-
-def _advance(progress: Any) -> None:
-    if progress is not None:
-        progress.advance(1)
 
 
 def _kernels(n: int) -> tuple[dict[str, float], float, float]:
@@ -231,3 +242,36 @@ def _changes() -> dict[str, float]:
     found = seconds(lambda: changes(next(copies), new))
     made = seconds(lambda: apply_changes(old, gaps, codes, old.shape[1]))
     return {"compare_seconds": found / old.size, "apply_seconds": made / len(codes)}
+
+
+def save_constants(constants: Constants, path: Name, *, overwrite: bool = False) -> None:
+    """Write constants to a JSON file.
+
+    Raises
+    ------
+    OptionError, OutputError
+        It exists already or cannot be written.
+    """
+    with staged_output(path, overwrite=overwrite, directory=False) as partial:
+        partial.write_text(json.dumps(constants.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, and write what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", required=True, help="JSON file to write")
+    parser.add_argument("--cluster", action="store_true", help="Dask too, on two local workers")
+    parser.add_argument("--data", help="a dataset of codes to train on")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+    given = parser.parse_args()
+    try:
+        found = calibrate(given.cluster, given.data)
+        save_constants(found, given.out, overwrite=given.overwrite)
+    except BoxNNError as error:
+        sys.exit(f"plan_calibrate: {error}")
+
+
+if __name__ == "__main__":
+    main()

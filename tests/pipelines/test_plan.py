@@ -1,4 +1,4 @@
-"""`boxnn plan`: its formulas against sums made here, a simulated cluster, the command."""
+"""The plan: its formulas against sums made here, a simulated cluster, the command."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from benchmarks import plan_calibrate, plan_calibrate_data
 from benchmarks.method import Samples
+from benchmarks.plan_calibrate import save_constants
 from benchmarks.plan_simulate import simulate
 
 from boxnn_numba.errors import DataError, OptionError
-from boxnn_numba.pipelines.cluster import dask_executor
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
@@ -26,9 +26,7 @@ from boxnn_numba.pipelines.plan.inputs import (
     Job,
     interpolate,
     load_constants,
-    save_constants,
 )
-from boxnn_numba.pipelines.training import box_copies
 from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
 from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend
 from boxnn_numba.training.loader import Feed
@@ -136,15 +134,6 @@ def test_long_steps_are_cut(rows: int, workers: int, expected: tuple[int, int]) 
     cost = 1 / 4e8 + 1 / hardware.bandwidth
     assert phases["sent out"] == pytest.approx((update + waves * samples) * cost)
     assert phases["results back"] == pytest.approx(waves * answer / 1e9)
-
-
-def test_limits_are_those_of_the_steppers() -> None:
-    assert (plan_step.CALL_SECONDS, plan_step.MOST_CALLS) == (
-        cluster_training.TASK_SECONDS,
-        cluster_training.MOST_PIECES,
-    )
-    assert plan_step.LARGE_BYTES == dask_executor.LARGE_ARGUMENT
-    assert plan_step.LARGEST_GAP == box_copies.LARGEST_GAP
 
 
 def test_shards_send_the_boxes_once_and_the_batch_to_everyone() -> None:
@@ -363,8 +352,8 @@ def test_calibration_measures_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(found.entry) == set(found.distances["counted"]) == {64, 784}
     assert found.round_trip == MEASURED.round_trip
     assert 1e8 < found.distance_rate(112, 784) < 1e13
-    assert 1e-12 < found.entry_seconds(784) < 1e-7
-    assert found.source["command"] == "boxnn plan --calibrate"
+    assert 1e-12 < found.entry[784] < 1e-7
+    assert found.source["command"] == "python tests/benchmarks/plan_calibrate.py --out FILE"
 
 
 def test_constants_survive_a_file(tmp_path: Path) -> None:
@@ -372,7 +361,7 @@ def test_constants_survive_a_file(tmp_path: Path) -> None:
     assert load_constants(tmp_path / "c.json") == MEASURED
     with pytest.raises(OptionError, match="already exists"):
         save_constants(MEASURED, tmp_path / "c.json")
-    assert MEASURED.source["machine"]["cpu"] and "boxnn plan" in MEASURED.source["command"]
+    assert MEASURED.source["machine"]["cpu"] and "plan_calibrate.py" in MEASURED.source["command"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Compare what `boxnn plan` predicts for local workers with training there.
 
-    python tools/check_plan.py mnist.zarr
+    python tests/benchmarks/check_plan.py mnist.zarr
 
 The workers are reached as on a network, without files between them. What else runs on the machine
 makes steps longer, so next to the median there is what a quarter of the steps stayed below.
@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import time
+from pathlib import Path
 
 import click
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks import method as bench_method
 
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
@@ -62,7 +67,7 @@ def real_steps(
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="a dataset, e.g. of boxnn data ingest mnist")
     parser.add_argument("--constants", default=DEFAULT_CONSTANTS)
     parser.add_argument("--boxes", type=int, nargs="+", default=[2500, 25_000])
