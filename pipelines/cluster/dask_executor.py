@@ -147,7 +147,12 @@ class DaskExecutor:
         return answers
 
     async def _call(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in a thread of one worker, past the scheduler."""
+        """Run a function in a thread of one worker, past the scheduler.
+
+        The RPC `run` of workers, its pickled arguments and its answer are not public; that is why
+        pyproject.toml bounds distributed from above. Should they go, leave `direct` false: every
+        step is then ordinary tasks, with the same bits, and only short steps take longer.
+        """
         from distributed.core import clean_exception
         from distributed.protocol.pickle import dumps
 

@@ -147,6 +147,15 @@ def test_version_is_that_of_the_project() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", boxnn_numba.__version__)
 
 
+def test_ruff_is_the_same_everywhere() -> None:
+    files = {"pyproject.toml": "ruff==", "constraints.txt": "ruff==",
+             ".pre-commit-config.yaml": "rev: v"}  # fmt: skip
+    found = {
+        re.search(rf"{mark}([\d.]+)", (ROOT / name).read_text()) for name, mark in files.items()
+    }
+    assert len({match and match[1] for match in found}) == 1
+
+
 def python_files() -> list[Path]:
     folders = [*FOLDERS, "tests", "tools"]
     return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
