@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, fields
 from inspect import cleandoc
 from typing import Any, TypeVar
 
-from boxnn_numba import validation
 from boxnn_numba.errors import OptionError
 
 OPTIMIZERS = ("sgd", "adam")
@@ -64,6 +63,8 @@ class Option:
 
     def check(self, name: str, value: Any) -> int | float | str:
         """Return a value in the option's type, or raise if it is none."""
+        from boxnn_numba import validation  # NumPy comes with it, and `boxnn --help` is light.
+
         if self.choices:
             return validation.choice(name, value, self.choices)
         if isinstance(self.default, float):
@@ -316,6 +317,8 @@ def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> 
     OptionError
         Unknown preset or option, or a value outside its range.
     """
+    from boxnn_numba import validation
+
     validation.choice("preset", preset, PRESETS)
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
