@@ -1,17 +1,12 @@
-"""The only place that reads or writes a model, finished or in training.
+"""Models on disk, and the base classifiers of published defences: written and read here only.
 
-A model, or the base classifiers of a published defence, is a Zarr v3 group (a
-directory, or a single ``.zip``); see the file format in the documentation. A
-checkpoint is one ``.npz`` of plain arrays that is replaced in one step. None of
-them holds pickles.
+Each is a Zarr v3 group (a directory, or a single ``.zip``) without pickles; see the file format
+in the documentation.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,47 +240,3 @@ def _read_array(group: zarr.Group, name: str, digest: str, path: Name) -> np.nda
 def model_digest(model: BoxNN | BaselineModel) -> str:
     """Return the SHA-256 that identifies a model's content (its attributes cover its arrays)."""
     return str(_attributes(model, _arrays(model))["digest"])
-
-
-# --- checkpoints of a run ------------------------------------------------------------------
-
-
-def save_checkpoint(path: Location, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-    """Replace the checkpoint at `path` in one step.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; the one before is untouched.
-    """
-    content = {"values": np.array(json.dumps(values)), **arrays}
-    if not isinstance(path, Path):
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **content)
-        put(path, buffer.getvalue())
-        return
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        np.savez(file, allow_pickle=False, **content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def load_checkpoint(path: Location) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and values of a checkpoint.
-
-    Raises
-    ------
-    ModelFileError
-        It is damaged.
-    """
-    try:
-        # np.load would leave a file that it opened itself open where the zip is damaged.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return arrays, json.loads(str(arrays.pop("values")))
-    except zarr_format.READ_FAILURES as error:
-        raise ModelFileError(
-            f"checkpoint {path} is damaged; pass `overwrite` to start again"
-        ) from error

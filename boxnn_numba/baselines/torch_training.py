@@ -81,8 +81,8 @@ class Checkpoint(Protocol):
     def restore(self, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Any] | None:
         """Return what an earlier run saved, if one did; raise unless it was `about` the same."""
 
-    def save(self, epoch: int, arrays: Mapping[str, np.ndarray], values: Any) -> None:
-        """Replace what was saved before by arrays and JSON values, when `epoch` epochs are done."""
+    def save(self, arrays: Mapping[str, np.ndarray], state: dict[str, Any]) -> None:
+        """Replace what was saved before by arrays and JSON values."""
 
 
 class TrainingNetwork:
@@ -208,7 +208,7 @@ def fit_network(
         steps.check(best.ran)
         best.take(_accuracy(network, codes, classes, held, inputs) if len(held) else None, network)
         if checkpoint is not None:
-            checkpoint.save(best.ran, steps.arrays() | best.named(), best.values())
+            checkpoint.save(steps.arrays() | best.named(), best.values())
     if progress is not None and len(held):
         progress.note(
             f"base classifier: {100 * best.accuracy:.1f}% of validation samples right one by one, "

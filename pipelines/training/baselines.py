@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba.baselines.model import METHODS, BaselineModel
 from boxnn_numba.baselines.partition import make_partition
 from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.checkpoint import Checkpoint
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Name
@@ -22,7 +22,6 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.model import versions
 from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
-from boxnn_numba.pipelines.training.baseline_checkpoint import FileCheckpoint
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
 from boxnn_numba.training.options import TrainingOptions
 
@@ -115,7 +114,6 @@ def train_baseline(
     """
     from boxnn_numba.baselines.torch_networks import load_torch, usable_device
 
-    began = time.perf_counter()
     validation.choice("method", method, METHODS)
     load_torch()
     device = usable_device(run.device)
@@ -136,12 +134,12 @@ def train_baseline(
     with staged_output(
         out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
     ) as partial:
-        x, y, grid = _codes(dataset, seed)
         about = {"method": method, **settings, "device": device, "dataset digest": dataset.digest}
-        checkpoint = FileCheckpoint(partial, about)
-        with keep_on_interrupt(lambda: checkpoint.epochs, "the epochs", partial):
+        checkpoint = Checkpoint(partial, about)
+        x, y, grid = _codes(dataset, seed)
+        with keep_on_interrupt(lambda: checkpoint.state.get("ran", 0), "the epochs", partial):
             network = fit(x, y, progress=run.progress, checkpoint=checkpoint)
-        seconds = checkpoint.seconds + time.perf_counter() - began
+        seconds = checkpoint.seconds
         provenance = {"seed": seed, "device": device, "seconds": seconds}
         model = _trained(method, settings, network, dataset, grid, provenance)
         write_model(model, partial / name, single=name == "model.zip")

@@ -11,10 +11,11 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.dataset import Dataset, open_dataset
-from boxnn_numba.data.model_store import load_checkpoint, save_checkpoint, write_model
-from boxnn_numba.data.paths import Location, Name, exists
-from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.data.checkpoint import Checkpoint
+from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.data.model_store import write_model
+from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.errors import DataError
 from boxnn_numba.model import trained_model, training_warnings
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.cluster.options import check_options
@@ -28,8 +29,6 @@ from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
 from boxnn_numba.progress import Progress
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
-
-_CHECKPOINT = "checkpoint.npz"
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ def train(
                 run.progress.note(f"dashboard: {executor.dashboard}")
             backend = training_backend(executor, run.device, threads)
             training = Training(options, feed, len(dataset.classes), backend)
-            fingerprint = _fingerprint(dataset, options)
-            checkpoint = _Checkpoint(training, partial, fingerprint, checkpoint_seconds)
+            about = {**options.as_dict(), "dataset digest": dataset.digest}
+            checkpoint = Checkpoint(partial, about, checkpoint_seconds)
             _run_epochs(training, partial, checkpoint, run.progress)
         provenance = {
             "preset": preset,
@@ -160,55 +159,23 @@ def train(
     )
 
 
-def _fingerprint(dataset: Dataset, options: TrainingOptions) -> dict[str, Any]:
-    return {**options.as_dict(), "dataset digest": dataset.digest}
-
-
-class _Checkpoint:
-    """The saved state of a run: written after every epoch, and in between when it gets old."""
-
-    def __init__(self, run: Training, folder: Location, fingerprint: dict[str, Any], age: float):
-        self._run, self._fingerprint, self._age = run, fingerprint, age
-        self._folder, self._path = folder, folder / _CHECKPOINT
-        self._saved = time.monotonic()
-
-    def restore(self) -> None:
-        """Continue from what an earlier run saved, if it had the same options and data."""
-        if not exists(self._path):
-            return
-        arrays, values = load_checkpoint(self._path)
-        before = values["fingerprint"]
-        for name, value in self._fingerprint.items():
-            if before.get(name) != value:
-                raise OptionError(
-                    f"the unfinished run in {self._folder} has {name} {before.get(name)}, not "
-                    f"{value}; resume it with its own options or pass --overwrite to start again"
-                )
-        self._run.restore(arrays, values["run"])
-
-    def save(self) -> None:
-        """Replace what was saved before."""
-        arrays, state = self._run.state()
-        save_checkpoint(self._path, arrays, {"fingerprint": self._fingerprint, "run": state})
-        self._saved = time.monotonic()
-
-    def save_if_old(self) -> None:
-        """Save between epochs once the last save is too long ago."""
-        if time.monotonic() - self._saved >= self._age:
-            self.save()
-
-
 def _run_epochs(
-    run: Training, folder: Location, checkpoint: _Checkpoint, progress: Progress
+    training: Training, folder: Location, checkpoint: Checkpoint, progress: Progress
 ) -> None:
-    checkpoint.restore()
-    epochs = run.options.epochs
-    progress.start(epochs * run.n_rows, "samples")
-    progress.advance(run.samples_done)
-    with keep_on_interrupt(lambda: run.epoch, f"{epochs} epochs", folder):
-        while run.epoch < epochs:
-            record = run.run_epoch(progress, checkpoint.save_if_old)
-            checkpoint.save()
+    def save_if_old() -> None:
+        if checkpoint.is_old:
+            checkpoint.save(*training.state())
+
+    found = checkpoint.restore()
+    if found is not None:
+        training.restore(*found)
+    epochs = training.options.epochs
+    progress.start(epochs * training.n_rows, "samples")
+    progress.advance(training.samples_done)
+    with keep_on_interrupt(lambda: training.epoch, f"{epochs} epochs", folder):
+        while training.epoch < epochs:
+            record = training.run_epoch(progress, save_if_old)
+            checkpoint.save(*training.state())
             progress.note(
                 f"epoch {record.epoch}/{epochs}  accuracy {100 * record.accuracy:.1f}%  "
                 f"median radius {record.median_certified_radius}  "

@@ -151,7 +151,7 @@ def test_no_space_left(command: str, trained: Run, monkeypatch: pytest.MonkeyPat
     np.save("x.npy", np.zeros((2, 12)))
     before = here()
     writes, words = {
-        "train": ("boxnn_numba.pipelines.training.train.save_checkpoint", TRAIN[:2]),
+        "train": ("boxnn_numba.data.checkpoint.save_checkpoint", TRAIN[:2]),
         "certify": (
             "boxnn_numba.pipelines.certification.chunked.write_chunk",
             ("certify", "model.zarr", "tiny.zarr"),

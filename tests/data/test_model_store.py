@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from boxnn_numba import Boxes, BoxNN, Grid, load_model, save_model
-from boxnn_numba.data.model_store import load_checkpoint, model_digest, save_checkpoint
-from boxnn_numba.errors import BoxNNError, ModelFileError, OptionError, OutputError
+from boxnn_numba.data.model_store import model_digest
+from boxnn_numba.errors import ModelFileError, OptionError, OutputError
 
 SUFFIXES = ("", ".zip")
 CODES = BoxNN(
@@ -242,54 +242,3 @@ def test_no_pickle_anywhere(place: Path) -> None:
     save_model(REAL, place)
     for file in files_of(place):
         assert b"pickle" not in file.read_bytes()
-
-
-# --- checkpoints ---------------------------------------------------------------------------
-
-
-def test_checkpoint_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.npz"
-    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(7)}
-    values = {"run": {"epoch": 3, "score": None, "margin": 0.1 + 0.2}, "name": "ü"}
-    for _ in range(2):
-        save_checkpoint(path, arrays, values)
-        found, plain = load_checkpoint(path)
-        assert plain == values and set(found) == set(arrays)
-        for name, array in arrays.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_array_equal(found[name], array)
-        assert list(tmp_path.iterdir()) == [path]
-
-
-def test_checkpoint_with_objects_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
-        save_checkpoint(tmp_path / "c.npz", {"a": np.array([object()])}, {})
-    assert not (tmp_path / "c.npz").exists()
-    np.savez(tmp_path / "c.npz", values=np.array("{}"), a=np.array([{}], dtype=object))
-    with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
-        load_checkpoint(tmp_path / "c.npz")
-
-
-def test_damaged_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.npz"
-    arrays = {"a": np.arange(60.0)}
-    save_checkpoint(path, arrays, {"epoch": 1})
-    whole = path.read_bytes()
-    rng = np.random.default_rng(2)
-    damaged = [whole[:length] for length in (0, 1, 100, len(whole) - 1)]
-    for bit in rng.choice(8 * len(whole), 300, replace=False).tolist():
-        flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << bit % 8
-        damaged.append(bytes(flipped))
-    refusals = 0
-    for content in damaged:
-        path.write_bytes(content)
-        try:
-            found, values = load_checkpoint(path)
-        except BoxNNError as error:
-            assert "pass `overwrite` to start again" in str(error) and "\n" not in str(error)
-            refusals += 1
-        else:
-            np.testing.assert_array_equal(found.get("a", arrays["a"]), arrays["a"])
-            assert values == {"epoch": 1}
-    assert refusals > 100

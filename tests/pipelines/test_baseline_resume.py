@@ -19,7 +19,7 @@ from boxnn_numba.pipelines.training.baselines import train_baseline
 
 pytestmark = pytest.mark.torch
 
-FPA: dict[str, Any] = {"method": "fpa", "parts": 3, "epochs": 5, "threads": 1}
+FPA: dict[str, Any] = {"method": "fpa", "parts": 3, "epochs": 5}
 #: The same run, as a command, so slow at its epochs that there is time to kill it.
 COMMAND = ["baseline", "fpa", "train", "--parts", "3", "--epochs", "5", "--threads", "1"]
 SLOW = [
@@ -27,15 +27,15 @@ SLOW = [
     """
 import time
 from boxnn_numba.cli.main import main
-from boxnn_numba.pipelines.training.baseline_checkpoint import FileCheckpoint
+from boxnn_numba.data.checkpoint import Checkpoint
 
-save = FileCheckpoint.save
+save = Checkpoint.save
 
 def slow(*arguments):
     save(*arguments)
     time.sleep(0.5)
 
-FileCheckpoint.save = slow
+Checkpoint.save = slow
 main()
 """,
 ]
@@ -77,50 +77,57 @@ def same(one: Path, two: Path) -> None:
 )
 def test_stopped_twice(options: dict[str, Any], images: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
-    train_baseline(images, tmp_path / "whole", **options)
+    train_baseline(images, tmp_path / "whole", run=RunOptions(threads=1), **options)
     for after in (1200, 60):  # 360 samples an epoch: in the fourth, and again before it ends
         with pytest.raises(InterruptedRunError, match=r"interrupted; 3 of the epochs are kept in"):
             train_baseline(
-                images, out, run=RunOptions(resume=True, progress=Stopper(after)), **options
+                images,
+                out,
+                run=RunOptions(threads=1, resume=True, progress=Stopper(after)),
+                **options,
             )
     assert names(tmp_path / "m.partial") == {"checkpoint.npz"}
     with pytest.raises(OptionError, match="pass `resume` to continue it"):
-        train_baseline(images, out, **options)
-    train_baseline(images, out, run=RunOptions(resume=True), **options)
+        train_baseline(images, out, run=RunOptions(threads=1), **options)
+    train_baseline(images, out, run=RunOptions(threads=1, resume=True), **options)
     same(out, tmp_path / "whole")
     assert names(tmp_path) == {"images", "whole", "m"}
 
 
 def test_stopped_before_the_first_epoch_ends(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError, match="nothing is kept, start again"):
-        train_baseline(images, tmp_path / "m", run=RunOptions(progress=Stopper(-1)), **FPA)
+        train_baseline(
+            images, tmp_path / "m", run=RunOptions(threads=1, progress=Stopper(-1)), **FPA
+        )
     assert names(tmp_path) == {"images"}
 
 
 def test_other_options_are_refused(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     with pytest.raises(InterruptedRunError):
-        train_baseline(images, out, run=RunOptions(progress=Stopper(400)), **FPA)
+        train_baseline(images, out, run=RunOptions(threads=1, progress=Stopper(400)), **FPA)
     for changed, words in (
-        ({"parts": 4}, "has parts 3, not 4; resume it with its own options or pass --overwrite"),
+        ({"parts": 4}, "has parts 3, not 4; resume it with its own options or pass `overwrite`"),
         ({"epochs": 6}, "has epochs 5, not 6"),
         ({"seed": 1}, "has seed 0, not 1"),
         ({"method": "ra", "parts": None, "retained": 2}, "has method fpa, not ra"),
     ):
         with pytest.raises(OptionError, match=words):
-            train_baseline(images, out, run=RunOptions(resume=True), **{**FPA, **changed})
+            train_baseline(
+                images, out, run=RunOptions(threads=1, resume=True), **{**FPA, **changed}
+            )
     checkpoint = tmp_path / "m.partial" / "checkpoint.npz"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:-9])
     with pytest.raises(ModelFileError, match="is damaged; pass `overwrite` to start again"):
-        train_baseline(images, out, run=RunOptions(resume=True), **FPA)
+        train_baseline(images, out, run=RunOptions(threads=1, resume=True), **FPA)
     checkpoint.write_bytes(whole)
-    train_baseline(images, out, run=RunOptions(overwrite=True), **FPA)
+    train_baseline(images, out, run=RunOptions(threads=1, overwrite=True), **FPA)
     assert names(tmp_path) == {"images", "m"}
 
 
 def test_kill_9(images: Path, tmp_path: Path) -> None:
-    train_baseline(images, tmp_path / "whole", **FPA)
+    train_baseline(images, tmp_path / "whole", run=RunOptions(threads=1), **FPA)
     words = [*COMMAND, "--device", "cpu", str(images), "--out", str(tmp_path / "m")]
     process = subprocess.Popen([*SLOW, *words])
     wait_for((tmp_path / "m.partial" / "checkpoint.npz").exists, process)

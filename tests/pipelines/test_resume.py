@@ -25,7 +25,7 @@ from support.interruptions import (
 from boxnn_numba import load_model
 from boxnn_numba.data import dataset as store
 from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.model_store import load_checkpoint
+from boxnn_numba.data.checkpoint import load_checkpoint
 from boxnn_numba.errors import (
     DivergenceError,
     InterruptedRunError,
@@ -240,7 +240,7 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(tiny_dataset: Path, tmp_path: P
             run=RunOptions(progress=stopper),
         )
     _, values = load_checkpoint(tmp_path / "m.partial" / "checkpoint.npz")
-    assert values["run"]["epoch"] == 1
-    assert values["run"]["step"] > 0
+    assert values["state"]["epoch"] == 1
+    assert values["state"]["step"] > 0
     train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
