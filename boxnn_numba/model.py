@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import certificates, validation
+from boxnn_numba._version import versions
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
@@ -391,22 +392,6 @@ def trained_model(
         "seed": settings.seed,
         "best_epoch": run.best_epoch,
         "history": [record.as_dict() for record in run.history],
-        "versions": versions(),
+        "versions": versions("numpy", "numba"),
     }
     return BoxNN(boxes, classes, grid, feature_shape, settings.group_size, training)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes, for a model's provenance."""
-    import platform
-
-    import numba
-
-    from boxnn_numba import __version__
-
-    return {
-        "boxnn-numba": __version__,
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "python": platform.python_version(),
-    }

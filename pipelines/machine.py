@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from boxnn_numba._version import versions
 
 _PACKAGES = (
     "numpy", "numba", "llvmlite", "zarr", "dask", "scipy", "scikit-learn", "torch", "jax", "jaxlib",
@@ -19,7 +20,6 @@ def describe_machine(threads: int) -> dict[str, Any]:
     """Return what the figures depend on: processor, its features, versions, load and date."""
     import llvmlite.binding as llvm
 
-    from boxnn_numba import __version__
     from boxnn_numba.backends.threads import default_threads
     from boxnn_numba.kernels import simd
 
@@ -34,18 +34,8 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"boxnn-numba": __version__, "python": platform.python_version()} | _versions(),
+        "versions": versions(*_PACKAGES),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _cpu_model() -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
-from boxnn_numba import __version__
+from boxnn_numba._version import versions
 from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.published import PublishedRow
 from boxnn_numba.pipelines.figures.runs import Run, Summary
@@ -33,7 +32,6 @@ _SETTINGS = (
     "limit",
     "multiply_adds",
 )
-_SOFTWARE = ("boxnn-numba", "numpy", "numba", "zarr", "matplotlib")
 
 
 def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
@@ -122,8 +120,6 @@ def _words(value: Any) -> str:
 
 def software_versions() -> dict[str, str]:
     """Return the versions of what made the report."""
-    versions = {"Python": platform.python_version()}
-    for name in _SOFTWARE:
-        versions[name] = __version__ if name == "boxnn-numba" else metadata.version(name)
-    versions["platform"] = f"{platform.system()} {platform.machine()}"
-    return versions
+    found = versions("numpy", "numba", "zarr", "matplotlib")
+    system = f"{platform.system()} {platform.machine()}"
+    return {"Python": found.pop("python"), **found, "platform": system}

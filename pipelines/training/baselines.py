@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba._version import versions
 from boxnn_numba.baselines.model import METHODS, BaselineModel
 from boxnn_numba.baselines.partition import make_partition
 from boxnn_numba.data.atomic import staged_output
@@ -19,7 +20,6 @@ from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
-from boxnn_numba.model import versions
 from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
@@ -175,7 +175,7 @@ def _trained(
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
             **provenance,
-            "versions": versions(),
+            "versions": versions("numpy", "numba"),
         },
     )
 
