@@ -15,6 +15,7 @@ from boxnn_numba.cli.common import (
     out_option,
     overwrite_option,
     progress,
+    running,
 )
 from boxnn_numba.errors import DataError, OptionError
 
@@ -71,25 +72,22 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of the test split.")
 @overwrite_option()
 @common_options
-def ingest(source: str, shape: str | None, quiet: bool, as_json: bool, **options: Any) -> None:
+def ingest(source: str, out: str, shape: str | None, as_json: bool, **options: Any) -> None:
     """Write SOURCE as a dataset.
 
     SOURCE is mnist, fashion-mnist, digits, mnist-sample, a folder of IDX files, or an .npz
     (arrays x, y and optionally x_test, y_test), .npy, .csv, .tsv or .parquet file.
     """
     sizes = _sizes(shape)
-    from boxnn_numba.pipelines.ingest import ingest as run
+    from boxnn_numba.pipelines.ingest import ingest as write_source
 
-    with progress(quiet, f"Ingesting {source}") as bar:
-        result = run(source, shape=sizes, progress=bar, **options)
-    result["path"] = str(result["path"])
-    rows = result["rows"]
+    with running(f"Ingesting {source}", options) as run:
+        made = write_source(source, out, shape=sizes, run=run, **options)
     emit(
-        result,
+        made.as_dict(),
         as_json,
-        f"{result['path']}: {rows['train']} training and {rows['test']} test rows, "
-        f"{result['features']} features, {len(result['classes'])} classes "
-        f"in {result['seconds']:.1f} s",
+        f"{out}: {made.rows['train']} training and {made.rows['test']} test rows, "
+        f"{made.features} features, {len(made.classes)} classes in {made.seconds:.1f} s",
     )
 
 

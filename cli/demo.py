@@ -53,7 +53,7 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
     folder = new_folder(out, owned=_made_by_demo, overwrite=overwrite)
     data, model, cert = (folder / f"{name}.zarr" for name in ("mnist-sample", "model", "cert"))
     with progress(quiet, "1/4 ingesting") as bar:
-        ingest("mnist-sample", data, progress=bar)
+        ingest("mnist-sample", data, run=RunOptions(progress=bar))
     settings = resolve("graded", {"boxes": 1000, "epochs": 10, "seed": seed})
     with progress(quiet, "2/4 training") as bar:
         train(data, model, settings, run=RunOptions(progress=bar))

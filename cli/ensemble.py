@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from boxnn_numba.cli.common import (
@@ -11,6 +13,7 @@ from boxnn_numba.cli.common import (
     emit,
     out_option,
     overwrite_option,
+    running,
 )
 
 
@@ -19,9 +22,7 @@ from boxnn_numba.cli.common import (
 @out_option("Where the model goes.")
 @overwrite_option()
 @common_options
-def ensemble(
-    models: tuple[str, ...], out: str, overwrite: bool, quiet: bool, as_json: bool
-) -> None:
+def ensemble(models: tuple[str, ...], out: str, as_json: bool, **options: Any) -> None:
     """Make one model of MODELS that were trained on the same data with other seeds.
 
     Its class distances are their sums, which are certified as exactly as those of one model;
@@ -29,7 +30,8 @@ def ensemble(
 
     Example: boxnn ensemble a.zarr b.zarr c.zarr --out all.zarr
     """
-    from boxnn_numba.pipelines.ensemble import ensemble as run
+    from boxnn_numba.pipelines.ensemble import ensemble as join
 
-    result = run(models, out, overwrite=overwrite)
-    emit(result, as_json, f"{out}: {result['members']} members, {result['boxes']} boxes")
+    with running("joining", options) as run:
+        made = join(models, out, run=run)
+    emit(made.as_dict(), as_json, f"{out}: {made.members} members, {made.boxes} boxes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from boxnn_numba.cli.common import (
@@ -11,6 +13,7 @@ from boxnn_numba.cli.common import (
     emit,
     out_option,
     overwrite_option,
+    running,
 )
 
 _overwrite = overwrite_option("Replace what is at --out.")
@@ -26,15 +29,16 @@ def export() -> None:
 @out_option("The .npz file.")
 @_overwrite
 @common_options
-def boxes(model: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> None:
+def boxes(model: str, out: str, as_json: bool, **options: Any) -> None:
     """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
 
     Example: boxnn export boxes model.zarr --out boxes.npz
     """
     from boxnn_numba.pipelines.export import export_boxes
 
-    result = export_boxes(model, out, overwrite=overwrite)
-    emit(result, as_json, f"{out}: {result['boxes']} boxes of {result['features']} features")
+    with running("exporting", options) as run:
+        made = export_boxes(model, out, run=run)
+    emit(made.as_dict(), as_json, f"{out}: {made.boxes} boxes of {made.features} features")
 
 
 @export.command(short_help="Write a certificate file as .csv or .parquet.")
@@ -42,12 +46,13 @@ def boxes(model: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> 
 @out_option("The .csv or .parquet file.")
 @_overwrite
 @common_options
-def certificates(certificate: str, out: str, overwrite: bool, quiet: bool, as_json: bool) -> None:
+def certificates(certificate: str, out: str, as_json: bool, **options: Any) -> None:
     """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
 
     Example: boxnn export certificates cert.zarr --out cert.parquet
     """
     from boxnn_numba.pipelines.export import export_certificates
 
-    result = export_certificates(certificate, out, overwrite=overwrite)
-    emit(result, as_json, f"{out}: {result['rows']} rows, {result['columns']} columns")
+    with running("exporting", options) as run:
+        made = export_certificates(certificate, out, run=run)
+    emit(made.as_dict(), as_json, f"{out}: {made.rows} rows, {made.columns} columns")

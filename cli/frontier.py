@@ -9,13 +9,12 @@ import click
 from boxnn_numba.cli.common import (
     Command,
     StorePath,
-    chosen_cluster,
     cluster_options,
     common_options,
     emit,
     out_option,
-    progress,
     run_options,
+    running,
     whole_numbers,
 )
 from boxnn_numba.cli.train import training_options
@@ -34,18 +33,7 @@ from boxnn_numba.cli.train import training_options
 @cluster_options
 @run_options
 @common_options
-def frontier(
-    data: str,
-    out: str,
-    targets: str,
-    overwrite: bool,
-    resume: bool,
-    device: str,
-    threads: int | None,
-    quiet: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def frontier(data: str, out: str, targets: str, as_json: bool, **options: Any) -> None:
     """Train preset graded, and preset target at each of --targets, on dataset DATA.
 
     At every radius the model with the best certified accuracy on held-out training data is
@@ -55,12 +43,9 @@ def frontier(
     Example: boxnn frontier mnist.zarr --out frontier --boxes 2500
     """
     aims = whole_numbers("--targets", targets, "4,8,12")
-    cluster = chosen_cluster(options)
-    from boxnn_numba.pipelines.model_selection.frontier import HowToTrain
-    from boxnn_numba.pipelines.model_selection.frontier import frontier as run
-    from boxnn_numba.pipelines.model_selection.frontier_files import frontier_text
+    from boxnn_numba.pipelines.model_selection.frontier import frontier as find
+    from boxnn_numba.pipelines.model_selection.frontier import frontier_text
 
-    with progress(quiet, "training") as bar:
-        how = HowToTrain(device, threads, cluster, bar)
-        result = run(data, out, options, targets=aims, overwrite=overwrite, resume=resume, how=how)
-    emit(result, as_json, f"{frontier_text(result)}\n{result['seconds']:.0f} s; {out}")
+    with running("training", options) as run:
+        found = find(data, out, options, targets=aims, run=run)
+    emit(found.as_dict(), as_json, f"{frontier_text(found)}\n{found.seconds:.0f} s; {out}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import Command, StorePath, common_options, emit, progress
+from boxnn_numba.cli.common import Command, StorePath, common_options, emit, running
 
 _LEGEND = (
     "delta: part of the class not certified at eps; C: 1 / (1 - volume predicted as the class); "
@@ -47,11 +47,8 @@ def localize(
     certificate: str,
     model: str,
     radii: tuple[int, ...],
-    share: float,
-    samples: int,
-    seed: int,
-    quiet: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Report per class how localized the certified data are, in the sense of the paper.
 
@@ -61,12 +58,10 @@ def localize(
 
     Example: boxnn localize cert.zarr model.zarr --radius 8 --radius 16
     """
-    from boxnn_numba.pipelines.localize import localize as run
+    from boxnn_numba.pipelines.localize import localize as report
 
-    with progress(quiet, "localizing") as bar:
-        result = run(
-            certificate, model, radii, share=share, samples=samples, seed=seed, progress=bar
-        )
+    with running("localizing", options) as run:
+        result = report(certificate, model, radii, run=run, **options).as_dict()
     emit(result, as_json, _text(result, bool(radii)))
 
 

@@ -14,8 +14,8 @@ from boxnn_numba.cli.common import (
     emit,
     out_option,
     overwrite_option,
-    progress,
     resume_option,
+    running,
     threads_option,
 )
 
@@ -41,7 +41,7 @@ _TARGETS = (
 @overwrite_option("Delete an earlier reproduction at --out.")
 @resume_option
 @common_options
-def reproduce(target: str, quiet: bool, as_json: bool, **options: Any) -> None:
+def reproduce(target: str, out: str, as_json: bool, **options: Any) -> None:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
 
     TARGET is table1, table2, table3, figure2 ... figure10, ablation (Table 4 and
@@ -51,10 +51,10 @@ def reproduce(target: str, quiet: bool, as_json: bool, **options: Any) -> None:
 
     Example: boxnn reproduce table2 --out results --data mnist.zarr
     """
-    from boxnn_numba.pipelines.reproduce.reproduce import reproduce as run
+    from boxnn_numba.pipelines.reproduce.reproduce import reproduce as reproduce_target
 
-    with progress(quiet, f"reproducing {target}") as bar:
-        result = run(target, options.pop("out"), progress=bar, **options)
-    texts = [item["text"] for item in result["targets"].values()]
-    summary = f"{result['seconds']:.0f} s; results: {result['out']}"
-    emit(result, as_json, "\n\n".join([*texts, summary]))
+    with running(f"reproducing {target}", options) as run:
+        result = reproduce_target(target, out, run=run, **options)
+    texts = [item["text"] for item in result.targets.values()]
+    summary = f"{result.seconds:.0f} s; results: {result.out}"
+    emit(result.as_dict(), as_json, "\n\n".join([*texts, summary]))

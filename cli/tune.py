@@ -12,8 +12,8 @@ from boxnn_numba.cli.common import (
     common_options,
     emit,
     out_option,
-    progress,
     run_options,
+    running,
 )
 from boxnn_numba.cli.train import preset_option, training_options
 
@@ -37,7 +37,6 @@ def tune(
     trials: int,
     preset: str,
     search: str | None,
-    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -49,18 +48,17 @@ def tune(
 
     Example: boxnn tune mnist.zarr --out study.json --trials 30 --boxes 1000 --epochs 4
     """
-    how = {name: options.pop(name) for name in ("overwrite", "resume", "device", "threads")}
     names = None if search is None else [word.strip() for word in search.split(",")]
     from boxnn_numba.pipelines.model_selection.tune import command_line
-    from boxnn_numba.pipelines.model_selection.tune import tune as run
+    from boxnn_numba.pipelines.model_selection.tune import tune as search_options
 
-    with progress(quiet, "tuning") as bar:
-        result = run(
-            data, out, options, preset=preset, trials=trials, search=names, progress=bar, **how
+    with running("tuning", options) as run:
+        found = search_options(
+            data, out, options, preset=preset, trials=trials, search=names, run=run
         )
-    ended = ", ".join(f"{count} {state}" for state, count in result["trials"].items())
-    text = f"{out}: {ended} in {result['seconds']:.0f} s"
-    if result["best"] is not None:
-        text += f"\nbest {result['objective']}: {result['best']['value']:.4f}\n"
-        text += command_line(result, data)
-    emit(result, as_json, text)
+    ended = ", ".join(f"{count} {state}" for state, count in found.trials.items())
+    text = f"{out}: {ended} in {found.seconds:.0f} s"
+    if found.best is not None:
+        text += f"\nbest {found.objective}: {found.best['value']:.4f}\n"
+        text += command_line(found, data)
+    emit(found.as_dict(), as_json, text)

@@ -1,10 +1,12 @@
-"""Models of the same data as one whose class distances are added."""
+"""Ensembles: models of the same data as one whose class distances are added."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.model_store import load_model, model_digest, write_model
@@ -12,9 +14,19 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import BoxNNError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 
-def ensemble(models: Sequence[Name], out: Name, *, overwrite: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Ensemble(Result):
+    """Where an ensemble is, and how many members and boxes it has."""
+
+    model: str
+    members: int
+    boxes: int
+
+
+def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN) -> Ensemble:
     """Write an ensemble of models.
 
     Parameters
@@ -24,13 +36,12 @@ def ensemble(models: Sequence[Name], out: Name, *, overwrite: bool = False) -> d
         boxes of one that is an ensemble itself become members too.
     out
         Where the model goes.
-    overwrite
-        Replace what is at `out`.
+    run
+        Whether to replace what is at `out`.
 
     Returns
     -------
-    dict
-        ``model`` (where it is), and how many ``members`` and ``boxes`` it has.
+    Ensemble
 
     Raises
     ------
@@ -44,33 +55,25 @@ def ensemble(models: Sequence[Name], out: Name, *, overwrite: bool = False) -> d
     if len(models) < 2:
         raise OptionError("an ensemble needs two models or more; pass their paths")
     parts = [load_model(path) for path in models]
-    digests = [model_digest(part) for part in parts]
     seen: set[bytes] = set()
     for path, part in zip(models, parts, strict=True):
         _check_fit(models[0], parts[0], path, part)
         for boxes in part.box_sets:
             content = boxes.lower.tobytes() + boxes.upper.tobytes() + boxes.labels.tobytes()
-            seen_before, key = len(seen), hashlib.sha256(content).digest()
-            seen.add(key)
-            if len(seen) == seen_before:
+            key = hashlib.sha256(content).digest()
+            if key in seen:
                 raise OptionError(f"{path} has the boxes of a model before it; pass each once")
+            seen.add(key)
     sets = [boxes for part in parts for boxes in part.box_sets]
-    first = parts[0]
-    training = {
-        "members": [
-            {"digest": digest, **part.training} for digest, part in zip(digests, parts, strict=True)
-        ]
-    }
-    shape = first.feature_shape
-    model = BoxNN(
-        sets[0], first.classes, first.grid, shape, first.group_size, training, tuple(sets[1:])
-    )
+    members = [{"digest": model_digest(part), **part.training} for part in parts]
+    first, others = parts[0], tuple(sets[1:])
+    model = replace(first, training={"members": members}, others=others)
     single = str(out).endswith(".zip")
     with staged_output(
-        out, overwrite=overwrite, directory=not single, inputs=list(models)
+        out, overwrite=run.overwrite, directory=not single, inputs=list(models)
     ) as partial:
         write_model(model, partial, single)
-    return {"model": str(out), "members": len(sets), "boxes": sum(map(len, sets))}
+    return Ensemble(str(out), len(sets), sum(map(len, sets)))
 
 
 def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None:
@@ -88,7 +91,7 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
     if not _same_grid(first.grid, other.grid):
         raise OptionError(
             f"{first_path} and {path} bin features differently; train them on the same data with "
-            "--validation 0 (rows that are held out depend on the seed), or ingest codes"
+            "`validation` 0 (rows that are held out depend on the seed), or ingest codes"
         )
     try:
         BoxNN(first.boxes, first.classes, others=other.box_sets)
@@ -99,9 +102,4 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
 def _same_grid(first: Grid | None, other: Grid | None) -> bool:
     if first is None or other is None:
         return first is other
-    same_counts = bool((first.counts == other.counts).all())
-    return (
-        same_counts
-        and first.edges.shape == other.edges.shape
-        and bool((first.edges == other.edges).all())
-    )
+    return np.array_equal(first.counts, other.counts) and np.array_equal(first.edges, other.edges)

@@ -1,9 +1,10 @@
-"""Boxes and certificates as files that other programs read."""
+"""Export of boxes and certificates to files that other programs read."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,31 @@ from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import OptionError
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Ends of names of tables.
 TABLES = (".csv", ".parquet")
 
 
-def export_boxes(model: Name, out: Name, *, overwrite: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportedBoxes(Result):
+    """A file that was written, and how many boxes of how many features are in it."""
+
+    out: str
+    boxes: int
+    features: int
+
+
+@dataclass(frozen=True)
+class ExportedTable(Result):
+    """A file that was written, and how many rows and columns it has."""
+
+    out: str
+    rows: int
+    columns: int
+
+
+def export_boxes(model: Name, out: Name, *, run: RunOptions = DEFAULT_RUN) -> ExportedBoxes:
     """Write the boxes of a model to a NumPy file, which opens without pickle.
 
     Parameters
@@ -30,13 +50,12 @@ def export_boxes(model: Name, out: Name, *, overwrite: bool = False) -> dict[str
         into ``classes``, ``width``, ``group_size`` and ``feature_shape``; with a grid also
         ``low`` and ``high`` (M, n) float64, so that raw values v in ``low <= v < high`` are in
         the box; of an ensemble ``member`` (M,) int32, the set that a box is in.
-    overwrite
-        Replace what is at `out`.
+    run
+        Whether to replace what is at `out`.
 
     Returns
     -------
-    dict
-        ``out``, and how many ``boxes`` and ``features`` it has.
+    ExportedBoxes
 
     Raises
     ------
@@ -67,13 +86,15 @@ def export_boxes(model: Name, out: Name, *, overwrite: bool = False) -> dict[str
         arrays["low"], arrays["high"] = classifier.grid.interval(lower, upper)
     if classifier.others:
         arrays["member"] = np.repeat(np.arange(len(sets), dtype=np.int32), list(map(len, sets)))
-    staged = staged_output(target, overwrite=overwrite, directory=False, inputs=[model])
+    staged = staged_output(target, overwrite=run.overwrite, directory=False, inputs=[model])
     with staged as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    return {"out": str(target), "boxes": len(lower), "features": lower.shape[1]}
+    return ExportedBoxes(str(target), *lower.shape)
 
 
-def export_certificates(certificate: Name, out: Name, *, overwrite: bool = False) -> dict[str, Any]:
+def export_certificates(
+    certificate: Name, out: Name, *, run: RunOptions = DEFAULT_RUN
+) -> ExportedTable:
     """Write a certificate file as a table.
 
     Parameters
@@ -84,13 +105,12 @@ def export_certificates(certificate: Name, out: Name, *, overwrite: bool = False
         The ``.csv`` or ``.parquet`` file to write. Columns: ``row`` of the split, ``label`` (empty
         where it is unknown), ``prediction`` (empty where the method abstains), ``radius``,
         ``upper`` of exact certificates, and ``distance_CLASS`` of every class, in units.
-    overwrite
-        Replace what is at `out`.
+    run
+        Whether to replace what is at `out`.
 
     Returns
     -------
-    dict
-        ``out``, and its number of ``rows`` and ``columns``.
+    ExportedTable
 
     Raises
     ------
@@ -106,16 +126,16 @@ def export_certificates(certificate: Name, out: Name, *, overwrite: bool = False
     if parquet:
         _pyarrow()
     columns = _columns(open_certificate(certificate))
-    staged = staged_output(target, overwrite=overwrite, directory=False, inputs=[certificate])
+    staged = staged_output(target, overwrite=run.overwrite, directory=False, inputs=[certificate])
     with staged as partial:
         (_write_parquet if parquet else _write_csv)(partial, columns)
-    return {"out": str(target), "rows": len(columns["row"]), "columns": len(columns)}
+    return ExportedTable(str(target), len(columns["row"]), len(columns))
 
 
 def _named(out: Name, endings: tuple[str, ...]) -> Location:
     target = location(out)
     if target.suffix not in endings:
-        raise OptionError(f"--out is {out}; its name must end in {' or '.join(endings)}")
+        raise OptionError(f"`out` is {out}; its name must end in {' or '.join(endings)}")
     return target
 
 

@@ -1,4 +1,4 @@
-"""From a source to a dataset on disk, block by block."""
+"""Ingestion: from a source to a dataset on disk, block by block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +19,23 @@ from boxnn_numba.data.sources.blocks import Table, stored_features
 from boxnn_numba.data.sources.catalogue import Source, open_source
 from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
 from boxnn_numba.errors import DataError
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+from boxnn_numba.progress import Progress
 
 
-class Progress(Protocol):
-    """Whatever wants to know how far the work is."""
+@dataclass(frozen=True)
+class Ingested(Result):
+    """A dataset that was written: `rows` of each split, the number of `features`, the labels."""
 
-    def start(self, total: int, unit: str) -> None:
-        """Begin at zero of `total` units."""
-
-    def advance(self, n: int) -> None:
-        """Report that `n` more units are done."""
+    name: str
+    feature_shape: tuple[int, ...]
+    codes: bool
+    path: str
+    rows: dict[str, int]
+    features: int
+    classes: list[Any]
+    digest: str
+    seconds: float
 
 
 def ingest(
@@ -43,9 +50,8 @@ def ingest(
     name: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> Ingested:
     """Write a source as a dataset.
 
     The source is read twice, block by block: once for its labels, once for everything.
@@ -73,16 +79,12 @@ def ingest(
         Name of the dataset; that of the source by default.
     test_fraction, seed
         Stratified test split of a source that has none.
-    overwrite
-        Replace what is at `out`.
-    progress
-        Told of the rows written.
+    run
+        Whether to replace what is at `out`, and what is told of the rows written.
 
     Returns
     -------
-    dict
-        ``name``, ``path``, ``rows`` (per split), ``features``, ``feature_shape``, ``classes``,
-        ``codes``, ``digest``, ``seconds``.
+    Ingested
 
     Raises
     ------
@@ -109,18 +111,18 @@ def ingest(
     }
     sources = [name for name in (source, labels, directory) if name is not None]
     local = [name for name in sources if Path(name).exists()]
-    with staged_output(out, overwrite=overwrite, inputs=local) as folder:
+    with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
         plan = _plan(opened, test_fraction, seed)
-        digest = _write(opened, plan, folder, header, progress)
-    return {
+        digest = _write(opened, plan, folder, header, run.progress)
+    return Ingested(
         **header,
-        "path": str(out),
-        "rows": plan.n_rows,
-        "features": opened.train.n_features,
-        "classes": plan.index.classes,
-        "digest": digest,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+        path=str(out),
+        rows=plan.n_rows,
+        features=opened.train.n_features,
+        classes=plan.index.classes,
+        digest=digest,
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
         if n_test == 0:
             raise DataError(
                 f"no class of {train.place} has enough rows for a test split of "
-                f"{test_fraction:g}; raise --test-fraction"
+                f"{test_fraction:g}; raise `test_fraction`"
             )
         return _Plan(index, {"train": total - n_test, "test": n_test}, split)
     place = f"the test split of {source.test.place}"
@@ -171,25 +173,14 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
 
 
 def _write(
-    source: Source,
-    plan: _Plan,
-    folder: Location,
-    header: dict[str, Any],
-    progress: Progress | None,
+    source: Source, plan: _Plan, folder: Location, header: dict[str, Any], progress: Progress
 ) -> str:
-    writer = DatasetWriter(
-        folder,
-        source=source.description,
-        classes=plan.index.classes,
-        n_rows=plan.n_rows,
-        **header,
-    )
-    if progress is not None:
-        progress.start(sum(plan.n_rows.values()), "rows")
+    about = {"source": source.description, "classes": plan.index.classes, "n_rows": plan.n_rows}
+    writer = DatasetWriter(folder, **about, **header)
+    progress.start(sum(plan.n_rows.values()), "rows")
     for split, x, y in _rows(source, plan, header["codes"]):
         writer.append(split, x, y)
-        if progress is not None:
-            progress.advance(len(y))
+        progress.advance(len(y))
     return writer.finish()
 
 

@@ -1,4 +1,4 @@
-"""What a certified Box-NN says about its data: how localized each class is (Sections 2 and 3)."""
+"""Localization of the classes of a data set, by a certified Box-NN (Sections 2 and 3)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,55 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.model import BoxNN
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+from boxnn_numba.progress import Progress
 from boxnn_numba.rivals import need_one_set
 from boxnn_numba.statistics import lower_bound
 from boxnn_numba.theory import impossibility, localization, volumes
 
 #: What is said of the distribution behind the samples is wrong with at most this probability.
 ALPHA = 0.05
+#: What is said of a union of grown boxes, and the density that it shows.
+_Union = tuple[dict[str, Any], float]
 #: Uniform code vectors are classified in pieces of this size.
 _PIECE_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Localization(Result):
+    """How localized the certified data are.
+
+    Attributes
+    ----------
+    certificate, model, dataset, split, n, features, boxes, width, group_size
+        What was read; features are groups of codes where the model has some.
+    share, samples, seed
+        As passed to `localize`.
+    radii
+        For each radius ``exponent`` (eps^2 / n), ``strong``
+        (delta and gamma of Definition 3.1, Theorem 3.2's ``risk``), ``certified_risk`` of the model
+        and ``classes``. A class has ``n``; ``delta``, the share not certified at the radius, and
+        ``delta_upper`` for the distribution; ``constant``, ``volume`` and ``trivial`` (Theorem
+        2.2); ``grown`` and ``holding``: the union of its boxes grown by eps, and grown until it
+        holds `share` of the class, with ``log10_volume`` [lower, upper] (None for no volume) and
+        what they hold, and ``log10_volume_l0`` for boxes grown by eps in l0, a part of the former
+        where the width is above 1; ``impossibility``: whether Eq. (7) is shown to be
+        ``vacuous`` at eps, and ``up_to`` which radius.
+    """
+
+    certificate: str
+    model: str
+    dataset: str | None
+    split: str | None
+    n: int
+    features: int
+    boxes: int
+    width: int
+    group_size: int
+    share: float
+    samples: int
+    seed: int
+    radii: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +95,8 @@ def localize(
     share: float = 0.9,
     samples: int = 10_000,
     seed: int = 0,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> Localization:
     """Report per class what a model and its certificates say about the localization of the data.
 
     Parameters
@@ -71,21 +112,12 @@ def localize(
         Uniform code vectors by which the volumes of the decision regions are bounded.
     seed
         Of those vectors.
-    progress
-        Optional object with ``start(total, unit)`` and ``advance(n)``.
+    run
+        What is told how far it is.
 
     Returns
     -------
-    dict
-        What was read, and under ``radii`` for each radius ``exponent`` (eps^2 / n), ``strong``
-        (delta and gamma of Definition 3.1, Theorem 3.2's ``risk``), ``certified_risk`` of the model
-        and ``classes``. A class has ``n``; ``delta``, the share not certified at the radius, and
-        ``delta_upper`` for the distribution; ``constant``, ``volume`` and ``trivial`` (Theorem
-        2.2); ``grown`` and ``holding``: the union of its boxes grown by eps, and grown until it
-        holds `share` of the class, with ``log10_volume`` [lower, upper] (None for no volume) and
-        what they hold, and ``log10_volume_l0`` for boxes grown by eps in l0, a part of the former
-        where the width is above 1; ``impossibility``: whether Eq. (7) is shown to be
-        ``vacuous`` at eps, and ``up_to`` which radius.
+    Localization
 
     Raises
     ------
@@ -107,8 +139,7 @@ def localize(
     if not chosen:
         chosen = [max(0, certificates.median_certified_radius(*outcome))]
     present = np.unique(outcome[2])
-    if progress is not None:
-        progress.start((1 + len(chosen)) * len(present), "class volumes")
+    run.progress.start((1 + len(chosen)) * len(present), "class volumes")
     before = volumes.codes_before(classifier.boxes.n_features, classifier.grid)
     regions = _region_volumes(classifier, before, samples, seed)
     boxes = classifier.boxes
@@ -116,23 +147,24 @@ def localize(
     case = _Case(file, classifier, before, coordinates, regions, l0)
     holding = {}
     for label in present.tolist():
-        holding[label] = _holding(case, label, share)
-        _advance(progress)
-    return {
-        "certificate": str(certificate),
-        "model": str(model),
-        "dataset": file.attributes.get("dataset_name"),
-        "split": file.attributes.get("split"),
-        "n": len(outcome[2]),
-        "features": coordinates,
-        "boxes": len(classifier.boxes),
-        "width": classifier.boxes.width,
-        "group_size": classifier.group_size,
-        "share": share,
-        "samples": samples,
-        "seed": seed,
-        "radii": [_at_radius(case, eps, holding, progress) for eps in chosen],
-    }
+        own = np.sort(file.class_distance[file.label == label, label])
+        holding[label] = _union(case, label, int(own[math.ceil(share * len(own)) - 1]))
+        run.progress.advance(1)
+    return Localization(
+        certificate=str(certificate),
+        model=str(model),
+        dataset=file.attributes.get("dataset_name"),
+        split=file.attributes.get("split"),
+        n=len(outcome[2]),
+        features=coordinates,
+        boxes=len(classifier.boxes),
+        width=classifier.boxes.width,
+        group_size=classifier.group_size,
+        share=share,
+        samples=samples,
+        seed=seed,
+        radii=[_at_radius(case, eps, holding, run.progress) for eps in chosen],
+    )
 
 
 def _open(certificate: Name, model: Name) -> tuple[CertificateFile, BoxNN]:
@@ -177,31 +209,25 @@ def _deviation(n: int) -> float:
     return math.sqrt(math.log(1 / ALPHA) / (2 * n))
 
 
-def _union(case: _Case, label: int, units: int) -> dict[str, Any]:
-    """Return bounds on the volume of a class's boxes grown by some units, and what it holds."""
+def _union(case: _Case, label: int, units: int) -> _Union:
+    """Return the volume of a class's boxes grown by some units, what it holds, its density."""
     own = case.file.class_distance[case.file.label == label, label]
     # Beyond the farthest code vector only a class without boxes is left, and holds nothing.
     units = min(units, case.units(case.coordinates))
     bounds = volumes.union_log_volume(case.model.boxes, label, units, case.before)
     held = float((own <= units).mean())
     least = max(0.0, held - _deviation(len(own)))
-    return {
+    union = {
         "growth": units / case.units(1),
         "log10_volume": _log10(bounds),
         "holds": held,
         "holds_at_least": least,
-        "density": impossibility.log_density_floor(bounds[1], least),
     }
-
-
-def _holding(case: _Case, label: int, share: float) -> dict[str, Any]:
-    """Return the smallest union of grown boxes that holds a share of the class's samples."""
-    own = np.sort(case.file.class_distance[case.file.label == label, label])
-    return _union(case, label, int(own[math.ceil(share * len(own)) - 1]))
+    return union, impossibility.log_density_floor(bounds[1], least)
 
 
 def _at_radius(
-    case: _Case, eps: int, holding: dict[int, dict[str, Any]], progress: Any
+    case: _Case, eps: int, holding: dict[int, _Union], progress: Progress
 ) -> dict[str, Any]:
     file, known = case.file, case.file.label >= 0
     strong = localization.strong_localization(
@@ -211,7 +237,7 @@ def _at_radius(
     rows = []
     for label, held in holding.items():
         rows.append(_class_row(case, label, eps, held))
-        _advance(progress)
+        progress.advance(1)
     return {
         "radius": eps,
         "exponent": eps * eps / case.coordinates,
@@ -226,7 +252,7 @@ def _at_radius(
     }
 
 
-def _class_row(case: _Case, label: int, eps: int, held: dict[str, Any]) -> dict[str, Any]:
+def _class_row(case: _Case, label: int, eps: int, held: _Union) -> dict[str, Any]:
     file = case.file
     mine = file.label == label
     n = int(mine.sum())
@@ -234,10 +260,10 @@ def _class_row(case: _Case, label: int, eps: int, held: dict[str, Any]) -> dict[
     elsewhere = 1 - float(case.regions[label])
     log_elsewhere = math.log(elsewhere) if elsewhere > 0 else -math.inf
     claim = localization.robust_localization(eps, delta, case.coordinates, log_elsewhere)
-    grown = _union(case, label, case.units(eps))
+    (grown, density), (holding, holding_density) = _union(case, label, case.units(eps)), held
     eps_l0 = eps * case.model.group_size
     l0 = volumes.union_log_volume(case.l0, label, eps_l0, case.before)
-    density = max(grown["density"], held["density"])
+    density = max(density, holding_density)
     vacuous = impossibility.vacuous_radius(case.coordinates, density)
     return {
         "class": file.classes[label],
@@ -248,18 +274,14 @@ def _class_row(case: _Case, label: int, eps: int, held: dict[str, Any]) -> dict[
         "volume": math.exp(min(0.0, claim.log_volume)),
         "trivial": claim.trivial,
         "boxes": int((case.l0.labels == label).sum()),
-        "grown": {**_shown(grown), "log10_volume_l0": _log10(l0)},
-        "holding": _shown(held),
+        "grown": {**grown, "log10_volume_l0": _log10(l0)},
+        "holding": holding,
         "impossibility": {
             "log10_density": density / math.log(10),
             "vacuous": eps <= vacuous,
             "up_to": vacuous,
         },
     }
-
-
-def _shown(union: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in union.items() if key != "density"}
 
 
 def _log10(bounds: tuple[float, float]) -> list[float | None]:
@@ -269,8 +291,3 @@ def _log10(bounds: tuple[float, float]) -> list[float | None]:
 def _finite(value: float) -> float | None:
     """Return a number that JSON can hold."""
     return float(value) if math.isfinite(value) else None
-
-
-def _advance(progress: Any) -> None:
-    if progress is not None:
-        progress.advance(1)

@@ -1,18 +1,30 @@
-"""Folders that keep runs: each is done once and found again, also after it was killed."""
+"""Folders of results and runs: each run is done once and found again, also after it was killed.
+
+A run is one trained model with its certificates, in a folder of its own below ``runs/`` that is
+named by a digest of everything that determines it.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import __version__
 from boxnn_numba.data.atomic import new_folder, staged_output
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.pipelines.figures.curves import save
+from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _RECORD = "run.json"
 
@@ -33,33 +45,32 @@ class RunFolder:
     marker: str
     content: dict[str, Any]
 
-    def open(self, out: str | Path, overwrite: bool, resume: bool) -> Path:
-        """Make the folder, or find the one to add to.
+    def open(self, out: str | Path, run: RunOptions) -> Path:
+        """Make the folder, or find the one to add to where the run is resumed.
 
         Raises
         ------
         OptionError
-            It is a URL, exists and neither `overwrite` nor `resume` was given (or both were), or
-            is not of this command.
+            It is a URL, exists and is neither to be replaced nor resumed (or both), or is not of
+            this command.
         """
         name = self.command.split()[-1]
         if is_url(out):
             raise OptionError(f"{out} is a URL; {name} writes to a local folder, choose one")
         folder = Path(out)
-        if overwrite and resume:
-            raise OptionError("--overwrite starts again and --resume continues; pass one of them")
-        if folder.exists() and not overwrite:
-            if not resume:
+        if run.overwrite and run.resume:
+            raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
+        if folder.exists() and not run.overwrite:
+            if not run.resume:
                 raise OptionError(
-                    f"{folder} already exists; pass --resume to add to it with the runs that it "
-                    "has, or --overwrite to start again"
+                    f"{folder} already exists; pass `resume` to add to it with the runs that it "
+                    "has, or `overwrite` to start again"
                 )
             if not self.owns(folder):
-                raise OptionError(f"{folder} was not made by {self.command}; choose another --out")
+                raise OptionError(f"{folder} was not made by {self.command}; choose another `out`")
         else:
-            new_folder(folder, overwrite=overwrite, owned=self.owns)
-        with staged_output(folder / self.marker, overwrite=True, directory=False) as partial:
-            partial.write_text(json.dumps(self.content) + "\n", encoding="utf-8")
+            new_folder(folder, overwrite=run.overwrite, owned=self.owns)
+        write_text(folder / self.marker, json.dumps(self.content))
         return folder
 
     def owns(self, folder: Path) -> bool:
@@ -67,9 +78,42 @@ class RunFolder:
         return folder.is_dir() and (not any(folder.iterdir()) or (folder / self.marker).is_file())
 
 
+@dataclass(frozen=True)
+class KeptRun:
+    """A run that is done.
+
+    Attributes
+    ----------
+    folder
+        Holds `model`, and the certificates ``cert.zarr``, or ``cert-a.zarr`` and ``cert-b.zarr``.
+    key
+        Everything that determines it.
+    """
+
+    folder: Path
+    key: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """Where the model is."""
+        return self.folder / "model.zarr"
+
+    def certificate_path(self, variant: str = "") -> Path:
+        """Return where a certificate is; of a baseline the variant ``"a"`` or ``"b"``."""
+        return self.folder / f"cert{variant and '-' + variant}.zarr"
+
+    def certificate(self, variant: str = "") -> CertificateFile:
+        """Return a certificate."""
+        return open_certificate(self.certificate_path(variant))
+
+
 def kept_run(
-    folder: Path, name: str, key: dict[str, Any], work: Callable[[Path], None], progress: Any
-) -> tuple[Path, dict[str, Any]]:
+    folder: Path,
+    name: str,
+    key: dict[str, Any],
+    work: Callable[[KeptRun], None],
+    progress: Progress = SILENT,
+) -> KeptRun:
     """Do a run in a folder of its own below `folder`, or find it there.
 
     Parameters
@@ -81,14 +125,9 @@ def kept_run(
     key
         Everything that determines the run, as plain values.
     work
-        Does the run in the folder that it is passed, and continues one that was killed.
+        Makes the files of the run, and continues one that was killed.
     progress
-        Object with ``note(text)``, or None.
-
-    Returns
-    -------
-    folder, key
-        Of the finished run.
+        Is told which run begins.
 
     Raises
     ------
@@ -97,26 +136,53 @@ def kept_run(
     """
     key = {**key, "version": __version__}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-    own = folder / f"{name}-{digest}"
-    record = own / _RECORD
+    run = KeptRun(folder / f"{name}-{digest}", key)
+    record = run.folder / _RECORD
     if record.exists():
-        return own, _read(record)
-    if progress is not None:
-        progress.note(f"run {own.name}")
-    own.mkdir(parents=True, exist_ok=True)
-    work(own)
-    with staged_output(record, directory=False) as partial:
-        partial.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-    return own, key
+        return KeptRun(run.folder, _read(record))
+    progress.note(f"run {run.folder.name}")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    work(run)
+    write_text(record, json.dumps(key, indent=1))
+    return run
 
 
 def _read(record: Path) -> dict[str, Any]:
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{record} cannot be read; delete the folder {record.parent} and run again"
-        ) from error
-    if not isinstance(found, dict):
-        raise DataError(f"{record} is damaged; delete the folder {record.parent} and run again")
-    return found
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        remedy = f"delete the folder {record.parent} and run again"
+        raise DataError(f"{record} cannot be read; {remedy}") from error
+
+
+# --- files of results ---------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file with a line end at its end, whole or not at all."""
+    with staged_output(path, overwrite=True, directory=False) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write JSON with each of its ``rows`` on one line: a small file, readable differences."""
+    rows = ",\n".join("  " + json.dumps(row) for row in result["rows"])
+    rest = json.dumps({**result, "rows": []}, indent=1)
+    write_text(path, rest.replace('"rows": []', f'"rows": [\n{rows}\n ]'))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table with a line for each of `rows`, which have the same keys."""
+    with (
+        staged_output(path, overwrite=True, directory=False) as partial,
+        partial.open("w", encoding="utf-8", newline="") as lines,
+    ):
+        table = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a picture as PNG."""
+    with staged_output(path, overwrite=True, directory=False) as partial:
+        save(figure, partial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 from boxnn_numba.progress import SILENT, Progress
@@ -36,6 +37,15 @@ class RunOptions:
     chunk: int | None = None
     cluster: ClusterOptions = IN_PROCESS
     progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job has found, in attributes."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return dict(self.__dict__)
 
 
 #: In this process, on all cores, silently; nothing is replaced.

@@ -95,14 +95,22 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
         handles.append(_draw_run(axes, run, index, tick_step(last)))
         if run.robust is not None:
             handles.append(_draw_attack(axes, run, index))
+    finish_curves(figure, handles, published, last, title)
+    return figure
+
+
+def finish_curves(
+    figure: Figure, handles: list[Any], published: Sequence[PublishedRow], last: int, title: str
+) -> None:
+    """Add the published rows (dotted), the frame, a title and the legend beside it to curves."""
+    (axes,) = figure.axes
     for name in FAMILIES:
         rows = [row for row in published if family(row.method) == name]
         if rows:
-            handles.append(draw_family(axes, name, rows))
+            handles.append(_draw_family(axes, name, rows))
     frame_curves(axes, last)
     axes.set_title(title, loc="left", fontsize=11)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
-    return figure
 
 
 def frame_curves(axes: Axes, last: int) -> None:
@@ -159,7 +167,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
     return line
 
 
-def draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
+def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
     """Draw the rows of a family of published methods dotted; return the entry of the legend."""
     colour = FAMILY_COLOURS[name]
     if name == "Box-NN":

@@ -1,4 +1,4 @@
-"""The frontier: models for many radii, and at each the one that does best on held-out data."""
+"""Frontier: models for many radii, and at each the one that does best on held-out data."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions, check_options
+from boxnn_numba.pipelines.cluster.options import check_options
+from boxnn_numba.pipelines.figures.curves import finish_curves, new_figure
+from boxnn_numba.pipelines.figures.palette import run_colour
 from boxnn_numba.pipelines.figures.published import published_rows
 from boxnn_numba.pipelines.figures.runs import certified_curve
-from boxnn_numba.pipelines.model_selection.frontier_files import at, write_frontier
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
-from boxnn_numba.pipelines.run_folder import RunFolder, kept_run
-from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.pipelines.run_folder import (
+    KeptRun,
+    RunFolder,
+    kept_run,
+    write_csv,
+    write_figure,
+    write_json,
+)
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.train import train
-from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.options import TrainingOptions, resolve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TARGETS = tuple(range(4, 41, 4))
 _KIND = RunFolder(
@@ -36,39 +45,56 @@ _KIND = RunFolder(
 
 
 @dataclass(frozen=True)
-class HowToTrain:
-    """Options of the runs that do not change their results; as for `train`."""
-
-    device: str = "auto"
-    threads: int | None = None
-    cluster: ClusterOptions = IN_PROCESS
-    progress: Progress = SILENT
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return them as keywords of `train` and `certify`."""
-        return dict(self.__dict__)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model of the family.
+class Frontier(Result):
+    """A family of models, and the best of them at each radius.
 
     Attributes
     ----------
-    name, folder
-        ``"graded"`` or e.g. ``"target 12"``; where it is kept.
-    held_out, test
-        Certified accuracy in percent at radii 0, 1, ... on the held-out rows, and on the test
-        split where the model was chosen for some radius (else None).
+    out
+        Where it is.
+    dataset, dataset_digest, training_rows, test_rows
+        What it is of.
+    rows
+        One for each radius: ``radius``, ``model``, ``held_out`` and ``test`` certified accuracy in
+        percent, ``published`` best and its ``method``.
+    members
+        The models: ``name``, ``folder``, ``held_out`` and ``test`` certified accuracy at radii 0,
+        1, ... (None where a model is chosen nowhere), and the ``seconds`` of its training.
+    options
+        Those given for all runs.
     seconds
-        That its training took.
+        That it took.
     """
 
+    out: str
+    dataset: str
+    dataset_digest: str
+    training_rows: int
+    test_rows: int
+    rows: list[dict[str, Any]]
+    members: list[dict[str, Any]]
+    options: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One model of the family, with certified accuracies as in `Frontier.members`."""
+
     name: str
-    folder: Path
+    kept: KeptRun
     held_out: np.ndarray
     seconds: float
     test: np.ndarray | None = None
+
+    def as_dict(self, folder: Path) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "folder": str(self.kept.folder.relative_to(folder)),
+            "held_out": self.held_out.round(4).tolist(),
+            "test": None if self.test is None else self.test.round(4).tolist(),
+            "seconds": self.seconds,
+        }
 
 
 def frontier(
@@ -77,10 +103,8 @@ def frontier(
     options: Mapping[str, Any] | None = None,
     *,
     targets: Sequence[int] = TARGETS,
-    overwrite: bool = False,
-    resume: bool = False,
-    how: HowToTrain | None = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> Frontier:
     """Train a family of models and choose among them at every radius by held-out data.
 
     The family is preset ``"graded"`` and preset ``"target"`` at each target. The test split is
@@ -97,17 +121,12 @@ def frontier(
         Values of `TrainingOptions` for all runs, e.g. ``boxes``; radius and preset apart.
     targets
         Radii to aim at, each at least 1.
-    overwrite, resume
-        Replace what an earlier call made at `out`; add to it, with the runs that it has.
-    how
-        Where to run.
+    run
+        How to run. To resume is to add to what an earlier call made at `out`, with its runs.
 
     Returns
     -------
-    dict
-        ``out``, ``dataset``, ``split`` sizes, ``rows`` (one for each radius: ``radius``, ``model``,
-        ``held_out`` and ``test`` certified accuracy in percent, ``published`` best and its
-        ``method``), ``members`` and ``seconds``.
+    Frontier
 
     Raises
     ------
@@ -116,48 +135,39 @@ def frontier(
     BoxNNError
         Bad data, a run that diverged, or an output that cannot be written.
     """
-    began, how = time.perf_counter(), how or HowToTrain()
-    check_options(how.cluster)
-    get_backend(how.device if how.cluster.local else "cpu", how.threads)
+    began = time.perf_counter()
+    check_options(run.cluster)
+    get_backend(run.device if run.cluster.local else "cpu", run.threads)
     dataset = open_dataset(data)
     targets = [validation.integer("target", target, 1) for target in targets]
-    family = _family(options or {}, targets, dataset.are_images)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    settings = _family(given, targets, dataset.are_images)
     for split in ("train", "test"):
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
-    shared = family[-1][1][1]
+    shared = list(settings.values())[-1]
     held_out_rows(dataset, shared)
-    folder = _KIND.open(out, overwrite, resume)
-    members = [_train(name, settings, data, dataset, folder, how) for name, settings in family]
+    folder = _KIND.open(out, run)
+    run = replace(run, overwrite=False, resume=True)
+    members = [_train(name, each, data, dataset, folder, run) for name, each in settings.items()]
     chosen = choose([member.held_out for member in members])
     radii = sorted({0, *targets})
-    used = {int(chosen[r]) for r in range(radii[-1] + 1) if r < len(chosen)}
-    for place in sorted(used):
-        members[place] = _test(members[place], data, how)
+    for place in sorted({int(place) for place in chosen[: radii[-1] + 1]}):
+        members[place] = _test(members[place], data, run)
     result = {
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "training_rows": dataset.n_rows("train"),
         "test_rows": dataset.n_rows("test"),
         "rows": _rows(members, chosen, radii, dataset.name),
-        "members": [
-            {
-                "name": member.name,
-                "folder": str(member.folder.relative_to(folder)),
-                "held_out": member.held_out.round(4).tolist(),
-                "test": None if member.test is None else member.test.round(4).tolist(),
-                "seconds": member.seconds,
-            }
-            for member in members
-        ],
-        "options": {
-            name: value
-            for name, value in shared.as_dict().items()
-            if (options or {}).get(name) is not None
-        },
+        "members": [member.as_dict(folder) for member in members],
+        "options": {name: value for name, value in shared.as_dict().items() if name in given},
     }
-    write_frontier(folder, result, members, chosen)
-    return {"out": str(folder), **result, "seconds": time.perf_counter() - began}
+    write_csv(folder / "frontier.csv", result["rows"])
+    write_json(folder / "frontier.json", result)
+    title = f"{dataset.name}: test split, {dataset.n_rows('test'):,} samples"
+    write_figure(folder / "frontier.png", _draw(members, chosen, radii[-1], dataset.name, title))
+    return Frontier(str(folder), **result, seconds=time.perf_counter() - began)
 
 
 def choose(curves: Sequence[np.ndarray]) -> np.ndarray:
@@ -184,61 +194,61 @@ def choose(curves: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _family(
-    options: Mapping[str, Any], targets: Sequence[int], images: bool
-) -> list[tuple[str, tuple[str, TrainingOptions]]]:
+    given: Mapping[str, Any], targets: Sequence[int], images: bool
+) -> dict[str, TrainingOptions]:
+    """Return the options of each model by its name, which begins with the preset."""
     if not targets:
-        raise OptionError("there are no targets; pass radii to aim at, e.g. --targets 4,8,12")
-    given = {name: value for name, value in options.items() if value is not None}
+        raise OptionError("there are no targets; pass radii to aim at in `targets`")
     if "radius" in given:
-        raise OptionError("the radii of a frontier are its targets; pass --targets, not --radius")
+        raise OptionError("the radii of a frontier are its targets; pass `targets`, not `radius`")
     # A warm-up comes before objective target only.
     graded = {name: value for name, value in given.items() if name != "warmup"}
-    family = [("graded", ("graded", resolve("graded", graded, images)))]
-    for target in dict.fromkeys(targets):
-        settings = resolve("target", {**given, "radius": target}, images)
-        family.append((f"target {target}", ("target", settings)))
-    return family
+    return {
+        "graded": resolve("graded", graded, images),
+        **{f"target {r}": resolve("target", {**given, "radius": r}, images) for r in targets},
+    }
 
 
 def _train(
     name: str,
-    settings: tuple[str, TrainingOptions],
+    options: TrainingOptions,
     data: Name,
     dataset: Dataset,
     folder: Path,
-    how: HowToTrain,
-) -> Member:
-    preset, options = settings
+    run: RunOptions,
+) -> _Member:
+    preset = name.split()[0]
 
-    def work(own: Path) -> None:
-        if (own / "model.zarr").exists():
+    def work(kept: KeptRun) -> None:
+        if kept.model.exists():
             return
         try:
-            run = RunOptions(resume=True, **how.as_dict())
-            train(data, own / "model.zarr", options, preset=preset, run=run)
+            train(data, kept.model, options, preset=preset, run=run)
         except DivergenceError as error:
             what = str(error).split(";")[0]
             raise DivergenceError(
-                f"{name}: {what}; lower --lr (now {options.lr:g}) and pass --resume"
+                f"{name}: {what}; lower `lr` (now {options.lr:g}) and pass `resume`"
             ) from error
 
     key = {"preset": preset, **options.as_dict(), "dataset_digest": dataset.digest}
-    own, _ = kept_run(folder / "runs", name.replace(" ", "-"), key, work, how.progress)
-    model = load_model(own / "model.zarr")
+    kept = kept_run(folder / "runs", name.replace(" ", "-"), key, work, run.progress)
+    model = load_model(kept.model)
     seconds = sum(record["seconds"] for record in model.training["history"])
-    return Member(name, own, certified_curve(held_out_outcome(model, dataset)), seconds)
+    return _Member(name, kept, certified_curve(held_out_outcome(model, dataset)), seconds)
 
 
-def _test(member: Member, data: Name, how: HowToTrain) -> Member:
-    path = member.folder / "cert.zarr"
+def _test(member: _Member, data: Name, run: RunOptions) -> _Member:
+    path = member.kept.certificate_path()
     if not path.exists():
-        certify(member.folder / "model.zarr", data, path, resume=True, **how.as_dict())
-    outcome = open_certificate(path).outcome()
-    return replace(member, test=certified_curve(outcome))
+        certify(
+            member.kept.model, data, path, resume=True, device=run.device, threads=run.threads,
+            cluster=run.cluster, progress=run.progress,
+        )  # fmt: skip
+    return replace(member, test=certified_curve(member.kept.certificate().outcome()))
 
 
 def _rows(
-    members: Sequence[Member], chosen: np.ndarray, radii: Sequence[int], dataset_name: str
+    members: Sequence[_Member], chosen: np.ndarray, radii: Sequence[int], dataset_name: str
 ) -> list[dict[str, Any]]:
     published = published_rows(dataset_name)
     rows = []
@@ -252,10 +262,44 @@ def _rows(
             {
                 "radius": radius,
                 "model": None if member is None else member.name,
-                "held_out": 0.0 if member is None else round(at(member.held_out, radius), 4),
-                "test": 0.0 if member is None else round(at(member.test, radius), 4),
+                "held_out": 0.0 if member is None else round(_at(member.held_out, radius), 4),
+                "test": 0.0 if member is None else round(_at(member.test, radius), 4),
                 "published": best[0],
                 "method": best[1],
             }
         )
     return rows
+
+
+def _at(values: np.ndarray | None, radius: int) -> float:
+    """Return a curve's value at a radius, 0 where it has ended or there is none."""
+    return float(values[radius]) if values is not None and radius < len(values) else 0.0
+
+
+def _draw(
+    members: Sequence[_Member], chosen: np.ndarray, last: int, dataset_name: str, title: str
+) -> Figure:
+    """Draw the envelope, the models it is made of (thin), and every published row (dotted)."""
+    figure = new_figure(8.6, 4.8)
+    axes = figure.subplots()
+    look: dict[str, Any] = {"color": run_colour(0).light}
+    for member in members:
+        if member.test is not None:
+            axes.plot(member.test[: last + 1], linewidth=0.7, alpha=0.5, zorder=3, **look)
+    envelope = [_at(members[int(m)].test, r) for r, m in enumerate(chosen[: last + 1])]
+    label = "chosen at each radius on held-out data"
+    handles = list(axes.plot(envelope, linewidth=2.6, zorder=5, label=label, **look))
+    finish_curves(figure, handles, published_rows(dataset_name), last, title)
+    return figure
+
+
+def frontier_text(found: Frontier) -> str:
+    """Return the table for a terminal."""
+    lines = ["radius   model        held out    test   published"]
+    for row in found.rows:
+        best = "" if row["published"] is None else f"{row['published']:>8.1f}  {row['method']}"
+        lines.append(
+            f"{row['radius']:>6}   {row['model'] or '-':<12}{row['held_out']:>9.1f}"
+            f"{row['test']:>8.1f}{best:>4}"
+        )
+    return "\n".join(lines)

@@ -25,7 +25,7 @@ def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
     _, rows = validation_split(dataset.read_labels("train"), options.validation, options.seed)
     if len(rows) == 0:
         raise OptionError(
-            f"nothing is held out to choose by; pass --validation above {options.validation:g}"
+            f"nothing is held out to choose by; pass `validation` above {options.validation:g}"
         )
     return rows
 

@@ -1,23 +1,24 @@
-"""Search training options by Optuna, on the held-out part of the training data."""
+"""Tuning: training options searched by Optuna, on the held-out part of the training data."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import margin as certificates
-from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.model import trained_model
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
+from boxnn_numba.pipelines.run_folder import write_text
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
 from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.run import Training
@@ -32,6 +33,33 @@ _STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
 
 
 @dataclass(frozen=True)
+class Study(Result):
+    """What a search has found.
+
+    Attributes
+    ----------
+    study
+        Where its trials are.
+    objective, preset, fixed
+        What is maximised, and what holds for all trials.
+    best
+        ``options`` and ``value``; None where no trial was completed.
+    trials
+        How many ended in which way.
+    seconds
+        That it took.
+    """
+
+    study: str
+    objective: str
+    preset: str
+    fixed: dict[str, Any]
+    best: dict[str, Any] | None
+    trials: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Span:
     """Where an option is searched: from low to high, evenly in its logarithm if `log`."""
 
@@ -39,6 +67,13 @@ class Span:
     high: float
     log: bool = False
     whole: bool = False
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """Return it as Optuna has it."""
+        spread = _optuna().distributions
+        if self.whole:
+            return spread.IntDistribution(int(self.low), int(self.high), log=self.log)
+        return spread.FloatDistribution(self.low, self.high, log=self.log)
 
 
 def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[str, Span]:
@@ -71,7 +106,7 @@ def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[s
     if names is None:
         names = [name for name in SEARCHED if name != "augment" or dataset.are_images]
     for name in names:
-        validation.choice("--search", name, list(spans))
+        validation.choice("search", name, list(spans))
     return {name: spans[name] for name in dict.fromkeys(names)}
 
 
@@ -83,12 +118,8 @@ def tune(
     preset: str = "graded",
     trials: int = 20,
     search: Sequence[str] | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> Study:
     """Search training options for the best certified accuracy on held-out data.
 
     Parameters
@@ -107,19 +138,12 @@ def tune(
         How many there are to be, with those that a study to resume has.
     search
         Names of the options to search, as for `search_space`.
-    overwrite, resume
-        Replace the study at `out`; add to it.
-    device, threads
-        As for `get_backend`.
-    progress
-        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+    run
+        How to run, in this process. To resume is to add trials to the study at `out`.
 
     Returns
     -------
-    dict
-        ``study``, ``objective``, ``preset``, ``fixed`` options, ``best`` (``options`` and
-        ``value``; None where no trial was completed), ``trials`` (how many ended in which way)
-        and ``seconds``.
+    Study
 
     Raises
     ------
@@ -132,7 +156,7 @@ def tune(
     began = time.perf_counter()
     _optuna()
     validation.positive("trials", trials)
-    backend = get_backend(device, threads)
+    backend = get_backend(run.device, run.threads)
     dataset = open_dataset(data)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     space = search_space(dataset, search)
@@ -153,13 +177,21 @@ def tune(
         "fixed": given,
         "radius": given.get("radius"),
         "options": settings.as_dict(),
-        "search": {name: list(span.__dict__.values()) for name, span in space.items()},
+        "search": {name: list(astuple(span)) for name, span in space.items()},
     }
     path = Path(out)
-    done = _earlier(path, record, overwrite, resume)
-    trial = _Trial(dataset, backend, settings, given.get("radius"), space)
-    done = _run(trial, done, trials, path, record, progress)
-    return {"study": str(out), **_summary(done, record), "seconds": time.perf_counter() - began}
+    done = _earlier(path, record, run)
+    spread = {name: span.distribution() for name, span in space.items()}
+    trial = _Trial(dataset, backend, settings, given.get("radius"), spread)
+    run.progress.start(trials, "trials")
+    run.progress.advance(min(trials, len(done)))
+    study = _study(trial, done, path)
+    while len(done) < trials:
+        done.append(trial.run(study))
+        written = {**record, **_summary(done, record), "done": done}
+        write_text(path, json.dumps(written, indent=1))
+        run.progress.advance(1)
+    return Study(str(out), **_summary(done, record), seconds=time.perf_counter() - began)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,22 +202,25 @@ class _Trial:
     backend: Any
     settings: TrainingOptions
     radius: int | None
-    space: Mapping[str, Span]
+    spread: dict[str, optuna.distributions.BaseDistribution]
 
-    def ask(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Let Optuna choose the options that are searched."""
-        chosen: dict[str, Any] = {}
-        for name, span in self.space.items():
-            if span.whole:
-                low, high = int(span.low), int(span.high)
-                chosen[name] = trial.suggest_int(name, low, high, log=span.log)
-            else:
-                chosen[name] = trial.suggest_float(name, span.low, span.high, log=span.log)
-        return chosen
+    def run(self, study: optuna.Study) -> dict[str, Any]:
+        """Do one; return its options, how it ended and what the held-out data say of it."""
+        began = time.perf_counter()
+        current = study.ask(self.spread)
+        state, value = self.measure(current)
+        study.tell(current, value, state=_state(state))
+        return {
+            "options": dict(current.params),
+            "state": state,
+            "value": value,
+            "epochs": list(study.trials[-1].intermediate_values.values()),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
 
-    def run(self, trial: optuna.Trial, chosen: Mapping[str, Any]) -> tuple[str, float | None]:
-        """Train with some options; return how it ended and what the held-out data say."""
-        options = TrainingOptions(**{**self.settings.as_dict(), **chosen})
+    def measure(self, trial: optuna.Trial) -> tuple[str, float | None]:
+        """Train with the options of a trial; return how it ended and its value."""
+        options = TrainingOptions(**{**self.settings.as_dict(), **trial.params})
         feed, grid = dataset_feed(self.dataset, options)
         run = Training(options, feed, len(self.dataset.classes), self.backend)
         try:
@@ -205,14 +240,8 @@ class _Trial:
         return "complete", float(certificates.certified_accuracy(*outcome, [self.radius])[0])
 
 
-def _run(
-    trial: _Trial,
-    done: list[dict[str, Any]],
-    count: int,
-    path: Path,
-    record: dict[str, Any],
-    progress: Any,
-) -> list[dict[str, Any]]:
+def _study(trial: _Trial, done: Sequence[Mapping[str, Any]], path: Path) -> optuna.Study:
+    """Return Optuna's view of the trials that are done."""
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Another start for what is added later, or the first choices would come again.
@@ -221,51 +250,24 @@ def _run(
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     try:
         for item in done:
-            study.add_trial(_as_optuna(item, trial.space))
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=_state(item["state"]),
+                    params=item["options"],
+                    distributions=trial.spread,
+                    value=item["value"],
+                    intermediate_values=dict(enumerate(item["epochs"], 1)),
+                )
+            )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} is damaged, a trial in it cannot be read; choose another --out"
+            f"{path} is damaged, a trial in it cannot be read; choose another `out`"
         ) from error
-    if progress is not None:
-        progress.start(count, "trials")
-        progress.advance(min(count, len(done)))
-    while len(done) < count:
-        began = time.perf_counter()
-        current = study.ask()
-        chosen = trial.ask(current)
-        state, value = trial.run(current, chosen)
-        study.tell(current, value, state=getattr(optuna.trial.TrialState, _STATES[state]))
-        done.append(
-            {
-                "options": chosen,
-                "state": state,
-                "value": value,
-                "epochs": list(study.trials[-1].intermediate_values.values()),
-                "seconds": round(time.perf_counter() - began, 3),
-            }
-        )
-        _write(path, {**record, **_summary(done, record), "done": done})
-        if progress is not None:
-            progress.advance(1)
-    return done
+    return study
 
 
-def _as_optuna(item: Mapping[str, Any], space: Mapping[str, Span]) -> optuna.trial.FrozenTrial:
-    optuna = _optuna()
-    whole, real = optuna.distributions.IntDistribution, optuna.distributions.FloatDistribution
-    spread = {
-        name: whole(int(span.low), int(span.high), log=span.log)
-        if span.whole
-        else real(span.low, span.high, log=span.log)
-        for name, span in space.items()
-    }
-    return optuna.trial.create_trial(
-        state=getattr(optuna.trial.TrialState, _STATES[item["state"]]),
-        params=item["options"],
-        distributions=spread,
-        value=item["value"],
-        intermediate_values=dict(enumerate(item["epochs"], 1)),
-    )
+def _state(name: str) -> optuna.trial.TrialState:
+    return _optuna().trial.TrialState[_STATES[name]]
 
 
 def _summary(done: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,38 +284,31 @@ def _summary(done: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> di
     }
 
 
-def _write(path: Path, study: Mapping[str, Any]) -> None:
-    with staged_output(path, overwrite=True, directory=False) as partial:
-        partial.write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
-
-
-def _earlier(
-    path: Path, record: Mapping[str, Any], overwrite: bool, resume: bool
-) -> list[dict[str, Any]]:
+def _earlier(path: Path, record: Mapping[str, Any], run: RunOptions) -> list[dict[str, Any]]:
     """Return the trials of the study to resume, after checking that it is the same."""
-    if overwrite and resume:
-        raise OptionError("--overwrite starts again and --resume continues; pass one of them")
+    if run.overwrite and run.resume:
+        raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise OptionError(f"--out is {path}; it must be a file in a folder that exists")
+        raise OptionError(f"`out` is {path}; it must be a file in a folder that exists")
     if not path.exists():
         return []
-    if not (overwrite or resume):
-        raise OptionError(f"{path} already exists; pass --resume to add trials, or --overwrite")
+    if not (run.overwrite or run.resume):
+        raise OptionError(f"{path} already exists; pass `resume` to add trials, or `overwrite`")
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
         known = isinstance(study, dict) and study.get("format") == FORMAT
         found = [dict(item) for item in study["done"]] if known else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a study that can be read; choose another --out") from error
+        raise DataError(f"{path} is not a study that can be read; choose another `out`") from error
     if not known:
-        raise DataError(f"{path} is not a study of boxnn tune; choose another --out")
-    if overwrite:
+        raise DataError(f"{path} is not a study of boxnn tune; choose another `out`")
+    if run.overwrite:
         return []
     other = [name for name, value in record.items() if study.get(name) != value]
     if other:
         raise OptionError(
             f"{path} is a study with another {', '.join(other)}; resume it with its own options "
-            "and data, or choose another --out"
+            "and data, or choose another `out`"
         )
     return found
 
@@ -326,12 +321,11 @@ def _optuna() -> Any:
     return optuna
 
 
-def command_line(result: Mapping[str, Any], data: Name) -> str:
+def command_line(found: Study, data: Name) -> str:
     """Return the command that trains with the best options of a study."""
-    words = [
-        f"--{name.replace('_', '-')} {value:.6g}"
-        if isinstance(value, float)
-        else f"--{name.replace('_', '-')} {value}"
-        for name, value in {**result["fixed"], **result["best"]["options"]}.items()
-    ]
-    return f"boxnn train {data} --out model.zarr --preset {result['preset']} {' '.join(words)}"
+    best = {} if found.best is None else found.best["options"]
+    words = ["boxnn train", str(data), "--out model.zarr --preset", found.preset]
+    for name, value in {**found.fixed, **best}.items():
+        text = f"{value:.6g}" if isinstance(value, float) else value
+        words.append(f"--{name.replace('_', '-')} {text}")
+    return " ".join(words)

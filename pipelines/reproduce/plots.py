@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from boxnn_numba.pipelines.figures.curves import FAMILY_COLOURS, method_label, new_figure
-from boxnn_numba.pipelines.figures.scales import tick_step
+from boxnn_numba.pipelines.figures.curves import (
+    FAMILY_COLOURS,
+    frame_curves,
+    method_label,
+    new_figure,
+)
+from boxnn_numba.pipelines.figures.published import FAMILIES
 from boxnn_numba.pipelines.reproduce.rows import Row
+from boxnn_numba.pipelines.reproduce.targets import PANELS, TABLE_RADII, ablation_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +33,29 @@ _DATASET_TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 #: Rows with fewer images have their interval drawn.
 _BAND_IMAGES = 2000
 
-#: A part of a figure: its title and (label, colour, dashes, row) of each curve.
-Panel = tuple[str, Sequence[tuple[str, str, str, Row]]]
+#: A part of a figure: its title and (label, row) of each curve.
+Panel = tuple[str, Sequence[tuple[str, Row]]]
 
 
-def dataset_title(dataset: str) -> str:
-    """Return the name of a data set as the paper writes it."""
-    return _DATASET_TITLES.get(dataset, dataset)
+def picture(
+    target: str, rows: Sequence[Row], medians: Sequence[Mapping[str, Any]], title: str
+) -> Figure:
+    """Draw a target: Table 1, another table, panels that compare methods, or the ablation."""
+    if medians:
+        return median_bars(medians, f"{title}: median certified radius")
+    if target.startswith("table"):
+        name = _DATASET_TITLES[rows[0].dataset]
+        return table_picture(rows, f"{title}: certified accuracy (%) on {name}; ours in bold")
+    if target not in PANELS:
+        heading = f"{title}: Box-NN on MNIST, published dotted, ours solid (the paper's count)"
+        return curve_panels(ablation_titles(target, rows), heading, columns=3)
+    panels = []
+    for dataset, families in PANELS[target]:
+        others = ", ".join(method_label(name) for name in families if name != FAMILIES[0])
+        shown = [row for row in rows if row.dataset == dataset and row.family in families]
+        head = f"{_DATASET_TITLES[dataset]}: Box-NN and {others}"
+        panels.append((head, [(row_label(row), row) for row in shown]))
+    return curve_panels(panels, f"{title}: published dotted, ours solid")
 
 
 def row_label(row: Row) -> str:
@@ -48,41 +70,13 @@ def row_label(row: Row) -> str:
     return name if row.images is None else f"{name} ({row.images:,} images)"
 
 
-def comparison_panel(title: str, rows: Sequence[Row]) -> Panel:
-    """Return a panel of Box-NN and published defences; a setting has one colour."""
-    settings = sorted({row.setting for row in rows if row.setting is not None})
-    colours = {
-        number: SETTING_COLOURS[index % len(SETTING_COLOURS)]
-        for index, number in enumerate(settings)
-    }
-    curves = []
-    for row in rows:
-        if row.setting is None:
-            colour, dashes = _BOXNN_STYLES.get(row.method, (_BOXNN, "-"))
-        else:
-            colour, dashes = colours[row.setting], "-"
-        curves.append((row_label(row), colour, dashes if row.ours else ":", row))
-    return title, curves
-
-
-def ablation_panel(title: str, labelled: Sequence[tuple[str, Row]]) -> Panel:
-    """Return a panel of the ablation; the row named ``"Box-NN"`` is the default, in red."""
-    colours = iter(SETTING_COLOURS)
-    curves = []
-    for label, row in labelled:
-        default = row.method == "Box-NN"
-        colour = _BOXNN if default else next(colours)
-        curves.append((label, colour, "-" if row.ours else ":", row))
-    return title, curves
-
-
 def curve_panels(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
     """Draw certified accuracy against radius, one pair of axes a panel.
 
     Parameters
     ----------
     panels
-        Made by `comparison_panel` or `ablation_panel`.
+        Box-NN has colours of its own in each, the other methods one for each setting.
     title
         Above all.
     columns
@@ -95,59 +89,51 @@ def curve_panels(panels: Sequence[Panel], title: str, columns: int = 2) -> Figur
     """
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
-    below = max(len(curves) for _, curves in panels) > 6
-    legend = 0.22 * -(-max(len(curves) for _, curves in panels) // 2) if below else 0.0
+    most = max(len(curves) for _, curves in panels)
+    below = most > 6
+    legend = 0.22 * -(-most // 2) if below else 0.0
     width = {1: 7.6, 2: 6.2}.get(columns, 4.6)
     figure = new_figure(width * columns, (3.9 + legend) * lines)
     grid = figure.subplots(lines, columns, squeeze=False)
+    look: dict[str, Any] = {"fontsize": 8.5, "frameon": False, "handlelength": 3}
+    look |= {"loc": "upper right"}
+    if below:
+        look |= {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.15), "ncols": 2}
     for axes, (head, curves) in zip(grid.flat, panels, strict=False):
-        _draw_panel(axes, head, curves, below)
+        _draw_panel(axes, curves)
+        axes.set_title(head, loc="left", fontsize=10)
+        axes.legend(**look)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 
 
-def _draw_panel(
-    axes: Axes, title: str, curves: Sequence[tuple[str, str, str, Row]], below: bool
-) -> None:
+def _draw_panel(axes: Axes, curves: Sequence[tuple[str, Row]]) -> None:
     last, drawn = 1, 0
-    for label, colour, dashes, row in curves:
+    colours: dict[int | str, str] = {}
+    for label, row in curves:
+        colour, dashes = _BOXNN_STYLES.get(row.method, ("", "-"))
+        if not colour:
+            next_one = SETTING_COLOURS[len(colours) % len(SETTING_COLOURS)]
+            colour = colours.setdefault(row.setting or row.method, next_one)
         radii, percents = _visible(row)
         last = max(last, radii[-1] if not row.ours else sum(value >= 0.5 for value in percents))
+        look: dict[str, Any] = {"color": colour, "label": label}
         if not row.ours:
             axes.plot(
-                radii, percents, color=colour, linestyle=dashes, linewidth=1.6, marker="o",
-                markersize=3.2, label=label, zorder=3,
-            )  # fmt: skip
+                radii, percents, ":", linewidth=1.6, marker="o", markersize=3.2, zorder=3, **look
+            )
             continue
         # Curves that coincide show as stripes: each is thinner than the one below.
         width = max(3.2 - 0.5 * drawn, 1.4)
         drawn += 1
-        axes.plot(
-            radii, percents, color=colour, linestyle=dashes, linewidth=width, label=label, zorder=4
-        )
+        axes.plot(radii, percents, dashes, linewidth=width, zorder=4, **look)
         if row.images is not None and row.images < _BAND_IMAGES:
-            end = len(radii) - 1
-            axes.fill_between(
-                radii[:end], row.low[:end], row.high[:end],
-                color=colour, alpha=0.15, linewidth=0, zorder=2,
-            )  # fmt: skip
-    axes.set_xlim(0, last)
-    axes.set_ylim(0, 100)
-    axes.set_xticks(range(0, last + 1, tick_step(last)))
-    axes.set_yticks(range(0, 101, 20))
-    axes.grid(color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+            band = radii[:-1], row.low[: len(radii) - 1], row.high[: len(radii) - 1]
+            axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0, zorder=2)
+    frame_curves(axes, last)
     axes.set_xlabel("certified radius (pixels)")
-    axes.set_ylabel("certified accuracy (%)")
-    axes.set_title(title, loc="left", fontsize=10)
-    look: dict[str, Any] = {"fontsize": 8.5, "frameon": False, "handlelength": 3}
-    if below:
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=2, **look)
-    else:
-        axes.legend(loc="upper right", **look)
 
 
 def _visible(row: Row) -> tuple[list[int], list[float]]:
@@ -159,23 +145,13 @@ def _visible(row: Row) -> tuple[list[int], list[float]]:
     return row.radii[:end], row.percents[:end]
 
 
-def table_picture(rows: Sequence[Row], radii: Sequence[int], title: str) -> Figure:
-    """Draw a table of certified accuracies, darker where more is certified, ours in bold.
-
-    Parameters
-    ----------
-    rows
-        One line each, in order.
-    radii
-        One column each.
-    title
-        Above the table.
-    """
+def table_picture(rows: Sequence[Row], title: str) -> Figure:
+    """Draw a table of certified accuracies, darker where more is certified, ours in bold."""
     from matplotlib import colormaps
 
     shades = colormaps["Blues"]
     left, cell, line = 3.7, 0.62, 0.25
-    width, height = left + cell * len(radii) + 0.2, line * (len(rows) + 1) + 0.75
+    width, height = left + cell * len(TABLE_RADII) + 0.2, line * (len(rows) + 1) + 0.75
     figure = new_figure(width, height, layout=None)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
@@ -184,7 +160,7 @@ def table_picture(rows: Sequence[Row], radii: Sequence[int], title: str) -> Figu
     axes.text(0.12, 0.22, title, fontsize=11, va="center")
     top = 0.5
     axes.text(0.12, top + line / 2, "method", fontsize=9, va="center", color="#555b66")
-    for column, radius in enumerate(radii):
+    for column, radius in enumerate(TABLE_RADII):
         centre = left + cell * (column + 0.5)
         text = f"r = {radius}" if column == 0 else str(radius)
         axes.text(centre, top + line / 2, text, fontsize=9, ha="center", va="center")
@@ -192,7 +168,7 @@ def table_picture(rows: Sequence[Row], radii: Sequence[int], title: str) -> Figu
         down = top + line * (index + 1)
         weight = "bold" if row.ours else "normal"
         axes.text(0.12, down + line / 2, row_label(row), fontsize=9, va="center", weight=weight)
-        for column, radius in enumerate(radii):
+        for column, radius in enumerate(TABLE_RADII):
             value = row.at(radius)
             start = left + cell * column
             colour = shades(0.75 * value / 100)
@@ -218,10 +194,10 @@ def median_bars(medians: Sequence[Mapping[str, Any]], title: str) -> Figure:
     for axes, dataset in zip(grid[:, 0], datasets, strict=True):
         own = [item for item in medians if item["dataset"] == dataset]
         for place, item in enumerate(own):
-            _draw_median(axes, place, item, FAMILY_COLOURS)
+            _draw_median(axes, place, item)
         axes.set_yticks(range(len(own)), [_median_label(item) for item in own], fontsize=9)
         axes.set_ylim(len(own) - 0.4, -0.6)
-        axes.set_title(dataset_title(dataset), loc="left", fontsize=10)
+        axes.set_title(_DATASET_TITLES[dataset], loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -232,10 +208,8 @@ def median_bars(medians: Sequence[Mapping[str, Any]], title: str) -> Figure:
     return figure
 
 
-def _draw_median(
-    axes: Axes, place: int, item: Mapping[str, Any], colours: Mapping[str, str]
-) -> None:
-    colour = colours.get(item["method"], "#1f2430")
+def _draw_median(axes: Axes, place: int, item: Mapping[str, Any]) -> None:
+    colour = FAMILY_COLOURS.get(item["method"], "#1f2430")
     if item["published"] is not None:
         axes.barh(
             place - 0.2, item["published"], 0.36,

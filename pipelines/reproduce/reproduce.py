@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,16 @@ from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources.catalogue import open_source
 from boxnn_numba.errors import DataError
+from boxnn_numba.pipelines import run_folder
 from boxnn_numba.pipelines.figures.published import published_medians
 from boxnn_numba.pipelines.ingest import ingest
 from boxnn_numba.pipelines.machine import describe_machine
+from boxnn_numba.pipelines.reproduce import rows as remarks
 from boxnn_numba.pipelines.reproduce import runs as reproduce_runs
 from boxnn_numba.pipelines.reproduce.cost import cost_text, costs
-from boxnn_numba.pipelines.reproduce.files import (
-    draw,
-    report_text,
-    write_csv,
-    write_json,
-    write_table,
-    write_text,
-)
-from boxnn_numba.pipelines.reproduce.rows import (
-    best_medians,
-    beyond_reach,
-    differences,
-    guesses,
-    median_differences,
-    never_improved,
-    without_counterpart,
-)
-from boxnn_numba.pipelines.reproduce.runs import (
-    NO_TORCH,
-    SCALES,
-    RunStore,
-    Scale,
-)
+from boxnn_numba.pipelines.reproduce.files import report_text, table
+from boxnn_numba.pipelines.reproduce.plots import picture
+from boxnn_numba.pipelines.reproduce.runs import SCALES, RunStore, Scale
 from boxnn_numba.pipelines.reproduce.targets import (
     ABLATIONS,
     DATASETS,
@@ -48,13 +30,37 @@ from boxnn_numba.pipelines.reproduce.targets import (
     ablation_rows,
     comparison_rows,
 )
-from boxnn_numba.pipelines.run_folder import RunFolder
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 FORMAT, VERSION = "boxnn-reproduction", 1
 #: What can be asked for; ``"all"`` is everything but single figures of the ablation.
 TARGETS = (*PANELS, *ABLATIONS, "ablation", "all")
 _ALL = (*PANELS, "ablation")
-_MARKER = "reproduce.json"
+_KIND = run_folder.RunFolder(
+    "boxnn reproduce", "reproduce.json", {"format": FORMAT, "version": VERSION}
+)
+
+
+@dataclass(frozen=True)
+class Reproduction(Result):
+    """What was rerun.
+
+    Attributes
+    ----------
+    out
+        Where the results are.
+    targets
+        Name -> its ``files``, ``text``, and ``differences`` from the published values.
+    notes
+        What a reader has to know about the runs as a whole.
+    seconds
+        That it took.
+    """
+
+    out: str
+    targets: dict[str, dict[str, Any]]
+    notes: list[str]
+    seconds: float
 
 
 def reproduce(
@@ -65,11 +71,8 @@ def reproduce(
     fashion: str | Path | None = None,
     scale: str | Scale = "quick",
     seed: int = 0,
-    threads: int | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> Reproduction:
     """Rerun what a table or figure of the paper shows and set it beside the published values.
 
     Parameters
@@ -86,18 +89,12 @@ def reproduce(
         ``"quick"``, ``"full"``, or a `Scale`.
     seed
         Of all runs.
-    threads
-        As for `get_backend`.
-    overwrite, resume
-        Delete an earlier reproduction at `out`; or add to it, with its finished runs.
-    progress
-        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+    run
+        How to run. To resume is to add to an earlier reproduction at `out`, with its runs.
 
     Returns
     -------
-    dict
-        ``out``, ``targets`` (name -> ``files``, ``text``, ``differences``), ``notes`` and
-        ``seconds``.
+    Reproduction
 
     Raises
     ------
@@ -113,31 +110,23 @@ def reproduce(
     if isinstance(scale, str):
         scale = SCALES[validation.choice("scale", scale, SCALES)]
     seed = validation.integer("seed", seed, low=0)
-    if threads is not None:
-        validation.positive("threads", threads)
+    if run.threads is not None:
+        validation.positive("threads", run.threads)
     names = _ALL if target == "all" else (target,)
     wanted = [name for name in DATASETS if any(name in _datasets_of(each) for each in names)]
     given = dict(zip(DATASETS, (data, fashion), strict=True))
-    _check_sources(given, wanted)
-    if reproduce_runs.torch_installed() and any(name in PANELS for name in names):
-        for name in wanted:
-            _check_size(name, given[name], scale)
-    kind = RunFolder("boxnn reproduce", _MARKER, {"format": FORMAT, "version": VERSION})
-    folder = kind.open(out, overwrite, resume)
-    paths = {name: _dataset(folder, name, given[name], progress) for name in wanted}
-    store = RunStore(folder / "runs", paths, scale, seed, threads, progress)
+    baselines = reproduce_runs.torch_installed() and any(name in PANELS for name in names)
+    for name in wanted:
+        _check(name, given[name], scale, baselines)
+    folder = _KIND.open(out, run)
+    paths = {name: _dataset(folder, name, given[name], run) for name in wanted}
+    store = RunStore(folder / "runs", paths, scale, seed, run)
     notes = _notes(store)
     done = {}
     for name in names:
-        if progress is not None:
-            progress.note(f"target {name}")
+        run.progress.note(f"target {name}")
         done[name] = _reproduce_one(name, folder, store, notes)
-    return {
-        "out": str(folder),
-        "targets": done,
-        "notes": notes,
-        "seconds": time.perf_counter() - began,
-    }
+    return Reproduction(str(folder), done, notes, time.perf_counter() - began)
 
 
 def _reproduce_one(
@@ -145,24 +134,19 @@ def _reproduce_one(
 ) -> dict[str, Any]:
     began = time.perf_counter()
     result = _header(target, store)
+    rows = comparison_rows(target, store) if target in PANELS else ablation_rows(target, store)
     medians: list[dict[str, Any]] = []
-    if target in PANELS:
-        rows = comparison_rows(target, store)
-        if target == "table1":
-            published = {name: published_medians(name) for name in _datasets_of(target)}
-            medians = best_medians(rows, published)
-    else:
-        rows = ablation_rows(target, store)
-    named = median_differences(medians) if medians else differences(rows)
+    if target == "table1":
+        published = {name: published_medians(name) for name in _datasets_of(target)}
+        medians = remarks.best_medians(rows, published)
+    named = remarks.median_differences(medians) if medians else remarks.differences(rows)
     priced = costs(store) if target == "table2" else []
     result |= {
-        "notes": [*notes, *never_improved(rows)],
+        "notes": [*notes, *remarks.never_improved(rows)],
         "seconds": round(time.perf_counter() - began, 1),
         "medians": medians,
         "differences": named,
-        "nearest": without_counterpart(rows),
-        "beyond_reach": beyond_reach(rows),
-        "guesses": guesses(rows),
+        **{name: find(rows) for name, (_, find) in remarks.REMARKS.items()},
         "rows": [row.as_dict() for row in rows],
     }
     text = report_text(result, rows)
@@ -170,13 +154,15 @@ def _reproduce_one(
     if priced:
         text += "\n\n" + cost_text(priced)
         header = {key: result[key] for key in ("format", "version", "command", "seed", "machine")}
-        write_json(folder / "cost.json", {**header, "target": "cost", "rows": priced})
-        write_csv(folder / "cost.csv", list(priced[0]), (item.values() for item in priced))
+        cost = {**header, "target": "cost", "rows": priced}
+        run_folder.write_json(folder / "cost.json", cost)
+        run_folder.write_csv(folder / "cost.csv", priced)
         names += ["cost.csv", "cost.json"]
-    write_table(folder / f"{target}.csv", target, rows, medians)
-    write_json(folder / f"{target}.json", result)
-    draw(folder / f"{target}.png", target, rows, medians, result["title"])
-    write_text(folder / f"{target}.txt", text + "\n")
+    run_folder.write_csv(folder / f"{target}.csv", table(target, rows, medians))
+    run_folder.write_json(folder / f"{target}.json", result)
+    figure = picture(target, rows, medians, result["title"])
+    run_folder.write_figure(folder / f"{target}.png", figure)
+    run_folder.write_text(folder / f"{target}.txt", text)
     return {"files": names, "text": text, "differences": named}
 
 
@@ -189,29 +175,20 @@ def _datasets_of(target: str) -> list[str]:
     return ["mnist"] if panels is None else list(dict.fromkeys(name for name, _ in panels))
 
 
-def _check_sources(given: Mapping[str, str | Path | None], wanted: Sequence[str]) -> None:
-    """Raise before anything is written if a data set is not here."""
-    for name in wanted:
-        path = given[name]
-        if path is not None:
-            open_dataset(path)
-            continue
+def _check(name: str, given: str | Path | None, scale: Scale, baselines: bool) -> None:
+    """Raise, before anything is written, if a data set is not here or too small for its runs."""
+    if given is None:
         try:
             open_source(name)
         except DataError as error:
-            option = "--data" if name == "mnist" else "--fashion"
-            raise DataError(f"{error} (or pass {option} DATASET)") from error
-
-
-def _check_size(name: str, given: str | Path | None, scale: Scale) -> None:
-    """Raise if a data set in the place of `name` is too small for its runs of RA and FPA."""
-    if given is None:
+            option = "data" if name == "mnist" else "fashion"
+            raise DataError(f"{error} (or pass `{option}`, a dataset)") from error
         return
     dataset = open_dataset(given)
-    settings = (*scale.ra.get(name, ()), *scale.fpa.get(name, ()))
+    settings = (*scale.ra.get(name, ()), *scale.fpa.get(name, ())) if baselines else ()
     for has, least, what in (
         (dataset.n_features, max(settings, default=1), "features"),
-        (dataset.n_rows("test"), scale.images or 1, "test samples"),
+        (dataset.n_rows("test"), (scale.images or 1) if baselines else 1, "test samples"),
     ):
         if has < least:
             raise DataError(
@@ -220,46 +197,43 @@ def _check_size(name: str, given: str | Path | None, scale: Scale) -> None:
             )
 
 
-def _dataset(folder: Path, name: str, given: str | Path | None, progress: Any) -> Path:
+def _dataset(folder: Path, name: str, given: str | Path | None, run: RunOptions) -> Path:
     """Return where a data set is; one that was not given is ingested into the folder."""
     if given is not None:
         return Path(given)
     path = folder / "data" / f"{name}.zarr"
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
-        ingest(name, path, progress=progress)
+        ingest(name, path, run=RunOptions(progress=run.progress))
     return path
 
 
 def _notes(store: RunStore) -> list[str]:
-    """Return what a reader has to know about the runs as a whole."""
-    notes = []
-    for name, dataset in store.opened.items():
-        if dataset.name != name:
-            notes.append(f"ours was measured on {dataset.name!r} in place of {name}")
-    if not store.baselines:
-        notes.append(NO_TORCH)
-    return notes
+    notes = [
+        f"ours was measured on {dataset.name!r} in place of {name}"
+        for name, dataset in store.opened.items()
+        if dataset.name != name
+    ]
+    return notes if reproduce_runs.torch_installed() else [*notes, reproduce_runs.NO_TORCH]
 
 
 def _header(target: str, store: RunStore) -> dict[str, Any]:
-    title = f"{target[:-1].capitalize()} {target[-1]}"
+    title = "Table 4 and Figures 4 to 9"
     for word in ("table", "figure"):
         if target.startswith(word):
             title = f"{word.capitalize()} {target.removeprefix(word)}"
-    if target == "ablation":
-        title = "Table 4 and Figures 4 to 9"
     command = f"boxnn reproduce {target} --out DIR --scale {store.scale.name} --seed {store.seed}"
-    threads = store.threads or default_threads()
+    if store.run.threads is not None:
+        command += f" --threads {store.run.threads}"
     return {
         "format": FORMAT,
         "version": VERSION,
         "target": target,
         "title": title,
-        "command": command + ("" if store.threads is None else f" --threads {threads}"),
+        "command": command,
         "scale": asdict(store.scale),
         "seed": store.seed,
-        "machine": describe_machine(threads),
+        "machine": describe_machine(store.run.threads or default_threads()),
         "datasets": {
             name: {"name": item.name, "digest": item.digest, "test_images": item.n_rows("test")}
             for name, item in store.opened.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from boxnn_numba.baselines.ablation import radius_of_bound
 from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.pipelines.figures.published import PublishedRow, family, setting
+from boxnn_numba.pipelines.running import Result
 from boxnn_numba.statistics import lower_bound, upper_bound
 
 #: Differences up to this many points (or pixels of a median radius) are not named.
@@ -20,12 +21,17 @@ TOLERANCE = 2.0
 CONFIDENCE = 0.95
 #: Our curves go at least this far, as the paper's do.
 _LAST_RADIUS = 40
+#: What an entry of Table 1 says of the best row -> attribute of it.
+_MEDIAN_OF = {
+    "ours": "median", "interval": "median_interval", "setting": "method",
+    "convention": "convention", "images": "images", "samples": "samples",
+}  # fmt: skip
 #: Pixels of an image of the paper's data sets.
 _PAPER_FEATURES = 784
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Result):
     """One method with one setting on one data set: certified accuracy in percent.
 
     Attributes
@@ -86,10 +92,6 @@ class Row:
         """Return the certified accuracy at a radius; 0 beyond those that the row has."""
         return self.percents[self.radii.index(radius)] if radius in self.radii else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return asdict(self)
-
 
 def published_row(row: PublishedRow, dataset: str) -> Row:
     """Return a row of the paper's tables."""
@@ -97,14 +99,7 @@ def published_row(row: PublishedRow, dataset: str) -> Row:
 
 
 def our_row(
-    file: CertificateFile,
-    method: str,
-    dataset: str,
-    *,
-    convention: str = "sound",
-    samples: int | None = None,
-    group: str = "",
-    run: dict[str, Any] | None = None,
+    file: CertificateFile, method: str, dataset: str, *, convention: str = "sound", **about: Any
 ) -> Row:
     """Return what a certificate file says of a method.
 
@@ -112,8 +107,8 @@ def our_row(
     ----------
     file
         The certificates.
-    method, dataset, convention, samples, group, run
-        As in `Row`.
+    method, dataset, convention, **about
+        As in `Row`: ``samples``, ``group`` and ``run``.
 
     Notes
     -----
@@ -128,21 +123,12 @@ def our_row(
     possible = [int((bound >= 0.5).sum()) - 1 for bound in (low, high)]
     percents, lows, highs = (np.round(100 * values, 2).tolist() for values in (share, low, high))
     return Row(
-        method,
-        dataset,
-        "ours",
-        convention,
-        radii.tolist(),
-        percents,
-        lows,
-        highs,
+        method, dataset, "ours", convention, radii.tolist(), percents, lows, highs,
         median=certificates.median_certified_radius(*outcome),
         median_interval=possible,
         images=len(file),
-        samples=samples,
-        group=group,
-        run=run or {},
-    )
+        **about,
+    )  # fmt: skip
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
@@ -163,19 +149,23 @@ def differences(rows: Sequence[Row]) -> list[str]:
             if abs(ours - theirs) > TOLERANCE:
                 place = row.radii.index(radius)
                 low, high = row.low[place], row.high[place]
-                inside = " (inside the interval)" if low <= theirs <= high else ""
                 found.append(
                     f"{name}, r={radius}: ours {ours:.1f} [{low:.1f}, {high:.1f}], published "
-                    f"{theirs:.1f}, {ours - theirs:+.1f} points{inside}"
+                    f"{theirs:.1f}, {ours - theirs:+.1f} points{_if_inside(low, theirs, high)}"
                 )
     return found
+
+
+def _if_inside(low: float, value: float, high: float) -> str:
+    return " (inside the interval)" if low <= value <= high else ""
 
 
 def without_counterpart(rows: Sequence[Row]) -> list[str]:
     """Say of each of our settings that the paper lacks which of its rows is the nearest."""
     found = []
     for row in rows:
-        if not row.ours or row.setting is None:
+        wanted = row.setting
+        if not row.ours or wanted is None:
             continue
         peers = [
             other
@@ -183,7 +173,6 @@ def without_counterpart(rows: Sequence[Row]) -> list[str]:
             if not other.ours and (other.family, other.dataset) == (row.family, row.dataset)
         ]
         if peers and all(other.method != row.method for other in peers):
-            wanted = row.setting
             nearest = min(peers, key=lambda other: abs((other.setting or 0) - wanted))
             values = ", ".join(
                 f"r={radius} {row.at(radius):.1f} and {nearest.at(radius):.1f}"
@@ -202,13 +191,12 @@ def guesses(rows: Sequence[Row]) -> list[str]:
     The code that Levine and Feizi published gives a right guess that it cannot certify the
     radius 0, so the published rows of RA count it at r = 0; ours are abstentions there.
     """
-    found = []
-    for row in rows:
-        right = row.run.get("guessed_right")
-        if right is not None and row.family == "RA":
-            words = f"{right:.1f}% guessed right, {row.at(0):.1f}% certified"
-            found.append(f"{row.dataset} {row.method}: {words}")
-    return found
+    return [
+        f"{row.dataset} {row.method}: {row.run['guessed_right']:.1f}% guessed right, "
+        f"{row.at(0):.1f}% certified"
+        for row in rows
+        if row.family == "RA" and "guessed_right" in row.run
+    ]
 
 
 def never_improved(rows: Sequence[Row]) -> list[str]:
@@ -248,10 +236,10 @@ def median_differences(medians: Sequence[dict[str, Any]]) -> list[str]:
         ours, theirs = item["ours"], item["published"]
         if ours is not None and theirs is not None and abs(ours - theirs) > TOLERANCE:
             low, high = item["interval"]
-            inside = " (inside the interval)" if low <= theirs <= high else ""
             found.append(
                 f"{item['dataset']} {item['method']}, median certified radius: ours {ours} "
-                f"[{low}, {high}] by {item['setting']}, published {theirs}{inside}"
+                f"[{low}, {high}] by {item['setting']}, published {theirs}"
+                f"{_if_inside(low, theirs, high)}"
             )
     return found
 
@@ -273,7 +261,7 @@ def best_medians(rows: Sequence[Row], published: dict[str, dict[str, int]]) -> l
         ``interval``, ``setting``, ``convention``, ``images``, ``samples``. Box-NN has one entry
         for each of our ways to train and to count it.
     """
-    table: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for dataset, values in published.items():
         for name, value in values.items():
             own = [
@@ -284,18 +272,19 @@ def best_medians(rows: Sequence[Row], published: dict[str, dict[str, int]]) -> l
             for group in groups or [[]]:
                 best = max(group, key=lambda row: row.median or 0, default=None)
                 label = name if best is None or name != "Box-NN" else best.method
-                table.append(_median_entry(dataset, label, value if label == name else None, best))
-    return table
+                known = value if label == name else None
+                entries.append({"dataset": dataset, "method": label, "published": known})
+                for key, attribute in _MEDIAN_OF.items():
+                    entries[-1][key] = None if best is None else getattr(best, attribute)
+    return entries
 
 
-def _median_entry(
-    dataset: str, label: str, published: int | None, best: Row | None
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {"dataset": dataset, "method": label, "published": published}
-    names = ("ours", "interval", "setting", "convention", "images", "samples")
-    if best is None:
-        return entry | dict.fromkeys(names)
-    values = (
-        best.median, best.median_interval, best.method, best.convention, best.images, best.samples,
-    )  # fmt: skip
-    return entry | dict(zip(names, values, strict=True))
+#: What is said of rows, by its name in a result: words above it, and what finds it.
+REMARKS = {
+    "nearest": ("settings that the paper does not have:", without_counterpart),
+    "beyond_reach": ("published rows that cannot be what they are called:", beyond_reach),
+    "guesses": (
+        "guesses, which the published RA counts at r = 0 although uncertified:",
+        guesses,
+    ),
+}

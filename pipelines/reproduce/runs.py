@@ -1,38 +1,32 @@
-"""The runs behind `boxnn reproduce`: what each one is, and a folder that keeps them.
-
-A run is one trained model with its certificates, in a folder of its own under ``runs/`` that is
-named by a digest of everything that determines it. Targets share runs, and a reproduction that
-was killed finds the finished ones again and continues the unfinished one.
-"""
+"""Runs behind `boxnn reproduce`: what each one is. Targets share them."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
-from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.pipelines.certification.baselines import certify_baseline
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.run_folder import kept_run
+from boxnn_numba.pipelines.run_folder import KeptRun, kept_run
 from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.pipelines.training.baselines import train_baseline
 from boxnn_numba.pipelines.training.train import train
-from boxnn_numba.progress import SILENT
 from boxnn_numba.training.options import resolve
 
 #: Why baselines are not rerun where torch is missing.
 NO_TORCH = (
     "torch is not installed, so RA and FPA are not rerun: pip install 'boxnn-numba[baselines]'"
 )
-_MODEL = "model.zarr"
 #: Settings of FPA whose published rows count the pixels down the columns (`make_partition`).
 _BY_COLUMNS = {("mnist", 25), ("mnist", 45)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much is rerun, and how thoroughly.
 
@@ -53,176 +47,129 @@ class Scale:
     """
 
     name: str
-    boxes: int
-    epochs: int
+    boxes: int = 2500
+    epochs: int = 8
     ablation_epochs: int
     ablation_boxes: tuple[int, ...]
     ra: Mapping[str, tuple[int, ...]]
     fpa: Mapping[str, tuple[int, ...]]
     images: int | None
-    samples: int
-    guess_samples: int
+    samples: int = 10_000
+    guess_samples: int = 1_000
 
 
 SCALES = {
     "quick": Scale(
         name="quick",
-        boxes=2500,
-        epochs=8,
         ablation_epochs=3,
         ablation_boxes=(500, 1000, 5000),
         ra={"mnist": (20, 45, 60), "fashion-mnist": (40,)},
         fpa={"mnist": (25, 60)},
         images=500,
-        samples=10_000,
-        guess_samples=1_000,
     ),
     "full": Scale(
         name="full",
-        boxes=2500,
-        epochs=8,
         ablation_epochs=8,
         ablation_boxes=(500, 1000, 5000, 10_000),
         ra={"mnist": (10, 20, 40, 45, 60), "fashion-mnist": (10, 20, 40, 60)},
         fpa={"mnist": (10, 25, 35, 60, 65, 75)},
         images=None,
-        samples=10_000,
-        guess_samples=1_000,
     ),
 }
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A run that is done.
-
-    Attributes
-    ----------
-    folder
-        Holds ``model.zarr`` and the certificates ``cert.zarr``, or ``cert-a.zarr`` and
-        ``cert-b.zarr``.
-    options
-        Everything that determines it.
-    """
-
-    folder: Path
-    options: dict[str, Any]
-
-    def certificate(self, variant: str = "") -> CertificateFile:
-        """Return the certificate; of a baseline the variant ``"a"`` or ``"b"``."""
-        return open_certificate(self.folder / f"cert{variant and '-' + variant}.zarr")
-
-
 class RunStore:
     """Runs on demand: done once, then found again.
 
-    Parameters
+    Attributes
     ----------
     folder
         Where the runs go.
     datasets
         Data set -> its path.
-    scale, seed, threads
+    scale, seed
         Of all runs.
-    progress
-        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
-
-    Attributes
-    ----------
-    opened
-        Data set -> the `Dataset`.
-    baselines
-        Whether RA and FPA are rerun.
+    run
+        How to run.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        datasets: Mapping[str, Path],
-        scale: Scale,
-        seed: int,
-        threads: int | None,
-        progress: Any = None,
-    ) -> None:
-        self.folder, self.datasets, self.scale = folder, datasets, scale
-        self.seed, self.threads, self.progress = seed, threads, progress
-        self.baselines = torch_installed()
-        self.opened = {name: open_dataset(path) for name, path in datasets.items()}
+    folder: Path
+    datasets: Mapping[str, Path]
+    scale: Scale
+    seed: int
+    run: RunOptions
 
-    def boxnn(self, dataset: str, preset: str, **options: Any) -> FinishedRun:
+    @cached_property
+    def opened(self) -> dict[str, Dataset]:
+        """Data set -> the `Dataset`."""
+        return {name: open_dataset(path) for name, path in self.datasets.items()}
+
+    def settings(self, dataset: str, method: str) -> tuple[int, ...]:
+        """Return the settings of ``"ra"`` or ``"fpa"`` that are rerun; none without torch."""
+        table = {"ra": self.scale.ra, "fpa": self.scale.fpa}[method]
+        return table.get(dataset, ()) if torch_installed() else ()
+
+    def boxnn(self, dataset: str, preset: str, **options: Any) -> KeptRun:
         """Train and certify a Box-NN with a preset and some options of its own."""
         common = {"boxes": self.scale.boxes, "seed": self.seed}
         if preset == "paper":  # which gives no number of epochs; our presets have their own
             common["epochs"] = self.scale.epochs
         settings = resolve(preset, {**common, **options}, self.opened[dataset].are_images)
         data = self.datasets[dataset]
+        how = replace(self.run, overwrite=False, resume=True)
 
-        def work(folder: Path) -> None:
-            model, cert = folder / _MODEL, folder / "cert.zarr"
-            common = {"resume": True, "threads": self.threads, "progress": self.progress}
-            if not model.exists():
-                train(data, model, settings, preset=preset, run=self._how())
-            if not cert.exists():
-                certify(model, data, cert, **common)
+        def work(kept: KeptRun) -> None:
+            if not kept.model.exists():
+                train(data, kept.model, settings, preset=preset, run=how)
+            if not kept.certificate_path().exists():
+                certify(kept.model, data, kept.certificate_path(), **_as_keywords(how))
 
-        words = "-".join(f"{name}-{value}" for name, value in options.items())
-        name = f"{dataset}-{preset}" + (f"-{words}" if words else "")
-        return self._run(name, {"dataset": dataset, "preset": preset, **settings.as_dict()}, work)
+        name = "-".join([dataset, preset, *(f"{name}-{value}" for name, value in options.items())])
+        return self._kept(name, {"dataset": dataset, "preset": preset, **settings.as_dict()}, work)
 
-    def baseline(self, dataset: str, method: str, setting: int) -> FinishedRun:
+    def baseline(self, dataset: str, method: str, setting: int) -> KeptRun:
         """Train ``"ra"`` with k = `setting` or ``"fpa"`` with T = `setting`; certify a and b.
 
-        Both certificates of RA rest on the same votes.
+        Both certificates of RA rest on the same votes. The networks run on the CPU.
         """
-        training = import_module("boxnn_numba.pipelines.training.baselines")
-        certification = import_module("boxnn_numba.pipelines.certification.baselines")
-        data = self.datasets[dataset]
-        size: dict[str, Any] = {"retained" if method == "ra" else "parts": setting}
-        options = self.sampling() if method == "ra" else {}
-        if method == "fpa":
+        data, seed, scale = self.datasets[dataset], self.seed, self.scale
+        how = replace(self.run, overwrite=False, resume=True, device="cpu")
+        size: dict[str, Any]
+        sampling: dict[str, Any] = {}
+        if method == "ra":
+            size = {"retained": setting}
+            sampling = {"limit": scale.images}
+            sampling |= {"samples": scale.samples, "guess_samples": scale.guess_samples}
+        else:
             columns = (dataset, setting) in _BY_COLUMNS
-            size["partition"] = "strided-columns" if columns else "strided"
-        common = {
-            "seed": self.seed,
-            "resume": True,
-            "threads": self.threads,
-            "progress": self.progress,
-        }
+            size = {"parts": setting, "partition": "strided-columns" if columns else "strided"}
 
-        def work(folder: Path) -> None:
-            model, first, second = (
-                folder / name for name in (_MODEL, "cert-a.zarr", "cert-b.zarr")
-            )
-            votes = {"votes_from": first} if method == "ra" else {}
-            if not model.exists():
-                training.train_baseline(
-                    data, model, method=method, **size, seed=self.seed, run=self._how()
-                )
-            for letter, cert, more in (("a", first, {}), ("b", second, votes)):
-                if not cert.exists():
-                    certification.certify_baseline(
-                        model, data, cert, certificate=letter, **options, **common, **more
-                    )
+        def work(kept: KeptRun) -> None:
+            if not kept.model.exists():
+                train_baseline(data, kept.model, method=method, **size, seed=seed, run=how)
+            for letter in "ab":
+                out, votes = kept.certificate_path(letter), None
+                if method == "ra" and letter == "b":
+                    votes = kept.certificate_path("a")
+                if not out.exists():
+                    certify_baseline(
+                        kept.model, data, out,
+                        certificate=letter, **sampling, seed=seed, votes_from=votes,
+                        **_as_keywords(how),
+                    )  # fmt: skip
 
-        key = {"dataset": dataset, "method": method, **size, **options, "seed": self.seed}
-        return self._run(f"{dataset}-{method}-{setting}", key, work)
+        key = {"dataset": dataset, "method": method, **size, **sampling, "seed": seed}
+        return self._kept(f"{dataset}-{method}-{setting}", key, work)
 
-    def sampling(self) -> dict[str, Any]:
-        """Return what RA certificates of this scale rest on."""
-        scale = self.scale
-        return {
-            "limit": scale.images,
-            "samples": scale.samples,
-            "guess_samples": scale.guess_samples,
-        }
+    def _kept(self, name: str, key: dict[str, Any], work: Callable[[KeptRun], None]) -> KeptRun:
+        key["dataset_digest"] = self.opened[key["dataset"]].digest
+        return kept_run(self.folder, name, key, work, self.run.progress)
 
-    def _how(self) -> RunOptions:
-        progress = SILENT if self.progress is None else self.progress
-        return RunOptions(resume=True, threads=self.threads, progress=progress)
 
-    def _run(self, name: str, key: dict[str, Any], work: Callable[[Path], None]) -> FinishedRun:
-        key = {**key, "dataset_digest": self.opened[key["dataset"]].digest}
-        return FinishedRun(*kept_run(self.folder, name, key, work, self.progress))
+def _as_keywords(run: RunOptions) -> dict[str, Any]:
+    names = ("resume", "device", "threads", "cluster", "progress")
+    return {name: getattr(run, name) for name in names}
 
 
 def torch_installed() -> bool:

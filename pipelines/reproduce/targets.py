@@ -9,7 +9,8 @@ from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines.figures.published import FAMILIES, family, published_rows
 from boxnn_numba.pipelines.reproduce.rows import Row, our_row, published_row
-from boxnn_numba.pipelines.reproduce.runs import FinishedRun, RunStore
+from boxnn_numba.pipelines.reproduce.runs import RunStore
+from boxnn_numba.pipelines.run_folder import KeptRun
 
 DATASETS = ("mnist", "fashion-mnist")
 #: Radii of the paper's tables.
@@ -94,39 +95,27 @@ def comparison_rows(target: str, store: RunStore) -> list[Row]:
             for row in published_rows(dataset)
             if family(row.method) == name
         ]
-        ours = list(_our_rows(dataset, name, store))
+        ours = (_boxnn_rows if name == "Box-NN" else _baseline_rows)(dataset, name, store)
         # Stable: a published setting comes before ours.
-        rows += sorted(theirs + ours, key=lambda row: row.setting or 0)
+        rows += sorted([*theirs, *ours], key=lambda row: row.setting or 0)
     return rows
 
 
-def _our_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
-    if name == "Box-NN":
-        yield from _boxnn_rows(dataset, store)
-        return
-    base, _, variant = name.partition("^")
-    scale = store.scale
-    settings = (scale.ra if base == "RA" else scale.fpa).get(dataset, ())
-    if not store.baselines:
-        return
-    # RA is its certificate a and RA^B its b, as FPA^A and FPA^B are of FPA.
-    letter = variant.lower() or "a"
-    for setting in settings:
+def _baseline_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
+    base, mark, variant = name.partition("^")
+    for setting in store.settings(dataset, base.lower()):
         run = store.baseline(dataset, base.lower(), setting)
-        file = run.certificate(letter)
-        about = _about(run, file)
+        # RA is its certificate a and RA^B its b, as FPA^A and FPA^B are of FPA.
+        file = run.certificate(variant.lower() or "a")
+        about, samples = _about(run, file), None
         if base == "RA":
             about["guessed_right"] = round(100 * float((file.guess == file.label).mean()), 2)
-        yield our_row(
-            file,
-            f"{base}_{setting}" + (f"^{variant}" if variant else ""),
-            dataset,
-            samples=scale.samples if base == "RA" else None,
-            run=about,
-        )
+            samples = store.scale.samples
+        method = f"{base}_{setting}{mark}{variant}"
+        yield our_row(file, method, dataset, samples=samples, run=about)
 
 
-def _boxnn_rows(dataset: str, store: RunStore) -> Iterator[Row]:
+def _boxnn_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
     for preset, options in (
         ("paper", {}),
         ("graded", {}),
@@ -136,26 +125,23 @@ def _boxnn_rows(dataset: str, store: RunStore) -> Iterator[Row]:
         file = run.certificate()
         about = _about(run, file)
         if preset == "paper":
-            yield our_row(file, "Box-NN", dataset, convention="paper", run=about)
+            yield our_row(file, name, dataset, convention="paper", run=about)
             preset = "sound"
-        yield our_row(file, f"Box-NN {preset}", dataset, run=about)
+        yield our_row(file, f"{name} {preset}", dataset, run=about)
 
 
-def _about(run: FinishedRun, file: CertificateFile) -> dict[str, Any]:
+def _about(run: KeptRun, file: CertificateFile) -> dict[str, Any]:
     """Return what a JSON row keeps of a run."""
     training = file.attributes.get("training", {})
-    epochs = [epoch["seconds"] for epoch in training.get("history", [])]
-    seconds = training.get("seconds", sum(epochs))
-    kept = {"training_seconds": round(seconds, 2)}
-    if "best_epoch" in training:
-        kept["best_epoch"] = training["best_epoch"]
-    per_image = file.attributes.get("seconds_per_sample")
-    return {
+    seconds = training.get("seconds", sum(each["seconds"] for each in training.get("history", [])))
+    about = {
         "folder": run.folder.name,
-        "options": run.options,
-        **kept,
-        "seconds_per_image": per_image,
+        "options": run.key,
+        "training_seconds": round(seconds, 2),
     }
+    if "best_epoch" in training:
+        about["best_epoch"] = training["best_epoch"]
+    return {**about, "seconds_per_image": file.attributes.get("seconds_per_sample")}
 
 
 # --- ablation -------------------------------------------------------------------------------
@@ -168,31 +154,41 @@ def ablation_rows(target: str, store: RunStore) -> list[Row]:
     curve at zero.
     """
     published = [row for row in published_rows("mnist") if row.method == "Box-NN"]
-    default = _ablation_run(store, {})
     rows = [published_row(row, "mnist") for row in published]
-    rows.append(_ablation_row(default, "Box-NN", ""))
+    rows.append(_ablation_row(store, "Box-NN", "", {}))
     for figure in _figures(target):
-        for label, options in _curves(figure, store):
+        curves = ABLATIONS[figure][2]
+        if figure == "figure6":
+            curves = tuple((f"M = {m:,}", {"boxes": m}) for m in store.scale.ablation_boxes)
+        for label, options in curves:
+            method = f"Box-NN, {label}"
             try:
-                run = _ablation_run(store, options)
+                rows.append(_ablation_row(store, method, figure, options))
             except DivergenceError as error:
-                rows.append(_diverged(label, figure, str(error)))
-                continue
-            rows.append(_ablation_row(run, f"Box-NN, {label}", figure))
+                radii, zeros = list(TABLE_RADII), [0.0] * len(TABLE_RADII)
+                rows.append(
+                    Row(
+                        f"{method} (diverged)", "mnist", "ours", "paper", radii, zeros, zeros,
+                        zeros, group=figure, run={"diverged": str(error)},
+                    )
+                )  # fmt: skip
     return rows
+
+
+def _ablation_row(store: RunStore, method: str, figure: str, options: Mapping[str, Any]) -> Row:
+    run = store.boxnn("mnist", "paper", **{"epochs": store.scale.ablation_epochs, **options})
+    file, how = run.certificate(), "paper"
+    return our_row(file, method, "mnist", convention=how, group=figure, run=_about(run, file))
 
 
 def ablation_titles(target: str, rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Row]]]]:
     """Return the panels of a picture: title, and the curves with their labels."""
     published, default = rows[0], rows[1]
+    boxes = f"{default.run['options']['boxes']:,}"
     panels = []
     for figure in _figures(target):
         title, name, _ = ABLATIONS[figure]
-        boxes = default.run["options"]["boxes"]
-        labelled = [
-            ("Box-NN published", published),
-            (name.format(boxes=f"{boxes:,}"), default),
-        ]
+        labelled = [("Box-NN published", published), (name.format(boxes=boxes), default)]
         labelled += [
             (row.method.removeprefix("Box-NN, "), row) for row in rows if row.group == figure
         ]
@@ -202,28 +198,3 @@ def ablation_titles(target: str, rows: Sequence[Row]) -> list[tuple[str, list[tu
 
 def _figures(target: str) -> tuple[str, ...]:
     return tuple(ABLATIONS) if target == "ablation" else (target,)
-
-
-def _curves(figure: str, store: RunStore) -> Sequence[tuple[str, Mapping[str, Any]]]:
-    if figure != "figure6":
-        return ABLATIONS[figure][2]
-    return [(f"M = {boxes:,}", {"boxes": boxes}) for boxes in store.scale.ablation_boxes]
-
-
-def _ablation_run(store: RunStore, options: Mapping[str, Any]) -> FinishedRun:
-    return store.boxnn("mnist", "paper", **{"epochs": store.scale.ablation_epochs, **options})
-
-
-def _ablation_row(run: FinishedRun, method: str, figure: str) -> Row:
-    file = run.certificate()
-    about = _about(run, file)
-    return our_row(file, method, "mnist", convention="paper", group=figure, run=about)
-
-
-def _diverged(label: str, figure: str, why: str) -> Row:
-    radii = list(TABLE_RADII)
-    zeros = [0.0] * len(radii)
-    return Row(
-        f"Box-NN, {label} (diverged)", "mnist", "ours", "paper", radii, zeros, zeros, zeros,
-        group=figure, run={"diverged": why},
-    )  # fmt: skip

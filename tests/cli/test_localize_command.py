@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_files(work):
 def test_the_theorem_holds_on_uniform_inputs(work):
     # Theorem 2.2's set is where all of the eps-ball is predicted alike; certificates find a part
     # of it, and that part must be no larger than C exp(-eps^2 / n).
-    result = localize("cert.zarr", "model.zarr", [1, 2], samples=2000)
+    result = localize("cert.zarr", "model.zarr", [1, 2], samples=2000).as_dict()
     model = load_model("model.zarr")
     x = uniform_codes(np.random.default_rng(9), codes_before(30), 5000)
     prediction, radius = model.certify(x)
@@ -140,7 +140,7 @@ def test_text_explains_itself(work):
 
 
 def test_groups_of_features_are_counted_together(work):
-    result = localize("colour-cert.zarr", "colour.zarr", [2])
+    result = localize("colour-cert.zarr", "colour.zarr", [2]).as_dict()
     assert result["features"] == 9 and result["group_size"] == 3
     part = result["radii"][0]
     assert part["exponent"] == 4 / 9
@@ -154,7 +154,7 @@ def test_groups_of_features_are_counted_together(work):
 
 
 def test_real_features_are_measured_by_their_levels(work):
-    result = localize("real-cert.zarr", "real.zarr", [1], samples=500)
+    result = localize("real-cert.zarr", "real.zarr", [1], samples=500).as_dict()
     model = load_model("real.zarr")
     volume = grown_log_volumes(model.boxes, 9, model.grid) / math.log(10)
     for row in result["radii"][0]["classes"]:

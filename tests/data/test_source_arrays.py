@@ -15,6 +15,7 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources import blocks as streams
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.ingest import ingest
+from boxnn_numba.pipelines.running import RunOptions
 
 pytestmark = pytest.mark.usefixtures("no_data_around")
 
@@ -137,7 +138,7 @@ def test_memory_does_not_grow_with_the_rows() -> None:
         np.save("Y.npy", np.arange(n) % 2)
         del array
         tracemalloc.start()
-        ingest("X.npy", "out.zarr", labels="Y.npy", overwrite=True)
+        ingest("X.npy", "out.zarr", labels="Y.npy", run=RunOptions(overwrite=True))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 40e6  # of 51 MB of features

@@ -68,7 +68,7 @@ def test_csv_dialect() -> None:
         (["a,y", *["1,0", "2,1"] * 5, "-inf,1"], "inf at line 12, column 'a'"),
         (["a,y", *["1,0", "2,1"] * 5, "1e40,1"], "line 12, column 'a' .* must fit in float32"),
         (["a,y", "1,0", "2,0"], "has one class only"),
-        (["a,y", "1,0", "2,1"], "enough rows for a test split of 0.2; raise --test-fraction"),
+        (["a,y", "1,0", "2,1"], "enough rows for a test split of 0.2; raise `test_fraction`"),
         (["a,y", '1,"0', "2,1"], "is not a CSV table"),
         (["a,y", "1,\udcff"], "can't decode"),
     ],

@@ -26,6 +26,8 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources import catalogue as sources
 from boxnn_numba.errors import DataError, OptionError, OutputError
 from boxnn_numba.pipelines.ingest import ingest
+from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.progress import Silent
 
 pytestmark = pytest.mark.usefixtures("no_data_around")
 
@@ -48,7 +50,7 @@ def test_idx_folder(source: str, compress: bool) -> None:
 def test_same_data_same_digest() -> None:
     write_idx_folder(Path("a/mnist"), compress=True)
     write_idx_folder(Path("b/mnist"), compress=False)
-    digests = [ingest("mnist", f"{d}.zarr", directory=f"{d}/mnist")["digest"] for d in "ab"]
+    digests = [ingest("mnist", f"{d}.zarr", directory=f"{d}/mnist").digest for d in "ab"]
     assert digests[0] == digests[1]
 
 
@@ -239,7 +241,7 @@ def test_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_progress_and_summary() -> None:
     calls: list[Any] = []
 
-    class Progress:
+    class Told(Silent):
         def start(self, total: int, unit: str) -> None:
             calls.append((total, unit))
 
@@ -247,12 +249,12 @@ def test_progress_and_summary() -> None:
             calls.append(n)
 
     np.savez("a.npz", x=X, y=Y)
-    summary = ingest("a.npz", "out.zarr", name="mine", progress=Progress())
+    summary = ingest("a.npz", "out.zarr", name="mine", run=RunOptions(progress=Told()))
     assert calls[0] == (60, "rows") and sum(calls[1:]) == 60
-    assert summary["name"] == open_dataset("out.zarr").name == "mine"
-    assert summary["rows"] == {"train": 48, "test": 12}
-    assert (summary["features"], summary["classes"]) == (4, [0, 1, 2])
-    assert summary["seconds"] >= 0 and summary["path"] == "out.zarr"
+    assert summary.name == open_dataset("out.zarr").name == "mine"
+    assert summary.rows == {"train": 48, "test": 12}
+    assert (summary.features, summary.classes) == (4, [0, 1, 2])
+    assert summary.seconds >= 0 and summary.path == "out.zarr"
 
 
 def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_real_features_need_the_same_bins(run_boxnn: Run, tmp_path: Path) -> Non
         same = ("--seed", seed, "--validation", 0, "--out", f"n{seed}.zarr")
         assert run_boxnn(*words, *same)[0] == 0
     made = run_boxnn("ensemble", "v0.zarr", "v1.zarr", "--out", "e.zarr")
-    failed(made, 2, "bin features differently", "--validation 0")
+    failed(made, 2, "bin features differently", "`validation` 0")
     assert run_boxnn("ensemble", "n0.zarr", "n1.zarr", "--out", "e.zarr")[0] == 0
     assert run_boxnn("certify", "e.zarr", "r.zarr", "--out", "c.zarr")[0] == 0
     assert run_boxnn("attack", "e.zarr", "r.zarr", "--out", "a.zarr")[0] == 0

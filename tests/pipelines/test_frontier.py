@@ -108,7 +108,7 @@ def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
     assert stored["options"] == {"boxes": 6, "epochs": 4, "warmup": 0.5, "lr": 0.5}
     assert [row["radius"] for row in stored["rows"]] == [0, 1, 2]
     # A warm-up is for the targets; preset graded has none.
-    for member in result["members"]:
+    for member in result.members:
         model = load_model(Path("f") / member["folder"] / "model.zarr")
         assert model.training["options"]["warmup"] == (0 if member["name"] == "graded" else 0.5)
 

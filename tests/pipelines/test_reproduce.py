@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import sys
 from dataclasses import replace
 from math import comb
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from scipy.stats import binomtest
 from support.cli_runs import failed
 from support.report_files import make_data
 
-from boxnn_numba.data.certificate_store import CertificateWriter, write_chunk
+from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate, write_chunk
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.figures import curves as plots
@@ -35,6 +33,7 @@ from boxnn_numba.pipelines.reproduce.rows import (
     without_counterpart,
 )
 from boxnn_numba.pipelines.reproduce.runs import SCALES
+from boxnn_numba.pipelines.running import RunOptions
 
 TINY = replace(
     SCALES["quick"],
@@ -47,6 +46,8 @@ TINY = replace(
     samples=50,
     guess_samples=10,
 )
+ONE = RunOptions(threads=1)
+AGAIN = replace(ONE, resume=True)
 KEYS = {
     "format", "version", "target", "title", "command", "scale", "seed", "machine", "datasets",
     "intervals", "notes", "seconds", "medians", "differences", "nearest", "beyond_reach",
@@ -54,18 +55,16 @@ KEYS = {
 }  # fmt: skip
 
 
-class FakeBaselines(ModuleType):
-    """Stands for the pipelines of baselines: certificates that are drawn at random."""
+class FakeBaselines:
+    """Stands for training and certification of baselines: certificates are drawn at random."""
 
     def __init__(self):
-        super().__init__("boxnn_numba.pipelines.training.baselines")
         self.trained, self.certified = [], []
 
     def train_baseline(self, data, out, *, method, retained=None, parts=None, seed, **options):
         assert (retained is None) == (method == "fpa") and (parts is None) == (method == "ra")
         self.trained.append((method, retained or parts))
         Path(out).mkdir()
-        return {"seconds": 1.0}
 
     def certify_baseline(
         self, model, data, out, *, certificate, limit=None, votes_from=None, seed, **options
@@ -90,11 +89,11 @@ class FakeBaselines(ModuleType):
 
 @pytest.fixture
 def fake(monkeypatch):
-    module = FakeBaselines()
-    for room in ("training", "certification"):
-        monkeypatch.setitem(sys.modules, f"boxnn_numba.pipelines.{room}.baselines", module)
+    baselines = FakeBaselines()
+    for name in ("train_baseline", "certify_baseline"):
+        monkeypatch.setattr(reproduce_runs, name, getattr(baselines, name))
     monkeypatch.setattr(reproduce_runs, "torch_installed", lambda: True)
-    return module
+    return baselines
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +126,9 @@ def row(method="RA_20", source="ours", values=(90.0, 50.0), images=500, **more):
 
 def test_everything(tmp_path, data, fake):
     out = tmp_path / "out"
-    result = reproduce("all", out, **data, scale=TINY, threads=1)
-    assert list(result["targets"]) == [*reproduce_targets.PANELS, "ablation"]
-    for name, done in result["targets"].items():
+    result = reproduce("all", out, **data, scale=TINY, run=ONE)
+    assert list(result.targets) == [*reproduce_targets.PANELS, "ablation"]
+    for name, done in result.targets.items():
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         assert set(content) == KEYS and content["target"] == name
         assert str(tmp_path) not in (out / f"{name}.json").read_text(encoding="utf-8")
@@ -150,7 +149,7 @@ def test_everything(tmp_path, data, fake):
 
 
 def test_table2_in_the_form_of_the_paper(tmp_path, data, fake):
-    reproduce("table2", tmp_path / "out", **data, scale=TINY, threads=1)
+    reproduce("table2", tmp_path / "out", **data, scale=TINY, run=ONE)
     rows = read_csv(tmp_path / "out" / "table2.csv")
     methods = [item["method"] for item in rows if item["source"] == "ours"]
     assert methods == [
@@ -182,8 +181,8 @@ def test_table2_in_the_form_of_the_paper(tmp_path, data, fake):
 
 def test_without_torch_published_rows_stand_alone(tmp_path, data, monkeypatch):
     monkeypatch.setattr(reproduce_runs, "torch_installed", lambda: False)
-    result = reproduce("figure3", tmp_path / "out", **data, scale=TINY, threads=1)
-    assert any("torch is not installed" in note for note in result["notes"])
+    result = reproduce("figure3", tmp_path / "out", **data, scale=TINY, run=ONE)
+    assert any("torch is not installed" in note for note in result.notes)
     content = json.loads((tmp_path / "out" / "figure3.json").read_text(encoding="utf-8"))
     ours = {item["method"] for item in content["rows"] if item["source"] == "ours"}
     assert ours == {"Box-NN", "Box-NN sound", "Box-NN graded", "Box-NN target"}
@@ -191,7 +190,7 @@ def test_without_torch_published_rows_stand_alone(tmp_path, data, monkeypatch):
 
 
 def test_ablation_is_one_run_a_curve(tmp_path, data):
-    reproduce("figure6", tmp_path / "out", data=data["data"], scale=TINY, threads=1)
+    reproduce("figure6", tmp_path / "out", data=data["data"], scale=TINY, run=ONE)
     rows = read_csv(tmp_path / "out" / "figure6.csv")
     ours = {(item["group"], item["method"]) for item in rows if item["source"] == "ours"}
     assert ours == {
@@ -211,29 +210,31 @@ def test_a_curve_that_diverges_is_said_to(tmp_path, data, monkeypatch):
         return real(path, out, options, **more)
 
     monkeypatch.setattr(reproduce_runs, "train", train)
-    reproduce("figure4", tmp_path / "out", data=data["data"], scale=TINY, threads=1)
+    reproduce("figure4", tmp_path / "out", data=data["data"], scale=TINY, run=ONE)
     content = json.loads((tmp_path / "out" / "figure4.json").read_text(encoding="utf-8"))
     assert [item["method"] for item in content["rows"]][-1] == "Box-NN, l2 (diverged)"
 
 
 def test_resuming_trains_nothing_again(tmp_path, data, monkeypatch):
     out = tmp_path / "out"
-    first = reproduce("figure6", out, data=data["data"], scale=TINY, threads=1)
+    first = reproduce("figure6", out, data=data["data"], scale=TINY, run=ONE)
     before = (out / "figure6.csv").read_bytes()
     real, calls = reproduce_runs.train, []
     monkeypatch.setattr(reproduce_runs, "train", lambda *a, **k: calls.append(a) or real(*a, **k))
-    reproduce("figure6", out, data=data["data"], scale=TINY, threads=1, resume=True)
+    reproduce("figure6", out, data=data["data"], scale=TINY, run=AGAIN)
     assert calls == [] and (out / "figure6.csv").read_bytes() == before
     # A run that was killed between training and certification has no record yet.
     folder = next(path for path in (out / "runs").iterdir() if "boxes-9" in path.name)
     (folder / "run.json").unlink()
-    reproduce("figure6", out, data=data["data"], scale=TINY, threads=1, resume=True)
+    reproduce("figure6", out, data=data["data"], scale=TINY, run=AGAIN)
     assert calls == [] and (folder / "run.json").is_file()
     # Another seed is another run.
-    reproduce("figure6", out, data=data["data"], scale=TINY, threads=1, seed=1, resume=True)
+    reproduce("figure6", out, data=data["data"], scale=TINY, seed=1, run=AGAIN)
     assert len(calls) == 3
-    again = reproduce("figure6", out, data=data["data"], scale=TINY, threads=1, overwrite=True)
-    assert len(calls) == 6 and again["targets"].keys() == first["targets"].keys()
+    again = reproduce(
+        "figure6", out, data=data["data"], scale=TINY, run=replace(ONE, overwrite=True)
+    )
+    assert len(calls) == 6 and again.targets.keys() == first.targets.keys()
 
 
 # --- figures and words ------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_intervals_are_clopper_pearson(tmp_path, data, fake):
     fake.certify_baseline(
         tmp_path, data["data"], tmp_path / "c.zarr", certificate="a", limit=50, seed=0
     )
-    file = reproduce_runs.open_certificate(tmp_path / "c.zarr")
+    file = open_certificate(tmp_path / "c.zarr")
     found = our_row(file, "RA_20", "mnist", samples=10)
     right = file.prediction == file.label
     for radius in (0, 4, 11, 30):
@@ -319,19 +320,20 @@ def test_what_is_refused(tmp_path, data):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for option in ("resume", "overwrite"):
-        with pytest.raises(OptionError, match="choose another --out"):
-            reproduce("table1", tmp_path / "mine", **data, scale=TINY, **{option: True})
+        with pytest.raises(OptionError, match="choose another `out`"):
+            run = RunOptions(**{option: True})
+            reproduce("table1", tmp_path / "mine", **data, scale=TINY, run=run)
     assert (tmp_path / "mine" / "thesis.tex").exists()
     assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_record_is_one_line(tmp_path, data):
     out = tmp_path / "out"
-    reproduce("figure6", out, data=data["data"], scale=TINY, threads=1)
+    reproduce("figure6", out, data=data["data"], scale=TINY, run=ONE)
     record = next((out / "runs").iterdir()) / "run.json"
     record.write_text("{")
     with pytest.raises(DataError, match="delete the folder"):
-        reproduce("figure6", out, data=data["data"], scale=TINY, threads=1, resume=True)
+        reproduce("figure6", out, data=data["data"], scale=TINY, run=AGAIN)
 
 
 def test_command(run_boxnn, no_data_around, data, fake, monkeypatch):
@@ -345,7 +347,7 @@ def test_command(run_boxnn, no_data_around, data, fake, monkeypatch):
     )
     assert code == 0 and json.loads(printed)["targets"]["table1"]["files"]
     failed(run_boxnn("reproduce", "table9", "--out", "new", *words), 2, *TARGETS[:3])
-    failed(run_boxnn("reproduce", "table2", "--out", "new"), 1, "mnist", "--data")
+    failed(run_boxnn("reproduce", "table2", "--out", "new"), 1, "mnist", "pass --data")
     monkeypatch.setitem(SCALES, "quick", replace(TINY, images=121))
     failed(run_boxnn("reproduce", "table3", "--out", "new", *words), 1, "120 test samples", "121")
     monkeypatch.setitem(SCALES, "quick", replace(TINY, fpa={"mnist": (65,)}))
@@ -373,7 +375,7 @@ def test_the_page_has_the_table_of_the_results(tool):
 
 
 def test_the_table_for_the_page(tool, tmp_path, data, fake):
-    reproduce("table2", tmp_path / "out", **data, scale=TINY, threads=1)
+    reproduce("table2", tmp_path / "out", **data, scale=TINY, run=ONE)
     for name in ("table2", "cost"):
         (tmp_path / "out" / f"{name}.json").rename(tmp_path / f"reproduce-{name}.json")
     table = tool.comparison_table(tmp_path)

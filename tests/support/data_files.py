@@ -14,6 +14,7 @@ import pytest
 from boxnn_numba.data.dataset import open_dataset, verify_dataset
 from boxnn_numba.errors import BoxNNError, DataError
 from boxnn_numba.pipelines.ingest import ingest
+from boxnn_numba.pipelines.running import RunOptions
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
@@ -51,14 +52,14 @@ def write_idx_folder(folder: Path, compress: bool = True) -> dict[str, np.ndarra
 
 def run(source: Any, **options: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Ingest, verify, and return the rows of each split with their labels (not indices)."""
-    summary = ingest(source, "out.zarr", overwrite=True, **options)
+    summary = ingest(source, "out.zarr", run=RunOptions(overwrite=True), **options)
     assert verify_dataset("out.zarr") == []
     dataset = open_dataset("out.zarr")
-    assert summary["digest"] == dataset.digest
+    assert summary.digest == dataset.digest
     found = {}
     for split in dataset.splits:
         x, y = dataset.read(split)
-        assert summary["rows"][split] == len(x)
+        assert summary.rows[split] == len(x)
         found[split] = (x, np.array(dataset.classes)[y])
     return found
 
