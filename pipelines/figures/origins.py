@@ -46,7 +46,7 @@ class Origins:
             if digest not in wanted:
                 names = " or ".join(str(run.path) for run in runs)
                 raise OptionError(
-                    f"{path} is not the model that made {names}; pass that model with --model "
+                    f"{path} is not the model that made {names}; pass that model with `models` "
                     "or certify again"
                 )
             self._models[digest] = model
@@ -77,7 +77,7 @@ class Origins:
             if found != digest:
                 raise OptionError(
                     f"{path} has changed since {run.path} was made; certify again, or pass the "
-                    "model of that time with --model"
+                    "model of that time with `models`"
                 )
             self._models[digest] = model
         return self._models[digest]
@@ -107,7 +107,7 @@ class Origins:
             if dataset.digest != run.attributes.get("dataset_digest"):
                 raise OptionError(
                     f"{path} is not the data set that {run.path} certifies; pass that one with "
-                    "--data or certify again"
+                    "`data` or certify again"
                 )
             self._dataset = dataset
         return self._dataset

@@ -172,12 +172,12 @@ def _refuse_foreign_folder(target: Location) -> None:
         if not exists(target):
             return
         if not target.is_dir() or target.is_symlink():
-            raise OptionError(f"{target} is not a folder; choose another --out")
+            raise OptionError(f"{target} is not a folder; choose another `out`")
         names = sorted(entry.name for entry in target.iterdir())
     for name in names:
         if name not in _FIXED_NAMES and not _GALLERY_NAME.fullmatch(name):
             raise OptionError(
-                f"{target} holds {name}, which is not part of a report; choose another --out"
+                f"{target} holds {name}, which is not part of a report; choose another `out`"
             )
 
 

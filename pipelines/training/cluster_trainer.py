@@ -122,7 +122,7 @@ class ClusterStepper(CpuStepper):
         else:
             raise ClusterError(
                 f"workers were lost {_ATTEMPTS} times in one step; the last checkpoint is kept, "
-                "continue with --resume on a steadier cluster"
+                "continue with `resume` on a steadier cluster"
             )
         self.statistics.steps += 1
         self.statistics.waiting += time.perf_counter() - began
@@ -278,7 +278,7 @@ def training_backend(executor: Executor, device: str, threads: int | None) -> Cp
     if not isinstance(executor, DaskExecutor):
         return get_backend(device, threads)
     if executor.box_shards and device == "cuda":
-        raise OptionError("--box-shards are computed on CPUs; leave it out or use --device cpu")
+        raise OptionError("`box_shards` are computed on CPUs; leave it out or use `device` cpu")
     # Workers that are not told to use a GPU share none by accident.
     where = "cuda" if device == "cuda" else "cpu"
     return ClusterBackend(get_backend("cpu", threads).threads, executor, where)

@@ -193,7 +193,7 @@ def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
                 options,
                 run=RunOptions(device="cuda", cluster=replace(one, workers=2)),
             )
-    with pytest.raises(OptionError, match="--box-shards are computed on CPUs"):
+    with pytest.raises(OptionError, match="`box_shards` are computed on CPUs"):
         train(
             data,
             tmp_path / "m",
