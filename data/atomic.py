@@ -18,7 +18,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from boxnn_numba.data.paths import (
     URL_REMEDY,
@@ -30,9 +29,6 @@ from boxnn_numba.data.paths import (
     storage_errors,
 )
 from boxnn_numba.errors import BoxNNError, OptionError, OutputError, first_line
-
-if TYPE_CHECKING:
-    from upath import UPath
 
 try:
     import fcntl
@@ -74,12 +70,23 @@ def replace(source: Path, target: Path) -> None:
     aside = target.with_name(target.name + ".old")
     remove(aside)
     target.rename(aside)
-    source.rename(target)
+    try:
+        source.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
     remove(aside)
 
 
-def publish(source: UPath, target: UPath) -> None:
-    """Copy a file or a tree in an object store, the root of a Zarr group last."""
+def publish(source: Location, target: Location) -> None:
+    """Make `source` the output at `target`, in place of what is there.
+
+    In an object store a file or a tree is copied, the root of a Zarr group last.
+    """
+    if isinstance(source, Path):
+        replace(source, Path(target))
+        return
+    remove(target)
     start = len(source.path)
     files = source.fs.find(source.path)
     root = [file for file in files if file[start:] == f"/{_ROOT}"]
@@ -196,42 +203,51 @@ def staged_output(
     if overwrite and resume:
         raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
     final = location(path)
-    if not isinstance(final, Path):
-        with _staged_url(final, overwrite, resume, resumable, result) as place:
-            yield place
-        return
-    parent = final.absolute().parent
-    if not parent.is_dir():
+    if isinstance(final, Path) and not (parent := final.absolute().parent).is_dir():
         raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
     if final.name in ("", ".."):
         raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
-    if os.path.lexists(final):
-        if not overwrite:
-            raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
-        a_file = not directory or (result or "").endswith(".zip")
-        _refuse_to_replace(final, a_file, inputs, owned)
-    partial = final.with_name(final.name + _PARTIAL)
+    partial = partial_path(final)
     try:
-        with _exclusive(final):
+        with storage_errors():
+            if _is_taken(final, partial, resume):
+                if not overwrite:
+                    raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
+                if isinstance(final, Path):
+                    a_file = not directory or (result or "").endswith(".zip")
+                    _refuse_to_replace(final, a_file, inputs, owned)
+        with _held(final):
             _make_room(partial, overwrite, resume, resumable)
-            if directory:
+            if directory and isinstance(partial, Path):
                 partial.mkdir(exist_ok=True)
             try:
                 yield partial
+                publish(partial if result is None else partial / result, final)
             except BaseException:
-                nothing = partial.is_dir() and not any(partial.iterdir())
-                if nothing or not resumable:
+                if not resumable or _is_empty(partial):
                     remove(partial)
                 raise
-            replace(partial if result is None else partial / result, final)
             remove(partial)
     except OSError as error:
-        if isinstance(error, OutputError) or error.errno is None:
+        if isinstance(error, BoxNNError) or (isinstance(final, Path) and error.errno is None):
             raise
         failure = write_failure(error, final)
-        if resumable and partial.exists():
+        if resumable and isinstance(partial, Path) and partial.exists():
             failure = OutputError(f"{failure}; what is done is kept in {partial}, see `resume`")
         raise failure from error
+
+
+def _is_taken(final: Location, partial: Location, resume: bool) -> bool:
+    """Whether there is something at `final` that a run which is resumed has not put there."""
+    if isinstance(final, Path):
+        return os.path.lexists(final)
+    # A run that ended while it published has left a tree without its root.
+    begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
+    return exists(final) and not (resume and begun)
+
+
+def _is_empty(partial: Location) -> bool:
+    return isinstance(partial, Path) and partial.is_dir() and not any(partial.iterdir())
 
 
 def _refuse_to_replace(
@@ -267,38 +283,12 @@ def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool
 
 
 @contextlib.contextmanager
-def _staged_url(
-    final: UPath, overwrite: bool, resume: bool, resumable: bool, result: str | None
-) -> Iterator[UPath]:
-    """Do what `staged_output` does, where there is neither a rename nor a lock."""
-    if not final.name:
-        raise OptionError(f"{final} names no output; add a name to it")
-    partial = final.with_name(final.name + _PARTIAL)
-    try:
+def _held(final: Location) -> Iterator[None]:
+    """Refuse a second writer where there are locks; tell errors of other storage apart."""
+    if not isinstance(final, Path):
         with storage_errors():
-            # A run that ended while it published has left a tree without its root.
-            begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
-            if exists(final) and not overwrite and not (resume and begun):
-                raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
-            _make_room(partial, overwrite, resume, resumable)
-            try:
-                yield partial
-                if overwrite:
-                    remove(final)
-                publish(partial if result is None else partial / result, final)
-            except BaseException:
-                if not resumable:
-                    remove(partial)
-                raise
-            remove(partial)
-    except OSError as error:
-        if isinstance(error, BoxNNError):
-            raise
-        raise write_failure(error, final) from error
-
-
-@contextlib.contextmanager
-def _exclusive(final: Path) -> Iterator[None]:
+            yield
+        return
     lock = final.with_name(f".{final.name}.lock")
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
     try:

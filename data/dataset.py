@@ -21,8 +21,8 @@ from boxnn_numba.data.manifest import (
     SPLITS,
     chunk_path,
     chunk_problem,
+    file_digest,
     file_problems,
-    json_digest,
     metadata_problem,
     values_digest,
 )
@@ -34,10 +34,10 @@ from boxnn_numba.data.paths import (
     read_problem,
     storage_errors,
 )
-from boxnn_numba.data.split_writer import SplitWriter
 from boxnn_numba.data.zarr_format import (
     READ_FAILURES,
     create_array,
+    json_digest,
     open_group,
     tree_store,
     write_attributes,
@@ -248,6 +248,81 @@ def verify_dataset(path: Name) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+class _SplitWriter:
+    """One split while it is written; collects rows into whole chunks and holds at most one.
+
+    Attributes
+    ----------
+    arrays
+        By key, what identifies the data: layout and digests of the values.
+    files
+        By part, the digests of the files.
+    """
+
+    def __init__(self, folder: Location, split: str, arrays: Mapping[str, zarr.Array]) -> None:
+        self._folder, self._split, self._arrays = folder, split, arrays
+        self._buffers = {
+            part: np.empty((array.chunks[0], *array.shape[1:]), array.dtype)
+            for part, array in arrays.items()
+        }
+        self._filled = self._written = 0
+        self.arrays: dict[str, Any] = {
+            f"{split}/{part}": {
+                "dtype": array.dtype.str,
+                "shape": list(array.shape),
+                "chunks": list(array.chunks),
+                "chunk_digests": [],
+            }
+            for part, array in arrays.items()
+        }
+        self.files: dict[str, Any] = {
+            part: {"metadata": file_digest(folder / split / part / "zarr.json"), "chunks": []}
+            for part in arrays
+        }
+
+    def append(self, x: np.ndarray, y: np.ndarray) -> None:
+        array = self._arrays["x"]
+        if x.dtype != array.dtype or x.shape != (len(y), array.shape[1]):
+            raise InputError(
+                f"{self._split} got {x.dtype} features of shape {x.shape} for {len(y)} labels; "
+                f"they must be {array.dtype}, ({len(y)}, {array.shape[1]})"
+            )
+        taken = 0
+        while taken < len(x):
+            count = min(array.chunks[0] - self._filled, len(x) - taken)
+            target = slice(self._filled, self._filled + count)
+            for part, rows in (("x", x), ("y", y)):
+                self._buffers[part][target] = rows[taken : taken + count]
+            self._filled += count
+            taken += count
+            if self._filled == array.chunks[0]:
+                self._flush()
+
+    def finish(self) -> None:
+        """Write what is left and check that every row was given."""
+        self._flush()
+        expected = self._arrays["y"].shape[0]
+        if self._written != expected:
+            raise InputError(
+                f"{self._split} got {self._written} rows and was declared with {expected}; "
+                "write as many rows as n_rows says"
+            )
+
+    def _flush(self) -> None:
+        if self._filled == 0:
+            return
+        rows = slice(self._written, self._written + self._filled)
+        for part, array in self._arrays.items():
+            key, values = f"{self._split}/{part}", self._buffers[part][: self._filled]
+            array[rows] = values
+            digests = self.arrays[key]["chunk_digests"]
+            file = chunk_path(self._folder, key, len(digests))
+            digests.append(values_digest(values))
+            self.files[part]["chunks"].append(file_digest(file))
+        self._written += self._filled
+        self._filled = 0
+
+
 class DatasetWriter:
     """Writes a dataset chunk by chunk; holds at most one chunk per split in memory.
 
@@ -293,12 +368,12 @@ class DatasetWriter:
         dtype = np.dtype(np.uint8 if codes else np.float32)
         rows = chunk_rows(n_features, dtype)
         self._group = zarr.create_group(tree_store(folder))
-        self._splits: dict[str, SplitWriter] = {}
+        self._splits: dict[str, _SplitWriter] = {}
         for split in SPLITS:
             n = n_rows[split]
             x = create_array(self._group, f"{split}/x", (n, n_features), dtype, (rows, n_features))
             y = create_array(self._group, f"{split}/y", (n,), LABEL_DTYPE, (rows,))
-            self._splits[split] = SplitWriter(folder, split, x, y)
+            self._splits[split] = _SplitWriter(folder, split, {"x": x, "y": y})
 
     def append(self, split: str, x: np.ndarray, y: np.ndarray) -> None:
         """Add rows (rows, n_features) of the stored dtype and their class indices (rows,)."""
@@ -309,9 +384,9 @@ class DatasetWriter:
         arrays: dict[str, Any] = {}
         for split, writer in self._splits.items():
             writer.finish()
-            arrays.update(writer.manifest())
+            arrays |= writer.arrays
             group = zarr.open_group(self._group.store, path=split, mode="r+", zarr_format=3)
-            write_attributes(group, {"files": writer.files()})
+            write_attributes(group, {"files": writer.files})
         split_digests = {
             split: json_digest({part: arrays[f"{split}/{part}"] for part in PARTS})
             for split in SPLITS

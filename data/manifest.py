@@ -28,12 +28,6 @@ def values_digest(values: np.ndarray) -> str:
     return hashlib.sha256(values.data.cast("B")).hexdigest()
 
 
-def json_digest(value: Any) -> str:
-    """Return the SHA-256 of a value as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def file_digest(path: Location) -> str | None:
     """Return the SHA-256 of a file; None if there is none that can be read."""
     content = _content(path)

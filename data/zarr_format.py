@@ -73,11 +73,15 @@ def stored_digest(array: zarr.Array) -> str:
     return digest.hexdigest()
 
 
-def attributes_digest(attributes: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all attributes but ``digest``, as canonical JSON."""
-    rest = {key: value for key, value in attributes.items() if key != "digest"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of a value as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """Return the `json_digest` of all attributes but ``digest``."""
+    return json_digest({key: value for key, value in attributes.items() if key != "digest"})
 
 
 def with_digest(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_unusable_urls(run_boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     failed(run_boxnn("train", "gs://a/b", "--out", "m"), 2, "not installed", "gcsfs")
     failed(run_boxnn("evaluate", "nonsense://a"), 2, "nonsense://a is not a usable URL")
-    failed(run_boxnn("data", "ingest", "digits", "--out", "memory://"), 2, "names no output")
+    failed(run_boxnn("data", "ingest", "digits", "--out", "memory://"), 2, "names no new file")
     for words in (
         ("certify", "memory://a/m", "memory://a/d", "--out", "memory://a/c"),
         ("train", "memory://a/d", "--out", "memory://a/m"),
