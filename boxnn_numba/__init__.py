@@ -25,23 +25,6 @@ if TYPE_CHECKING:
     from boxnn_numba.grid import Grid
     from boxnn_numba.model import BoxNN, fit
 
-_HOME = {
-    "BoxNN": "model",
-    "BoxNNClassifier": "estimator",
-    "Boxes": "boxes",
-    "Certificate": "classifier",
-    "Grid": "grid",
-    "box_distance": "distances",
-    "certified_accuracy": "certificates.margin",
-    "certified_radius": "certificates.margin",
-    "class_distance": "distances",
-    "fit": "model",
-    "load_model": "data.model_store",
-    "median_certified_radius": "certificates.margin",
-    "pairwise_distance": "distances",
-    "save_model": "data.model_store",
-}
-
 __all__ = [
     "BoxNN",
     "BoxNNClassifier",
@@ -59,4 +42,16 @@ __all__ = [
     "save_model",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "boxes": "Boxes",
+        "certificates.margin": "certified_accuracy certified_radius median_certified_radius",
+        "classifier": "Certificate",
+        "data.model_store": "load_model save_model",
+        "distances": "box_distance class_distance pairwise_distance",
+        "estimator": "BoxNNClassifier",
+        "grid": "Grid",
+        "model": "BoxNN fit",
+    },
+)

@@ -11,16 +11,17 @@ from typing import Any
 def lazy_names(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a package whose names `homes` maps to modules.
+    """Return ``__getattr__`` and ``__dir__`` of a package.
 
-    Modules are named without the leading ``boxnn_numba.``: ``{"BoxNN": "model"}``.
+    `homes` has the names that each module gives, ``{"attacks.domain": "Domain domain_of"}``.
     """
-    names = vars(sys.modules[package])
+    loaded = vars(sys.modules[package])
+    home = {name: module for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        names[name] = getattr(import_module(f"boxnn_numba.{homes[name]}"), name)
-        return names[name]
+        loaded[name] = getattr(import_module(f"boxnn_numba.{home[name]}"), name)
+        return loaded[name]
 
-    return get, lambda: sorted({*names, *homes})
+    return get, lambda: sorted({*loaded, *home})

@@ -33,7 +33,7 @@ def need_two_classes(model: Classifier) -> None:
 
 def need_one_set(model: Classifier, what: str) -> None:
     """Raise if a model is an ensemble; `what` is for single sets of boxes only."""
-    if model.others:
+    if len(model.box_sets) > 1:
         raise InputError(
             f"the model is an ensemble of {len(model.box_sets)} sets of boxes, and {what} of one "
             "set only; pass one of its members"

@@ -13,16 +13,6 @@ if TYPE_CHECKING:
     from boxnn_numba.attacks.result import AttackResult
     from boxnn_numba.attacks.search import random_search
 
-_HOME = {
-    "AttackResult": "attacks.result",
-    "Domain": "attacks.domain",
-    "art_classifier": "attacks.adapters",
-    "domain_of": "attacks.domain",
-    "foolbox_model": "attacks.adapters",
-    "greedy_attack": "attacks.greedy",
-    "random_search": "attacks.search",
-}
-
 __all__ = [
     "AttackResult",
     "Domain",
@@ -33,4 +23,13 @@ __all__ = [
     "random_search",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "attacks.adapters": "art_classifier foolbox_model",
+        "attacks.domain": "Domain domain_of",
+        "attacks.greedy": "greedy_attack",
+        "attacks.result": "AttackResult",
+        "attacks.search": "random_search",
+    },
+)

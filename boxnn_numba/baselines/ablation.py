@@ -15,13 +15,14 @@ import functools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.statistics import lower_bound, upper_bound
 
 #: Prediction where nothing is certified, not even radius 0.
@@ -285,7 +286,7 @@ def sample_counts(
     samples: int,
     guess_samples: int,
     seed: int,
-    progress: Any = None,
+    progress: Progress = SILENT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the base classifier's votes on random ablations of each image.
 
@@ -304,7 +305,7 @@ def sample_counts(
     seed
         At least 0.
     progress
-        Optional object with ``advance(n)``, called after each image.
+        Told after each image.
 
     Returns
     -------
@@ -332,8 +333,7 @@ def sample_counts(
         for stream, total in enumerate(wanted):
             for kept in draws(codes.shape[1], retained, total, seed, row, stream):
                 counts[stream, index] += _votes(classifier, codes[index] * kept, kept)
-        if progress is not None:
-            progress.advance(1)
+        progress.advance(1)
     return counts[0], counts[1]
 
 

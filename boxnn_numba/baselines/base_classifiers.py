@@ -36,6 +36,7 @@ from boxnn_numba.baselines.torch_training import (
     fit_network,
 )
 from boxnn_numba.errors import OptionError
+from boxnn_numba.progress import SILENT, Progress
 
 __all__ = [
     "BASES",
@@ -71,7 +72,7 @@ def train_masked(
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
-    progress: Any = None,
+    progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
 ) -> MaskedNetwork:
     """Train a network on samples of which it sees `retained` random features, others each time.
@@ -107,7 +108,7 @@ def train_masked(
     threads
         Threads for torch on a CPU; all that this process may use by default.
     progress
-        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+        Told how far training is.
     checkpoint
         Where the state is kept after each epoch, so that training which was stopped goes on to
         the same bits.
@@ -188,7 +189,7 @@ def train_submodels(
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
-    progress: Any = None,
+    progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
 ) -> SubmodelNetworks:
     """Train one network for each part of the features, all at once.
@@ -257,7 +258,7 @@ def _train(
     recipe: Recipe,
     device: str,
     threads: int | None,
-    progress: Any,
+    progress: Progress,
     checkpoint: Checkpoint | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return weights and how it went; `pairs` turns codes into what the network sees of them."""

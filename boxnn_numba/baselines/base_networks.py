@@ -85,6 +85,10 @@ class _Network:
         """Return all weights, float32 (and a partition's int32 `part`)."""
         return dict(self._arrays)
 
+    def multiply_adds(self) -> int:
+        """Return the multiply-adds of one evaluation of one sample, by all submodels."""
+        return multiply_adds(self._layers, self.settings["feature_shape"])
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._arrays, self.settings, self.device, self.threads)
 
@@ -137,10 +141,6 @@ class MaskedNetwork(_Network):
         pairs = masked_input(x, kept, self.n_features)
         batches = range(0, len(pairs), _BATCH)
         return np.concatenate([self._evaluate(pairs[start : start + _BATCH]) for start in batches])
-
-    def multiply_adds(self) -> int:
-        """Return the multiply-adds of one evaluation of one sample."""
-        return multiply_adds(self._layers, self.settings["feature_shape"])
 
 
 class SubmodelNetworks(_Network):
@@ -197,10 +197,6 @@ class SubmodelNetworks(_Network):
             for start in range(0, len(codes), _BATCH)
         ]
         return np.concatenate(found)
-
-    def multiply_adds(self) -> int:
-        """Return the multiply-adds of one evaluation of one sample by all submodels."""
-        return multiply_adds(self._layers, self.settings["feature_shape"])
 
 
 def as_input(

@@ -15,6 +15,7 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.baselines.torch_networks import Layer, apply_layers, load_torch
 from boxnn_numba.errors import DivergenceError
+from boxnn_numba.progress import Progress
 from boxnn_numba.training.run import validation_split
 
 #: Streams of `ablation.draws` (certificates use 0 and 1).
@@ -154,7 +155,7 @@ def fit_network(
     classes: np.ndarray,
     inputs: Callable[[np.ndarray, Moment], Any],
     recipe: Recipe,
-    progress: Any,
+    progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train by AdamW with one cosine of the learning rate; keep the best epoch.
@@ -170,7 +171,7 @@ def fit_network(
     recipe
         Epochs, batch size, step size, validation fraction, patience and seed.
     progress
-        Object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``, or None.
+        Told how far it is.
     checkpoint
         Where the state is kept after each epoch, and found again: the outcome has the same bits
         as without the stop.
@@ -194,22 +195,20 @@ def fit_network(
     best = _restore(checkpoint, steps) or _Best(0, -1.0, 0, network.folded())
     for _ in range(best.ran):
         rng.permutation(rows)
-    if progress is not None:
-        progress.start(recipe.epochs * len(rows), "samples")
-        progress.advance(best.ran * len(rows))
+    progress.start(recipe.epochs * len(rows), "samples")
+    progress.advance(best.ran * len(rows))
     while best.ran < recipe.epochs and best.ran - best.epoch < recipe.patience:
         order = rng.permutation(rows)
         for start in steps.starts:
             batch = order[start : start + recipe.batch]
             steps.step(inputs(codes[batch], steps.moment()), classes[batch])
-            if progress is not None:
-                progress.advance(len(batch))
+            progress.advance(len(batch))
         best.ran += 1
         steps.check(best.ran)
         best.take(_accuracy(network, codes, classes, held, inputs) if len(held) else None, network)
         if checkpoint is not None:
             checkpoint.save(steps.arrays() | best.named(), best.values())
-    if progress is not None and len(held):
+    if len(held):
         progress.note(
             f"base classifier: {100 * best.accuracy:.1f}% of validation samples right one by one, "
             f"epoch {best.epoch} of {best.ran}"

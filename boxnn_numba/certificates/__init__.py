@@ -13,26 +13,12 @@ if TYPE_CHECKING:
         certified_radius,
         mean_certified_radius,
         median_certified_radius,
-        per_class_table,
     )
     from boxnn_numba.certificates.pairwise import pairwise_radius
     from boxnn_numba.classifier import Certificate
 
 #: Certificates by name, each at least as large as the one before.
 KINDS = ("margin", "pairwise", "exact")
-
-_HOME = {
-    "Certificate": "classifier",
-    "ExactRadius": "certificates.exact",
-    "certified_accuracy": "certificates.margin",
-    "certified_radius": "certificates.margin",
-    "exact_radii": "certificates.exact",
-    "exact_radius": "certificates.exact",
-    "mean_certified_radius": "certificates.margin",
-    "median_certified_radius": "certificates.margin",
-    "pairwise_radius": "certificates.pairwise",
-    "per_class_table": "certificates.margin",
-}
 
 __all__ = [
     "KINDS",
@@ -45,7 +31,15 @@ __all__ = [
     "mean_certified_radius",
     "median_certified_radius",
     "pairwise_radius",
-    "per_class_table",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "certificates.exact": "ExactRadius exact_radii exact_radius",
+        "certificates.margin": "certified_accuracy certified_radius "
+        "mean_certified_radius median_certified_radius",
+        "certificates.pairwise": "pairwise_radius",
+        "classifier": "Certificate",
+    },
+)

@@ -174,7 +174,7 @@ def _solver(seconds: float, stop: threading.Event) -> Highs:
     """Return a solver that uses this thread only, says nothing, and can be stopped."""
     import highspy
 
-    class Quiet(highspy.Highs):  # type: ignore[misc]
+    class Quiet(highspy.Highs):
         def enableCallbacks(self) -> None:  # noqa: N802
             # The first thing that would say something.
             self.silent()
