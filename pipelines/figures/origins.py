@@ -1,4 +1,4 @@
-"""The models and the data set that certificates were made from, found and checked."""
+"""Origins of certificates: their models and their data set, found where they are and checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Origins:
         data: Name | None = None,
         models: Sequence[Name] = (),
     ) -> None:
-        self._given_data = None if data is None else location(data)
+        self._data = None if data is None else location(data)
         self._dataset: Dataset | None = None
         self._models: dict[str, BoxNN] = {}
         wanted = {run.attributes.get("model_digest") for run in runs}
@@ -69,10 +69,7 @@ class Origins:
             It cannot be read.
         """
         digest = str(run.attributes.get("model_digest"))
-        if digest not in self._models:
-            path = _find(run, "model")
-            if path is None:
-                return None
+        if digest not in self._models and (path := _find(run, "model")) is not None:
             found, model = _load_model(path)
             if found != digest:
                 raise OptionError(
@@ -80,7 +77,7 @@ class Origins:
                     "model of that time with `models`"
                 )
             self._models[digest] = model
-        return self._models[digest]
+        return self._models.get(digest)
 
     def dataset(self, run: Run) -> Dataset | None:
         """Return the data set of a run, or None if it is not where the run says.
@@ -99,10 +96,7 @@ class Origins:
         """
         from boxnn_numba.data.dataset import open_dataset
 
-        if self._dataset is None:
-            path = self._given_data or _find(run, "dataset")
-            if path is None:
-                return None
+        if self._dataset is None and (path := self._data or _find(run, "dataset")) is not None:
             dataset = open_dataset(path)
             if dataset.digest != run.attributes.get("dataset_digest"):
                 raise OptionError(

@@ -1,4 +1,4 @@
-"""Certificates as the report sees them: one `Run` per file, all of one data set and split."""
+"""Runs: certificates as figures and reports see them, one a file, all of one data set and split."""
 
 from __future__ import annotations
 
@@ -171,16 +171,15 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
 
 
 def _as_run(file: CertificateFile, name: str, path: Location, convention: str) -> Run:
-    prediction, radius, label = file.outcome(convention)
-    if not (label >= 0).any():
+    outcome = file.outcome(convention)
+    if not (outcome[2] >= 0).any():
         raise CertificateFileError(
             f"{path} has no sample whose true class is known; certify a data set with labels"
         )
-    attributes, classes = dict(file.attributes), list(file.classes)
-    distance = file.class_distance
+    attributes = dict(file.attributes)
     return Run(
-        name, prediction, radius, label, classes, attributes, distance, path, row=file.row
-    )  # fmt: skip
+        name, *outcome, list(file.classes), attributes, file.class_distance, path, row=file.row
+    )
 
 
 def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:
@@ -222,17 +221,13 @@ def _distinct_names(paths: Sequence[Location]) -> list[str]:
 
 
 def _check_comparable(first: Run, other: Run) -> None:
+    def words(run: Run, key: str) -> str:
+        value = str(run.attributes.get(key))
+        return value if key == "split" else f"{run.attributes.get('dataset')}, digest {value[:8]}"
+
     for key, noun in (("dataset_digest", "data set"), ("split", "split")):
-        mine, yours = first.attributes.get(key), other.attributes.get(key)
-        if mine != yours:
-            if key == "dataset_digest":
-                mine, yours = _dataset_words(first), _dataset_words(other)
+        if first.attributes.get(key) != other.attributes.get(key):
             raise OptionError(
-                f"{first.path} and {other.path} are of different {noun}s ({mine} and {yours}); "
-                "make one report for each"
+                f"{first.path} and {other.path} are of different {noun}s ({words(first, key)} and "
+                f"{words(other, key)}); make one report for each"
             )
-
-
-def _dataset_words(run: Run) -> str:
-    digest = str(run.attributes.get("dataset_digest"))
-    return f"{run.attributes.get('dataset')}, digest {digest[:8]}"

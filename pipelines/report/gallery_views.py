@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report.gallery import Attack, FeatureRow, Sample, attack_places
@@ -60,16 +61,18 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     codes = np.asarray(model.encode(x))
     classes = np.array([(sample.prediction, sample.rival) for sample in samples])
     stored = [(sample.own_distance, sample.rival_distance) for sample in samples]
-    given = np.take_along_axis(model.class_distance(x), classes, axis=1)
     # Of an ensemble the mean over the sets of boxes is shown, and boxes of the first.
-    if not np.allclose(given / (model.boxes.width * len(model.box_sets)), stored):
+    found = [_nearest(codes, boxes, classes) for boxes in model.box_sets]
+    nearest, _ = found[0]
+    given = np.minimum(sum(distance.astype(np.int64) for _, distance in found), UNREACHABLE)
+    if not np.allclose(given / (model.boxes.width * len(found)), stored):
         raise CertificateFileError(
             f"{run.path} holds class distances that its model and data do not give; "
             "certify the data set again"
         )
     brightest = int(codes.max())
     draw = _Drawing(model.feature_shape, 255 / brightest if 0 < brightest < 128 else 1.0)
-    nearest, attacked = _nearest(codes, model.boxes, classes), _attacked(run, samples)
+    attacked = _attacked(run, samples)
     shown = []
     for sample, values, own, boxes, found in zip(samples, x, codes, nearest, attacked, strict=True):
         written, attack = found or (values, None)
@@ -86,14 +89,14 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     return shown
 
 
-def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> np.ndarray:
-    """Return the nearest box of each of the given classes (N, 2) of each row, (N, 2)."""
+def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the nearest box of each of the given classes (N, 2), and its distance in units."""
     from boxnn_numba import pairwise_distance
 
     distance, labels = np.asarray(pairwise_distance(codes, boxes)), np.asarray(boxes.labels)
-    largest = np.iinfo(distance.dtype).max
-    columns = (np.where(column[:, None] == labels, distance, largest) for column in classes.T)
-    return np.stack([column.argmin(axis=1) for column in columns], axis=1)
+    columns = (np.where(column[:, None] == labels, distance, UNREACHABLE) for column in classes.T)
+    pairs = [(column.argmin(axis=1), column.min(axis=1)) for column in columns]
+    return tuple(np.stack(both, axis=1) for both in zip(*pairs, strict=True))
 
 
 def _attacked(run: Run, samples: Sequence[Sample]) -> list[_Attacked | None]:
