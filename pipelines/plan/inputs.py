@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.errors import DataError, OptionError
@@ -31,13 +32,7 @@ def interpolate(table: Table, size: float) -> float:
     Below the smallest and above the largest size it stays as there.
     """
     known = sorted(table)
-    if size <= known[0]:
-        return table[known[0]]
-    for low, high in itertools.pairwise(known):
-        if size <= high:
-            part = math.log(size / low) / math.log(high / low)
-            return table[low] + part * (table[high] - table[low])
-    return table[known[-1]]
+    return float(np.interp(math.log(size), np.log(known), [table[n] for n in known]))
 
 
 def regime(width: int) -> str:
@@ -166,29 +161,25 @@ def load_constants(path: str | Path = DEFAULT_CONSTANTS) -> Constants:
     if not isinstance(values, dict) or sorted(values) != sorted(known):
         raise DataError(f"{path} must set {', '.join(known)}; {advice}")
     try:
-        given: dict[str, Any] = {
-            name: _table(value) if name in _TABLES else value for name, value in values.items()
-        }
-        given["distances"] = {
-            kind: _table(values["distances"][kind]) for kind in map(regime, (1, 112, 255))
-        }
-        for name in known:
-            if name not in ("distances", *_TABLES):
-                given[name] = validation.real(name, given[name], low=0, open_low=True)
+        given: dict[str, Any] = {name: _measured(name, value) for name, value in values.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} has a value that is no positive number ({error})") from error
     source = {key: content[key] for key in ("command", "machine", "notes") if key in content}
     return Constants(**given, source=source)
 
 
-def _table(value: Mapping[str, float]) -> dict[int, float]:
-    table = {
+def _measured(name: str, value: Any) -> Any:
+    """Return a constant after checking it: a positive number, or tables of them."""
+    if name == "distances":
+        return {kind: _measured("entry", value[kind]) for kind in map(regime, (1, 112, 255))}
+    if name not in _TABLES:
+        return validation.real(name, value, low=0, open_low=True)
+    if not value:
+        raise ValueError("an empty table")
+    return {
         validation.positive("size", int(n)): validation.real("value", item, 0, open_low=True)
         for n, item in value.items()
     }
-    if not table:
-        raise ValueError("an empty table")
-    return table
 
 
 @dataclass(frozen=True)

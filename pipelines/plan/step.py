@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from boxnn_numba.pipelines.cluster.dask_executor import LARGE_ARGUMENT
 from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job, interpolate
 from boxnn_numba.pipelines.training.box_copies import LARGEST_GAP
@@ -231,17 +233,11 @@ def busiest(draws: int, hosts: int) -> float:
 
     Counts are taken as independent Poisson variables.
     """
-    if hosts == 1:
-        return float(draws)
+    from scipy.special import pdtr
+
     mean = draws / hosts
-    term = below = math.exp(-mean)
-    expected, k = 0.0, 0
-    while below**hosts < 1 - 1e-6 and k < draws:
-        expected += 1 - below**hosts
-        k += 1
-        term *= mean / k
-        below = min(1.0, below + term)
-    return max(expected, mean)
+    none_above = pdtr(np.arange(draws), mean) ** hosts
+    return max(float((1 - none_above).sum()), mean)
 
 
 # --- both ---------------------------------------------------------------------------------
