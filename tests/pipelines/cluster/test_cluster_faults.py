@@ -289,7 +289,7 @@ def test_the_last_worker_does_not_come_back(
         worker = psutil.Process(started.processes[-1].pid)
         progress = KillingProgress([30], choose=lambda: [worker])
         cluster = ClusterOptions(scheduler=scheduler.address, box_shards=shards)
-        words = "none came back in 2 s; start workers and continue with --resume"
+        words = "none came back in 2 s; start workers and continue with `resume`"
         with pytest.raises(ClusterError, match=words) as error:
             if command == "train":
                 train(
