@@ -140,14 +140,14 @@ _TABLES = ("entry", "update", "entries", "changed")
 
 
 def load_constants(path: str | Path = DEFAULT_CONSTANTS) -> Constants:
-    """Read constants from a file that ``tests/benchmarks/plan_calibrate.py`` wrote.
+    """Read constants from a file that ``tests/benchmarks/plan/calibrate.py`` wrote.
 
     Raises
     ------
     DataError
         The file cannot be read, is of another format, or a value is missing or not positive.
     """
-    advice = "make one with tests/benchmarks/plan_calibrate.py --out FILE"
+    advice = "make one with tests/benchmarks/plan/calibrate.py --out FILE"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import plan_calibrate, plan_calibrate_data
 from benchmarks.method import Samples
-from benchmarks.plan_calibrate import save_constants
-from benchmarks.plan_simulate import simulate
+from benchmarks.plan import calibrate, calibrate_data
+from benchmarks.plan.calibrate import save_constants
+from benchmarks.plan.simulate import simulate
 
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
@@ -245,18 +245,18 @@ def test_bytes_and_calls_are_those_of_real_workers(
     x = rng.integers(0, 256, (600, 128), dtype=np.uint8)
     y = np.arange(600, dtype=np.int32) % 3
     samples = Samples("noise", (x, y), (x, y), 3)
-    monkeypatch.setattr(plan_calibrate_data, "BOXES", (96, 10_000))
-    monkeypatch.setattr(plan_calibrate_data, "CHANGE_BATCH", 200)
+    monkeypatch.setattr(calibrate_data, "BOXES", (96, 10_000))
+    monkeypatch.setattr(calibrate_data, "CHANGE_BATCH", 200)
     # Whether a step is long depends on the machine.
     monkeypatch.setattr(cluster_training, "TASK_SECONDS", 1e9)
-    measured = plan_calibrate_data.data_constants(samples)
+    measured = calibrate_data.data_constants(samples)
     assert set(measured["entries"]) == {32} and set(measured["changed"]) == {96}
     # The same batch as here is the one that changes are scaled from.
     changed = {96: measured["changed"][96] * math.sqrt(2000 / 200)}
     known = replace(CONSTANTS, entries=measured["entries"], changed=changed)
     job = Job(samples=600, features=128, boxes=96, classes=3, batch=200, validation=0)
     hardware = Hardware(workers=workers)
-    options = resolve("graded", {"boxes": 96, "batch": 200, "epochs": plan_calibrate_data.EPOCHS})
+    options = resolve("graded", {"boxes": 96, "batch": 200, "epochs": calibrate_data.EPOCHS})
     with connect(ClusterOptions(workers=workers, threads_per_worker=1), 1) as local:
         assert isinstance(local, DaskExecutor)
         backend = ClusterBackend(1, DaskExecutor(local.client))
@@ -346,14 +346,14 @@ def test_workers_that_really_wait_take_as_long(workers: int) -> None:
 
 
 def test_calibration_measures_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_calibrate, "FEATURES", (64, 784))
-    monkeypatch.setattr(plan_calibrate, "_BOXES", 64)
-    found = plan_calibrate.calibrate()
+    monkeypatch.setattr(calibrate, "FEATURES", (64, 784))
+    monkeypatch.setattr(calibrate, "_BOXES", 64)
+    found = calibrate.calibrate()
     assert set(found.entry) == set(found.distances["counted"]) == {64, 784}
     assert found.round_trip == MEASURED.round_trip
     assert 1e8 < found.distance_rate(112, 784) < 1e13
     assert 1e-12 < found.entry[784] < 1e-7
-    assert found.source["command"] == "python tests/benchmarks/plan_calibrate.py --out FILE"
+    assert found.source["command"] == "python tests/benchmarks/plan/calibrate.py --out FILE"
 
 
 def test_constants_survive_a_file(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_constants_survive_a_file(tmp_path: Path) -> None:
     assert load_constants(tmp_path / "c.json") == MEASURED
     with pytest.raises(OptionError, match="already exists"):
         save_constants(MEASURED, tmp_path / "c.json")
-    assert MEASURED.source["machine"]["cpu"] and "plan_calibrate.py" in MEASURED.source["command"]
+    assert MEASURED.source["machine"]["cpu"] and "plan/calibrate.py" in MEASURED.source["command"]
 
 
 @pytest.mark.parametrize(

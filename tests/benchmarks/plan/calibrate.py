@@ -1,6 +1,6 @@
 """Calibration of `boxnn plan`: measure its constants on this machine, in a few seconds.
 
-    python tests/benchmarks/plan_calibrate.py --out constants.json --cluster --data mnist.zarr
+    python tests/benchmarks/plan/calibrate.py --out constants.json --cluster --data mnist.zarr
 
 `boxnn plan --constants constants.json` reads the file. With `--cluster` Dask is measured too, on
 two local workers, and with `--data` what depends on the data, by training on a dataset.
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import method as bench_method
-from benchmarks.plan_calibrate_data import BOXES, data_constants
+from benchmarks.plan.calibrate_data import BOXES, data_constants
 
 from boxnn_numba.backends.box_layout import box_table, class_layout
 from boxnn_numba.backends.cpu import CpuBackend
@@ -109,7 +109,7 @@ def calibrate(
     found |= {**_store(), **_changes()}
     progress.advance(1)
     if cluster:
-        from benchmarks.plan_calibrate_cluster import dask_constants
+        from benchmarks.plan.calibrate_cluster import dask_constants
 
         found |= dask_constants(replace(known, **found))
         progress.advance(1)
@@ -118,7 +118,7 @@ def calibrate(
         found |= data_constants(samples, functools.partial(progress.advance, 1))
         notes = f"entries and changed: means over 2 epochs of {samples.name}, preset graded, tau 1"
     source = {
-        "command": "python tests/benchmarks/plan_calibrate.py --out FILE"
+        "command": "python tests/benchmarks/plan/calibrate.py --out FILE"
         + " --cluster" * cluster
         + " --data DATASET" * (samples is not None),
         "machine": machine,
@@ -270,7 +270,7 @@ def main() -> None:
         found = calibrate(given.cluster, given.data)
         save_constants(found, given.out, overwrite=given.overwrite)
     except BoxNNError as error:
-        sys.exit(f"plan_calibrate: {error}")
+        sys.exit(f"calibrate: {error}")
 
 
 if __name__ == "__main__":

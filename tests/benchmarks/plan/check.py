@@ -1,6 +1,6 @@
 """Compare what `boxnn plan` predicts for local workers with training there.
 
-    python tests/benchmarks/check_plan.py mnist.zarr
+    python tests/benchmarks/plan/check.py mnist.zarr
 
 The workers are reached as on a network, without files between them. What else runs on the machine
 makes steps longer, so next to the median there is what a quarter of the steps stayed below.
@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import method as bench_method
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from benchmarks import method as bench_method
-from benchmarks.plan_calibrate import WIDTH, sample_step, seconds
+from benchmarks.plan.calibrate import WIDTH, sample_step, seconds
 
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
