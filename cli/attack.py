@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 
+from boxnn_numba.cli.certify import cluster_text
 from boxnn_numba.cli.common import (
     Command,
     StorePath,
     choice_option,
+    cluster_options,
     common_options,
     emit,
     out_option,
-    progress,
     run_options,
+    running,
     split_option,
 )
-from boxnn_numba.errors import OptionError
 
 
 @click.command(cls=Command, short_help="Attack samples of a split.")
@@ -43,6 +44,7 @@ from boxnn_numba.errors import OptionError
 @click.option("--tries", type=int, default=32, show_default=True, help="Rounds of local search.")
 @click.option("--queries", type=int, default=1000, show_default=True, help="Of the random method.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@cluster_options
 @run_options
 @common_options
 def attack(
@@ -51,11 +53,6 @@ def attack(
     out: str,
     split: str,
     limit: int | None,
-    threads: int | None,
-    overwrite: bool,
-    resume: bool,
-    device: str,
-    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -66,16 +63,12 @@ def attack(
 
     Example: boxnn attack model.zarr mnist.zarr --out attack.zarr --limit 1000
     """
-    if device not in ("auto", "cpu"):
-        raise OptionError(f"--device is {device!r}; attacks run on the CPU, leave it out")
     from boxnn_numba.pipelines.attack.attack import AttackOptions
-    from boxnn_numba.pipelines.attack.attack import attack as run
+    from boxnn_numba.pipelines.attack.attack import attack as work
 
-    with progress(quiet, "attacking") as bar:
-        result = run(
-            model, data, out, AttackOptions(**options), split=split, limit=limit, threads=threads,
-            overwrite=overwrite, resume=resume, progress=bar,
-        )  # fmt: skip
+    with running("attacking", options) as run:
+        chosen = AttackOptions(**options)
+        result = work(model, data, out, chosen, split=split, limit=limit, run=run).as_dict()
     emit(result, as_json, _text(result))
 
 
@@ -94,4 +87,4 @@ def _text(result: dict[str, Any]) -> str:
             "robust accuracy under attack "
             + "".join(f"{row['robust_accuracy']:>7.1f}" for row in curve.values()),
         ]
-    )
+    ) + cluster_text(result.get("cluster"))

@@ -14,12 +14,10 @@ from boxnn_numba.cli.common import (
     Group,
     StorePath,
     choice_option,
-    chosen_cluster,
     cluster_options,
     common_options,
     emit,
     out_option,
-    progress,
     run_options,
     running,
     split_option,
@@ -128,16 +126,12 @@ def _certify_options(letters: str) -> Callable[[Function], Function]:
     return add
 
 
-def _certify(
-    method: str, model: str, data: str, out: str, quiet: bool, as_json: bool, **options: Any
-) -> None:
-    cluster = chosen_cluster(options)
+def _certify(method: str, model: str, data: str, out: str, as_json: bool, **options: Any) -> None:
     from boxnn_numba.pipelines.certification.baselines import certify_baseline
 
-    with progress(quiet, "certifying") as bar:
-        result = certify_baseline(
-            model, data, out, method=method, cluster=cluster, progress=bar, **options
-        )
+    with running("certifying", options) as run:
+        found = certify_baseline(model, data, out, method=method, run=run, **options)
+    result = found.as_dict()
     text = (
         f"{out}: {result['method']}, {result['n']} samples in {result['seconds']:.2f} s, accuracy "
         f"{result['accuracy']:.2f}%, abstains on {result['abstained']:.2f}%, median certified "

@@ -10,7 +10,6 @@ from boxnn_numba.cli.common import (
     Command,
     StorePath,
     choice_option,
-    chosen_cluster,
     chunk_option,
     cluster_options,
     common_options,
@@ -19,8 +18,8 @@ from boxnn_numba.cli.common import (
     emit,
     out_option,
     overwrite_option,
-    progress,
     run_options,
+    running,
     split_option,
     whole_numbers,
 )
@@ -60,14 +59,8 @@ def certify(
     limit: int | None,
     exact: int | None,
     time_limit: float,
-    chunk: int | None,
-    overwrite: bool,
-    resume: bool,
-    device: str,
-    threads: int | None,
-    quiet: bool,
     as_json: bool,
-    **cluster: Any,
+    **how: Any,
 ) -> None:
     """Certify every sample of a split of dataset DATA with MODEL.
 
@@ -80,25 +73,25 @@ def certify(
         if certificate not in (None, "exact") or limit is not None:
             raise OptionError("--exact N says --certificate exact --limit N; leave those two out")
         certificate, limit = "exact", exact
-    from boxnn_numba.pipelines.certification.certify import certify as run
+    from boxnn_numba.pipelines.certification.certify import certify as work
 
-    with progress(quiet, "certifying") as bar:
-        result = run(
+    with running("certifying", how) as run:
+        result = work(
             model, data, out, split=split, certificate=certificate or "margin", limit=limit,
-            time_limit=time_limit, overwrite=overwrite, resume=resume, device=device,
-            threads=threads, chunk=chunk, cluster=chosen_cluster(cluster), progress=bar,
-        )  # fmt: skip
+            time_limit=time_limit, run=run,
+        ).as_dict()  # fmt: skip
     emit(
         result,
         as_json,
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
         f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}"
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
-        + _cluster_text(result.get("cluster")),
+        + cluster_text(result.get("cluster")),
     )
 
 
-def _cluster_text(spent: dict[str, Any] | None) -> str:
+def cluster_text(spent: dict[str, Any] | None) -> str:
+    """Return a line on where the time of a cluster went, if there was one."""
     if spent is None:
         return ""
     return (
@@ -120,23 +113,18 @@ def predict(
     model: str,
     file: str,
     out: str,
-    overwrite: bool,
-    device: str,
-    chunk: int | None,
-    quiet: bool,
     as_json: bool,
+    **how: Any,
 ) -> None:
     """Write the label and certified radius of every row of FILE, an .npy array.
 
     Example: boxnn predict model.zarr samples.npy --out predictions.csv
     """
-    from boxnn_numba.pipelines.certification.certify import predict as run
+    from boxnn_numba.pipelines.predict import predict as work
 
-    with progress(quiet, "predicting") as bar:
-        result = run(
-            model, file, out, overwrite=overwrite, device=device, chunk=chunk, progress=bar
-        )
-    emit(result, as_json, f"{out}: {result['n']} rows")
+    with running("predicting", how) as run:
+        result = work(model, file, out, run=run)
+    emit(result.as_dict(), as_json, f"{out}: {result.n} rows")
 
 
 def curve_table(result: dict[str, Any]) -> str:
@@ -229,7 +217,7 @@ def evaluate(
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
     chosen = whole_numbers("--radii", radii, "0,4,8")
-    from boxnn_numba.pipelines.certification.certify import evaluate as run
+    from boxnn_numba.pipelines.evaluate import evaluate as work
 
-    result = run(certificate, chosen, convention, attack)
+    result = work(certificate, chosen, convention, attack).as_dict()
     emit(result, as_json, curve_table(result))

@@ -43,7 +43,8 @@ def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> No
 def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
     began = time.perf_counter()
     from boxnn_numba.data.atomic import new_folder
-    from boxnn_numba.pipelines.certification.certify import certify, evaluate
+    from boxnn_numba.pipelines.certification.certify import certify
+    from boxnn_numba.pipelines.evaluate import evaluate
     from boxnn_numba.pipelines.ingest import ingest
     from boxnn_numba.pipelines.report.report import report
     from boxnn_numba.pipelines.running import RunOptions
@@ -58,10 +59,10 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
     with progress(quiet, "2/4 training") as bar:
         train(data, model, settings, run=RunOptions(progress=bar))
     with progress(quiet, "3/4 certifying") as bar:
-        certify(model, data, cert, progress=bar)
+        certify(model, data, cert, run=RunOptions(progress=bar))
     with progress(quiet, "4/4 reporting") as bar:
         report([cert], folder / "report", run=RunOptions(progress=bar))
-    result = evaluate(cert, range(0, 41, 4))
+    result = evaluate(cert, range(0, 41, 4)).as_dict()
     page = folder / "report" / "report.html"
     result |= {"report": str(page), "seconds": time.perf_counter() - began}
     emit(result, as_json, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}")

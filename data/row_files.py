@@ -1,4 +1,7 @@
-"""Files of arrays with a row for each sample, written chunk by chunk: what all of them share.
+"""Files of arrays with a row for each sample, written chunk by chunk: certificates and attacks.
+
+A kind of file is a class below `RowFile`, whose `Column` attributes declare its arrays once: for
+the writer, the reader, what is checked when a file is opened, and the page on file formats.
 
 A chunk counts as finished once its entry in the array ``finished`` is written, which happens
 after its data. A file is finished once its attributes have ``digests``.
@@ -6,8 +9,8 @@ after its data. A file is finished once its attributes have ``digests``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import zarr
@@ -22,51 +25,84 @@ def spread_rows(places: np.ndarray, count: int, total: int) -> np.ndarray:
     return places * total // count
 
 
-def check_same_run(
-    path: Name,
-    before: Mapping[str, Any],
-    attributes: Mapping[str, Any],
-    measured: Iterable[str],
-    error: type[BoxNNError],
-) -> None:
-    """Raise if an earlier, interrupted run was of something else.
+class Column:
+    """An array of a `RowFile`, read when it is asked for the first time.
 
     Parameters
     ----------
-    path
-        Of the unfinished file.
-    before
-        Attributes that the earlier run has written; empty without one.
-    attributes
-        Of this run.
-    measured
-        Names of attributes that are known when the file is sealed.
-    error
-        Type of error to raise; it names the attributes that differ.
+    meaning
+        What it holds, for the docs.
+    dtypes
+        Types that it may have.
+    second
+        Name of the second dimension, ``"K"`` classes or ``"n"`` features, or None.
+    fill
+        What stands in it before it is written.
     """
-    wanted = zarr_format.with_digest(attributes)
-    del wanted["digest"]
-    kept = {key: item for key, item in before.items() if key not in ("digest", "digests")}
-    kept |= dict.fromkeys(measured)
-    if before and kept != wanted:
-        either = sorted(kept.keys() | wanted.keys())
-        other = ", ".join(key for key in either if kept.get(key) != wanted.get(key))
-        raise error(
-            f"{path} holds an unfinished run with another {other}; resume it with its own "
-            "options or pass --overwrite to start again"
-        )
+
+    optional = False
+
+    def __init__(
+        self,
+        meaning: str,
+        dtypes: Sequence[str] = ("int32",),
+        second: str | None = None,
+        fill: int = -1,
+    ) -> None:
+        self.meaning, self.dtypes, self.second, self.fill = meaning, tuple(dtypes), second, fill
+
+    def __set_name__(self, owner: type[RowFile], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, file: None, owner: type[RowFile]) -> Self: ...
+
+    @overload
+    def __get__(self, file: RowFile, owner: type[RowFile]) -> np.ndarray: ...
+
+    def __get__(self, file: RowFile | None, owner: type[RowFile]) -> Any:
+        if file is None:
+            return self
+        # An attribute of the file itself, which Python takes before asking here again.
+        return file.__dict__.setdefault(self.name, file.read(self.name))
+
+    @property
+    def shape(self) -> str:
+        """Its dimensions, as the docs write them."""
+        return "(N,)" if self.second is None else f"(N, {self.second})"
+
+    def problem(self, array: zarr.Array, sizes: dict[str, int]) -> str | None:
+        """Return what is wrong with a stored array, or None; notes sizes that are new."""
+        names = ("N",) if self.second is None else ("N", self.second)
+        if len(array.shape) != len(names) or any(
+            sizes.setdefault(name, found) != found
+            for name, found in zip(names, array.shape, strict=True)
+        ):
+            return f"has shape {array.shape}, not {self.shape}"
+        if array.dtype.name not in self.dtypes:
+            return f"has type {array.dtype}, not {' or '.join(self.dtypes)}"
+        return None
 
 
-def unfinished_chunks(group: zarr.Group, error: type[BoxNNError]) -> list[int]:
-    """Return the numbers of the chunks that still have to be written."""
-    try:
-        return np.flatnonzero(group["finished"][:] == 0).tolist()  # type: ignore[index]
-    except zarr_format.READ_FAILURES as cause:
-        raise error("the unfinished run is damaged; pass --overwrite to start again") from cause
+class OptionalColumn(Column):
+    """An array that only some files have; None in others."""
+
+    optional = True
+
+    @overload  # type: ignore[override]
+    def __get__(self, file: None, owner: type[RowFile]) -> Self: ...
+
+    @overload
+    def __get__(self, file: RowFile, owner: type[RowFile]) -> np.ndarray | None: ...
+
+    def __get__(self, file: RowFile | None, owner: type[RowFile]) -> Any:
+        if file is not None and self.name not in file.attributes["digests"]:
+            return None
+        return super().__get__(file, owner)
 
 
 class RowFile:
-    """A finished file, read and checked.
+    """A finished file, read and checked; its arrays are the `Column` attributes.
 
     Attributes
     ----------
@@ -74,7 +110,16 @@ class RowFile:
         Where it is and what it is of.
     """
 
+    #: Attributes ``format`` and ``version`` of such files, the newest that is read.
+    format: ClassVar[str]
+    version: ClassVar[int] = 1
+    #: Names of attributes that are known when the file is sealed.
+    measured: ClassVar[tuple[str, ...]] = ("seconds",)
+    #: What makes such files, and the type of error to raise.
+    command: ClassVar[str]
     error: ClassVar[type[BoxNNError]]
+
+    prediction: Column
 
     def __init__(self, path: Location, attributes: dict[str, Any], arrays: dict[str, Any]) -> None:
         self.path = path
@@ -84,47 +129,154 @@ class RowFile:
     def __len__(self) -> int:
         return int(self._arrays["prediction"].shape[0])
 
-    def _read(self, name: str) -> np.ndarray:
+    @classmethod
+    def columns(cls, optional: Sequence[str] = ()) -> list[Column]:
+        """Return the arrays that every file has, and some that only some have."""
+        found = [item for item in vars(cls).values() if isinstance(item, Column)]
+        return [item for item in found if not item.optional or item.name in optional]
+
+    @classmethod
+    def open(cls, path: Name) -> Self:
+        """Read a file and check all of it.
+
+        Raises
+        ------
+        BoxNNError
+            Of type `error`: it is missing, damaged, unfinished, something else, or of a newer
+            version.
+        """
+        remedy = f"run `{cls.command}` again"
+        group = zarr_format.open_group(path, cls.format, cls.version, cls.error, remedy)
+        attributes: dict[str, Any] = dict(group.attrs.asdict())
+        if "digests" not in attributes:
+            raise cls.error(f"{path} is unfinished; resume it with `{cls.command} --resume`")
+        sizes = {"K": len(attributes["classes"])}
+        arrays: dict[str, Any] = {}
+        for column in cls.columns(attributes["digests"]):
+            name = column.name
+            try:
+                arrays[name] = group[name]
+                digest = zarr_format.stored_digest(arrays[name])
+            except zarr_format.READ_FAILURES as cause:
+                damaged = f"{path} is damaged: {name} cannot be read; {remedy}"
+                raise cls.error(read_problem(path, f"{name} of {path}", cause, damaged)) from cause
+            problem = column.problem(arrays[name], sizes)
+            if digest != attributes["digests"].get(name):
+                problem = "does not match its digest"
+            if problem is not None:
+                raise cls.error(f"{path} is damaged: {name} {problem}; {remedy}")
+        return cls(location(path), attributes, arrays)
+
+    def read(self, name: str) -> np.ndarray:
+        """Return an array, read anew."""
         with reachable(self.path, self.error):
             return np.asarray(self._arrays[name][...])
 
 
-def open_rows(
-    path: Name,
-    kind: tuple[str, int],
-    names: Iterable[str],
-    optional: Iterable[str],
-    error: type[BoxNNError],
-    command: str,
-) -> tuple[Location, dict[str, Any], dict[str, Any]]:
-    """Open a file and check all of it; return what a `RowFile` is made of.
+class RowWriter:
+    """Writes a `RowFile` chunk by chunk; a chunk may be written again.
 
     Parameters
     ----------
     path
-        Of the file.
+        Directory to write in, possibly with chunks of an earlier, interrupted run.
     kind
-        Its format, and the newest version that this package reads.
-    names, optional
-        Arrays that it must have, and that it may have.
-    error
-        Type of error to raise if it is missing, damaged, unfinished or something else.
-    command
-        What makes such files.
+        Class of the file.
+    attributes
+        What it is of; an earlier run with other attributes is refused.
+    n_rows, chunk_rows
+        Number N of samples, and those in a chunk.
+    sizes
+        Of the second dimensions, e.g. ``{"K": 10}``.
+    optional
+        Names of the arrays that chunks come with besides those of every file.
+    dtype
+        Of arrays that may have several types.
+
+    Raises
+    ------
+    BoxNNError
+        Of the type of the file: the earlier run was of something else; names what differs.
     """
-    remedy = f"run `{command}` again"
-    group = zarr_format.open_group(path, *kind, error, remedy)
-    attributes: dict[str, Any] = dict(group.attrs.asdict())
-    if "digests" not in attributes:
-        raise error(f"{path} is unfinished; resume it with `{command} --resume`")
-    arrays: dict[str, Any] = {}
-    for name in (*names, *(name for name in optional if name in attributes["digests"])):
+
+    def __init__(
+        self,
+        path: Location,
+        kind: type[RowFile],
+        attributes: Mapping[str, Any],
+        n_rows: int,
+        chunk_rows: int,
+        sizes: Mapping[str, int],
+        *,
+        optional: Sequence[str] = (),
+        dtype: str = "int32",
+    ) -> None:
+        unmeasured = dict.fromkeys(kind.measured)
+        full = {"format": kind.format, "version": kind.version, **attributes, **unmeasured}
+        self._path, self._kind, self._attributes = path, kind, full
+        self._columns, self._chunk_rows = kind.columns(optional), chunk_rows
+        store = zarr_format.tree_store(path)
+        self._group = zarr.open_group(store, mode="a", zarr_format=3)
+        self._before = self._group.attrs.asdict()
+        self._check_same_run()
+        # The attributes are written last, so a group without them was killed while it was made.
+        if not self._before:
+            self._group = zarr.create_group(zarr_format.tree_store(path), overwrite=True)
+            for column in self._columns:
+                tail = () if column.second is None else (sizes[column.second],)
+                stored = dtype if len(column.dtypes) > 1 else column.dtypes[0]
+                zarr_format.create_array(
+                    self._group, column.name, (n_rows, *tail), np.dtype(stored),
+                    (chunk_rows, *tail), column.fill,
+                )  # fmt: skip
+            n_chunks = -(-n_rows // chunk_rows)
+            zarr_format.create_array(self._group, "finished", (n_chunks,), np.uint8, (1,))
+            zarr_format.write_attributes(self._group, full)
+
+    def _check_same_run(self) -> None:
+        """Raise if an earlier, interrupted run was of something else."""
+        wanted = zarr_format.with_digest(self._attributes)
+        del wanted["digest"]
+        kept = {key: item for key, item in self._before.items() if key not in ("digest", "digests")}
+        kept |= dict.fromkeys(self._kind.measured)
+        if self._before and kept != wanted:
+            either = sorted(kept.keys() | wanted.keys())
+            other = ", ".join(key for key in either if kept.get(key) != wanted.get(key))
+            raise self._kind.error(
+                f"{self._path} holds an unfinished run with another {other}; resume it with its "
+                "own options or pass `overwrite` to start again"
+            )
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the chunks that still have to be written."""
         try:
-            arrays[name] = group[name]
-            digest = zarr_format.stored_digest(arrays[name])
+            return np.flatnonzero(self._group["finished"][:] == 0).tolist()  # type: ignore[index]
         except zarr_format.READ_FAILURES as cause:
-            damaged = f"{path} is damaged: {name} cannot be read; {remedy}"
-            raise error(read_problem(path, f"{name} of {path}", cause, damaged)) from cause
-        if digest != attributes["digests"].get(name):
-            raise error(f"{path} is damaged: {name} does not match its digest; {remedy}")
-    return location(path), attributes, arrays
+            raise self._kind.error(
+                "the unfinished run is damaged; pass `overwrite` to start again"
+            ) from cause
+
+    def write(self, chunk: int, columns: Mapping[str, np.ndarray]) -> None:
+        """Write one whole chunk, then record it as finished."""
+        write_chunk(self._path, chunk, self._chunk_rows, columns)
+
+    def finish(self, **measured: float | None) -> None:
+        """Seal the file: digests of all arrays, and what was measured (or was by a run before)."""
+        found = {name: measured.get(name) or self._before.get(name) for name in self._kind.measured}
+        digests = {
+            column.name: zarr_format.stored_digest(self._group[column.name])  # type: ignore[arg-type]
+            for column in self._columns
+        }
+        zarr_format.write_attributes(self._group, {**self._attributes, **found, "digests": digests})
+
+
+def write_chunk(path: Name, chunk: int, chunk_rows: int, columns: Mapping[str, np.ndarray]) -> None:
+    """Write one whole chunk of a file that a `RowWriter` made, then record it as finished.
+
+    Chunks are files of their own, so any number of processes may write different ones, and one
+    that is written twice by the same computation stays the same.
+    """
+    group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
+    for name, values in columns.items():
+        group[name][chunk * chunk_rows : chunk * chunk_rows + len(values)] = values  # type: ignore[index]
+    group["finished"][chunk] = 1  # type: ignore[index]

@@ -1,7 +1,8 @@
-"""Attack the samples of a split, and hold what is found against the certificate."""
+"""Attacks on the samples of a split, each held against the certificate of its sample."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,25 +14,21 @@ from boxnn_numba import validation
 from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
 from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.backends.threads import limit_threads
-from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.attack_store import AttackWriter, open_attack
-from boxnn_numba.data.dataset import Dataset, open_dataset
-from boxnn_numba.data.model_store import load_model, model_digest
-from boxnn_numba.data.paths import Location, Name, location
-from boxnn_numba.data.row_files import spread_rows
+from boxnn_numba.data.attack_store import AttackFile, open_attack
+from boxnn_numba.data.model_store import load_model
+from boxnn_numba.data.paths import Name, absolute, location
 from boxnn_numba.data.zarr_format import array_digest
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.model import BoxNN
-from boxnn_numba.pipelines.attack.sandwich import check_sound, keep_counterexample, standing
-from boxnn_numba.pipelines.certification.chunked import (
-    check_match,
-    class_positions,
-    count_rows,
-    origin,
-    shape_of,
+from boxnn_numba.pipelines.attack.sandwich import (
+    Standing,
+    check_sound,
+    keep_counterexample,
+    standing,
 )
-from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
+from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
+from boxnn_numba.pipelines.cluster.options import check_options
+from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 
 METHODS = ("greedy", "random")
@@ -75,6 +72,91 @@ class AttackOptions:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class AttackSummary:
+    """What an attack has found.
+
+    Attributes
+    ----------
+    attack, method
+        The file, and how the samples were attacked.
+    split, n
+        Which samples, and how many.
+    standing
+        How accuracy stands under attack, beside what is certified.
+    seconds
+        That it took.
+    cluster
+        Where the time of a cluster went; None without one.
+    """
+
+    attack: str
+    method: str
+    split: str
+    n: int
+    standing: Standing
+    seconds: float
+    cluster: Spent | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, those of `standing` beside the others."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**values.pop("standing"), **values}
+
+
+@dataclass(frozen=True)
+class AttackWorker:
+    """Attacks a chunk.
+
+    Attributes
+    ----------
+    options
+        As for `attack`.
+    mask
+        Absolute path of the features that may change and the digest they must have, or None.
+    beside
+        Absolute path of the file beside which a counterexample is kept.
+    """
+
+    options: AttackOptions
+    mask: tuple[str, str] | None
+    beside: str
+
+    def load(self, path: str) -> tuple[BoxNN, BoxNN]:
+        """Return the model at a path, as it is stored and as it is used."""
+        model = load_model(path)
+        return model, model
+
+    def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of an attack file but for the labels.
+
+        Raises
+        ------
+        UnsoundError
+            An attack is none, or within the certified radius.
+        """
+        found = self.find(model, x, int(rows[0]))
+        before, radius = model.radii(model.class_distance(x))
+        index = model.class_distance(found.x_adv).argmin(axis=1)
+        beside = location(self.beside)
+        check_sound(
+            rows, found.changed, index == before, radius,
+            lambda at: keep_counterexample(beside, x[at], found.x_adv[at], int(rows[at])),
+        )  # fmt: skip
+        return {"x": found.x_adv, "changed": found.changed, "prediction": index, "row": rows}
+
+    def find(self, model: BoxNN, x: np.ndarray, first: int) -> AttackResult:
+        """Attack samples, of which the first has this number."""
+        options = self.options
+        features = None if self.mask is None else _same_mask(*self.mask)
+        if options.method == "random":
+            return _random(model, x, options, features, first)
+        return greedy_attack(
+            model, x, max_features=options.max_features, domain=(options.low, options.high),
+            features=features, rivals=options.rivals, tries=options.tries, seed=options.seed,
+        )  # fmt: skip
+
+
 def attack(
     model: Name,
     data: Name,
@@ -84,11 +166,8 @@ def attack(
     split: str = "test",
     limit: int | None = None,
     radii: Sequence[int] = (0, 4, 8, 12, 16, 20, 24, 28),
-    threads: int | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> AttackSummary:
     """Attack samples of a split and write an attack file.
 
     Every adversarial input is predicted again before it is written, and compared with the
@@ -108,20 +187,12 @@ def attack(
         Attack only this many rows, ``(arange(limit) * total) // limit``.
     radii
         Of the summary.
-    threads
-        Threads to use; all cores by default.
-    overwrite, resume
-        Replace what is at `out`; continue a run that was stopped.
-    progress
-        Optional object with ``start(total, unit)`` and ``advance(n)``.
+    run
+        How to run; on the CPU only. Workers of a cluster must see all paths.
 
     Returns
     -------
-    dict
-        ``n``, ``found`` (percent), ``meets`` (percent of samples for which the smallest attack is
-        the certified radius plus one), ``mean_changed``, ``accuracy``, and under
-        ``radii``, radius as string, ``robust_accuracy`` under attack, ``certified_accuracy``
-        and their ``gap`` (percent); ``seconds``.
+    AttackSummary
 
     Raises
     ------
@@ -130,105 +201,64 @@ def attack(
     BoxNNError
         Bad model, data or option, or an output that cannot be written.
     """
-    began = time.perf_counter()
-    chosen = options or AttackOptions()
-    get_backend("cpu", threads)
-    validation.choice("method", chosen.method, METHODS)
+    began, options = time.perf_counter(), options or AttackOptions()
+    if run.device not in ("auto", "cpu"):
+        raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
+    check_options(run.cluster)
+    get_backend("cpu", run.threads)
+    validation.choice("method", options.method, METHODS)
     validation.radii(radii)
-    classifier, dataset = load_model(model), open_dataset(data)
-    count = count_rows(dataset, data, split, limit)
-    check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
+    subject = Subject.open(load_model, model, data, split, limit)
+    classifier: BoxNN = subject.stored
     need_two_classes(classifier)
-    rows = spread_rows(np.arange(count), count, dataset.n_rows(split))
-    job = _Job(
-        classifier, dataset, split, rows, chosen, _mask(chosen.features), location(out)
-    )  # fmt: skip
-    job.attack(rows[:0])  # options are checked before anything is written
-    attributes = _attributes(job, model, data)
-    staged = staged_output(
-        out, overwrite=overwrite, resume=resume, resumable=True, inputs=[model, data]
-    )
-    with staged as partial, limit_threads(threads):
-        dtype = np.dtype(np.uint8 if dataset.is_codes else np.float32)
-        writer = AttackWriter(
-            partial, attributes, (count, classifier.boxes.n_features), dtype, CHUNK_ROWS
-        )
-        _run(job, writer, partial, progress)
-        writer.finish(time.perf_counter() - began)
-    return {
-        "attack": str(out),
-        "method": chosen.method,
-        "split": split,
-        "n": count,
-        **_summary(out, job, radii),
-        "seconds": time.perf_counter() - began,
+    mask = None
+    if options.features is not None:
+        mask = absolute(options.features), array_digest(_mask(options.features))
+    worker = AttackWorker(options, mask, absolute(out))
+    n_features = classifier.boxes.n_features
+    x = np.zeros((1, n_features), np.float32 if classifier.grid else np.uint8)
+    worker.find(classifier, x, 0)  # options are checked before anything is written
+    job = subject.job(worker, out, CHUNK_ROWS, () if mask is None else mask[:1])
+    attributes = {
+        "limit": None,
+        **subject.attributes(),
+        "options": asdict(options),
+        **({} if mask is None else {"features_digest": mask[1]}),
     }
+    dtype = "uint8" if subject.dataset.is_codes else "float32"
+    spent = run_chunks(
+        job, AttackFile, run, out, attributes, {"n": n_features}, dtype=dtype
+    )  # fmt: skip
+    stands = _stands(out, subject, radii)
+    seconds = time.perf_counter() - began
+    return AttackSummary(str(out), options.method, split, subject.n_rows, stands, seconds, spent)
 
 
-def _run(job: _Job, writer: AttackWriter, folder: Location, progress: Any) -> None:
-    starts = range(0, len(job.rows), CHUNK_ROWS)
-    todo = writer.unfinished()
-    sizes = [min(CHUNK_ROWS, len(job.rows) - start) for start in starts]
-    if progress is not None:
-        progress.start(len(job.rows), "samples")
-        progress.advance(len(job.rows) - sum(sizes[index] for index in todo))
-    with keep_on_interrupt(
-        lambda: len(starts) - len(writer.unfinished()), f"{len(starts)} chunks", folder
-    ):
-        for index in todo:
-            rows = job.rows[starts[index] : starts[index] + CHUNK_ROWS]
-            writer.write(index, *job.attack(rows))
-            if progress is not None:
-                progress.advance(sizes[index])
+def _stands(out: Name, subject: Subject, radii: Sequence[int]) -> Standing:
+    """Return how accuracy stands under attack, beside what is certified of the same samples."""
+    file, dataset, model = open_attack(out), subject.dataset, subject.stored
+    outcomes = []
+    for start in range(0, len(file), CHUNK_ROWS):
+        x, _ = dataset.read_rows(subject.split, file.row[start : start + CHUNK_ROWS])
+        outcomes.append(model.radii(model.class_distance(x)))
+    prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
+    return standing(prediction, radius, file.label, file.changed, radii)
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    model: BoxNN
-    dataset: Dataset
-    split: str
-    rows: np.ndarray
-    options: AttackOptions
-    features: np.ndarray | None
-    out: Location
-
-    def attack(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Attack some rows; return what an attack file holds of them."""
-        model = self.model
-        if len(rows) == 0:
-            x = np.zeros((1, model.boxes.n_features), np.float32 if model.grid else np.uint8)
-            self._found(x, np.zeros(1, np.int64))
-            return ()
-        x, y = self.dataset.read_rows(self.split, rows)
-        found = self._found(x, rows)
-        before, radius = model.radii(model.class_distance(x))
-        index = model.class_distance(found.x_adv).argmin(axis=1)
-        check_sound(
-            rows, found.changed, index == before, radius,
-            lambda at: keep_counterexample(self.out, x[at], found.x_adv[at], int(rows[at])),
-        )  # fmt: skip
-        label = class_positions(model.classes, self.dataset)[y]
-        return found.x_adv, found.changed, index, label, rows
-
-    def _found(self, x: np.ndarray, rows: np.ndarray) -> AttackResult:
-        options, model = self.options, self.model
-        if options.method == "greedy":
-            return greedy_attack(
-                model, x, max_features=options.max_features, domain=(options.low, options.high),
-                features=self.features, rivals=options.rivals, tries=options.tries,
-                seed=options.seed,
-            )  # fmt: skip
-        return _random(model, x, options, self.features, int(rows[0]))
+@functools.lru_cache(maxsize=1)
+def _same_mask(path: str, digest: str) -> np.ndarray:
+    mask = _mask(path)
+    if array_digest(mask) != digest:
+        raise DataError(f"{path} changed while it was used; start again")
+    return mask
 
 
-def _mask(path: str | None) -> np.ndarray | None:
-    if path is None:
-        return None
+def _mask(path: str) -> np.ndarray:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise OptionError(
-            f"--features {path} is not a readable .npy file; save (n,) booleans with np.save"
+            f"`features` {path} is not a readable .npy file; save (n,) booleans with np.save"
         ) from error
 
 
@@ -283,26 +313,3 @@ def _nearest(domain: Domain) -> np.ndarray:
     above = np.where(up < 0, 512, up - codes)
     below = np.where(down < 0, 512, codes - down)
     return np.where(above <= below, up, down).astype(np.uint8)
-
-
-def _attributes(job: _Job, model: Name, data: Name) -> dict[str, Any]:
-    classifier, dataset = job.model, job.dataset
-    return {
-        "limit": None,
-        **origin(model, model_digest(classifier), dataset, data, job.split, len(job.rows)),
-        **shape_of(classifier),
-        "options": asdict(job.options),
-        **({} if job.features is None else {"features_digest": array_digest(job.features)}),
-    }
-
-
-def _summary(out: Name, job: _Job, radii: Sequence[int]) -> dict[str, Any]:
-    """Return how accuracy stands under attack, beside what is certified of the same samples."""
-    file = open_attack(out)
-    outcomes = []
-    for start in range(0, len(job.rows), CHUNK_ROWS):
-        x, _ = job.dataset.read_rows(job.split, job.rows[start : start + CHUNK_ROWS])
-        distance = job.model.class_distance(x)
-        outcomes.append(job.model.radii(distance))
-    prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
-    return standing(prediction, radius, file.label, file.changed, radii)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,13 +63,38 @@ def keep_counterexample(
     return path
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How accuracy stands under attack, beside what is certified of the same samples; in percent.
+
+    Attributes
+    ----------
+    found, meets
+        Samples for which there is an attack, and for which the smallest one is the certified
+        radius plus one.
+    mean_changed
+        Features that attacks change, on average; None without one.
+    accuracy
+        Without an attack.
+    radii
+        Radius as string -> ``certified_accuracy``, ``robust_accuracy`` under attack, and the
+        ``gap``, robust less certified accuracy.
+    """
+
+    found: float
+    meets: float
+    mean_changed: float | None
+    accuracy: float
+    radii: dict[str, dict[str, float]]
+
+
 def standing(
     prediction: np.ndarray,
     radius: np.ndarray,
     label: np.ndarray,
     changed: np.ndarray,
     radii: Sequence[int],
-) -> dict[str, Any]:
+) -> Standing:
     """Return how accuracy stands under attack, beside what is certified of the same samples.
 
     Parameters
@@ -80,22 +105,17 @@ def standing(
         (N,) changes that the attack needs, -1 where it found none.
     radii
         Radii of the two curves.
-
-    Returns
-    -------
-    dict
-        As `attack` returns it; ``gap`` is robust less certified accuracy.
     """
     found = changed >= 0
     resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
     robust = 100.0 * certificates.certified_accuracy(prediction, resisted, label, radii)
     certified = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
-    return {
-        "found": 100.0 * float(found.mean()),
-        "meets": 100.0 * float((changed == radius + 1).mean()),
-        "mean_changed": float(changed[found].mean()) if found.any() else None,
-        "accuracy": 100.0 * float((prediction == label).mean()),
-        "radii": {
+    return Standing(
+        found=100.0 * float(found.mean()),
+        meets=100.0 * float((changed == radius + 1).mean()),
+        mean_changed=float(changed[found].mean()) if found.any() else None,
+        accuracy=100.0 * float((prediction == label).mean()),
+        radii={
             str(r): {
                 "certified_accuracy": float(c),
                 "robust_accuracy": float(a),
@@ -103,4 +123,4 @@ def standing(
             }
             for r, c, a in zip(radii, certified, robust, strict=True)
         },
-    }
+    )

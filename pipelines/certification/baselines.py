@@ -1,36 +1,26 @@
-"""Certify a split of a dataset by randomized ablation or feature partition."""
+"""Certification of a split of a dataset by randomized ablation or feature partition."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from boxnn_numba import validation
-from boxnn_numba.baselines import ablation
+from boxnn_numba.baselines import ablation, partition
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.data.atomic import partial_path
+from boxnn_numba.certificates.margin import median_certified_radius
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
-from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import load_baseline, model_digest
-from boxnn_numba.data.paths import Name, absolute, location
+from boxnn_numba.data.paths import Name, absolute
 from boxnn_numba.errors import DataError, OptionError
-from boxnn_numba.pipelines.certification.baseline_chunks import (
-    BaselineJob,
-    Sampling,
-    base_classifier,
-    certify_baseline_chunk,
-)
-from boxnn_numba.pipelines.certification.certify import evaluate
-from boxnn_numba.pipelines.certification.chunked import (
-    HowToRun,
-    certify_chunks,
-    check_match,
-    count_rows,
-    origin,
-)
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions, check_options
+from boxnn_numba.pipelines.chunks import Subject, run_chunks
+from boxnn_numba.pipelines.cluster.options import check_options
+from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 
 #: Certificates of each method.
 CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^B"}}
@@ -38,6 +28,148 @@ CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^
 _CHUNK_EVALUATIONS, _CHUNK_ROWS = 32_000, 256
 #: Votes that a certificate file can count.
 _MOST_SAMPLES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the votes of a certificate file rest on; the last three are for RA.
+
+    Attributes
+    ----------
+    limit
+        Number of rows, spread evenly over the split; None for all.
+    samples, guess_samples
+        Samples that bound the share of a class, and that guess which class.
+    seed
+        Of the samples.
+    """
+
+    limit: int | None = None
+    samples: int = 10_000
+    guess_samples: int = 1_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CertifiedBaseline:
+    """A split certified by a published defence.
+
+    Attributes
+    ----------
+    certificate, method
+        The file, and ``"RA"``, ``"RA^B"``, ``"FPA^A"`` or ``"FPA^B"``.
+    split, n
+        Which samples, and how many.
+    accuracy, abstained
+        In percent.
+    median_certified_radius
+        In features.
+    seconds
+        That it took.
+    seconds_per_sample, multiply_adds
+        Of certifying one sample.
+    note
+        Says why where every sample abstains; None elsewhere.
+    """
+
+    certificate: str
+    method: str
+    split: str
+    n: int
+    accuracy: float
+    abstained: float
+    median_certified_radius: int
+    seconds: float
+    seconds_per_sample: float | None
+    multiply_adds: int
+    note: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BaselineWorker:
+    """Certifies a chunk by the votes of base classifiers.
+
+    Attributes
+    ----------
+    certificate, alpha, sampling, device
+        As for `certify_baseline`.
+    votes
+        Path of a file whose votes are used again and the digest that it must have, or None.
+    """
+
+    certificate: str
+    alpha: float
+    sampling: Sampling
+    device: str
+    votes: tuple[str, str] | None
+
+    def load(self, path: str) -> tuple[BaselineModel, tuple[BaselineModel, Any]]:
+        """Return a model, and that with its networks."""
+        stored = load_baseline(path)
+        return stored, (stored, base_classifier(stored, self.device))
+
+    def compute(
+        self, model: tuple[BaselineModel, Any], x: np.ndarray, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays of a certificate file but for the labels."""
+        stored, classifier = model
+        if stored.method == "ra":
+            return self._ablation(stored, classifier, x, rows)
+        scores = classifier.scores(stored.encode(x))
+        counts = partition.votes_of(scores)
+        if self.certificate == "a":
+            return _columns(counts, *partition.plurality_radius(counts))
+        return _columns(counts, *partition.runoff_radius(counts, scores))
+
+    def _ablation(
+        self, stored: BaselineModel, classifier: Any, x: np.ndarray, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        sampling = self.sampling
+        n, k = stored.n_features, stored.settings["retained"]
+        if self.votes is None:
+            guesses, counts = ablation.sample_counts(
+                classifier, stored.encode(x), rows, k, sampling.samples, sampling.guess_samples,
+                sampling.seed,
+            )  # fmt: skip
+            guess = ablation.guess_class(guesses)
+        else:
+            file = _stored_votes(*self.votes)
+            places = np.searchsorted(file.row, rows)
+            guess = file.read("guess")[places]
+            counts = sampling.samples - file.class_distance[places]
+        if self.certificate == "a":
+            found = ablation.ra_radius(counts, guess, n, k, self.alpha)
+        else:
+            found = ablation.rab_radius(counts, n, k, self.alpha, guess)
+        return {**_columns(counts, *found), "guess": guess}
+
+
+def _columns(
+    counts: np.ndarray, prediction: np.ndarray, radius: np.ndarray
+) -> dict[str, np.ndarray]:
+    missing = counts[0].sum() - counts
+    return {"prediction": prediction, "radius": radius, "class_distance": missing}
+
+
+def base_classifier(stored: BaselineModel, device: str) -> Any:
+    """Return the networks of a model, on as many threads as a task may use."""
+    from boxnn_numba.baselines import base_classifiers
+
+    ra = stored.method == "ra"
+    kind = base_classifiers.MaskedNetwork if ra else base_classifiers.SubmodelNetworks
+    return kind.from_arrays(stored.weights, stored.settings["base"], device)
+
+
+@functools.lru_cache(maxsize=1)
+def _stored_votes(path: str, digest: str) -> CertificateFile:
+    file = open_certificate(path)
+    if file.attributes["digest"] != digest:
+        raise DataError(f"{path} changed while its votes were read; start again")
+    return file
 
 
 def certify_baseline(
@@ -54,13 +186,8 @@ def certify_baseline(
     alpha: float = 0.05,
     seed: int = 0,
     votes_from: Name | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    cluster: ClusterOptions = IN_PROCESS,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> CertifiedBaseline:
     """Certify samples of a split by the defence of `model` and write a certificate file.
 
     Parameters
@@ -84,91 +211,68 @@ def certify_baseline(
         For RA, a certificate file of the same model and split whose votes are used again, e.g. for
         the other certificate or another alpha. Its `limit`, samples and seed hold; others that
         are asked for, but for the defaults, are refused.
-    device, threads
-        ``"cpu"``, ``"cuda"`` or ``"auto"``; threads of torch on a CPU.
-    cluster
-        Where chunks are certified; in this process by default. Every worker must see the paths.
-    overwrite, resume
-        Replace what is at `out`; continue a run that was stopped.
-    progress
-        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+    run
+        How to run; the device is torch's, and so are the threads on a CPU. Workers of a cluster
+        must see the paths.
 
     Returns
     -------
-    dict
-        Method, number of samples, accuracy and abstentions in percent, median certified radius,
-        ``seconds``, and ``seconds_per_sample`` and ``multiply_adds`` of certifying one sample.
-        ``note`` says why where every sample abstains.
+    CertifiedBaseline
 
     Raises
     ------
     BoxNNError
         Bad model, data or options, no torch, or an output that cannot be written.
     """
+    from boxnn_numba.baselines.torch_networks import usable_device
+
     began = time.perf_counter()
-    check_options(cluster)
-    stored, dataset = load_baseline(model), open_dataset(data)
-    _check(stored, model, method, certificate, dataset, data, split)
+    check_options(run.cluster)
+    subject = Subject.open(load_baseline, model, data, split, limit)
+    _check(subject, method, certificate)
     validation.fraction("alpha", alpha)
     votes, sampling = None, Sampling(limit, samples, guess_samples, seed)
     if votes_from is not None:
-        votes, sampling = _open_votes(votes_from, stored, model, dataset, split, sampling)
-    n = _row_count(dataset, data, split, sampling)
-    job = BaselineJob(
-        model=absolute(model),
-        model_digest=model_digest(stored),
-        data=absolute(data),
-        data_digest=dataset.digest,
-        split=split,
-        out=absolute(partial_path(location(out))),
-        chunk_rows=_chunk_rows(stored, sampling),
-        n_rows=n,
-        certificate=certificate,
-        alpha=alpha,
-        sampling=sampling,
-        device=torch_device(device),
-        votes=None if votes is None else (absolute(votes.path), votes.attributes["digest"]),
-    )
-    classifier = base_classifier(stored, job.device)
-    attributes = _attributes(stored, classifier, model, dataset, data, job)
-    how = HowToRun(overwrite, resume, threads, cluster, progress)
-    shape = n, len(stored.classes)
-    certify_chunks(
-        certify_baseline_chunk, job, out, attributes, shape, how,
-        inputs=[model, data] if votes_from is None else [model, data, votes_from],
-        extra=("guess",) if stored.method == "ra" else (),
+        votes, sampling = _open_votes(votes_from, subject, sampling)
+        subject = subject.limited(sampling.limit)
+    _check_sampling(sampling)
+    worker = BaselineWorker(
+        certificate, alpha, sampling, usable_device(run.device),
+        None if votes is None else (absolute(votes.path), votes.attributes["digest"]),
+    )  # fmt: skip
+    stored: BaselineModel = subject.stored
+    files = () if votes_from is None else (votes_from,)
+    job = subject.job(worker, out, _chunk_rows(stored, sampling), files)
+    evaluation = base_classifier(stored, worker.device).multiply_adds()
+    run_chunks(
+        # Of a cluster, workers take the GPUs that torch gives them.
+        job, CertificateFile, replace(run, device="cpu"), out,
+        _attributes(subject, worker, job.chunk_rows, evaluation), {"K": len(stored.classes)},
+        optional=("guess",) if stored.method == "ra" else (),
         seconds_per_sample=None if votes is None else votes.attributes["seconds_per_sample"],
     )  # fmt: skip
-    return _summary(out, stored, job, time.perf_counter() - began)
+    file = open_certificate(out)
+    prediction, _, label = outcome = file.outcome()
+    return CertifiedBaseline(
+        str(out), file.method, split, len(file),
+        accuracy=round(100.0 * float((prediction == label).mean()), 4),
+        abstained=round(100.0 * float((prediction < 0).mean()), 4),
+        median_certified_radius=median_certified_radius(*outcome),
+        seconds=time.perf_counter() - began,
+        seconds_per_sample=file.attributes["seconds_per_sample"],
+        multiply_adds=file.attributes["multiply_adds"],
+        note=_note(file, stored, worker),
+    )  # fmt: skip
 
 
-def torch_device(device: str) -> str:
-    """Return the device for torch: ``"auto"`` is ``"cuda"`` where there is one."""
-    from boxnn_numba.baselines.torch_networks import DEVICES, load_torch, usable_device
-
-    validation.choice("device", device, (*DEVICES, "auto"))
-    if device == "auto":
-        return "cuda" if load_torch().cuda.is_available() else "cpu"
-    return usable_device(device)
-
-
-def _check(
-    stored: BaselineModel,
-    model: Name,
-    method: str | None,
-    certificate: str,
-    dataset: Dataset,
-    data: Name,
-    split: str,
-) -> None:
+def _check(subject: Subject, method: str | None, certificate: str) -> None:
+    stored, dataset, model = subject.stored, subject.dataset, subject.model
     if method not in (None, stored.method):
         raise OptionError(f"{model} was trained for {stored.method}; certify it with that method")
-    validation.choice("split", split, dataset.splits)
     validation.choice("certificate", certificate, CERTIFICATES[stored.method])
-    check_match(model, stored.n_features, stored.grid is None, dataset, data)
     if not set(stored.classes) & set(dataset.classes):
         raise DataError(
-            f"{data} has classes {_some(dataset.classes)} and {model} knows "
+            f"{subject.data} has classes {_some(dataset.classes)} and {model} knows "
             f"{_some(stored.classes)}; certify the data set that the model was trained for"
         )
 
@@ -179,13 +283,10 @@ def _some(classes: Sequence[Any]) -> str:
     return ", ".join(map(repr, classes[:3])) + more
 
 
-def _row_count(dataset: Dataset, data: Name, split: str, sampling: Sampling) -> int:
-    """Return how many rows are certified, after checking what is asked for."""
-    n = count_rows(dataset, data, split, sampling.limit)
-    validation.integer("--samples", sampling.samples, low=1, high=_MOST_SAMPLES)
-    validation.integer("--guess-samples", sampling.guess_samples, low=1, high=_MOST_SAMPLES)
-    validation.integer("--seed", sampling.seed, low=0)
-    return n
+def _check_sampling(sampling: Sampling) -> None:
+    validation.integer("samples", sampling.samples, low=1, high=_MOST_SAMPLES)
+    validation.integer("guess_samples", sampling.guess_samples, low=1, high=_MOST_SAMPLES)
+    validation.integer("seed", sampling.seed, low=0)
 
 
 def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:
@@ -197,12 +298,7 @@ def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:
 
 
 def _open_votes(
-    votes_from: Name,
-    stored: BaselineModel,
-    model: Name,
-    dataset: Dataset,
-    split: str,
-    asked: Sampling,
+    votes_from: Name, subject: Subject, asked: Sampling
 ) -> tuple[CertificateFile, Sampling]:
     """Return a certificate file whose votes are used again, and what they rest on."""
     file = open_certificate(votes_from)
@@ -211,74 +307,51 @@ def _open_votes(
             f"{votes_from} is of {file.method}, which keeps no sampled votes; "
             "pass one made by boxnn baseline ra certify"
         )
-    wanted = (model_digest(stored), dataset.digest, split)
+    wanted = (model_digest(subject.stored), subject.dataset.digest, subject.split)
     names = ("model_digest", "dataset_digest", "split")
     if tuple(file.attributes[name] for name in names) != wanted:
         raise OptionError(
-            f"{votes_from} holds the votes of another model, data set or split than {model} on "
-            f"{split}; sample again without --votes-from"
+            f"{votes_from} holds the votes of another model, data set or split than "
+            f"{subject.model} on {subject.split}; sample again without `votes_from`"
         )
     for item in fields(Sampling):
         wanted, found = getattr(asked, item.name), file.attributes[item.name]
         if wanted not in (item.default, found):
             raise OptionError(
-                f"--{item.name.replace('_', '-')} is {wanted} and the votes in {votes_from} have "
+                f"{item.name} is {wanted} and the votes in {votes_from} have "
                 f"{'none' if found is None else found}; leave it out, or sample again without "
-                "--votes-from"
+                "`votes_from`"
             )
     return file, Sampling(**{item.name: file.attributes[item.name] for item in fields(Sampling)})
 
 
 def _attributes(
-    stored: BaselineModel,
-    classifier: Any,
-    model: Name,
-    dataset: Dataset,
-    data: Name,
-    job: BaselineJob,
+    subject: Subject, worker: BaselineWorker, chunk_rows: int, multiply_adds: int
 ) -> dict[str, Any]:
-    sampling, evaluations = job.sampling, 1
+    stored, sampling, evaluations = subject.stored, worker.sampling, 1
     own: dict[str, Any] = {}
     if stored.method == "ra":
         evaluations = sampling.samples + sampling.guess_samples
-        own |= {"alpha": job.alpha, "samples": sampling.samples}
-        own |= {"guess_samples": sampling.guess_samples, "seed": sampling.seed}
+        own = {"alpha": worker.alpha, **asdict(sampling)}
+        del own["limit"]
     return {
-        "method": CERTIFICATES[stored.method][job.certificate],
+        "method": CERTIFICATES[stored.method][worker.certificate],
         "limit": None,
-        **origin(model, job.model_digest, dataset, data, job.split, job.n_rows),
-        # Votes missing to unanimity change by at most one where one submodel does.
-        "width": 1,
-        "group_size": 1,
-        "classes": list(stored.classes),
-        "feature_shape": list(stored.feature_shape),
-        "certificate": job.certificate,
-        "chunk_rows": job.chunk_rows,
+        **subject.attributes(),
+        "certificate": worker.certificate,
+        "chunk_rows": chunk_rows,
         **own,
         **stored.settings,
-        "multiply_adds": evaluations * classifier.multiply_adds(),
+        "multiply_adds": evaluations * multiply_adds,
         "training": stored.training,
     }
 
 
-def _summary(out: Name, stored: BaselineModel, job: BaselineJob, seconds: float) -> dict[str, Any]:
-    file, result = open_certificate(out), evaluate(out, [0])
-    note = None
-    if (file.prediction < 0).all():
-        share = job.alpha if job.certificate == "a" else job.alpha / len(stored.classes)
-        counts = job.sampling.samples - file.class_distance
-        n, k = stored.n_features, stored.settings["retained"]
-        note = ablation.abstention_message(counts, file.guess, n, k, share)
-    return {
-        "certificate": str(out),
-        "method": file.method,
-        "split": job.split,
-        "n": job.n_rows,
-        "accuracy": result["accuracy"],
-        "abstained": result["abstained"],
-        "median_certified_radius": result["median_certified_radius"],
-        "seconds": seconds,
-        "seconds_per_sample": file.attributes["seconds_per_sample"],
-        "multiply_adds": file.attributes["multiply_adds"],
-        "note": note,
-    }
+def _note(file: CertificateFile, stored: BaselineModel, worker: BaselineWorker) -> str | None:
+    """Return why all abstain, if they do."""
+    if not (file.prediction < 0).all():
+        return None
+    share = worker.alpha if worker.certificate == "a" else worker.alpha / len(stored.classes)
+    counts = worker.sampling.samples - file.class_distance
+    n, k = stored.n_features, stored.settings["retained"]
+    return ablation.abstention_message(counts, file.read("guess"), n, k, share)

@@ -1,42 +1,93 @@
-"""Certify a split of a dataset, evaluate a certificate file, predict on arrays."""
+"""Certification of a split of a dataset by Box-NN: margin, pairwise and exact radii."""
 
 from __future__ import annotations
 
-import csv
-import os
 import time
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates import KINDS
 from boxnn_numba.certificates import margin as certificates
-from boxnn_numba.data.atomic import partial_path, staged_output
-from boxnn_numba.data.certificate_store import KINDS, CertificateFile, open_certificate
-from boxnn_numba.data.dataset import Dataset, open_dataset
-from boxnn_numba.data.model_store import load_model, model_digest
-from boxnn_numba.data.paths import Name, absolute, location
-from boxnn_numba.errors import DataError, InputError, OptionError
+from boxnn_numba.certificates.exact import exact_radii
+from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.model_store import load_model
+from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
-from boxnn_numba.pipelines.certification.box_chunks import CertifyJob, certify_chunk
-from boxnn_numba.pipelines.certification.chunked import (
-    HowToRun,
-    certify_chunks,
-    check_match,
-    count_rows,
-    origin,
-    shape_of,
-)
-from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions, check_options
+from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
+from boxnn_numba.pipelines.cluster.options import check_options
+from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.rivals import need_one_set, need_two_classes
 
-#: Rows of a user's array that are predicted at a time.
-_PREDICT_ROWS = 4096
 #: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
 #: certificates those chunks whose samples take the whole time limit.
 _CHUNK_ROWS = {"margin": 2**31, "pairwise": 512, "exact": 16}
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A certified split.
+
+    Attributes
+    ----------
+    certificate, kind
+        The file, and which certificate it has.
+    split, n
+        Which samples, and how many.
+    accuracy, median_certified_radius
+        In percent, and in features.
+    seconds
+        That it took.
+    settled
+        Percent of exact radii that were known before the time was up; None of other kinds.
+    cluster
+        Where the time of a cluster went; None without one.
+    """
+
+    certificate: str
+    kind: str
+    split: str
+    n: int
+    accuracy: float
+    median_certified_radius: int
+    seconds: float
+    settled: float | None = None
+    cluster: Spent | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, without what is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class BoxWorker:
+    """Certifies a chunk by boxes; as for `certify`."""
+
+    certificate: str
+    time_limit: float
+    device: str
+    chunk: int | None
+
+    def load(self, path: str) -> tuple[BoxNN, BoxNN]:
+        """Return the model at a path, as it is stored and as it is used."""
+        model = load_model(path)
+        return model, model
+
+    def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of a certificate file but for the labels."""
+        distance = model.class_distance(x, self.device, self.chunk)
+        prediction, radius = model.radii(distance)
+        upper = {}
+        if self.certificate == "pairwise":
+            radius = pairwise_radius(model, x).radius
+        elif self.certificate == "exact":
+            radius, upper["upper"] = exact_radii(model, x, self.time_limit)
+        return {"prediction": prediction, "radius": radius, "class_distance": distance, **upper}
 
 
 def certify(
@@ -48,14 +99,8 @@ def certify(
     certificate: str = "margin",
     limit: int | None = None,
     time_limit: float = 60.0,
-    overwrite: bool = False,
-    resume: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    chunk: int | None = None,
-    cluster: ClusterOptions = IN_PROCESS,
-    progress: Any = None,
-) -> dict[str, Any]:
+    run: RunOptions = DEFAULT_RUN,
+) -> Certified:
     """Certify every sample of a split and write a certificate file.
 
     Parameters
@@ -74,21 +119,13 @@ def certify(
     time_limit
         Seconds for each sample of the exact certificate; where they do not suffice, the file
         has bounds of the radius.
-    overwrite, resume
-        Replace what is at `out`; continue a run that was stopped.
-    device, threads, chunk
-        As for `get_backend`; pairwise and exact certificates are computed on the CPU.
-    cluster
-        Where chunks are certified; in this process by default. Every worker must see the three
-        paths, and with device ``"cuda"`` have a GPU of its own.
-    progress
-        Optional object with ``start(total, unit)``, ``advance(n)`` and ``note(text)``.
+    run
+        How to run. Pairwise and exact certificates are computed on the CPU. Workers of a cluster
+        must see the three paths, and with device ``"cuda"`` have a GPU of their own.
 
     Returns
     -------
-    dict
-        Number of samples, median certified radius, accuracy in percent and seconds; of a cluster
-        also where its time went.
+    Certified
 
     Raises
     ------
@@ -96,214 +133,52 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
-    check_options(cluster)
-    _check_kind(certificate, time_limit, device)
+    check_options(run.cluster)
+    _check_kind(certificate, time_limit, run.device)
     # Of a cluster, the GPUs are the workers'.
-    get_backend(device if cluster.local else "cpu", threads, chunk)
-    classifier, dataset = load_model(model), open_dataset(data)
-    n = count_rows(dataset, data, split, limit)
-    check_match(model, classifier.boxes.n_features, classifier.grid is None, dataset, data)
+    here = run.cluster.local
+    get_backend(run.device if here else "cpu", run.threads, run.chunk)
+    subject = Subject.open(load_model, model, data, split, limit)
+    classifier: BoxNN = subject.stored
     if certificate != "margin":
         need_two_classes(classifier)
         need_one_set(classifier, f"{certificate} certificates are")
-    first = dataset.chunks(split)[0]
-    job = CertifyJob(
-        model=absolute(model),
-        model_digest=model_digest(classifier),
-        data=absolute(data),
-        data_digest=dataset.digest,
-        split=split,
-        out=absolute(partial_path(location(out))),
-        chunk_rows=min(first.stop - first.start, _CHUNK_ROWS[certificate]),
-        n_rows=n,
-        certificate=certificate,
-        time_limit=float(time_limit),
-        # "auto" would give all workers of a machine the same GPU.
-        device=device if cluster.local or device == "cuda" else "cpu",
-        chunk=chunk,
-    )
-    attributes = _attributes(classifier, dataset, model, data, job)
-    how = HowToRun(overwrite, resume, threads, cluster, progress, device)
-    shape, extra = (n, len(classifier.classes)), ("upper",) if certificate == "exact" else ()
-    spent = certify_chunks(
-        certify_chunk, job, out, attributes, shape, how, inputs=[model, data], extra=extra
-    )
-    return {
-        **({} if spent is None else {"cluster": spent}),
-        "certificate": str(out),
-        "kind": certificate,
-        "split": split,
-        "n": n,
-        **_figures(out),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-def _figures(out: Name) -> dict[str, Any]:
-    result = evaluate(out, [0])
-    settled = {"settled": result["exact"]["settled"]} if "exact" in result else {}
-    return {**{name: result[name] for name in ("accuracy", "median_certified_radius")}, **settled}
+    # "auto" would give all workers of a machine the same GPU.
+    device = run.device if here or run.device == "cuda" else "cpu"
+    worker = BoxWorker(certificate, float(time_limit), device, run.chunk)
+    first = subject.dataset.chunks(split)[0]
+    job = subject.job(worker, out, min(first.stop - first.start, _CHUNK_ROWS[certificate]))
+    sizes, exact = {"K": len(classifier.classes)}, certificate == "exact"
+    spent = run_chunks(
+        job, CertificateFile, run, out, _attributes(subject, worker), sizes,
+        optional=("upper",) if exact else (),
+    )  # fmt: skip
+    file = open_certificate(out)
+    prediction, _, label = outcome = file.outcome()
+    return Certified(
+        str(out), certificate, split, len(file),
+        accuracy=round(100.0 * float((prediction == label).mean()), 4),
+        median_certified_radius=certificates.median_certified_radius(*outcome),
+        settled=100.0 * float((file.radius == file.upper).mean()) if exact else None,
+        seconds=time.perf_counter() - began,
+        cluster=spent,
+    )  # fmt: skip
 
 
 def _check_kind(certificate: str, time_limit: float, device: str) -> None:
     validation.choice("certificate", certificate, KINDS)
     validation.real("time_limit", time_limit, 0, open_low=True)
     if certificate != "margin" and device == "cuda":
-        raise OptionError(f"{certificate} certificates are computed on the CPU; leave out --device")
+        raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
 
 
-def _attributes(
-    classifier: BoxNN, dataset: Dataset, model: Name, data: Name, job: CertifyJob
-) -> dict[str, Any]:
+def _attributes(subject: Subject, worker: BoxWorker) -> dict[str, Any]:
+    model: BoxNN = subject.stored
     return {
         "method": certificates.BOX_NN,
-        "certificate": job.certificate,
-        **origin(model, job.model_digest, dataset, data, job.split, job.n_rows),
-        **shape_of(classifier),
-        "divisor": 2 * classifier.boxes.width * classifier.group_size * len(classifier.box_sets),
-        "training": classifier.training,
-        **({"time_limit": job.time_limit} if job.certificate == "exact" else {}),
+        "certificate": worker.certificate,
+        **subject.attributes(),
+        "divisor": 2 * model.boxes.width * model.group_size * len(model.box_sets),
+        "training": model.training,
+        **({"time_limit": worker.time_limit} if worker.certificate == "exact" else {}),
     }
-
-
-def evaluate(
-    certificate: Name,
-    radii: Sequence[int],
-    convention: str = "sound",
-    attack: Name | None = None,
-) -> dict[str, Any]:
-    """Summarise a certificate file.
-
-    Parameters
-    ----------
-    certificate
-        Path of a certificate file.
-    radii
-        Radii of the curve, each >= 0.
-    convention
-        ``"sound"``, or ``"paper"`` to compare with the paper's tables.
-    attack
-        Path of an attack file to hold against the certificates.
-
-    Returns
-    -------
-    dict
-        ``median_certified_radius``, ``certified_accuracy`` (radius as string -> percent),
-        ``accuracy`` (percent), ``mean_certified_radius``, ``n``, ``convention``, ``method``,
-        ``per_class`` and, of a published defence, ``abstained`` (percent; wrong at every radius);
-        with an attack ``under_attack``, as `hold_against` returns it; of exact certificates
-        ``exact``: percent ``settled`` before the time was up, and ``upper``, radius as string ->
-        percent of samples that are right and whose true radius may be so large.
-
-    Raises
-    ------
-    CertificateFileError, AttackFileError
-        A file is missing, damaged or unfinished.
-    OptionError
-        A radius is negative, the convention unknown, or the attack of something else.
-    UnsoundError
-        An attack succeeded within a certified radius; it is kept beside the attack file.
-    """
-    validation.radii(radii)
-    file = open_certificate(certificate)
-    outcome = file.outcome(convention)
-    attacked = {}
-    if attack is not None:
-        from boxnn_numba.pipelines.attack.evaluate import hold_against
-
-        attacked = {"under_attack": hold_against(file, attack, radii, convention)}
-    curve = 100.0 * certificates.certified_accuracy(*outcome, radii)
-    per_class = certificates.per_class_table(*outcome, len(file.classes))
-    abstained = 100.0 * float((file.prediction < 0).mean())
-    return {
-        "method": file.method,
-        "median_certified_radius": certificates.median_certified_radius(*outcome),
-        "certified_accuracy": {
-            str(radius): round(float(value), 4) for radius, value in zip(radii, curve, strict=True)
-        },
-        "accuracy": round(100.0 * float((outcome[0] == outcome[2]).mean()), 4),
-        "mean_certified_radius": certificates.mean_certified_radius(*outcome),
-        **({} if file.method == certificates.BOX_NN else {"abstained": round(abstained, 4)}),
-        "certificate": file.certificate,
-        "n": len(file),
-        "convention": convention,
-        **attacked,
-        **({} if file.upper is None else {"exact": _exact(file, file.upper, radii)}),
-        "per_class": [{**row, "class": file.classes[int(row["class"])]} for row in per_class],
-    }
-
-
-def _exact(file: CertificateFile, upper: np.ndarray, radii: Sequence[int]) -> dict[str, Any]:
-    prediction, radius, label = file.outcome()
-    at_most = 100.0 * certificates.certified_accuracy(prediction, upper, label, radii)
-    return {
-        "settled": 100.0 * float((radius == upper).mean()),
-        "time_limit": file.attributes["time_limit"],
-        "upper": {str(r): round(float(value), 4) for r, value in zip(radii, at_most, strict=True)},
-    }
-
-
-def predict(
-    model: Name,
-    samples: str | os.PathLike[str],
-    out: Name,
-    *,
-    overwrite: bool = False,
-    device: str = "auto",
-    chunk: int | None = None,
-    progress: Any = None,
-) -> dict[str, Any]:
-    """Predict and certify the rows of a ``.npy`` file; write ``label,radius`` per row as CSV.
-
-    Parameters
-    ----------
-    model
-        Path of a model.
-    samples
-        A ``.npy`` file (N, n) or (N, *feature_shape), read piece by piece.
-    out
-        The CSV file to write.
-    overwrite
-        Replace what is at `out`.
-    device, chunk
-        As for `get_backend`.
-    progress
-        Optional object with ``start(total, unit)`` and ``advance(n)``.
-
-    Returns
-    -------
-    dict
-        Number of rows and where they went.
-
-    Raises
-    ------
-    BoxNNError
-        Bad model or array, or an output that cannot be written.
-    """
-    get_backend(device, chunk=chunk)
-    classifier = load_model(model)
-    try:
-        array = np.load(samples, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{samples} is not a readable .npy file of numbers; save it with np.save"
-        ) from error
-    if not isinstance(array, np.ndarray) or array.ndim < 2 or len(array) == 0:
-        raise InputError(f"{samples} must hold samples as rows, (N, features) with N >= 1")
-    if progress is not None:
-        progress.start(len(array), "samples")
-    with (
-        staged_output(
-            out, overwrite=overwrite, directory=False, inputs=[model, samples]
-        ) as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(["label", "radius"])
-        for start in range(0, len(array), _PREDICT_ROWS):
-            part = array[start : start + _PREDICT_ROWS]
-            labels, radii = classifier.certify(part, device=device, chunk=chunk)
-            table.writerows(zip(labels.tolist(), radii.tolist(), strict=True))
-            if progress is not None:
-                progress.advance(len(labels))
-    return {"predictions": str(out), "n": len(array)}

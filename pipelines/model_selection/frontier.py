@@ -240,10 +240,7 @@ def _train(
 def _test(member: _Member, data: Name, run: RunOptions) -> _Member:
     path = member.kept.certificate_path()
     if not path.exists():
-        certify(
-            member.kept.model, data, path, resume=True, device=run.device, threads=run.threads,
-            cluster=run.cluster, progress=run.progress,
-        )  # fmt: skip
+        certify(member.kept.model, data, path, run=replace(run, overwrite=False, resume=True))
     return replace(member, test=certified_curve(member.kept.certificate().outcome()))
 
 

@@ -12,7 +12,7 @@ from boxnn_numba.certificates.margin import CONVENTIONS
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Location, Name, exists, location, reachable
 from boxnn_numba.errors import OptionError
-from boxnn_numba.pipelines.attack.evaluate import with_attacks
+from boxnn_numba.pipelines.attack.comparison import with_attacks
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.published import is_sample, published_rows

@@ -123,7 +123,7 @@ class RunStore:
             if not kept.model.exists():
                 train(data, kept.model, settings, preset=preset, run=how)
             if not kept.certificate_path().exists():
-                certify(kept.model, data, kept.certificate_path(), **_as_keywords(how))
+                certify(kept.model, data, kept.certificate_path(), run=how)
 
         name = "-".join([dataset, preset, *(f"{name}-{value}" for name, value in options.items())])
         return self._kept(name, {"dataset": dataset, "preset": preset, **settings.as_dict()}, work)
@@ -156,7 +156,7 @@ class RunStore:
                     certify_baseline(
                         kept.model, data, out,
                         certificate=letter, **sampling, seed=seed, votes_from=votes,
-                        **_as_keywords(how),
+                        run=how,
                     )  # fmt: skip
 
         key = {"dataset": dataset, "method": method, **size, **sampling, "seed": seed}
@@ -165,11 +165,6 @@ class RunStore:
     def _kept(self, name: str, key: dict[str, Any], work: Callable[[KeptRun], None]) -> KeptRun:
         key["dataset_digest"] = self.opened[key["dataset"]].digest
         return kept_run(self.folder, name, key, work, self.run.progress)
-
-
-def _as_keywords(run: RunOptions) -> dict[str, Any]:
-    names = ("resume", "device", "threads", "cluster", "progress")
-    return {name: getattr(run, name) for name in names}
 
 
 def torch_installed() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines.figures.published import FAMILIES, family, published_rows
@@ -109,7 +111,7 @@ def _baseline_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
         file = run.certificate(variant.lower() or "a")
         about, samples = _about(run, file), None
         if base == "RA":
-            about["guessed_right"] = round(100 * float((file.guess == file.label).mean()), 2)
+            about["guessed_right"] = round(100 * float(np.mean(file.guess == file.label)), 2)
             samples = store.scale.samples
         method = f"{base}_{setting}{mark}{variant}"
         yield our_row(file, method, dataset, samples=samples, run=about)

@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,10 @@ def certification(data: str, rows: list[int], repeats: int, workers: int) -> lis
             pairs = []
             with largest_memory() as memory:
                 for _ in range(repeats):
-                    here = certify(model, noisy, out, threads=workers, overwrite=True)
-                    there = certify(model, noisy, out, cluster=cluster, overwrite=True)
-                    pairs.append((here["seconds"], there["seconds"]))
+                    run = RunOptions(threads=workers, overwrite=True)
+                    here = certify(model, noisy, out, run=run)
+                    there = certify(model, noisy, out, run=replace(run, cluster=cluster))
+                    pairs.append((here.seconds, there.seconds))
             ratio = float(np.median([here / there for here, there in pairs]))
             results.append({"rows": count, "seconds": pairs, "ratio": ratio, "mb": memory[0]})
             sys.stdout.write(f"certify {count} rows: {results[-1]}\n")

@@ -15,11 +15,13 @@ from support.cli_runs import Run, failed, here
 
 from boxnn_numba import load_model
 from boxnn_numba.attacks import AttackResult
-from boxnn_numba.data.attack_store import AttackWriter, open_attack
+from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import AttackFileError, InterruptedRunError, UnsoundError
+from boxnn_numba.pipelines import chunks
 from boxnn_numba.pipelines.attack import attack as pipeline
 from boxnn_numba.pipelines.attack.attack import AttackOptions, attack
+from boxnn_numba.pipelines.running import RunOptions
 
 ATTACK = ("attack", "model.zarr", "tiny.zarr", "--out", "a.zarr")
 
@@ -135,21 +137,21 @@ def test_raw_features(run_boxnn: Run, method: str) -> None:
 def test_a_stopped_attack_is_resumed(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CHUNK_ROWS", 9)
     attack("model.zarr", "tiny.zarr", "whole.zarr")
-    write, written = AttackWriter.write, []
+    write, written = chunks.write_chunk, []
 
-    def stopping(self: AttackWriter, chunk: int, *values: np.ndarray) -> None:
+    def stopping(path: str, chunk: int, *values: Any) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
-        write(self, chunk, *values)
+        write(path, chunk, *values)
         written.append(chunk)
 
-    monkeypatch.setattr(AttackWriter, "write", stopping)
+    monkeypatch.setattr(chunks, "write_chunk", stopping)
     with pytest.raises(InterruptedRunError, match=r"2 of 5 chunks are kept in .*a\.zarr\.partial"):
         attack("model.zarr", "tiny.zarr", "a.zarr")
-    monkeypatch.setattr(AttackWriter, "write", write)
+    monkeypatch.setattr(chunks, "write_chunk", write)
     failed(trained(*ATTACK), 2, "an unfinished run is in", "--resume")
     failed(trained(*ATTACK, "--resume", "--seed", 1), 1, "another options", "--overwrite")
-    attack("model.zarr", "tiny.zarr", "a.zarr", resume=True)
+    attack("model.zarr", "tiny.zarr", "a.zarr", run=RunOptions(resume=True))
     one, two = open_attack("whole.zarr"), open_attack("a.zarr")
     for name in ("x", "changed", "prediction", "label", "row"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
@@ -181,7 +183,7 @@ def test_an_attack_that_cannot_be_stops_the_run(
     ("words", "code", "said"),
     [
         (("--method", "magic"), 2, "'magic' is not one of 'greedy', 'random'"),
-        (("--limit", 41), 2, "--limit is 41"),
+        (("--limit", 41), 2, "limit is 41"),
         (("--split", "dev"), 2, "'dev' is not one of 'test', 'train'"),
         (("--max-features", -1), 2, "max_features is -1"),
         (("--method", "random", "--max-features", 13), 2, "max_features is 13"),

@@ -96,7 +96,7 @@ def test_what_is_there_is_not_replaced(fake: Run) -> None:
     assert fake(*CERTIFY_RA)[0] == 0
     failed(fake(*CERTIFY_RA), 2, "c.zarr already exists; pass --overwrite")
     out = (*RA, "certify", "ra.zarr", "tiny.zarr", "--out", "ra.zarr", *FEW, "--overwrite")
-    failed(fake(*out), 2, "--out ra.zarr would delete the input ra.zarr")
+    failed(fake(*out), 2, "--out ra.zarr would delete the input", "ra.zarr; choose another")
     again = (*RA, "certify", "ra.zarr", "tiny.zarr", "--out", "c.zarr", "--overwrite")
     failed(fake(*again, "--votes-from", "c.zarr", "--device", "cpu"), 2, "would delete the input")
 
@@ -108,10 +108,10 @@ def test_what_is_there_is_not_replaced(fake: Run) -> None:
         ((*FPA, "train", "tiny.zarr", "--out", "m"), 2, "--parts"),
         ((*RA, "train", "no.zarr", "--out", "m", "--retained", 2), 2, "no.zarr"),
         ((*TRAIN_RA, "--resume"), 2, "ra.zarr already exists"),
-        ((*TRAIN_RA, "--out", "m", "--base", "cnn"), 2, "of shape (12,); pass --base mlp"),
-        ((*TRAIN_RA, "--out", "m", "--seed", -1), 2, "--seed is -1"),
-        ((*TRAIN_RA, "--out", "m", "--threads", 0), 2, "--threads is 0"),
-        ((*TRAIN_RA[:-4], "--retained", 99, "--device", "cpu"), 2, "--retained is 99"),
+        ((*TRAIN_RA, "--out", "m", "--base", "cnn"), 2, "of shape (12,); pass mlp as --base"),
+        ((*TRAIN_RA, "--out", "m", "--seed", -1), 2, "seed is -1"),
+        ((*TRAIN_RA, "--out", "m", "--threads", 0), 2, "threads is 0"),
+        ((*TRAIN_RA[:-4], "--retained", 99, "--device", "cpu"), 2, "retained is 99"),
         ((*TRAIN_FPA, "--partition", "patch", "--parts", 7), 0, ""),
         ((*TRAIN_FPA, "--partition", "x"), 2, "'x' is not one of 'strided', 'strided-columns'"),
         ((*FPA, "certify", "tiny.zarr", "tiny.zarr", "--out", "c", "--device", "cpu"), 1,
@@ -119,8 +119,8 @@ def test_what_is_there_is_not_replaced(fake: Run) -> None:
         (("certify", "ra.zarr", "tiny.zarr", "--out", "c"), 1, "ra.zarr is not a model"),
         ((*FPA, "certify", "ra.zarr", "tiny.zarr", "--out", "c"), 2, "was trained for ra"),
         ((*CERTIFY_RA, "--alpha", 2), 2, "alpha is 2.0"),
-        ((*CERTIFY_RA, "--limit", 0), 2, "--limit is 0"),
-        ((*CERTIFY_RA, "--workers", 0), 2, "--workers is 0"),
+        ((*CERTIFY_RA, "--limit", 0), 2, "limit is 0"),
+        ((*CERTIFY_RA, "--workers", 0), 2, "workers is 0"),
         ((*CERTIFY_RA, "--votes-from", "gone"), 2, "gone"),
         ((*CERTIFY_RA, "--certificate", "z"), 2, "'z' is not one of 'a', 'b'"),
         ((*RA, "evaluate", "ra.zarr"), 1, "ra.zarr is not a certificate"),

@@ -153,7 +153,7 @@ def test_no_space_left(command: str, trained: Run, monkeypatch: pytest.MonkeyPat
     writes, words = {
         "train": ("boxnn_numba.data.checkpoint.save_checkpoint", TRAIN[:2]),
         "certify": (
-            "boxnn_numba.pipelines.certification.chunked.write_chunk",
+            "boxnn_numba.pipelines.chunks.write_chunk",
             ("certify", "model.zarr", "tiny.zarr"),
         ),
         "predict": ("csv.writer", ("predict", "model.zarr", "x.npy")),

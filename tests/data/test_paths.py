@@ -176,11 +176,11 @@ def test_resumed_runs_are_the_same_bit_for_bit(
     assert_same_model(load_model(model), load_model(tmp_path / "m"))
 
     with pytest.raises(InterruptedRunError):
-        certify(model, data, cert, progress=Stopper(30))
+        certify(model, data, cert, run=RunOptions(progress=Stopper(30)))
     with pytest.raises(CertificateFileError, match=r"is unfinished; resume it"):
         open_certificate(memory / "c.zarr.partial")
     rest = Stopper(200)
-    certify(model, data, cert, resume=True, progress=rest)
+    certify(model, data, cert, run=RunOptions(resume=True, progress=rest))
     assert 0 < rest.before < 120
     certify(model, data, tmp_path / "c")
     one, two = open_certificate(cert), open_certificate(tmp_path / "c")

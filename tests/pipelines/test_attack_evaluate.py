@@ -17,7 +17,7 @@ from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
-from boxnn_numba.pipelines.attack import evaluate as attack_evaluate
+from boxnn_numba.pipelines.attack import comparison
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.runs import load_runs
 
@@ -114,7 +114,7 @@ def test_a_violation_is_said_where_nothing_can_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(attack_evaluate, "keep_counterexample", full)
+    monkeypatch.setattr(comparison, "keep_counterexample", full)
     rewrite("a.zarr", changed=0, prediction=(int(open_attack("a.zarr").label[0]) + 1) % 3)
     failed(attacked(*EVALUATE), 1, "please report it with", "a.zarr")
 
@@ -148,7 +148,7 @@ def test_only_attacks_on_what_was_certified_are_compared(attacked: Run) -> None:
 
 def test_the_report_draws_the_attack(attacked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DPI", 30)
-    curves = attack_evaluate.with_attacks(load_runs(["cert.zarr"]), ["a.zarr"], "sound")
+    curves = comparison.with_attacks(load_runs(["cert.zarr"]), ["a.zarr"], "sound")
     assert curves[0].robust is not None and len(curves[0].robust) == 4  # it looked no further
     labels = [t.get_text() for t in plots.certified_curves(curves, [], "t").legends[0].get_texts()]
     assert labels[1] == "cert under attack (13 samples)"

@@ -58,14 +58,14 @@ def test_bad_training_options(
         ({"certificate": "c"}, "unknown certificate 'c'; choose one of a, b"),
         ({"method": "fpa"}, "was trained for ra; certify it with that method"),
         ({"split": "dev"}, "unknown split 'dev'"),
-        ({"limit": 41}, "--limit is 41; it must be a whole number from 1 to 40"),
-        ({"samples": 0}, "--samples is 0"),
-        ({"samples": 2**31}, "--samples is 2147483648; it must be .* to 2147483647"),
-        ({"guess_samples": -1}, "--guess-samples is -1"),
+        ({"limit": 41}, "limit is 41; it must be a whole number from 1 to 40"),
+        ({"samples": 0}, "samples is 0"),
+        ({"samples": 2**31}, "samples is 2147483648; it must be .* to 2147483647"),
+        ({"guess_samples": -1}, "guess_samples is -1"),
         ({"alpha": 1.0}, "alpha is 1.0; it must be between 0 and 1"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"threads": 0}, "threads is 0"),
-        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"run": RunOptions(threads=0)}, "threads is 0"),
+        ({"run": RunOptions(device="tpu")}, "unknown device 'tpu'"),
     ],
 )
 def test_bad_certification_options(
@@ -97,9 +97,9 @@ def test_votes_rest_on_other_options(ra: Path, tiny_dataset: Path, tmp_path: Pat
     certify_baseline(ra, tiny_dataset, votes, certificate="a", **chosen)
     again = {"certificate": "b", "votes_from": votes, **chosen}
     for name, value, words in (
-        ("limit", 8, "--limit is 8 and the votes in .*v have 9; leave it out"),
-        ("guess_samples", 21, "--guess-samples is 21 and the votes in .*v have 20"),
-        ("seed", 5, "--seed is 5"),
+        ("limit", 8, "limit is 8 and the votes in .*v have 9; leave it out"),
+        ("guess_samples", 21, "guess_samples is 21 and the votes in .*v have 20"),
+        ("seed", 5, "seed is 5"),
     ):
         with pytest.raises(OptionError, match=words):
             certify_baseline(ra, tiny_dataset, tmp_path / "c", **{**again, name: value})
@@ -136,7 +136,9 @@ def test_without_torch(
     before = set(tmp_path.iterdir())
     for work in (
         lambda: train_baseline(tiny_dataset, tmp_path / "m", method="ra", retained=2),
-        lambda: certify_baseline(ra, tiny_dataset, tmp_path / "c", certificate="a", device="auto"),
+        lambda: certify_baseline(
+            ra, tiny_dataset, tmp_path / "c", certificate="a", run=RunOptions(device="auto")
+        ),
     ):
         with pytest.raises(BoxNNError, match=r"needs torch; pip install 'boxnn-numba\[baselines\]"):
             work()

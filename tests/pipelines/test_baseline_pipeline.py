@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,16 @@ from boxnn_numba.errors import (
     OptionError,
     OutputError,
 )
+from boxnn_numba.pipelines import chunks
 from boxnn_numba.pipelines.certification import baselines as baseline_certify
-from boxnn_numba.pipelines.certification import chunked
 from boxnn_numba.pipelines.certification.baselines import certify_baseline
-from boxnn_numba.pipelines.certification.certify import certify, evaluate
+from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.evaluate import evaluate
 from boxnn_numba.pipelines.figures.runs import load_runs
 from boxnn_numba.pipelines.localize import localize
 from boxnn_numba.pipelines.report.report import report
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.baselines import train_baseline
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
@@ -51,13 +54,14 @@ sys.path.insert(0, {str(TESTS)!r})
 from support import fake_networks
 fake_networks.install()
 from boxnn_numba.cli.main import main
+from boxnn_numba.pipelines import chunks
 from boxnn_numba.pipelines.certification import baselines as baseline_certify
-from boxnn_numba.pipelines.certification import chunked
-write = chunked.write_chunk
+from boxnn_numba.pipelines.certification.baselines import certify_baseline
+write = chunks.write_chunk
 def slow(*values, **extra):
     time.sleep(0.02)
     write(*values, **extra)
-chunked.write_chunk = slow
+chunks.write_chunk = slow
 baseline_certify._CHUNK_ROWS = 2
 main()
 """
@@ -205,7 +209,7 @@ def test_fpa_is_what_its_functions_say(
         attributes = file.attributes
         assert (file.method, attributes["parts"], attributes["partition"]) == (method, 5, "random")
         assert attributes["limit"] is None and attributes["multiply_adds"] == 36
-        assert summary["method"] == method and summary["abstained"] == 0 and not summary["note"]
+        assert summary.method == method and summary.abstained == 0 and not summary.note
 
 
 def test_real_features(tmp_path: Path) -> None:
@@ -219,7 +223,7 @@ def test_real_features(tmp_path: Path) -> None:
     assert grid is not None and grid.n_features == 6
     summary = certify_baseline(data=data, model=tmp_path / "m", out=tmp_path / "c",
                                certificate="a", samples=200, guess_samples=20)  # fmt: skip
-    assert summary["accuracy"] > 90
+    assert summary.accuracy > 90
 
 
 def test_classes_that_the_networks_never_saw_are_wrong_even_where_they_abstain(
@@ -232,13 +236,13 @@ def test_classes_that_the_networks_never_saw_are_wrong_even_where_they_abstain(
     summary = certify_baseline(
         ra, tmp_path / "d", tmp_path / "c", certificate="a", samples=2, guess_samples=1
     )
-    assert summary["abstained"] == 100 and summary["accuracy"] == 0
-    assert "even a unanimous vote of 2 samples certifies nothing" in summary["note"]
+    assert summary.abstained == 100 and summary.accuracy == 0
+    assert "even a unanimous vote of 2 samples certifies nothing" in (summary.note or "")
     file = open_certificate(tmp_path / "c")
     assert file.label.tolist() == [1, -1] * 6 and (file.prediction == -1).all()
     assert certified_accuracy(*file.outcome(), [0, 1]).tolist() == [0, 0]
     result = evaluate(tmp_path / "c", [0])
-    assert result["abstained"] == 100 and result["median_certified_radius"] == -1
+    assert result.abstained == 100 and result.median_certified_radius == -1
     assert load_runs([tmp_path / "c"])[0].summary().accuracy == 0
 
 
@@ -247,7 +251,7 @@ def test_the_papers_convention_leaves_other_methods_alone(
 ) -> None:
     certify_baseline(fpa, tiny_dataset, tmp_path / "c", certificate="a")
     sound, paper = (evaluate(tmp_path / "c", range(6), name) for name in ("sound", "paper"))
-    assert {**paper, "convention": "sound"} == sound
+    assert replace(paper, convention="sound") == sound
     with pytest.raises(OptionError, match="unknown convention 'other'"):
         evaluate(tmp_path / "c", [0], "other")
     with pytest.raises(CertificateFileError, match=r"is of FPA\^A, which has no boxes"):
@@ -287,7 +291,9 @@ def test_the_same_on_workers(ra: Path, tiny_dataset: Path, tmp_path: Path) -> No
     )
     with workers_run_first(code):
         cluster = ClusterOptions(workers=2, threads_per_worker=1)
-        certify_baseline(ra, tiny_dataset, tmp_path / "there", cluster=cluster, **chosen)
+        certify_baseline(
+            ra, tiny_dataset, tmp_path / "there", run=RunOptions(cluster=cluster), **chosen
+        )
     same(open_certificate(tmp_path / "here"), open_certificate(tmp_path / "there"))
 
 
@@ -298,12 +304,14 @@ def test_a_stopped_run_repeats_nothing(
     chosen = {"certificate": "b", **SAMPLING}
     certify_baseline(ra, tiny_dataset, tmp_path / "whole", **chosen)
     with pytest.raises(InterruptedRunError, match=r"interrupted; 7 of 20 chunks are kept in"):
-        certify_baseline(ra, tiny_dataset, tmp_path / "c", progress=Stopper(12), **chosen)
+        certify_baseline(
+            ra, tiny_dataset, tmp_path / "c", run=RunOptions(progress=Stopper(12)), **chosen
+        )
     with pytest.raises(
         CertificateFileError, match="with another multiply_adds, samples; resume it with"
     ):
         other = {**chosen, "samples": 61}
-        certify_baseline(ra, tiny_dataset, tmp_path / "c", resume=True, **other)
+        certify_baseline(ra, tiny_dataset, tmp_path / "c", run=RunOptions(resume=True), **other)
     sampled: list[int] = []
     sample = ablation.sample_counts
 
@@ -312,7 +320,7 @@ def test_a_stopped_run_repeats_nothing(
         return sample(classifier, x, rows, *options)
 
     monkeypatch.setattr(ablation, "sample_counts", counted)
-    certify_baseline(ra, tiny_dataset, tmp_path / "c", resume=True, **chosen)
+    certify_baseline(ra, tiny_dataset, tmp_path / "c", run=RunOptions(resume=True), **chosen)
     assert sampled == list(range(14, 40))
     same(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
 
@@ -340,7 +348,9 @@ def test_a_full_disk(
     fpa: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(chunked, "write_chunk", full_disk)
+        patch.setattr(chunks, "write_chunk", full_disk)
         with pytest.raises(OutputError, match="no space left while writing chunk 0 of"):
             certify_baseline(fpa, tiny_dataset, tmp_path / "c", certificate="a")
-    certify_baseline(fpa, tiny_dataset, tmp_path / "c", certificate="a", resume=True)
+    certify_baseline(
+        fpa, tiny_dataset, tmp_path / "c", certificate="a", run=RunOptions(resume=True)
+    )

@@ -15,8 +15,9 @@ from scipy.stats import binomtest
 from support.cli_runs import failed
 from support.report_files import make_data
 
-from boxnn_numba.data.certificate_store import CertificateWriter, open_certificate, write_chunk
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.data.row_files import RowWriter
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.reproduce import runs as reproduce_runs
@@ -80,11 +81,17 @@ class FakeBaselines:
         radius = np.where(prediction < 0, 0, rng.integers(0, 12, len(y))).astype(np.int32)
         attributes = {"classes": dataset.classes, "width": 1, "group_size": 1, "method": "RA"}
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
-        size = (len(y), len(dataset.classes))
-        writer = CertificateWriter(Path(out), attributes, *size, len(y), extra=("guess",))
-        write_chunk(Path(out), 0, len(y), prediction, radius, y, np.zeros(size, np.int32), guess=y)
+        n_classes = len(dataset.classes)
+        writer = RowWriter(
+            Path(out), CertificateFile, attributes, len(y), len(y), {"K": n_classes},
+            optional=("guess",),
+        )  # fmt: skip
+        distance = np.zeros((len(y), n_classes), np.int32)
+        columns = {"prediction": prediction, "radius": radius, "label": y, "guess": y}
+        writer.write(0, {**columns, "class_distance": distance})
         # Unknown where a run was killed after its last chunk.
-        writer.finish(1.0, None if "fpa-60" in Path(model).parent.name else 0.5)
+        measured = None if "fpa-60" in Path(model).parent.name else 0.5
+        writer.finish(seconds=1.0, seconds_per_sample=measured)
 
 
 @pytest.fixture

@@ -60,14 +60,16 @@ def test_resumed_certification_repeats_nothing(
     certify(tmp_path / "model", many_chunks, tmp_path / "whole")
     words = r"interrupted; 31 of 150 chunks are kept in .*c\.partial, continue with .resume."
     with pytest.raises(InterruptedRunError, match=words):
-        certify(tmp_path / "model", many_chunks, tmp_path / "c", progress=Stopper(120))
+        certify(
+            tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(progress=Stopper(120))
+        )
     assert not (tmp_path / "c").exists()
     with pytest.raises(OptionError, match="pass `resume` to continue it or `overwrite`"):
         certify(tmp_path / "model", many_chunks, tmp_path / "c")
     with pytest.raises(CertificateFileError, match="is unfinished; resume it with"):
         open_certificate(tmp_path / "c.partial")
     reads = count_reads(monkeypatch)
-    certify(tmp_path / "model", many_chunks, tmp_path / "c", resume=True)
+    certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
     assert reads == list(range(31, 150))
     assert_same_certificates(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
     assert not partial_path(tmp_path / "c").exists()
@@ -86,21 +88,23 @@ def test_kill_9_while_certifying(
     kept = {int(path.name) for path in finished.iterdir() if path.name.isdigit()}
     assert 5 < len(kept) < 150
     reads = count_reads(monkeypatch)
-    certify(tmp_path / "model", many_chunks, tmp_path / "c", resume=True)
+    certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
     assert reads == [index for index in range(150) if index not in kept]
     assert_same_certificates(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
 
 
 def test_another_model_cannot_resume(many_chunks: Path, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
-        certify(tmp_path / "model", many_chunks, tmp_path / "c", progress=Stopper(9))
+        certify(
+            tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(progress=Stopper(9))
+        )
     other = TrainingOptions(**{**OPTIONS.as_dict(), "seed": 9})
     train(many_chunks, tmp_path / "model", other, run=RunOptions(overwrite=True))
     with pytest.raises(
         CertificateFileError, match="run with another model_digest, training; resume"
     ):
-        certify(tmp_path / "model", many_chunks, tmp_path / "c", resume=True)
-    certify(tmp_path / "model", many_chunks, tmp_path / "c", overwrite=True)
+        certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
+    certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(overwrite=True))
 
 
 @pytest.mark.parametrize("writes", range(12))
@@ -121,7 +125,7 @@ def test_certification_killed_at_any_of_its_first_writes(
         with pytest.raises(OutputError, match="cannot write"):
             certify(tmp_path / "model", tiny_dataset, tmp_path / "c")
     assert not (tmp_path / "c").exists()
-    certify(tmp_path / "model", tiny_dataset, tmp_path / "c", resume=True)
+    certify(tmp_path / "model", tiny_dataset, tmp_path / "c", run=RunOptions(resume=True))
     assert len(open_certificate(tmp_path / "c")) == 40
 
 
@@ -134,7 +138,7 @@ def test_stopped_just_before_the_certificates_get_their_name(
         with pytest.raises(KeyboardInterrupt):
             certify(tmp_path / "model", tiny_dataset, tmp_path / "c")
     assert not (tmp_path / "c").exists()
-    certify(tmp_path / "model", tiny_dataset, tmp_path / "c", resume=True)
+    certify(tmp_path / "model", tiny_dataset, tmp_path / "c", run=RunOptions(resume=True))
     assert len(open_certificate(tmp_path / "c")) == 40
 
 
@@ -143,11 +147,11 @@ def test_a_full_disk_while_certifying(
 ) -> None:
     train(tiny_dataset, tmp_path / "model", OPTIONS)
     with monkeypatch.context() as patch:
-        patch.setattr("boxnn_numba.pipelines.certification.chunked.write_chunk", full_disk)
+        patch.setattr("boxnn_numba.pipelines.chunks.write_chunk", full_disk)
         with pytest.raises(
             OutputError,
             match=r"no space left while writing chunk 0 of .*c.partial; free some space",
         ):
             certify(tmp_path / "model", tiny_dataset, tmp_path / "c")
     assert not (tmp_path / "c").exists()
-    certify(tmp_path / "model", tiny_dataset, tmp_path / "c", resume=True)
+    certify(tmp_path / "model", tiny_dataset, tmp_path / "c", run=RunOptions(resume=True))

@@ -48,7 +48,7 @@ TRAIN_WORDS = [
 SLOW_TASKS = """
 import time
 from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.pipelines.certification import chunked
+from boxnn_numba.pipelines import chunks
 from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
 
 def slowed(function, seconds):
@@ -57,7 +57,7 @@ def slowed(function, seconds):
         return function(*arguments, **options)
     return run
 
-chunked.write_chunk = slowed(chunked.write_chunk, 0.03)
+chunks.write_chunk = slowed(chunks.write_chunk, 0.03)
 CpuBackend.forward = slowed(CpuBackend.forward, 0.03)
 cluster_training.Judgement.judge = slowed(cluster_training.Judgement.judge, 0.03)
 """
@@ -98,7 +98,7 @@ def make_work(folder: Path) -> Work:
     finally:
         store.CHUNK_BYTES = before
     train(work.data, work.model, OPTIONS, run=RunOptions(threads=1))
-    certify(work.model, work.data, work.certificates, threads=1)
+    certify(work.model, work.data, work.certificates, run=RunOptions(threads=1))
     return work
 
 
@@ -134,7 +134,7 @@ def run_both(work: Work, out: Path, cluster: ClusterOptions) -> None:
     """Train and certify on a cluster and compare with the local run."""
     train(work.data, out / "m", OPTIONS, run=RunOptions(cluster=cluster))
     assert_same_model(out / "m", work)
-    certify(work.model, work.data, out / "c", cluster=cluster)
+    certify(work.model, work.data, out / "c", run=RunOptions(cluster=cluster))
     assert_same_certificates(out / "c", work)
 
 

@@ -22,7 +22,7 @@ SLOW_BOXNN = [
     """
 import time
 from boxnn_numba.cli.main import main
-from boxnn_numba.pipelines.certification import chunked
+from boxnn_numba.pipelines import chunks
 from boxnn_numba.training.run import Training
 
 def slowed(function, seconds):
@@ -32,7 +32,7 @@ def slowed(function, seconds):
     return run
 
 Training.run_epoch = slowed(Training.run_epoch, 0.04)
-chunked.write_chunk = slowed(chunked.write_chunk, 0.01)
+chunks.write_chunk = slowed(chunks.write_chunk, 0.01)
 main()
 """,
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from boxnn_numba import Boxes, BoxNN, Grid, certified_radius
-from boxnn_numba.data.certificate_store import CertificateWriter
+from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.model_store import model_digest, save_model
+from boxnn_numba.data.row_files import RowWriter
 
 N_CLASSES = 3
 
@@ -61,6 +62,8 @@ def certify(path, made, data, split="test", labelled=True):
         "feature_shape": list(model.feature_shape),
         "training": model.training,
     }
-    writer = CertificateWriter(path, attributes, len(x), N_CLASSES, len(x))
-    writer.write(0, prediction, radius, y if labelled else np.full_like(y, -1), distance)
-    writer.finish(0.5)
+    writer = RowWriter(path, CertificateFile, attributes, len(x), len(x), {"K": N_CLASSES})
+    label = y if labelled else np.full_like(y, -1)
+    columns = {"prediction": prediction, "radius": radius, "label": label}
+    writer.write(0, {**columns, "class_distance": distance})
+    writer.finish(seconds=0.5)

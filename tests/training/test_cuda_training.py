@@ -180,9 +180,11 @@ def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
     models = [load_model(tmp_path / name) for name in ("m-one", "m-worker")]
     np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
     np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
-    certify(tmp_path / "m-one", data, tmp_path / "c-one", device="cpu", threads=1)
+    certify(tmp_path / "m-one", data, tmp_path / "c-one", run=RunOptions(device="cpu", threads=1))
     both = replace(one, workers=2, share_gpus=True)
-    certify(tmp_path / "m-one", data, tmp_path / "c-both", device="cuda", cluster=both)
+    certify(
+        tmp_path / "m-one", data, tmp_path / "c-both", run=RunOptions(device="cuda", cluster=both)
+    )
     files = [open_certificate(tmp_path / name) for name in ("c-one", "c-both")]
     np.testing.assert_array_equal(files[0].radius, files[1].radius)
     if SIMULATED:  # of which there is one

@@ -133,11 +133,13 @@ def test_what_a_run_counts(work: Work, external: Scheduler, tmp_path: Path) -> N
     assert counts.steps == 4 * 5 + 1 and counts.tasks == 2 * counts.steps
     assert counts.repeats == 0 and 0 < counts.computing < 2 * counts.waiting + 1
     assert 0 < counts.kernels + counts.transfer < counts.waiting + 1
-    spent = certify(work.model, work.data, tmp_path / "c", cluster=cluster)["cluster"]
+    run = RunOptions(cluster=cluster)
+    spent = certify(work.model, work.data, tmp_path / "c", run=run).cluster
+    assert spent is not None
     # Codes and labels in; prediction, radius, label and three distances out.
-    assert spent["tasks"] == TEST_ROWS / CHUNK_ROWS
-    assert spent["nbytes"] == TEST_ROWS * (12 + 4 + 3 * 4 + 3 * 4)
-    assert min(spent["kernels"], spent["transfer"], spent["overhead"]) > 0
+    assert spent.tasks == TEST_ROWS / CHUNK_ROWS
+    assert spent.nbytes == TEST_ROWS * (12 + 4 + 3 * 4 + 3 * 4)
+    assert min(spent.kernels, spent.transfer, spent.overhead) > 0
 
 
 def test_only_loopback_is_listened_on(work: Work) -> None:
@@ -196,7 +198,7 @@ def test_tls_between_local_workers(work: Work, tmp_path: Path) -> None:
     cluster = ClusterOptions(workers=1, threads_per_worker=1, **make_certificates(tmp_path))
     with connect(cluster) as executor:
         assert executor.address.startswith("tls://")
-    certify(work.model, work.data, tmp_path / "c", cluster=cluster)
+    certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=cluster))
     assert_same_certificates(tmp_path / "c", work)
 
 
@@ -298,7 +300,7 @@ def test_workers_that_do_not_fit(
         with pytest.raises(ClusterError, match=message) as error:
             certify(
                 work.model, work.data, tmp_path / "c",
-                cluster=ClusterOptions(scheduler=scheduler.address),
+                run=RunOptions(cluster=ClusterOptions(scheduler=scheduler.address)),
             )  # fmt: skip
         assert "\n" not in str(error.value)
         assert capfd.readouterr() == ("", "")
@@ -330,4 +332,6 @@ def test_a_second_client_is_refused(work: Work, external: Scheduler, tmp_path: P
         staged_output(tmp_path / "c", resumable=True),
         pytest.raises(OutputError, match="another process is writing"),
     ):
-        certify(work.model, work.data, tmp_path / "c", cluster=cluster, overwrite=True)
+        certify(
+            work.model, work.data, tmp_path / "c", run=RunOptions(cluster=cluster, overwrite=True)
+        )

@@ -47,25 +47,25 @@ pytestmark = pytest.mark.slow
 TWO = ClusterOptions(workers=2, threads_per_worker=1)
 FULL_DISK = """
 import errno
-from boxnn_numba.pipelines.certification import chunked
+from boxnn_numba.pipelines import chunks
 
-real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
-chunked.real_write_chunk = real
+real = getattr(chunks, "real_write_chunk", chunks.write_chunk)
+chunks.real_write_chunk = real
 
 def write_chunk(out, index, *values, **extra):
     if index >= 9:
         raise OSError(errno.ENOSPC, "No space left on device")
     real(out, index, *values, **extra)
 
-chunked.write_chunk = write_chunk
+chunks.write_chunk = write_chunk
 """
 KILLS_ITS_WORKER = """
 import os, signal
 from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.pipelines.certification import chunked
+from boxnn_numba.pipelines import chunks
 
-real = getattr(chunked, "real_write_chunk", chunked.write_chunk)
-chunked.real_write_chunk = real
+real = getattr(chunks, "real_write_chunk", chunks.write_chunk)
+chunks.real_write_chunk = real
 
 def write_chunk(out, index, *values, **extra):
     if index == 11:
@@ -75,7 +75,7 @@ def write_chunk(out, index, *values, **extra):
 def forward(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
-chunked.write_chunk = write_chunk
+chunks.write_chunk = write_chunk
 CpuBackend.forward = forward
 """
 
@@ -132,7 +132,12 @@ def test_workers_killed_while_certifying(
     cluster = ClusterOptions(workers=workers, threads_per_worker=1)
     progress = KillingProgress([10, 40, 80], seed=workers)
     with workers_run_first(SLOW_TASKS):
-        certify(work.model, work.data, tmp_path / "c", cluster=cluster, progress=progress)
+        certify(
+            work.model,
+            work.data,
+            tmp_path / "c",
+            run=RunOptions(cluster=cluster, progress=progress),
+        )
     assert progress.killed and progress.done == 120  # every sample counted once
     assert_same_certificates(tmp_path / "c", work)
     assert names(tmp_path) == {"c"} and ended(worker_processes())
@@ -255,10 +260,10 @@ def test_the_scheduler_killed(command: str, work: Work, tmp_path: Path) -> None:
 def test_a_full_disk_on_a_worker(work: Work, tmp_path: Path) -> None:
     words = r"no space left while writing chunk \d+ of .*c\.partial; free some space"
     with workers_run_first(FULL_DISK), pytest.raises(OutputError, match=words) as error:
-        certify(work.model, work.data, tmp_path / "c", cluster=TWO)
+        certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=TWO))
     one_line(error)
     assert finished_chunks(tmp_path / "c") <= set(range(9)) and not (tmp_path / "c").exists()
-    certify(work.model, work.data, tmp_path / "c", cluster=TWO, resume=True)
+    certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=TWO, resume=True))
     assert_same_certificates(tmp_path / "c", work)
 
 
@@ -266,7 +271,7 @@ def test_a_task_that_kills_its_worker(work: Work, tmp_path: Path) -> None:
     words = r"chunk 11 killed its worker 4 times .out of memory.*; give the workers more memory"
     with workers_run_first(KILLS_ITS_WORKER):
         with pytest.raises(ClusterError, match=words) as error:
-            certify(work.model, work.data, tmp_path / "c", cluster=TWO)
+            certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=TWO))
         one_line(error)
         kept = finished_chunks(tmp_path / "c")
         assert kept and 11 not in kept
@@ -274,7 +279,7 @@ def test_a_task_that_kills_its_worker(work: Work, tmp_path: Path) -> None:
         with pytest.raises(ClusterError, match=words) as error:
             train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=TWO))
         one_line(error)
-    certify(work.model, work.data, tmp_path / "c", cluster=TWO, resume=True)
+    certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=TWO, resume=True))
     assert_same_certificates(tmp_path / "c", work)
 
 
@@ -299,7 +304,12 @@ def test_the_last_worker_does_not_come_back(
                     run=RunOptions(cluster=cluster, progress=progress),
                 )
             else:
-                certify(work.model, work.data, tmp_path / "m", cluster=cluster, progress=progress)
+                certify(
+                    work.model,
+                    work.data,
+                    tmp_path / "m",
+                    run=RunOptions(cluster=cluster, progress=progress),
+                )
         one_line(error)
 
 

@@ -28,7 +28,7 @@ from support.cluster_tools import (
     wait_until,
 )
 
-from boxnn_numba.pipelines.certification.certify import evaluate
+from boxnn_numba.pipelines.evaluate import evaluate
 
 
 def may_make_namespaces() -> bool:

@@ -27,6 +27,7 @@ from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.pipelines.attack.attack import attack
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.report.report import report
+from boxnn_numba.pipelines.running import RunOptions
 
 pytestmark = pytest.mark.browser
 
@@ -46,11 +47,11 @@ def made(tmp_path_factory):
     for name, seed in (("one", 0), ("two", 1)):
         model = make_model(folder / f"{name}-model.zarr", data, seed=seed)
         certify(folder / f"{name}.zarr", model, data)
-    attack("one-model.zarr", "data.zarr", "attack.zarr", limit=100, threads=1)
+    attack("one-model.zarr", "data.zarr", "attack.zarr", limit=100, run=RunOptions(threads=1))
     report(["one.zarr", "two.zarr"], "out", attacks=["attack.zarr"])
     table = make_data(folder / "wine.zarr", name="wine", shape=(30,), real=True)
     certify(folder / "wine-cert.zarr", make_model(folder / "w.zarr", table, seed=0), table)
-    attack("w.zarr", "wine.zarr", "wine-attack.zarr", limit=50, threads=1)
+    attack("w.zarr", "wine.zarr", "wine-attack.zarr", limit=50, run=RunOptions(threads=1))
     report(["wine-cert.zarr"], "wine-out", attacks=["wine-attack.zarr"])
     patch.undo()
     return folder

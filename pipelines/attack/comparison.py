@@ -1,10 +1,10 @@
-"""Hold an attack file against the certificates of the same model and data."""
+"""Comparison of an attack file with the certificates of the same model and data."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,51 @@ from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.errors import BoxNNError, OptionError
 from boxnn_numba.pipelines.attack.attack import random_budget
-from boxnn_numba.pipelines.attack.sandwich import check_sound, keep_counterexample, standing
+from boxnn_numba.pipelines.attack.sandwich import (
+    Standing,
+    check_sound,
+    keep_counterexample,
+    standing,
+)
 from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.runs import Run
 
 
+@dataclass(frozen=True)
+class UnderAttack:
+    """What an attack has left of what is certified.
+
+    Attributes
+    ----------
+    attack, method
+        The file, and how samples were attacked.
+    max_features
+        That the attack could change; None for any number.
+    features
+        File that says which it could change; None for all.
+    n, of
+        Rows that both files have, of those certified.
+    standing
+        Of these rows.
+    """
+
+    attack: str
+    method: str
+    max_features: int | None
+    features: str | None
+    n: int
+    of: int
+    standing: Standing
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, those of `standing` beside the others."""
+        values = asdict(self)
+        return {**values.pop("standing"), **values}
+
+
 def hold_against(
     certificate: CertificateFile, attack: Name, radii: Sequence[int], convention: str = "sound"
-) -> dict[str, Any]:
+) -> UnderAttack:
     """Compare what an attack achieved with what is certified, on the rows that were attacked.
 
     Parameters
@@ -37,10 +74,7 @@ def hold_against(
 
     Returns
     -------
-    dict
-        ``attack``, ``method``, ``max_features`` that it could change (None for any number), the
-        file that says which ``features`` it could (None for all), ``n`` rows that both have ``of``
-        those certified, and what `standing` returns of these rows.
+    UnderAttack
 
     Raises
     ------
@@ -53,22 +87,19 @@ def hold_against(
     """
     if convention != "sound":
         raise OptionError(
-            f"attacks are held against sound radii; leave out --attack or --convention {convention}"
+            f"attacks are held against sound radii; leave out `attack` or `convention` {convention}"
         )
     file = open_attack(attack)
     _check_same(certificate, file)
     certified, attacked = _common_rows(certificate, file)
     _check_sound(certificate, file, certified, attacked)
     prediction, radius, label = (values[certified] for values in certificate.outcome())
-    return {
-        "attack": str(attack),
-        "method": file.attributes["options"]["method"],
-        "max_features": _most_changes(file),
-        "features": file.attributes["options"].get("features"),
-        "n": len(attacked),
-        "of": len(certificate),
-        **standing(prediction, radius, label, file.changed[attacked], radii),
-    }
+    options = file.attributes["options"]
+    return UnderAttack(
+        str(attack), options["method"], _most_changes(file), options.get("features"),
+        n=len(attacked), of=len(certificate),
+        standing=standing(prediction, radius, label, file.changed[attacked], radii),
+    )  # fmt: skip
 
 
 def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) -> list[Run]:
@@ -107,8 +138,8 @@ def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) 
         most = _most_changes(file)
         last = last if most is None else min(last, most)
         result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)
-        robust = np.array([row["robust_accuracy"] for row in result["radii"].values()])
-        found[at] = replace(run, robust=robust, attacked=result["n"], attack=file)
+        robust = np.array([row["robust_accuracy"] for row in result.standing.radii.values()])
+        found[at] = replace(run, robust=robust, attacked=result.n, attack=file)
     return found
 
 

@@ -1,0 +1,344 @@
+"""Chunks of rows: what certification and attacks do to a split, here or on a Dask cluster.
+
+A `ChunkJob` says of which model and which rows, and has a `Worker` that computes arrays from a
+chunk. `run_chunks` gives every chunk that is still to be done to an executor, which calls
+`run_chunk` for it: read rows, compute, write whole. So a run can be stopped at any time and
+resumed, and writes the same bits wherever it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.baselines.model import BaselineModel
+from boxnn_numba.data.atomic import partial_path, staged_output, write_failure
+from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.data.model_store import model_digest
+from boxnn_numba.data.paths import Location, Name, absolute, location
+from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_chunk
+from boxnn_numba.errors import DataError
+from boxnn_numba.model import BoxNN
+from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_interrupt
+from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.progress import Progress
+
+
+class Worker(Protocol):
+    """What is done to a chunk: a frozen dataclass of plain values, as every task is sent one."""
+
+    def __hash__(self) -> int: ...
+
+    def load(self, path: str) -> tuple[BoxNN | BaselineModel, Any]:
+        """Return the model at a path, and what `compute` needs of it."""
+
+    def compute(self, model: Any, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of a file for samples ``x``, all but their labels.
+
+        Parameters
+        ----------
+        model
+            The second of what `load` returned.
+        x, rows
+            Samples, and their numbers in the split.
+        """
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """A computation on rows of a split, as plain values: what every task is sent.
+
+    Attributes
+    ----------
+    worker
+        What is computed.
+    model, model_digest, data, data_digest
+        Absolute paths that every process sees, and the digests they must have.
+    split, n_rows, chunk_rows
+        Rows ``(arange(n_rows) * total) // n_rows`` of a split; how many are computed at a time.
+    out
+        Absolute path of the unfinished file.
+    files
+        Paths of what else workers read.
+    """
+
+    worker: Worker
+    model: str
+    model_digest: str
+    data: str
+    data_digest: str
+    split: str
+    n_rows: int
+    chunk_rows: int
+    out: str
+    files: tuple[str, ...] = ()
+
+    def rows_of(self, index: int) -> int:
+        """Return how many rows a chunk has; the last may have fewer than the others."""
+        return min(self.chunk_rows, self.n_rows - index * self.chunk_rows)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What tasks took.
+
+    Attributes
+    ----------
+    tasks
+        How many.
+    kernels, transfer
+        Seconds of computing, and of reading and writing chunks.
+    nbytes
+        Read and written.
+    overhead
+        Seconds in which a slot of a worker did nothing of that.
+    """
+
+    tasks: int = 0
+    kernels: float = 0.0
+    transfer: float = 0.0
+    nbytes: int = 0
+    overhead: float = 0.0
+
+    def plus(self, other: Spent) -> Spent:
+        """Return the sum."""
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def run_chunks(
+    job: ChunkJob,
+    kind: type[RowFile],
+    run: RunOptions,
+    out: Name,
+    attributes: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    *,
+    optional: Sequence[str] = (),
+    dtype: str = "int32",
+    seconds_per_sample: float | None = None,
+) -> Spent | None:
+    """Write a file with a row for each sample, each chunk by a task.
+
+    Parameters
+    ----------
+    job
+        Sent to every task.
+    kind
+        Of the file.
+    run
+        Where to run.
+    out
+        Where the file goes.
+    attributes, sizes, optional, dtype
+        As for `RowWriter`.
+    seconds_per_sample
+        To record in place of what the tasks took.
+
+    Returns
+    -------
+    Spent or None
+        What the tasks of a cluster took.
+
+    Raises
+    ------
+    BoxNNError
+        A task fails, or the output cannot be written.
+    """
+    began, sources = time.perf_counter(), (job.model, job.data, *job.files)
+    staged = staged_output(
+        out, overwrite=run.overwrite, resume=run.resume, resumable=True, inputs=sources
+    )
+    with staged as partial:
+        # Connected first: where that fails, nothing is left behind.
+        with connect(run.cluster, run.threads, check=sources, device=run.device) as executor:
+            writer = RowWriter(
+                partial, kind, attributes, job.n_rows, job.chunk_rows, sizes,
+                optional=optional, dtype=dtype,
+            )  # fmt: skip
+            executor.check((job.out,))
+            started = time.perf_counter()
+            spent, rows = _run(executor, job, writer, partial, run.progress)
+            seconds = executor.slots * (time.perf_counter() - started)
+        busy = spent.kernels + spent.transfer
+        measured = seconds_per_sample or (busy / rows if rows else None)
+        writer.finish(seconds=time.perf_counter() - began, seconds_per_sample=measured)
+    return None if run.cluster.local else replace(spent, overhead=max(0.0, seconds - busy))
+
+
+def _run(
+    executor: Executor, job: ChunkJob, writer: RowWriter, folder: Location, progress: Progress
+) -> tuple[Spent, int]:
+    """Do the chunks that an earlier run has not finished; return what they took, and their rows."""
+    total, todo = -(-job.n_rows // job.chunk_rows), writer.unfinished()
+    progress.start(job.n_rows, "samples")
+    progress.advance(job.n_rows - sum(map(job.rows_of, todo)))
+    if executor.dashboard:
+        progress.note(f"dashboard: {executor.dashboard}")
+    spent, rows = Spent(), 0
+    with keep_on_interrupt(lambda: total - len(writer.unfinished()), f"{total} chunks", folder):
+        for index, taken in executor.map(run_chunk, todo, job):
+            spent, rows = spent.plus(taken), rows + job.rows_of(index)
+            progress.advance(job.rows_of(index))
+    return spent, rows
+
+
+# A process reads the model and the attributes of the data once, not with every task; the digests
+# in the key make sure that it is still what the client saw.
+@functools.lru_cache(maxsize=2)
+def _open_inputs(
+    worker: Worker, model: str, model_digest_: str, data: str, data_digest: str
+) -> tuple[Any, Dataset, np.ndarray]:
+    (stored, ready), dataset = worker.load(model), open_dataset(data)
+    if model_digest(stored) != model_digest_ or dataset.digest != data_digest:
+        raise DataError(f"{model} or {data} changed while it was used; start again")
+    return ready, dataset, class_positions(stored.classes, dataset)
+
+
+def run_chunk(index: int, job: ChunkJob) -> Spent:
+    """Compute one chunk, write it whole to the result, and return what that took: a task.
+
+    Runs on whatever the executor uses. Running it twice writes the same bytes, but for exact radii
+    that the time limit cuts short.
+
+    Raises
+    ------
+    BoxNNError
+        Names the chunk: its data are damaged, or its result cannot be written.
+    """
+    began = time.perf_counter()
+    model, dataset, positions = _open_inputs(
+        job.worker, job.model, job.model_digest, job.data, job.data_digest
+    )
+    places = index * job.chunk_rows + np.arange(job.rows_of(index))
+    rows = spread_rows(places, job.n_rows, dataset.n_rows(job.split))
+    x, y = dataset.read_rows(job.split, rows)
+    read = time.perf_counter()
+    columns = {**job.worker.compute(model, x, rows), "label": positions[y]}
+    computed = time.perf_counter()
+    try:
+        write_chunk(job.out, index, job.chunk_rows, columns)
+    except OSError as error:
+        raise write_failure(error, f"chunk {index} of {job.out}") from error
+    nbytes = sum(array.nbytes for array in (x, y, *columns.values()))
+    transfer = (read - began) + (time.perf_counter() - computed)
+    return Spent(1, computed - read, transfer, nbytes)
+
+
+# --- what a job is of ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and rows of a split, opened and found to fit each other: what a job is of.
+
+    Attributes
+    ----------
+    model, stored
+        Path of a model, and what is there.
+    data, dataset
+        Path of a dataset, and what is there.
+    split, n_rows
+        As for `ChunkJob`.
+    """
+
+    model: Name
+    stored: Any
+    data: Name
+    dataset: Dataset
+    split: str
+    n_rows: int
+
+    @classmethod
+    def open(
+        cls, load: Callable[[Name], Any], model: Name, data: Name, split: str, limit: int | None
+    ) -> Subject:
+        """Open a model by `load`, and a dataset, of which all rows are taken without a limit.
+
+        Raises
+        ------
+        DataError
+            They do not fit, or the split is empty.
+        OptionError
+            There is no such split, or `limit` is not from 1 to its number of rows.
+        """
+        stored, dataset = load(model), open_dataset(data)
+        validation.choice("split", split, dataset.splits)
+        if dataset.n_rows(split) == 0:
+            raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
+        subject = cls(model, stored, data, dataset, split, dataset.n_rows(split)).limited(limit)
+        subject._check_match()
+        return subject
+
+    def limited(self, limit: int | None) -> Subject:
+        """Return this, of as many rows, spread evenly."""
+        total = self.dataset.n_rows(self.split)
+        n_rows = total if limit is None else validation.integer("limit", limit, 1, total)
+        return replace(self, n_rows=n_rows)
+
+    def _check_match(self) -> None:
+        """Raise unless the data have as many features as the model, of the same kind."""
+        n_features = _n_features(self.stored)
+        if self.dataset.n_features != n_features:
+            raise DataError(
+                f"{self.data} has {self.dataset.n_features} features and {self.model} was trained "
+                f"on {n_features}; certify the data set that the model was trained for"
+            )
+        codes = self.dataset.is_codes
+        if codes != (self.stored.grid is None):
+            kinds = ("codes", "real features") if codes else ("real features", "codes")
+            raise DataError(
+                f"{self.data} holds {kinds[0]} and {self.model} was trained on {kinds[1]}; "
+                "ingest the data in the same way as the training data"
+            )
+
+    def job(
+        self, worker: Worker, out: Name, chunk_rows: int, files: Sequence[Name] = ()
+    ) -> ChunkJob:
+        """Return what tasks are sent."""
+        return ChunkJob(
+            worker, absolute(self.model), model_digest(self.stored), absolute(self.data),
+            self.dataset.digest, self.split, self.n_rows, chunk_rows,
+            absolute(partial_path(location(out))), tuple(map(absolute, files)),
+        )  # fmt: skip
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of a file that say which rows it is of, and by which model."""
+        dataset, total = self.dataset, self.dataset.n_rows(self.split)
+        some = self.n_rows != total
+        return {
+            "model": str(self.model),
+            "model_digest": model_digest(self.stored),
+            "dataset": str(self.data),
+            "dataset_name": dataset.name,
+            "dataset_digest": dataset.digest,
+            "split": self.split,
+            **({"limit": self.n_rows, "split_rows": total} if some else {}),
+            **_shape_of(self.stored),
+        }
+
+
+def _n_features(model: BoxNN | BaselineModel) -> int:
+    return model.boxes.n_features if isinstance(model, BoxNN) else model.n_features
+
+
+def _shape_of(model: BoxNN | BaselineModel) -> dict[str, Any]:
+    """Return the attributes of a file that say what a model is like."""
+    # Votes missing to unanimity change by at most one where one submodel does.
+    units, members = {"width": 1, "group_size": 1}, {}
+    if isinstance(model, BoxNN):
+        units = {"width": model.boxes.width, "group_size": model.group_size}
+        members = {"members": len(model.box_sets)} if model.others else {}
+    classes, shape = list(model.classes), list(model.feature_shape or ())
+    return {**units, **members, "classes": classes, "feature_shape": shape}
+
+
+def class_positions(classes: Sequence[Any], dataset: Dataset) -> np.ndarray:
+    """Map a data set's class indices to a model's; -1 for a class that it never saw."""
+    known = {label: index for index, label in enumerate(classes)}
+    return np.array([known.get(label, -1) for label in dataset.classes], np.int32)

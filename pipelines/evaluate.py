@@ -1,0 +1,145 @@
+"""Evaluation of a certificate file: certified accuracy, medians, classes, and what attacks left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.data.paths import Name
+from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What exact certificates say besides their radii.
+
+    Attributes
+    ----------
+    settled
+        Percent of the radii that were known before the time was up.
+    time_limit
+        Seconds for each.
+    upper
+        Radius as string -> percent of samples that are right and whose true radius may be so large.
+    """
+
+    settled: float
+    time_limit: float
+    upper: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Summary of a certificate file.
+
+    Attributes
+    ----------
+    method, certificate, convention
+        Which certificates, and how radii are counted.
+    median_certified_radius, mean_certified_radius
+        In features.
+    certified_accuracy
+        Radius as string -> percent.
+    accuracy
+        In percent.
+    n
+        Number of samples.
+    per_class
+        A row for each class.
+    abstained
+        Percent, of a published defence; wrong at every radius.
+    under_attack
+        What an attack has left, if one was given.
+    exact
+        Of exact certificates.
+    """
+
+    method: str
+    median_certified_radius: int
+    certified_accuracy: dict[str, float]
+    accuracy: float
+    mean_certified_radius: float
+    certificate: str
+    n: int
+    convention: str
+    per_class: list[dict[str, Any]]
+    abstained: float | None = None
+    under_attack: UnderAttack | None = None
+    exact: Exact | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, without what is None."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.exact is not None:
+            values["exact"] = dict(vars(self.exact))
+        if self.under_attack is not None:
+            values["under_attack"] = self.under_attack.as_dict()
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def evaluate(
+    certificate: Name,
+    radii: Sequence[int],
+    convention: str = "sound",
+    attack: Name | None = None,
+) -> Evaluation:
+    """Summarise a certificate file.
+
+    Parameters
+    ----------
+    certificate
+        Path of a certificate file.
+    radii
+        Radii of the curve, each >= 0.
+    convention
+        ``"sound"``, or ``"paper"`` to compare with the paper's tables.
+    attack
+        Path of an attack file to hold against the certificates.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    CertificateFileError, AttackFileError
+        A file is missing, damaged or unfinished.
+    OptionError
+        A radius is negative, the convention unknown, or the attack of something else.
+    UnsoundError
+        An attack succeeded within a certified radius; it is kept beside the attack file.
+    """
+    validation.radii(radii)
+    file = open_certificate(certificate)
+    outcome = prediction, _, label = file.outcome(convention)
+
+    def curve(radius: np.ndarray) -> dict[str, float]:
+        shares = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
+        return {str(r): round(float(share), 4) for r, share in zip(radii, shares, strict=True)}
+
+    exact = None
+    if file.upper is not None:
+        settled = 100.0 * float((file.radius == file.upper).mean())
+        exact = Exact(settled, file.attributes["time_limit"], curve(file.upper))
+    abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
+    table = certificates.per_class_table(*outcome, len(file.classes))
+    return Evaluation(
+        method=file.method,
+        median_certified_radius=certificates.median_certified_radius(*outcome),
+        certified_accuracy=curve(outcome[1]),
+        accuracy=round(100.0 * float((prediction == label).mean()), 4),
+        mean_certified_radius=certificates.mean_certified_radius(*outcome),
+        certificate=file.certificate,
+        n=len(file),
+        convention=convention,
+        per_class=[{**row, "class": file.classes[int(row["class"])]} for row in table],
+        abstained=None if file.method == certificates.BOX_NN else abstained,
+        under_attack=None if attack is None else hold_against(file, attack, radii, convention),
+        exact=exact,
+    )
