@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from boxnn_numba.distances import box_distance, class_distance, pairwise_distance
     from boxnn_numba.estimator import BoxNNClassifier
     from boxnn_numba.grid import Grid
-    from boxnn_numba.model import BoxNN, fit
+    from boxnn_numba.model import BoxNN
+    from boxnn_numba.training.fit import fit
 
 __all__ = [
     "BoxNN",
@@ -52,6 +53,7 @@ __getattr__, __dir__ = lazy_names(
         "distances": "box_distance class_distance pairwise_distance",
         "estimator": "BoxNNClassifier",
         "grid": "Grid",
-        "model": "BoxNN fit",
+        "model": "BoxNN",
+        "training.fit": "fit",
     },
 )

@@ -27,13 +27,15 @@ from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.grid import Grid
-from boxnn_numba.model import BoxNN, trained_model
+from boxnn_numba.model import BoxNN
 from boxnn_numba.rivals import group_count
 from boxnn_numba.training.augmentation import augmentation
-from boxnn_numba.training.initial_boxes import Seeds, grown
+from boxnn_numba.training.fit import trained_model
+from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
-from boxnn_numba.training.run import Training, even_shares, validation_split
+from boxnn_numba.training.run import Training
+from boxnn_numba.training.selection import validation_split
 
 _MOST_BOXES = 2500
 # uint8 data that span less of 0..255 are numbers like any other, and not brightness.
@@ -257,7 +259,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             seed=self._settings.seed + call,
         )
         feed = Feed.from_arrays(codes, index, held_out, settings.seed)
-        run = Training(settings, feed, len(self.classes_), get_backend(self.device), seeds)
+        backend = get_backend(self.device)
+        run = Training(settings, feed, len(self.classes_), backend, start=seeds)
         if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
             _run_epochs(run)
             # Later calls go on with the clip that was chosen for the first boxes.
@@ -265,7 +268,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         history = {"preset": self.preset, "partial_fit_calls": call}
         self.model_: BoxNN = trained_model(run, self._names, grid, codes.shape[1:], history)
         # The exact bounds, where they are those of the best epoch: small steps add up over calls.
-        state = run.stepper.state()
+        state = run.trainer.state()
         exact = run.best_epoch == run.epoch
         lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
         self._seeds = Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)

@@ -1,10 +1,9 @@
-"""BoxNN: grid, boxes and classes; fit, predict and certify."""
+"""BoxNN: grid, boxes and classes; predict and certify."""
 
 from __future__ import annotations
 
 import html
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,17 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import certificates, validation
-from boxnn_numba._version import versions
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
 from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
-from boxnn_numba.training.augmentation import augmentation
-from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.options import TrainingOptions, are_images, resolve
-from boxnn_numba.training.run import EpochRecord, Training, validation_split
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -269,129 +263,3 @@ class BoxNN:
         """Return the labels of class indices."""
         labels = np.asarray(self.classes)
         return get_backend("cuda").take(labels, index) if on_gpu(index) else labels[index]
-
-
-def fit(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    preset: str = "graded",
-    device: str = "auto",
-    on_epoch: Callable[[EpochRecord], None] | None = None,
-    **options: Any,
-) -> BoxNN:
-    """Train a Box-NN on arrays in memory.
-
-    Parameters
-    ----------
-    x
-        (N, ...) samples: uint8 is taken as codes, other numbers are binned by a `Grid`.
-    y
-        (N,) labels, integers or strings.
-    preset
-        ``"graded"`` (good everywhere), ``"target"`` (best certified accuracy at ``radius``) or
-        ``"paper"``.
-    device
-        As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. The model is the same.
-    on_epoch
-        Called with the figures of every epoch.
-    **options
-        Fields of `boxnn_numba.training.options.TrainingOptions`: ``boxes``, ``epochs``, ``width``,
-        ``radius``, ``seed``, ...
-
-    Returns
-    -------
-    BoxNN
-        With the boxes of the epoch that did best on the held-out part of the data.
-
-    Raises
-    ------
-    InputError
-        Shapes do not agree, features are not finite, or there is one class only.
-    OptionError
-        An option is unknown or out of range.
-    DivergenceError
-        Training diverged.
-
-    Warns
-    -----
-    UserWarning
-        The boxes hardly predict a class, which is named.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from boxnn_numba import fit
-    >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["a", "b"], 200)
-    >>> x = rng.normal(0, 1, (400, 30)) + 3 * (y == "b")[:, None]
-    >>> model = fit(x, y, boxes=8, epochs=2)
-    >>> prediction, radius = model.certify(x)
-    >>> bool((prediction == y).mean() > 0.99), bool(np.median(radius) >= 5)
-    (True, True)
-    """
-    flat = validation.flat_rows("x", x)
-    settings = resolve(preset, options, are_images(np.shape(x)[1:], flat.dtype == np.uint8))
-    validation.groups(settings.group_size, np.shape(x)[1:])
-    classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
-    if len(classes) < 2:
-        raise InputError("y holds one class; a classifier needs at least two")
-    rows, held_out = validation_split(index, settings.validation, settings.seed)
-    grid = None if flat.dtype == np.uint8 else Grid.fit(flat[rows])
-    codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
-    backend, shape = get_backend(device), np.shape(x)[1:]
-    feed = Feed.from_arrays(
-        codes[rows],
-        index[rows],
-        (codes[held_out], index[held_out]),
-        settings.seed,
-        augmentation(shape, grid, settings, backend.threads),
-    )
-    run = Training(settings, feed, len(classes), backend)
-    while run.epoch < settings.epochs:
-        record = run.run_epoch()
-        if on_epoch is not None:
-            on_epoch(record)
-    for text in training_warnings(run, classes.tolist()):
-        warnings.warn(text, stacklevel=2)
-    return trained_model(run, classes.tolist(), grid, shape, {"preset": preset})
-
-
-def training_warnings(run: Training, classes: Sequence[Any]) -> list[str]:
-    """Return a sentence for each class that the best boxes of a run hardly predict."""
-    return [
-        f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples are "
-        "predicted right; raise `keep` or `boxes`, or lower `radius`"
-        for index, recall in run.given_up().items()
-    ]
-
-
-def trained_model(
-    run: Training,
-    classes: list[Any],
-    grid: Grid | None,
-    feature_shape: tuple[int, ...],
-    provenance: dict[str, Any],
-) -> BoxNN:
-    """Return the model of a finished run, with its provenance.
-
-    Parameters
-    ----------
-    run
-        The run; its best boxes are taken.
-    classes, grid, feature_shape
-        As for `BoxNN`.
-    provenance
-        What else to record under ``training``.
-    """
-    settings: TrainingOptions = run.options
-    boxes = Boxes(*run.best, run.labels, settings.width, run.n_classes)
-    training = {
-        **provenance,
-        "options": settings.as_dict(),
-        "seed": settings.seed,
-        "best_epoch": run.best_epoch,
-        "history": [record.as_dict() for record in run.history],
-        "versions": versions("numpy", "numba"),
-    }
-    return BoxNN(boxes, classes, grid, feature_shape, settings.group_size, training)

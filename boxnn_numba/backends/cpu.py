@@ -104,26 +104,23 @@ class CpuBackend:
     def distances(
         self,
         samples: np.ndarray,
-        first: int,
-        last: int,
         boxes: BoxTable | LaneTable,
         span: tuple[int, int],
         width: int,
         penalty: str = "graded",
     ) -> np.ndarray:
-        """Return the int32 distances of samples first..last to boxes span[0]..span[1].
+        """Return the int32 distances of padded samples to boxes span[0]..span[1].
 
-        Runs in the caller's thread. `first` and ``span[0]`` are multiples of 64. The result
-        may have more rows and columns than asked for: those belong to the padding.
+        Runs in the caller's thread. ``span[0]`` is a multiple of 64. The result may have more rows
+        and columns than asked for: those belong to the padding.
         """
-        rows = round_up(last - first, cpu.TILE_SAMPLES)
         if isinstance(boxes, LaneTable):
-            codes = samples[first : first + rows, : boxes.lower.shape[1]].astype(np.int32)
+            codes = samples[:, : boxes.lower.shape[1]].astype(np.int32)
             return _lane_distances(codes, boxes, span, np.int32(width), penalty)
-        stop = min(round_up(span[1], cpu.TILE_BOXES), len(boxes.lower))
+        rows, stop = len(samples), min(round_up(span[1], cpu.TILE_BOXES), len(boxes.lower))
         out = np.empty((rows, stop - span[0]), np.int32)
         kernel = cpu.vector_distances(width)
-        kernel(samples, first, first + rows, boxes.lower, boxes.upper, span[0], stop, width, out)
+        kernel(samples, 0, rows, boxes.lower, boxes.upper, span[0], stop, width, out)
         return out
 
     def pairwise(self, x: np.ndarray, table: BoxTable, width: int, out: np.ndarray) -> None:
@@ -134,7 +131,7 @@ class CpuBackend:
             samples = self.samples(x[first:last])
             for box in range(0, table.n_boxes, _BLOCK_BOXES):
                 stop = min(table.n_boxes, box + _BLOCK_BOXES)
-                block = self.distances(samples, 0, last - first, boxes, (box, stop), width)
+                block = self.distances(samples, boxes, (box, stop), width)
                 out[first:last, box:stop] = block[: last - first, : stop - box]
 
         self.parallel(len(x), _BLOCK_SAMPLES, work)
@@ -200,17 +197,3 @@ class CpuBackend:
 
         self.parallel(len(x), _BLOCK_SAMPLES, work)
         return out
-
-    # --- training -----------------------------------------------------------------------
-
-    def stepper(self, masters: Any, inputs: Any) -> Any:
-        """Return the training state of boxes with these master bounds."""
-        from boxnn_numba.training.cpu_trainer import CpuStepper
-
-        return CpuStepper(self, masters, inputs)
-
-    def forward(self, table: BoxTable, x: np.ndarray, labels: np.ndarray, inputs: Any) -> Any:
-        """Return what samples (N, n), codes as they come, say of the boxes of a table."""
-        from boxnn_numba.training.cpu_trainer import forward
-
-        return forward(self, table, self.samples(x), labels, inputs)

@@ -228,28 +228,6 @@ class CudaBackend:
         most = min(_SHARE * runtime.free_memory(), 2.0 * _CHUNK_BYTES)
         return max(1, int(most) // (2 * per_row))
 
-    # --- training -----------------------------------------------------------------------
-
-    def stepper(self, masters: Any, inputs: Any) -> Any:
-        """Return the training state of boxes with these master bounds, on the GPU."""
-        from boxnn_numba.training.cuda_trainer import CudaStepper
-
-        return CudaStepper(self, masters, inputs)
-
-    _forward: Any = None
-
-    def forward(self, table: Any, x: np.ndarray, labels: np.ndarray, inputs: Any) -> Any:
-        """Return what samples (N, n) of the host say of the boxes of a table of the host."""
-        with self._lock:
-            bounds, stepper = table.bounds(), self._forward
-            known = stepper is not None and stepper.n_boxes == table.n_boxes
-            if stepper is None or not known or stepper.inputs is not inputs:
-                masters = tuple(side.astype(np.float32) for side in bounds)
-                self._forward = stepper = self.stepper(masters, inputs)
-            else:
-                stepper.deploy(*bounds)
-            return stepper.entries(x, labels)
-
 
 def _as_words(x: Any) -> tuple[Any, bool]:
     """Return codes on the GPU as words where rows and address allow it, and whether they do."""

@@ -16,7 +16,7 @@ from boxnn_numba import validation
 from boxnn_numba.baselines.torch_networks import Layer, apply_layers, load_torch
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.progress import Progress
-from boxnn_numba.training.run import validation_split
+from boxnn_numba.training.selection import validation_split
 
 #: Streams of `ablation.draws` (certificates use 0 and 1).
 _TRAINING_STREAM, _VALIDATION_STREAM = 2, 3

@@ -247,7 +247,7 @@ def step(relaxation: str, optimizer: str) -> Any:
         counts, entry_rows, coefficients
             As `judge` left them; counts are zero afterwards.
         scale, settings
-            As `boxnn_numba.training.cpu_trainer.step_sizes` returns them, settings in four places.
+            As `boxnn_numba.training.optimizer.step_sizes` returns them, settings in four places.
         dense
             Whether boxes without entries move too.
         masters, first, second

@@ -17,12 +17,11 @@ from boxnn_numba.kernels import formulas as elementwise
 from boxnn_numba.kernels.compile import kernel
 
 # --- soft-min of a block of samples, in stages -------------------------------------------
-# Each stage takes what is known of all boxes and adds what some boxes (offsets) say, so that
-# boxes may be split as well as samples: minima combine by min, masses by sums of integers.
+# What each takes and gives is in `boxnn_numba.training.softmin_stages`.
 
 
 @kernel
-def class_minima(distance, rows, offsets, minima):
+def nearest(distance, rows, offsets, minima):
     """Lower ``minima[i, c]`` to the smallest distance of sample i to a box of class c."""
     for i in range(rows):
         row = distance[i]
@@ -34,10 +33,10 @@ def class_minima(distance, rows, offsets, minima):
 
 
 @kernel
-def choose_sides(minima, labels, kind, own, sign, nearest):
+def choose_sides(minima, labels, kind, own, sign, least):
     """Write which class is on a sample's own side, and the distance to it and to the rest.
 
-    nearest is (rows, 2): own and rival. Kind 0 is the paper's objective: the own side is the
+    least is (rows, 2): own and rival. Kind 0 is the paper's objective: the own side is the
     predicted class, and the sign says whether it is right.
     """
     for i in range(len(labels)):
@@ -53,14 +52,14 @@ def choose_sides(minima, labels, kind, own, sign, nearest):
         for c in range(len(row)):
             if c != side:
                 rival = min(rival, row[c])
-        nearest[i, 0], nearest[i, 1] = row[side], rival
+        least[i, 0], least[i, 1] = row[side], rival
 
 
 @register_jitable
-def _weigh(row, first, last, nearest, table, cutoff):
+def _weigh_boxes(row, first, last, least, table, cutoff):
     mass, moment = 0, 0
     for m in range(first, last):
-        k = row[m] - nearest
+        k = row[m] - least
         if k <= cutoff:
             w = elementwise.weight(k, table, cutoff)
             mass += w
@@ -69,29 +68,29 @@ def _weigh(row, first, last, nearest, table, cutoff):
 
 
 @kernel
-def soft_masses(distance, own, offsets, nearest, table, cutoff, masses):
+def weigh(distance, own, offsets, least, table, cutoff, masses):
     """Add to masses (rows, 4) int64: mass and moment of the own side, then of the rivals."""
     for i in range(len(own)):
         row = distance[i]
         a, b = offsets[own[i]], offsets[own[i] + 1]
-        mass, moment = _weigh(row, a, b, nearest[i, 0], table, cutoff)
+        mass, moment = _weigh_boxes(row, a, b, least[i, 0], table, cutoff)
         masses[i, 0] += mass
         masses[i, 1] += moment
         for first, last in ((0, a), (b, offsets[-1])):
-            mass, moment = _weigh(row, first, last, nearest[i, 1], table, cutoff)
+            mass, moment = _weigh_boxes(row, first, last, least[i, 1], table, cutoff)
             masses[i, 2] += mass
             masses[i, 3] += moment
 
 
 @kernel
-def judge_samples(sign, nearest, masses, softmin, objective, value, margin, slope):
+def judge(sign, least, masses, softmin, objective, value, margin, slope):
     """Write each sample's objective, soft margin, and d objective / d margin."""
     _, _, _, unit, one, log_scale = softmin
     kind, bound, sharpness, keep = objective
     value_of = elementwise.softmin_value
     for i in range(len(sign)):
-        own = value_of(nearest[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
-        rival = value_of(nearest[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
+        own = value_of(least[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
+        rival = value_of(least[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
         if kind == 2:
             worth, rise = elementwise.target_objective(rival - own, bound, sharpness, keep)
         else:
@@ -100,12 +99,12 @@ def judge_samples(sign, nearest, masses, softmin, objective, value, margin, slop
 
 
 @register_jitable
-def _emit(row, first, last, nearest, mass, moment, softmin, factor, sample, out, count):
+def _emit_boxes(row, first, last, least, mass, moment, softmin, factor, sample, out, count):
     samples, boxes, coefficients = out
     table, cutoff, tau_per_unit, _, _, _ = softmin
     mean = moment / mass
     for m in range(first, last):
-        k = row[m] - nearest
+        k = row[m] - least
         if k <= cutoff:
             w = elementwise.weight(k, table, cutoff)
             c = elementwise.softmin_coefficient(k, w, mass, mean, tau_per_unit)
@@ -118,9 +117,7 @@ def _emit(row, first, last, nearest, mass, moment, softmin, factor, sample, out,
 
 
 @kernel
-def emit_entries(
-    distance, first, own, offsets, nearest, masses, slope, softmin, fixed_point, out, count
-):
+def emit(distance, first, own, offsets, least, masses, slope, softmin, fixed_point, out, count):
     """Append the entries (sample, box, coefficient) of d objective / d distance; return the count.
 
     The samples are numbered from `first`; `out` is the triple of entry arrays (int32, int32,
@@ -132,13 +129,13 @@ def emit_entries(
         row, factor = distance[i], slope[i] * fixed_point
         a, b = offsets[own[i]], offsets[own[i] + 1]
         mass, moment = masses[i, 0], masses[i, 1]
-        count = _emit(
-            row, a, b, nearest[i, 0], mass, moment, softmin, -factor, first + i, out, count
+        count = _emit_boxes(
+            row, a, b, least[i, 0], mass, moment, softmin, -factor, first + i, out, count
         )
         mass, moment = masses[i, 2], masses[i, 3]
         for c, d in ((0, a), (b, offsets[-1])):
-            count = _emit(
-                row, c, d, nearest[i, 1], mass, moment, softmin, factor, first + i, out, count
+            count = _emit_boxes(
+                row, c, d, least[i, 1], mass, moment, softmin, factor, first + i, out, count
             )
     return count
 

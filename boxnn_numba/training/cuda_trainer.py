@@ -1,26 +1,26 @@
-"""Training on a GPU: boxes, samples and figures stay there, and no step waits for the host."""
+"""CUDA trainer: boxes, samples and figures stay on the GPU, and no step waits for the host."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numba import cuda
 
 from boxnn_numba.backends import cuda_runtime as runtime
+from boxnn_numba.backends.box_layout import BoxTable
+from boxnn_numba.backends.cuda import CudaBackend
 from boxnn_numba.backends.cuda_layout import penalty_of, words_of
 from boxnn_numba.kernels import cuda_distances, cuda_training
 from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, TILE_SAMPLES
-from boxnn_numba.training.cpu_trainer import Entries, is_dense, n_moments, step_sizes
-from boxnn_numba.training.problem import FIXED_POINT
-
-if TYPE_CHECKING:
-    from boxnn_numba.backends.cuda import CudaBackend
-    from boxnn_numba.training.loader import Feed, Pair
-    from boxnn_numba.training.run import StepInputs
+from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
+from boxnn_numba.training.problem import FIXED_POINT, Problem
+from boxnn_numba.training.softmin_stages import Entries
 
 #: Samples whose figures there is room for at a time, 16 bytes each.
 _FIGURES = 2**17
@@ -47,8 +47,15 @@ class DeviceRows:
     count: int
 
 
-class CudaStepper:
-    """The boxes in training, on the GPU; the face of `boxnn_numba.training.cpu_trainer.CpuStepper`.
+def _sent_rows(x: np.ndarray, labels: np.ndarray) -> DeviceRows:
+    """Return samples (N, n) uint8 of the host on the GPU, in their order."""
+    order = runtime.send(np.arange(len(x), dtype=np.int32))
+    sent = runtime.send(words_of(x)), runtime.send(labels.astype(np.int32))
+    return DeviceRows(*sent, order, 0, len(x))
+
+
+class CudaTrainer:
+    """The boxes in training, on the GPU.
 
     Parameters
     ----------
@@ -56,8 +63,8 @@ class CudaStepper:
         The GPU.
     masters
         Initial (lower, upper), (M, n) float32 in codes.
-    inputs
-        Options and tables of the run.
+    problem
+        The tables of the run.
 
     Raises
     ------
@@ -65,8 +72,8 @@ class CudaStepper:
         The boxes, or a step, do not fit the GPU's memory.
     """
 
-    def __init__(self, backend: CudaBackend, masters: Pair, inputs: StepInputs) -> None:
-        options = inputs.options
+    def __init__(self, backend: CudaBackend, masters: Pair, problem: Problem) -> None:
+        options = problem.options
         self.backend, self.n_boxes, self.n_features = backend, *masters[0].shape
         graded = options.relaxation == "graded"
         self._penalty = penalty_of(options.forward_width) if graded else options.relaxation
@@ -87,24 +94,24 @@ class CudaStepper:
         self._coefficients: Any = None
         self._figures, self._used = cuda.device_array((2, 0), np.float64), 0
         self._window: tuple[np.ndarray, Any] | None = None
-        self.inputs = inputs
+        self.problem = problem
         self._settle()
 
     @property
-    def inputs(self) -> StepInputs:
-        """Options and tables of the run."""
-        return self._inputs
+    def problem(self) -> Problem:
+        """The tables of the run."""
+        return self._problem
 
-    @inputs.setter
-    def inputs(self, inputs: StepInputs) -> None:
-        self._inputs = inputs
-        soft, worth = inputs.softmin, inputs.objective
+    @problem.setter
+    def problem(self, problem: Problem) -> None:
+        self._problem = problem
+        soft, worth = problem.softmin, problem.objective
         real = (
             soft.tau_per_unit, soft.unit, soft.one, soft.log_scale, worth.bound, worth.sharpness,
             worth.keep, FIXED_POINT,
         )  # fmt: skip
         self._constants = (
-            runtime.send(inputs.offsets.astype(np.int64)), runtime.send(soft.table),
+            runtime.send(problem.offsets.astype(np.int64)), runtime.send(soft.table),
             np.int64(soft.cutoff), runtime.send(np.array(real)), np.int32(worth.kind),
         )  # fmt: skip
 
@@ -151,9 +158,9 @@ class CudaStepper:
         objective, margin : (batch,) float64
             Of every sample, before the step, on the GPU; see `fetch`.
         """
-        options, stream = self.inputs.options, runtime.current_stream()
+        options, stream = self.problem.options, runtime.current_stream()
         self._make_room(x.count)
-        figures = self._judge(x, self._entry_rows, self._coefficients, stream)
+        figures = self._judge(x, self._entry_rows, self._coefficients)
         self._steps += 1
         scale, sizes = step_sizes(options, self.n_boxes, x.count, rate, self._steps)
         settings = (*sizes, 0.0)[:4]
@@ -171,11 +178,8 @@ class CudaStepper:
 
         In the order of the boxes; changes nothing.
         """
-        words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
-        sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
-        part = DeviceRows(words, *sent, 0, len(x))
-        self._make_room(part.count)
-        figures = self._judge(part, self._entry_rows, self._coefficients, runtime.current_stream())
+        self._make_room(len(x))
+        figures = self._judge(_sent_rows(x, labels), self._entry_rows, self._coefficients)
         values, margins = self.fetch([figures])[0]
         counts = self._counts.copy_to_host()
         runtime.launch(
@@ -197,18 +201,17 @@ class CudaStepper:
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8 of the host."""
-        words, order = runtime.send(words_of(x)), np.arange(len(x), dtype=np.int32)
-        sent = runtime.send(labels.astype(np.int32)), runtime.send(order)
         nothing = cuda.device_array((self.n_boxes, 0), np.int32)
-        self._make_room(min(len(x), self.inputs.options.batch))
-        found, rows = [], self._distance.shape[0]
+        self._make_room(min(len(x), self.problem.options.batch))
+        every, found, rows = _sent_rows(x, labels), [], self._distance.shape[0]
         for first in range(0, len(x), rows):
-            part = DeviceRows(words, *sent, first, min(rows, len(x) - first))
-            found.append(self._judge(part, nothing, nothing, runtime.current_stream()))
+            part = replace(every, first=first, count=min(rows, len(x) - first))
+            found.append(self._judge(part, nothing, nothing))
         return np.concatenate([margins for _, margins in self.fetch(found)])
 
-    def _judge(self, x: DeviceRows, entry_rows: Any, coefficients: Any, stream: Any) -> Any:
+    def _judge(self, x: DeviceRows, entry_rows: Any, coefficients: Any) -> Any:
         """Compare samples with all boxes; return their objectives and margins, on the GPU."""
+        stream = runtime.current_stream()
         if self._used + x.count > self._figures.shape[1]:
             self._figures = cuda.device_array((2, max(_FIGURES, x.count)), np.float64)
             self._used = 0
@@ -255,19 +258,23 @@ class CudaStepper:
         codes = self._planes.copy_to_host()[:2].view(np.uint8)[..., : self.n_features]
         return codes[0].copy(), codes[1].copy()
 
+    def _pairs(self) -> Iterator[tuple[str, Any]]:
+        """Yield the arrays (2, M, n) on the GPU under the names that all trainers give them."""
+        yield "master", self._masters
+        for index, moment in enumerate(self._moments):
+            yield f"moment{index}", moment
+
     def state(self) -> dict[str, np.ndarray]:
-        """Return masters, moments and the number of steps; of the CPU's stepper, the same."""
+        """Return masters, moments and the number of steps."""
         runtime.current_stream().synchronize()
         arrays: dict[str, np.ndarray] = {"steps": np.array(self._steps)}
-        names = ["master", *(f"moment{index}" for index in range(len(self._moments)))]
-        for name, pair in zip(names, (self._masters, *self._moments), strict=True):
+        for name, pair in self._pairs():
             arrays[f"{name}_lower"], arrays[f"{name}_upper"] = pair.copy_to_host()
         return arrays
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned."""
-        names = ["master", *(f"moment{index}" for index in range(len(self._moments)))]
-        for name, pair in zip(names, (self._masters, *self._moments), strict=True):
+        for name, pair in self._pairs():
             both = np.stack([arrays[f"{name}_lower"], arrays[f"{name}_upper"]])
             pair.copy_to_device(both.astype(np.float32))
         self._steps = int(arrays["steps"])
@@ -278,5 +285,28 @@ class CudaStepper:
         cuda.default_stream().synchronize()
         cuda_training.settle[self.n_boxes, LINE, runtime.current_stream()](
             self._masters, np.int32(self.n_features),
-            np.int32(self.inputs.options.forward_width), self._planes,
+            np.int32(self.problem.options.forward_width), self._planes,
         )  # fmt: skip
+
+
+_lock = threading.Lock()
+_last: CudaTrainer | None = None
+
+
+def forward(
+    backend: CudaBackend, table: BoxTable, x: np.ndarray, labels: np.ndarray, problem: Problem
+) -> tuple[Entries, np.ndarray, np.ndarray]:
+    """Return what a batch says of the boxes; as `boxnn_numba.training.softmin_stages.forward`.
+
+    Boxes and samples come from the host; the entries are in the order of the boxes. What was
+    allocated for a problem is used again.
+    """
+    global _last
+    with _lock:
+        bounds = table.bounds()
+        if _last is None or _last.n_boxes != table.n_boxes or _last.problem is not problem:
+            masters = bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+            _last = CudaTrainer(backend, masters, problem)
+        else:
+            _last.deploy(*bounds)
+        return _last.entries(x, labels)

@@ -1,10 +1,18 @@
-"""Boxes to start from where data are few, uneven or crowded, or come in parts."""
+"""Initial boxes: how many a class gets, and where they are.
+
+`initial_boxes` draws the centres of a run from its samples. `grown` adds boxes to present ones
+where these are wrong, for data that are few, uneven or crowded, or come in parts.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+
+from boxnn_numba.errors import OptionError
+from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.options import TrainingOptions
 
 #: Samples that the side of new boxes is chosen on.
 _PROBES = 128
@@ -23,7 +31,7 @@ class Seeds(NamedTuple):
         (M,) int32 class indices, ascending.
     """
 
-    bounds: tuple[np.ndarray, np.ndarray]
+    bounds: Pair
     labels: np.ndarray
 
     @classmethod
@@ -46,6 +54,63 @@ class Seeds(NamedTuple):
             for side, sign in zip(self.bounds, (-1, 1), strict=True)
         )
         return Seeds((lower, upper), every[order])
+
+
+def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
+    """Return the (K,) numbers of boxes of the classes, as even as can be.
+
+    Raises
+    ------
+    OptionError
+        Fewer boxes than classes.
+    """
+    if n_boxes < n_classes:
+        raise OptionError(
+            f"`boxes` is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
+        )
+    share = np.full(n_classes, n_boxes // n_classes)
+    share[: n_boxes % n_classes] += 1
+    return share
+
+
+def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds:
+    """Return the boxes that a run starts from, their bounds still unclipped.
+
+    Parameters
+    ----------
+    feed
+        The training data.
+    n_classes
+        Number K of classes.
+    options
+        Gives boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization").
+
+    Raises
+    ------
+    OptionError
+        Fewer boxes than classes, or more boxes in a class than it has samples.
+    """
+    share = even_shares(options.boxes, n_classes)
+    labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
+    rng = np.random.default_rng([options.seed, 2])
+    if options.initialisation == "random":
+        centres = rng.uniform(0, 255, (options.boxes, feed.n_features)).astype(np.float32)
+    else:
+        y = feed.labels
+        counts = np.bincount(y, minlength=n_classes)
+        short = np.flatnonzero(counts < share)
+        if len(short):
+            c = short[0]
+            raise OptionError(
+                f"class number {c} has {counts[c]} training samples, fewer than its {share[c]} "
+                f"boxes; lower `boxes` to at most {int(counts.min()) * n_classes}"
+            )
+        rows = [
+            rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
+        ]
+        centres = feed.take(np.concatenate(rows)).astype(np.float32)
+    half = np.float32(255 * options.alpha)
+    return Seeds((centres - half, centres + half), labels)
 
 
 def grown(

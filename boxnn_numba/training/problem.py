@@ -1,11 +1,13 @@
-"""Soft-min and objective of a training run, in the integer form that the kernels take."""
+"""Problem: options, soft-min and objective of a run, in the integer form that kernels take."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from boxnn_numba.errors import OptionError
 from boxnn_numba.training.options import TrainingOptions
 
 #: Coefficients d objective / d distance are rounded to multiples of 1 / FIXED_POINT.
@@ -92,3 +94,47 @@ def objective(options: TrainingOptions) -> Objective:
     """Return the objective of a run in the form that the kernels take."""
     bound = 2.0 * options.radius if options.objective == "target" else options.beta
     return Objective(_KINDS[options.objective], bound, options.sharpness, options.keep)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a step needs besides boxes and a batch; the tables of a run.
+
+    Attributes
+    ----------
+    options
+        All settings.
+    offsets
+        (K + 1,) boxes ``offsets[c]:offsets[c + 1]`` are of class c.
+    softmin, objective
+        What a sample asks for.
+    """
+
+    options: TrainingOptions
+    offsets: np.ndarray
+    softmin: SoftMin
+    objective: Objective
+
+    @classmethod
+    def of(
+        cls, options: TrainingOptions, labels: np.ndarray, n_classes: int, n_features: int
+    ) -> Problem:
+        """Return the problem of boxes with these ascending labels (M,).
+
+        Raises
+        ------
+        OptionError
+            Distances of so many features do not fit an integer.
+        """
+        largest = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}
+        reach = largest[options.relaxation] * n_features
+        if reach >= 2**31:
+            raise OptionError(
+                f"relaxation {options.relaxation} overflows with {n_features} features; use graded"
+            )
+        offsets = np.searchsorted(labels, np.arange(n_classes + 1))
+        return cls(options, offsets, softmin(options, reach), objective(options))
+
+    def aimed(self, options: TrainingOptions, aim: TrainingOptions) -> Problem:
+        """Return this problem with other options, and with the objective of `aim`."""
+        return replace(self, options=options, objective=objective(aim))

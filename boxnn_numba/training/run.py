@@ -1,4 +1,4 @@
-"""Training: initialise, step, and the epochs of one run. Knows no Dask and no Zarr."""
+"""Training run: initial boxes, epochs, validation, and its state. Knows no Dask and no Zarr."""
 
 from __future__ import annotations
 
@@ -9,107 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.certificates import margin as certificates
-from boxnn_numba.errors import DivergenceError, InputError, OptionError
+from boxnn_numba.backends.protocol import Backend
+from boxnn_numba.errors import DivergenceError, InputError
+from boxnn_numba.progress import SILENT, Progress
+from boxnn_numba.training.initial_boxes import Seeds, initial_boxes
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.problem import Objective, SoftMin, objective, softmin
+from boxnn_numba.training.problem import Problem, objective
+from boxnn_numba.training.selection import Validation, given_up, validate
+from boxnn_numba.training.trainer import MakeTrainer, Trainer, trainer_on
 
 #: A run has diverged when its validation score falls below this part of its best.
 COLLAPSE = 0.25
-#: A class is given up when less than this part of its validation samples, of which there must be
-#: so many, is predicted right.
-GIVEN_UP, _ENOUGH_SAMPLES = 0.2, 20
 # The automatic clip: chosen on validation data of MNIST and Fashion-MNIST.
 _BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 20_000, 0.9, 1.1
-
-
-def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
-    """Split row numbers into training and validation rows, stratified by class.
-
-    Parameters
-    ----------
-    y
-        (N,) class indices.
-    fraction
-        Part of every class that goes to validation; each class keeps at least one training row.
-    seed
-        Seed of the choice.
-
-    Returns
-    -------
-    train, validation : ndarray of int64
-        Ascending row numbers.
-    """
-    rng = np.random.default_rng([seed, 1])
-    held = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        rows = rng.permutation(np.flatnonzero(y == label))
-        held[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
-    """Return the (K,) numbers of boxes of the classes, as even as can be.
-
-    Raises
-    ------
-    OptionError
-        Fewer boxes than classes.
-    """
-    if n_boxes < n_classes:
-        raise OptionError(
-            f"`boxes` is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
-        )
-    share = np.full(n_classes, n_boxes // n_classes)
-    share[: n_boxes % n_classes] += 1
-    return share
-
-
-def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> tuple[Pair, np.ndarray]:
-    """Return master bounds in codes (float32) and labels of the boxes a run starts from.
-
-    Parameters
-    ----------
-    feed
-        The training data.
-    n_classes
-        Number K of classes.
-    options
-        Gives boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization").
-
-    Returns
-    -------
-    (lower, upper), labels
-        Two (M, n) float32, still unclipped, and (M,) int32 sorted.
-
-    Raises
-    ------
-    OptionError
-        Fewer boxes than classes, or more boxes in a class than it has samples.
-    """
-    share = even_shares(options.boxes, n_classes)
-    labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
-    rng = np.random.default_rng([options.seed, 2])
-    if options.initialisation == "random":
-        centres = rng.uniform(0, 255, (options.boxes, feed.n_features)).astype(np.float32)
-    else:
-        y = feed.labels
-        counts = np.bincount(y, minlength=n_classes)
-        short = np.flatnonzero(counts < share)
-        if len(short):
-            c = short[0]
-            raise OptionError(
-                f"class number {c} has {counts[c]} training samples, fewer than its {share[c]} "
-                f"boxes; lower `boxes` to at most {int(counts.min()) * n_classes}"
-            )
-        rows = [
-            rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
-        ]
-        centres = feed.take(np.concatenate(rows)).astype(np.float32)
-    half = np.float32(255 * options.alpha)
-    return (centres - half, centres + half), labels
 
 
 @dataclass(frozen=True)
@@ -136,16 +49,6 @@ class EpochRecord:
         return cls(**known)
 
 
-@dataclass(frozen=True)
-class StepInputs:
-    """What a step needs besides the batch; constant over a run."""
-
-    options: TrainingOptions
-    offsets: np.ndarray
-    softmin: SoftMin
-    objective: Objective
-
-
 class Training:
     """One run: its boxes, its optimiser, and where it is.
 
@@ -158,10 +61,11 @@ class Training:
     n_classes
         Number K of classes, at least 2.
     backend
-        Where the kernels run.
+        Where boxes are validated.
+    make_trainer
+        Makes what moves the boxes; by default it is on the device of the backend.
     start
-        Master bounds and labels to start from, as `initial_boxes` returns them, which makes them
-        where it is None.
+        Boxes to start from; by default those of `initial_boxes`.
 
     Raises
     ------
@@ -176,8 +80,10 @@ class Training:
         options: TrainingOptions,
         feed: Feed,
         n_classes: int,
-        backend: CpuBackend,
-        start: tuple[Pair, np.ndarray] | None = None,
+        backend: Backend,
+        *,
+        make_trainer: MakeTrainer | None = None,
+        start: Seeds | None = None,
     ) -> None:
         if n_classes < 2:
             raise InputError("the data has one class; a classifier needs at least two")
@@ -185,16 +91,9 @@ class Training:
         self._feed = feed
         masters, self.labels = start or initial_boxes(feed, n_classes, options)
         self.n_rows, self.n_features = len(feed), feed.n_features
-        largest = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}
-        reach = largest[options.relaxation] * self.n_features
-        if reach >= 2**31:
-            raise OptionError(
-                f"relaxation {options.relaxation} overflows with {self.n_features} features; "
-                "use graded"
-            )
-        offsets = np.searchsorted(self.labels, np.arange(n_classes + 1))
-        self.inputs = StepInputs(options, offsets, softmin(options, reach), objective(options))
-        self.stepper = backend.stepper(masters, self.inputs)
+        self.problem = Problem.of(options, self.labels, n_classes, self.n_features)
+        make = make_trainer or trainer_on(backend)
+        self.trainer: Trainer = make(masters, self.problem)
         margins = self._initial_margins()
         self._start_margin = float(margins.mean())
         if options.beta == 0 and (options.warmup_epochs or options.objective != "target"):
@@ -205,13 +104,12 @@ class Training:
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
         self.best: Pair = self.codes()
-        self._recall = np.full(n_classes, np.nan)
-        self.start = EpochRecord(0, 0.0, np.nan, self._start_margin, *self._validate())
+        self.start = EpochRecord(0, 0.0, np.nan, self._start_margin, *self._validate()[:4])
         self._best_score, self._best_recall = self.start.score, self._recall
 
     def codes(self) -> Pair:
         """Return copies of the deployed bounds, (M, n) uint8."""
-        lower, upper = self.stepper.bounds()
+        lower, upper = self.trainer.bounds()
         return lower.copy(), upper.copy()
 
     def _initial_margins(self) -> np.ndarray:
@@ -219,7 +117,7 @@ class Training:
         rng = np.random.default_rng([self.options.seed, 4])
         count = min(_BETA_SAMPLES, self.n_rows)
         rows = np.sort(rng.choice(self.n_rows, count, replace=False))
-        return self.stepper.margins(self._feed.take(rows), self._feed.labels[rows])
+        return self.trainer.margins(self._feed.take(rows), self._feed.labels[rows])
 
     def _choose_beta(self, margins: np.ndarray) -> None:
         """Clip where few of the initial boxes' margins are: what the data can reach."""
@@ -229,27 +127,26 @@ class Training:
 
     def _aim(self, options: TrainingOptions) -> None:
         """Take the objective of some options from here on."""
-        self.inputs = replace(self.inputs, options=self.options, objective=objective(options))
-        self.stepper.inputs = self.inputs
+        self.trainer.problem = self.problem = self.problem.aimed(self.options, options)
 
     def _enter_phase(self) -> tuple[int, int]:
         """Aim at what the epoch about to run is for; return the epochs of its phase."""
         warmup = self.options.warmup_epochs
         warm = self.epoch < warmup
         aim = replace(self.options, objective="clip", warmup=0.0) if warm else self.options
-        if objective(aim) != self.inputs.objective:
+        if objective(aim) != self.problem.objective:
             self._aim(aim)
         return (0, warmup) if warm else (warmup, self.options.epochs)
 
     def run_epoch(
-        self, progress: Any = None, after_step: Callable[[], None] | None = None
+        self, progress: Progress = SILENT, after_step: Callable[[], None] | None = None
     ) -> EpochRecord:
         """Pass over the rest of the epoch, validate, and keep the boxes if they are the best.
 
         Parameters
         ----------
         progress
-            Optional object with ``advance(n)``, called with the samples done.
+            Told of the samples done.
         after_step
             Called when a step is complete, a moment at which `state` can be taken.
 
@@ -266,14 +163,13 @@ class Training:
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
         first, last = self._enter_phase()
-        for step, (x, y) in enumerate(self.stepper.batches(self._feed, self.epoch, batch)):
+        for step, (x, y) in enumerate(self.trainer.batches(self._feed, self.epoch, batch)):
             if step < self.step:  # done before the run was stopped
                 continue
             done = ((self.epoch - first) * steps + step) / ((last - first) * steps)
-            self._figures.append(self.stepper.step(x, y, self.rate(done)))
+            self._figures.append(self.trainer.step(x, y, self.rate(done)))
             self.step += 1
-            if progress is not None:
-                progress.advance(len(y))
+            progress.advance(len(y))
             if after_step is not None:
                 after_step()
         self.epoch += 1
@@ -283,7 +179,7 @@ class Training:
             time.perf_counter() - began,
             self._sums[0] / total,
             self._sums[1] / total,
-            *self._validate(),
+            *self._validate()[:4],
         )
         self.step, self._sums = 0, (0.0, 0.0)
         self.history.append(record)
@@ -292,7 +188,7 @@ class Training:
 
     def _add_figures(self) -> None:
         """Add what steps found to the sums; only this waits for a GPU."""
-        for values, margins in self.stepper.fetch(self._figures):
+        for values, margins in self.trainer.fetch(self._figures):
             self._sums = (
                 self._sums[0] + float(values.sum()),
                 self._sums[1] + float(margins.sum()),
@@ -313,29 +209,10 @@ class Training:
         }
         return float(self.options.lr * factor[self.options.schedule])
 
-    def _validate(self) -> tuple[float, int, float, float]:
-        bounds, width = self.stepper.bounds(), self.options.width
-        layout = self.backend.layout(*bounds, self.inputs.offsets, width)
-        blocks = []
-        for x, y in self._feed.held_out():
-            distance = np.empty((len(y), self.n_classes), np.int32)
-            self.backend.class_distance(x, layout, width, distance)
-            certified = certificates.certified_radius(distance, width, self.options.group_size)
-            blocks.append((*certified, y))
-        if not blocks:
-            return np.nan, -1, np.nan, np.nan
-        prediction, radius, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        outcome = prediction, radius, y
-        counts = np.bincount(y, minlength=self.n_classes)
-        right = np.bincount(y[prediction == y], minlength=self.n_classes)
-        self._recall = np.where(counts < _ENOUGH_SAMPLES, np.nan, right / np.maximum(counts, 1))
-        mean = certificates.mean_certified_radius(*outcome)
-        if self.options.objective == "target":
-            score = float(certificates.certified_accuracy(*outcome, [self.options.radius])[0])
-        else:
-            score = mean
-        accuracy = float((prediction == y).mean())
-        return accuracy, certificates.median_certified_radius(*outcome), mean, score
+    def _validate(self) -> Validation:
+        found = validate(self.trainer.bounds(), self._feed, self.problem, self.backend)
+        self._recall = found.recall
+        return found
 
     def _judge(self, record: EpochRecord) -> None:
         problem = ""
@@ -357,14 +234,14 @@ class Training:
 
     def given_up(self) -> dict[int, float]:
         """Return the class indices that the best boxes hardly predict, and how often they do."""
-        return {c: float(r) for c, r in enumerate(self._best_recall) if r < GIVEN_UP}
+        return given_up(self._best_recall)
 
     # --- state, for checkpoints ---------------------------------------------------------
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return everything that the next step depends on: arrays and plain values."""
         self._add_figures()
-        arrays = {f"stepper_{key}": value for key, value in self.stepper.state().items()}
+        arrays = {f"stepper_{key}": value for key, value in self.trainer.state().items()}
         arrays["best_lower"], arrays["best_upper"] = self.best
         values = {
             "epoch": self.epoch,
@@ -380,7 +257,7 @@ class Training:
     def restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         prefix = "stepper_"
-        self.stepper.restore(
+        self.trainer.restore(
             {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
         )
         self.best = arrays["best_lower"], arrays["best_upper"]

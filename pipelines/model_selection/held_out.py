@@ -8,7 +8,7 @@ from boxnn_numba.data.dataset import Dataset
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.run import validation_split
+from boxnn_numba.training.selection import validation_split
 
 #: Rows that are certified at a time.
 _ROWS = 8192

@@ -15,11 +15,11 @@ from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
-from boxnn_numba.model import trained_model
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.run_folder import write_text
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
+from boxnn_numba.training.fit import trained_model
 from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.run import Training
 

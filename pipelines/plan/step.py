@@ -1,6 +1,6 @@
 """The step of training on a cluster: what it takes, in closed forms.
 
-They follow what the cluster steppers do, message by message. A step is synchronous, so its time
+They follow what the cluster trainers do, message by message. A step is synchronous, so its time
 is a sum:
 
 - the client finds the codes that the step before changed;

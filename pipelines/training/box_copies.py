@@ -20,7 +20,7 @@ from boxnn_numba.backends.cpu import CpuBackend
 
 if TYPE_CHECKING:
     from boxnn_numba.training.loader import Pair
-    from boxnn_numba.training.run import StepInputs
+    from boxnn_numba.training.problem import Problem
 
 LARGEST_GAP = 255
 
@@ -79,15 +79,15 @@ class BoxUpdate:
         Which run they belong to.
     number
         Counts the updates of a run.
-    inputs
-        What a step needs besides; only beside all codes.
+    problem
+        The tables of the run; only beside all codes.
     stride
         Codes in a row of the table that changes were found in.
     """
 
     run: str
     number: int
-    inputs: StepInputs | None = None
+    problem: Problem | None = None
     stride: int = 0
 
 
@@ -108,14 +108,14 @@ class BoxSender:
         self._backend = backend
         self._run = uuid4().hex
         self._number = 0
-        self._sent: tuple[BoxTable, StepInputs] | None = None
+        self._sent: tuple[BoxTable, Problem] | None = None
 
-    def update(self, table: BoxTable, inputs: StepInputs) -> Message:
+    def update(self, table: BoxTable, problem: Problem) -> Message:
         """Return the next update, and its arrays: what takes the workers to these boxes."""
         self._number += 1
-        if self._sent is None or inputs is not self._sent[1]:
+        if self._sent is None or problem is not self._sent[1]:
             copies = table.lower.copy(), table.upper.copy()
-            self._sent = replace(table, lower=copies[0], upper=copies[1]), inputs
+            self._sent = replace(table, lower=copies[0], upper=copies[1]), problem
             return self.whole()
         before = self._sent[0].lower, self._sent[0].upper
         after = table.lower, table.upper
@@ -130,9 +130,9 @@ class BoxSender:
     def whole(self) -> Message:
         """Return the last update for a worker that knows nothing."""
         assert self._sent is not None
-        table, inputs = self._sent
+        table, problem = self._sent
         codes = (np.ascontiguousarray(side) for side in table.bounds())
-        return (BoxUpdate(self._run, self._number, inputs), *codes)
+        return (BoxUpdate(self._run, self._number, problem), *codes)
 
     def reminder(self) -> Message:
         """Return the last update for a worker that has had it."""
@@ -149,7 +149,7 @@ class BoxCopy:
 
     number: int
     table: BoxTable
-    inputs: StepInputs
+    problem: Problem
 
 
 #: Runs whose boxes a worker keeps: two clients may share it.
@@ -168,9 +168,9 @@ def current_boxes(update: BoxUpdate, *arrays: np.ndarray) -> BoxCopy | None:
         known = _copies.get(update.run)
         if known is not None and known.number == update.number:
             return known
-        if update.inputs is not None:
+        if update.problem is not None:
             table = box_table(*arrays)
-            moved = BoxCopy(update.number, table, update.inputs)
+            moved = BoxCopy(update.number, table, update.problem)
         elif arrays and known is not None and known.number == update.number - 1:
             del _copies[update.run]  # not to be found half changed, should this fail
             lower_gaps, lower_codes, upper_gaps, upper_codes = arrays

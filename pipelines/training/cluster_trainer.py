@@ -1,4 +1,4 @@
-"""Synchronous data-parallel training: workers look at samples, the client moves the boxes.
+"""Cluster trainer: workers look at samples, the client moves the boxes, step by step.
 
 A step tells every worker which codes of the boxes (uint8) changed, and gives a piece of the
 batch to every slot. A task returns its entries (sample, box, coefficient): the sparse partial
@@ -21,13 +21,16 @@ import numpy as np
 from boxnn_numba.backends.box_layout import box_table
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.errors import ClusterError, OptionError
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import Executor
 from boxnn_numba.pipelines.training.box_copies import BoxSender, BoxUpdate, Message, current_boxes
-from boxnn_numba.training.cpu_trainer import CpuStepper, Entries, Judgement
+from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Pair
-from boxnn_numba.training.run import StepInputs
+from boxnn_numba.training.problem import Problem
+from boxnn_numba.training.softmin_stages import Entries, SoftMinStages
+from boxnn_numba.training.trainer import MakeTrainer, trainer_on
 
 #: A step whose boxes were lost with a worker is sent again this often.
 _ATTEMPTS = 8
@@ -84,19 +87,41 @@ def forward_task(
     if boxes is None:
         return None
     began = time.perf_counter()
-    backend = get_backend(device, 1)
-    result = backend.forward(boxes.table, x, labels, boxes.inputs)
+    backend: Any = get_backend(device, 1)
+    if backend.name == "cuda":
+        from boxnn_numba.training.cuda_trainer import forward
+    else:
+        from boxnn_numba.training.softmin_stages import forward
+    result = forward(backend, boxes.table, x, labels, boxes.problem)
     return result, time.perf_counter() - began
 
 
-class ClusterStepper(CpuStepper):
-    """A stepper whose forward pass runs on a cluster; every worker gets all boxes."""
+class ClusterTrainer(CpuTrainer):
+    """A trainer whose forward pass runs on a cluster; every worker gets all boxes.
 
-    def __init__(self, backend: ClusterBackend, masters: Pair, inputs: StepInputs) -> None:
-        super().__init__(backend, masters, inputs)
-        self._executor = backend.executor
-        self.statistics = backend.statistics
-        self._device = backend.device
+    Parameters
+    ----------
+    backend
+        The client's, for gradients and updates.
+    executor
+        The cluster.
+    device
+        Where workers compute, ``"cpu"`` or ``"cuda"``.
+    masters, problem
+        As for `CpuTrainer`.
+    """
+
+    def __init__(
+        self,
+        backend: CpuBackend,
+        executor: DaskExecutor,
+        device: str,
+        masters: Pair,
+        problem: Problem,
+    ) -> None:
+        super().__init__(backend, masters, problem)
+        self._executor, self._device = executor, device
+        self.statistics = StepStatistics()
         self._sender = BoxSender(backend)
         self._update: Message | None = None
         self._pieces = 1  # of a step, for each slot
@@ -106,13 +131,12 @@ class ClusterStepper(CpuStepper):
         from distributed import CancelledError
 
         began = time.perf_counter()
-        codes = np.ascontiguousarray(x[: len(labels), : self.table.n_features])
         self._update = None
         self._executor.forget_placed()
         for _ in range(_ATTEMPTS):
             try:
                 with self._executor.failures(lost_workers=False):
-                    result = self._round(codes, labels)
+                    result = self._round(x, labels)
                 break
             except (CancelledError, OSError):
                 # What was on a worker went with it, or it could not be reached (tasks touch no
@@ -133,7 +157,7 @@ class ClusterStepper(CpuStepper):
         executor = self._executor
         executor.count_workers()
         if self._update is None:  # a step that is asked for again says the same
-            self._update = self._sender.update(self.table, self.inputs)
+            self._update = self._sender.update(self.table, self.problem)
         count = min(executor.slots * self._pieces, len(labels))
         bounds = np.linspace(0, len(labels), count + 1).astype(int).tolist()
         pieces = [(x[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
@@ -145,7 +169,9 @@ class ClusterStepper(CpuStepper):
                 results[index] = answer
             self._sender.start_again()
         parts = [result for result, _ in results]
-        entries = Entries.join([part[0] for part in parts], bounds[:-1])
+        entries = Entries.join(
+            [part[0].shifted(samples=a) for part, a in zip(parts, bounds, strict=False)]
+        )
         values, margins = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
         # Long tasks are cut, so that nobody waits long for the slowest worker.
         seconds = self._pieces * float(np.median([seconds for _, seconds in results]))
@@ -173,50 +199,32 @@ class Shard:
 
 
 def shard_distances(
-    codes: np.ndarray, x: np.ndarray, offsets: np.ndarray, inputs: StepInputs
+    codes: np.ndarray, x: np.ndarray, offsets: np.ndarray, problem: Problem
 ) -> Shard:
     """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
-    backend, options = get_backend("cpu", 1), inputs.options
-    table = box_table(*codes)
+    backend, options, table = get_backend("cpu", 1), problem.options, box_table(*codes)
     boxes = backend.operands(table, options.relaxation)
-    distance = backend.distances(
-        backend.samples(x), 0, len(x), boxes, (0, table.n_boxes), options.forward_width,
-        options.relaxation,
-    )  # fmt: skip
-    return Shard(distance, offsets)
+    span, how = (0, table.n_boxes), (options.forward_width, options.relaxation)
+    return Shard(backend.distances(backend.samples(x), boxes, span, *how), offsets)
 
 
-def shard_minima(shard: Shard, blank: Judgement) -> np.ndarray:
-    """Return the (batch, K) distances to the nearest box of each class in a shard."""
-    blank.see_minima(shard.distance, shard.offsets)
-    return blank.minima
+def shard_stage(shard: Shard, stages: SoftMinStages, name: str) -> Any:
+    """Return what a shard says in a stage: minima, masses, or entries (runs on a worker)."""
+    if name == "emit":
+        room, count = stages.emit(shard.distance, shard.offsets)
+        return room.first(count)
+    return getattr(stages, name)(shard.distance, shard.offsets)
 
 
-def shard_masses(shard: Shard, sided: Judgement) -> np.ndarray:
-    """Return a shard's part of the soft-min sums, integers (batch, 4)."""
-    sided.see_masses(shard.distance, shard.offsets)
-    return sided.masses
-
-
-def shard_entries(shard: Shard, judged: Judgement) -> Entries:
-    """Return the entries of a shard, boxes counted within it."""
-    room = Entries.empty(64 * len(judged.labels))
-    count = judged.emit(shard.distance, shard.offsets, 0, room, 0)
-    if count > len(room.boxes):
-        room = Entries.empty(count)
-        judged.emit(shard.distance, shard.offsets, 0, room, 0)
-    return room.first(count)
-
-
-class ShardedStepper(ClusterStepper):
-    """A stepper whose boxes are split too: no worker holds all of them.
+class ShardedTrainer(ClusterTrainer):
+    """A trainer whose boxes are split too: no worker holds all of them.
 
     Three rounds per step: minima per class, sums of soft-min weights, entries. Each combines
     exactly (minima, and sums of integers), so the bits are those of one process.
     """
 
     def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
-        executor, inputs = self._executor, self.inputs
+        executor, problem = self._executor, self.problem
         lower, upper = self.table.bounds()
         bounds = np.linspace(0, len(lower), min(executor.box_shards, len(lower)) + 1).astype(int)
         spans = list(itertools.pairwise(bounds.tolist()))
@@ -226,59 +234,40 @@ class ShardedStepper(ClusterStepper):
                 shard_distances,
                 executor.place(np.stack((lower[a:b], upper[a:b]))),
                 samples,
-                np.clip(inputs.offsets - a, 0, b - a),
-                inputs,
+                np.clip(problem.offsets - a, 0, b - a),
+                problem,
             )
             for a, b in spans
         ]
-        batch = Judgement(labels, inputs)
-        for minima in self._stage(shard_minima, shards, batch):
+        batch = SoftMinStages(labels, problem)
+        for minima in self._stage("nearest", shards, batch):
             np.minimum(batch.minima, minima, out=batch.minima)
-        batch.choose_sides()
-        for masses in self._stage(shard_masses, shards, batch):
+        batch.sides()
+        for masses in self._stage("weigh", shards, batch):
             batch.masses += masses
         batch.judge()
-        parts = self._stage(shard_entries, shards, batch)
-        for part, (first, _) in zip(parts, spans, strict=True):
-            part.boxes += np.int32(first)
+        parts = self._stage("emit", shards, batch)
+        entries = [part.shifted(boxes=a) for part, (a, _) in zip(parts, spans, strict=True)]
         self.statistics.add(4 * len(shards), 2 * lower.nbytes + len(shards) * x.nbytes, 0.0, 0.0)
-        return Entries.join(parts, [0] * len(parts)), batch.value, batch.margin
+        return Entries.join(entries), batch.value, batch.margin
 
-    def _stage(self, function: Any, shards: list[Any], batch: Judgement) -> list[Any]:
+    def _stage(self, name: str, shards: list[Any], batch: SoftMinStages) -> list[Any]:
         executor = self._executor
-        return executor.gather([executor.submit(function, shard, batch) for shard in shards])
+        return executor.gather(
+            [executor.submit(shard_stage, shard, batch, name) for shard in shards]
+        )
 
 
-class ClusterBackend(CpuBackend):
-    """The CPU backend of the client, with forward passes of training on a cluster.
-
-    Parameters
-    ----------
-    threads
-        Threads of the client, for gradients, updates and validation.
-    executor
-        The cluster.
-    device
-        Where workers compute, ``"cpu"`` or ``"cuda"``.
-    """
-
-    def __init__(self, threads: int, executor: DaskExecutor, device: str = "cpu") -> None:
-        super().__init__(threads)
-        self.executor, self.device = executor, device
-        self.statistics = StepStatistics()
-
-    def stepper(self, masters: Pair, inputs: StepInputs) -> ClusterStepper:
-        """Return the training state of boxes with these master bounds."""
-        kind = ShardedStepper if self.executor.box_shards else ClusterStepper
-        return kind(self, masters, inputs)
-
-
-def training_backend(executor: Executor, device: str, threads: int | None) -> CpuBackend:
-    """Return the backend for training on an executor."""
+def training_on(
+    executor: Executor, device: str, threads: int | None
+) -> tuple[Backend, MakeTrainer]:
+    """Return the backend of this process, and what makes the trainer, of a run on an executor."""
     if not isinstance(executor, DaskExecutor):
-        return get_backend(device, threads)
+        here = get_backend(device, threads)
+        return here, trainer_on(here)
     if executor.box_shards and device == "cuda":
         raise OptionError("`box_shards` are computed on CPUs; leave it out or use `device` cpu")
     # Workers that are not told to use a GPU share none by accident.
-    where = "cuda" if device == "cuda" else "cpu"
-    return ClusterBackend(get_backend("cpu", threads).threads, executor, where)
+    where, backend = "cuda" if device == "cuda" else "cpu", get_backend("cpu", threads)
+    kind = ShardedTrainer if executor.box_shards else ClusterTrainer
+    return backend, functools.partial(kind, backend, executor, where)

@@ -12,7 +12,7 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.run import validation_split
+from boxnn_numba.training.selection import validation_split
 
 #: Codes of a window; two are in memory while the next one is loaded.
 WINDOW_BYTES = 128 * 2**20

@@ -16,17 +16,17 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.errors import DataError
-from boxnn_numba.model import trained_model, training_warnings
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
-    ClusterBackend,
+    ClusterTrainer,
     StepStatistics,
-    training_backend,
+    training_on,
 )
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
 from boxnn_numba.progress import Progress
+from boxnn_numba.training.fit import trained_model, training_warnings
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
 
@@ -125,8 +125,9 @@ def train(
         with connect(cluster, threads, device=run.device) as executor:
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
-            backend = training_backend(executor, run.device, threads)
-            training = Training(options, feed, len(dataset.classes), backend)
+            backend, make = training_on(executor, run.device, threads)
+            training = Training(options, feed, len(dataset.classes), backend, make_trainer=make)
+            trainer = training.trainer
             about = {**options.as_dict(), "dataset digest": dataset.digest}
             checkpoint = Checkpoint(partial, about, checkpoint_seconds)
             _run_epochs(training, partial, checkpoint, run.progress)
@@ -155,7 +156,7 @@ def train(
         float(np.median([record.seconds for record in training.history])),
         time.perf_counter() - began,
         training_warnings(training, dataset.classes),
-        backend.statistics if isinstance(backend, ClusterBackend) else None,
+        trainer.statistics if isinstance(trainer, ClusterTrainer) else None,
     )
 
 

@@ -181,8 +181,8 @@ def check(sizes: Sizes) -> int:
         ]
         for run in runs:
             run.run_epoch()
-        for name, value in runs[0].stepper.state().items():
-            cases.append((f"{objective} {optimizer} {name}", value, runs[1].stepper.state()[name]))
+        for name, value in runs[0].trainer.state().items():
+            cases.append((f"{objective} {optimizer} {name}", value, runs[1].trainer.state()[name]))
     for where, expected, found in cases:
         if not np.array_equal(expected, found):
             sys.exit(f"gpu_bench: {where}: the GPU and the CPU differ; nothing was measured")

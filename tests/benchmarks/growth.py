@@ -22,7 +22,7 @@ from benchmarks.method import (
     record,
 )
 from benchmarks.processes import python
-from benchmarks.training import make_stepper, step_problem
+from benchmarks.training import make_trainer, step_problem
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.boxes import Boxes
@@ -94,8 +94,8 @@ def step_call(size: dict[str, int], samples: Samples) -> Callable[[], Any]:
     backend = get_backend("cpu", 1)
     # Distances grow with n: a soft-min as wide as they are keeps as many boxes at every n.
     spread = size["n"] / STEP_SIZE["n"]
-    stepper = make_stepper(backend, boxes, samples.n_classes, 128, size["N"], spread)
-    return functools.partial(stepper.step, backend.samples(x), y, 1e-9)
+    trainer = make_trainer(backend, boxes, samples.n_classes, 128, size["N"], spread)
+    return functools.partial(trainer.step, x, y, 1e-9)
 
 
 def _time_growth(

@@ -161,8 +161,8 @@ def test_a_peer_with_other_distances_is_not_compared(
 def test_our_gradient_is_that_of_the_loss(samples: bench_method.Samples, width: int) -> None:
     x, y, boxes = bench_training.step_problem(samples, 12, 6)
     backend = get_backend("cpu", 1)
-    stepper = bench_training.make_stepper(backend, boxes, 3, width, 6)
-    lower, upper = bench_training.our_gradient(stepper, backend.samples(x), y)
+    trainer = bench_training.make_trainer(backend, boxes, 3, width, 6)
+    lower, upper = bench_training.our_gradient(trainer, x, y)
     for side, gradient in ((0, lower), (1, upper)):
         m, k = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
         step = 0.5

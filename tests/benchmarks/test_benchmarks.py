@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks.method import Samples, random_boxes, random_codes
-from benchmarks.training import make_stepper, step_problem
+from benchmarks.training import make_trainer, step_problem
 from scipy.ndimage import affine_transform
 
 from boxnn_numba import Boxes, box_distance, class_distance, pairwise_distance
@@ -66,8 +66,8 @@ def test_training_step(benchmark: Any, codes: np.ndarray, batch: int) -> None:
     samples = Samples("random", (codes, y), (codes, y), CLASSES)
     x, labels, boxes = step_problem(samples, 200, batch)
     backend = get_backend("cpu")
-    stepper = make_stepper(backend, boxes, CLASSES, 128, batch)
-    values, _ = benchmark(stepper.step, backend.samples(x), labels, 1e-9)
+    trainer = make_trainer(backend, boxes, CLASSES, 128, batch)
+    values, _ = benchmark(trainer.step, x, labels, 1e-9)
     assert np.isfinite(values).all()
 
 

@@ -23,11 +23,11 @@ from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import BackendError
 from boxnn_numba.kernels import training as cpu_training
-from boxnn_numba.training.cpu_trainer import CpuStepper
+from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.problem import FIXED_POINT, objective, softmin
-from boxnn_numba.training.run import StepInputs, Training
+from boxnn_numba.training.problem import FIXED_POINT, Problem
+from boxnn_numba.training.run import Training
 
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -100,15 +100,15 @@ def step_problem(samples: Samples, boxes: int, batch: int) -> tuple[np.ndarray, 
     return x[rows] | np.uint8(1), y[rows].astype(np.int32), (*bounds, labels)
 
 
-def make_stepper(
+def make_trainer(
     backend: CpuBackend,
     boxes: Boxes,
     n_classes: int,
     width: int,
     batch: int,
     spread: float = 1.0,
-) -> CpuStepper:
-    """Return a stepper with the loss that torch gets: clip, Boltzmann soft-min, no leak.
+) -> CpuTrainer:
+    """Return a trainer with the loss that torch gets: clip, Boltzmann soft-min, no leak.
 
     tau is 1 / spread, and margins are clipped at `spread` times the usual.
     """
@@ -117,22 +117,20 @@ def make_stepper(
         boxes=len(lower), width=width, batch=batch, beta=_BETA * spread, leak=0.0,
         softmin="boltzmann", tau=1.0 / spread, objective="clip",
     )  # fmt: skip
-    offsets = np.searchsorted(labels, np.arange(n_classes + 1))
-    table = softmin(options, width * lower.shape[1])
-    inputs = StepInputs(options, offsets, table, objective(options))
-    return backend.stepper((lower.copy(), upper.copy()), inputs)
+    problem = Problem.of(options, labels, n_classes, lower.shape[1])
+    return CpuTrainer(backend, (lower.copy(), upper.copy()), problem)
 
 
 def our_gradient(
-    stepper: CpuStepper, x: np.ndarray, y: np.ndarray
+    trainer: CpuTrainer, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return d objective / d lower and d upper (M, n) float64, per code, summed over the batch."""
-    entries, _, _ = stepper.entries(x, y)
-    m = stepper.table.n_boxes
+    entries, _, _ = trainer.entries(x, y)
+    m = trainer.table.n_boxes
     starts, order = np.empty(m + 1, np.int64), np.empty(len(entries.boxes), np.int64)
     cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
-    lower, upper = stepper.gradient(x, entries, np.arange(m), starts, order)
-    scale = stepper.inputs.options.unit / FIXED_POINT
+    lower, upper = trainer.gradient(x, entries, np.arange(m), starts, order)
+    scale = trainer.problem.options.unit / FIXED_POINT
     return lower * scale, upper * scale
 
 
@@ -144,9 +142,9 @@ def _steps(settings: Settings, boxes: int, width: int, batch: int) -> list[Recor
     ours = {"1 core": 1, f"{settings.threads} cores": settings.threads}
     for name, threads in ours.items():
         backend = get_backend("cpu", threads)
-        stepper = make_stepper(backend, problem, settings.samples.n_classes, width, batch)
+        trainer = make_trainer(backend, problem, settings.samples.n_classes, width, batch)
         # The rate is too small to change a code: every round works on the same boxes.
-        work[name] = functools.partial(stepper.step, backend.samples(x), y, 1e-9)
+        work[name] = functools.partial(trainer.step, x, y, 1e-9)
         scale[name], notes[name] = 1.0, ""
     missing = []
     for variant, name in _VARIANTS.items():
@@ -195,8 +193,8 @@ def _torch_step(
     except BackendError as error:
         return None, str(error)
     backend = get_backend("cpu", 1)
-    stepper = make_stepper(backend, boxes, settings.samples.n_classes, width, len(batch[0]))
-    expected = our_gradient(stepper, backend.samples(batch[0]), batch[1])
+    trainer = make_trainer(backend, boxes, settings.samples.n_classes, width, len(batch[0]))
+    expected = our_gradient(trainer, *batch)
     for mine, theirs in zip(expected, call(), strict=True):
         difference = np.abs(mine - theirs.numpy()).max() / np.abs(mine).max()
         if not difference <= _GRADIENT_TOLERANCE:

@@ -19,7 +19,7 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines.model_selection import frontier as pipeline
 from boxnn_numba.pipelines.model_selection.frontier import choose
-from boxnn_numba.training.run import validation_split
+from boxnn_numba.training.selection import validation_split
 
 SETTINGS = ("--boxes", 6, "--epochs", 2, "--lr", 0.2, "--validation", 0.3)
 FRONTIER = ("frontier", "tiny.zarr", "--out", "f", "--targets", "1,2,5", *SETTINGS)

@@ -28,7 +28,7 @@ from boxnn_numba.pipelines.plan.inputs import (
     load_constants,
 )
 from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
-from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend
+from boxnn_numba.pipelines.training.cluster_trainer import ClusterTrainer, training_on
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import resolve
 from boxnn_numba.training.run import Training
@@ -259,12 +259,14 @@ def test_bytes_and_calls_are_those_of_real_workers(
     options = resolve("graded", {"boxes": 96, "batch": 200, "epochs": calibrate_data.EPOCHS})
     with connect(ClusterOptions(workers=workers, threads_per_worker=1), 1) as local:
         assert isinstance(local, DaskExecutor)
-        backend = ClusterBackend(1, DaskExecutor(local.client))
-        run = Training(options, Feed.from_arrays(x, y, (x[:0], y[:0]), 0), 3, backend)
-        backend.statistics.bytes_sent = 0  # the samples that the clip is chosen by
+        backend, make = training_on(DaskExecutor(local.client), "cpu", 1)
+        feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+        run = Training(options, feed, 3, backend, make_trainer=make)
+        assert isinstance(run.trainer, ClusterTrainer)
+        found = run.trainer.statistics
+        found.bytes_sent = 0  # the samples that the clip is chosen by
         for _ in range(options.epochs):
             run.run_epoch()
-    found = backend.statistics
     # Six steps, and before them one that only looks at samples. The first sends all boxes.
     seats, count = plan_step.calls(job, hardware, known)
     assert seats == count == workers and found.tasks == 7 * count

@@ -16,7 +16,7 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines.model_selection import tune as pipeline
 from boxnn_numba.pipelines.model_selection.tune import search_space
-from boxnn_numba.training.run import validation_split
+from boxnn_numba.training.selection import validation_split
 
 TUNE = ("tune", "tiny.zarr", "--out", "s.json", "--boxes", 6, "--epochs", 2, "--validation", 0.3)
 

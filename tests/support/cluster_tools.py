@@ -47,9 +47,8 @@ TRAIN_WORDS = [
 #: What a worker of a test runs first: its tasks take as long as those of a large run.
 SLOW_TASKS = """
 import time
-from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.pipelines import chunks
-from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
+from boxnn_numba.training import softmin_stages
 
 def slowed(function, seconds):
     def run(*arguments, **options):
@@ -58,8 +57,9 @@ def slowed(function, seconds):
     return run
 
 chunks.write_chunk = slowed(chunks.write_chunk, 0.03)
-CpuBackend.forward = slowed(CpuBackend.forward, 0.03)
-cluster_training.Judgement.judge = slowed(cluster_training.Judgement.judge, 0.03)
+softmin_stages.forward = slowed(softmin_stages.forward, 0.03)
+stages = softmin_stages.SoftMinStages
+stages.judge = slowed(stages.judge, 0.03)
 """
 
 

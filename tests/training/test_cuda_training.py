@@ -20,6 +20,7 @@ from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training import softmin_stages
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
@@ -52,7 +53,7 @@ def run_on(device: str, options: dict[str, Any], held_out: int = 0) -> Training:
 def same(a: Training, b: Training) -> None:
     for left, right in zip(a.codes(), b.codes(), strict=True):
         np.testing.assert_array_equal(left, right)
-    left_state, right_state = a.stepper.state(), b.stepper.state()
+    left_state, right_state = a.trainer.state(), b.trainer.state()
     assert set(left_state) == set(right_state)
     for name, value in left_state.items():
         assert value.tobytes() == right_state[name].tobytes(), name
@@ -140,15 +141,21 @@ def test_windows_and_the_rest_of_an_epoch() -> None:
 
 
 def test_entries_are_those_of_the_cpu() -> None:
+    from boxnn_numba.training import cuda_trainer
+
     x, y = data()
     runs = [run_on(device, {}) for device in ("cpu", "cuda")]
-    table = runs[0].stepper.table
-    found = [run.backend.forward(table, x, y.astype(np.int32), runs[0].inputs) for run in runs]
+    table = runs[0].trainer.table
+    there, problem = runs[1].backend, runs[0].problem
+    found = [
+        softmin_stages.forward(runs[0].backend, table, x, y.astype(np.int32), problem),
+        cuda_trainer.forward(there, table, x, y.astype(np.int32), problem),
+    ]
     for a, b in zip(found[0][1:], found[1][1:], strict=True):
         np.testing.assert_array_equal(a, b)
     triples = [sorted(zip(*(a.tolist() for a in part[0].arrays()), strict=True)) for part in found]
     assert triples[0] == triples[1] and len(triples[0]) > N
-    again = runs[1].backend.forward(table, x[:3], y[:3].astype(np.int32), runs[0].inputs)
+    again = cuda_trainer.forward(there, table, x[:3], y[:3].astype(np.int32), problem)
     np.testing.assert_array_equal(again[2], found[0][2][:3])
 
 
@@ -162,7 +169,7 @@ def test_fit_gives_the_same_model() -> None:
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_on("cuda", {})
-    run.stepper._distance = None
+    run.trainer._distance = None
     boxes = COMMON["boxes"]
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 12.0 * boxes * 2)
     with pytest.raises(BackendError, match=r"pass `batch` 2 or less$"):

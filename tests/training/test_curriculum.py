@@ -11,7 +11,7 @@ from support.cli_runs import TRAIN, Run
 from boxnn_numba import fit
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import DivergenceError, OptionError
-from boxnn_numba.model import trained_model, training_warnings
+from boxnn_numba.training.fit import trained_model, training_warnings
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import FIXED_POINT
@@ -41,9 +41,9 @@ def test_the_warmup_is_a_run_of_clip() -> None:
         run.run_epoch()
         clip.run_epoch()
         np.testing.assert_array_equal(run.codes(), clip.codes())
-    assert run.inputs.objective.kind == 1
+    assert run.problem.objective.kind == 1
     run.run_epoch()
-    assert run.inputs.objective == (2, 6.0, 12.0, 0.0)
+    assert run.problem.objective == (2, 6.0, 12.0, 0.0)
 
 
 def test_the_rest_is_a_run_of_target_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +51,9 @@ def test_the_rest_is_a_run_of_target_from_there(monkeypatch: pytest.MonkeyPatch)
     run.run_epoch()
     run.run_epoch()
     other = run_of(objective="target", radius=3, epochs=3)
-    other.stepper.restore(run.stepper.state())
-    batches = list(run.stepper.batches(run._feed, 2, 50))
-    monkeypatch.setattr(other.stepper, "batches", lambda feed, epoch, size: iter(batches))
+    other.trainer.restore(run.trainer.state())
+    batches = list(run.trainer.batches(run._feed, 2, 50))
+    monkeypatch.setattr(other.trainer, "batches", lambda feed, epoch, size: iter(batches))
     other.run_epoch()
     run.run_epoch()
     np.testing.assert_array_equal(run.codes(), other.codes())
@@ -74,7 +74,7 @@ def test_a_run_resumes_in_either_part(stop: tuple[int, int]) -> None:
         run.run_epoch()
     if steps:
         with pytest.raises(InterruptedError):
-            run.run_epoch(None, after_step)
+            run.run_epoch(after_step=after_step)
     arrays, values = run.state()
     again = run_of(**TARGET)
     again.restore(arrays, values)
@@ -132,12 +132,12 @@ def test_steps_of_crowded_boxes_are_scaled_down() -> None:
     moved, masses = [], np.zeros(12)
     for crowd in (0.0, 1e6, 40.0):
         run = run_of(lr=0.5, crowd=crowd, objective="clip")
-        before = np.stack(run.stepper.state()["master_lower"])
+        before = np.stack(run.trainer.state()["master_lower"])
         padded = run.backend.samples(x)
-        entries, _, _ = run.stepper.entries(padded, y)
+        entries, _, _ = run.trainer.entries(padded, y)
         masses = np.bincount(entries.boxes, np.abs(entries.coefficients), 12) / FIXED_POINT
-        run.stepper.step(padded, y.astype(np.int32), 0.01)
-        moved.append(run.stepper.state()["master_lower"] - before)
+        run.trainer.step(padded, y.astype(np.int32), 0.01)
+        moved.append(run.trainer.state()["master_lower"] - before)
     assert masses.min() < 40 < masses.max()
     np.testing.assert_array_equal(moved[0], moved[1])
     wanted = moved[0] * np.minimum(1, 40 / masses)[:, None]

@@ -12,17 +12,17 @@ from support.reference import Setting
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.kernels import training as cpu_training
-from boxnn_numba.training.cpu_trainer import REFERENCE_BATCH, CpuStepper
+from boxnn_numba.training.cpu_trainer import CpuTrainer
+from boxnn_numba.training.optimizer import REFERENCE_BATCH
 from boxnn_numba.training.options import OBJECTIVES, RELAXATIONS, SOFTMINS, TrainingOptions
-from boxnn_numba.training.problem import FIXED_POINT, objective, softmin
-from boxnn_numba.training.run import StepInputs
+from boxnn_numba.training.problem import FIXED_POINT, Problem
 
 COMBINATIONS = list(itertools.product(OBJECTIVES, SOFTMINS, RELAXATIONS))
 LABELS = np.array([0, 0, 1, 1, 1, 2], np.int32)
-Problem = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def problem(seed: int = 3, n_samples: int = 5, n_features: int = 4) -> Problem:
+def problem(seed: int = 3, n_samples: int = 5, n_features: int = 4) -> Case:
     """Return codes, labels and whole-number bounds of six boxes of three classes.
 
     With the default seed no distances tie and no margin lies on the clip: all is differentiable.
@@ -52,29 +52,25 @@ def options_of(setting: Setting, **more: Any) -> TrainingOptions:
     return TrainingOptions(boxes=len(LABELS), width=setting.width, **same, **more)
 
 
-def stepper_of(
+def trainer_of(
     options: TrainingOptions, lower: np.ndarray, upper: np.ndarray, threads: int = 1
-) -> CpuStepper:
-    reach = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}[options.relaxation]
-    offsets = np.searchsorted(LABELS, np.arange(4))
-    table = softmin(options, reach * lower.shape[1])
-    inputs = StepInputs(options, offsets, table, objective(options))
-    return get_backend("cpu", threads).stepper((lower.copy(), upper.copy()), inputs)
+) -> CpuTrainer:
+    problem = Problem.of(options, LABELS, 3, lower.shape[1])
+    return CpuTrainer(get_backend("cpu", threads), (lower.copy(), upper.copy()), problem)
 
 
 def integer_gradient(
-    stepper: CpuStepper, x: np.ndarray, y: np.ndarray
+    trainer: CpuTrainer, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the integer gradients of all boxes."""
-    samples = stepper.backend.samples(x)
-    entries, _, _ = stepper.entries(samples, y)
+    entries, _, _ = trainer.entries(x, y)
     starts = np.empty(len(LABELS) + 1, np.int64)
     order = np.empty(len(entries.boxes), np.int64)
     cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
     np.testing.assert_array_equal(
         np.diff(starts), np.bincount(entries.boxes, minlength=len(LABELS))
     )
-    return stepper.gradient(samples, entries, np.arange(len(LABELS)), starts, order)
+    return trainer.gradient(x, entries, np.arange(len(LABELS)), starts, order)
 
 
 def setting_of(objective_: str, softmin_: str, relaxation: str, **more: Any) -> Setting:
@@ -105,7 +101,7 @@ def test_gradient_is_that_of_finite_differences(
         growing=relaxation == "graded",
     )
     by_hand = reference.batch_gradient(x, y, lower, upper, LABELS.tolist(), setting)
-    found = integer_gradient(stepper_of(options_of(setting), lower, upper), x, y)
+    found = integer_gradient(trainer_of(options_of(setting), lower, upper), x, y)
     for side in range(2):
         np.testing.assert_allclose(by_hand[side], numerical[side], rtol=0, atol=1e-6)
         scaled = found[side] * (setting.unit / FIXED_POINT)
@@ -121,8 +117,8 @@ def test_coefficients_objective_and_margin(
 ) -> None:
     setting = setting_of(objective_, softmin_, relaxation, width=width, tau=0.7, beta=0.4)
     x, y, lower, upper = problem(3, n_samples=70, n_features=7)
-    stepper = stepper_of(options_of(setting), lower, upper)
-    entries, values, margins = stepper.entries(stepper.backend.samples(x), y)
+    trainer = trainer_of(options_of(setting), lower, upper)
+    entries, values, margins = trainer.entries(x, y)
     coefficients = np.zeros((len(x), len(LABELS)))
     assert len({*zip(entries.samples.tolist(), entries.boxes.tolist(), strict=True)}) == len(
         entries.boxes
@@ -156,15 +152,15 @@ def test_paper_objective_pushes_a_wrong_prediction_away() -> None:
     lower = np.array([[100], [20], [20], [20], [20], [250]], np.float32)
     x, y = np.array([[110]], np.uint8), np.array([1], np.int32)
     setting = Setting(objective="paper", softmin="hard", width=255, beta=50)
-    stepper = stepper_of(options_of(setting), lower, lower)
-    _, values, margins = stepper.entries(stepper.backend.samples(x), y)
+    trainer = trainer_of(options_of(setting), lower, lower)
+    _, values, margins = trainer.entries(x, y)
     assert margins[0] == pytest.approx((90 - 10) / 255)
     assert values[0] == -margins[0]
-    low, high = integer_gradient(stepper, x, y)
+    low, high = integer_gradient(trainer, x, y)
     assert high[0, 0] < 0, "the upper bound of the winning box must go down, away from the sample"
     assert (high[2:5, 0] > 0).all(), "the boxes of the nearest rival class must come nearer"
     assert (low == 0).all()
-    right = integer_gradient(stepper, x, np.array([0], np.int32))
+    right = integer_gradient(trainer, x, np.array([0], np.int32))
     np.testing.assert_array_equal(right[1], -high)
 
 
@@ -175,7 +171,7 @@ def test_leak(leak: float, width: int) -> None:
     x, y, lower, upper = problem(1)
     x[0, 0] = lower[1, 0] - min(width, lower[1, 0])  # exactly the width away
     expected = reference.batch_gradient(x, y, lower, upper, LABELS.tolist(), setting)
-    found = integer_gradient(stepper_of(options_of(setting), lower, upper), x, y)
+    found = integer_gradient(trainer_of(options_of(setting), lower, upper), x, y)
     for side in range(2):
         scaled = found[side] * (setting.unit / FIXED_POINT)
         np.testing.assert_allclose(scaled, expected[side], rtol=0, atol=6e-6)
@@ -186,8 +182,8 @@ def test_slopes_at_the_kinks() -> None:
     lower = np.tile(np.float32([[50], [200], [200], [200], [200], [200]]), 6)
     setting = Setting(softmin="hard", width=10, leak=0.25, beta=1e6)
     x = np.array([[50, 49, 41, 40, 39, 0]], np.uint8)
-    stepper = stepper_of(options_of(setting), lower, lower)
-    low, high = integer_gradient(stepper, x, np.array([0], np.int32))
+    trainer = trainer_of(options_of(setting), lower, lower)
+    low, high = integer_gradient(trainer, x, np.array([0], np.int32))
     np.testing.assert_array_equal(low[0] / -FIXED_POINT, [0, 1, 1, 1, 0.25, 0.25])
     np.testing.assert_array_equal(high[0], 0)
 
@@ -197,10 +193,10 @@ def test_gradient_is_the_sum_over_samples(threads: int) -> None:
     """Exactly: however a batch is split and ordered, the integers are the same."""
     setting = setting_of("clip", "boltzmann", "graded", leak=0.4, beta=2.0)
     x, y, lower, upper = problem(2, n_samples=200, n_features=3)
-    stepper = stepper_of(options_of(setting), lower, upper, threads)
-    whole = integer_gradient(stepper, x, y)
+    trainer = trainer_of(options_of(setting), lower, upper, threads)
+    whole = integer_gradient(trainer, x, y)
     order = np.random.default_rng(0).permutation(200)
-    parts = [integer_gradient(stepper, x[rows], y[rows]) for rows in np.split(order, [3, 77, 130])]
+    parts = [integer_gradient(trainer, x[rows], y[rows]) for rows in np.split(order, [3, 77, 130])]
     for side in range(2):
         np.testing.assert_array_equal(whole[side], sum(part[side] for part in parts))
 
@@ -208,8 +204,8 @@ def test_gradient_is_the_sum_over_samples(threads: int) -> None:
 def test_more_entries_than_room() -> None:
     setting = setting_of("clip", "mean", "graded", beta=9.0)
     x, y, lower, upper = problem(4, n_samples=130)
-    stepper = stepper_of(options_of(setting, batch=1), lower, upper, threads=2)
-    entries, _, _ = stepper.entries(stepper.backend.samples(x), y)
+    trainer = trainer_of(options_of(setting, batch=1), lower, upper, threads=2)
+    entries, _, _ = trainer.entries(x, y)
     assert len(entries.boxes) == 130 * len(LABELS) > 64
 
 
@@ -218,8 +214,8 @@ def test_more_entries_than_room() -> None:
 def test_softmin_of_any_temperature(kind: str, tau: float) -> None:
     setting = setting_of("clip", kind, "graded", tau=tau, beta=1e6, width=200)
     x, y, lower, upper = problem(6)
-    stepper = stepper_of(options_of(setting), lower, upper)
-    _, values, _ = stepper.entries(stepper.backend.samples(x), y)
+    trainer = trainer_of(options_of(setting), lower, upper)
+    _, values, _ = trainer.entries(x, y)
     rows = reference.scaled_distances(x, lower, upper, setting)
     pairs = zip(rows, y, strict=True)
     expected = [
@@ -283,34 +279,34 @@ def test_steps_equal_those_of_numpy(choice: dict[str, Any], threads: int) -> Non
     setting = Setting(width=90, leak=1.0, beta=1.5, relaxation=choice.get("relaxation", "graded"))
     options = options_of(setting, **{k: v for k, v in choice.items() if k != "relaxation"})
     x, y, lower, upper = problem(5, n_samples=40)
-    stepper = stepper_of(options, lower, upper, threads)
+    trainer = trainer_of(options, lower, upper, threads)
     oracle = Oracle(options, [lower, upper])
     rate = 0.01 if options.optimizer == "adam" else 0.3
     for step in range(12):
         rows = np.arange(40)[step % 3 :: 3]
         batch = x[rows], y[rows]
-        gradient = integer_gradient(stepper, *batch)
+        gradient = integer_gradient(trainer, *batch)
         scale = 255 * options.unit / FIXED_POINT
         oracle.step((gradient[0] * scale, gradient[1] * scale), len(rows), rate)
-        stepper.step(stepper.backend.samples(batch[0]), batch[1], rate)
+        trainer.step(batch[0], batch[1], rate)
         for side in range(2):
-            master = stepper.masters[side]
+            master = trainer.masters[side]
             assert master.dtype == np.float32
             np.testing.assert_allclose(master, oracle.bounds[side], rtol=0, atol=2e-4)
-            codes = stepper.table.bounds()[side]
+            codes = trainer.table.bounds()[side]
             np.testing.assert_array_equal(codes, reference.rounded(master))
-        oracle.bounds = [bound.copy() for bound in stepper.masters]
-    assert not np.array_equal(stepper.table.bounds()[0], lower)
+        oracle.bounds = [bound.copy() for bound in trainer.masters]
+    assert not np.array_equal(trainer.table.bounds()[0], lower)
 
 
 def test_crossed_boxes_meet_and_bounds_stay_codes() -> None:
     lower = np.array([[10.25, -40.0, 300.0, 7.5, 99.75]] * 6, np.float32)
     upper = np.array([[20.5, 270.0, 290.0, 2.0, 100.0]] * 6, np.float32)
-    stepper = stepper_of(options_of(Setting()), lower, upper)
-    assert stepper.masters[0][0].tolist() == [10.25, 0.0, 255.0, 4.75, 99.75]
-    assert stepper.masters[1][0].tolist() == [20.5, 255.0, 255.0, 4.75, 100.0]
-    assert stepper.table.bounds()[0][0].tolist() == [10, 0, 255, 5, 100]
-    assert stepper.table.bounds()[1][0].tolist() == [21, 255, 255, 5, 100]
+    trainer = trainer_of(options_of(Setting()), lower, upper)
+    assert trainer.masters[0][0].tolist() == [10.25, 0.0, 255.0, 4.75, 99.75]
+    assert trainer.masters[1][0].tolist() == [20.5, 255.0, 255.0, 4.75, 100.0]
+    assert trainer.table.bounds()[0][0].tolist() == [10, 0, 255, 5, 100]
+    assert trainer.table.bounds()[1][0].tolist() == [21, 255, 255, 5, 100]
 
 
 def test_codes_follow_from_the_stored_masters() -> None:
@@ -318,11 +314,11 @@ def test_codes_follow_from_the_stored_masters() -> None:
     ulp = np.float32(2.0**-17)
     lower = np.full((6, 1), np.float32(102.5), np.float32)
     upper = np.full((6, 1), np.float32(100.5) - ulp, np.float32)
-    stepper = stepper_of(options_of(Setting()), lower, upper)
-    before = [codes.copy() for codes in stepper.table.bounds()]
-    np.testing.assert_array_equal(before[0], reference.rounded(stepper.masters[0]))
-    stepper.restore(stepper.state())
-    for codes, restored in zip(before, stepper.table.bounds(), strict=True):
+    trainer = trainer_of(options_of(Setting()), lower, upper)
+    before = [codes.copy() for codes in trainer.table.bounds()]
+    np.testing.assert_array_equal(before[0], reference.rounded(trainer.masters[0]))
+    trainer.restore(trainer.state())
+    for codes, restored in zip(before, trainer.table.bounds(), strict=True):
         np.testing.assert_array_equal(codes, restored)
 
 
@@ -330,10 +326,10 @@ def test_only_touched_boxes_move() -> None:
     setting = Setting(softmin="hard", width=255, beta=1e6)
     x, y, lower, upper = problem(7)
     x, y = x[:1], y[:1]
-    stepper = stepper_of(options_of(setting), lower, upper)
-    before = [master.copy() for master in stepper.masters]
-    entries, _, _ = stepper.entries(stepper.backend.samples(x), y)
-    stepper.step(stepper.backend.samples(x), y, 1.0)
-    moved = [(a != b).any(axis=1) for a, b in zip(before, stepper.masters, strict=True)]
+    trainer = trainer_of(options_of(setting), lower, upper)
+    before = [master.copy() for master in trainer.masters]
+    entries, _, _ = trainer.entries(x, y)
+    trainer.step(x, y, 1.0)
+    moved = [(a != b).any(axis=1) for a, b in zip(before, trainer.masters, strict=True)]
     assert set(np.flatnonzero(moved[0] | moved[1])) <= set(entries.boxes.tolist())
     assert 0 < (moved[0] | moved[1]).sum() < len(LABELS)

@@ -13,7 +13,7 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.run import validation_split
+from boxnn_numba.training.selection import validation_split
 
 
 def windowed(sizes: tuple[int, ...], seed: int = 0, delay: float = 0.0) -> Feed:

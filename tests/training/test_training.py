@@ -15,6 +15,7 @@ from boxnn_numba.data.dataset import Dataset, open_dataset, write_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.errors import DataError, DivergenceError, InputError, OptionError
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training.initial_boxes import initial_boxes
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import (
     INITIALISATIONS,
@@ -27,7 +28,8 @@ from boxnn_numba.training.options import (
     TrainingOptions,
     resolve,
 )
-from boxnn_numba.training.run import Training, initial_boxes, validation_split
+from boxnn_numba.training.run import Training
+from boxnn_numba.training.selection import validation_split
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -93,7 +95,7 @@ def test_pieces_of_work_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> 
     expected = finished(run_of({"lr": 0.2, "batch": 200}, 2))
     monkeypatch.setattr("boxnn_numba.training.cpu_trainer._BLOCK_BOXES", 5)
     monkeypatch.setattr("boxnn_numba.backends.cpu._BLOCK_BOXES", 64)
-    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._BLOCK_SAMPLES", 128)
+    monkeypatch.setattr("boxnn_numba.training.softmin_stages.BLOCK_SAMPLES", 128)
     assert_same_state(finished(run_of({"lr": 0.2, "batch": 200}, 2)), expected)
 
 
@@ -120,7 +122,7 @@ def test_training_improves_on_the_initial_boxes(options: dict[str, Any]) -> None
 def test_the_best_epoch_is_kept() -> None:
     run = run_of({"lr": 0.2, "epochs": 8, "schedule": "constant"})
     scores, boxes = [], []
-    start = run._validate()[-1]
+    start = run._validate().score
     while run.epoch < 8:
         scores.append(run.run_epoch().score)
         boxes.append(run.codes())

@@ -27,7 +27,6 @@ from benchmarks import method as bench_method
 from benchmarks.plan.calibrate_data import BOXES, data_constants
 
 from boxnn_numba.backends.box_layout import box_table, class_layout
-from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import open_dataset, write_dataset
@@ -38,10 +37,11 @@ from boxnn_numba.pipelines.machine import describe_machine
 from boxnn_numba.pipelines.plan.inputs import Constants, load_constants, regime
 from boxnn_numba.pipelines.training.box_copies import apply_changes, changes
 from boxnn_numba.progress import SILENT, Progress
-from boxnn_numba.training.cpu_trainer import CpuStepper, Entries, forward
+from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.problem import objective, softmin
-from boxnn_numba.training.run import StepInputs
+from boxnn_numba.training.problem import Problem
+from boxnn_numba.training.softmin_stages import Entries, forward
+from boxnn_numba.training.trainer import MakeTrainer
 
 #: Features at which rates are measured: small tables, MNIST, CIFAR-10 and ImageNet.
 FEATURES = (64, 784, 3072, 150_528)
@@ -142,10 +142,10 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
         def see(width: int = width) -> None:
             operands = backend.operands(table)
             for first in range(0, min(rows, 256), 64):
-                backend.distances(x, first, first + 64, operands, (0, boxes), width)
+                backend.distances(x[first : first + 64], operands, (0, boxes), width)
 
         rates[regime(width)] = min(rows, 256) * boxes * n / seconds(see)
-    stepper = _stepper(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
+    trainer = _trainer(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
     count = boxes * _ENTRIES_PER_BOX
     entries = Entries(
         np.sort(rng.integers(0, rows, count, dtype=np.int32)),
@@ -159,51 +159,48 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
 
     def expand() -> None:
         for block in blocks:
-            stepper.gradient(x, entries, block, starts, order)
+            trainer.gradient(x, entries, block, starts, order)
 
     def update() -> None:
         for block in blocks:
-            stepper.update(block, zeros, rows, 1e-9)
+            trainer.update(block, zeros, rows, 1e-9)
 
     return rates, seconds(expand, 3) / (count * n), seconds(update, 3) / (boxes * n)
 
 
-def _stepper(
+def _trainer(
     bounds: tuple[np.ndarray, np.ndarray],
     labels: np.ndarray,
     k: int,
-    backend: CpuBackend | None = None,
-) -> CpuStepper:
+    make: MakeTrainer | None = None,
+) -> Any:
     options = TrainingOptions(boxes=len(labels), width=WIDTH, beta=50.0, leak=0.2)
-    offsets = np.searchsorted(labels, np.arange(k + 1))
-    table = softmin(options, WIDTH * bounds[0].shape[1])
     masters = bounds[0].astype(np.float32), bounds[1].astype(np.float32)
-    inputs = StepInputs(options, offsets, table, objective(options))
-    return (backend or get_backend("cpu", 1)).stepper(masters, inputs)
+    problem = Problem.of(options, labels, k, bounds[0].shape[1])
+    return (make or functools.partial(CpuTrainer, get_backend("cpu", 1)))(masters, problem)
 
 
 def sample_step(
-    backend: CpuBackend, samples: bench_method.Samples, boxes: int
-) -> tuple[CpuStepper, np.ndarray, np.ndarray]:
-    """Return a stepper with boxes around the bundled samples of MNIST, and a batch."""
+    samples: bench_method.Samples, boxes: int, make: MakeTrainer | None = None
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return a trainer with boxes around the bundled samples of MNIST, and a batch."""
     lower, upper, labels = bench_method.sample_boxes(samples, boxes)
     x, y = bench_method.repeat_rows(*samples.train, 2 * _SAMPLES)
-    return _stepper((lower, upper), labels, samples.n_classes, backend), x, y
+    return _trainer((lower, upper), labels, samples.n_classes, make), x, y
 
 
 def _softmin(rate: float) -> dict[str, float]:
     """Measure what a step needs besides distances, on the bundled sample of MNIST."""
     samples = bench_method.load_samples(None)
-    stepper, x, y = sample_step(get_backend("cpu", 1), samples, _BOXES)
-    backend, boxes = stepper.backend, stepper.table.n_boxes
-    codes = backend.samples(x)
-    inputs, table = stepper.inputs, stepper.table
-    found, _, _ = forward(backend, table, codes, y, inputs)
+    trainer, x, y = sample_step(samples, _BOXES)
+    backend, boxes = trainer.backend, trainer.table.n_boxes
+    problem, table = trainer.problem, trainer.table
+    found, _, _ = forward(backend, table, x, y, problem)
     starts, order = np.empty(boxes + 1, np.int64), np.empty(len(found.boxes), np.int64)
     sort = functools.partial(cpu_training.sort_by_box, found.boxes, len(found.boxes), starts, order)
     # Whatever a step takes beyond bare distances: soft-min, and blocks that come from memory.
-    spent = seconds(lambda: forward(backend, table, codes, y, inputs)) / (len(y) * boxes)
-    layout = class_layout(*table.bounds(), inputs.offsets)
+    spent = seconds(lambda: forward(backend, table, x, y, problem)) / (len(y) * boxes)
+    layout = class_layout(*table.bounds(), problem.offsets)
     test = samples.test[0]
     out = np.empty((len(test), samples.n_classes), np.int32)
     classes = seconds(lambda: backend.class_distance(test, layout, WIDTH, out))

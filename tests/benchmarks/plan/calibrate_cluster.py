@@ -19,8 +19,8 @@ from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job
 from boxnn_numba.pipelines.plan.step import ROUNDS, step_phases
 from boxnn_numba.pipelines.training.box_copies import BoxSender
-from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend, forward_task
-from boxnn_numba.training.cpu_trainer import CpuStepper
+from boxnn_numba.pipelines.training.cluster_trainer import forward_task, training_on
+from boxnn_numba.training.cpu_trainer import CpuTrainer
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -134,19 +134,19 @@ def _tasks(executor: DaskExecutor) -> dict[str, float]:
 
 def _called_steps(executor: DaskExecutor, known: Constants) -> tuple[float, float]:
     """Return `worker_factor`, and the seconds of a step beyond those of its parts."""
-    backend = ClusterBackend(1, executor)
-    stepper, x, y = sample_step(backend, bench_method.load_samples(None), _BOXES)
-    padded, half = backend.samples(x), len(y) // 2
-    everything = BoxSender(backend).update(stepper.table, stepper.inputs)
+    backend, make = training_on(executor, "cpu", 1)
+    trainer, x, y = sample_step(bench_method.load_samples(None), _BOXES, make)
+    half, statistics = len(y) // 2, trainer.statistics
+    everything = BoxSender(backend).update(trainer.table, trainer.problem)
     here = seconds(lambda: forward_task(x[:half], y[:half], *everything))
     tasks, outside = [], []
     for _ in range(_STEPS):
-        computed, began = backend.statistics.computing, time.perf_counter()
-        stepper.entries(padded, y)
+        computed, began = statistics.computing, time.perf_counter()
+        trainer.entries(x, y)
         spent = time.perf_counter() - began
-        tasks.append((backend.statistics.computing - computed) / 2)
+        tasks.append((statistics.computing - computed) / 2)
         outside.append(spent - tasks[-1])
-    phases = _phases(stepper, len(y), 0, known)
+    phases = _phases(trainer, len(y), 0, known)
     parts = sum(phases.values()) - phases["distances"]
     beyond = float(np.median(outside[_WARM:])) - parts
     return max(1.0, float(np.median(tasks[_WARM:])) / here), max(0.0, beyond)
@@ -154,21 +154,20 @@ def _called_steps(executor: DaskExecutor, known: Constants) -> tuple[float, floa
 
 def _sharded_steps(client: Client, known: Constants) -> float:
     """Return the seconds of a round of tasks in a sharded step beyond those of its parts."""
-    backend = ClusterBackend(1, DaskExecutor(client, box_shards=2))
-    stepper, x, y = sample_step(backend, bench_method.load_samples(None), _BOXES)
-    padded = backend.samples(x)
+    _, make = training_on(DaskExecutor(client, box_shards=2), "cpu", 1)
+    trainer, x, y = sample_step(bench_method.load_samples(None), _BOXES, make)
     spent = []
     for _ in range(_STEPS):
         began = time.perf_counter()
-        stepper.entries(padded, y)
+        trainer.entries(x, y)
         spent.append(time.perf_counter() - began)
-    parts = sum(_phases(stepper, len(y), 2, known).values())
+    parts = sum(_phases(trainer, len(y), 2, known).values())
     return max(0.0, float(np.median(spent[_WARM:])) - parts) / ROUNDS
 
 
-def _phases(stepper: CpuStepper, rows: int, shards: int, known: Constants) -> dict[str, float]:
+def _phases(trainer: CpuTrainer, rows: int, shards: int, known: Constants) -> dict[str, float]:
     """Return the predicted phases of looking at a batch on two workers; no box changes."""
-    table, classes = stepper.table, len(stepper.inputs.offsets) - 1
+    table, classes = trainer.table, len(trainer.problem.offsets) - 1
     job = Job(rows, table.n_features, table.n_boxes, classes, rows, WIDTH, validation=0)
     # On the loopback: its rate and latency are in the constants.
     hardware = Hardware(2, bandwidth=1e15, latency=0, box_shards=shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,20 +11,22 @@ from benchmarks.method import Samples
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.pipelines.plan.inputs import CHANGE_BATCH
-from boxnn_numba.training.cpu_trainer import CpuStepper, Entries
+from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import resolve
-from boxnn_numba.training.run import StepInputs, Training
+from boxnn_numba.training.problem import Problem
+from boxnn_numba.training.run import Training
+from boxnn_numba.training.softmin_stages import Entries
 
 #: Boxes that are trained, as far as there are samples to begin with, and for how many epochs.
 BOXES, EPOCHS = (500, 2500, 10_000, 25_000), 2
 
 
-class _WatchedStepper(CpuStepper):
-    """A stepper that notes the entries of a sample and the part of the codes that changes."""
+class _WatchedTrainer(CpuTrainer):
+    """A trainer that notes the entries of a sample and the part of the codes that changes."""
 
-    def __init__(self, backend: CpuBackend, masters: Pair, inputs: StepInputs) -> None:
-        super().__init__(backend, masters, inputs)
+    def __init__(self, backend: CpuBackend, masters: Pair, problem: Problem) -> None:
+        super().__init__(backend, masters, problem)
         self.entries_per_sample: list[float] = []
         self.changed: list[float] = []
 
@@ -38,11 +41,6 @@ class _WatchedStepper(CpuStepper):
         found = super().entries(x, labels)
         self.entries_per_sample.append(len(found[0].boxes) / len(labels))
         return found
-
-
-class _WatchedBackend(CpuBackend):
-    def stepper(self, masters: Pair, inputs: StepInputs) -> _WatchedStepper:
-        return _WatchedStepper(self, masters, inputs)
 
 
 def data_constants(
@@ -63,16 +61,17 @@ def data_constants(
     found: dict[str, dict[int, float]] = {"entries": {}, "changed": {}}
     for boxes in (count for count in BOXES if count <= fits):
         options = resolve("graded", {"boxes": boxes, "batch": CHANGE_BATCH, "epochs": EPOCHS})
-        backend = _WatchedBackend(get_backend().threads)
-        run = Training(options, feed, samples.n_classes, backend)
+        backend = get_backend("cpu")
+        watched = functools.partial(_WatchedTrainer, backend)
+        run = Training(options, feed, samples.n_classes, backend, make_trainer=watched)
         for _ in range(EPOCHS):
             run.run_epoch()
-        stepper = run.stepper
-        assert isinstance(stepper, _WatchedStepper)
+        trainer = run.trainer
+        assert isinstance(trainer, _WatchedTrainer)
         # The first entries are those that the clip is chosen by.
         found["entries"][boxes // samples.n_classes] = float(
-            np.mean(stepper.entries_per_sample[1:])
+            np.mean(trainer.entries_per_sample[1:])
         )
-        found["changed"][boxes] = float(np.mean(stepper.changed))
+        found["changed"][boxes] = float(np.mean(trainer.changed))
         advance()
     return found

@@ -33,7 +33,7 @@ from boxnn_numba.pipelines.plan.inputs import (
     load_constants,
 )
 from boxnn_numba.pipelines.plan.step import step_bytes, step_phases
-from boxnn_numba.pipelines.training.cluster_trainer import ClusterBackend
+from boxnn_numba.pipelines.training.cluster_trainer import ClusterTrainer, training_on
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import resolve
 from boxnn_numba.training.run import Training
@@ -50,16 +50,18 @@ def real_steps(
     options = resolve("graded", {"boxes": boxes, "batch": BATCH, "epochs": EPOCHS})
     with connect(ClusterOptions(workers=workers, threads_per_worker=1)) as local:
         assert isinstance(local, DaskExecutor)
-        backend = ClusterBackend(os.cpu_count() or 1, DaskExecutor(local.client, shards))
-        run = Training(options, feed, samples.n_classes, backend)
+        backend, make = training_on(DaskExecutor(local.client, shards), "cpu", os.cpu_count())
+        run = Training(options, feed, samples.n_classes, backend, make_trainer=make)
+        assert isinstance(run.trainer, ClusterTrainer)
+        statistics = run.trainer.statistics
         moments, sent = [time.perf_counter()], []
 
         def after_step() -> None:
             moments.append(time.perf_counter())
-            sent.append(backend.statistics.bytes_sent)
+            sent.append(statistics.bytes_sent)
 
         for _ in range(EPOCHS):
-            run.run_epoch(None, after_step)
+            run.run_epoch(after_step=after_step)
     # The first step sends all boxes; the last of an epoch is smaller.
     kept = np.arange(1, len(sent)) % (len(sent) // EPOCHS) < len(sent) // EPOCHS - 1
     return np.diff(moments)[1:][kept], float(np.diff(sent)[kept].mean())

@@ -1,7 +1,7 @@
 """Run a training step's schedule on in-process workers with injected latency and bandwidth.
 
 Client, scheduler and workers are coroutines that exchange messages in the order in which the
-cluster steppers do; work and transfers are replaced by waiting. It checks the closed forms of
+cluster trainers do; work and transfers are replaced by waiting. It checks the closed forms of
 `boxnn_numba.pipelines.plan.step`: queues at links and at the client's processor, the random choice
 of a holder in replication, uneven pieces and the overlap of rounds come about by themselves here.
 

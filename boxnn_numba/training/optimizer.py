@@ -1,0 +1,50 @@
+"""Optimisers: what a step multiplies by, and what they keep for each bound."""
+
+from __future__ import annotations
+
+from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.problem import FIXED_POINT
+
+#: The learning rate of SGD is per this many samples, whatever the batch.
+REFERENCE_BATCH = 100
+
+
+def step_sizes(
+    options: TrainingOptions, n_boxes: int, batch: int, rate: float, steps: int
+) -> tuple[float, tuple[float, ...]]:
+    """Return what a step multiplies by.
+
+    Parameters
+    ----------
+    options
+        Options of the run.
+    n_boxes, batch
+        Numbers of boxes, and of samples that the gradient is summed over.
+    rate, steps
+        Learning rate of this step, and its number, from 1.
+
+    Returns
+    -------
+    scale, settings
+        Factor of the integer gradient; (rate, decay, correct1, correct2) as
+        `elementwise.adam_update` takes them, or (rate, momentum, decay) for SGD.
+    """
+    # A batch larger than the boxes are many would move each by many samples at once: average.
+    crowd = max(1.0, batch / n_boxes)
+    per_batch = batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
+    scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
+    decay = options.weight_decay / 255.0
+    if options.optimizer == "adam":
+        corrections = 1 / (1 - 0.9**steps), 1 / (1 - 0.999**steps)
+        return scale, (255.0 * rate, decay, *corrections)
+    return scale, (255.0 * rate, options.momentum, decay)
+
+
+def is_dense(options: TrainingOptions) -> bool:
+    """Whether a step moves boxes that no sample of the batch pulls at."""
+    return options.optimizer == "adam" or options.momentum > 0 or options.weight_decay > 0
+
+
+def n_moments(options: TrainingOptions) -> int:
+    """Return how many numbers the optimiser keeps for each bound."""
+    return 2 if options.optimizer == "adam" else int(options.momentum > 0)
