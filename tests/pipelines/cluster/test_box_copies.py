@@ -21,7 +21,7 @@ from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.cluster.tasks import ArrayFile
 from boxnn_numba.pipelines.running import RunOptions
-from boxnn_numba.pipelines.training import box_copies, train
+from boxnn_numba.pipelines.training import box_copies
 from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
 from boxnn_numba.pipelines.training.box_copies import (
     BoxSender,
@@ -29,6 +29,7 @@ from boxnn_numba.pipelines.training.box_copies import (
     changes,
     current_boxes,
 )
+from boxnn_numba.pipelines.training.train import train
 
 
 @pytest.fixture(scope="module")
