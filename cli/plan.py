@@ -85,8 +85,8 @@ def plan(
     """
     links = [bytes_per_second(text) for text in bandwidth]
     store = bytes_per_second(store_bandwidth) if store_bandwidth else 0.0
-    from boxnn_numba.pipelines.plan import predict as model
     from boxnn_numba.pipelines.plan.inputs import DEFAULT_CONSTANTS, Hardware, Job, load_constants
+    from boxnn_numba.pipelines.plan.predict import predict
     from boxnn_numba.pipelines.plan.report import draw_plan, plan_text
 
     job_names = ("samples", "features", "boxes", "classes", "batch", "width", "validation")
@@ -97,10 +97,7 @@ def plan(
         for link in links
     ]  # fmt: skip
     known = load_constants(constants or DEFAULT_CONSTANTS)
-    result = model.predict(job, clusters[0], known)
-    result["curve"] = model.curve(job, clusters[0], known)
-    result["takeover"] = model.takeover(result["curve"])
-    result["constants"] = known.as_dict()
+    result = predict(job, clusters[0], known)
     if plot is not None:
         draw_plan([(f"{job.boxes:,} boxes", job, clusters)], known, plot, overwrite=overwrite)
-    emit(result, as_json, plan_text(result))
+    emit(result.as_dict(), as_json, plan_text(result))

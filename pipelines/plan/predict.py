@@ -6,7 +6,7 @@ epochs, certification and memory, and for more workers. No hosts share a link.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from boxnn_numba.data.dataset import CHUNK_BYTES
@@ -31,6 +31,42 @@ GROUPS = {
 }
 #: Numbers of workers of a curve.
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted of a job on a cluster.
+
+    Attributes
+    ----------
+    job, cluster, constants
+        What was asked, and what was measured.
+    step, start, epoch, certification, memory
+        Plain values: of a training step (`step`), of sending all boxes in the beginning, of an
+        epoch, of certifying all samples (`certification`), and bytes (`memory`).
+    speedup, efficiency
+        Of a step, over one process with a worker's threads.
+    curve, takeover
+        Steps on 1 to 1,000 workers, and the first number of workers from which network and Dask
+        take longer than the workers and the client compute; None where they never do.
+    """
+
+    job: Job
+    cluster: Hardware
+    step: dict[str, Any]
+    start: dict[str, float]
+    epoch: dict[str, float]
+    certification: dict[str, Any]
+    memory: dict[str, float]
+    speedup: float
+    efficiency: float
+    curve: list[dict[str, Any]]
+    takeover: int | None
+    constants: Constants
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "constants": self.constants.as_dict()}
 
 
 def class_seconds(job: Job, constants: Constants, rows: int) -> float:
@@ -133,36 +169,33 @@ def step(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
     }
 
 
-def predict(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
-    """Predict one epoch of training and a certification.
-
-    Returns
-    -------
-    dict
-        Plain values: ``step``, ``start``, ``epoch``, ``certification``, ``memory``, and
-        ``speedup`` and ``efficiency`` of a step over one process with a worker's threads.
-    """
+def predict(job: Job, hardware: Hardware, constants: Constants) -> Plan:
+    """Predict one epoch of training and a certification, and how it goes on with more workers."""
     found = step(job, hardware, constants)
     gains = {name: found.pop(name) for name in ("speedup", "efficiency")}
     sent, moved = step_bytes(job, hardware, constants)
     held_out = job.samples - job.training_rows
     validation_seconds = class_seconds(job, constants, held_out) / hardware.client
-    return {
-        "job": asdict(job),
-        "cluster": asdict(hardware),
-        "step": {**found, "bytes": moved, "client_sends": sent},
-        "start": start(job, hardware, constants),
-        "epoch": {
+    points = curve(job, hardware, constants)
+    return Plan(
+        job=job,
+        cluster=hardware,
+        step={**found, "bytes": moved, "client_sends": sent},
+        start=start(job, hardware, constants),
+        epoch={
             # The last batch is smaller, but counts whole.
             "seconds": job.steps * found["seconds"] + validation_seconds,
             "steps": job.steps,
             "validation_seconds": validation_seconds,
             "bytes": job.steps * moved,
         },
-        "certification": certification(job, hardware, constants),
-        "memory": memory(job, hardware, constants),
+        certification=certification(job, hardware, constants),
+        memory=memory(job, hardware, constants),
+        curve=points,
+        takeover=takeover(points),
+        constants=constants,
         **gains,
-    }
+    )
 
 
 def curve(job: Job, hardware: Hardware, constants: Constants) -> list[dict[str, Any]]:
@@ -188,9 +221,5 @@ def curve(job: Job, hardware: Hardware, constants: Constants) -> list[dict[str, 
 
 
 def takeover(points: list[dict[str, Any]]) -> int | None:
-    """Return the first number of workers of a curve from which communication takes over.
-
-    That is where the network and Dask take longer than the workers and the client compute; None
-    where they never do.
-    """
+    """Return the first number of workers of a curve from which communication takes over."""
     return next((p["workers"] for p in points if p["communication"] > 0.5), None)

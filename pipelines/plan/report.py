@@ -50,23 +50,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:,.3g} h"
 
 
-def plan_text(result: dict[str, Any]) -> str:
-    """Return what `plan.predict` and `plan.curve` found, as lines."""
-    step, epoch, cluster = result["step"], result["epoch"], result["cluster"]
-    proof, memory = result["certification"], result["memory"]
+def plan_text(result: plan.Plan) -> str:
+    """Return a plan as lines."""
+    step, epoch, cluster = result.step, result.epoch, result.cluster
+    proof, memory = result.certification, result.memory
     parts = ", ".join(f"{name} {100 * part:.0f}%" for name, part in step["shares"].items())
     lines = [
-        f"{cluster['workers']} workers of {cluster['threads']} threads, links of "
-        f"{8e-9 * cluster['bandwidth']:.3g} Gbit/s"
-        + (f", boxes in {cluster['box_shards']} shards" if cluster["box_shards"] else ""),
+        f"{cluster.workers} workers of {cluster.threads} threads, links of "
+        f"{8e-9 * cluster.bandwidth:.3g} Gbit/s"
+        + (f", boxes in {cluster.box_shards} shards" if cluster.box_shards else ""),
         f"step        {duration(step['seconds'])} ({parts}); most is {_NAMES[step['bottleneck']]}",
         f"            one process with a worker's threads takes {duration(step['local_seconds'])}: "
-        f"speed-up {result['speedup']:.2f}, efficiency {100 * result['efficiency']:.0f}%",
+        f"speed-up {result.speedup:.2f}, efficiency {100 * result.efficiency:.0f}%",
         f"epoch       {duration(epoch['seconds'])}, {epoch['steps']} steps; "
         f"{duration(epoch['validation_seconds'])} of it validation on the client",
         f"bytes       {amount(step['bytes'])} a step ({amount(step['client_sends'])} leave the "
         f"client), {amount(epoch['bytes'])} an epoch",
-        *_start_line(result["start"]),
+        *_start_line(result.start),
         f"certify     {duration(proof['seconds'])} for all samples in {proof['chunks']:,} chunks; "
         f"most is {proof['bottleneck']}",
         f"memory      {amount(memory['worker'])} a worker "
@@ -78,10 +78,10 @@ def plan_text(result: dict[str, Any]) -> str:
     lines += [
         f"{p['workers']:>7,}     {duration(p['seconds']):<10}  {p['speedup']:>8.2f}  "
         f"{100 * p['efficiency']:>9.1f}%  {_NAMES[p['bottleneck']]}"
-        for p in result["curve"]
+        for p in result.curve
     ]
-    best = max(result["curve"], key=lambda p: p["speedup"])
-    takeover = result["takeover"]
+    best = max(result.curve, key=lambda p: p["speedup"])
+    takeover = result.takeover
     lines.append(
         f"fastest with {best['workers']:,} workers; "
         + (

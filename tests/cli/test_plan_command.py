@@ -50,7 +50,7 @@ def test_the_command_predicts_and_draws(tmp_path: Path) -> None:
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert found["cluster"]["workers"] == 8 and found["cluster"]["bandwidth"] == 1.25e9
     expected = plan.predict(Job(boxes=25_000), Hardware(workers=8), MEASURED)
-    assert found["step"]["seconds"] == pytest.approx(expected["step"]["seconds"])
+    assert found["step"]["seconds"] == pytest.approx(expected.step["seconds"])
     assert found["curve"][-1]["workers"] == 1000
     text = CliRunner().invoke(command, ["--workers", "7", "--box-shards", "7"]).output
     assert text.startswith("7 workers of 1 threads, links of 10 Gbit/s, boxes in 7 shards\n")

@@ -94,18 +94,18 @@ def test_phases_are_the_sums_of_their_messages() -> None:
     }
     assert phases == pytest.approx(expected, rel=1e-9)
     result = plan.predict(JOB, hardware, CONSTANTS)
-    assert result["step"]["seconds"] == pytest.approx(sum(expected.values()))
-    assert result["step"]["client_sends"] == pytest.approx(4 * sent)
-    assert result["step"]["bytes"] == pytest.approx(4 * (sent + answer))
+    assert result.step["seconds"] == pytest.approx(sum(expected.values()))
+    assert result.step["client_sends"] == pytest.approx(4 * sent)
+    assert result.step["bytes"] == pytest.approx(4 * (sent + answer))
     # All codes to four slots, one behind the other on the link, twice.
     first = 80_000 * (1 / 4e8 + 4 / 5e8)
-    assert result["start"] == pytest.approx({"seconds": 2 * first, "bytes": 640_000, "fit": 1})
+    assert result.start == pytest.approx({"seconds": 2 * first, "bytes": 640_000, "fit": 1})
     held_out = 100 * 400 * 100 / (2e9 * 2) / 2
-    assert result["epoch"]["steps"] == 3
-    assert result["epoch"]["seconds"] == pytest.approx(3 * sum(expected.values()) + held_out)
+    assert result.epoch["steps"] == 3
+    assert result.epoch["seconds"] == pytest.approx(3 * sum(expected.values()) + held_out)
     local = 6e-6 + 300 * 400 * (100 / 2e9 + 1e-9) / 2 + expected["gradient"]
-    assert result["speedup"] == pytest.approx(local / sum(expected.values()))
-    assert sum(result["step"]["shares"].values()) == pytest.approx(1)
+    assert result.speedup == pytest.approx(local / sum(expected.values()))
+    assert sum(result.step["shares"].values()) == pytest.approx(1)
 
 
 def test_a_slow_link_makes_calls_wait_for_each_other() -> None:
