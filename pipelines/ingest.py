@@ -104,7 +104,7 @@ def ingest(
         label=label,
         labels=None if labels is None else Path(labels),
     )
-    header = {
+    header: dict[str, Any] = {
         "name": name or opened.name,
         "feature_shape": _feature_shape(opened, shape),
         "codes": codes or opened.train.is_uint8,
@@ -175,9 +175,11 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
 def _write(
     source: Source, plan: _Plan, folder: Location, header: dict[str, Any], progress: Progress
 ) -> str:
-    about = {"source": source.description, "classes": plan.index.classes, "n_rows": plan.n_rows}
-    writer = DatasetWriter(folder, **about, **header)
-    progress.start(sum(plan.n_rows.values()), "rows")
+    classes, n_rows = plan.index.classes, plan.n_rows
+    writer = DatasetWriter(
+        folder, source=source.description, classes=classes, n_rows=n_rows, **header
+    )
+    progress.start(sum(n_rows.values()), "rows")
     for split, x, y in _rows(source, plan, header["codes"]):
         writer.append(split, x, y)
         progress.advance(len(y))

@@ -154,7 +154,7 @@ def frontier(
     radii = sorted({0, *targets})
     for place in sorted({int(place) for place in chosen[: radii[-1] + 1]}):
         members[place] = _test(members[place], data, run)
-    result = {
+    result: dict[str, Any] = {
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "training_rows": dataset.n_rows("train"),
