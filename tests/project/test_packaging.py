@@ -1,4 +1,4 @@
-"""The shape of the project: packages, directions of imports, sizes of files, public names."""
+"""The shape of the project: packages, layers of imports, sizes of folders, public names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def imports(file: Path, at_import_only: bool = False) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} has a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
         inner = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         if not (at_import_only and inner):
             waiting += ast.iter_child_nodes(node)
@@ -78,32 +80,97 @@ def test_packages_lists_every_package_directory() -> None:
     assert {package: folder for folder, package in FOLDERS.items()} == setuptools["package-dir"]
 
 
+# --- layers ----------------------------------------------------------------------------------
+
+#: Rooms of the package from the lowest layer to the highest. A module imports from its own layer
+#: and from lower ones, whether for types only, in a function or at once. ``__init__`` is the root.
+LAYERS = (
+    "_lazy _version errors progress statistics validation",
+    "kernels",
+    "backends",
+    "boxes classifier distances grid rivals",
+    "attacks",
+    "certificates",
+    "model",
+    "training",
+    "baselines display estimator theory",
+    "data __init__",
+    "pipelines",
+    "cli __main__",
+)
+#: The same within the pipelines. In the upper three layers rooms do not import each other either,
+#: but for those that compose runs.
+PIPELINES = (
+    "cluster figures machine run_folder running",
+    "chunks",
+    "attack certification ingest training",
+    "ensemble evaluate export localize model_selection plan report reproduce",
+)
+COMPOSE_RUNS = {"model_selection", "reproduce"}
+#: Libraries -> where alone they are imported.
+CONFINED = {
+    "zarr": ("boxnn_numba.data",),
+    "click": ("boxnn_numba.cli",),
+    "rich": ("boxnn_numba.cli",),
+    "dask": ("boxnn_numba.pipelines", "boxnn_numba.cli"),
+    "distributed": ("boxnn_numba.pipelines",),
+    "matplotlib": ("boxnn_numba.pipelines", "boxnn_numba.display"),
+    "pipelines": (),  # It is boxnn_numba.pipelines.
+    "cli": (),
+    "data": (),
+}
+
+
+def own_imports(module: str) -> set[str]:
+    """Modules of the package that a module imports."""
+    return (imports(MODULES[module]) & MODULES.keys()) - {module}
+
+
+def layer(module: str, layers: tuple[str, ...], depth: int) -> tuple[int, str]:
+    """The layer of a module, and its room: the name at a depth."""
+    room = [*module.split("."), "__init__"][depth]
+    for place, rooms in enumerate(layers):
+        if room in rooms.split():
+            return place, room
+    raise AssertionError(f"{module} has no layer: give {room} one in {Path(__file__).name}")
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str) -> None:
-    file = MODULES[module]
-    core = file.relative_to(ROOT).parts[0] == "boxnn_numba"
-    if core:
-        assert not reaches(file, "dask", "distributed", "click", "rich", "matplotlib")
-        assert not reaches(file, "boxnn_numba.pipelines", "boxnn_numba.cli")
-        if module != "boxnn_numba.data.model_store":
-            assert not reaches(file, "zarr", "boxnn_numba.data")
-    if module.startswith("boxnn_numba.kernels"):
-        own = reaches(file, "boxnn_numba")
-        allowed = ("boxnn_numba.kernels", "boxnn_numba.errors")
-        assert not {name for name in own if name != "boxnn_numba" and not name.startswith(allowed)}
-    if module.startswith("boxnn_numba.data"):
-        assert not reaches(file, "boxnn_numba.pipelines", "boxnn_numba.cli", "click", "dask")
-    if module.startswith("boxnn_numba.pipelines"):
-        assert not reaches(file, "boxnn_numba.cli", "click")
-    for folder in ("pipelines", "cli", "data"):
-        assert not reaches(file, folder), "import boxnn_numba.pipelines, never pipelines"
+def test_imports_point_down(module: str) -> None:
+    """The layers, and libraries where they belong."""
+    place, _ = layer(module, LAYERS, 1)
+    others = own_imports(module)
+    wrong = [f"{module} imports {other}" for other in others if layer(other, LAYERS, 1)[0] > place]
+    assert not wrong, f"imports of a higher layer, see LAYERS: {'; '.join(wrong)}"
+    for library, homes in CONFINED.items():
+        if not module.startswith(homes or ("nowhere",)):
+            assert not reaches(MODULES[module], library), f"{module} imports {library}"
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("boxnn_numba.cli")])
-def test_commands_import_heavy_modules_only_when_they_run(module: str) -> None:
-    heavy = ("numba", "zarr", "dask", "matplotlib", "sklearn", "scipy", "boxnn_numba.pipelines")
-    found = imports(MODULES[module], at_import_only=True)
-    assert not {name for name in found if name.startswith(heavy)}
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("boxnn_numba.pipelines.")])
+def test_pipelines_do_not_import_their_siblings(module: str) -> None:
+    place, room = layer(module, PIPELINES, 2)
+    for other in own_imports(module):
+        if other.startswith("boxnn_numba.pipelines."):
+            below, its_room = layer(other, PIPELINES, 2)
+            assert below <= place, f"{module} imports {other}, of a higher layer, see PIPELINES"
+            free = below < place or room == its_room or place == 0 or room in COMPOSE_RUNS
+            assert free, f"{module} imports {other}, its sibling; move what they share below both"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail("modules import each other in a circle: " + " <- ".join(error.args[1]))
+
+
+def test_no_folder_is_a_heap() -> None:
+    """A folder has at most 20 modules, but for the kernels and the commands."""
+    flat = {ROOT / "boxnn_numba" / "kernels", ROOT / "cli"}
+    for folder in {file.parent for file in python_files()} - flat:
+        found = {file.name for file in folder.glob("*.py")} - {"__init__.py"}
+        assert len(found) <= 20, f"{folder} has {len(found)} modules; make rooms by topic"
 
 
 def run(code: str) -> str:
@@ -117,6 +184,14 @@ def test_import_is_light() -> None:
     heavy = "dask torch cupy matplotlib numba zarr sklearn scipy click numpy fsspec upath"
     code = "import sys, boxnn_numba\nprint(sorted(set('{}'.split()) & set(sys.modules)))"
     assert run(code.format(heavy)) == "[]\n"
+
+
+def test_commands_import_heavy_modules_only_when_they_run() -> None:
+    heavy = "dask numba zarr matplotlib sklearn scipy numpy fsspec upath PIL jinja2"
+    commands = [module for module in MODULES if module.startswith("boxnn_numba.cli")]
+    code = "import sys, importlib\n[importlib.import_module(name) for name in {!r}]\n"
+    code += "print(sorted(set({!r}.split()) & set(sys.modules)))"
+    assert run(code.format(commands, heavy)) == "[]\n"
 
 
 def test_training_needs_neither_dask_nor_the_command_line() -> None:
@@ -193,7 +268,7 @@ def test_what_must_not_be_in_the_sources() -> None:
 def test_published_files_are_packaged() -> None:
     data = project()["tool"]["setuptools"]["package-data"]
     for package, patterns in data.items():
-        folder = next(f for f, name in FOLDERS.items() if name == package)
+        folder = MODULES[package].parent
         for pattern in patterns:
-            assert list((ROOT / folder).glob(pattern)), f"{package}: {pattern} matches nothing"
+            assert list(folder.glob(pattern)), f"{package}: {pattern} matches nothing"
     assert (ROOT / "boxnn_numba" / "py.typed").is_file()
