@@ -107,22 +107,22 @@ class Run:
 
     def summary(self) -> Summary:
         """Return the figures that describe the run in one line."""
-        return _summary(self.name, self.outcome)
+        return _summary(self.name, *self.outcome)
 
     def per_class(self) -> list[Summary]:
         """Return the figures of each true class that occurs, under its name."""
         return [
-            _summary(str(name), tuple(values[of_class] for values in self.outcome))
+            _summary(str(name), *(values[of_class] for values in self.outcome))
             for index, name in enumerate(self.classes)
             if (of_class := self.label == index).any()
         ]
 
 
-def _summary(name: str, outcome: tuple[np.ndarray, ...]) -> Summary:
-    accuracy = 100 * float(certificates.certified_accuracy(*outcome, [0])[0])
-    median = certificates.median_certified_radius(*outcome)
-    mean = certificates.mean_certified_radius(*outcome)
-    return Summary(name, len(outcome[0]), round(accuracy, 4), median, round(mean, 4))
+def _summary(name: str, prediction: np.ndarray, radius: np.ndarray, label: np.ndarray) -> Summary:
+    accuracy = 100 * float((prediction == label).mean())
+    median = certificates.median_certified_radius(prediction, radius, label)
+    mean = certificates.mean_certified_radius(prediction, radius, label)
+    return Summary(name, len(label), round(accuracy, 4), median, round(mean, 4))
 
 
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:

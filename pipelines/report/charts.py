@@ -163,9 +163,9 @@ def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[Spread]]:
             f"class {name}: median {cuts[2]}, half within {cuts[1]} to {cuts[3]}, "
             f"nine tenths within {cuts[0]} to {cuts[4]}, mean {mean:.1f}"
         )
-        places = (area.x(max(cut, 0)) for cut in cuts)
+        low, first, middle, third, high = (area.x(max(cut, 0)) for cut in cuts)
         y = area.y(len(present) - line - 0.5)
-        spreads.append(Spread(short, words, y, *places, area.x(mean)))
+        spreads.append(Spread(short, words, y, low, first, middle, third, high, area.x(mean)))
     return area, spreads
 
 

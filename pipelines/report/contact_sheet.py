@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageColor
 
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.curves import shortened
@@ -37,11 +38,8 @@ def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
     attacked = any(picture.attack is not None for picture in pictures)
     if attacked:
         heads.insert(1, "under attack")
-    canvas, size = _all_images(pictures, attacked)
-    # Enlarged here to whole pixels of the figure: matplotlib would take longer, and blur.
     dpi = plots.DPI
-    scale = max(1, round(1.1 * dpi / size))
-    canvas = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
+    canvas = _all_images(pictures, attacked, 1.1 * dpi)
     left, head, margin = round(1.75 * dpi), round(0.75 * dpi), round(0.1 * dpi)
     height, width = canvas.shape[:2]
     across, down = left + width + margin, head + height + margin
@@ -83,31 +81,30 @@ def _pixels(image: np.ndarray, left: int, bottom: int) -> Artist:
     return Pixels()
 
 
-def _all_images(pictures: Sequence[Sample], attacked: bool) -> tuple[np.ndarray, int]:
-    """Return all images in one, a row for each picture, and the longest side of an image."""
+def _all_images(pictures: Sequence[Sample], attacked: bool, side: float) -> np.ndarray:
+    """Return all images in one, a row for each picture, each about `side` pixels a side."""
     first = pictures[0].images[0]
     gap = max(2, max(first.shape[:2]) // 12)
-    margins = [(0, gap), (0, gap), (0, 0)]
-    rows = []
-    for picture in pictures:
-        images = [_rgb(image) for image in picture.images]
+    down, across = first.shape[0] + gap, first.shape[1] + gap
+    sheet = Image.new("RGB", (across * (6 if attacked else 5), down * len(pictures)), "white")
+    for row, picture in enumerate(pictures):
+        images: list[np.ndarray | None] = [*picture.images]
         if attacked:
             images.insert(1, _attacked(picture))
-        padded = [np.pad(image, margins, constant_values=255) for image in images]
-        rows.append(np.concatenate(padded, axis=1))
-    return np.concatenate(rows), max(first.shape[:2]) + gap
+        for column, image in enumerate(images):
+            if image is not None:
+                sheet.paste(Image.fromarray(image), (across * column, down * row))
+    # Enlarged here to whole pixels of the figure: matplotlib would take longer, and blur.
+    scale = max(1, round(side / max(down, across)))
+    return np.asarray(sheet).repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
-    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
-
-
-def _attacked(picture: Sample) -> np.ndarray:
-    """Return what an attack makes of an image, changed pixels tinted; white where there is none."""
+def _attacked(picture: Sample) -> np.ndarray | None:
+    """Return what an attack makes of an image, changed pixels tinted; None where there is none."""
     attack = picture.attack
     if attack is None or attack.image is None:
-        return np.full_like(_rgb(picture.images[0]), 255)
-    image = _rgb(attack.image).copy()
-    tint = np.array([int(CHANGED[at : at + 2], 16) for at in (1, 3, 5)])
+        return None
+    image = np.array(Image.fromarray(attack.image).convert("RGB"))
+    tint = np.array(ImageColor.getrgb(CHANGED))
     image[attack.marks] = (0.4 * image[attack.marks] + 0.6 * tint).astype(np.uint8)
     return image

@@ -62,21 +62,21 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     classes = np.array([(sample.prediction, sample.rival) for sample in samples])
     stored = [(sample.own_distance, sample.rival_distance) for sample in samples]
     # Of an ensemble the mean over the sets of boxes is shown, and boxes of the first.
-    found = [_nearest(codes, boxes, classes) for boxes in model.box_sets]
-    nearest, _ = found[0]
-    given = np.minimum(sum(distance.astype(np.int64) for _, distance in found), UNREACHABLE)
-    if not np.allclose(given / (model.boxes.width * len(found)), stored):
+    sets = [_nearest(codes, boxes, classes) for boxes in model.box_sets]
+    nearest, _ = sets[0]
+    given = np.minimum(sum(distance.astype(np.int64) for _, distance in sets), UNREACHABLE)
+    if not np.allclose(given / (model.boxes.width * len(sets)), stored):
         raise CertificateFileError(
             f"{run.path} holds class distances that its model and data do not give; "
             "certify the data set again"
         )
-    brightest = int(codes.max())
-    draw = _Drawing(model.feature_shape, 255 / brightest if 0 < brightest < 128 else 1.0)
+    brightest, shape = int(codes.max()), model.feature_shape or (codes.shape[1],)
+    draw = _Drawing(shape, 255 / brightest if 0 < brightest < 128 else 1.0)
     attacked = _attacked(run, samples)
     shown = []
     for sample, values, own, boxes, found in zip(samples, x, codes, nearest, attacked, strict=True):
         written, attack = found or (values, None)
-        if not is_image(model.feature_shape):
+        if not is_image(shape):
             rows = _feature_rows(model, values, own, written, boxes)
             shown.append(replace(sample, rows=rows, n_features=x.shape[1], attack=attack))
             continue
@@ -89,14 +89,14 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     return shown
 
 
-def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> tuple[np.ndarray, ...]:
+def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> list[np.ndarray]:
     """Return the nearest box of each of the given classes (N, 2), and its distance in units."""
     from boxnn_numba import pairwise_distance
 
     distance, labels = np.asarray(pairwise_distance(codes, boxes)), np.asarray(boxes.labels)
     columns = (np.where(column[:, None] == labels, distance, UNREACHABLE) for column in classes.T)
     pairs = [(column.argmin(axis=1), column.min(axis=1)) for column in columns]
-    return tuple(np.stack(both, axis=1) for both in zip(*pairs, strict=True))
+    return [np.stack(both, axis=1) for both in zip(*pairs, strict=True)]
 
 
 def _attacked(run: Run, samples: Sequence[Sample]) -> list[_Attacked | None]:

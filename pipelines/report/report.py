@@ -44,7 +44,7 @@ _MOST_SAMPLES = 400
 
 
 @dataclass(frozen=True)
-class ReportResult:
+class Report:
     """What a report has written and found.
 
     Attributes
@@ -83,7 +83,7 @@ def report(
     attacks: Sequence[Name] = (),
     convention: str = "sound",
     run: RunOptions = DEFAULT_RUN,
-) -> ReportResult:
+) -> Report:
     """Compare certificates with each other and with the paper, in figures, tables and a page.
 
     Parameters
@@ -105,7 +105,7 @@ def report(
 
     Returns
     -------
-    ReportResult
+    Report
         The files, the figures of each run, and what is missing.
 
     Raises
@@ -130,7 +130,7 @@ def report(
         run.progress.advance(1)
         notes = _fill(folder, runs, Origins(runs, data, models), convention, run.progress)
         files = sorted(path.name for path in folder.iterdir())
-    return ReportResult(
+    return Report(
         out=str(target),
         page=str(target / PAGE),
         files=files,
@@ -202,17 +202,17 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
     model, dataset = origins.model(run), origins.dataset(run)
     missing = []
     if model is None:
-        missing.append(("model", run.attributes.get("model"), "--model MODEL"))
+        missing.append((f"model {run.attributes.get('model')}", "--model MODEL"))
     if dataset is None:
-        missing.append(("data set", run.attributes.get("dataset"), "--data DATASET"))
+        missing.append((f"data set {run.attributes.get('dataset')}", "--data DATASET"))
     if missing:
-        nouns = " and the ".join(f"{noun} {path}" for noun, path, _ in missing)
-        remedy = " ".join(option for _, _, option in missing)
+        nouns = " and the ".join(noun for noun, _ in missing)
+        options = " ".join(option for _, option in missing)
         verb = "was" if len(missing) == 1 else "were"
         what, left = ("images", []) if image else ("values of features", chosen)
         return left, (
             f"No {what} for {run.name}: the {nouns} {verb} not found; "
-            f"run boxnn report again with {remedy}."
+            f"run boxnn report again with {options}."
         )
     assert model is not None and dataset is not None
     split = str(run.attributes["split"])

@@ -46,7 +46,8 @@ def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
         if run.robust is None:
             continue
         here = attack_places(run) >= 0
-        certified = 100 * certified_accuracy(*(part[here] for part in run.outcome), list(radii))
+        prediction, radius, label = (part[here] for part in run.outcome)
+        certified = 100 * certified_accuracy(prediction, radius, label, list(radii))
         left = [float(run.robust[r]) if r < len(run.robust) else None for r in radii]
         gap = [None if b is None else b - a for a, b in zip(certified, left, strict=True)]
         rows.append(Row(series, ", certified", [*certified]))
