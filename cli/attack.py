@@ -6,28 +6,17 @@ from typing import Any
 
 import click
 
+from boxnn_numba.cli import console, options
 from boxnn_numba.cli.certify import cluster_text
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    choice_option,
-    cluster_options,
-    common_options,
-    emit,
-    out_option,
-    run_options,
-    running,
-    split_option,
-)
 
 
-@click.command(cls=Command, short_help="Attack samples of a split.")
-@click.argument("model", type=StorePath(exists=True))
-@click.argument("data", type=StorePath(exists=True))
-@out_option("Where the attacks go.")
-@split_option
+@click.command(cls=options.Command, short_help="Attack samples of a split.")
+@click.argument("model", type=options.StorePath(exists=True))
+@click.argument("data", type=options.StorePath(exists=True))
+@options.out("Where the attacks go.")
+@options.split
 @click.option("--limit", type=int, help="Attack only this many rows, spread evenly.")
-@choice_option(
+@options.choice(
     "--method",
     ("greedy", "random"),
     help="greedy uses the boxes; random is a black box, in the manner of Sparse-RS.",
@@ -44,9 +33,9 @@ from boxnn_numba.cli.common import (
 @click.option("--tries", type=int, default=32, show_default=True, help="Rounds of local search.")
 @click.option("--queries", type=int, default=1000, show_default=True, help="Of the random method.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
-@cluster_options
-@run_options
-@common_options
+@options.cluster
+@options.run
+@options.common
 def attack(
     model: str,
     data: str,
@@ -54,7 +43,7 @@ def attack(
     split: str,
     limit: int | None,
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Look for the smallest change of features that changes the prediction of MODEL.
 
@@ -66,10 +55,10 @@ def attack(
     from boxnn_numba.pipelines.attack.attack import AttackOptions
     from boxnn_numba.pipelines.attack.attack import attack as work
 
-    with running("attacking", options) as run:
-        chosen = AttackOptions(**options)
+    with console.running("attacking", given) as run:
+        chosen = AttackOptions(**given)
         result = work(model, data, out, chosen, split=split, limit=limit, run=run).as_dict()
-    emit(result, as_json, _text(result))
+    console.emit(result, as_json, _text(result))
 
 
 def _text(result: dict[str, Any]) -> str:

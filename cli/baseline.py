@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import click
 
+from boxnn_numba.cli import console, options
 from boxnn_numba.cli.certify import evaluate
-from boxnn_numba.cli.common import (
-    Function,
-    Group,
-    StorePath,
-    choice_option,
-    cluster_options,
-    common_options,
-    emit,
-    out_option,
-    run_options,
-    running,
-    split_option,
-)
 
 
-@click.group(cls=Group, short_help="Train and certify the published defences.")
+@click.group(cls=options.Group, short_help="Train and certify the published defences.")
 def baseline() -> None:
     """Train, certify and evaluate the published defences that Box-NN is compared with.
 
@@ -52,25 +39,24 @@ for _group in (ra, fpa):
 # --- train -----------------------------------------------------------------------------
 
 
-def _train_options(command: Function) -> Function:
-    for option in (
-        click.option("--seed", default=0, show_default=True, help="Seed of the training."),
-        click.option("--epochs", type=int, help="Most passes over the training data."),
-        out_option("Where it goes (or .zip)."),
-        click.argument("data", type=StorePath(exists=True)),
-    ):
-        command = option(command)
-    return common_options(run_options(command))
+_train_options = options.all_of(
+    click.argument("data", type=options.StorePath(exists=True)),
+    options.out("Where it goes (or .zip)."),
+    click.option("--epochs", type=int, help="Most passes over the training data."),
+    click.option("--seed", default=0, show_default=True, help="Seed of the training."),
+    options.run,
+    options.common,
+)
 
 
-def _train(method: str, data: str, out: str, as_json: bool, **options: Any) -> None:
+def _train(method: str, data: str, out: str, as_json: bool, **given: Any) -> None:
     from boxnn_numba.pipelines.training.baselines import train_baseline
 
-    with running("training", options) as run:
-        result = train_baseline(data, out, method=method, run=run, **options).as_dict()
+    with console.running("training", given) as run:
+        result = train_baseline(data, out, method=method, run=run, **given).as_dict()
     accuracy = result["validation_accuracy"]
     words = "" if accuracy is None else f", {accuracy:.1f}% of single validation samples right"
-    emit(
+    console.emit(
         result,
         as_json,
         f"{out}: {result['multiply_adds']:,} multiply-adds an evaluation, "
@@ -82,55 +68,53 @@ def _train(method: str, data: str, out: str, as_json: bool, **options: Any) -> N
 @click.option("--retained", type=int, required=True, help="Features k that a sample keeps.")
 @click.option("--base", type=click.Choice(["cnn", "mlp"]), help="[default: cnn for images]")
 @_train_options
-def train_ra(**options: Any) -> None:
+def train_ra(**given: Any) -> None:
     """Train a network on the training split of DATA, of which it sees K random features a time.
 
     Example: boxnn baseline ra train mnist.zarr --out ra.zarr --retained 45
     """
-    _train("ra", **options)
+    _train("ra", **given)
 
 
 @fpa.command("train", short_help="Train the submodels of a partition.")
 @click.option("--parts", type=int, required=True, help="Number of submodels T.")
-@choice_option(
+@options.choice(
     "--partition",
     ("strided", "strided-columns", "random", "patch"),
     help="Which features a submodel sees.",
 )
 @click.option("--base", type=click.Choice(["mlp"]), help="[default: mlp]")
 @_train_options
-def train_fpa(**options: Any) -> None:
+def train_fpa(**given: Any) -> None:
     """Train one network for each part of the features on the training split of DATA.
 
     Example: boxnn baseline fpa train mnist.zarr --out fpa.zarr --parts 60
     """
-    _train("fpa", **options)
+    _train("fpa", **given)
 
 
 # --- certify ---------------------------------------------------------------------------
 
 
-def _certify_options(letters: str) -> Callable[[Function], Function]:
-    def add(command: Function) -> Function:
-        for option in (
-            click.option("--limit", type=int, help="Certify only so many samples, evenly spread."),
-            split_option,
-            choice_option("--certificate", ("a", "b"), help=letters),
-            out_option("The certificate file."),
-            click.argument("data", type=StorePath(exists=True)),
-            click.argument("model", type=StorePath(exists=True)),
-        ):
-            command = option(command)
-        return common_options(run_options(cluster_options(command)))
-
-    return add
+def _certify_options(letters: str) -> options.Decorator:
+    return options.all_of(
+        click.argument("model", type=options.StorePath(exists=True)),
+        click.argument("data", type=options.StorePath(exists=True)),
+        options.out("The certificate file."),
+        options.choice("--certificate", ("a", "b"), help=letters),
+        options.split,
+        click.option("--limit", type=int, help="Certify only so many samples, evenly spread."),
+        options.cluster,
+        options.run,
+        options.common,
+    )
 
 
-def _certify(method: str, model: str, data: str, out: str, as_json: bool, **options: Any) -> None:
+def _certify(method: str, model: str, data: str, out: str, as_json: bool, **given: Any) -> None:
     from boxnn_numba.pipelines.certification.baselines import certify_baseline
 
-    with running("certifying", options) as run:
-        found = certify_baseline(model, data, out, method=method, run=run, **options)
+    with console.running("certifying", given) as run:
+        found = certify_baseline(model, data, out, method=method, run=run, **given)
     result = found.as_dict()
     text = (
         f"{out}: {result['method']}, {result['n']} samples in {result['seconds']:.2f} s, accuracy "
@@ -138,7 +122,7 @@ def _certify(method: str, model: str, data: str, out: str, as_json: bool, **opti
         f"radius {result['median_certified_radius']}, {result['multiply_adds']:,} multiply-adds a "
         "sample"
     )
-    emit(result, as_json, "\n".join([text, *([result["note"]] if result["note"] else [])]))
+    console.emit(result, as_json, "\n".join([text, *([result["note"]] if result["note"] else [])]))
 
 
 @ra.command("certify", short_help="Certify samples of a split by randomized ablation.")
@@ -147,8 +131,8 @@ def _certify(method: str, model: str, data: str, out: str, as_json: bool, **opti
 @click.option("--guess-samples", default=1_000, show_default=True, help="Votes that guess it.")
 @click.option("--alpha", default=0.05, show_default=True, help="Error probability of a sample.")
 @click.option("--seed", default=0, show_default=True, help="Seed of what is retained.")
-@click.option("--votes-from", type=StorePath(exists=True), help="Reuse this file's votes.")
-def certify_ra(**options: Any) -> None:
+@click.option("--votes-from", type=options.StorePath(exists=True), help="Reuse this file's votes.")
+def certify_ra(**given: Any) -> None:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline ra train.
 
     Both certificates rest on the same votes: make the second one with
@@ -156,14 +140,14 @@ def certify_ra(**options: Any) -> None:
 
     Example: boxnn baseline ra certify ra.zarr mnist.zarr --out ra-a.zarr --limit 500
     """
-    _certify("ra", **options)
+    _certify("ra", **given)
 
 
 @fpa.command("certify", short_help="Certify samples of a split by feature partition.")
 @_certify_options("a for plurality (FPA^A), b for run-off (FPA^B).")
-def certify_fpa(**options: Any) -> None:
+def certify_fpa(**given: Any) -> None:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline fpa train.
 
     Example: boxnn baseline fpa certify fpa.zarr mnist.zarr --out fpa-b.zarr --certificate b
     """
-    _certify("fpa", **options)
+    _certify("fpa", **given)

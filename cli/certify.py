@@ -6,32 +6,16 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    choice_option,
-    chunk_option,
-    cluster_options,
-    common_options,
-    convention_option,
-    device_option,
-    emit,
-    out_option,
-    overwrite_option,
-    run_options,
-    running,
-    split_option,
-    whole_numbers,
-)
+from boxnn_numba.cli import console, options
 from boxnn_numba.errors import OptionError
 
 
-@click.command(cls=Command, short_help="Certify every sample of a split.")
-@click.argument("model", type=StorePath(exists=True))
-@click.argument("data", type=StorePath(exists=True))
-@out_option("Where the certificates go.")
-@split_option
-@choice_option(
+@click.command(cls=options.Command, short_help="Certify every sample of a split.")
+@click.argument("model", type=options.StorePath(exists=True))
+@click.argument("data", type=options.StorePath(exists=True))
+@options.out("Where the certificates go.")
+@options.split
+@options.choice(
     "--certificate",
     ("margin", "pairwise", "exact"),
     default=None,
@@ -46,10 +30,10 @@ from boxnn_numba.errors import OptionError
     show_default=True,
     help="Seconds for each exact radius; then its bounds.",
 )
-@chunk_option
-@cluster_options
-@run_options
-@common_options
+@options.chunk
+@options.cluster
+@options.run
+@options.common
 def certify(
     model: str,
     data: str,
@@ -75,12 +59,12 @@ def certify(
         certificate, limit = "exact", exact
     from boxnn_numba.pipelines.certification.certify import certify as work
 
-    with running("certifying", how) as run:
+    with console.running("certifying", how) as run:
         result = work(
             model, data, out, split=split, certificate=certificate or "margin", limit=limit,
             time_limit=time_limit, run=run,
         ).as_dict()  # fmt: skip
-    emit(
+    console.emit(
         result,
         as_json,
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
@@ -101,14 +85,14 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
     )
 
 
-@click.command(cls=Command, short_help="Predict and certify the rows of a .npy file.")
-@click.argument("model", type=StorePath(exists=True))
+@click.command(cls=options.Command, short_help="Predict and certify the rows of a .npy file.")
+@click.argument("model", type=options.StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@out_option("CSV file: label, radius per row.")
-@overwrite_option("Replace what is at --out.")
-@device_option
-@chunk_option
-@common_options
+@options.out("CSV file: label, radius per row.")
+@options.overwrite("Replace what is at --out.")
+@options.device
+@options.chunk
+@options.common
 def predict(
     model: str,
     file: str,
@@ -122,9 +106,9 @@ def predict(
     """
     from boxnn_numba.pipelines.predict import predict as work
 
-    with running("predicting", how) as run:
+    with console.running("predicting", how) as run:
         result = work(model, file, out, run=run)
-    emit(result.as_dict(), as_json, f"{out}: {result.n} rows")
+    console.emit(result, as_json, f"{out}: {result.n} rows")
 
 
 def curve_table(result: dict[str, Any]) -> str:
@@ -186,21 +170,21 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     ]
 
 
-@click.command(cls=Command, short_help="Summarise a certificate file.")
-@click.argument("certificate", type=StorePath(exists=True))
+@click.command(cls=options.Command, short_help="Summarise a certificate file.")
+@click.argument("certificate", type=options.StorePath(exists=True))
 @click.option(
     "--radii",
     default="0,4,8,12,16,20,24,28,32,36,40",
     show_default=True,
     help="Radii to count at, with commas.",
 )
-@convention_option
+@options.convention
 @click.option(
     "--attack",
-    type=StorePath(exists=True),
+    type=options.StorePath(exists=True),
     help="Attack file of the same model, data and split, to hold against the certificates.",
 )
-@common_options
+@options.common
 def evaluate(
     certificate: str,
     radii: str,
@@ -216,8 +200,8 @@ def evaluate(
 
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
-    chosen = whole_numbers("--radii", radii, "0,4,8")
+    chosen = options.whole_numbers("--radii", radii, "0,4,8")
     from boxnn_numba.pipelines.evaluate import evaluate as work
 
     result = work(certificate, chosen, convention, attack).as_dict()
-    emit(result, as_json, curve_table(result))
+    console.emit(result, as_json, curve_table(result))

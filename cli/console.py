@@ -1,4 +1,4 @@
-"""Console: what commands print, and the progress bar."""
+"""Console: what commands print, the progress bar, and how a command runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from boxnn_numba.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from boxnn_numba.pipelines.running import RunOptions
 
 
 def as_flags(text: str) -> str:
@@ -19,44 +25,41 @@ def as_flags(text: str) -> str:
     return re.sub("`([a-z_]+)`", lambda match: flags.get(match[1], match[0]), text)
 
 
-def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print a result as one JSON object or as text."""
-    click.echo(as_flags(json.dumps(result) if as_json else text))
+def emit(result: Any, as_json: bool, text: str) -> None:
+    """Print a result (a dict, or what has `as_dict`) as one JSON object, or as text."""
+    content = result if isinstance(result, dict) else result.as_dict()
+    click.echo(as_flags(json.dumps(content) if as_json else text))
 
 
-class Progress:
-    """A bar with time left on standard error; silent where nobody watches.
+class _Bar:
+    """A bar with time left on standard error.
 
     Parameters
     ----------
     description
         What is being done, shown before the bar.
     bar
-        A started `rich.progress.Progress`, or None to stay silent.
+        A started `rich.progress.Progress`.
     """
 
-    def __init__(self, description: str, bar: Any = None) -> None:
-        self._description = description
-        self._bar = bar
+    def __init__(self, description: str, bar: Any) -> None:
+        self._description, self._bar = description, bar
         self._task: Any = None
 
     def start(self, total: int, unit: str) -> None:
         """Begin (again) at zero of `total` units."""
-        if self._bar is None:
-            return
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(f"{self._description} ({unit})", total=total)
 
     def advance(self, n: int) -> None:
         """Report that `n` more units are done."""
-        if self._bar is not None and self._task is not None:
+        if self._task is not None:
             self._bar.advance(self._task, n)
 
     def note(self, text: str) -> None:
         """Show a line above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+        self._bar.console.print(text, highlight=False)
 
 
 @contextlib.contextmanager
@@ -71,7 +74,7 @@ def progress(quiet: bool, description: str) -> Iterator[Progress]:
         What is being done.
     """
     if quiet or not sys.stderr.isatty():
-        yield Progress(description)
+        yield SILENT
         return
     from rich.console import Console
     from rich.progress import (
@@ -92,4 +95,28 @@ def progress(quiet: bool, description: str) -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
     with RichProgress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        yield Progress(description, bar)
+        yield _Bar(description, bar)
+
+
+@contextlib.contextmanager
+def running(description: str, options: dict[str, Any]) -> Iterator[RunOptions]:
+    """Show a progress bar while the body runs, and give it the command's `RunOptions`.
+
+    Parameters
+    ----------
+    description
+        What is being done.
+    options
+        Arguments of the command. Those that say how it runs (``quiet``, ``overwrite``,
+        ``device``, ``workers``, ...) are taken out; what is left is the command's own.
+    """
+    from boxnn_numba.pipelines.cluster.options import ClusterOptions
+    from boxnn_numba.pipelines.running import RunOptions
+
+    def taken(kind: type) -> dict[str, Any]:
+        names = [item.name for item in fields(kind) if item.name in options]
+        return {name: options.pop(name) for name in names}
+
+    cluster = ClusterOptions(**taken(ClusterOptions))
+    with progress(options.pop("quiet"), description) as bar:
+        yield RunOptions(**taken(RunOptions), cluster=cluster, progress=bar)

@@ -7,28 +7,19 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Group,
-    StorePath,
-    common_options,
-    emit,
-    out_option,
-    overwrite_option,
-    progress,
-    running,
-)
+from boxnn_numba.cli import console, options
 from boxnn_numba.errors import DataError, OptionError
 
 PATH = click.Path(path_type=Path)
 
 
-@click.group(cls=Group)
+@click.group(cls=options.Group)
 def data() -> None:
     """Fetch, ingest, look at and verify datasets."""
 
 
 @data.command("list")
-@common_options
+@options.common
 def list_(quiet: bool, as_json: bool) -> None:
     """List the named data sets and whether they are on this machine."""
     from boxnn_numba.data.sources.catalogue import NAMED, available
@@ -42,26 +33,26 @@ def list_(quiet: bool, as_json: bool) -> None:
         place = item["available"] or f"not here; run `boxnn data fetch {item['name']}`"
         lines += [f"{item['name']:14} {item['description']}", f"{'':14} {place}"]
     own = "Your own: a folder of IDX files, .npz, .npy, .csv, .tsv, .parquet (boxnn data ingest)."
-    emit({"sources": sources}, as_json, "\n".join([*lines, own]))
+    console.emit({"sources": sources}, as_json, "\n".join([*lines, own]))
 
 
 @data.command(short_help="Download a data set from its official mirror.")
 @click.argument("name")
-@common_options
+@options.common
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
     from boxnn_numba.data.sources.catalogue import FILES
     from boxnn_numba.data.sources.catalogue import fetch as fetch_files
 
-    with progress(quiet, f"Fetching {name}") as bar:
+    with console.progress(quiet, f"Fetching {name}") as bar:
         bar.start(len(FILES), "files")
         folder = fetch_files(name, lambda _: bar.advance(1))
-    emit({"name": name, "path": str(folder)}, as_json, f"{name} is in {folder}")
+    console.emit({"name": name, "path": str(folder)}, as_json, f"{name} is in {folder}")
 
 
 @data.command()
 @click.argument("source")
-@out_option("Dataset to make, e.g. mnist.zarr.")
+@options.out("Dataset to make, e.g. mnist.zarr.")
 @click.option("--from", "directory", type=PATH, help="Folder with the four IDX files.")
 @click.option("--label", metavar="COLUMN", help="Label column of a CSV or Parquet table.")
 @click.option("--labels", type=PATH, help="File with the labels of an .npy or IDX file.")
@@ -70,9 +61,9 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--name", help="Name of the dataset; that of the source by default.")
 @click.option("--test-fraction", default=0.2, show_default=True, help="If there is no test split.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the test split.")
-@overwrite_option()
-@common_options
-def ingest(source: str, out: str, shape: str | None, as_json: bool, **options: Any) -> None:
+@options.overwrite()
+@options.common
+def ingest(source: str, out: str, shape: str | None, as_json: bool, **given: Any) -> None:
     """Write SOURCE as a dataset.
 
     SOURCE is mnist, fashion-mnist, digits, mnist-sample, a folder of IDX files, or an .npz
@@ -81,9 +72,9 @@ def ingest(source: str, out: str, shape: str | None, as_json: bool, **options: A
     sizes = _sizes(shape)
     from boxnn_numba.pipelines.ingest import ingest as write_source
 
-    with running(f"Ingesting {source}", options) as run:
-        made = write_source(source, out, shape=sizes, run=run, **options)
-    emit(
+    with console.running(f"Ingesting {source}", given) as run:
+        made = write_source(source, out, shape=sizes, run=run, **given)
+    console.emit(
         made.as_dict(),
         as_json,
         f"{out}: {made.rows['train']} training and {made.rows['test']} test rows, "
@@ -92,8 +83,8 @@ def ingest(source: str, out: str, shape: str | None, as_json: bool, **options: A
 
 
 @data.command()
-@click.argument("path", type=StorePath())
-@common_options
+@click.argument("path", type=options.StorePath())
+@options.common
 def info(path: str, quiet: bool, as_json: bool) -> None:
     """Show what is in the dataset at PATH."""
     import numpy as np
@@ -127,19 +118,19 @@ def info(path: str, quiet: bool, as_json: bool) -> None:
         numbers = [splits[split]["rows_per_class"][index] for split in dataset.splits]
         text.append(f"{name!s:>16} {numbers[0]:9} {numbers[1]:9}")
     text.append(f"{'all':>16} {dataset.n_rows('train'):9} {dataset.n_rows('test'):9}")
-    emit(result, as_json, "\n".join(text))
+    console.emit(result, as_json, "\n".join(text))
 
 
 @data.command(short_help="Compare a dataset with its checksums.")
-@click.argument("path", type=StorePath())
-@common_options
+@click.argument("path", type=options.StorePath())
+@options.common
 def verify(path: str, quiet: bool, as_json: bool) -> None:
     """Read every byte of the dataset at PATH and compare it with its checksums."""
     from boxnn_numba.data.dataset import verify_dataset
 
     problems = verify_dataset(path)
     text = "\n".join(problems) or f"{path} is sound"
-    emit({"path": str(path), "sound": not problems, "problems": problems}, as_json, text)
+    console.emit({"path": str(path), "sound": not problems, "problems": problems}, as_json, text)
     if problems:
         number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError(f"{path} has {number}; ingest it again")

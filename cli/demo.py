@@ -7,25 +7,20 @@ from pathlib import Path
 
 import click
 
+from boxnn_numba.cli import console, options
 from boxnn_numba.cli.certify import curve_table
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    common_options,
-    emit,
-    overwrite_option,
-    progress,
-)
 from boxnn_numba.errors import InterruptedRunError
 
 _NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
 
 
-@click.command(cls=Command, short_help="Train, certify and report on bundled real data.")
-@click.option("--out", default="boxnn-demo", show_default=True, type=StorePath(), help="Folder.")
+@click.command(cls=options.Command, short_help="Train, certify and report on bundled real data.")
+@click.option(
+    "--out", default="boxnn-demo", show_default=True, type=options.StorePath(), help="Folder."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the training.")
-@overwrite_option()
-@common_options
+@options.overwrite()
+@options.common
 def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
     """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.
 
@@ -53,19 +48,21 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
 
     folder = new_folder(out, owned=_made_by_demo, overwrite=overwrite)
     data, model, cert = (folder / f"{name}.zarr" for name in ("mnist-sample", "model", "cert"))
-    with progress(quiet, "1/4 ingesting") as bar:
+    with console.progress(quiet, "1/4 ingesting") as bar:
         ingest("mnist-sample", data, run=RunOptions(progress=bar))
     settings = resolve("graded", {"boxes": 1000, "epochs": 10, "seed": seed})
-    with progress(quiet, "2/4 training") as bar:
+    with console.progress(quiet, "2/4 training") as bar:
         train(data, model, settings, run=RunOptions(progress=bar))
-    with progress(quiet, "3/4 certifying") as bar:
+    with console.progress(quiet, "3/4 certifying") as bar:
         certify(model, data, cert, run=RunOptions(progress=bar))
-    with progress(quiet, "4/4 reporting") as bar:
+    with console.progress(quiet, "4/4 reporting") as bar:
         report([cert], folder / "report", run=RunOptions(progress=bar))
     result = evaluate(cert, range(0, 41, 4)).as_dict()
     page = folder / "report" / "report.html"
     result |= {"report": str(page), "seconds": time.perf_counter() - began}
-    emit(result, as_json, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}")
+    console.emit(
+        result, as_json, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}"
+    )
 
 
 def _made_by_demo(folder: Path) -> bool:

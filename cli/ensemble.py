@@ -6,23 +6,15 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    common_options,
-    emit,
-    out_option,
-    overwrite_option,
-    running,
-)
+from boxnn_numba.cli import console, options
 
 
-@click.command(cls=Command, short_help="Make one model of several.")
-@click.argument("models", nargs=-1, required=True, type=StorePath(exists=True))
-@out_option("Where the model goes.")
-@overwrite_option()
-@common_options
-def ensemble(models: tuple[str, ...], out: str, as_json: bool, **options: Any) -> None:
+@click.command(cls=options.Command, short_help="Make one model of several.")
+@click.argument("models", nargs=-1, required=True, type=options.StorePath(exists=True))
+@options.out("Where the model goes.")
+@options.overwrite()
+@options.common
+def ensemble(models: tuple[str, ...], out: str, as_json: bool, **given: Any) -> None:
     """Make one model of MODELS that were trained on the same data with other seeds.
 
     Its class distances are their sums, which are certified as exactly as those of one model;
@@ -32,6 +24,6 @@ def ensemble(models: tuple[str, ...], out: str, as_json: bool, **options: Any) -
     """
     from boxnn_numba.pipelines.ensemble import ensemble as join
 
-    with running("joining", options) as run:
+    with console.running("joining", given) as run:
         made = join(models, out, run=run)
-    emit(made.as_dict(), as_json, f"{out}: {made.members} members, {made.boxes} boxes")
+    console.emit(made, as_json, f"{out}: {made.members} members, {made.boxes} boxes")

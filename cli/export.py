@@ -6,53 +6,45 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Group,
-    StorePath,
-    common_options,
-    emit,
-    out_option,
-    overwrite_option,
-    running,
-)
+from boxnn_numba.cli import console, options
 
-_overwrite = overwrite_option("Replace what is at --out.")
+_overwrite = options.overwrite("Replace what is at --out.")
 
 
-@click.group(cls=Group, short_help="Write boxes or certificates for other programs.")
+@click.group(cls=options.Group, short_help="Write boxes or certificates for other programs.")
 def export() -> None:
     """Write boxes to a NumPy file, or certificates to a CSV or Parquet table."""
 
 
 @export.command(short_help="Write the boxes of a model as .npz.")
-@click.argument("model", type=StorePath(exists=True))
-@out_option("The .npz file.")
+@click.argument("model", type=options.StorePath(exists=True))
+@options.out("The .npz file.")
 @_overwrite
-@common_options
-def boxes(model: str, out: str, as_json: bool, **options: Any) -> None:
+@options.common
+def boxes(model: str, out: str, as_json: bool, **given: Any) -> None:
     """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
 
     Example: boxnn export boxes model.zarr --out boxes.npz
     """
     from boxnn_numba.pipelines.export import export_boxes
 
-    with running("exporting", options) as run:
+    with console.running("exporting", given) as run:
         made = export_boxes(model, out, run=run)
-    emit(made.as_dict(), as_json, f"{out}: {made.boxes} boxes of {made.features} features")
+    console.emit(made, as_json, f"{out}: {made.boxes} boxes of {made.features} features")
 
 
 @export.command(short_help="Write a certificate file as .csv or .parquet.")
-@click.argument("certificate", type=StorePath(exists=True))
-@out_option("The .csv or .parquet file.")
+@click.argument("certificate", type=options.StorePath(exists=True))
+@options.out("The .csv or .parquet file.")
 @_overwrite
-@common_options
-def certificates(certificate: str, out: str, as_json: bool, **options: Any) -> None:
+@options.common
+def certificates(certificate: str, out: str, as_json: bool, **given: Any) -> None:
     """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
 
     Example: boxnn export certificates cert.zarr --out cert.parquet
     """
     from boxnn_numba.pipelines.export import export_certificates
 
-    with running("exporting", options) as run:
+    with console.running("exporting", given) as run:
         made = export_certificates(certificate, out, run=run)
-    emit(made.as_dict(), as_json, f"{out}: {made.rows} rows, {made.columns} columns")
+    console.emit(made, as_json, f"{out}: {made.rows} rows, {made.columns} columns")

@@ -6,23 +6,15 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    cluster_options,
-    common_options,
-    emit,
-    out_option,
-    run_options,
-    running,
-    whole_numbers,
-)
+from boxnn_numba.cli import console, options
 from boxnn_numba.cli.train import training_options
 
 
-@click.command(cls=Command, short_help="Train models for many radii; choose the best at each.")
-@click.argument("data", type=StorePath(exists=True))
-@out_option("Folder for the results and runs.")
+@click.command(
+    cls=options.Command, short_help="Train models for many radii; choose the best at each."
+)
+@click.argument("data", type=options.StorePath(exists=True))
+@options.out("Folder for the results and runs.")
 @click.option(
     "--targets",
     default="4,8,12,16,20,24,28,32,36,40",
@@ -30,10 +22,10 @@ from boxnn_numba.cli.train import training_options
     help="Radii to aim at, with commas.",
 )
 @training_options
-@cluster_options
-@run_options
-@common_options
-def frontier(data: str, out: str, targets: str, as_json: bool, **options: Any) -> None:
+@options.cluster
+@options.run
+@options.common
+def frontier(data: str, out: str, targets: str, as_json: bool, **given: Any) -> None:
     """Train preset graded, and preset target at each of --targets, on dataset DATA.
 
     At every radius the model with the best certified accuracy on held-out training data is
@@ -42,10 +34,10 @@ def frontier(data: str, out: str, targets: str, as_json: bool, **options: Any) -
 
     Example: boxnn frontier mnist.zarr --out frontier --boxes 2500
     """
-    aims = whole_numbers("--targets", targets, "4,8,12")
+    aims = options.whole_numbers("--targets", targets, "4,8,12")
     from boxnn_numba.pipelines.model_selection.frontier import frontier as find
     from boxnn_numba.pipelines.model_selection.frontier import frontier_text
 
-    with running("training", options) as run:
-        found = find(data, out, options, targets=aims, run=run)
-    emit(found.as_dict(), as_json, f"{frontier_text(found)}\n{found.seconds:.0f} s; {out}")
+    with console.running("training", given) as run:
+        found = find(data, out, given, targets=aims, run=run)
+    console.emit(found, as_json, f"{frontier_text(found)}\n{found.seconds:.0f} s; {out}")

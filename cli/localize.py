@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import Command, StorePath, common_options, emit, running
+from boxnn_numba.cli import console, options
 
 _LEGEND = (
     "delta: part of the class not certified at eps; C: 1 / (1 - volume predicted as the class); "
@@ -20,9 +20,9 @@ _GRADED = (
 )
 
 
-@click.command(cls=Command, short_help="Report how localized the data of each class are.")
-@click.argument("certificate", type=StorePath(exists=True))
-@click.argument("model", type=StorePath(exists=True))
+@click.command(cls=options.Command, short_help="Report how localized the data of each class are.")
+@click.argument("certificate", type=options.StorePath(exists=True))
+@click.argument("model", type=options.StorePath(exists=True))
 @click.option(
     "--radius",
     "radii",
@@ -42,13 +42,13 @@ _GRADED = (
     help="Uniform inputs that bound the volumes of decision regions.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of those inputs.")
-@common_options
+@options.common
 def localize(
     certificate: str,
     model: str,
     radii: tuple[int, ...],
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Report per class how localized the certified data are, in the sense of the paper.
 
@@ -60,9 +60,9 @@ def localize(
     """
     from boxnn_numba.pipelines.localize import localize as report
 
-    with running("localizing", options) as run:
-        result = report(certificate, model, radii, run=run, **options).as_dict()
-    emit(result, as_json, _text(result, bool(radii)))
+    with console.running("localizing", given) as run:
+        result = report(certificate, model, radii, run=run, **given).as_dict()
+    console.emit(result, as_json, _text(result, bool(radii)))
 
 
 def _text(result: dict[str, Any], chosen: bool) -> str:

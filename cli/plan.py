@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import Command, common_options, emit
+from boxnn_numba.cli import console, options
 from boxnn_numba.errors import OptionError
 
 
@@ -41,7 +41,7 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
         raise OptionError(advice) from None
 
 
-@click.command(cls=Command, short_help="Predict time and memory on a cluster.")
+@click.command(cls=options.Command, short_help="Predict time and memory on a cluster.")
 @click.option("--samples", type=int, default=60_000, show_default=True, help="Samples N.")
 @click.option("--features", type=int, default=784, show_default=True, help="Features n.")
 @click.option("--boxes", type=int, default=2500, show_default=True, help="Boxes M.")
@@ -62,7 +62,7 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
 @click.option("--constants", type=click.Path(), help="Measured constants, a JSON file.")
 @click.option("--plot", type=click.Path(), help="PNG file for the curve to 1,000 workers.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --plot.")
-@common_options
+@options.common
 def plan(
     bandwidth: tuple[str, ...],
     store_bandwidth: str | None,
@@ -100,4 +100,4 @@ def plan(
     result = predict(job, clusters[0], known)
     if plot is not None:
         draw_plan([(f"{job.boxes:,} boxes", job, clusters)], known, plot, overwrite=overwrite)
-    emit(result.as_dict(), as_json, plan_text(result))
+    console.emit(result, as_json, plan_text(result))

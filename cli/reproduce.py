@@ -6,18 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    choice_option,
-    common_options,
-    emit,
-    out_option,
-    overwrite_option,
-    resume_option,
-    running,
-    threads_option,
-)
+from boxnn_numba.cli import console, options
 
 _TARGETS = (
     *("table1", "table2", "table3"),
@@ -26,22 +15,22 @@ _TARGETS = (
 )
 
 
-@click.command(cls=Command, short_help="Rerun a table or figure of the paper and compare.")
+@click.command(cls=options.Command, short_help="Rerun a table or figure of the paper and compare.")
 @click.argument("target", type=click.Choice(_TARGETS), metavar="TARGET")
-@out_option("Folder for results and their runs.")
-@click.option("--data", type=StorePath(exists=True), help="Dataset of MNIST.")
-@click.option("--fashion", type=StorePath(exists=True), help="Dataset of Fashion-MNIST.")
-@choice_option(
+@options.out("Folder for results and their runs.")
+@click.option("--data", type=options.StorePath(exists=True), help="Dataset of MNIST.")
+@click.option("--fashion", type=options.StorePath(exists=True), help="Dataset of Fashion-MNIST.")
+@options.choice(
     "--scale",
     ("quick", "full"),
     help="quick is within an hour on 2 cores, full all settings and all test images.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of all runs.")
-@threads_option
-@overwrite_option("Delete an earlier reproduction at --out.")
-@resume_option
-@common_options
-def reproduce(target: str, out: str, as_json: bool, **options: Any) -> None:
+@options.threads
+@options.overwrite("Delete an earlier reproduction at --out.")
+@options.resume
+@options.common
+def reproduce(target: str, out: str, as_json: bool, **given: Any) -> None:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
 
     TARGET is table1, table2, table3, figure2 ... figure10, ablation (Table 4 and
@@ -53,8 +42,8 @@ def reproduce(target: str, out: str, as_json: bool, **options: Any) -> None:
     """
     from boxnn_numba.pipelines.reproduce.reproduce import reproduce as reproduce_target
 
-    with running(f"reproducing {target}", options) as run:
-        result = reproduce_target(target, out, run=run, **options)
+    with console.running(f"reproducing {target}", given) as run:
+        result = reproduce_target(target, out, run=run, **given)
     texts = [item["text"] for item in result.targets.values()]
     summary = f"{result.seconds:.0f} s; results: {result.out}"
-    emit(result.as_dict(), as_json, "\n\n".join([*texts, summary]))
+    console.emit(result, as_json, "\n\n".join([*texts, summary]))

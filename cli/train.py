@@ -7,25 +7,12 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    OUTPUT,
-    Command,
-    Function,
-    StorePath,
-    choice_option,
-    cluster_options,
-    common_options,
-    emit,
-    option,
-    out_option,
-    run_options,
-    running,
-)
+from boxnn_numba.cli import console, options
 from boxnn_numba.training.options import GROUPS, OPTIONS, preset_value, resolve
 
 # The first is the default.
 _PRESETS = ("graded", "target", "paper")
-preset_option = choice_option(
+preset_option = options.choice(
     "--preset",
     _PRESETS,
     help="What the options below are where they are not given; target needs --radius.",
@@ -42,48 +29,50 @@ def default_text(name: str) -> str:
     return "; ".join([first, *(f"{key}: {text}" for key, text in texts.items() if text != first)])
 
 
-def training_options(command: Function) -> Function:
-    """Add an option for every field of `TrainingOptions`; unset ones come as None."""
-    ordered = sorted(OPTIONS.items(), key=lambda item: GROUPS.index(item[1].group))
-    for name, declared in reversed(ordered):
-        kind = click.Choice(declared.choices) if declared.choices else type(declared.default)
-        command = option(
-            _flag(name),
-            type=kind,
-            metavar=declared.limits if declared.bounded else None,
-            section=declared.group,
-            help=re.sub("`([a-z_]+)`", lambda match: _flag(match[1]), declared.text)
-            + f"  [default: {default_text(name)}]",
-        )(command)
-    return command
+def _training_option(name: str) -> options.Decorator:
+    declared = OPTIONS[name]
+    text = re.sub("`([a-z_]+)`", lambda match: _flag(match[1]), declared.text)
+    return options.option(
+        _flag(name),
+        type=click.Choice(declared.choices) if declared.choices else type(declared.default),
+        metavar=declared.limits if declared.bounded else None,
+        section=declared.group,
+        help=f"{text}  [default: {default_text(name)}]",
+    )
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-@click.command(cls=Command, short_help="Train a model on a dataset.")
-@click.argument("data", type=StorePath(exists=True))
-@out_option("Where the model goes (or .zip).")
+#: An option for every field of `TrainingOptions`; those that are not given come as None.
+training_options = options.all_of(
+    *map(_training_option, sorted(OPTIONS, key=lambda name: GROUPS.index(OPTIONS[name].group)))
+)
+
+
+@click.command(cls=options.Command, short_help="Train a model on a dataset.")
+@click.argument("data", type=options.StorePath(exists=True))
+@options.out("Where the model goes (or .zip).")
 @preset_option
-@option(
+@options.option(
     "--checkpoint-seconds",
     default=60.0,
     show_default=True,
-    section=OUTPUT,
+    section=options.OUTPUT,
     help="Save the state of the run when it is this old, and after every epoch.",
 )
 @training_options
-@cluster_options
-@run_options
-@common_options
+@options.cluster
+@options.run
+@options.common
 def train(
     data: str,
     out: str,
     preset: str,
     checkpoint_seconds: float,
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Train a model on the training split of dataset DATA.
 
@@ -96,9 +85,9 @@ def train(
     from boxnn_numba.data.dataset import open_dataset
     from boxnn_numba.pipelines.training.train import train as train_model
 
-    with running("training", options) as run:
-        resolve(preset, options)  # what is wrong with options comes before what is with data
-        settings = resolve(preset, options, open_dataset(data).are_images)
+    with console.running("training", given) as run:
+        resolve(preset, given)  # what is wrong with options comes before what is with data
+        settings = resolve(preset, given, open_dataset(data).are_images)
         trained = train_model(
             data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
         )
@@ -110,7 +99,7 @@ def train(
     text += "".join(f"\nwarning: {sentence}" for sentence in result["warnings"])
     if "cluster" in result:
         text += "\n" + _cluster_text(result["cluster"])
-    emit(result, as_json, text)
+    console.emit(result, as_json, text)
 
 
 def _validation_text(figures: dict[str, Any]) -> str:

@@ -6,21 +6,13 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import (
-    Command,
-    StorePath,
-    common_options,
-    emit,
-    out_option,
-    run_options,
-    running,
-)
+from boxnn_numba.cli import console, options
 from boxnn_numba.cli.train import preset_option, training_options
 
 
-@click.command(cls=Command, short_help="Search training options on held-out data.")
-@click.argument("data", type=StorePath(exists=True))
-@out_option("JSON file of the study.", click.Path(dir_okay=False))
+@click.command(cls=options.Command, short_help="Search training options on held-out data.")
+@click.argument("data", type=options.StorePath(exists=True))
+@options.out("JSON file of the study.", click.Path(dir_okay=False))
 @click.option("--trials", default=20, show_default=True, help="Trials that there are to be.")
 @preset_option
 @click.option(
@@ -29,8 +21,8 @@ from boxnn_numba.cli.train import preset_option, training_options
     "augment.",
 )
 @training_options
-@run_options
-@common_options
+@options.run
+@options.common
 def tune(
     data: str,
     out: str,
@@ -38,7 +30,7 @@ def tune(
     preset: str,
     search: str | None,
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Search training options for dataset DATA with Optuna (pip install 'boxnn-numba[tune]').
 
@@ -52,13 +44,13 @@ def tune(
     from boxnn_numba.pipelines.model_selection.tune import command_line
     from boxnn_numba.pipelines.model_selection.tune import tune as search_options
 
-    with running("tuning", options) as run:
+    with console.running("tuning", given) as run:
         found = search_options(
-            data, out, options, preset=preset, trials=trials, search=names, run=run
+            data, out, given, preset=preset, trials=trials, search=names, run=run
         )
     ended = ", ".join(f"{count} {state}" for state, count in found.trials.items())
     text = f"{out}: {ended} in {found.seconds:.0f} s"
     if found.best is not None:
         text += f"\nbest {found.objective}: {found.best['value']:.4f}\n"
         text += command_line(found, data)
-    emit(found.as_dict(), as_json, text)
+    console.emit(found, as_json, text)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli.common import Command
 from boxnn_numba.cli.main import cli
+from boxnn_numba.cli.options import Command
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 HEAD = """# Commands

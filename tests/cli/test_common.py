@@ -16,7 +16,7 @@ from boxnn_numba.backends import devices
 from boxnn_numba.baselines import partition
 from boxnn_numba.baselines.base_classifiers import BASES
 from boxnn_numba.certificates.margin import CONVENTIONS
-from boxnn_numba.cli.common import running
+from boxnn_numba.cli.console import running
 from boxnn_numba.cli.main import cli
 from boxnn_numba.cli.train import default_text
 from boxnn_numba.data.certificate_store import KINDS

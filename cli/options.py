@@ -1,24 +1,17 @@
-"""Options: those that several commands share, in sections, and how a command runs."""
+"""Options: those that several commands share, and the sections of a help text."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from boxnn_numba.cli.config import read_config
-from boxnn_numba.cli.console import as_flags, emit, progress
+from boxnn_numba.cli.console import as_flags
 from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import BoxNNError, OptionError
-
-if TYPE_CHECKING:
-    from boxnn_numba.pipelines.running import RunOptions
-
-__all__ = ["emit", "progress"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
@@ -87,7 +80,7 @@ def option(*names: str, section: str = "Options", **attributes: Any) -> Decorato
     return click.option(*names, cls=Option, section=section, **attributes)
 
 
-def _all_of(*options: Decorator) -> Decorator:
+def all_of(*options: Decorator) -> Decorator:
     """Add options in the order in which they stand."""
 
     def add(command: Function) -> Function:
@@ -98,18 +91,18 @@ def _all_of(*options: Decorator) -> Decorator:
     return add
 
 
-def choice_option(name: str, choices: tuple[str, ...], **attributes: Any) -> Decorator:
+def choice(name: str, choices: tuple[str, ...], **attributes: Any) -> Decorator:
     """Add an option that takes one of some words; the first is the default."""
     attributes = {"default": choices[0], "show_default": True, **attributes}
     return option(name, type=click.Choice(choices), **attributes)
 
 
-def out_option(text: str, kind: click.ParamType | None = None) -> Decorator:
+def out(text: str, kind: click.ParamType | None = None) -> Decorator:
     """Add --out, which must be given."""
     return option("--out", required=True, type=kind or StorePath(), section=OUTPUT, help=text)
 
 
-def overwrite_option(text: str = "Replace the boxnn output at --out.") -> Decorator:
+def overwrite(text: str = "Replace the boxnn output at --out.") -> Decorator:
     """Add --overwrite."""
     return option("--overwrite", is_flag=True, section=OUTPUT, help=text)
 
@@ -124,42 +117,42 @@ _FILE = click.Path(exists=True, dir_okay=False)
 _where = functools.partial(option, section=WHERE)
 _output = functools.partial(option, section=OUTPUT)
 
-split_option = choice_option("--split", ("test", "train"), help="Rows of the dataset to take.")
-convention_option = choice_option(
+split = choice("--split", ("test", "train"), help="Rows of the dataset to take.")
+convention = choice(
     "--convention",
     ("sound", "paper"),
     help="How radii are counted; paper only to compare with the paper's tables.",
 )
-device_option = choice_option(
+device = choice(
     "--device",
     ("auto", "cpu", "cuda"),
     section=WHERE,
     help="The processor, an NVIDIA GPU (cuda), or what there is.",
 )
-chunk_option = _where(
+chunk = _where(
     "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
 )
-threads_option = _where("--threads", type=int, help="Threads to use; all cores by default.")
-resume_option = _output("--resume", is_flag=True, help="Continue a run that was stopped.")
+threads = _where("--threads", type=int, help="Threads to use; all cores by default.")
+resume = _output("--resume", is_flag=True, help="Continue a run that was stopped.")
 #: What every command takes.
-common_options = _all_of(
+common = all_of(
     _output("--quiet", "-q", is_flag=True, help="Show no progress."),
     _output("--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json,
             help="Print one JSON object."),
     _output("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
 )  # fmt: skip
-#: `run_options` for what starts again when it was stopped.
-restart_options = _all_of(
-    device_option,
-    threads_option,
-    overwrite_option(),
+#: `run` for what starts again when it was stopped.
+restart = all_of(
+    device,
+    threads,
+    overwrite(),
     option("--config", type=_FILE, is_eager=True, expose_value=False, callback=read_config,
            help="TOML file with values of options; the command line goes first."),
 )  # fmt: skip
 #: What long commands take.
-run_options = _all_of(resume_option, restart_options)
+run = all_of(resume, restart)
 #: Fields of `ClusterOptions`.
-cluster_options = _all_of(
+cluster = all_of(
     _where("--workers", type=int, help="Start this many local worker processes."),
     _where("--threads-per-worker", type=int, help="Threads of each local worker."),
     _where("--scheduler", help="Address of a running Dask scheduler, tcp:// or tls://."),
@@ -171,41 +164,6 @@ cluster_options = _all_of(
     _where("--box-shards", type=int, default=0, help="Split the boxes too, in this many parts."),
     _where("--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."),
 )
-
-
-# --- how a command runs ----------------------------------------------------------------
-
-
-def chosen_cluster(options: dict[str, Any]) -> Any:
-    """Take the values of `cluster_options` out of a command's arguments."""
-    from boxnn_numba.pipelines.cluster.options import ClusterOptions
-
-    names = [item.name for item in fields(ClusterOptions)]
-    return ClusterOptions(**{name: options.pop(name) for name in names})
-
-
-@contextlib.contextmanager
-def running(description: str, options: dict[str, Any]) -> Iterator[RunOptions]:
-    """Show a progress bar while the body runs, and give it the command's `RunOptions`.
-
-    Parameters
-    ----------
-    description
-        What is being done.
-    options
-        Arguments of the command. Those that say how it runs (``quiet``, ``overwrite``,
-        ``device``, ``workers``, ...) are taken out; what is left is the command's own.
-    """
-    from boxnn_numba.pipelines.cluster.options import ClusterOptions
-    from boxnn_numba.pipelines.running import RunOptions
-
-    def taken(kind: type) -> dict[str, Any]:
-        names = [item.name for item in fields(kind) if item.name in options]
-        return {name: options.pop(name) for name in names}
-
-    cluster = ClusterOptions(**taken(ClusterOptions))
-    with progress(options.pop("quiet"), description) as bar:
-        yield RunOptions(**taken(RunOptions), cluster=cluster, progress=bar)
 
 
 def whole_numbers(flag: str, text: str, example: str) -> list[int]:
