@@ -240,7 +240,7 @@ def _train(
 def _test(member: _Member, data: Name, run: RunOptions) -> _Member:
     path = member.kept.certificate_path()
     if not path.exists():
-        certify(member.kept.model, data, path, run=replace(run, overwrite=False, resume=True))
+        certify(member.kept.model, data, path, run=run)
     return replace(member, test=certified_curve(member.kept.certificate().outcome()))
 
 
