@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +15,7 @@ from support.attack_models import clusters, fewest_changes, groups_changed, leve
 
 from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.attacks import greedy_attack
-from boxnn_numba.certificates import exact_radius, pairwise_radius
+from boxnn_numba.certificates import exact, exact_radii, exact_radius, pairwise_radius
 from boxnn_numba.certificates.integer_program import Program, solve
 from boxnn_numba.errors import InputError, OptionError
 
@@ -168,6 +170,36 @@ def test_programs_against_brute_force() -> None:
         if taken is not None:
             assert (gains[:, taken].sum(axis=1) >= program.gaps).all()
             assert solve(program, least - 1, 10) == (least, None)
+
+
+def test_a_solve_can_be_stopped_from_another_thread() -> None:
+    gains = np.random.default_rng(0).integers(0, 100, (60, 120))
+    program = Program(np.arange(120), np.zeros(120), gains, gains.sum(axis=1) // 2, 1)
+    stop = threading.Event()
+    timer = threading.Timer(1, stop.set)
+    timer.start()
+    began = time.monotonic()
+    bound, _ = solve(program, 120, 600, stop)
+    timer.join()
+    assert stop.is_set() and time.monotonic() - began < 60
+    assert bound < 120
+
+
+def test_what_stops_one_input_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, stopped = threading.Lock(), []
+
+    def settled(*arguments: object) -> None:
+        stop = arguments[-1]
+        assert isinstance(stop, threading.Event)
+        if not first.acquire(blocking=False):
+            raise KeyboardInterrupt
+        stopped.append(stop.wait(60))
+
+    monkeypatch.setattr(exact, "_settled", settled)
+    model, x, _ = levelled(1, 4, 60, 1, 3)
+    with pytest.raises(KeyboardInterrupt):
+        exact_radii(model, x, 600, threads=2)
+    assert stopped == [True]
 
 
 MODEL = BoxNN(Boxes([[0] * 3, [99] * 3], [[9] * 3, [99] * 3], [0, 1], 5), [0, 1])
