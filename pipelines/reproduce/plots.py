@@ -10,6 +10,7 @@ from boxnn_numba.pipelines.figures.curves import (
     frame_curves,
     method_label,
     new_figure,
+    tidy,
 )
 from boxnn_numba.pipelines.figures.published import FAMILIES
 from boxnn_numba.pipelines.reproduce.rows import Row
@@ -198,9 +199,7 @@ def median_bars(medians: Sequence[Mapping[str, Any]], title: str) -> Figure:
         axes.set_yticks(range(len(own)), [_median_label(item) for item in own], fontsize=9)
         axes.set_ylim(len(own) - 0.4, -0.6)
         axes.set_title(_DATASET_TITLES[dataset], loc="left", fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x", color="#e3e5e8", linewidth=0.8)
-        axes.set_axisbelow(True)
+        tidy(axes, "x")
     _key_of_medians(grid[0, 0])
     grid[-1, 0].set_xlim(left=0)
     grid[-1, 0].set_xlabel("median certified radius (pixels)")
