@@ -26,7 +26,7 @@ from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_ch
 from boxnn_numba.errors import DataError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_interrupt
-from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.pipelines.running import Result, RunOptions
 from boxnn_numba.progress import Progress
 
 
@@ -85,7 +85,7 @@ class ChunkJob:
 
 
 @dataclass(frozen=True)
-class Spent:
+class Spent(Result):
     """What tasks took.
 
     Attributes
@@ -297,12 +297,17 @@ class Subject:
                 "ingest the data in the same way as the training data"
             )
 
+    @functools.cached_property
+    def model_digest(self) -> str:
+        """SHA-256 of the model."""
+        return model_digest(self.stored)
+
     def job(
         self, worker: Worker, out: Name, chunk_rows: int, files: Sequence[Name] = ()
     ) -> ChunkJob:
         """Return what tasks are sent."""
         return ChunkJob(
-            worker, absolute(self.model), model_digest(self.stored), absolute(self.data),
+            worker, absolute(self.model), self.model_digest, absolute(self.data),
             self.dataset.digest, self.split, self.n_rows, chunk_rows,
             absolute(partial_path(location(out))), tuple(map(absolute, files)),
         )  # fmt: skip
@@ -313,7 +318,7 @@ class Subject:
         some = self.n_rows != total
         return {
             "model": str(self.model),
-            "model_digest": model_digest(self.stored),
+            "model_digest": self.model_digest,
             "dataset": str(self.data),
             "dataset_name": dataset.name,
             "dataset_digest": dataset.digest,

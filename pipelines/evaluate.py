@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.paths import Name
 from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
+from boxnn_numba.pipelines.running import Result
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Result):
     """What exact certificates say besides their radii.
 
     Attributes
@@ -35,7 +36,7 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """Summary of a certificate file.
 
     Attributes
@@ -72,15 +73,6 @@ class Evaluation:
     abstained: float | None = None
     under_attack: UnderAttack | None = None
     exact: Exact | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, without what is None."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        if self.exact is not None:
-            values["exact"] = dict(vars(self.exact))
-        if self.under_attack is not None:
-            values["under_attack"] = self.under_attack.as_dict()
-        return {name: value for name, value in values.items() if value is not None}
 
 
 def evaluate(

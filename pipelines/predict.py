@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,22 +13,18 @@ from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, InputError
-from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Rows of a user's array that are predicted at a time.
 _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Predicted(Result):
     """Where predictions are, and of how many rows."""
 
     predictions: str
     n: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
@@ -44,8 +44,13 @@ class Result:
     """What a job has found, in attributes."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return dict(self.__dict__)
+        """Return it as JSON values, without what it may have (None by default) and has not."""
+        found = {item.name: (item.default, getattr(self, item.name)) for item in fields(self)}
+        return {
+            name: value.as_dict() if isinstance(value, Result) else value
+            for name, (default, value) in found.items()
+            if not (value is None and default is None)
+        }
 
 
 #: In this process, on all cores, silently; nothing is replaced.

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -73,8 +72,8 @@ class AttackOptions:
 
 
 @dataclass(frozen=True)
-class AttackSummary:
-    """What an attack has found.
+class AttackSummary(Standing):
+    """What an attack has found, and how accuracy stands beside what is certified.
 
     Attributes
     ----------
@@ -82,8 +81,6 @@ class AttackSummary:
         The file, and how the samples were attacked.
     split, n
         Which samples, and how many.
-    standing
-        How accuracy stands under attack, beside what is certified.
     seconds
         That it took.
     cluster
@@ -94,14 +91,8 @@ class AttackSummary:
     method: str
     split: str
     n: int
-    standing: Standing
     seconds: float
     cluster: Spent | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, those of `standing` beside the others."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        return {**values.pop("standing"), **values}
 
 
 @dataclass(frozen=True)
@@ -229,9 +220,10 @@ def attack(
     spent = run_chunks(
         job, AttackFile, run, out, attributes, {"n": n_features}, dtype=dtype
     )  # fmt: skip
-    stands = _stands(out, subject, radii)
-    seconds = time.perf_counter() - began
-    return AttackSummary(str(out), options.method, split, subject.n_rows, stands, seconds, spent)
+    return AttackSummary(
+        **_stands(out, subject, radii).as_dict(), attack=str(out), method=options.method,
+        split=split, n=subject.n_rows, seconds=time.perf_counter() - began, cluster=spent,
+    )  # fmt: skip
 
 
 def _stands(out: Name, subject: Subject, radii: Sequence[int]) -> Standing:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,8 +24,8 @@ from boxnn_numba.pipelines.figures.runs import Run
 
 
 @dataclass(frozen=True)
-class UnderAttack:
-    """What an attack has left of what is certified.
+class UnderAttack(Standing):
+    """What an attack has left of what is certified, on the rows that both files have.
 
     Attributes
     ----------
@@ -38,8 +37,6 @@ class UnderAttack:
         File that says which it could change; None for all.
     n, of
         Rows that both files have, of those certified.
-    standing
-        Of these rows.
     """
 
     attack: str
@@ -48,12 +45,6 @@ class UnderAttack:
     features: str | None
     n: int
     of: int
-    standing: Standing
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, those of `standing` beside the others."""
-        values = asdict(self)
-        return {**values.pop("standing"), **values}
 
 
 def hold_against(
@@ -96,9 +87,9 @@ def hold_against(
     prediction, radius, label = (values[certified] for values in certificate.outcome())
     options = file.attributes["options"]
     return UnderAttack(
-        str(attack), options["method"], _most_changes(file), options.get("features"),
-        n=len(attacked), of=len(certificate),
-        standing=standing(prediction, radius, label, file.changed[attacked], radii),
+        **standing(prediction, radius, label, file.changed[attacked], radii).as_dict(),
+        attack=str(attack), method=options["method"], max_features=_most_changes(file),
+        features=options.get("features"), n=len(attacked), of=len(certificate),
     )  # fmt: skip
 
 
@@ -138,7 +129,7 @@ def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) 
         most = _most_changes(file)
         last = last if most is None else min(last, most)
         result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)
-        robust = np.array([row["robust_accuracy"] for row in result.standing.radii.values()])
+        robust = np.array([row["robust_accuracy"] for row in result.radii.values()])
         found[at] = replace(run, robust=robust, attacked=result.n, attack=file)
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from boxnn_numba.certificates import margin as certificates
 from boxnn_numba.data.paths import Location
 from boxnn_numba.errors import UnsoundError
+from boxnn_numba.pipelines.running import Result
 
 
 def check_sound(
@@ -64,7 +65,7 @@ def keep_counterexample(
 
 
 @dataclass(frozen=True)
-class Standing:
+class Standing(Result):
     """How accuracy stands under attack, beside what is certified of the same samples; in percent.
 
     Attributes

@@ -15,12 +15,12 @@ from boxnn_numba.baselines import ablation, partition
 from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.certificates.margin import median_certified_radius
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
-from boxnn_numba.data.model_store import load_baseline, model_digest
+from boxnn_numba.data.model_store import load_baseline
 from boxnn_numba.data.paths import Name, absolute
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.chunks import Subject, run_chunks
 from boxnn_numba.pipelines.cluster.options import check_options
-from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Certificates of each method.
 CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^B"}}
@@ -51,7 +51,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class CertifiedBaseline:
+class CertifiedBaseline(Result):
     """A split certified by a published defence.
 
     Attributes
@@ -83,10 +83,6 @@ class CertifiedBaseline:
     seconds_per_sample: float | None
     multiply_adds: int
     note: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -307,7 +303,7 @@ def _open_votes(
             f"{votes_from} is of {file.method}, which keeps no sampled votes; "
             "pass one made by boxnn baseline ra certify"
         )
-    wanted = (model_digest(subject.stored), subject.dataset.digest, subject.split)
+    wanted = (subject.model_digest, subject.dataset.digest, subject.split)
     names = ("model_digest", "dataset_digest", "split")
     if tuple(file.attributes[name] for name in names) != wanted:
         raise OptionError(

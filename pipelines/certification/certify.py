@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.cluster.options import check_options
-from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.rivals import need_one_set, need_two_classes
 
 #: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
@@ -30,7 +30,7 @@ _CHUNK_ROWS = {"margin": 2**31, "pairwise": 512, "exact": 16}
 
 
 @dataclass(frozen=True)
-class Certified:
+class Certified(Result):
     """A certified split.
 
     Attributes
@@ -58,10 +58,6 @@ class Certified:
     seconds: float
     settled: float | None = None
     cluster: Spent | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, without what is None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_a_stopped_attack_goes_on_where_it_was(work: Work, tmp_path: Path) -> No
         attack(work.model, work.data, tmp_path / "a", run=run)
     # Not on a cluster, then: nothing in the file depends on where it was made.
     left = attack(work.model, work.data, tmp_path / "a", run=RunOptions(resume=True))
-    assert left.standing == whole.standing and left.cluster is None
+    assert left.radii == whole.radii and left.cluster is None
     assert digests(tmp_path / "a") == digests(tmp_path / "whole")
 
 
