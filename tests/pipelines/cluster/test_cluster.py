@@ -180,7 +180,10 @@ def test_tls(work: Work, tmp_path: Path, run_boxnn: Run) -> None:
         assert_same_model(tmp_path / "m", work)
         # A client without certificates, and one that pretends the scheduler were plain.
         failed(
-            run_boxnn(*certify_words, "x", *cluster), 1, "cannot connect to tls://", "TLS options"
+            run_boxnn(*certify_words, "x", *cluster),
+            1,
+            "cannot connect to tls://",
+            "certificates fit",
         )
         plain = scheduler.address.replace("tls", "tcp")
         failed(
