@@ -22,28 +22,22 @@ from boxnn_numba.cli.certify import cluster_text
     help="greedy uses the boxes; random is a black box, in the manner of Sparse-RS.",
 )
 @click.option("--max-features", type=int, help="Most features, or groups, to change.")
-@click.option("--low", type=int, default=0, show_default=True, help="Least code to write.")
-@click.option("--high", type=int, default=255, show_default=True, help="Largest code to write.")
+@click.option("--low", default=0, help="Least code to write.")
+@click.option("--high", default=255, help="Largest code to write.")
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False),
     help="A .npy file of booleans, one for each feature: those that may change.",
 )
-@click.option("--rivals", type=int, default=16, show_default=True, help="Rival boxes to try.")
-@click.option("--tries", type=int, default=32, show_default=True, help="Rounds of local search.")
-@click.option("--queries", type=int, default=1000, show_default=True, help="Of the random method.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@click.option("--rivals", default=16, help="Rival boxes to try.")
+@click.option("--tries", default=32, help="Rounds of local search.")
+@click.option("--queries", default=1000, help="Of the random method.")
+@click.option("--seed", default=0, help="Of what is random.")
 @options.cluster
 @options.run
 @options.common
 def attack(
-    model: str,
-    data: str,
-    out: str,
-    split: str,
-    limit: int | None,
-    as_json: bool,
-    **given: Any,
+    model: str, data: str, out: str, split: str, limit: int | None, as_json: bool, **given: Any
 ) -> None:
     """Look for the smallest change of features that changes the prediction of MODEL.
 

@@ -43,7 +43,7 @@ _train_options = options.all_of(
     click.argument("data", type=options.StorePath(exists=True)),
     options.out("Where it goes (or .zip)."),
     click.option("--epochs", type=int, help="Most passes over the training data."),
-    click.option("--seed", default=0, show_default=True, help="Seed of the training."),
+    click.option("--seed", default=0, help="Seed of the training."),
     options.run,
     options.common,
 )
@@ -127,10 +127,10 @@ def _certify(method: str, model: str, data: str, out: str, as_json: bool, **give
 
 @ra.command("certify", short_help="Certify samples of a split by randomized ablation.")
 @_certify_options("a for RA, b for RA^B.")
-@click.option("--samples", default=10_000, show_default=True, help="Votes that bound a class.")
-@click.option("--guess-samples", default=1_000, show_default=True, help="Votes that guess it.")
-@click.option("--alpha", default=0.05, show_default=True, help="Error probability of a sample.")
-@click.option("--seed", default=0, show_default=True, help="Seed of what is retained.")
+@click.option("--samples", default=10_000, help="Votes that bound a class.")
+@click.option("--guess-samples", default=1_000, help="Votes that guess it.")
+@click.option("--alpha", default=0.05, help="Error probability of a sample.")
+@click.option("--seed", default=0, help="Seed of what is retained.")
 @click.option("--votes-from", type=options.StorePath(exists=True), help="Reuse this file's votes.")
 def certify_ra(**given: Any) -> None:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline ra train.

@@ -23,13 +23,7 @@ from boxnn_numba.errors import OptionError
 )
 @click.option("--limit", type=int, help="Certify only this many rows, spread evenly.")
 @click.option("--exact", type=int, help="Short for --certificate exact --limit N.", metavar="N")
-@click.option(
-    "--time-limit",
-    type=float,
-    default=60.0,
-    show_default=True,
-    help="Seconds for each exact radius; then its bounds.",
-)
+@click.option("--time-limit", default=60.0, help="Seconds for each exact radius; then its bounds.")
 @options.chunk
 @options.cluster
 @options.run
@@ -93,13 +87,7 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
 @options.device
 @options.chunk
 @options.common
-def predict(
-    model: str,
-    file: str,
-    out: str,
-    as_json: bool,
-    **how: Any,
-) -> None:
+def predict(model: str, file: str, out: str, as_json: bool, **how: Any) -> None:
     """Write the label and certified radius of every row of FILE, an .npy array.
 
     Example: boxnn predict model.zarr samples.npy --out predictions.csv
@@ -173,10 +161,7 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
 @click.command(cls=options.Command, short_help="Summarise a certificate file.")
 @click.argument("certificate", type=options.StorePath(exists=True))
 @click.option(
-    "--radii",
-    default="0,4,8,12,16,20,24,28,32,36,40",
-    show_default=True,
-    help="Radii to count at, with commas.",
+    "--radii", default="0,4,8,12,16,20,24,28,32,36,40", help="Radii to count at, with commas."
 )
 @options.convention
 @click.option(
@@ -186,12 +171,7 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
 )
 @options.common
 def evaluate(
-    certificate: str,
-    radii: str,
-    convention: str,
-    attack: str | None,
-    quiet: bool,
-    as_json: bool,
+    certificate: str, radii: str, convention: str, attack: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Print the certified accuracy at each radius, the median radius and a table per class.
 

@@ -59,8 +59,8 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--codes", is_flag=True, help="Features are whole numbers 0..255; keep them so.")
 @click.option("--shape", metavar="H,W[,C]", help="Shape of one sample, e.g. 28,28.")
 @click.option("--name", help="Name of the dataset; that of the source by default.")
-@click.option("--test-fraction", default=0.2, show_default=True, help="If there is no test split.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the test split.")
+@click.option("--test-fraction", default=0.2, help="If there is no test split.")
+@click.option("--seed", default=0, help="Seed of the test split.")
 @options.overwrite()
 @options.common
 def ingest(source: str, out: str, shape: str | None, as_json: bool, **given: Any) -> None:

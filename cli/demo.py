@@ -15,10 +15,8 @@ _NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
 
 
 @click.command(cls=options.Command, short_help="Train, certify and report on bundled real data.")
-@click.option(
-    "--out", default="boxnn-demo", show_default=True, type=options.StorePath(), help="Folder."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of the training.")
+@click.option("--out", default="boxnn-demo", type=options.StorePath(), help="Folder.")
+@click.option("--seed", default=0, help="Seed of the training.")
 @options.overwrite()
 @options.common
 def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:

@@ -16,10 +16,7 @@ from boxnn_numba.cli.train import training_options
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("Folder for the results and runs.")
 @click.option(
-    "--targets",
-    default="4,8,12,16,20,24,28,32,36,40",
-    show_default=True,
-    help="Radii to aim at, with commas.",
+    "--targets", default="4,8,12,16,20,24,28,32,36,40", help="Radii to aim at, with commas."
 )
 @training_options
 @options.cluster

@@ -31,24 +31,14 @@ _GRADED = (
     help="Features eps that an adversary rewrites; may be repeated. Default: the median "
     "certified radius.",
 )
+@click.option("--share", default=0.9, help="Grow boxes to hold this part.")
 @click.option(
-    "--share", type=float, default=0.9, show_default=True, help="Grow boxes to hold this part."
+    "--samples", default=10_000, help="Uniform inputs that bound the volumes of decision regions."
 )
-@click.option(
-    "--samples",
-    type=int,
-    default=10_000,
-    show_default=True,
-    help="Uniform inputs that bound the volumes of decision regions.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of those inputs.")
+@click.option("--seed", default=0, help="Of those inputs.")
 @options.common
 def localize(
-    certificate: str,
-    model: str,
-    radii: tuple[int, ...],
-    as_json: bool,
-    **given: Any,
+    certificate: str, model: str, radii: tuple[int, ...], as_json: bool, **given: Any
 ) -> None:
     """Report per class how localized the certified data are, in the sense of the paper.
 

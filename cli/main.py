@@ -54,7 +54,9 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="boxnn")
 def cli() -> None:
     """Train, certify and inspect classifiers that are provably robust to sparse perturbations."""

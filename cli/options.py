@@ -93,7 +93,7 @@ def all_of(*options: Decorator) -> Decorator:
 
 def choice(name: str, choices: tuple[str, ...], **attributes: Any) -> Decorator:
     """Add an option that takes one of some words; the first is the default."""
-    attributes = {"default": choices[0], "show_default": True, **attributes}
+    attributes = {"default": choices[0], **attributes}
     return option(name, type=click.Choice(choices), **attributes)
 
 
@@ -161,7 +161,7 @@ cluster = all_of(
     _where("--tls-cert", type=_FILE, help="Certificate of this client and its workers."),
     _where("--tls-key", type=_FILE, help="Key of --tls-cert."),
     _where("--performance-report", type=click.Path(), help="Dask's report, as HTML."),
-    _where("--box-shards", type=int, default=0, help="Split the boxes too, in this many parts."),
+    _where("--box-shards", default=0, help="Split the boxes too, in this many parts."),
     _where("--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."),
 )
 

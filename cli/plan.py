@@ -42,23 +42,23 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
 
 
 @click.command(cls=options.Command, short_help="Predict time and memory on a cluster.")
-@click.option("--samples", type=int, default=60_000, show_default=True, help="Samples N.")
-@click.option("--features", type=int, default=784, show_default=True, help="Features n.")
-@click.option("--boxes", type=int, default=2500, show_default=True, help="Boxes M.")
-@click.option("--classes", type=int, default=10, show_default=True, help="Classes K.")
-@click.option("--batch", type=int, default=2000, show_default=True, help="Samples in a step.")
-@click.option("--width", type=int, default=112, show_default=True, help="Width of the boxes.")
-@click.option("--validation", type=float, default=0.1, show_default=True,
+@click.option("--samples", default=60_000, help="Samples N.")
+@click.option("--features", default=784, help="Features n.")
+@click.option("--boxes", default=2500, help="Boxes M.")
+@click.option("--classes", default=10, help="Classes K.")
+@click.option("--batch", default=2000, help="Samples in a step.")
+@click.option("--width", default=112, help="Width of the boxes.")
+@click.option("--validation", default=0.1,
               help="Fraction kept apart, which the client judges.")  # fmt: skip
-@click.option("--workers", type=int, default=2, show_default=True, help="Workers.")
-@click.option("--threads-per-worker", type=int, default=1, show_default=True,
+@click.option("--workers", default=2, help="Workers.")
+@click.option("--threads-per-worker", default=1,
               help="Threads of each worker.")  # fmt: skip
-@click.option("--client-threads", type=int, default=0, help="Those of the client, if others.")
-@click.option("--box-shards", type=int, default=0, help="Split the boxes too, in this many parts.")
+@click.option("--client-threads", default=0, help="Those of the client, if others.")
+@click.option("--box-shards", default=0, help="Split the boxes too, in this many parts.")
 @click.option("--bandwidth", multiple=True, default=("10Gbit/s",),
-              show_default="10Gbit/s", help="Of a host's link; more for more curves.")  # fmt: skip
+              help="Of a host's link; more for more curves.")  # fmt: skip
 @click.option("--store-bandwidth", help="Of the store that all share; that of a link by default.")
-@click.option("--latency", default="50us", show_default=True, help="Of a message.")
+@click.option("--latency", default="50us", help="Of a message.")
 @click.option("--constants", type=click.Path(), help="Measured constants, a JSON file.")
 @click.option("--plot", type=click.Path(), help="PNG file for the curve to 1,000 workers.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --plot.")

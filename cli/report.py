@@ -9,9 +9,7 @@ import click
 from boxnn_numba.cli import console, options
 
 
-@click.command(
-    cls=options.Command,
-)
+@click.command(cls=options.Command, short_help="Draw and compare certificates on one page.")
 @click.argument("certificates", nargs=-1, required=True, type=options.StorePath(), metavar="CERT")
 @options.out("Folder to make (must be new).")
 @click.option(

@@ -25,7 +25,7 @@ _TARGETS = (
     ("quick", "full"),
     help="quick is within an hour on 2 cores, full all settings and all test images.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of all runs.")
+@click.option("--seed", default=0, help="Seed of all runs.")
 @options.threads
 @options.overwrite("Delete an earlier reproduction at --out.")
 @options.resume

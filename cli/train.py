@@ -58,7 +58,6 @@ training_options = options.all_of(
 @options.option(
     "--checkpoint-seconds",
     default=60.0,
-    show_default=True,
     section=options.OUTPUT,
     help="Save the state of the run when it is this old, and after every epoch.",
 )
@@ -67,12 +66,7 @@ training_options = options.all_of(
 @options.run
 @options.common
 def train(
-    data: str,
-    out: str,
-    preset: str,
-    checkpoint_seconds: float,
-    as_json: bool,
-    **given: Any,
+    data: str, out: str, preset: str, checkpoint_seconds: float, as_json: bool, **given: Any
 ) -> None:
     """Train a model on the training split of dataset DATA.
 

@@ -13,7 +13,7 @@ from boxnn_numba.cli.train import preset_option, training_options
 @click.command(cls=options.Command, short_help="Search training options on held-out data.")
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("JSON file of the study.", click.Path(dir_okay=False))
-@click.option("--trials", default=20, show_default=True, help="Trials that there are to be.")
+@click.option("--trials", default=20, help="Trials that there are to be.")
 @preset_option
 @click.option(
     "--search",
@@ -24,13 +24,7 @@ from boxnn_numba.cli.train import preset_option, training_options
 @options.run
 @options.common
 def tune(
-    data: str,
-    out: str,
-    trials: int,
-    preset: str,
-    search: str | None,
-    as_json: bool,
-    **given: Any,
+    data: str, out: str, trials: int, preset: str, search: str | None, as_json: bool, **given: Any
 ) -> None:
     """Search training options for dataset DATA with Optuna (pip install 'boxnn-numba[tune]').
 

@@ -78,7 +78,7 @@ def _option(item: click.Option, info: dict[str, Any]) -> str:
         choices = "\\|".join(map(str, kind.get("choices", ())))
         names += f" {item.metavar or choices or str(kind['name']).upper()}"
     default = item.default if callable(item.default) else info["default"]
-    shown = item.show_default and default is not None and not item.is_flag
+    shown = default not in (None, ()) and not item.is_flag
     text = " ".join((item.help or "").split())
     # Options of training say in their text what the presets take.
     text, _, said = text.partition("[default: ")
