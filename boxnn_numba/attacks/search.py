@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,7 @@ def random_search(
     (array([2], dtype=int32), array([1]))
     """
     matrix = validation.matrix("x", x)
-    search = Search.begin(predict, matrix, budget, queries, domain, group_size, features)
+    search = Search(predict, matrix, budget, queries, domain, group_size, features)
     rng = np.random.default_rng(validation.integer("seed", seed, 0))
     search.start(rng)
     while search.step(rng):
@@ -90,45 +89,40 @@ def random_search(
     return AttackResult(*search.result())
 
 
-@dataclass(eq=False)
 class Search:
-    """The state of a search: inputs `current` (N, n), groups `chosen` (N, budget) changed."""
+    """The state of a search: inputs `current` (N, n), groups `chosen` (N, budget) changed.
 
-    predict: Callable[[np.ndarray], Any]
-    x: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    budget: int
-    queries: int
-    group_size: int
-    free: np.ndarray
-    first: np.ndarray
+    Parameters
+    ----------
+    predict, x, budget, queries, domain, group_size, features
+        As for `random_search`; they are checked here.
+    """
 
-    @classmethod
-    def begin(
-        cls,
-        predict: Any,
+    def __init__(
+        self,
+        predict: Callable[[np.ndarray], Any],
         x: np.ndarray,
         budget: int,
         queries: int,
-        domain: Any,
+        domain: tuple[ArrayLike, ArrayLike] | None,
         group_size: int,
-        features: Any,
-    ) -> Search:
-        """Check the arguments of `random_search`, and ask about the inputs."""
+        features: ArrayLike | None,
+    ) -> None:
         if x.dtype.kind not in "iuf":
             raise InputError(f"x has dtype {x.dtype}; it must hold numbers")
-        group_size = validation.positive("group_size", group_size)
         n = x.shape[1]
-        free = np.ones(n, bool) if features is None else validation.mask("features", features, n)
-        groups = int(np.logical_or.reduceat(free, np.arange(0, n, group_size)).sum())
+        self.predict, self.x = predict, x
+        self.group_size = validation.positive("group_size", group_size)
+        self.free = np.ones(n, bool)
+        if features is not None:
+            self.free = validation.mask("features", features, n)
+        groups = int(np.logical_or.reduceat(self.free, np.arange(0, n, self.group_size)).sum())
         if groups == 0:
             raise OptionError("features is False everywhere; let at least one feature change")
-        low, high = validation.limits(domain, n, x.dtype)
-        return cls(
-            predict, x, low, high, validation.integer("budget", budget, 1, groups),
-            validation.positive("queries", queries), group_size, free, _answers(predict, x),
-        )  # fmt: skip
+        self.low, self.high = validation.limits(domain, n, x.dtype)
+        self.budget = validation.integer("budget", budget, 1, groups)
+        self.queries = validation.positive("queries", queries)
+        self.first = _answers(predict, x)
 
     def start(self, rng: np.random.Generator) -> None:
         """Change as many groups of every input as the budget allows."""

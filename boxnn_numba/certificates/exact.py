@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,7 +188,7 @@ def _settled(
     deadline = time.monotonic() + time_limit
     attack = greedy_attack(model, raw, seed=seed, threads=1)
     with limit_threads(1):
-        hunt = _Hunt.begin(model, codes, int(attack.changed[0]), deadline, stop)
+        hunt = _Hunt(model, codes, int(attack.changed[0]), deadline, stop)
         lower = hunt.run() - 1
     if hunt.found is not None:
         domain = domain_of(model) if model.grid is not None else Domain(hunt.allowed)
@@ -200,39 +199,26 @@ def _settled(
     return ExactRadius(label, lower, hunt.best - 1, adversarial)
 
 
-@dataclass(eq=False)
 class _Hunt:
     """The search for the smallest attack on one input: `best` groups so far."""
 
-    model: Classifier
-    codes: np.ndarray
-    distance: np.ndarray
-    own_class: int
-    rivals: np.ndarray
-    allowed: np.ndarray
-    best: int
-    deadline: float
-    stop: threading.Event
-    found: np.ndarray | None = None
-
-    @classmethod
-    def begin(
-        cls,
+    def __init__(
+        self,
         model: Classifier,
         codes: np.ndarray,
         changed: int,
         deadline: float,
         stop: threading.Event,
-    ) -> _Hunt:
+    ) -> None:
         distance = pairwise_distance(codes, model.boxes)
         predicted, order = rivals_in_order(distance, model.boxes, len(model.boxes))
-        n_rivals = int((model.boxes.labels != predicted[0]).sum())
-        best = changed if changed >= 0 else group_count(model) + 1
-        allowed = domain_of(model).allowed
-        return cls(
-            model, codes[0], distance[0], int(predicted[0]), order[0][:n_rivals], allowed, best,
-            deadline, stop,
-        )  # fmt: skip
+        self.model, self.codes, self.distance = model, codes[0], distance[0]
+        self.own_class = int(predicted[0])
+        self.rivals = order[0][: int((model.boxes.labels != self.own_class).sum())]
+        self.allowed = domain_of(model).allowed
+        self.best = changed if changed >= 0 else group_count(model) + 1
+        self.found: np.ndarray | None = None
+        self.deadline, self.stop = deadline, stop
 
     def run(self) -> int:
         """Settle one rival box after another; return how many groups must change at least."""
