@@ -1,4 +1,26 @@
-"""Boxes and samples laid out for the kernels of the CPU: padding, order, alignment."""
+"""Box table and lanes: boxes laid out for the kernels of the CPU, padded, ordered and aligned.
+
+    BoxTable, for vectors of codes                    LaneTable, for the lanes of plain loops
+
+      lower, upper (M', n') uint8                       lower, upper (blocks, n, 64) of any type
+
+              n features          n'                    block 0             block 1
+            +------------------+-----+                  boxes 0 .. 63       boxes 64 .. 127
+      box 0 |  12   0  255 ... |  0  |                feature 0 [ 12 30 .. ]  [  7 .. 0 0 ]
+          1 |  30   5  250 ... |  0  |                        1 [  0  5 .. ]  [  1 .. 0 0 ]
+        ... |                  |  0  |                        2 [255 250 . ]  [ 80 .. 0 0 ]
+        M-1 |                  |  0  |                      ...
+            +------------------+     |                      n-1
+         M' |   0   0   0        0   |                boxes that fill up a block are computed and
+            +------------------+-----+                ignored
+
+The table's columns are padded to whole vectors and its rows to whole tiles; what pads has lower 0
+and upper 255, so it adds nothing to a distance. A `ClassLayout` is a table whose rows are sorted by
+class and whose columns stand in the order in which they tell boxes apart:
+
+      rows      class 0: 4 0 2 2 | class 1: 1 3 | ...   whole tiles; the last box is repeated
+      columns   what matters most | probe | the rest    a tile is left at the probe if it is too far
+"""
 
 from __future__ import annotations
 
