@@ -41,12 +41,10 @@ def list_(quiet: bool, as_json: bool) -> None:
 @options.common
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
-    from boxnn_numba.data.sources.catalogue import FILES
     from boxnn_numba.data.sources.catalogue import fetch as fetch_files
 
     with console.progress(quiet, f"Fetching {name}") as bar:
-        bar.start(len(FILES), "files")
-        folder = fetch_files(name, lambda _: bar.advance(1))
+        folder = fetch_files(name, bar)
     console.emit({"name": name, "path": str(folder)}, as_json, f"{name} is in {folder}")
 
 

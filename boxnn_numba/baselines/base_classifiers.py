@@ -8,7 +8,9 @@ own features alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,6 @@ from boxnn_numba.baselines.scikit_classifiers import ScikitMasked, ScikitSubmode
 from boxnn_numba.baselines.torch_networks import (
     Layer,
     cnn_layers,
-    layers_as,
     mlp_layers,
     submodel_layers,
     torch_threads,
@@ -138,17 +139,13 @@ def train_masked(
     recipe = Recipe(epochs, batch, lr, validation, patience, seed)
     shape = _shape(feature_shape, n_features)
     if check.choice("base", base, BASES) == "cnn":
-        layers = cnn_layers(*_image(shape), n_classes)
+        height, width, channels = image_shape(shape)
+        layers = cnn_layers(height, width, 2 * channels, n_classes)
     else:
         layers = mlp_layers(2 * n_features, n_classes)
     settings = {
-        "kind": MaskedNetwork.kind,
-        "base": base,
-        "n_features": n_features,
-        "n_classes": n_classes,
+        **_settings(MaskedNetwork.kind, base, shape, n_classes, layers),
         "retained": retained,
-        "feature_shape": list(shape),
-        "layers": layers_as(layers),
     }
 
     def pairs(batch: np.ndarray, moment: Moment) -> np.ndarray:
@@ -232,14 +229,8 @@ def train_submodels(
     columns = PartColumns(parts)
     models, longest = columns.index.shape
     layers = submodel_layers(models, 2 * longest, n_classes)
-    settings = {
-        "kind": SubmodelNetworks.kind,
-        "base": "mlp",
-        "n_features": n_features,
-        "n_classes": n_classes,
-        "feature_shape": list(_shape(feature_shape, n_features)),
-        "layers": layers_as(layers),
-    }
+    shape = _shape(feature_shape, n_features)
+    settings = _settings(SubmodelNetworks.kind, "mlp", shape, n_classes, layers)
 
     def pairs(batch: np.ndarray, moment: Moment) -> np.ndarray:
         return columns.pairs(batch)
@@ -272,15 +263,39 @@ def _train(
         return fit_network(network, *data, inputs, recipe, progress, checkpoint)
 
 
+def _settings(
+    kind: str, base: str, shape: tuple[int, ...], n_classes: int, layers: Sequence[Layer]
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "base": base,
+        "n_features": math.prod(shape),
+        "n_classes": n_classes,
+        "feature_shape": list(shape),
+        "layers": [asdict(layer) for layer in layers],
+    }
+
+
 def _shape(feature_shape: Sequence[int] | None, n_features: int) -> tuple[int, ...]:
     return check.sample_shape((n_features,) if feature_shape is None else feature_shape, n_features)
 
 
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return height, width and input channels of a convolutional network."""
-    if len(shape) not in (2, 3) or min(shape[:2]) < 4:
+def is_image(shape: Sequence[int]) -> bool:
+    """Return whether samples of a shape are images large enough for a cnn."""
+    return len(shape) in (2, 3) and min(shape[:2]) >= 4
+
+
+def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return height, width and channels of images.
+
+    Raises
+    ------
+    OptionError
+        They are none, or too small for a cnn.
+    """
+    if not is_image(shape):
         raise OptionError(
-            f"a cnn needs feature_shape (height, width) or (height, width, channels) of at least "
-            f"4 x 4, not {shape}; pass one, or base='mlp'"
+            f"a cnn takes images of at least 4 x 4, not samples of shape {tuple(shape)}; pass the "
+            "`feature_shape` of images, or mlp as `base`"
         )
-    return shape[0], shape[1], 2 * (*shape, 1)[2]
+    return shape[0], shape[1], (*shape, 1)[2]

@@ -13,7 +13,6 @@ from boxnn_numba.baselines.torch_networks import (
     Layer,
     apply_layers,
     check_arrays,
-    layers_from,
     load_torch,
     multiply_adds,
     torch_threads,
@@ -48,10 +47,14 @@ class _Network:
         self.n_classes: int = settings["n_classes"]
         self.device = usable_device(device)
         self.threads = threads
-        self._layers = layers_from(settings["layers"])
+        self._layers = tuple(Layer(**layer) for layer in settings["layers"])
         check_arrays(self._layers, arrays)
         self._arrays = dict(arrays)
         self._tensors: dict[str, Any] = {}
+        self._prepare(arrays)
+
+    def _prepare(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take what there is besides layers and weights."""
 
     @classmethod
     def from_arrays(
@@ -158,14 +161,7 @@ class SubmodelNetworks(_Network):
 
     kind = "submodels"
 
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        settings: Mapping[str, Any],
-        device: str = "cpu",
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(arrays, settings, device, threads)
+    def _prepare(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.part = validation.partition("part", arrays.get("part", ()), self.n_features)
         self.n_models = self._layers[0].models
         self._columns = PartColumns(self.part)

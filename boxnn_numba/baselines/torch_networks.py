@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -158,16 +158,6 @@ def submodel_layers(models: int, inputs: int, n_classes: int) -> tuple[Layer, ..
         Layer("batched", before, after, models=models)
         for before, after in itertools.pairwise(widths)
     )
-
-
-def layers_from(settings: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
-    """Return layers from what `layers_as` made."""
-    return tuple(Layer(**layer) for layer in settings)
-
-
-def layers_as(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Return layers as plain values."""
-    return [asdict(layer) for layer in layers]
 
 
 def multiply_adds(layers: Sequence[Layer], feature_shape: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from typing import IO, Protocol
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.errors import BoxNNError, DataError, InputError
+from boxnn_numba.errors import BoxNNError, DataError, InputError, first_line
 
 #: Size of a block of features, in bytes of the source's own type.
 BLOCK_BYTES = 4 << 20
@@ -44,9 +44,8 @@ def reading(place: str) -> Iterator[None]:
     except BoxNNError:
         raise
     except READ_FAILURES as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or "damaged"
         raise DataError(
-            f"cannot read {place}: {reason}; check the file or copy it again"
+            f"cannot read {place}: {first_line(error)}; check the file or copy it again"
         ) from error
 
 

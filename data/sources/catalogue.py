@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from boxnn_numba.data.sources.blocks import ArrayTable, MemoryRows, Table
 from boxnn_numba.data.sources.idx import idx_table, idx_tables, is_idx
 from boxnn_numba.data.sources.tables import CsvTable, ParquetTable
 from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.progress import SILENT, Progress
 
 BUNDLED_SAMPLE = Path(__file__).parents[1] / "bundled" / "mnist-sample.npz"
 
@@ -163,7 +163,7 @@ def available(name: str) -> str | None:
     return next((str(folder) for folder in _folders(name) if _is_complete(folder)), None)
 
 
-def fetch(name: str, progress: Callable[[str], None] | None = None) -> Path:
+def fetch(name: str, progress: Progress = SILENT) -> Path:
     """Download the official files of a data set and check their SHA-256.
 
     Files already there and sound are not downloaded again.
@@ -173,7 +173,7 @@ def fetch(name: str, progress: Callable[[str], None] | None = None) -> Path:
     name
         ``"mnist"`` or ``"fashion-mnist"``.
     progress
-        Called with the name of each file that is there.
+        Is told of each file that is there.
 
     Returns
     -------
@@ -195,7 +195,8 @@ def fetch(name: str, progress: Callable[[str], None] | None = None) -> Path:
 
     pooch.get_logger().setLevel("WARNING")
     mirror = MIRRORS[name]
-    folder = _download_folder(name)
+    folder = _folders(name)[0 if os.environ.get("BOXNN_DATA") else -1]
+    progress.start(len(FILES), "files")
     for file, sha256 in mirror.sha256.items():
         try:
             pooch.retrieve(
@@ -218,8 +219,7 @@ def fetch(name: str, progress: Callable[[str], None] | None = None) -> Path:
                 f"could not download {mirror.url}{file} ({reason}); copy the four IDX files by "
                 f"hand and run `boxnn data ingest {name} --from DIR`"
             ) from error
-        if progress is not None:
-            progress(file)
+        progress.advance(1)
     return folder
 
 
@@ -255,15 +255,8 @@ def _refuse_options(source: str, **options: object) -> None:
             raise OptionError(f"`{option}` does not go with {source}; leave it away")
 
 
-def _download_folder(name: str) -> Path:
-    root = os.environ.get("BOXNN_DATA")
-    if root:
-        return Path(root) / name
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "boxnn-numba" / name
-
-
 def _folders(name: str) -> list[Path]:
+    """Return where the files of a data set are looked for: the user's folder first, if any."""
     root = os.environ.get("BOXNN_DATA")
     own = [Path(root) / name] if root else []
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -278,13 +271,13 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _find(name: str) -> Path:
-    for folder in _folders(name):
-        if _is_complete(folder):
-            return folder
-    raise DataError(
-        f"{name} is not on this machine; run `boxnn data fetch {name}` or pass `directory`, the "
-        "folder of its four IDX files"
-    )
+    folder = available(name)
+    if folder is None:
+        raise DataError(
+            f"{name} is not on this machine; run `boxnn data fetch {name}` or pass `directory`, "
+            "the folder of its four IDX files"
+        )
+    return Path(folder)
 
 
 def _digits() -> ArrayTable:

@@ -184,20 +184,23 @@ class ParquetTable(Table):
 
     def _numbers(self, column: Any, name: str, start: int) -> np.ndarray:
         if column.null_count:
-            row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
             raise DataError(
-                f"missing value at row {row}, column {name!r} of {self.place}; drop or fill "
-                "missing values first"
+                f"missing value at row {start + _first_null(column)}, column {name!r} of "
+                f"{self.place}; drop or fill missing values first"
             )
         values: np.ndarray = column.to_numpy(zero_copy_only=False)
         return values if values.dtype == np.uint8 else values.astype(np.float64)
 
     def _labels(self, column: Any, start: int) -> np.ndarray:
         if column.null_count:
-            row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            row = start + _first_null(column)
             raise DataError(f"row {row} of {self.place} has no label; fill it or drop the row")
         values = column.to_numpy(zero_copy_only=False)
         return clean_labels(values, f"column {self._label_name!r} of {self.place}")
+
+
+def _first_null(column: Any) -> int:
+    return int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
 
 
 def _label_position(names: Sequence[str], label: str, place: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,14 @@ from boxnn_numba.baselines.model import METHODS, BaselineModel
 from boxnn_numba.baselines.partition import make_partition
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
-from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.data.dataset import Dataset
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
-from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
+from boxnn_numba.pipelines.training.dataset_loader import dataset_feed, training_dataset
 from boxnn_numba.training.options import TrainingOptions
 
 #: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
@@ -117,19 +117,18 @@ def train_baseline(
     validation.choice("method", method, METHODS)
     load_torch()
     device = usable_device(run.device)
-    dataset = open_dataset(data)
+    dataset = training_dataset(data)
     _check_labels(dataset, data)
     common: dict[str, Any] = {"seed": validation.integer("seed", seed, low=0), "device": device}
     if run.threads is not None:
         common["threads"] = validation.positive("threads", run.threads)
     if epochs is not None:
         common["epochs"] = validation.positive("epochs", epochs)
+    sizes = {"retained": retained, "parts": parts}
     if method == "ra":
-        _check_size("retained", retained, "parts", parts)
-        settings, fit = _ablation(dataset, retained, base, common)
+        settings, fit = _fit(dataset, sizes, None, base, common)
     else:
-        _check_size("parts", parts, "retained", retained)
-        settings, fit = _partition(dataset, parts, partition, base, common)
+        settings, fit = _fit(dataset, dict(reversed(sizes.items())), partition, base, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
         out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
@@ -180,63 +179,40 @@ def _trained(
     )
 
 
-def _check_size(needed: str, value: int | None, foreign: str, other: int | None) -> None:
+def _fit(
+    dataset: Dataset,
+    sizes: Mapping[str, int | None],
+    partition: str | None,
+    base: str | None,
+    common: Mapping[str, Any],
+) -> tuple[dict[str, Any], Fit]:
+    """Return the settings of a defence and what fits its networks, after checking both.
+
+    The first of `sizes` is the defence's own; FPA has a `partition`.
+    """
+    from boxnn_numba.baselines import base_classifiers
+
+    (size, value), (foreign, other) = sizes.items()
     if value is None:
-        raise OptionError(f"`{needed}` is missing; pass how many features or parts there are")
+        raise OptionError(f"`{size}` is missing; pass how many features or parts there are")
     if other is not None:
-        raise OptionError(f"`{foreign}` is for the other defence; pass `{needed}` alone")
-
-
-def _ablation(
-    dataset: Dataset, retained: int | None, base: str | None, common: dict[str, Any]
-) -> tuple[dict[str, Any], Fit]:
-    """Return the settings of RA and what fits its network, after checking both."""
-    from boxnn_numba.baselines import base_classifiers
-
-    k = validation.integer("retained", retained, low=1, high=dataset.n_features)
-    image = _is_image(dataset.feature_shape)
-    kind = validation.choice("base", base or ("cnn" if image else "mlp"), base_classifiers.BASES)
-    if kind == "cnn" and not image:
-        raise OptionError(
-            f"a cnn takes images of at least 4 x 4, not samples of shape {dataset.feature_shape}; "
-            "pass mlp as `base`"
-        )
-    return {"retained": k}, functools.partial(
-        base_classifiers.train_masked,
-        n_classes=len(dataset.classes),
-        retained=k,
-        feature_shape=dataset.feature_shape,
-        base=kind,
-        **common,
-    )
-
-
-def _partition(
-    dataset: Dataset, parts: int | None, kind: str, base: str | None, common: dict[str, Any]
-) -> tuple[dict[str, Any], Fit]:
-    """Return the settings of FPA and what fits its networks, after checking both."""
-    from boxnn_numba.baselines import base_classifiers
-
-    count = validation.integer("parts", parts, low=1, high=dataset.n_features)
+        raise OptionError(f"`{foreign}` is for the other defence; pass `{size}` alone")
+    count = validation.integer(size, value, low=1, high=dataset.n_features)
     shape = dataset.feature_shape
-    part = make_partition(kind, dataset.n_features, count, common["seed"], shape)
-    validation.choice("base", base or "mlp", ("mlp",))
-    return {"parts": count, "partition": kind}, functools.partial(
-        base_classifiers.train_submodels,
-        part=part,
-        n_classes=len(dataset.classes),
-        feature_shape=shape,
-        **common,
-    )
-
-
-def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) in (2, 3) and min(shape[:2]) >= 4
+    options = {"n_classes": len(dataset.classes), "feature_shape": shape, **common}
+    if partition is not None:
+        part = make_partition(partition, dataset.n_features, count, common["seed"], shape)
+        validation.choice("base", base or "mlp", ("mlp",))
+        train = functools.partial(base_classifiers.train_submodels, part=part, **options)
+        return {size: count, "partition": partition}, train
+    base = base or ("cnn" if base_classifiers.is_image(shape) else "mlp")
+    if validation.choice("base", base, base_classifiers.BASES) == "cnn":
+        base_classifiers.image_shape(shape)
+    train = functools.partial(base_classifiers.train_masked, retained=count, base=base, **options)
+    return {size: count}, train
 
 
 def _check_labels(dataset: Dataset, data: Name) -> None:
-    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
-        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
     counts = np.bincount(dataset.read_labels("train"), minlength=len(dataset.classes))
     if not counts.all():
         raise DataError(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.data.dataset import Dataset
+from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import DataError
 from boxnn_numba.grid import Grid
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed, Pair
@@ -18,6 +20,20 @@ from boxnn_numba.training.selection import validation_split
 WINDOW_BYTES = 128 * 2**20
 #: Rows that the grid of real features is learned on, spread over the data.
 GRID_ROWS = 200_000
+
+
+def training_dataset(data: Name) -> Dataset:
+    """Open a dataset to train on.
+
+    Raises
+    ------
+    DataError
+        It is damaged, or has no training samples of two classes.
+    """
+    dataset = open_dataset(data)
+    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
+        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    return dataset
 
 
 class _Windows:

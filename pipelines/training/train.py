@@ -12,10 +12,8 @@ from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
-from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
-from boxnn_numba.errors import DataError
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
@@ -24,7 +22,7 @@ from boxnn_numba.pipelines.training.cluster_trainer import (
     StepStatistics,
     training_on,
 )
-from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
+from boxnn_numba.pipelines.training.dataset_loader import dataset_feed, training_dataset
 from boxnn_numba.progress import Progress
 from boxnn_numba.training.fit import trained_model, training_warnings
 from boxnn_numba.training.options import TrainingOptions
@@ -113,9 +111,7 @@ def train(
     check_options(cluster)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if cluster.local else "cpu", run.threads).threads
-    dataset = open_dataset(data)
-    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
-        raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
+    dataset = training_dataset(data)
     validation.groups(options.group_size, dataset.feature_shape)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(

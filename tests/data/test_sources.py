@@ -267,10 +267,10 @@ def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    told: list[str] = []
-    folder = sources.fetch("mnist", told.append)
+    told = Told()
+    folder = sources.fetch("mnist", told)
     assert folder.as_posix().endswith("cache/boxnn-numba/mnist")
-    assert told == list(sources.FILES) and len(asked) == 4
+    assert told.units == (4, "files") and told.done == len(asked) == 4
     assert asked[0] == (
         "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
         "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
