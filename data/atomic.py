@@ -83,9 +83,11 @@ def publish(source: Location, target: Location) -> None:
 
     In an object store a file or a tree is copied, the root of a Zarr group last.
     """
-    if isinstance(source, Path):
-        replace(source, Path(target))
+    if isinstance(target, Path):
+        assert isinstance(source, Path)
+        replace(source, target)
         return
+    assert not isinstance(source, Path)
     remove(target)
     start = len(source.path)
     files = source.fs.find(source.path)

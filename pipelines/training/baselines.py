@@ -21,7 +21,7 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
-from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed, training_dataset
 from boxnn_numba.training.options import TrainingOptions
 
@@ -31,7 +31,7 @@ Fit = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class TrainedBaseline:
+class TrainedBaseline(Result):
     """What was trained.
 
     Attributes
@@ -60,7 +60,7 @@ class TrainedBaseline:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values, the settings beside the rest."""
-        values = dict(self.__dict__)
+        values = super().as_dict()
         settings = values.pop("settings")
         return {"model": values.pop("model"), "method": values.pop("method"), **settings, **values}
 
@@ -203,13 +203,13 @@ def _fit(
     if partition is not None:
         part = make_partition(partition, dataset.n_features, count, common["seed"], shape)
         validation.choice("base", base or "mlp", ("mlp",))
-        train = functools.partial(base_classifiers.train_submodels, part=part, **options)
-        return {size: count, "partition": partition}, train
+        fit: Fit = functools.partial(base_classifiers.train_submodels, part=part, **options)
+        return {size: count, "partition": partition}, fit
     base = base or ("cnn" if base_classifiers.is_image(shape) else "mlp")
     if validation.choice("base", base, base_classifiers.BASES) == "cnn":
         base_classifiers.image_shape(shape)
-    train = functools.partial(base_classifiers.train_masked, retained=count, base=base, **options)
-    return {size: count}, train
+    fit = functools.partial(base_classifiers.train_masked, retained=count, base=base, **options)
+    return {size: count}, fit
 
 
 def _check_labels(dataset: Dataset, data: Name) -> None:

@@ -16,7 +16,7 @@ from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.cluster.options import check_options
-from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
     ClusterTrainer,
     StepStatistics,
@@ -30,7 +30,7 @@ from boxnn_numba.training.run import Training
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class TrainedModel(Result):
     """What was trained.
 
     Attributes
@@ -65,10 +65,9 @@ class TrainedModel:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values; ``cluster`` only where there was one."""
-        values = asdict(self)
-        if self.cluster is None:
-            del values["cluster"]
-        return values
+        values = super().as_dict()
+        cluster = values.pop("cluster")
+        return values if cluster is None else {**values, "cluster": asdict(cluster)}
 
 
 def train(
