@@ -65,9 +65,8 @@ class TrainedModel(Result):
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values; ``cluster`` only where there was one."""
-        values = super().as_dict()
-        cluster = values.pop("cluster")
-        return values if cluster is None else {**values, "cluster": asdict(cluster)}
+        cluster = {} if self.cluster is None else {"cluster": asdict(self.cluster)}
+        return {**super().as_dict(), **cluster}
 
 
 def train(
