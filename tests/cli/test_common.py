@@ -107,3 +107,10 @@ def test_errors_are_json_where_json_is_asked_for(run_boxnn: Run) -> None:
         assert (code, out) == (2, "")
         error = json.loads(err)
         assert text in error["error"] and error["exit_code"] == 2
+
+
+def test_shells_complete_choices(run_boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_BOXNN_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "boxnn train --preset t")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert run_boxnn("ignored")[1].split() == ["plain,target"]
