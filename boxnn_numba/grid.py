@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import InputError
-from boxnn_numba.kernels import distances as cpu
+from boxnn_numba.kernels import distances
 
 MAX_LEVELS = 256
 
@@ -135,7 +135,7 @@ class Grid:
         codes = self.codes
 
         def work(first: int, last: int) -> None:
-            cpu.bin_features(features, first, last, self.edges, self.counts, codes, out)
+            distances.bin_features(features, first, last, self.edges, self.counts, codes, out)
 
         get_backend("cpu").parallel(len(features), 1024, work)
         return out

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.paths import Name
 from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
@@ -112,7 +112,7 @@ def evaluate(
     outcome = prediction, _, label = file.outcome(convention)
 
     def curve(radius: np.ndarray) -> dict[str, float]:
-        shares = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
+        shares = 100.0 * margin.certified_accuracy(prediction, radius, label, radii)
         return {str(r): round(float(share), 4) for r, share in zip(radii, shares, strict=True)}
 
     exact = None
@@ -120,18 +120,18 @@ def evaluate(
         settled = 100.0 * float((file.radius == file.upper).mean())
         exact = Exact(settled, file.attributes["time_limit"], curve(file.upper))
     abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
-    table = certificates.per_class_table(*outcome, len(file.classes))
+    table = margin.per_class_table(*outcome, len(file.classes))
     return Evaluation(
         method=file.method,
-        median_certified_radius=certificates.median_certified_radius(*outcome),
+        median_certified_radius=margin.median_certified_radius(*outcome),
         certified_accuracy=curve(outcome[1]),
         accuracy=round(100.0 * float((prediction == label).mean()), 4),
-        mean_certified_radius=certificates.mean_certified_radius(*outcome),
+        mean_certified_radius=margin.mean_certified_radius(*outcome),
         certificate=file.certificate,
         n=len(file),
         convention=convention,
         per_class=[{**row, "class": file.classes[int(row["class"])]} for row in table],
-        abstained=None if file.method == certificates.BOX_NN else abstained,
+        abstained=None if file.method == margin.BOX_NN else abstained,
         under_attack=None if attack is None else hold_against(file, attack, radii, convention),
         exact=exact,
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.boxes import Boxes
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model, model_digest
 from boxnn_numba.data.paths import Name
@@ -137,7 +137,7 @@ def localize(
     known = file.label >= 0
     outcome = file.prediction[known], file.radius[known], file.label[known]
     if not chosen:
-        chosen = [max(0, certificates.median_certified_radius(*outcome))]
+        chosen = [max(0, margin.median_certified_radius(*outcome))]
     present = np.unique(outcome[2])
     run.progress.start((1 + len(chosen)) * len(present), "class volumes")
     before = volumes.codes_before(classifier.boxes.n_features, classifier.grid)

@@ -30,8 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import distances as cpu
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import distances, simd
 
 _CACHE_LINE = 64
 #: Part of the penalties between boxes that the columns before the probe make up.
@@ -74,7 +73,7 @@ def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
 def box_table(lower: np.ndarray, upper: np.ndarray) -> BoxTable:
     """Return uint8 bounds (M, n) padded to whole tiles and vectors."""
     m, n = lower.shape
-    shape = (round_up(m, cpu.TILE_BOXES), round_up(n, simd.LANES))
+    shape = (round_up(m, distances.TILE_BOXES), round_up(n, simd.LANES))
     table = BoxTable(aligned(shape, 0), aligned(shape, 255), m, n)
     table.lower[:m, :n] = lower
     table.upper[:m, :n] = upper
@@ -127,7 +126,7 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray) -> C
         (K + 1,) boxes ``offsets[c]:offsets[c + 1]`` are of class c.
     """
     counts = np.diff(offsets)
-    padded = round_up(counts, cpu.TILE_BOXES)
+    padded = round_up(counts, distances.TILE_BOXES)
     starts = np.concatenate(([0], np.cumsum(padded)))
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), padded)
     within = np.arange(len(labels)) - starts[labels]
@@ -156,12 +155,12 @@ class LaneTable:
 
 def lane_table(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> LaneTable:
     """Return bounds (M, n) for the lane kernels, as numbers of a type."""
-    blocks = -(-len(lower) // cpu.LANE_BOXES)
+    blocks = -(-len(lower) // distances.LANE_BOXES)
     sides = []
     for side in (lower, upper):
-        padded = np.zeros((blocks * cpu.LANE_BOXES, side.shape[1]), dtype)
+        padded = np.zeros((blocks * distances.LANE_BOXES, side.shape[1]), dtype)
         padded[: len(side)] = side
-        shaped = padded.reshape(blocks, cpu.LANE_BOXES, -1).transpose(0, 2, 1)
+        shaped = padded.reshape(blocks, distances.LANE_BOXES, -1).transpose(0, 2, 1)
         sides.append(np.ascontiguousarray(shaped))
     return LaneTable(*sides)
 

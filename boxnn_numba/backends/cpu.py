@@ -20,8 +20,7 @@ from boxnn_numba.backends.box_layout import (
     lane_table,
     round_up,
 )
-from boxnn_numba.kernels import distances as cpu
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import distances, simd
 
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
@@ -33,9 +32,9 @@ _BLOCK_ROWS = 256
 def _lane_distances(
     samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
 ) -> np.ndarray:
-    first, last = span[0] // cpu.LANE_BOXES, -(-span[1] // cpu.LANE_BOXES)
-    out = np.empty((len(samples), (last - first) * cpu.LANE_BOXES), samples.dtype)
-    kernel = getattr(cpu, f"{penalty}_distances")
+    first, last = span[0] // distances.LANE_BOXES, -(-span[1] // distances.LANE_BOXES)
+    out = np.empty((len(samples), (last - first) * distances.LANE_BOXES), samples.dtype)
+    kernel = getattr(distances, f"{penalty}_distances")
     kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
     return out
 
@@ -74,7 +73,7 @@ class CpuBackend:
     def samples(self, x: np.ndarray) -> np.ndarray:
         """Return uint8 codes (N, n) padded to whole tiles of samples and vectors of features."""
         rows, columns = len(x), x.shape[1]
-        shape = (round_up(rows, cpu.TILE_SAMPLES), round_up(columns, simd.LANES))
+        shape = (round_up(rows, distances.TILE_SAMPLES), round_up(columns, simd.LANES))
         padded = aligned(shape, 0)
         padded[:rows, :columns] = x
         return padded
@@ -117,9 +116,9 @@ class CpuBackend:
         if isinstance(boxes, LaneTable):
             codes = samples[:, : boxes.lower.shape[1]].astype(np.int32)
             return _lane_distances(codes, boxes, span, np.int32(width), penalty)
-        rows, stop = len(samples), min(round_up(span[1], cpu.TILE_BOXES), len(boxes.lower))
+        rows, stop = len(samples), min(round_up(span[1], distances.TILE_BOXES), len(boxes.lower))
         out = np.empty((rows, stop - span[0]), np.int32)
-        kernel = cpu.vector_distances(width)
+        kernel = distances.vector_distances(width)
         kernel(samples, 0, rows, boxes.lower, boxes.upper, span[0], stop, width, out)
         return out
 
@@ -154,13 +153,13 @@ class CpuBackend:
     def _vector_classes(
         x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
     ) -> None:
-        kernel = cpu.vector_nearest(width)
+        kernel = distances.vector_nearest(width)
         for start in range(first, last, _BLOCK_ROWS):
             stop = min(last, start + _BLOCK_ROWS)
-            rows = round_up(stop - start, cpu.TILE_SAMPLES)
+            rows = round_up(stop - start, distances.TILE_SAMPLES)
             codes = aligned((rows, layout.table.lower.shape[1]), 0)
-            cpu.gather_columns(x, start, stop, layout.columns, codes)
-            columns = cpu.used_columns(codes[: stop - start], layout.floor, layout.ceiling)
+            distances.gather_columns(x, start, stop, layout.columns, codes)
+            columns = distances.used_columns(codes[: stop - start], layout.floor, layout.ceiling)
             nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)
             kernel(
                 codes, layout.table.lower, layout.table.upper, layout.starts,
@@ -180,7 +179,7 @@ class CpuBackend:
                 codes[:, : layout.table.n_features], lanes, span, np.int32(width), "graded"
             )
             out[start:stop] = UNREACHABLE
-            cpu.nearest_per_class(block, stop - start, layout.labels, out, start)
+            distances.nearest_per_class(block, stop - start, layout.labels, out, start)
 
     def float_distances(
         self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float
@@ -190,7 +189,7 @@ class CpuBackend:
         boxes = lane_table(lower, upper, x.dtype)
 
         def work(first: int, last: int) -> None:
-            padding = -(last - first) % cpu.TILE_SAMPLES
+            padding = -(last - first) % distances.TILE_SAMPLES
             rows = np.pad(x[first:last], ((0, padding), (0, 0)))
             block = _lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width), "graded")
             out[first:last] = block[: last - first, : len(lower)]

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import cuda
 
 from boxnn_numba.errors import OptionError
-from boxnn_numba.kernels import formulas as elementwise
+from boxnn_numba.kernels import formulas
 
 #: Whether kernels run in the simulator; it starts a Python thread for each of a block's threads.
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
@@ -66,11 +66,11 @@ else:
 
 
 def _formulas() -> dict[str, Any]:
-    """Return device functions of `elementwise`, with the product that is never fused."""
-    names: dict[str, Any] = {**vars(elementwise), "product": product}
+    """Return device functions of `formulas`, with the product that is never fused."""
+    names: dict[str, Any] = {**vars(formulas), "product": product}
     made = {}
-    for name, function in vars(elementwise).items():
-        ours = getattr(function, "__module__", "") == elementwise.__name__
+    for name, function in vars(formulas).items():
+        ours = getattr(function, "__module__", "") == formulas.__name__
         if ours and isinstance(function, FunctionType) and name != "product":
             # The same code, but the functions it calls are looked up among the device functions.
             names[name] = made[name] = device(FunctionType(function.__code__, names, name))

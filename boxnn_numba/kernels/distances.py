@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from boxnn_numba.kernels import formulas as elementwise
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import formulas, simd
 from boxnn_numba.kernels.compile import kernel
 
 #: Samples and boxes are processed in tiles of this size by the vector form.
@@ -215,9 +214,9 @@ def _make_lane_distances(name: str, penalty: Any) -> Callable[..., Any]:
     return distances
 
 
-graded_distances = _make_lane_distances("graded_distances", elementwise.graded)
-l1_distances = _make_lane_distances("l1_distances", elementwise.l1)
-l2_distances = _make_lane_distances("l2_distances", elementwise.l2)
+graded_distances = _make_lane_distances("graded_distances", formulas.graded)
+l1_distances = _make_lane_distances("l1_distances", formulas.l1)
+l2_distances = _make_lane_distances("l2_distances", formulas.l2)
 
 
 @kernel

@@ -150,7 +150,7 @@ def splat(typing: Any, value: Any) -> tuple[Any, Callable[..., Any]]:
 
 @intrinsic
 def excess(typing: Any, x: Any, lower: Any, upper: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return how far each byte of x lies outside [lower, upper]: `elementwise.excess`."""
+    """Return how far each byte of x lies outside [lower, upper]: `formulas.excess`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x, lower, upper = arguments

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from boxnn_numba.kernels import formulas as elementwise
+from boxnn_numba.kernels import formulas
 from boxnn_numba.kernels.compile import kernel
 
 # --- soft-min of a block of samples, in stages -------------------------------------------
@@ -61,7 +61,7 @@ def _weigh_boxes(row, first, last, least, table, cutoff):
     for m in range(first, last):
         k = row[m] - least
         if k <= cutoff:
-            w = elementwise.weight(k, table, cutoff)
+            w = formulas.weight(k, table, cutoff)
             mass += w
             moment += w * k
     return mass, moment
@@ -87,14 +87,14 @@ def judge(sign, least, masses, softmin, objective, value, margin, slope):
     """Write each sample's objective, soft margin, and d objective / d margin."""
     _, _, _, unit, one, log_scale = softmin
     kind, bound, sharpness, keep = objective
-    value_of = elementwise.softmin_value
+    value_of = formulas.softmin_value
     for i in range(len(sign)):
         own = value_of(least[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
         rival = value_of(least[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
         if kind == 2:
-            worth, rise = elementwise.target_objective(rival - own, bound, sharpness, keep)
+            worth, rise = formulas.target_objective(rival - own, bound, sharpness, keep)
         else:
-            worth, rise = elementwise.clip_objective(rival - own, bound, sharpness)
+            worth, rise = formulas.clip_objective(rival - own, bound, sharpness)
         value[i], margin[i], slope[i] = sign[i] * worth, rival - own, sign[i] * rise
 
 
@@ -106,8 +106,8 @@ def _emit_boxes(row, first, last, least, mass, moment, softmin, factor, sample, 
     for m in range(first, last):
         k = row[m] - least
         if k <= cutoff:
-            w = elementwise.weight(k, table, cutoff)
-            c = elementwise.softmin_coefficient(k, w, mass, mean, tau_per_unit)
+            w = formulas.weight(k, table, cutoff)
+            c = formulas.softmin_coefficient(k, w, mass, mean, tau_per_unit)
             q = round(factor * c)
             if q != 0:
                 if count < len(boxes):
@@ -197,9 +197,9 @@ def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
     return gradient
 
 
-graded_gradient = _make_gradient("graded_gradient", elementwise.graded_slope)
-l1_gradient = _make_gradient("l1_gradient", elementwise.l1_slope)
-l2_gradient = _make_gradient("l2_gradient", elementwise.l2_slope)
+graded_gradient = _make_gradient("graded_gradient", formulas.graded_slope)
+l1_gradient = _make_gradient("l1_gradient", formulas.l1_slope)
+l2_gradient = _make_gradient("l2_gradient", formulas.l2_slope)
 
 
 @register_jitable
@@ -207,11 +207,11 @@ def _settle(master_lower, master_upper, lower, upper, m, n):
     """Keep masters inside the codes, uncross them, and round them to the deployed box."""
     lows, highs, low_codes, high_codes = master_lower[m], master_upper[m], lower[m], upper[m]
     for k in range(n):
-        low, high = elementwise.settled(lows[k], highs[k])
+        low, high = formulas.settled(lows[k], highs[k])
         # Codes follow from the float32 that is stored, so that a resumed run finds the same.
         lows[k], highs[k] = low, high
-        low_codes[k] = elementwise.rounded(low)
-        high_codes[k] = elementwise.rounded(high)
+        low_codes[k] = formulas.rounded(low)
+        high_codes[k] = formulas.rounded(high)
 
 
 @kernel
@@ -223,26 +223,26 @@ def sgd_step(
 
     masters and codes are (lower, upper) pairs, (M, n) float32 and (M, >= n) uint8; velocity is
     such a pair too, unused without momentum. Integer gradients times `scale` are per
-    unit of [0, 1]; options are (rate, momentum, decay) as `elementwise.sgd_update` takes them.
+    unit of [0, 1]; options are (rate, momentum, decay) as `formulas.sgd_update` takes them.
     Steps of boxes whose mass, (M,) int64, is above the limit, a float, are scaled down.
     """
     rate, momentum, decay = options
     gradients = (grad_lower, grad_upper)
     for t in range(first, last):
         m = boxes[t]
-        share = elementwise.product(scale, elementwise.crowd_share(masses[m], limit))
+        share = formulas.product(scale, formulas.crowd_share(masses[m], limit))
         for side in range(2):
             master = masters[side][m]
             gradient = gradients[side][t - first]
             if momentum > 0.0:
                 speed = velocity[side][m]
                 for k in range(len(master)):
-                    master[k], speed[k] = elementwise.sgd_update(
+                    master[k], speed[k] = formulas.sgd_update(
                         master[k], share * gradient[k], speed[k], rate, momentum, decay
                     )
             else:
                 for k in range(len(master)):
-                    master[k], _ = elementwise.sgd_update(
+                    master[k], _ = formulas.sgd_update(
                         master[k], share * gradient[k], 0.0, rate, 0.0, decay
                     )
         _settle(masters[0], masters[1], codes[0], codes[1], m, masters[0].shape[1])
@@ -262,7 +262,7 @@ def adam_step(
             gradient = gradients[side][t - first]
             mean, square = moments1[side][m], moments2[side][m]
             for k in range(len(master)):
-                master[k], mean[k], square[k] = elementwise.adam_update(
+                master[k], mean[k], square[k] = formulas.adam_update(
                     master[k], scale * gradient[k], mean[k], square[k], rate, decay,
                     correct1, correct2,
                 )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from boxnn_numba.backends.box_layout import box_table
 from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.kernels import training as kernels
+from boxnn_numba.kernels import training
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
 from boxnn_numba.training.problem import FIXED_POINT, Problem
@@ -41,7 +41,7 @@ class CpuTrainer:
         self.backend, self.problem, self.masters = backend, problem, masters
         shape = masters[0].shape
         self.table = box_table(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
-        kernels.settle(masters, self._codes())
+        training.settle(masters, self._codes())
         self._steps, self._masses = 0, np.zeros(shape[0], np.int64)
         self._dense = is_dense(problem.options)
         self._moments = [
@@ -89,9 +89,9 @@ class CpuTrainer:
         entries, values, margins = self.entries(x, labels)
         starts = np.empty(self.table.n_boxes + 1, np.int64)
         order = np.empty(len(entries.boxes), np.int64)
-        kernels.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
+        training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
         # Sums of slopes 0 and 1 are no larger than this; int32 fits a vector twice as often.
-        kernels.box_masses(starts, order, entries.coefficients, self._masses)
+        training.box_masses(starts, order, entries.coefficients, self._masses)
         narrow = int(self._masses.max()) < 2**31 and self.problem.options.relaxation != "l2"
         self._steps += 1
         boxes = np.arange(self.table.n_boxes) if self._dense else np.flatnonzero(np.diff(starts))
@@ -125,7 +125,7 @@ class CpuTrainer:
         """
         options, n = self.problem.options, self.table.n_features
         lower, upper = np.empty((2, len(boxes), n), np.int32 if narrow else np.int64)
-        kernel = getattr(kernels, f"{options.relaxation}_gradient")
+        kernel = getattr(training, f"{options.relaxation}_gradient")
         kernel(
             x, n, *self._codes(), boxes, 0, len(boxes), starts, order, entries.samples,
             entries.coefficients, options.forward_width, options.leak, lower, upper,
@@ -137,13 +137,13 @@ class CpuTrainer:
         options = self.problem.options
         scale, settings = step_sizes(options, self.table.n_boxes, batch, rate, self._steps)
         if options.optimizer == "adam":
-            kernels.adam_step(
+            training.adam_step(
                 boxes, 0, len(boxes), *gradients, scale, self.masters, *self._moments,
                 self._codes(), settings,
             )  # fmt: skip
         else:
             velocity = self._moments[0] if self._moments else self.masters
-            kernels.sgd_step(
+            training.sgd_step(
                 boxes, 0, len(boxes), *gradients, scale, self.masters, velocity,
                 self._codes(), settings, self._masses, options.crowd * FIXED_POINT,
             )  # fmt: skip
@@ -167,4 +167,4 @@ class CpuTrainer:
             if name != "steps":
                 target[:] = arrays[name]
         self._steps = int(arrays["steps"])
-        kernels.settle(self.masters, self._codes())
+        training.settle(self.masters, self._codes())

@@ -27,7 +27,7 @@ def step_sizes(
     -------
     scale, settings
         Factor of the integer gradient; (rate, decay, correct1, correct2) as
-        `elementwise.adam_update` takes them, or (rate, momentum, decay) for SGD.
+        `formulas.adam_update` takes them, or (rate, momentum, decay) for SGD.
     """
     # A batch larger than the boxes are many would move each by many samples at once: average.
     crowd = max(1.0, batch / n_boxes)

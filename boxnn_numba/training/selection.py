@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from boxnn_numba.backends.protocol import Backend
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.problem import Problem
 
@@ -70,7 +70,7 @@ def validate(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Va
     for x, y in feed.held_out():
         distance = np.empty((len(y), n_classes), np.int32)
         backend.class_distance(x, layout, options.width, distance)
-        certified = certificates.certified_radius(distance, options.width, options.group_size)
+        certified = margin.certified_radius(distance, options.width, options.group_size)
         blocks.append((*certified, y))
     if not blocks:
         return Validation(np.nan, -1, np.nan, np.nan, np.full(n_classes, np.nan))
@@ -78,13 +78,13 @@ def validate(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Va
     outcome = prediction, radius, y
     counts = np.bincount(y, minlength=n_classes)
     right = np.bincount(y[prediction == y], minlength=n_classes)
-    mean = certificates.mean_certified_radius(*outcome)
+    mean = margin.mean_certified_radius(*outcome)
     score = mean
     if options.objective == "target":
-        score = float(certificates.certified_accuracy(*outcome, [options.radius])[0])
+        score = float(margin.certified_accuracy(*outcome, [options.radius])[0])
     return Validation(
         float((prediction == y).mean()),
-        certificates.median_certified_radius(*outcome),
+        margin.median_certified_radius(*outcome),
         mean,
         score,
         np.where(counts < _ENOUGH_SAMPLES, np.nan, right / np.maximum(counts, 1)),

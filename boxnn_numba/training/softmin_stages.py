@@ -29,7 +29,7 @@ import numpy as np
 
 from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable
 from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.kernels import training as kernels
+from boxnn_numba.kernels import training
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 
 #: Samples whose distances to all boxes a thread keeps at a time.
@@ -123,23 +123,23 @@ class SoftMinStages:
 
     def nearest(self, distance: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Take in the distances to some boxes, where classes begin at `offsets`; return minima."""
-        kernels.nearest(distance, len(self.labels), offsets, self.minima)
+        training.nearest(distance, len(self.labels), offsets, self.minima)
         return self.minima
 
     def sides(self) -> None:
         """Decide on the own side and the rivals, once all minima are in."""
         kind = self.problem.objective.kind
-        kernels.choose_sides(self.minima, self.labels, kind, self.own, self.sign, self.least)
+        training.choose_sides(self.minima, self.labels, kind, self.own, self.sign, self.least)
 
     def weigh(self, distance: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Take in the soft-min weights of some boxes; return masses."""
         table, cutoff = self.problem.softmin.table, self.problem.softmin.cutoff
-        kernels.weigh(distance, self.own, offsets, self.least, table, cutoff, self.masses)
+        training.weigh(distance, self.own, offsets, self.least, table, cutoff, self.masses)
         return self.masses
 
     def judge(self) -> None:
         """Evaluate the objective, once all masses are in."""
-        kernels.judge(
+        training.judge(
             self.sign, self.least, self.masses, tuple(self.problem.softmin),
             tuple(self.problem.objective), self.value, self.margin, self.slope,
         )  # fmt: skip
@@ -159,7 +159,7 @@ class SoftMinStages:
         """
         room = Entries.empty(_ROOM * len(self.labels)) if room is None else room
         while True:
-            after = kernels.emit(
+            after = training.emit(
                 distance, first, self.own, offsets, self.least, self.masses, self.slope,
                 tuple(self.problem.softmin), FIXED_POINT, room.arrays(), count,
             )  # fmt: skip

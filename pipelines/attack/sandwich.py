@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.data.paths import Location
 from boxnn_numba.errors import UnsoundError
 from boxnn_numba.pipelines.running import Result
@@ -109,8 +109,8 @@ def standing(
     """
     found = changed >= 0
     resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
-    robust = 100.0 * certificates.certified_accuracy(prediction, resisted, label, radii)
-    certified = 100.0 * certificates.certified_accuracy(prediction, radius, label, radii)
+    robust = 100.0 * margin.certified_accuracy(prediction, resisted, label, radii)
+    certified = 100.0 * margin.certified_accuracy(prediction, radius, label, radii)
     return Standing(
         found=100.0 * float(found.mean()),
         meets=100.0 * float((changed == radius + 1).mean()),

@@ -10,8 +10,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates import KINDS
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import KINDS, margin
 from boxnn_numba.certificates.exact import exact_radii
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
@@ -154,7 +153,7 @@ def certify(
     return Certified(
         str(out), certificate, split, len(file),
         accuracy=round(100.0 * float((prediction == label).mean()), 4),
-        median_certified_radius=certificates.median_certified_radius(*outcome),
+        median_certified_radius=margin.median_certified_radius(*outcome),
         settled=100.0 * float((file.radius == file.upper).mean()) if exact else None,
         seconds=time.perf_counter() - began,
         cluster=spent,
@@ -171,7 +170,7 @@ def _check_kind(certificate: str, time_limit: float, device: str) -> None:
 def _attributes(subject: Subject, worker: BoxWorker) -> dict[str, Any]:
     model: BoxNN = subject.stored
     return {
-        "method": certificates.BOX_NN,
+        "method": margin.BOX_NN,
         "certificate": worker.certificate,
         **subject.attributes(),
         "divisor": 2 * model.boxes.width * model.group_size * len(model.box_sets),

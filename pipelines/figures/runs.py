@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.pipelines.figures.published import Method, method
@@ -83,7 +83,7 @@ class Run:
     @property
     def has_boxes(self) -> bool:
         """Whether the method is Box-NN, not one of the published defences."""
-        return self.attributes.get("method", certificates.BOX_NN) == certificates.BOX_NN
+        return self.attributes.get("method", margin.BOX_NN) == margin.BOX_NN
 
     @property
     def words(self) -> Method:
@@ -120,15 +120,15 @@ class Run:
 
 def _summary(name: str, prediction: np.ndarray, radius: np.ndarray, label: np.ndarray) -> Summary:
     accuracy = 100 * float((prediction == label).mean())
-    median = certificates.median_certified_radius(prediction, radius, label)
-    mean = certificates.mean_certified_radius(prediction, radius, label)
+    median = margin.median_certified_radius(prediction, radius, label)
+    mean = margin.mean_certified_radius(prediction, radius, label)
     return Summary(name, len(label), round(accuracy, 4), median, round(mean, 4))
 
 
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Return certified accuracy in percent at radii 0, 1, ..., the largest of an outcome."""
     radii = np.arange(int(outcome[1].max()) + 1)
-    return 100 * certificates.certified_accuracy(*outcome, radii)
+    return 100 * margin.certified_accuracy(*outcome, radii)
 
 
 def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
@@ -205,7 +205,7 @@ def _with_kind(name: str, file: CertificateFile) -> str:
 def _published_name(attributes: Mapping[str, Any]) -> str | None:
     """Return e.g. ``"RA_45"`` or ``"FPA_25^B"``; None for Box-NN."""
     size = attributes.get("retained", attributes.get("parts"))
-    if attributes["method"] == certificates.BOX_NN or size is None:
+    if attributes["method"] == margin.BOX_NN or size is None:
         return None
     base, _, variant = str(attributes["method"]).partition("^")
     return f"{base}_{size}" + (f"^{variant}" if variant else "")

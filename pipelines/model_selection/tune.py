@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
@@ -236,8 +236,8 @@ class _Trial:
         model = trained_model(run, self.dataset.classes, grid, shape, {})
         outcome = held_out_outcome(model, self.dataset)
         if self.radius is None:
-            return "complete", certificates.mean_certified_radius(*outcome)
-        return "complete", float(certificates.certified_accuracy(*outcome, [self.radius])[0])
+            return "complete", margin.mean_certified_radius(*outcome)
+        return "complete", float(margin.certified_accuracy(*outcome, [self.radius])[0])
 
 
 def _study(trial: _Trial, done: Sequence[Mapping[str, Any]], path: Path) -> optuna.Study:

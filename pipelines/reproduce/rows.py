@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.baselines.ablation import radius_of_bound
-from boxnn_numba.certificates import margin as certificates
+from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.pipelines.figures.published import PublishedRow, family, setting
 from boxnn_numba.pipelines.running import Result
@@ -116,7 +116,7 @@ def our_row(
     """
     outcome = file.outcome(convention)
     radii = np.arange(max(int(outcome[1].max()), _LAST_RADIUS) + 1)
-    share = certificates.certified_accuracy(*outcome, radii)
+    share = margin.certified_accuracy(*outcome, radii)
     won = np.rint(share * len(file)).astype(np.int64)
     tail = (1 - CONFIDENCE) / 2
     low, high = lower_bound(won, len(file), tail), upper_bound(won, len(file), tail)
@@ -124,7 +124,7 @@ def our_row(
     percents, lows, highs = (np.round(100 * values, 2).tolist() for values in (share, low, high))
     return Row(
         method, dataset, "ours", convention, radii.tolist(), percents, lows, highs,
-        median=certificates.median_certified_radius(*outcome),
+        median=margin.median_certified_radius(*outcome),
         median_interval=possible,
         images=len(file),
         **about,

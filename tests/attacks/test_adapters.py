@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits, load_wine
 from support import reference
 
 from boxnn_numba import Boxes, BoxNN, BoxNNClassifier
-from boxnn_numba.attacks import adapters as interop
+from boxnn_numba.attacks import adapters
 from boxnn_numba.errors import BackendError, InputError, OptionError
 
 RNG = np.random.default_rng(0)
@@ -59,37 +59,37 @@ def test_scores_against_loops() -> None:
         reference.distances(np.array(codes), BOXES.lower, BOXES.upper, 60), [0, 1, 2], 3
     )
     for shape in ((20, 6), (20, 2, 3), (20, 1, 3, 2)):
-        scores = interop.scores(MODEL, x.reshape(shape))
+        scores = adapters.scores(MODEL, x.reshape(shape))
         np.testing.assert_allclose(scores, -np.array(distance) / 60)
     expected = [reference.certificate(row, 60) for row in distance]
-    prediction, radius = interop.certify(MODEL, x)
+    prediction, radius = adapters.certify(MODEL, x)
     assert prediction.tolist() == ["abc"[p] for p, _ in expected]
     assert radius.tolist() == [r for _, r in expected]
 
 
 def test_a_certificate_holds_for_numbers_between_codes() -> None:
     x = RNG.uniform(0, 255, (200, 6))
-    prediction, radius = interop.certify(MODEL, x)
+    prediction, radius = adapters.certify(MODEL, x)
     for _ in range(20):
         order = RNG.random(x.shape).argsort(axis=1)
         other = np.where(order < radius[:, None], RNG.uniform(-100, 400, x.shape), x)
-        assert (interop.changed_features(MODEL, x, other) <= radius).all()
-        np.testing.assert_array_equal(interop.certify(MODEL, other).prediction, prediction)
+        assert (adapters.changed_features(MODEL, x, other) <= radius).all()
+        np.testing.assert_array_equal(adapters.certify(MODEL, other).prediction, prediction)
 
 
 def test_what_counts_as_changed(columns: tuple[BoxNNClassifier, np.ndarray]) -> None:
     x = np.array([[10.2, 20, 30, 40, 50, 60]])
     for other, count in (([10.4, 20, 30, 40, 50, 60], 0), ([10.6, 20, 30, 40, 50, 61], 2)):
-        assert interop.changed_features(MODEL, x, [other]) == count
+        assert adapters.changed_features(MODEL, x, [other]) == count
     pixels = BoxNN(BOXES, "abc", group_size=3)
-    assert interop.changed_features(pixels, x, [[0, 0, 0, 40, 50, 60]]) == 1
-    assert interop.certify(pixels, x).radius == interop.certify(MODEL, x).radius // 3
+    assert adapters.changed_features(pixels, x, [[0, 0, 0, 40, 50, 60]]) == 1
+    assert adapters.certify(pixels, x).radius == adapters.certify(MODEL, x).radius // 3
     classifier, samples = columns
     moved = samples.copy()
     moved[:, [0, 5]] += 1e4
-    assert interop.changed_features(classifier, samples, moved).tolist() == [2] * len(samples)
+    assert adapters.changed_features(classifier, samples, moved).tolist() == [2] * len(samples)
     np.testing.assert_array_equal(
-        interop.certify(classifier, samples).radius, classifier.certify(samples)
+        adapters.certify(classifier, samples).radius, classifier.certify(samples)
     )
 
 
@@ -119,37 +119,37 @@ def test_an_ensemble_answers_as_a_whole() -> None:
     model = BoxNN(BOXES, MODEL.classes, others=(shifted,))
     x = RNG.integers(0, 256, (30, 6), dtype=np.uint8)
     expected = model.class_distance(x)
-    np.testing.assert_allclose(interop.scores(model, x), -expected / (2 * BOXES.width))
-    for found, wanted in zip(interop.certify(model, x), model.certify(x), strict=True):
+    np.testing.assert_allclose(adapters.scores(model, x), -expected / (2 * BOXES.width))
+    for found, wanted in zip(adapters.certify(model, x), model.certify(x), strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert (expected != MODEL.class_distance(x)).any()
 
 
 @pytest.mark.usefixtures("pretended")
 def test_what_libraries_are_told(columns: tuple[BoxNNClassifier, np.ndarray]) -> None:
-    target = interop.art_classifier(MODEL)
+    target = adapters.art_classifier(MODEL)
     predict, shape, n_classes = target.positional
     assert shape == (2, 3) and n_classes == 3 and target.clip_values == (0, 255)
     x = RNG.uniform(0, 255, (5, 2, 3))
-    np.testing.assert_array_equal(predict(x), interop.scores(MODEL, x))
-    likely = interop.art_classifier(MODEL, probabilities=True).positional[0](x)
+    np.testing.assert_array_equal(predict(x), adapters.scores(MODEL, x))
+    likely = adapters.art_classifier(MODEL, probabilities=True).positional[0](x)
     np.testing.assert_allclose(likely.sum(axis=1), 1)
     np.testing.assert_array_equal(likely.argmax(axis=1), predict(x).argmax(axis=1))
-    wide = interop.art_classifier(MODEL, [1, 3, 2], (np.arange(6), 200), channels_first=False)
+    wide = adapters.art_classifier(MODEL, [1, 3, 2], (np.arange(6), 200), channels_first=False)
     assert wide.positional[1] == (1, 3, 2) and not wide.channels_first
     np.testing.assert_array_equal(wide.clip_values[0], np.arange(6).reshape(1, 3, 2))
     np.testing.assert_array_equal(wide.clip_values[1], np.full((1, 3, 2), 200))
     classifier, samples = columns
-    low, high = interop.art_classifier(classifier).clip_values
+    low, high = adapters.art_classifier(classifier).clip_values
     assert low.shape == (13,) and (low < high).all() and low.dtype == np.float32
     grid = classifier.model_.grid
     assert grid is not None
     for side, level in ((low, 0), (high, -1)):  # the outermost bin of every feature
         codes = grid.encode(side[None])[0]
         assert codes.tolist() == [grid.codes[k, : grid.counts[k] + 1][level] for k in range(13)]
-    model = interop.foolbox_model(classifier)
+    model = adapters.foolbox_model(classifier)
     assert model.positional[1] == (low.min(), high.max())
-    assert interop.foolbox_model(MODEL, (0, 1)).positional[1] == (0, 1)
+    assert adapters.foolbox_model(MODEL, (0, 1)).positional[1] == (0, 1)
     assert model.positional[0](samples).dtype == np.float32
 
 
@@ -157,7 +157,7 @@ def test_what_libraries_are_told(columns: tuple[BoxNNClassifier, np.ndarray]) ->
 def test_constant_features_have_bounds_too() -> None:
     y = np.arange(20) % 2
     constant = np.column_stack((np.full(20, 3.0), y + RNG.random(20) / 2))
-    low, high = interop.art_classifier(BoxNNClassifier().fit(constant, y)).clip_values
+    low, high = adapters.art_classifier(BoxNNClassifier().fit(constant, y)).clip_values
     assert (low < high).all()
 
 
@@ -168,24 +168,24 @@ def test_libraries_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "art.estimators.classification", None)
     monkeypatch.setitem(sys.modules, "foolbox", None)
     with pytest.raises(BackendError, match="pip install adversarial-robustness-toolbox") as caught:
-        interop.art_classifier(MODEL)
+        adapters.art_classifier(MODEL)
     assert "\n" not in str(caught.value)
     with pytest.raises(BackendError, match="pip install foolbox"):
-        interop.foolbox_model(MODEL)
+        adapters.foolbox_model(MODEL)
 
 
-@pytest.mark.parametrize("call", [interop.art_classifier, interop.foolbox_model])
+@pytest.mark.parametrize("call", [adapters.art_classifier, adapters.foolbox_model])
 def test_bad_targets(call: Any) -> None:
     for wrong in (None, "model.zarr", BoxNNClassifier()):
         with pytest.raises(InputError, match="pass a BoxNN or a fitted BoxNNClassifier"):
             call(wrong)
     for bounds in ((1, 0), (0,), 5, (0, "high"), (np.nan, 1), (np.zeros(5), 255)):
         with pytest.raises(OptionError, match="domain"):
-            call(MODEL, None, bounds) if call is interop.art_classifier else call(MODEL, bounds)
+            call(MODEL, None, bounds) if call is adapters.art_classifier else call(MODEL, bounds)
 
 
 def test_bad_samples() -> None:
-    for call in (interop.scores, interop.certify):
+    for call in (adapters.scores, adapters.certify):
         with pytest.raises(InputError, match="5 features and the model has 6"):
             call(MODEL, np.zeros((3, 5)))
         with pytest.raises(InputError, match="holds nan"):
@@ -193,9 +193,9 @@ def test_bad_samples() -> None:
         with pytest.raises(InputError, match="is empty"):
             call(MODEL, np.zeros((0, 6)))
     with pytest.raises(InputError, match="3 samples and 2 adversarial ones"):
-        interop.changed_features(MODEL, np.zeros((3, 6)), np.zeros((2, 6)))
+        adapters.changed_features(MODEL, np.zeros((3, 6)), np.zeros((2, 6)))
     with pytest.raises(OptionError, match="they must agree"):
-        interop.art_classifier(MODEL, feature_shape=(28, 28))
+        adapters.art_classifier(MODEL, feature_shape=(28, 28))
 
 
 # --- attacks of other libraries ----------------------------------------------------------
@@ -203,9 +203,9 @@ def test_bad_samples() -> None:
 
 def check(model: Any, x: np.ndarray, x_adv: np.ndarray) -> float:
     """Assert that no attack beats a certificate; return the share that flipped."""
-    prediction, radius = interop.certify(model, x)
-    flipped = interop.certify(model, x_adv).prediction != prediction
-    changed = interop.changed_features(model, x, x_adv)
+    prediction, radius = adapters.certify(model, x)
+    flipped = adapters.certify(model, x_adv).prediction != prediction
+    changed = adapters.changed_features(model, x, x_adv)
     assert (changed > radius)[flipped].all()
     return float(flipped.mean())
 
@@ -215,8 +215,8 @@ def test_attacks_of_art(
 ) -> None:
     attacks, _ = library("art.attacks.evasion", "art.estimators.classification")
     for model, x in (images, columns):
-        target = interop.art_classifier(model)
-        assert (target.predict(x).argmax(axis=1) == interop.scores(model, x).argmax(axis=1)).all()
+        target = adapters.art_classifier(model)
+        assert (target.predict(x).argmax(axis=1) == adapters.scores(model, x).argmax(axis=1)).all()
         np.random.seed(0)  # noqa: NPY002 (what ART draws from)
         jump = attacks.HopSkipJump(target, max_iter=2, max_eval=200, init_eval=20, verbose=False)
         assert check(model, x, jump.generate(x)) > 0.9
@@ -224,10 +224,10 @@ def test_attacks_of_art(
         assert check(model, x, walk.generate(x)) > 0.9
     model, x = images
     pictures = x.reshape(-1, 1, 8, 8)
-    target = interop.art_classifier(model, feature_shape=(1, 8, 8))
+    target = adapters.art_classifier(model, feature_shape=(1, 8, 8))
     square = attacks.SquareAttack(target, max_iter=30, eps=200.0, verbose=False)
     assert check(model, pictures, square.generate(pictures)) > 0.9
-    likely = interop.art_classifier(model, feature_shape=(1, 8, 8), probabilities=True)
+    likely = adapters.art_classifier(model, feature_shape=(1, 8, 8), probabilities=True)
     simba = attacks.SimBA(likely, attack="px", epsilon=255.0, max_iter=60, verbose=False)
     assert check(model, pictures, simba.generate(pictures)) > 0.5
     pixel = attacks.PixelAttack(target, th=8, es=1, max_iter=2, verbose=False)
@@ -242,8 +242,8 @@ def test_attacks_of_foolbox(
     for (model, x), shape in ((images, (-1, 1, 8, 8)), (columns, (-1, 13))):
         np.random.seed(0)  # noqa: NPY002 (what foolbox draws from)
         pictures = ep.astensor(x.reshape(shape))
-        labels = ep.astensor(interop.scores(model, x).argmax(axis=1))
-        target = interop.foolbox_model(model, data_format="channels_first")
+        labels = ep.astensor(adapters.scores(model, x).argmax(axis=1))
+        target = adapters.foolbox_model(model, data_format="channels_first")
         for attack in (noise, fb.attacks.PointwiseAttack(init_attack=noise)):
             _, x_adv, found = attack(target, pictures, labels, epsilons=None)
             assert found.numpy().mean() > 0.9 and check(model, x, x_adv.numpy()) > 0.9
