@@ -17,25 +17,6 @@ from boxnn_numba.pipelines.running import Result
 
 
 @dataclass(frozen=True)
-class Exact(Result):
-    """What exact certificates say besides their radii.
-
-    Attributes
-    ----------
-    settled
-        Percent of the radii that were known before the time was up.
-    time_limit
-        Seconds for each.
-    upper
-        Radius as string -> percent of samples that are right and whose true radius may be so large.
-    """
-
-    settled: float
-    time_limit: float
-    upper: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Evaluation(Result):
     """Summary of a certificate file.
 
@@ -58,7 +39,9 @@ class Evaluation(Result):
     under_attack
         What an attack has left, if one was given.
     exact
-        Of exact certificates.
+        Of exact certificates: ``settled``, percent of the radii that were known before the time
+        was up; ``time_limit``, seconds for each; ``upper``, radius as string -> percent of samples
+        that are right and whose true radius may be so large.
     """
 
     method: str
@@ -72,7 +55,7 @@ class Evaluation(Result):
     per_class: list[dict[str, Any]]
     abstained: float | None = None
     under_attack: UnderAttack | None = None
-    exact: Exact | None = None
+    exact: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -118,7 +101,8 @@ def evaluate(
     exact = None
     if file.upper is not None:
         settled = 100.0 * float((file.radius == file.upper).mean())
-        exact = Exact(settled, file.attributes["time_limit"], curve(file.upper))
+        limit = file.attributes["time_limit"]
+        exact = {"settled": settled, "time_limit": limit, "upper": curve(file.upper)}
     abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
     table = margin.per_class_table(*outcome, len(file.classes))
     return Evaluation(

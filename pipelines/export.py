@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,6 @@ from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-
-#: Ends of names of tables.
-TABLES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -121,14 +118,12 @@ def export_certificates(
     OutputError
         `out` cannot be written.
     """
-    target = _named(out, TABLES)
-    parquet = target.suffix == ".parquet"
-    if parquet:
-        _pyarrow()
+    target = _named(out, (".csv", ".parquet"))
+    write = _write_csv if target.suffix == ".csv" else _parquet_writer()
     columns = _columns(open_certificate(certificate))
     staged = staged_output(target, overwrite=run.overwrite, directory=False, inputs=[certificate])
     with staged as partial:
-        (_write_parquet if parquet else _write_csv)(partial, columns)
+        write(partial, columns)
     return ExportedTable(str(target), len(columns["row"]), len(columns))
 
 
@@ -176,18 +171,17 @@ def _write_csv(path: Location, columns: Mapping[str, Any]) -> None:
         table.writerows(zip(*values, strict=True))
 
 
-def _write_parquet(path: Location, columns: Mapping[str, Any]) -> None:
-    pyarrow, parquet = _pyarrow()
-    with path.open("wb") as file:
-        parquet.write_table(pyarrow.table(dict(columns)), file)
-
-
-def _pyarrow() -> tuple[Any, Any]:
+def _parquet_writer() -> Callable[[Location, Mapping[str, Any]], None]:
     try:
         import pyarrow
-        import pyarrow.parquet
+        from pyarrow.parquet import write_table
     except ImportError as error:
         raise OptionError(
             "writing Parquet needs pyarrow; run pip install 'boxnn-numba[parquet]' or choose .csv"
         ) from error
-    return pyarrow, pyarrow.parquet
+
+    def write(path: Location, columns: Mapping[str, Any]) -> None:
+        with path.open("wb") as file:
+            write_table(pyarrow.table(dict(columns)), file)
+
+    return write

@@ -14,13 +14,12 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import DatasetWriter
-from boxnn_numba.data.paths import Location, Name
-from boxnn_numba.data.sources.blocks import Table, stored_features
+from boxnn_numba.data.paths import Name
+from boxnn_numba.data.sources.blocks import stored_features
 from boxnn_numba.data.sources.catalogue import Source, open_source
 from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
 from boxnn_numba.errors import DataError
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-from boxnn_numba.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,21 @@ def ingest(
     local = [name for name in sources if Path(name).exists()]
     with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
         plan = _plan(opened, test_fraction, seed)
-        digest = _write(opened, plan, folder, header, run.progress)
+        classes, n_rows = plan.index.classes, plan.n_rows
+        writer = DatasetWriter(
+            folder, source=opened.description, classes=classes, n_rows=n_rows, **header
+        )
+        run.progress.start(sum(n_rows.values()), "rows")
+        for split, x, y in _rows(opened, plan, header["codes"]):
+            writer.append(split, x, y)
+            run.progress.advance(len(y))
+        digest = writer.finish()
     return Ingested(
         **header,
         path=str(out),
-        rows=plan.n_rows,
+        rows=n_rows,
         features=opened.train.n_features,
-        classes=plan.index.classes,
+        classes=classes,
         digest=digest,
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -172,35 +179,17 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
     return _Plan(index, {"train": total, "test": n_test}, None)
 
 
-def _write(
-    source: Source, plan: _Plan, folder: Location, header: dict[str, Any], progress: Progress
-) -> str:
-    classes, n_rows = plan.index.classes, plan.n_rows
-    writer = DatasetWriter(
-        folder, source=source.description, classes=classes, n_rows=n_rows, **header
-    )
-    progress.start(sum(n_rows.values()), "rows")
-    for split, x, y in _rows(source, plan, header["codes"]):
-        writer.append(split, x, y)
-        progress.advance(len(y))
-    return writer.finish()
-
-
 def _rows(source: Source, plan: _Plan, codes: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    for x, y in _encoded(source.train, plan.index, codes):
-        if plan.split is None:
-            yield "train", x, y
+    """Yield blocks of rows with the split that they are of."""
+    for split, table in (("train", source.train), ("test", source.test)):
+        if table is None:
             continue
-        is_test = plan.split.is_test(y)
-        yield "train", x[~is_test], y[~is_test]
-        yield "test", x[is_test], y[is_test]
-    if source.test is not None:
-        for x, y in _encoded(source.test, plan.index, codes):
-            yield "test", x, y
-
-
-def _encoded(
-    table: Table, index: LabelIndex, codes: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for block in table.blocks():
-        yield stored_features(block, table, codes), index.encode(block.labels, table.place)
+        for block in table.blocks():
+            x = stored_features(block, table, codes)
+            y = plan.index.encode(block.labels, table.place)
+            if plan.split is None:
+                yield split, x, y
+                continue
+            is_test = plan.split.is_test(y)
+            yield "train", x[~is_test], y[~is_test]
+            yield "test", x[is_test], y[is_test]

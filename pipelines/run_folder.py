@@ -29,66 +29,45 @@ if TYPE_CHECKING:
 _RECORD = "run.json"
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """What a command writes to a folder of its own.
+def open_run_folder(
+    out: str | Path, name: str, marker: str, content: Mapping[str, Any], run: RunOptions
+) -> Path:
+    """Make the folder of a command, or find the one to add to where the run is resumed.
 
-    Attributes
-    ----------
-    command
-        Its name, for messages.
-    marker, content
-        File that says so, and what it holds.
+    A file `marker` with `content` says that it is of this command.
+
+    Raises
+    ------
+    OptionError
+        It is a URL, exists and is neither to be replaced nor resumed (or both), or is not of
+        this command.
     """
 
-    command: str
-    marker: str
-    content: dict[str, Any]
+    def owns(folder: Path) -> bool:
+        return folder.is_dir() and (not any(folder.iterdir()) or (folder / marker).is_file())
 
-    def open(self, out: str | Path, run: RunOptions) -> Path:
-        """Make the folder, or find the one to add to where the run is resumed.
-
-        Raises
-        ------
-        OptionError
-            It is a URL, exists and is neither to be replaced nor resumed (or both), or is not of
-            this command.
-        """
-        name = self.command.split()[-1]
-        if is_url(out):
-            raise OptionError(f"{out} is a URL; {name} writes to a local folder, choose one")
-        folder = Path(out)
-        if run.overwrite and run.resume:
-            raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
-        if folder.exists() and not run.overwrite:
-            if not run.resume:
-                raise OptionError(
-                    f"{folder} already exists; pass `resume` to add to it with the runs that it "
-                    "has, or `overwrite` to start again"
-                )
-            if not self.owns(folder):
-                raise OptionError(f"{folder} was not made by {self.command}; choose another `out`")
-        else:
-            new_folder(folder, overwrite=run.overwrite, owned=self.owns)
-        write_text(folder / self.marker, json.dumps(self.content))
-        return folder
-
-    def owns(self, folder: Path) -> bool:
-        """Return whether the command made a folder, or nothing is in it."""
-        return folder.is_dir() and (not any(folder.iterdir()) or (folder / self.marker).is_file())
+    if is_url(out):
+        raise OptionError(f"{out} is a URL; {name} writes to a local folder, choose one")
+    folder = Path(out)
+    if run.overwrite and run.resume:
+        raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
+    if folder.exists() and not run.overwrite:
+        if not run.resume:
+            raise OptionError(
+                f"{folder} already exists; pass `resume` to add to it with the runs that it "
+                "has, or `overwrite` to start again"
+            )
+        if not owns(folder):
+            raise OptionError(f"{folder} was not made by boxnn {name}; choose another `out`")
+    else:
+        new_folder(folder, overwrite=run.overwrite, owned=owns)
+    write_text(folder / marker, json.dumps(content))
+    return folder
 
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that is done.
-
-    Attributes
-    ----------
-    folder
-        Holds `model`, and the certificates ``cert.zarr``, or ``cert-a.zarr`` and ``cert-b.zarr``.
-    key
-        Everything that determines it.
-    """
+    """A run that is done: its folder, and everything that determines it."""
 
     folder: Path
     key: dict[str, Any]
@@ -116,23 +95,8 @@ def kept_run(
 ) -> KeptRun:
     """Do a run in a folder of its own below `folder`, or find it there.
 
-    Parameters
-    ----------
-    folder
-        Of all runs.
-    name
-        How the folder's name begins; a digest of `key` follows.
-    key
-        Everything that determines the run, as plain values.
-    work
-        Makes the files of the run, and continues one that was killed.
-    progress
-        Is told which run begins.
-
-    Raises
-    ------
-    DataError
-        The record of a finished run is damaged.
+    The folder's name is `name` and a digest of `key`, which has plain values. `work` makes the
+    files of the run, and continues one that was killed.
     """
     key = {**key, "version": __version__}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name, absolute, location
 from boxnn_numba.data.zarr_format import array_digest
-from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.attack.sandwich import (
     Standing,
@@ -101,16 +100,14 @@ class AttackWorker:
 
     Attributes
     ----------
-    options
-        As for `attack`.
     mask
-        Absolute path of the features that may change and the digest they must have, or None.
+        The features that may change, as bytes of booleans; None for all.
     beside
         Absolute path of the file beside which a counterexample is kept.
     """
 
     options: AttackOptions
-    mask: tuple[str, str] | None
+    mask: bytes | None
     beside: str
 
     def load(self, path: str) -> tuple[BoxNN, BoxNN]:
@@ -119,13 +116,7 @@ class AttackWorker:
         return model, model
 
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the arrays of an attack file but for the labels.
-
-        Raises
-        ------
-        UnsoundError
-            An attack is none, or within the certified radius.
-        """
+        """Return the arrays of an attack file but for the labels; raise if an attack is unsound."""
         found = self.find(model, x, int(rows[0]))
         before, radius = model.radii(model.class_distance(x))
         index = model.class_distance(found.x_adv).argmin(axis=1)
@@ -139,7 +130,7 @@ class AttackWorker:
     def find(self, model: BoxNN, x: np.ndarray, first: int) -> AttackResult:
         """Attack samples, of which the first has this number."""
         options = self.options
-        features = None if self.mask is None else _same_mask(*self.mask)
+        features = None if self.mask is None else np.frombuffer(self.mask, bool)
         if options.method == "random":
             return _random(model, x, options, features, first)
         return greedy_attack(
@@ -202,19 +193,23 @@ def attack(
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored
     need_two_classes(classifier)
-    mask = None
-    if options.features is not None:
-        mask = absolute(options.features), array_digest(_mask(options.features))
-    worker = AttackWorker(options, mask, absolute(out))
     n_features = classifier.boxes.n_features
+    mask: bytes | None = None
+    files: list[str] = []
+    of_mask: dict[str, str] = {}
+    if options.features is not None:
+        may = validation.mask("features", _mask(options.features), n_features)
+        mask, files = may.tobytes(), [options.features]
+        of_mask = {"features_digest": array_digest(may)}
+    worker = AttackWorker(options, mask, absolute(out))
     x = np.zeros((1, n_features), np.float32 if classifier.grid else np.uint8)
     worker.find(classifier, x, 0)  # options are checked before anything is written
-    job = subject.job(worker, out, CHUNK_ROWS, () if mask is None else mask[:1])
+    job = subject.job(worker, out, CHUNK_ROWS, files)
     attributes = {
         "limit": None,
         **subject.attributes(),
         "options": asdict(options),
-        **({} if mask is None else {"features_digest": mask[1]}),
+        **of_mask,
     }
     dtype = "uint8" if subject.dataset.is_codes else "float32"
     spent = run_chunks(
@@ -235,14 +230,6 @@ def _stands(out: Name, subject: Subject, radii: Sequence[int]) -> Standing:
         outcomes.append(model.radii(model.class_distance(x)))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     return standing(prediction, radius, file.label, file.changed, radii)
-
-
-@functools.lru_cache(maxsize=1)
-def _same_mask(path: str, digest: str) -> np.ndarray:
-    mask = _mask(path)
-    if array_digest(mask) != digest:
-        raise DataError(f"{path} changed while it was used; start again")
-    return mask
 
 
 def _mask(path: str) -> np.ndarray:
@@ -273,10 +260,9 @@ def _random(
     low, high = domain.up()[:, options.low], domain.down()[:, options.high]
     reached = domain.free
     if features is not None:
-        may = validation.mask("features", features, len(reached))
-        reached = reached | ~may
-        starts = np.arange(0, len(may), model.group_size)
-        budget = min(budget, int(np.logical_or.reduceat(may, starts).sum()))
+        reached = reached | ~features
+        starts = np.arange(0, len(features), model.group_size)
+        budget = min(budget, int(np.logical_or.reduceat(features, starts).sum()))
     if not reached.all():
         raise OptionError(
             f"no code in {options.low}..{options.high} can be written into feature "

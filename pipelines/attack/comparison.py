@@ -52,27 +52,10 @@ def hold_against(
 ) -> UnderAttack:
     """Compare what an attack achieved with what is certified, on the rows that were attacked.
 
-    Parameters
-    ----------
-    certificate
-        Certificates of rows of a split.
-    attack
-        Path of an attack file of the same model, data set and split.
-    radii
-        Radii of the curves.
-    convention
-        ``"sound"``; nothing else is certified.
-
-    Returns
-    -------
-    UnderAttack
-
     Raises
     ------
-    AttackFileError
-        The file is missing, damaged or unfinished.
-    OptionError
-        It is of another model, data set, split or rows, or the convention is not the sound one.
+    AttackFileError, OptionError
+        The file is damaged; of another model, data set or split; the convention is not sound.
     UnsoundError
         An attack succeeded within a certified radius, or is none; it is kept beside `attack`.
     """
@@ -94,26 +77,9 @@ def hold_against(
 
 
 def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) -> list[Run]:
-    """Add to runs what attacks on their models have left of the accuracy.
+    """Add `Run.robust` to runs that were attacked, as far as the attack has looked.
 
-    Parameters
-    ----------
-    runs
-        Runs from certificate files.
-    attacks
-        Attack files, at most one for each run.
-    convention
-        As for `hold_against`.
-
-    Returns
-    -------
-    list of Run
-        Those that were attacked have `Run.robust`, as far as the attack has looked.
-
-    Raises
-    ------
-    BoxNNError
-        As for `hold_against`; or an attack is on none of the models, or on one that has an attack.
+    Raises as `hold_against`; or an attack is on none of the models, or is a second one on a run.
     """
     found = list(runs)
     for attack in attacks:
@@ -185,15 +151,10 @@ def _check_sound(
 
 def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:
     """Return a row of the data set, or None if that is not to be had any more."""
-    attributes = certificate.attributes
-    run = Run(
-        certificate.path.stem, *certificate.outcome(), certificate.classes, attributes,
-        path=certificate.path,
-    )  # fmt: skip
-    try:
-        dataset = Origins([run]).dataset(run)
-        if dataset is None:
-            return None
-        return np.asarray(dataset.read_rows(str(attributes["split"]), np.array([row]))[0][0])
-    except BoxNNError:  # What is wrong with the data must not hide the violation.
-        return None
+    # What is wrong with the data must not hide the violation.
+    with contextlib.suppress(BoxNNError):
+        dataset = Origins([certificate]).dataset(certificate)
+        if dataset is not None:
+            split = str(certificate.attributes["split"])
+            return np.asarray(dataset.read_rows(split, np.array([row]))[0][0])
+    return None

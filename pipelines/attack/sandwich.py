@@ -20,22 +20,10 @@ def check_sound(
     radius: np.ndarray,
     keep: Callable[[int], Location],
 ) -> None:
-    """Raise unless every attack is one, and none is within the certified radius.
+    """Raise `UnsoundError` unless every attack is one, and none is within the certified radius.
 
-    Parameters
-    ----------
-    rows, changed, radius
-        (N,) rows of the split, changes that the attacks need (-1 where there is none) and
-        certified radii.
-    same
-        (N,) bool, whether the prediction is the same after the attack.
-    keep
-        Writes what is at an index of these to a file, whose path it returns.
-
-    Raises
-    ------
-    UnsoundError
-        Names the first such row and its file.
+    The error names the first such row, and the file to which `keep` writes what is at its index.
+    `changed` is -1 where there is no attack, `same` whether the prediction stays the same.
     """
     none, beaten = (changed >= 0) & same, (changed >= 0) & (changed <= radius)
     if not (none | beaten).any():
@@ -96,17 +84,7 @@ def standing(
     changed: np.ndarray,
     radii: Sequence[int],
 ) -> Standing:
-    """Return how accuracy stands under attack, beside what is certified of the same samples.
-
-    Parameters
-    ----------
-    prediction, radius, label
-        (N,) predictions, certified radii and true classes.
-    changed
-        (N,) changes that the attack needs, -1 where it found none.
-    radii
-        Radii of the two curves.
-    """
+    """Return how accuracy stands; `changed` is what attacks need, -1 where none was found."""
     found = changed >= 0
     resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
     robust = 100.0 * margin.certified_accuracy(prediction, resisted, label, radii)

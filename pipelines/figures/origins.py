@@ -11,6 +11,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.figures.runs import Run
 
 if TYPE_CHECKING:
+    from boxnn_numba.data.certificate_store import CertificateFile
     from boxnn_numba.data.dataset import Dataset
     from boxnn_numba.model import BoxNN
 
@@ -33,7 +34,7 @@ class Origins:
 
     def __init__(
         self,
-        runs: Sequence[Run],
+        runs: Sequence[Run | CertificateFile],
         data: Name | None = None,
         models: Sequence[Name] = (),
     ) -> None:
@@ -79,7 +80,7 @@ class Origins:
             self._models[digest] = model
         return self._models.get(digest)
 
-    def dataset(self, run: Run) -> Dataset | None:
+    def dataset(self, run: Run | CertificateFile) -> Dataset | None:
         """Return the data set of a run, or None if it is not where the run says.
 
         Parameters
@@ -107,7 +108,7 @@ class Origins:
         return self._dataset
 
 
-def _find(run: Run, key: str) -> Location | None:
+def _find(run: Run | CertificateFile, key: str) -> Location | None:
     """Return the path that a certificate names, from here or from beside the certificate."""
     named = run.attributes.get(key)
     if not named:

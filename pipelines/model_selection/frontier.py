@@ -25,8 +25,8 @@ from boxnn_numba.pipelines.figures.runs import certified_curve
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.run_folder import (
     KeptRun,
-    RunFolder,
     kept_run,
+    open_run_folder,
     write_csv,
     write_figure,
     write_json,
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TARGETS = tuple(range(4, 41, 4))
-_KIND = RunFolder(
-    "boxnn frontier", "frontier.marker.json", {"format": "boxnn-frontier", "version": 1}
-)
+_MARKER = {"format": "boxnn-frontier", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def frontier(
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
     shared = list(settings.values())[-1]
     held_out_rows(dataset, shared)
-    folder = _KIND.open(out, run)
+    folder = open_run_folder(out, "frontier", "frontier.marker.json", _MARKER, run)
     run = replace(run, overwrite=False, resume=True)
     members = [_train(name, each, data, dataset, folder, run) for name, each in settings.items()]
     chosen = choose([member.held_out for member in members])
@@ -171,24 +169,7 @@ def frontier(
 
 
 def choose(curves: Sequence[np.ndarray]) -> np.ndarray:
-    """Return which curve is highest at each radius 0, 1, ..., the first of equals.
-
-    Parameters
-    ----------
-    curves
-        Certified accuracy at radii 0, 1, ...; one that ends is 0 from there on.
-
-    Returns
-    -------
-    ndarray
-        (R,) int64, as long as the longest curve.
-
-    Examples
-    --------
-    >>> from boxnn_numba.pipelines.model_selection.frontier import choose
-    >>> choose([[90.0, 50.0], [80.0, 60.0, 10.0]])
-    array([0, 1, 1])
-    """
+    """Return which curve is highest at each radius, the first of equals; one that ends is at 0."""
     length = max(map(len, curves))
     return np.array([np.pad(curve, (0, length - len(curve))) for curve in curves]).argmax(axis=0)
 

@@ -31,22 +31,7 @@ def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
 
 
 def held_out_outcome(model: BoxNN, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return prediction, certified radius and label (N,) of the rows that training held out.
-
-    Parameters
-    ----------
-    model
-        Trained on the training split of `dataset`, with some of it held out.
-    dataset
-        That dataset.
-
-    Raises
-    ------
-    OptionError
-        Nothing was held out.
-    DataError
-        The dataset is damaged.
-    """
+    """Return prediction, certified radius and label (N,) of the rows that training held out."""
     rows = held_out_rows(dataset, TrainingOptions(**model.training["options"]))
     found = []
     for start in range(0, len(rows), _ROWS):

@@ -26,7 +26,7 @@ from boxnn_numba.training.run import Training
 if TYPE_CHECKING:
     import optuna
 
-FORMAT, VERSION = "boxnn-study", 1
+FORMAT = "boxnn-study"
 #: Options that are searched unless others are named; augmentation for images only.
 SEARCHED = ("width", "alpha", "beta", "tau", "lr", "augment")
 _STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
@@ -77,20 +77,7 @@ class Span:
 
 
 def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[str, Span]:
-    """Return where each option is searched for a data set.
-
-    Parameters
-    ----------
-    dataset
-        Its number of features scales beta, its shape says whether it is of images.
-    names
-        Options to search; those of `SEARCHED` that fit the data by default.
-
-    Raises
-    ------
-    OptionError
-        An option is not one that can be searched.
-    """
+    """Return where each option is searched for a data set: those of `SEARCHED` by default."""
     n, rows = dataset.n_features, dataset.n_rows("train")
     spans = {
         "width": Span(8, 255, log=True, whole=True),
@@ -170,7 +157,7 @@ def tune(
     held_out_rows(dataset, settings)
     record = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1,
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "preset": preset,

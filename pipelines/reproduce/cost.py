@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boxnn_numba.data.certificate_store import CertificateFile
@@ -10,40 +10,11 @@ from boxnn_numba.pipelines.reproduce.runs import RunStore
 
 
 def costs(store: RunStore) -> list[dict[str, Any]]:
-    """Return what certifying an MNIST image took with every method, as its run measured it.
-
-    Parameters
-    ----------
-    store
-        Has the runs, or makes them.
-
-    Returns
-    -------
-    list of dict
-        ``method``, ``seconds_per_image`` with reading and writing, ``multiply_adds_per_image``,
-        ``images`` that it is a mean over, and ``note``.
-    """
-    rows = []
-    for method, file, work, note in _measured(store):
-        # Not known of a run that was killed after its last chunk, before that was recorded.
-        seconds = file.attributes["seconds_per_sample"]
-        rows.append(
-            {
-                "method": method,
-                "seconds_per_image": None if seconds is None else float(f"{seconds:.4g}"),
-                "multiply_adds_per_image": work,
-                "images": len(file),
-                "note": note,
-            }
-        )
-    return rows
-
-
-def _measured(store: RunStore) -> Iterator[tuple[str, CertificateFile, int, str]]:
+    """Return what certifying an MNIST image took with every method, as its run measured it."""
     file = store.boxnn("mnist", "graded").certificate()
     work = file.attributes["training"]["options"]["boxes"] * store.opened["mnist"].n_features
     note = "M x n penalties, each a few operations on bytes, counted as one multiply-add"
-    yield "Box-NN", file, work, note
+    rows = [_cost("Box-NN", file, work, note)]
     passes = store.scale.samples + store.scale.guess_samples
     for method, note in (
         ("ra", f"{passes:,} passes through a network; RA^B has the same votes"),
@@ -51,7 +22,21 @@ def _measured(store: RunStore) -> Iterator[tuple[str, CertificateFile, int, str]
     ):
         for setting in store.settings("mnist", method):
             file = store.baseline("mnist", method, setting).certificate("a")
-            yield f"{method.upper()}_{setting}", file, file.attributes["multiply_adds"], note
+            name = f"{method.upper()}_{setting}"
+            rows.append(_cost(name, file, file.attributes["multiply_adds"], note))
+    return rows
+
+
+def _cost(method: str, file: CertificateFile, work: int, note: str) -> dict[str, Any]:
+    # Not known of a run that was killed after its last chunk, before that was recorded.
+    seconds = file.attributes["seconds_per_sample"]
+    return {
+        "method": method,
+        "seconds_per_image": None if seconds is None else float(f"{seconds:.4g}"),
+        "multiply_adds_per_image": work,
+        "images": len(file),
+        "note": note,
+    }
 
 
 def cost_text(rows: Sequence[Mapping[str, Any]]) -> str:

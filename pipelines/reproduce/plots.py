@@ -74,19 +74,8 @@ def row_label(row: Row) -> str:
 def curve_panels(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
     """Draw certified accuracy against radius, one pair of axes a panel.
 
-    Parameters
-    ----------
-    panels
-        Box-NN has colours of its own in each, the other methods one for each setting.
-    title
-        Above all.
-    columns
-        Panels in a row.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Legends are below the axes of large panels, inside those of small ones.
+    Box-NN has colours of its own in each, the other methods one for each setting. Legends are
+    below the axes of large panels, inside those of small ones.
     """
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
@@ -96,14 +85,13 @@ def curve_panels(panels: Sequence[Panel], title: str, columns: int = 2) -> Figur
     width = {1: 7.6, 2: 6.2}.get(columns, 4.6)
     figure = new_figure(width * columns, (3.9 + legend) * lines)
     grid = figure.subplots(lines, columns, squeeze=False)
-    look: dict[str, Any] = {"fontsize": 8.5, "frameon": False, "handlelength": 3}
-    look |= {"loc": "upper right"}
+    look: dict[str, Any] = {"loc": "upper right"}
     if below:
-        look |= {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.15), "ncols": 2}
+        look = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.15), "ncols": 2}
     for axes, (head, curves) in zip(grid.flat, panels, strict=False):
         _draw_panel(axes, curves)
         axes.set_title(head, loc="left", fontsize=10)
-        axes.legend(**look)
+        axes.legend(fontsize=8.5, frameon=False, handlelength=3, **look)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")

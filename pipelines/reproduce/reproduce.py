@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,10 @@ from boxnn_numba.pipelines.reproduce.targets import (
 )
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
-FORMAT, VERSION = "boxnn-reproduction", 1
 #: What can be asked for; ``"all"`` is everything but single figures of the ablation.
 TARGETS = (*PANELS, *ABLATIONS, "ablation", "all")
 _ALL = (*PANELS, "ablation")
-_KIND = run_folder.RunFolder(
-    "boxnn reproduce", "reproduce.json", {"format": FORMAT, "version": VERSION}
-)
+_MARKER = {"format": "boxnn-reproduction", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,8 @@ def reproduce(
     baselines = reproduce_runs.torch_installed() and any(name in PANELS for name in names)
     for name in wanted:
         _check(name, given[name], scale, baselines)
-    folder = _KIND.open(out, run)
+    folder = run_folder.open_run_folder(out, "reproduce", "reproduce.json", _MARKER, run)
+    run = replace(run, overwrite=False, resume=True)
     paths = {name: _dataset(folder, name, given[name], run) for name in wanted}
     store = RunStore(folder / "runs", paths, scale, seed, run)
     notes = _notes(store)
@@ -147,7 +145,7 @@ def _reproduce_one(
         "medians": medians,
         "differences": named,
         **{name: find(rows) for name, (_, find) in remarks.REMARKS.items()},
-        "rows": [row.as_dict() for row in rows],
+        "rows": [asdict(row) for row in rows],
     }
     text = report_text(result, rows)
     names = [f"{target}.{ending}" for ending in ("csv", "json", "png", "txt")]
@@ -226,8 +224,7 @@ def _header(target: str, store: RunStore) -> dict[str, Any]:
     if store.run.threads is not None:
         command += f" --threads {store.run.threads}"
     return {
-        "format": FORMAT,
-        "version": VERSION,
+        **_MARKER,
         "target": target,
         "title": title,
         "command": command,

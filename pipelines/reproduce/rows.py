@@ -12,7 +12,6 @@ from boxnn_numba.baselines.ablation import radius_of_bound
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.pipelines.figures.published import PublishedRow, family, setting
-from boxnn_numba.pipelines.running import Result
 from boxnn_numba.statistics import lower_bound, upper_bound
 
 #: Differences up to this many points (or pixels of a median radius) are not named.
@@ -31,7 +30,7 @@ _PAPER_FEATURES = 784
 
 
 @dataclass(frozen=True)
-class Row(Result):
+class Row:
     """One method with one setting on one data set: certified accuracy in percent.
 
     Attributes
@@ -101,17 +100,8 @@ def published_row(row: PublishedRow, dataset: str) -> Row:
 def our_row(
     file: CertificateFile, method: str, dataset: str, *, convention: str = "sound", **about: Any
 ) -> Row:
-    """Return what a certificate file says of a method.
+    """Return what a certificate file says of a method; the rest is as in `Row`.
 
-    Parameters
-    ----------
-    file
-        The certificates.
-    method, dataset, convention, **about
-        As in `Row`: ``samples``, ``group`` and ``run``.
-
-    Notes
-    -----
     An image counts where its prediction is right and certified at the radius; abstentions do not.
     """
     outcome = file.outcome(convention)
@@ -247,19 +237,8 @@ def median_differences(medians: Sequence[dict[str, Any]]) -> list[str]:
 def best_medians(rows: Sequence[Row], published: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
     """Return Table 1: each family's largest median radius over its settings.
 
-    Parameters
-    ----------
-    rows
-        Of all data sets.
-    published
-        Data set -> family -> the paper's value.
-
-    Returns
-    -------
-    list of dict
-        ``dataset``, ``method``, ``published``, ``ours`` (None where nothing was rerun),
-        ``interval``, ``setting``, ``convention``, ``images``, ``samples``. Box-NN has one entry
-        for each of our ways to train and to count it.
+    `published` is data set -> family -> the paper's value. ``ours`` is None where nothing was
+    rerun. Box-NN has one entry for each of our ways to train and to count it.
     """
     entries: list[dict[str, Any]] = []
     for dataset, values in published.items():

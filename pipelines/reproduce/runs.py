@@ -80,19 +80,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class RunStore:
-    """Runs on demand: done once, then found again.
-
-    Attributes
-    ----------
-    folder
-        Where the runs go.
-    datasets
-        Data set -> its path.
-    scale, seed
-        Of all runs.
-    run
-        How to run.
-    """
+    """Runs on demand, in a folder: done once, then found again; `datasets` has their paths."""
 
     folder: Path
     datasets: Mapping[str, Path]
@@ -117,13 +105,12 @@ class RunStore:
             common["epochs"] = self.scale.epochs
         settings = resolve(preset, {**common, **options}, self.opened[dataset].are_images)
         data = self.datasets[dataset]
-        how = replace(self.run, overwrite=False, resume=True)
 
         def work(kept: KeptRun) -> None:
             if not kept.model.exists():
-                train(data, kept.model, settings, preset=preset, run=how)
+                train(data, kept.model, settings, preset=preset, run=self.run)
             if not kept.certificate_path().exists():
-                certify(kept.model, data, kept.certificate_path(), run=how)
+                certify(kept.model, data, kept.certificate_path(), run=self.run)
 
         name = "-".join([dataset, preset, *(f"{name}-{value}" for name, value in options.items())])
         return self._kept(name, {"dataset": dataset, "preset": preset, **settings.as_dict()}, work)
@@ -134,24 +121,21 @@ class RunStore:
         Both certificates of RA rest on the same votes. The networks run on the CPU.
         """
         data, seed, scale = self.datasets[dataset], self.seed, self.scale
-        how = replace(self.run, overwrite=False, resume=True, device="cpu")
-        size: dict[str, Any]
+        how = replace(self.run, device="cpu")
+        partition = "strided-columns" if (dataset, setting) in _BY_COLUMNS else "strided"
+        size: dict[str, Any] = {"parts": setting, "partition": partition}
         sampling: dict[str, Any] = {}
         if method == "ra":
             size = {"retained": setting}
-            sampling = {"limit": scale.images}
-            sampling |= {"samples": scale.samples, "guess_samples": scale.guess_samples}
-        else:
-            columns = (dataset, setting) in _BY_COLUMNS
-            size = {"parts": setting, "partition": "strided-columns" if columns else "strided"}
+            sampling = {"limit": scale.images, "samples": scale.samples}
+            sampling["guess_samples"] = scale.guess_samples
 
         def work(kept: KeptRun) -> None:
             if not kept.model.exists():
                 train_baseline(data, kept.model, method=method, **size, seed=seed, run=how)
             for letter in "ab":
-                out, votes = kept.certificate_path(letter), None
-                if method == "ra" and letter == "b":
-                    votes = kept.certificate_path("a")
+                out = kept.certificate_path(letter)
+                votes = kept.certificate_path("a") if method == "ra" and letter == "b" else None
                 if not out.exists():
                     certify_baseline(
                         kept.model, data, out,

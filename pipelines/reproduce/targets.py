@@ -80,15 +80,7 @@ ABLATIONS: dict[str, tuple[str, str, tuple[tuple[str, Mapping[str, Any]], ...]]]
 
 
 def comparison_rows(target: str, store: RunStore) -> list[Row]:
-    """Return the published and our rows of a table, or of Figs. 2, 3 and 10, in its order.
-
-    Parameters
-    ----------
-    target
-        A key of `PANELS`.
-    store
-        Has the runs, or makes them.
-    """
+    """Return the published and our rows of a key of `PANELS`, in its order."""
     wanted = dict.fromkeys((dataset, name) for dataset, names in PANELS[target] for name in names)
     rows = []
     for dataset, name in wanted:
@@ -179,8 +171,9 @@ def ablation_rows(target: str, store: RunStore) -> list[Row]:
 
 def _ablation_row(store: RunStore, method: str, figure: str, options: Mapping[str, Any]) -> Row:
     run = store.boxnn("mnist", "paper", **{"epochs": store.scale.ablation_epochs, **options})
-    file, how = run.certificate(), "paper"
-    return our_row(file, method, "mnist", convention=how, group=figure, run=_about(run, file))
+    file = run.certificate()
+    about = {"group": figure, "run": _about(run, file)}
+    return our_row(file, method, "mnist", convention="paper", **about)
 
 
 def ablation_titles(target: str, rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Row]]]]:
