@@ -13,7 +13,7 @@ import numpy as np
 from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
 from boxnn_numba.pipelines.figures.palette import run_colour, run_mark
-from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method, setting
+from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
@@ -73,21 +73,10 @@ def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
 
 
 def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], title: str) -> Figure:
-    """Draw certified accuracy against certified radius.
+    """Draw certified accuracy against certified radius, with a legend beside it.
 
-    Parameters
-    ----------
-    runs
-        Drawn solid, named with their median certified radius; dashed what an attack leaves.
-    published
-        Rows of the paper, dotted: its Box-NN in red, the others thin, one colour a family.
-    title
-        Above the axes.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One pair of axes with a legend beside it.
+    Runs are solid, named with their median certified radius, and dashed what an attack leaves of
+    them; rows of the paper are dotted: its Box-NN in red, the others thin, one colour a family.
     """
     # Room for the legend: 30 letters and 18 lines fit without more.
     longest = max(len(shortened(run.name, _LONGEST_NAME)) for run in runs)
@@ -130,17 +119,12 @@ def frame_curves(axes: Axes, last: int) -> None:
 
 
 def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
-    curve = run.curve()
-    name = (
-        method_label(run.name)
-        if run.words.setting is not None
-        else shortened(run.name, _LONGEST_NAME)
-    )
-    # The step down to zero after the largest radius belongs to the curve.
-    values = np.append(curve, 0.0)
+    name = shortened(run.name, _LONGEST_NAME)
+    if run.words.setting is not None:
+        name = method_label(run.name)
     (line,) = axes.plot(
-        np.arange(len(values)),
-        values,
+        # The step down to zero after the largest radius belongs to the curve.
+        np.append(run.curve(), 0.0),
         color=run_colour(index).light,
         linewidth=2.4,
         marker=run_mark(index),
@@ -174,41 +158,19 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
 
 def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
     """Draw the rows of a family of published methods dotted; return the entry of the legend."""
-    colour = FAMILY_COLOURS[name]
-    if name == "Box-NN":
-        (line,) = axes.plot(
-            rows[0].radii,
-            rows[0].percents,
-            color=colour,
-            linewidth=2.2,
-            linestyle=":",
-            zorder=3,
-            label="Box-NN (paper)",
-        )
-        return line
+    own = name == "Box-NN"
+    style = {"color": FAMILY_COLOURS[name], "linewidth": 2.2 if own else 1.2, "linestyle": ":"}
     for row in rows:
-        (line,) = axes.plot(
-            row.radii, row.percents, color=colour, linewidth=1.2, linestyle=":", zorder=2
-        )
-    settings = ", ".join(str(setting(row.method)) for row in rows)
-    line.set_label(f"{method_label(name)} (paper; {settings})")
+        (line,) = axes.plot(row.radii, row.percents, **style, zorder=3 if own else 2)
+    settings = ", ".join(str(method(row.method).setting) for row in rows)
+    line.set_label(f"{method_label(name)} (paper{'' if own else f'; {settings}'})")
     return line
 
 
 def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
     """Draw how many samples have each radius, right and wrong ones stacked, one panel a run.
 
-    Parameters
-    ----------
-    runs
-        At least one; the first `MOST_PANELS` are drawn.
-    title
-        Above the panels.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The panels share both axes.
+    The first `MOST_PANELS` runs are drawn, on axes that all share.
     """
     if len(runs) > MOST_PANELS:
         title += f"; the first {MOST_PANELS} of {len(runs)} runs"

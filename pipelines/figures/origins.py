@@ -17,19 +17,9 @@ if TYPE_CHECKING:
 
 
 class Origins:
-    """Opens what runs name, where it is now, and refuses what has changed since.
+    """Opens what runs of one data set name, and refuses (`OptionError`) what has changed since.
 
-    Parameters
-    ----------
-    runs
-        Runs of one data set.
-    data, models
-        Where the data set and the models are, if not where the certificates say.
-
-    Raises
-    ------
-    OptionError
-        A given model made none of the runs, or `data` is not their data set.
+    `data` and `models` say where it is now, if not where the certificates say.
     """
 
     def __init__(
@@ -55,20 +45,7 @@ class Origins:
             self.dataset(runs[0])
 
     def model(self, run: Run) -> BoxNN | None:
-        """Return the model that made a run, or None if it is not where the run says.
-
-        Parameters
-        ----------
-        run
-            One of the runs.
-
-        Raises
-        ------
-        OptionError
-            There is another model in its place.
-        ModelFileError
-            It cannot be read.
-        """
+        """Return the model that made a run, or None if it is not where the run says."""
         digest = str(run.attributes.get("model_digest"))
         if digest not in self._models and (path := _find(run, "model")) is not None:
             found, model = _load_model(path)
@@ -81,20 +58,7 @@ class Origins:
         return self._models.get(digest)
 
     def dataset(self, run: Run | CertificateFile) -> Dataset | None:
-        """Return the data set of a run, or None if it is not where the run says.
-
-        Parameters
-        ----------
-        run
-            One of the runs.
-
-        Raises
-        ------
-        OptionError
-            There is another data set in its place.
-        DataError
-            It cannot be read.
-        """
+        """Return the data set of a run, or None if it is not where the run says."""
         from boxnn_numba.data.dataset import open_dataset
 
         if self._dataset is None and (path := self._data or _find(run, "dataset")) is not None:

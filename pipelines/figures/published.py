@@ -34,18 +34,9 @@ def is_sample(dataset_name: str) -> bool:
 
 
 def published_rows(dataset_name: str) -> list[PublishedRow]:
-    """Return the rows of the paper's table for a data set.
+    """Return the rows of the paper's table for a data set, none where it has no table.
 
-    Parameters
-    ----------
-    dataset_name
-        ``dataset_name`` of a certificate: ``"mnist"``, ``"fashion-mnist"`` or
-        ``"mnist-sample"`` (compared with the rows of the whole of MNIST).
-
-    Returns
-    -------
-    list of PublishedRow
-        ``(method, radii, percents)``; empty when the paper has no table for the data set.
+    A sample of MNIST is compared with the rows of the whole of MNIST.
 
     Examples
     --------
@@ -65,18 +56,7 @@ def published_rows(dataset_name: str) -> list[PublishedRow]:
 
 
 def published_medians(dataset_name: str) -> dict[str, int]:
-    """Return the paper's median certified radii (Table 1) for a data set.
-
-    Parameters
-    ----------
-    dataset_name
-        As for `published_rows`.
-
-    Returns
-    -------
-    dict
-        Family of methods -> median certified radius of its best setting; empty for other data.
-    """
+    """Return the paper's median certified radius of the best setting of each family (Table 1)."""
     name = _SAMPLES.get(dataset_name, dataset_name)
     return {
         record["method"]: int(record["median_certified_radius"])
@@ -86,7 +66,10 @@ def published_medians(dataset_name: str) -> dict[str, int]:
 
 
 class Method(NamedTuple):
-    """The name of a method, taken apart: ``RA_20^B`` is RA with setting 20, variant B."""
+    """The name of a method, taken apart: ``RA_20^B`` is RA with setting 20, variant B.
+
+    The setting is the ablation size or the number of partitions.
+    """
 
     base: str
     setting: int | None = None
@@ -106,11 +89,6 @@ def family(name: str) -> str:
     """Return the family of a row: ``"RA_20^B"`` -> ``"RA^B"``."""
     base, _, variant = method(name)
     return f"{base}^{variant}" if variant else base
-
-
-def setting(name: str) -> int | None:
-    """Return the ablation size or number of partitions of a row: ``"RA_20^B"`` -> 20."""
-    return method(name).setting
 
 
 def _read(table: str) -> Iterator[dict[str, str]]:

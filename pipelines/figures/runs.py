@@ -71,9 +71,14 @@ class Run:
     attack: AttackFile | None = None
     row: np.ndarray | None = None
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """(N,) number of each sample in the split."""
+        return np.arange(len(self.label)) if self.row is None else self.row
+
     def place(self, number: int) -> int:
         """Return where the sample with a number in the split is in the arrays."""
-        return number if self.row is None else int(np.searchsorted(self.row, number))
+        return int(np.searchsorted(self.numbers, number))
 
     @property
     def units(self) -> int:
@@ -132,20 +137,10 @@ def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.nd
 
 
 def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
-    """Read certificate files of one data set and split.
+    """Read certificate files of one data set and split, in their order, under names that differ.
 
-    Parameters
-    ----------
-    paths
-        Certificate files, at least one.
-    convention
-        ``"sound"``, or ``"paper"`` to recompute the radii from the stored class distances as
-        the paper's tables count them.
-
-    Returns
-    -------
-    list of Run
-        In the order given, under names that differ.
+    With the `convention` ``"paper"`` radii are recomputed from the stored class distances as the
+    paper's tables count them.
 
     Raises
     ------
@@ -165,21 +160,15 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     runs: list[Run] = []
     files = [open_certificate(path) for path in paths]
     for path, file, name in zip(paths, files, _names(resolved, files), strict=True):
-        runs.append(_as_run(file, name, location(path), convention))
-        _check_comparable(runs[0], runs[-1])
+        known = *file.outcome(convention), list(file.classes), dict(file.attributes)
+        run = Run(name, *known, file.class_distance, location(path), row=file.row)
+        if not (run.label >= 0).any():
+            raise CertificateFileError(
+                f"{path} has no sample whose true class is known; certify a data set with labels"
+            )
+        runs.append(run)
+        _check_comparable(runs[0], run)
     return runs
-
-
-def _as_run(file: CertificateFile, name: str, path: Location, convention: str) -> Run:
-    outcome = file.outcome(convention)
-    if not (outcome[2] >= 0).any():
-        raise CertificateFileError(
-            f"{path} has no sample whose true class is known; certify a data set with labels"
-        )
-    attributes = dict(file.attributes)
-    return Run(
-        name, *outcome, list(file.classes), attributes, file.class_distance, path, row=file.row
-    )
 
 
 def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:

@@ -75,28 +75,6 @@ class Line(NamedTuple):
     attack: str = ""
 
 
-class Bar(NamedTuple):
-    """Samples with some radii: in words, and (class, top, height) of the right and wrong ones."""
-
-    words: str
-    left: float
-    parts: Sequence[tuple[str, float, float]]
-
-
-class Spread(NamedTuple):
-    """How the radii of a class are spread: its middle nine tenths and half, median and mean."""
-
-    name: str
-    words: str
-    y: float
-    low: float
-    first: float
-    middle: float
-    third: float
-    high: float
-    mean: float
-
-
 def curves(runs: Sequence[Run], published: Sequence[PublishedRow]) -> tuple[Area, list[Line]]:
     """Return the certified curves: published ones, then those of runs on top."""
     last = last_radius(runs, published)
@@ -116,13 +94,11 @@ def curves(runs: Sequence[Run], published: Sequence[PublishedRow]) -> tuple[Area
     return area, lines
 
 
-def histogram(runs: Sequence[Run], index: int) -> tuple[Area, float, list[Bar]]:
+def histogram(runs: Sequence[Run], index: int) -> tuple[Area, float, list[dict[str, Any]]]:
     """Return how many samples of a run have each radius, on axes that all runs share.
 
-    Returns
-    -------
-    tuple
-        The area, the width of a bar, and the bars that are not empty.
+    That is the area, the width of a bar, and the bars that are not empty: in words, and (class,
+    top, height) of the right and wrong samples.
     """
     edges = histogram_edges(runs)
     tallest = max(int(np.add(*histogram_counts(run, edges)).max()) for run in runs)
@@ -138,14 +114,16 @@ def histogram(runs: Sequence[Run], index: int) -> tuple[Area, float, list[Bar]]:
         ]
         if parts:
             words = f"radius {radii}: {good} right, {bad} wrong"
-            bars.append(Bar(words, round(area.x(first - 0.5) + 0.5, 1), parts))
+            left = round(area.x(first - 0.5) + 0.5, 1)
+            bars.append({"words": words, "left": left, "parts": parts})
     return area, round(max(_WIDTH / (len(edges) - 1) - 1, 0.5), 1), bars
 
 
-def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[Spread]]:
+def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[dict[str, Any]]]:
     """Return how the certified radii of each true class of a run are spread, on the same axis.
 
-    Wrong predictions count as below 0.
+    Of each class that is the middle nine tenths and half, median and mean; wrong predictions count
+    as below 0.
     """
     run, end = runs[index], histogram_edges(runs)[-1]
     present = [at for at in range(len(run.classes)) if (run.label == at).any()]
@@ -163,9 +141,10 @@ def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[Spread]]:
             f"class {name}: median {cuts[2]}, half within {cuts[1]} to {cuts[3]}, "
             f"nine tenths within {cuts[0]} to {cuts[4]}, mean {mean:.1f}"
         )
-        low, first, middle, third, high = (area.x(max(cut, 0)) for cut in cuts)
-        y = area.y(len(present) - line - 0.5)
-        spreads.append(Spread(short, words, y, low, first, middle, third, high, area.x(mean)))
+        spread = {"name": short, "words": words, "y": area.y(len(present) - line - 0.5)}
+        ends = zip(("low", "first", "middle", "third", "high"), cuts, strict=True)
+        spread |= {end: area.x(max(cut, 0)) for end, cut in ends}
+        spreads.append({**spread, "mean": area.x(mean)})
     return area, spreads
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -14,26 +14,11 @@ from boxnn_numba.pipelines.figures.palette import CHANGED
 from boxnn_numba.pipelines.report.gallery import Sample
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 
 def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
-    """Draw test images beside their nearest own and rival boxes.
-
-    Parameters
-    ----------
-    pictures
-        Samples with images, one row each.
-    title
-        Above the rows.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Columns: the image, what an attack makes of it where there is one, own box lower and upper,
-        rival box lower and upper.
-    """
+    """Draw test images, a row each, what attacks made of them, and their own and rival boxes."""
     heads = ["sample", "own box, lower", "own box, upper", "rival box, lower", "rival box, upper"]
     attacked = any(picture.attack is not None for picture in pictures)
     if attacked:
@@ -44,7 +29,7 @@ def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
     height, width = canvas.shape[:2]
     across, down = left + width + margin, head + height + margin
     figure = plots.new_figure(across / dpi, down / dpi, layout=None)
-    figure.add_artist(_pixels(canvas, left, margin))
+    figure.figimage(canvas, left, margin)
     for column, words in enumerate(heads):
         x = left + width * (column + 0.5) / len(heads)
         y = margin + height + 0.06 * dpi
@@ -65,20 +50,6 @@ def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
     x, y = 0.1 * dpi / across, 1 - 0.12 * dpi / down
     figure.text(x, y, title, ha="left", va="top", fontsize=11)
     return figure
-
-
-def _pixels(image: np.ndarray, left: int, bottom: int) -> Artist:
-    """Return an artist that copies an (h, w, 3) image to pixels of the figure as it is."""
-    from matplotlib.artist import Artist
-
-    opaque = np.full(image.shape[:2], 255, np.uint8)
-    flipped = np.ascontiguousarray(np.dstack([image, opaque])[::-1])
-
-    class Pixels(Artist):
-        def draw(self, renderer: Any) -> None:
-            renderer.draw_image(renderer.new_gc(), left, bottom, flipped)
-
-    return Pixels()
 
 
 def _all_images(pictures: Sequence[Sample], attacked: bool, side: float) -> np.ndarray:

@@ -21,17 +21,10 @@ GROUPS = {
 
 @dataclass(frozen=True, eq=False)
 class Attack:
-    """What an attack did to a sample.
+    """What an attack did to a sample: how many features or groups it changed, -1 for no success.
 
-    Parameters
-    ----------
-    changed
-        Features or groups that it changed, -1 where it found nothing.
-    predicted_name
-        Name of the class that is predicted then.
-    image, marks
-        The changed image and where it differs, (h, w) bool; None where nothing was found or
-        features are no image.
+    The changed image and the marks where it differs, (h, w) bool, are None where nothing was found
+    or features are no image.
     """
 
     changed: int
@@ -58,19 +51,13 @@ class Sample:
 
     Parameters
     ----------
-    index
-        Row in the split of the data set.
-    group
-        Key of `GROUPS`.
+    index, group
+        Row in the split of the data set, and key of `GROUPS`.
     overall
         Chosen among all samples; otherwise only among those of its class.
     label, prediction, rival
         Indices of the true class (-1 unknown), the predicted one and the rival that limits
         the radius.
-    label_name, predicted_name, rival_name
-        Names of these classes.
-    radius
-        Certified radius of the prediction.
     own_distance, rival_distance
         Distance to the nearest box of the predicted and of the rival class, in features.
     images
@@ -78,8 +65,6 @@ class Sample:
     rows, n_features
         Of a sample that is no image, the features that tell its nearest boxes apart most, and of
         how many.
-    attack
-        What an attack did to it, where one was made.
     """
 
     index: int
@@ -101,23 +86,11 @@ class Sample:
 
 
 def select_samples(run: Run, overall: int = 6, per_class: int = 2) -> list[Sample]:
-    """Choose the samples of each group, over all classes and within each.
+    """Choose samples of each group: some `overall`, and some `per_class`.
 
-    Parameters
-    ----------
-    run
-        A run with class distances.
-    overall
-        Samples a group over all classes.
-    per_class
-        Samples a group and class.
-
-    Returns
-    -------
-    list of Sample
-        Those over all classes first, then one round of the classes after another, so that
-        any first part of the list is a sensible choice. Of equal radii those that were
-        attacked go first, then by row.
+    Those over all classes come first, then one round of the classes after another, so that any
+    first part of the list is a sensible choice. Of equal radii those that were attacked go
+    first, then by row.
     """
     everywhere = np.flatnonzero(run.label >= 0)
     changed = _changed(run)
@@ -138,8 +111,7 @@ def attack_places(run: Run) -> np.ndarray:
     """Return where in the attack file each sample of a run is, (N,), -1 where it is not."""
     places = np.full(len(run.label), -1)
     if run.attack is not None:
-        numbers = np.arange(len(run.label)) if run.row is None else run.row
-        _, here, there = np.intersect1d(numbers, run.attack.row, return_indices=True)
+        _, here, there = np.intersect1d(run.numbers, run.attack.row, return_indices=True)
         places[here] = there
     return places
 
@@ -189,28 +161,13 @@ def _described(run: Run, chosen: dict[tuple[str, int], bool]) -> list[Sample]:
     slack = distance - (np.arange(distance.shape[1]) < prediction[:, None])
     slack[np.arange(len(rows)), prediction] = np.iinfo(np.int64).max
     rival = slack.argmin(axis=1)
-    width = run.units
     samples = []
     for position, ((group, row), overall) in enumerate(chosen.items()):
-        label, own, other = int(run.label[row]), int(prediction[position]), int(rival[position])
+        classes = int(run.label[row]), int(prediction[position]), int(rival[position])
+        names = (str(run.classes[index]) if index >= 0 else "unknown" for index in classes)
+        distances = (float(distance[position, index]) / run.units for index in classes[1:])
+        number = int(run.numbers[row])
         samples.append(
-            Sample(
-                row if run.row is None else int(run.row[row]),
-                group,
-                overall,
-                label,
-                own,
-                other,
-                _name(run, label),
-                _name(run, own),
-                _name(run, other),
-                int(run.radius[row]),
-                float(distance[position, own]) / width,
-                float(distance[position, other]) / width,
-            )
+            Sample(number, group, overall, *classes, *names, int(run.radius[row]), *distances)
         )
     return samples
-
-
-def _name(run: Run, index: int) -> str:
-    return str(run.classes[index]) if index >= 0 else "unknown"

@@ -35,23 +35,9 @@ def is_image(feature_shape: Sequence[int]) -> bool:
 def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxNN) -> list[Sample]:
     """Add to each sample what is shown of it, of its nearest boxes and of an attack on it.
 
-    Parameters
-    ----------
-    run
-        Where the samples are from.
-    samples
-        At least one.
-    x
-        (len(samples), n) rows of the data set.
-    model
-        The model that made the certificate.
-
-    Returns
-    -------
-    list of Sample
-        With images where features form one (`is_image`): uint8, (h, w) or (h, w, 3), at most
-        `LONGEST_SIDE` on a side; codes that use less than half of the range are stretched to it.
-        Otherwise with up to `MOST_FEATURES` rows, in the order of the features.
+    `x` has the rows of the samples. They get images where features form one (`is_image`): uint8,
+    (h, w) or (h, w, 3), at most `LONGEST_SIDE` on a side; codes that use less than half of the
+    range are stretched to it. Others get up to `MOST_FEATURES` rows, in the order of the features.
 
     Raises
     ------

@@ -47,25 +47,10 @@ def render(
     convention: str = "sound",
     notes: Sequence[str] = (),
 ) -> str:
-    """Return the page.
+    """Return a complete HTML document under 5 MB; the same content gives the same text.
 
-    Parameters
-    ----------
-    runs
-        Runs of one data set, compared with the paper's rows for it.
-    samples
-        For each run the chosen samples.
-    title
-        Plain text.
-    convention
-        ``"sound"`` or ``"paper"``.
-    notes
-        Sentences on where the gallery is incomplete.
-
-    Returns
-    -------
-    str
-        A complete HTML document under 5 MB; the same content gives the same text.
+    It has runs of one data set beside the paper's rows for it, the `samples` of each run, and
+    `notes`: sentences on where the gallery is incomplete.
     """
     name = runs[0].dataset_name
     published, series = published_rows(name), of_runs(runs)
@@ -135,7 +120,7 @@ def _compared(
     """Return the curves and the tables of runs beside published methods."""
     radii = table_radii(runs, published)
     accuracy = tables.accuracy_rows(runs, published, radii)
-    columns = zip(*(row.values for row in accuracy), strict=True)
+    columns = zip(*(values for _, _, values in accuracy), strict=True)
     area, lines = charts.curves(runs, published)
     present = {family(row.method) for row in published}
     right = {row.method: row.percents[0] for row in published}

@@ -156,10 +156,14 @@ def _fill(
         samples.append(chosen)
         notes += [note] if note else []
         progress.advance(1)
-    write_tables(folder, runs, published_rows(runs[0].dataset_name))
-    _write_figures(folder, runs, samples, convention)
+    published, title = published_rows(runs[0].dataset_name), _title(runs)
+    write_tables(folder, runs, published)
+    words = f"{title} (radii: {convention} convention)"
+    plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
+    plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
+    _write_galleries(folder, runs, samples, title)
     progress.advance(1)
-    title = f"Certified robustness on {_title(runs)}"
+    title = f"Certified robustness on {title}"
     page = render(runs, samples, title, convention=convention, notes=notes)
     (folder / PAGE).write_text(page, encoding="utf-8")
     progress.advance(1)
@@ -200,34 +204,27 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
         return chosen, ""
     image = gallery_views.is_image(run.attributes.get("feature_shape", ()))
     model, dataset = origins.model(run), origins.dataset(run)
-    missing = []
+    if model is not None and dataset is not None:
+        split = str(run.attributes["split"])
+        x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
+        return gallery_views.show_samples(run, chosen, x, model), ""
+    nouns, options = [], []
     if model is None:
-        missing.append((f"model {run.attributes.get('model')}", "--model MODEL"))
+        nouns, options = [f"model {run.attributes.get('model')}"], ["--model MODEL"]
     if dataset is None:
-        missing.append((f"data set {run.attributes.get('dataset')}", "--data DATASET"))
-    if missing:
-        nouns = " and the ".join(noun for noun, _ in missing)
-        options = " ".join(option for _, option in missing)
-        verb = "was" if len(missing) == 1 else "were"
-        what, left = ("images", []) if image else ("values of features", chosen)
-        return left, (
-            f"No {what} for {run.name}: the {nouns} {verb} not found; "
-            f"run boxnn report again with {options}."
-        )
-    assert model is not None and dataset is not None
-    split = str(run.attributes["split"])
-    x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
-    return gallery_views.show_samples(run, chosen, x, model), ""
+        nouns.append(f"data set {run.attributes.get('dataset')}")
+        options.append("--data DATASET")
+    verb = "was" if len(nouns) == 1 else "were"
+    what, left = ("images", []) if image else ("values of features", chosen)
+    return left, (
+        f"No {what} for {run.name}: the {' and the '.join(nouns)} {verb} not found; "
+        f"run boxnn report again with {' '.join(options)}."
+    )
 
 
-def _write_figures(
-    folder: Location, runs: Sequence[Run], samples: Sequence[Sequence[Sample]], convention: str
+def _write_galleries(
+    folder: Location, runs: Sequence[Run], samples: Sequence[Sequence[Sample]], title: str
 ) -> None:
-    title = _title(runs)
-    words = f"{title} (radii: {convention} convention)"
-    curves = plots.certified_curves(runs, published_rows(runs[0].dataset_name), words)
-    plots.save(curves, folder / "certified_curves.png")
-    plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
     drawn = [pair for pair in zip(runs, samples, strict=True) if pair[1] and pair[1][0].images]
     for run, chosen in drawn[:_GALLERY_FIGURES]:
         groups = ([sample for sample in chosen if sample.group == group] for group in GROUPS)

@@ -11,16 +11,9 @@ from boxnn_numba.pipelines.figures.runs import Run
 
 
 class Series(NamedTuple):
-    """A line of the page.
+    """A line of the page: its name as plain text and taken apart, and the mark of a run.
 
-    Parameters
-    ----------
-    key
-        Its class in the page, and what its parts have as ``data-series``.
-    name, words
-        Its name as plain text, and taken apart.
-    mark
-        On the line of a run, named as in matplotlib; none on published lines.
+    `key` is its class in the page, and what its parts have as ``data-series``.
     """
 
     key: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.distances import UNREACHABLE
@@ -14,34 +13,28 @@ from boxnn_numba.pipelines.report.series import Series, of_method, of_runs
 
 #: With more classes only the distances to the predicted class and to its rival are shown.
 _MOST_DISTANCES = 12
-
-
-class Row(NamedTuple):
-    """A row of percents: its series, what is said after its name, and one value a radius."""
-
-    series: Series
-    note: str
-    values: Sequence[float | None]
+#: A row of percents: its series, what is said after its name, and one value a radius.
+Row = tuple[Series, str, Sequence[float | None]]
 
 
 def accuracy_rows(
     runs: Sequence[Run], published: Sequence[PublishedRow], radii: Sequence[int]
 ) -> list[Row]:
     """Return certified accuracy at radii, a row for each run and each published method."""
-    rows = [
-        Row(series, "", [*100 * certified_accuracy(*run.outcome, list(radii))])
+    rows: list[Row] = [
+        (series, "", [*100 * certified_accuracy(*run.outcome, list(radii))])
         for series, run in zip(of_runs(runs), runs, strict=True)
     ]
     for row in published:
         known = dict(zip(row.radii, row.percents, strict=True))
         note = " (paper)" if row.method == "Box-NN" else ""
-        rows.append(Row(of_method(row.method), note, [known.get(radius) for radius in radii]))
+        rows.append((of_method(row.method), note, [known.get(radius) for radius in radii]))
     return rows
 
 
 def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
     """Return what is certified, what attacks have left and the gap, of the rows attacked."""
-    rows = []
+    rows: list[Row] = []
     for series, run in zip(of_runs(runs), runs, strict=True):
         if run.robust is None:
             continue
@@ -50,9 +43,11 @@ def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
         certified = 100 * certified_accuracy(prediction, radius, label, list(radii))
         left = [float(run.robust[r]) if r < len(run.robust) else None for r in radii]
         gap = [None if b is None else b - a for a, b in zip(certified, left, strict=True)]
-        rows.append(Row(series, ", certified", [*certified]))
-        rows.append(Row(series, ", left by the attack", left))
-        rows.append(Row(series, ", gap", gap))
+        rows += [
+            (series, ", certified", [*certified]),
+            (series, ", left by the attack", left),
+            (series, ", gap", gap),
+        ]
     return rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from boxnn_numba.baselines.ablation import radius_of_bound
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile
-from boxnn_numba.pipelines.figures.published import PublishedRow, family, setting
+from boxnn_numba.pipelines.figures.published import PublishedRow, family, method
 from boxnn_numba.statistics import lower_bound, upper_bound
 
 #: Differences up to this many points (or pixels of a median radius) are not named.
@@ -85,7 +85,7 @@ class Row:
     @property
     def setting(self) -> int | None:
         """Retained features or number of submodels."""
-        return setting(self.method)
+        return method(self.method).setting
 
     def at(self, radius: int) -> float:
         """Return the certified accuracy at a radius; 0 beyond those that the row has."""

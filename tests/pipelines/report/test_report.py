@@ -42,8 +42,8 @@ def test_published_rows_are_the_papers():
     assert published.published_rows("mnist-sample") == mnist
     assert published.published_rows("wine") == []
     assert {published.family(row.method) for row in mnist} == set(published.FAMILIES)
-    assert published.setting("FPA_65^B") == 65
-    assert published.setting("Box-NN") is None
+    assert published.method("FPA_65^B").setting == 65
+    assert published.method("Box-NN").setting is None
 
 
 def test_published_medians():
@@ -118,10 +118,10 @@ def test_histogram_bins_hold_every_sample():
         assert len(edges) <= 62
         assert np.histogram(radius, bins=edges)[0].sum() == len(radius)
         area, width, bars = charts.histogram([many], 0)
-        heights = sum(height for bar in bars for _, _, height in bar.parts)
+        heights = sum(height for bar in bars for _, _, height in bar["parts"])
         counts = area.highest * heights / area.height
         assert counts == pytest.approx(len(radius), abs=len(bars))
-        assert all(area.left <= bar.left <= area.left + area.width - width for bar in bars)
+        assert all(area.left <= bar["left"] <= area.left + area.width - width for bar in bars)
 
 
 def test_matplotlib_is_loaded_only_to_draw_and_without_pyplot():
