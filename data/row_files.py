@@ -9,8 +9,9 @@ after its data. A file is finished once its attributes have ``digests``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import zarr
@@ -19,13 +20,15 @@ from boxnn_numba.data import zarr_format
 from boxnn_numba.data.paths import Location, Name, location, reachable, read_problem
 from boxnn_numba.errors import BoxNNError
 
+Value = TypeVar("Value", bound=np.ndarray | None)
+
 
 def spread_rows(places: np.ndarray, count: int, total: int) -> np.ndarray:
     """Return the numbers in a split of `total` rows of some of `count` that are spread over it."""
     return places * total // count
 
 
-class Column:
+class AnyColumn(functools.cached_property[Value]):
     """An array of a `RowFile`, read when it is asked for the first time.
 
     Parameters
@@ -49,22 +52,15 @@ class Column:
         second: str | None = None,
         fill: int = -1,
     ) -> None:
+        super().__init__(self._value)
         self.meaning, self.dtypes, self.second, self.fill = meaning, tuple(dtypes), second, fill
 
     def __set_name__(self, owner: type[RowFile], name: str) -> None:
+        super().__set_name__(owner, name)
         self.name = name
 
-    @overload
-    def __get__(self, file: None, owner: type[RowFile]) -> Self: ...
-
-    @overload
-    def __get__(self, file: RowFile, owner: type[RowFile]) -> np.ndarray: ...
-
-    def __get__(self, file: RowFile | None, owner: type[RowFile]) -> Any:
-        if file is None:
-            return self
-        # An attribute of the file itself, which Python takes before asking here again.
-        return file.__dict__.setdefault(self.name, file.read(self.name))
+    def _value(self, file: RowFile) -> Any:
+        return file.read(self.name) if self.name in file.attributes["digests"] else None
 
     @property
     def shape(self) -> str:
@@ -84,21 +80,14 @@ class Column:
         return None
 
 
-class OptionalColumn(Column):
+class Column(AnyColumn[np.ndarray]):
+    """An array that every file has."""
+
+
+class OptionalColumn(AnyColumn[np.ndarray | None]):
     """An array that only some files have; None in others."""
 
     optional = True
-
-    @overload  # type: ignore[override]
-    def __get__(self, file: None, owner: type[RowFile]) -> Self: ...
-
-    @overload
-    def __get__(self, file: RowFile, owner: type[RowFile]) -> np.ndarray | None: ...
-
-    def __get__(self, file: RowFile | None, owner: type[RowFile]) -> Any:
-        if file is not None and self.name not in file.attributes["digests"]:
-            return None
-        return super().__get__(file, owner)
 
 
 class RowFile:
@@ -130,9 +119,9 @@ class RowFile:
         return int(self._arrays["prediction"].shape[0])
 
     @classmethod
-    def columns(cls, optional: Sequence[str] = ()) -> list[Column]:
+    def columns(cls, optional: Sequence[str] = ()) -> list[AnyColumn[Any]]:
         """Return the arrays that every file has, and some that only some have."""
-        found = [item for item in vars(cls).values() if isinstance(item, Column)]
+        found = [item for item in vars(cls).values() if isinstance(item, AnyColumn)]
         return [item for item in found if not item.optional or item.name in optional]
 
     @classmethod
@@ -174,24 +163,11 @@ class RowFile:
 
 
 class RowWriter:
-    """Writes a `RowFile` chunk by chunk; a chunk may be written again.
+    """Writes a `RowFile` chunk by chunk; `write_chunk` does so, again if need be.
 
-    Parameters
-    ----------
-    path
-        Directory to write in, possibly with chunks of an earlier, interrupted run.
-    kind
-        Class of the file.
-    attributes
-        What it is of; an earlier run with other attributes is refused.
-    n_rows, chunk_rows
-        Number N of samples, and those in a chunk.
-    sizes
-        Of the second dimensions, e.g. ``{"K": 10}``.
-    optional
-        Names of the arrays that chunks come with besides those of every file.
-    dtype
-        Of arrays that may have several types.
+    `path` may have chunks of an earlier, interrupted run, which is refused if it was of other
+    `attributes`. `n` features and their `dtype` are those of a file with samples; `optional` are
+    names of the arrays that chunks come with besides those of every file.
 
     Raises
     ------
@@ -206,17 +182,16 @@ class RowWriter:
         attributes: Mapping[str, Any],
         n_rows: int,
         chunk_rows: int,
-        sizes: Mapping[str, int],
         *,
         optional: Sequence[str] = (),
+        n: int = 0,
         dtype: str = "int32",
     ) -> None:
         unmeasured = dict.fromkeys(kind.measured)
         full = {"format": kind.format, "version": kind.version, **attributes, **unmeasured}
         self._path, self._kind, self._attributes = path, kind, full
-        self._columns, self._chunk_rows = kind.columns(optional), chunk_rows
-        store = zarr_format.tree_store(path)
-        self._group = zarr.open_group(store, mode="a", zarr_format=3)
+        self._columns, sizes = kind.columns(optional), {"K": len(full["classes"]), "n": n}
+        self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
         self._before = self._group.attrs.asdict()
         self._check_same_run()
         # The attributes are written last, so a group without them was killed while it was made.
@@ -255,10 +230,6 @@ class RowWriter:
             raise self._kind.error(
                 "the unfinished run is damaged; pass `overwrite` to start again"
             ) from cause
-
-    def write(self, chunk: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Write one whole chunk, then record it as finished."""
-        write_chunk(self._path, chunk, self._chunk_rows, columns)
 
     def finish(self, **measured: float | None) -> None:
         """Seal the file: digests of all arrays, and what was measured (or was by a run before)."""

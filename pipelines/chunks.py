@@ -64,8 +64,6 @@ class ChunkJob:
         Rows ``(arange(n_rows) * total) // n_rows`` of a split; how many are computed at a time.
     out
         Absolute path of the unfinished file.
-    files
-        Paths of what else workers read.
     """
 
     worker: Worker
@@ -77,7 +75,6 @@ class ChunkJob:
     n_rows: int
     chunk_rows: int
     out: str
-    files: tuple[str, ...] = ()
 
     def rows_of(self, index: int) -> int:
         """Return how many rows a chunk has; the last may have fewer than the others."""
@@ -112,45 +109,36 @@ class Spent(Result):
 
 
 def run_chunks(
-    job: ChunkJob,
+    subject: Subject,
+    worker: Worker,
     kind: type[RowFile],
-    run: RunOptions,
     out: Name,
     attributes: Mapping[str, Any],
-    sizes: Mapping[str, int],
+    chunk_rows: int,
+    run: RunOptions,
     *,
     optional: Sequence[str] = (),
-    dtype: str = "int32",
+    files: Sequence[Name] = (),
     seconds_per_sample: float | None = None,
 ) -> Spent | None:
     """Write a file with a row for each sample, each chunk by a task.
 
-    Parameters
-    ----------
-    job
-        Sent to every task.
-    kind
-        Of the file.
-    run
-        Where to run.
-    out
-        Where the file goes.
-    attributes, sizes, optional, dtype
-        As for `RowWriter`.
-    seconds_per_sample
-        To record in place of what the tasks took.
-
-    Returns
-    -------
-    Spent or None
-        What the tasks of a cluster took.
+    `attributes` and `optional` are as for `RowWriter`, `files` are what workers read besides model
+    and data. `seconds_per_sample` is recorded in place of what the tasks took. Returns what the
+    tasks of a cluster took.
 
     Raises
     ------
     BoxNNError
         A task fails, or the output cannot be written.
     """
-    began, sources = time.perf_counter(), (job.model, job.data, *job.files)
+    began, dataset = time.perf_counter(), subject.dataset
+    job = ChunkJob(
+        worker, absolute(subject.model), subject.model_digest, absolute(subject.data),
+        dataset.digest, subject.split, subject.n_rows, chunk_rows,
+        absolute(partial_path(location(out))),
+    )  # fmt: skip
+    sources = (job.model, job.data, *map(absolute, files))
     staged = staged_output(
         out, overwrite=run.overwrite, resume=run.resume, resumable=True, inputs=sources
     )
@@ -158,8 +146,8 @@ def run_chunks(
         # Connected first: where that fails, nothing is left behind.
         with connect(run.cluster, run.threads, check=sources, device=run.device) as executor:
             writer = RowWriter(
-                partial, kind, attributes, job.n_rows, job.chunk_rows, sizes,
-                optional=optional, dtype=dtype,
+                partial, kind, attributes, job.n_rows, chunk_rows, optional=optional,
+                n=dataset.n_features, dtype="uint8" if dataset.is_codes else "float32",
             )  # fmt: skip
             executor.check((job.out,))
             started = time.perf_counter()
@@ -301,16 +289,6 @@ class Subject:
     def model_digest(self) -> str:
         """SHA-256 of the model."""
         return model_digest(self.stored)
-
-    def job(
-        self, worker: Worker, out: Name, chunk_rows: int, files: Sequence[Name] = ()
-    ) -> ChunkJob:
-        """Return what tasks are sent."""
-        return ChunkJob(
-            worker, absolute(self.model), self.model_digest, absolute(self.data),
-            self.dataset.digest, self.split, self.n_rows, chunk_rows,
-            absolute(partial_path(location(out))), tuple(map(absolute, files)),
-        )  # fmt: skip
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of a file that say which rows it is of, and by which model."""

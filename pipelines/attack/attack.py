@@ -204,17 +204,13 @@ def attack(
     worker = AttackWorker(options, mask, absolute(out))
     x = np.zeros((1, n_features), np.float32 if classifier.grid else np.uint8)
     worker.find(classifier, x, 0)  # options are checked before anything is written
-    job = subject.job(worker, out, CHUNK_ROWS, files)
     attributes = {
         "limit": None,
         **subject.attributes(),
         "options": asdict(options),
         **of_mask,
     }
-    dtype = "uint8" if subject.dataset.is_codes else "float32"
-    spent = run_chunks(
-        job, AttackFile, run, out, attributes, {"n": n_features}, dtype=dtype
-    )  # fmt: skip
+    spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
     return AttackSummary(
         **_stands(out, subject, radii).as_dict(), attack=str(out), method=options.method,
         split=split, n=subject.n_rows, seconds=time.perf_counter() - began, cluster=spent,

@@ -237,14 +237,14 @@ def certify_baseline(
         None if votes is None else (absolute(votes.path), votes.attributes["digest"]),
     )  # fmt: skip
     stored: BaselineModel = subject.stored
-    files = () if votes_from is None else (votes_from,)
-    job = subject.job(worker, out, _chunk_rows(stored, sampling), files)
+    chunk_rows = _chunk_rows(stored, sampling)
     evaluation = base_classifier(stored, worker.device).multiply_adds()
     run_chunks(
         # Of a cluster, workers take the GPUs that torch gives them.
-        job, CertificateFile, replace(run, device="cpu"), out,
-        _attributes(subject, worker, job.chunk_rows, evaluation), {"K": len(stored.classes)},
+        subject, worker, CertificateFile, out, _attributes(subject, worker, chunk_rows, evaluation),
+        chunk_rows, replace(run, device="cpu"),
         optional=("guess",) if stored.method == "ra" else (),
+        files=() if votes_from is None else (votes_from,),
         seconds_per_sample=None if votes is None else votes.attributes["seconds_per_sample"],
     )  # fmt: skip
     file = open_certificate(out)

@@ -141,11 +141,10 @@ def certify(
     # "auto" would give all workers of a machine the same GPU.
     device = run.device if here or run.device == "cuda" else "cpu"
     worker = BoxWorker(certificate, float(time_limit), device, run.chunk)
-    first = subject.dataset.chunks(split)[0]
-    job = subject.job(worker, out, min(first.stop - first.start, _CHUNK_ROWS[certificate]))
-    sizes, exact = {"K": len(classifier.classes)}, certificate == "exact"
+    first, exact = subject.dataset.chunks(split)[0], certificate == "exact"
     spent = run_chunks(
-        job, CertificateFile, run, out, _attributes(subject, worker), sizes,
+        subject, worker, CertificateFile, out, _attributes(subject, worker),
+        min(first.stop - first.start, _CHUNK_ROWS[certificate]), run,
         optional=("upper",) if exact else (),
     )  # fmt: skip
     file = open_certificate(out)

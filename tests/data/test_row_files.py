@@ -13,7 +13,7 @@ import zarr
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import AttackFile
 from boxnn_numba.data.certificate_store import CertificateFile
-from boxnn_numba.data.row_files import Column, RowFile, RowWriter
+from boxnn_numba.data.row_files import AnyColumn, RowFile, RowWriter, write_chunk
 from boxnn_numba.errors import AttackFileError
 
 FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -21,7 +21,7 @@ FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
 
 def write(path: Path, dtype: str = "uint8") -> dict[str, np.ndarray]:
     """Write an attack file of 5 samples in chunks of 2; return its arrays."""
-    writer = RowWriter(path, AttackFile, {"classes": [0, 1]}, 5, 2, {"n": 3}, dtype=dtype)
+    writer = RowWriter(path, AttackFile, {"classes": [0, 1]}, 5, 2, n=3, dtype=dtype)
     assert writer.unfinished() == [0, 1, 2]
     columns = {
         column.name: np.arange(5 if column.second is None else 15, dtype=np.int32)
@@ -29,7 +29,9 @@ def write(path: Path, dtype: str = "uint8") -> dict[str, np.ndarray]:
     }
     columns["x"] = columns["x"].reshape(5, 3).astype(dtype)
     for chunk in (2, 0, 1):
-        writer.write(chunk, {name: a[2 * chunk : 2 * chunk + 2] for name, a in columns.items()})
+        write_chunk(
+            path, chunk, 2, {name: a[2 * chunk : 2 * chunk + 2] for name, a in columns.items()}
+        )
     writer.finish(seconds=1.0)
     return columns
 
@@ -37,11 +39,11 @@ def write(path: Path, dtype: str = "uint8") -> dict[str, np.ndarray]:
 def declared(kind: type[RowFile]) -> list[str]:
     """Return the rows of a table in the docs, for a kind of file."""
 
-    def row(column: Column) -> str:
+    def row(column: AnyColumn[Any]) -> str:
         types = " or ".join(column.dtypes)
         return f"| `{column.name}` | {column.shape} {types}: {column.meaning} |"
 
-    names = [name for name, value in vars(kind).items() if isinstance(value, Column)]
+    names = [name for name, value in vars(kind).items() if isinstance(value, AnyColumn)]
     rows = [row(column) for column in kind.columns(names)]
     return [*rows, "| `finished` | one entry for each chunk |"]
 

@@ -17,7 +17,7 @@ from support.report_files import make_data
 
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.dataset import open_dataset
-from boxnn_numba.data.row_files import RowWriter
+from boxnn_numba.data.row_files import RowWriter, write_chunk
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.reproduce import runs as reproduce_runs
@@ -83,12 +83,11 @@ class FakeBaselines:
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
         n_classes = len(dataset.classes)
         writer = RowWriter(
-            Path(out), CertificateFile, attributes, len(y), len(y), {"K": n_classes},
-            optional=("guess",),
+            Path(out), CertificateFile, attributes, len(y), len(y), optional=("guess",),
         )  # fmt: skip
         distance = np.zeros((len(y), n_classes), np.int32)
         columns = {"prediction": prediction, "radius": radius, "label": y, "guess": y}
-        writer.write(0, {**columns, "class_distance": distance})
+        write_chunk(out, 0, len(y), {**columns, "class_distance": distance})
         # Unknown where a run was killed after its last chunk.
         measured = None if "fpa-60" in Path(model).parent.name else 0.5
         writer.finish(seconds=1.0, seconds_per_sample=measured)

@@ -8,7 +8,7 @@ from boxnn_numba import Boxes, BoxNN, Grid, certified_radius
 from boxnn_numba.data.certificate_store import CertificateFile
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.model_store import model_digest, save_model
-from boxnn_numba.data.row_files import RowWriter
+from boxnn_numba.data.row_files import RowWriter, write_chunk
 
 N_CLASSES = 3
 
@@ -62,8 +62,8 @@ def certify(path, made, data, split="test", labelled=True):
         "feature_shape": list(model.feature_shape),
         "training": model.training,
     }
-    writer = RowWriter(path, CertificateFile, attributes, len(x), len(x), {"K": N_CLASSES})
+    writer = RowWriter(path, CertificateFile, attributes, len(x), len(x))
     label = y if labelled else np.full_like(y, -1)
     columns = {"prediction": prediction, "radius": radius, "label": label}
-    writer.write(0, {**columns, "class_distance": distance})
+    write_chunk(path, 0, len(x), {**columns, "class_distance": distance})
     writer.finish(seconds=0.5)
