@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.cli.certify import cluster_text
 
 
-@click.command(cls=options.Command, short_help="Attack samples of a split.")
+@options.command("Attack samples of a split.", "attacking")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("Where the attacks go.")
@@ -37,8 +37,8 @@ from boxnn_numba.cli.certify import cluster_text
 @options.run
 @options.common
 def attack(
-    model: str, data: str, out: str, split: str, limit: int | None, as_json: bool, **given: Any
-) -> None:
+    model: str, data: str, out: str, split: str, limit: int | None, run: Any, **given: Any
+) -> options.Output:
     """Look for the smallest change of features that changes the prediction of MODEL.
 
     For each sample of a split of DATA: an adversarial input and how many features it changes,
@@ -49,10 +49,9 @@ def attack(
     from boxnn_numba.pipelines.attack.attack import AttackOptions
     from boxnn_numba.pipelines.attack.attack import attack as work
 
-    with console.running("attacking", given) as run:
-        chosen = AttackOptions(**given)
-        result = work(model, data, out, chosen, split=split, limit=limit, run=run).as_dict()
-    console.emit(result, as_json, _text(result))
+    chosen = AttackOptions(**given)
+    result = work(model, data, out, chosen, split=split, limit=limit, run=run).as_dict()
+    return result, _text(result)
 
 
 def _text(result: dict[str, Any]) -> str:

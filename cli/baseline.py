@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.cli.certify import evaluate
 
 
@@ -49,34 +49,31 @@ _train_options = options.all_of(
 )
 
 
-def _train(method: str, data: str, out: str, as_json: bool, **given: Any) -> None:
+def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
     from boxnn_numba.pipelines.training.baselines import train_baseline
 
-    with console.running("training", given) as run:
-        result = train_baseline(data, out, method=method, run=run, **given).as_dict()
+    result = train_baseline(data, out, method=method, **given).as_dict()
     accuracy = result["validation_accuracy"]
     words = "" if accuracy is None else f", {accuracy:.1f}% of single validation samples right"
-    console.emit(
-        result,
-        as_json,
+    return result, (
         f"{out}: {result['multiply_adds']:,} multiply-adds an evaluation, "
-        f"{result['seconds']:.1f} s{words}",
+        f"{result['seconds']:.1f} s{words}"
     )
 
 
-@ra.command("train", short_help="Train a network on ablated samples.")
+@ra.command("train", short_help="Train a network on ablated samples.", doing="training")
 @click.option("--retained", type=int, required=True, help="Features k that a sample keeps.")
 @click.option("--base", type=click.Choice(["cnn", "mlp"]), help="[default: cnn for images]")
 @_train_options
-def train_ra(**given: Any) -> None:
+def train_ra(**given: Any) -> options.Output:
     """Train a network on the training split of DATA, of which it sees K random features a time.
 
     Example: boxnn baseline ra train mnist.zarr --out ra.zarr --retained 45
     """
-    _train("ra", **given)
+    return _train("ra", **given)
 
 
-@fpa.command("train", short_help="Train the submodels of a partition.")
+@fpa.command("train", short_help="Train the submodels of a partition.", doing="training")
 @click.option("--parts", type=int, required=True, help="Number of submodels T.")
 @options.choice(
     "--partition",
@@ -85,12 +82,12 @@ def train_ra(**given: Any) -> None:
 )
 @click.option("--base", type=click.Choice(["mlp"]), help="[default: mlp]")
 @_train_options
-def train_fpa(**given: Any) -> None:
+def train_fpa(**given: Any) -> options.Output:
     """Train one network for each part of the features on the training split of DATA.
 
     Example: boxnn baseline fpa train mnist.zarr --out fpa.zarr --parts 60
     """
-    _train("fpa", **given)
+    return _train("fpa", **given)
 
 
 # --- certify ---------------------------------------------------------------------------
@@ -110,29 +107,29 @@ def _certify_options(letters: str) -> options.Decorator:
     )
 
 
-def _certify(method: str, model: str, data: str, out: str, as_json: bool, **given: Any) -> None:
+def _certify(method: str, out: str, **given: Any) -> options.Output:
     from boxnn_numba.pipelines.certification.baselines import certify_baseline
 
-    with console.running("certifying", given) as run:
-        found = certify_baseline(model, data, out, method=method, run=run, **given)
-    result = found.as_dict()
+    result = certify_baseline(out=out, method=method, **given).as_dict()
     text = (
         f"{out}: {result['method']}, {result['n']} samples in {result['seconds']:.2f} s, accuracy "
         f"{result['accuracy']:.2f}%, abstains on {result['abstained']:.2f}%, median certified "
         f"radius {result['median_certified_radius']}, {result['multiply_adds']:,} multiply-adds a "
         "sample"
     )
-    console.emit(result, as_json, "\n".join([text, *([result["note"]] if result["note"] else [])]))
+    return result, "\n".join([text, *([result["note"]] if result["note"] else [])])
 
 
-@ra.command("certify", short_help="Certify samples of a split by randomized ablation.")
+@ra.command(
+    "certify", short_help="Certify samples of a split by randomized ablation.", doing="certifying"
+)
 @_certify_options("a for RA, b for RA^B.")
 @click.option("--samples", default=10_000, help="Votes that bound a class.")
 @click.option("--guess-samples", default=1_000, help="Votes that guess it.")
 @click.option("--alpha", default=0.05, help="Error probability of a sample.")
 @click.option("--seed", default=0, help="Seed of what is retained.")
 @click.option("--votes-from", type=options.StorePath(exists=True), help="Reuse this file's votes.")
-def certify_ra(**given: Any) -> None:
+def certify_ra(**given: Any) -> options.Output:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline ra train.
 
     Both certificates rest on the same votes: make the second one with
@@ -140,14 +137,16 @@ def certify_ra(**given: Any) -> None:
 
     Example: boxnn baseline ra certify ra.zarr mnist.zarr --out ra-a.zarr --limit 500
     """
-    _certify("ra", **given)
+    return _certify("ra", **given)
 
 
-@fpa.command("certify", short_help="Certify samples of a split by feature partition.")
+@fpa.command(
+    "certify", short_help="Certify samples of a split by feature partition.", doing="certifying"
+)
 @_certify_options("a for plurality (FPA^A), b for run-off (FPA^B).")
-def certify_fpa(**given: Any) -> None:
+def certify_fpa(**given: Any) -> options.Output:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline fpa train.
 
     Example: boxnn baseline fpa certify fpa.zarr mnist.zarr --out fpa-b.zarr --certificate b
     """
-    _certify("fpa", **given)
+    return _certify("fpa", **given)

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.errors import OptionError
 
 
-@click.command(cls=options.Command, short_help="Certify every sample of a split.")
+@options.command("Certify every sample of a split.", "certifying")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("Where the certificates go.")
@@ -29,17 +29,8 @@ from boxnn_numba.errors import OptionError
 @options.run
 @options.common
 def certify(
-    model: str,
-    data: str,
-    out: str,
-    split: str,
-    certificate: str | None,
-    limit: int | None,
-    exact: int | None,
-    time_limit: float,
-    as_json: bool,
-    **how: Any,
-) -> None:
+    out: str, certificate: str | None, limit: int | None, exact: int | None, **given: Any
+) -> options.Output:
     """Certify every sample of a split of dataset DATA with MODEL.
 
     For each sample: the prediction and how many features may be rewritten
@@ -53,18 +44,12 @@ def certify(
         certificate, limit = "exact", exact
     from boxnn_numba.pipelines.certification.certify import certify as work
 
-    with console.running("certifying", how) as run:
-        result = work(
-            model, data, out, split=split, certificate=certificate or "margin", limit=limit,
-            time_limit=time_limit, run=run,
-        ).as_dict()  # fmt: skip
-    console.emit(
-        result,
-        as_json,
+    result = work(out=out, certificate=certificate or "margin", limit=limit, **given).as_dict()
+    return result, (
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
         f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}"
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
-        + cluster_text(result.get("cluster")),
+        + cluster_text(result.get("cluster"))
     )
 
 
@@ -79,7 +64,7 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
     )
 
 
-@click.command(cls=options.Command, short_help="Predict and certify the rows of a .npy file.")
+@options.command("Predict and certify the rows of a .npy file.", "predicting")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @options.out("CSV file: label, radius per row.")
@@ -87,16 +72,15 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
 @options.device
 @options.chunk
 @options.common
-def predict(model: str, file: str, out: str, as_json: bool, **how: Any) -> None:
+def predict(model: str, file: str, out: str, run: Any) -> options.Output:
     """Write the label and certified radius of every row of FILE, an .npy array.
 
     Example: boxnn predict model.zarr samples.npy --out predictions.csv
     """
     from boxnn_numba.pipelines.predict import predict as work
 
-    with console.running("predicting", how) as run:
-        result = work(model, file, out, run=run)
-    console.emit(result, as_json, f"{out}: {result.n} rows")
+    result = work(model, file, out, run=run)
+    return result, f"{out}: {result.n} rows"
 
 
 def curve_table(result: dict[str, Any]) -> str:
@@ -158,7 +142,7 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     ]
 
 
-@click.command(cls=options.Command, short_help="Summarise a certificate file.")
+@options.command("Summarise a certificate file.")
 @click.argument("certificate", type=options.StorePath(exists=True))
 @click.option(
     "--radii", default="0,4,8,12,16,20,24,28,32,36,40", help="Radii to count at, with commas."
@@ -171,8 +155,8 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
 )
 @options.common
 def evaluate(
-    certificate: str, radii: str, convention: str, attack: str | None, quiet: bool, as_json: bool
-) -> None:
+    certificate: str, radii: str, convention: str, attack: str | None, quiet: bool
+) -> options.Output:
     """Print the certified accuracy at each radius, the median radius and a table per class.
 
     With --attack also the accuracy that is left under attack, and the gap. An attack within a
@@ -184,4 +168,4 @@ def evaluate(
     from boxnn_numba.pipelines.evaluate import evaluate as work
 
     result = work(certificate, chosen, convention, attack).as_dict()
-    console.emit(result, as_json, curve_table(result))
+    return result, curve_table(result)

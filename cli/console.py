@@ -25,22 +25,15 @@ def as_flags(text: str) -> str:
     return re.sub("`([a-z_]+)`", lambda match: flags.get(match[1], match[0]), text)
 
 
-def emit(result: Any, as_json: bool, text: str) -> None:
+def emit(result: Any, text: str) -> None:
     """Print a result (a dict, or what has `as_dict`) as one JSON object, or as text."""
     content = result if isinstance(result, dict) else result.as_dict()
+    as_json = click.get_current_context().obj["json"]
     click.echo(as_flags(json.dumps(content) if as_json else text))
 
 
 class _Bar:
-    """A bar with time left on standard error.
-
-    Parameters
-    ----------
-    description
-        What is being done, shown before the bar.
-    bar
-        A started `rich.progress.Progress`.
-    """
+    """A bar, and before it what is being done, on a started `rich.progress.Progress`."""
 
     def __init__(self, description: str, bar: Any) -> None:
         self._description, self._bar = description, bar
@@ -64,15 +57,7 @@ class _Bar:
 
 @contextlib.contextmanager
 def progress(quiet: bool, description: str) -> Iterator[Progress]:
-    """Show a progress bar on standard error while the body runs.
-
-    Parameters
-    ----------
-    quiet
-        Show nothing; also the case when standard error is not a terminal.
-    description
-        What is being done.
-    """
+    """Show a bar on standard error while the body runs, if that is a terminal and not quiet."""
     if quiet or not sys.stderr.isatty():
         yield SILENT
         return
@@ -102,13 +87,8 @@ def progress(quiet: bool, description: str) -> Iterator[Progress]:
 def running(description: str, options: dict[str, Any]) -> Iterator[RunOptions]:
     """Show a progress bar while the body runs, and give it the command's `RunOptions`.
 
-    Parameters
-    ----------
-    description
-        What is being done.
-    options
-        Arguments of the command. Those that say how it runs (``quiet``, ``overwrite``,
-        ``device``, ``workers``, ...) are taken out; what is left is the command's own.
+    Those of its options that say how it runs (``quiet``, ``overwrite``, ``device``, ``workers``,
+    ...) are taken out; what is left is the command's own.
     """
     from boxnn_numba.pipelines.cluster.options import ClusterOptions
     from boxnn_numba.pipelines.running import RunOptions

@@ -20,7 +20,7 @@ def data() -> None:
 
 @data.command("list")
 @options.common
-def list_(quiet: bool, as_json: bool) -> None:
+def list_(quiet: bool) -> options.Output:
     """List the named data sets and whether they are on this machine."""
     from boxnn_numba.data.sources.catalogue import NAMED, available
 
@@ -33,22 +33,21 @@ def list_(quiet: bool, as_json: bool) -> None:
         place = item["available"] or f"not here; run `boxnn data fetch {item['name']}`"
         lines += [f"{item['name']:14} {item['description']}", f"{'':14} {place}"]
     own = "Your own: a folder of IDX files, .npz, .npy, .csv, .tsv, .parquet (boxnn data ingest)."
-    console.emit({"sources": sources}, as_json, "\n".join([*lines, own]))
+    return {"sources": sources}, "\n".join([*lines, own])
 
 
-@data.command(short_help="Download a data set from its official mirror.")
+@data.command(short_help="Download a data set from its official mirror.", doing="Fetching {name}")
 @click.argument("name")
 @options.common
-def fetch(name: str, quiet: bool, as_json: bool) -> None:
+def fetch(name: str, run: Any) -> options.Output:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
     from boxnn_numba.data.sources.catalogue import fetch as fetch_files
 
-    with console.progress(quiet, f"Fetching {name}") as bar:
-        folder = fetch_files(name, bar)
-    console.emit({"name": name, "path": str(folder)}, as_json, f"{name} is in {folder}")
+    folder = fetch_files(name, run.progress)
+    return {"name": name, "path": str(folder)}, f"{name} is in {folder}"
 
 
-@data.command()
+@data.command(doing="Ingesting {source}")
 @click.argument("source")
 @options.out("Dataset to make, e.g. mnist.zarr.")
 @click.option("--from", "directory", type=PATH, help="Folder with the four IDX files.")
@@ -61,7 +60,7 @@ def fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--seed", default=0, help="Seed of the test split.")
 @options.overwrite()
 @options.common
-def ingest(source: str, out: str, shape: str | None, as_json: bool, **given: Any) -> None:
+def ingest(source: str, out: str, shape: str | None, **given: Any) -> options.Output:
     """Write SOURCE as a dataset.
 
     SOURCE is mnist, fashion-mnist, digits, mnist-sample, a folder of IDX files, or an .npz
@@ -70,20 +69,17 @@ def ingest(source: str, out: str, shape: str | None, as_json: bool, **given: Any
     sizes = _sizes(shape)
     from boxnn_numba.pipelines.ingest import ingest as write_source
 
-    with console.running(f"Ingesting {source}", given) as run:
-        made = write_source(source, out, shape=sizes, run=run, **given)
-    console.emit(
-        made.as_dict(),
-        as_json,
+    made = write_source(source, out, shape=sizes, **given)
+    return made, (
         f"{out}: {made.rows['train']} training and {made.rows['test']} test rows, "
-        f"{made.features} features, {len(made.classes)} classes in {made.seconds:.1f} s",
+        f"{made.features} features, {len(made.classes)} classes in {made.seconds:.1f} s"
     )
 
 
 @data.command()
 @click.argument("path", type=options.StorePath())
 @options.common
-def info(path: str, quiet: bool, as_json: bool) -> None:
+def info(path: str, quiet: bool) -> options.Output:
     """Show what is in the dataset at PATH."""
     import numpy as np
 
@@ -116,19 +112,19 @@ def info(path: str, quiet: bool, as_json: bool) -> None:
         numbers = [splits[split]["rows_per_class"][index] for split in dataset.splits]
         text.append(f"{name!s:>16} {numbers[0]:9} {numbers[1]:9}")
     text.append(f"{'all':>16} {dataset.n_rows('train'):9} {dataset.n_rows('test'):9}")
-    console.emit(result, as_json, "\n".join(text))
+    return result, "\n".join(text)
 
 
 @data.command(short_help="Compare a dataset with its checksums.")
 @click.argument("path", type=options.StorePath())
 @options.common
-def verify(path: str, quiet: bool, as_json: bool) -> None:
+def verify(path: str, quiet: bool) -> None:
     """Read every byte of the dataset at PATH and compare it with its checksums."""
     from boxnn_numba.data.dataset import verify_dataset
 
     problems = verify_dataset(path)
     text = "\n".join(problems) or f"{path} is sound"
-    console.emit({"path": str(path), "sound": not problems, "problems": problems}, as_json, text)
+    console.emit({"path": str(path), "sound": not problems, "problems": problems}, text)
     if problems:
         number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError(f"{path} has {number}; ingest it again")

@@ -14,26 +14,26 @@ from boxnn_numba.errors import InterruptedRunError
 _NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
 
 
-@click.command(cls=options.Command, short_help="Train, certify and report on bundled real data.")
+@options.command("Train, certify and report on bundled real data.")
 @click.option("--out", default="boxnn-demo", type=options.StorePath(), help="Folder.")
 @click.option("--seed", default=0, help="Seed of the training.")
 @options.overwrite()
 @options.common
-def demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
+def demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
     """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.
 
     Needs no network and less than a minute. The folder holds the dataset, the
     model, the certificates and the report.
     """
     try:
-        _demo(out, seed, overwrite, quiet, as_json)
+        return _demo(out, seed, overwrite, quiet)
     except InterruptedRunError:
         raise InterruptedRunError(
             f"interrupted; `boxnn demo --out {out} --overwrite` starts again"
         ) from None
 
 
-def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> None:
+def _demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
     began = time.perf_counter()
     from boxnn_numba.data.atomic import new_folder
     from boxnn_numba.pipelines.certification.certify import certify
@@ -58,9 +58,7 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool, as_json: bool) -> N
     result = evaluate(cert, range(0, 41, 4)).as_dict()
     page = folder / "report" / "report.html"
     result |= {"report": str(page), "seconds": time.perf_counter() - began}
-    console.emit(
-        result, as_json, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}"
-    )
+    return result, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}"
 
 
 def _made_by_demo(folder: Path) -> bool:

@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 
 
-@click.command(cls=options.Command, short_help="Make one model of several.")
+@options.command("Make one model of several.", "joining")
 @click.argument("models", nargs=-1, required=True, type=options.StorePath(exists=True))
 @options.out("Where the model goes.")
 @options.overwrite()
 @options.common
-def ensemble(models: tuple[str, ...], out: str, as_json: bool, **given: Any) -> None:
+def ensemble(models: tuple[str, ...], out: str, run: Any) -> options.Output:
     """Make one model of MODELS that were trained on the same data with other seeds.
 
     Its class distances are their sums, which are certified as exactly as those of one model;
@@ -24,6 +24,5 @@ def ensemble(models: tuple[str, ...], out: str, as_json: bool, **given: Any) -> 
     """
     from boxnn_numba.pipelines.ensemble import ensemble as join
 
-    with console.running("joining", given) as run:
-        made = join(models, out, run=run)
-    console.emit(made, as_json, f"{out}: {made.members} members, {made.boxes} boxes")
+    made = join(models, out, run=run)
+    return made, f"{out}: {made.members} members, {made.boxes} boxes"

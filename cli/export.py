@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 
 _overwrite = options.overwrite("Replace what is at --out.")
 
@@ -16,35 +16,33 @@ def export() -> None:
     """Write boxes to a NumPy file, or certificates to a CSV or Parquet table."""
 
 
-@export.command(short_help="Write the boxes of a model as .npz.")
+@export.command(short_help="Write the boxes of a model as .npz.", doing="exporting")
 @click.argument("model", type=options.StorePath(exists=True))
 @options.out("The .npz file.")
 @_overwrite
 @options.common
-def boxes(model: str, out: str, as_json: bool, **given: Any) -> None:
+def boxes(model: str, out: str, run: Any) -> options.Output:
     """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
 
     Example: boxnn export boxes model.zarr --out boxes.npz
     """
     from boxnn_numba.pipelines.export import export_boxes
 
-    with console.running("exporting", given) as run:
-        made = export_boxes(model, out, run=run)
-    console.emit(made, as_json, f"{out}: {made.boxes} boxes of {made.features} features")
+    made = export_boxes(model, out, run=run)
+    return made, f"{out}: {made.boxes} boxes of {made.features} features"
 
 
-@export.command(short_help="Write a certificate file as .csv or .parquet.")
+@export.command(short_help="Write a certificate file as .csv or .parquet.", doing="exporting")
 @click.argument("certificate", type=options.StorePath(exists=True))
 @options.out("The .csv or .parquet file.")
 @_overwrite
 @options.common
-def certificates(certificate: str, out: str, as_json: bool, **given: Any) -> None:
+def certificates(certificate: str, out: str, run: Any) -> options.Output:
     """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
 
     Example: boxnn export certificates cert.zarr --out cert.parquet
     """
     from boxnn_numba.pipelines.export import export_certificates
 
-    with console.running("exporting", given) as run:
-        made = export_certificates(certificate, out, run=run)
-    console.emit(made, as_json, f"{out}: {made.rows} rows, {made.columns} columns")
+    made = export_certificates(certificate, out, run=run)
+    return made, f"{out}: {made.rows} rows, {made.columns} columns"

@@ -6,13 +6,11 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.cli.train import training_options
 
 
-@click.command(
-    cls=options.Command, short_help="Train models for many radii; choose the best at each."
-)
+@options.command("Train models for many radii; choose the best at each.", "training")
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("Folder for the results and runs.")
 @click.option(
@@ -22,7 +20,7 @@ from boxnn_numba.cli.train import training_options
 @options.cluster
 @options.run
 @options.common
-def frontier(data: str, out: str, targets: str, as_json: bool, **given: Any) -> None:
+def frontier(data: str, out: str, targets: str, run: Any, **given: Any) -> options.Output:
     """Train preset graded, and preset target at each of --targets, on dataset DATA.
 
     At every radius the model with the best certified accuracy on held-out training data is
@@ -35,6 +33,5 @@ def frontier(data: str, out: str, targets: str, as_json: bool, **given: Any) -> 
     from boxnn_numba.pipelines.model_selection.frontier import frontier as find
     from boxnn_numba.pipelines.model_selection.frontier import frontier_text
 
-    with console.running("training", given) as run:
-        found = find(data, out, given, targets=aims, run=run)
-    console.emit(found, as_json, f"{frontier_text(found)}\n{found.seconds:.0f} s; {out}")
+    found = find(data, out, given, targets=aims, run=run)
+    return found, f"{frontier_text(found)}\n{found.seconds:.0f} s; {out}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 
 _LEGEND = (
     "delta: part of the class not certified at eps; C: 1 / (1 - volume predicted as the class); "
@@ -20,7 +20,7 @@ _GRADED = (
 )
 
 
-@click.command(cls=options.Command, short_help="Report how localized the data of each class are.")
+@options.command("Report how localized the data of each class are.", "localizing")
 @click.argument("certificate", type=options.StorePath(exists=True))
 @click.argument("model", type=options.StorePath(exists=True))
 @click.option(
@@ -37,9 +37,7 @@ _GRADED = (
 )
 @click.option("--seed", default=0, help="Of those inputs.")
 @options.common
-def localize(
-    certificate: str, model: str, radii: tuple[int, ...], as_json: bool, **given: Any
-) -> None:
+def localize(certificate: str, model: str, radii: tuple[int, ...], **given: Any) -> options.Output:
     """Report per class how localized the certified data are, in the sense of the paper.
 
     CERTIFICATE is a file of `boxnn certify`, MODEL the model that it is of. For each class: what
@@ -50,9 +48,8 @@ def localize(
     """
     from boxnn_numba.pipelines.localize import localize as report
 
-    with console.running("localizing", given) as run:
-        result = report(certificate, model, radii, run=run, **given).as_dict()
-    console.emit(result, as_json, _text(result, bool(radii)))
+    result = report(certificate, model, radii, **given).as_dict()
+    return result, _text(result, bool(radii))
 
 
 def _text(result: dict[str, Any], chosen: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from boxnn_numba.cli.config import read_config
-from boxnn_numba.cli.console import as_flags
+from boxnn_numba.cli.console import as_flags, emit, running
 from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import BoxNNError, OptionError
 
@@ -29,7 +29,15 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command with its options in sections, whose errors speak of its options."""
+    """A command with its options in sections, whose errors speak of its options.
+
+    Its function returns what to print, a result (with `as_dict`, or a dict) and that as text. It
+    is called with `run`, the `RunOptions`, if the command says what it is `doing`.
+    """
+
+    def __init__(self, *arguments: Any, doing: str | None = None, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self._doing = doing
 
     def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
         """Return the options by section, in the order of the help text."""
@@ -49,12 +57,22 @@ class Command(click.Command):
                 formatter.write_dl([record for record in records if record is not None])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command and print its result."""
         try:
-            return super().invoke(ctx)
+            if self._doing is None:
+                shown = super().invoke(ctx)
+            else:
+                with running(self._doing.format(**ctx.params), ctx.params) as ctx.params["run"]:
+                    shown = super().invoke(ctx)
+            if shown is not None:
+                emit(*shown)
         except BoxNNError as error:
             error.args = (as_flags(str(error)),)
             raise
+
+
+#: What a command prints, and that as text.
+Output = tuple[Any, str]
 
 
 class Group(click.Group):
@@ -70,6 +88,11 @@ class StorePath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check a local path as `click.Path` does; let a URL through."""
         return value if is_url(value) else super().convert(value, param, ctx)
+
+
+def command(short_help: str, doing: str | None = None) -> Callable[[Any], click.Command]:
+    """Make a `Command` of a function."""
+    return click.command(cls=Command, short_help=short_help, doing=doing)
 
 
 # --- options ---------------------------------------------------------------------------
@@ -137,8 +160,8 @@ resume = _output("--resume", is_flag=True, help="Continue a run that was stopped
 #: What every command takes.
 common = all_of(
     _output("--quiet", "-q", is_flag=True, help="Show no progress."),
-    _output("--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json,
-            help="Print one JSON object."),
+    _output("--json", "as_json", is_flag=True, is_eager=True, expose_value=False,
+            callback=_remember_json, help="Print one JSON object."),
     _output("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
 )  # fmt: skip
 #: `run` for what starts again when it was stopped.

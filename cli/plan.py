@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.errors import OptionError
 
 
@@ -41,7 +41,7 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
         raise OptionError(advice) from None
 
 
-@click.command(cls=options.Command, short_help="Predict time and memory on a cluster.")
+@options.command("Predict time and memory on a cluster.")
 @click.option("--samples", default=60_000, help="Samples N.")
 @click.option("--features", default=784, help="Features n.")
 @click.option("--boxes", default=2500, help="Boxes M.")
@@ -72,9 +72,8 @@ def plan(
     plot: str | None,
     overwrite: bool,
     quiet: bool,
-    as_json: bool,
     **sizes: Any,
-) -> None:
+) -> options.Output:
     """Predict training and certification on a cluster that is not there.
 
     Step and epoch time, bytes, memory, what limits them, and how it goes on to
@@ -100,4 +99,4 @@ def plan(
     result = predict(job, clusters[0], known)
     if plot is not None:
         draw_plan([(f"{job.boxes:,} boxes", job, clusters)], known, plot, overwrite=overwrite)
-    console.emit(result, as_json, plan_text(result))
+    return result, plan_text(result)

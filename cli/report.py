@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 
 
-@click.command(cls=options.Command, short_help="Draw and compare certificates on one page.")
+@options.command("Draw and compare certificates on one page.", "Report")
 @click.argument("certificates", nargs=-1, required=True, type=options.StorePath(), metavar="CERT")
 @options.out("Folder to make (must be new).")
 @click.option(
@@ -32,16 +32,15 @@ from boxnn_numba.cli import console, options
 @options.convention
 @options.overwrite("Replace an earlier report.")
 @options.common
-def report(certificates: tuple[str, ...], out: str, as_json: bool, **given: Any) -> None:
+def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Output:
     """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
 
     CERT are files made by `boxnn certify`, all of one data set and split.
     """
     from boxnn_numba.pipelines.report.report import report as make_report
 
-    with console.running("Report", given) as run:
-        result = make_report(certificates, out, run=run, **given).as_dict()
-    console.emit(result, as_json, _text(result))
+    result = make_report(certificates, out, **given).as_dict()
+    return result, _text(result)
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 
 _TARGETS = (
     *("table1", "table2", "table3"),
@@ -15,7 +15,7 @@ _TARGETS = (
 )
 
 
-@click.command(cls=options.Command, short_help="Rerun a table or figure of the paper and compare.")
+@options.command("Rerun a table or figure of the paper and compare.", "reproducing {target}")
 @click.argument("target", type=click.Choice(_TARGETS), metavar="TARGET")
 @options.out("Folder for results and their runs.")
 @click.option("--data", type=options.StorePath(exists=True), help="Dataset of MNIST.")
@@ -30,7 +30,7 @@ _TARGETS = (
 @options.overwrite("Delete an earlier reproduction at --out.")
 @options.resume
 @options.common
-def reproduce(target: str, out: str, as_json: bool, **given: Any) -> None:
+def reproduce(target: str, out: str, **given: Any) -> options.Output:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
 
     TARGET is table1, table2, table3, figure2 ... figure10, ablation (Table 4 and
@@ -42,8 +42,7 @@ def reproduce(target: str, out: str, as_json: bool, **given: Any) -> None:
     """
     from boxnn_numba.pipelines.reproduce.reproduce import reproduce as reproduce_target
 
-    with console.running(f"reproducing {target}", given) as run:
-        result = reproduce_target(target, out, run=run, **given)
+    result = reproduce_target(target, out, **given)
     texts = [item["text"] for item in result.targets.values()]
     summary = f"{result.seconds:.0f} s; results: {result.out}"
-    console.emit(result, as_json, "\n\n".join([*texts, summary]))
+    return result, "\n\n".join([*texts, summary])

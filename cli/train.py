@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.training.options import GROUPS, OPTIONS, preset_value, resolve
 
 # The first is the default.
@@ -51,7 +51,7 @@ training_options = options.all_of(
 )
 
 
-@click.command(cls=options.Command, short_help="Train a model on a dataset.")
+@options.command("Train a model on a dataset.", "training")
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("Where the model goes (or .zip).")
 @preset_option
@@ -66,8 +66,8 @@ training_options = options.all_of(
 @options.run
 @options.common
 def train(
-    data: str, out: str, preset: str, checkpoint_seconds: float, as_json: bool, **given: Any
-) -> None:
+    data: str, out: str, preset: str, checkpoint_seconds: float, run: Any, **given: Any
+) -> options.Output:
     """Train a model on the training split of dataset DATA.
 
     A part of the training split (--validation) selects the best epoch; the test
@@ -79,13 +79,11 @@ def train(
     from boxnn_numba.data.dataset import open_dataset
     from boxnn_numba.pipelines.training.train import train as train_model
 
-    with console.running("training", given) as run:
-        resolve(preset, given)  # what is wrong with options comes before what is with data
-        settings = resolve(preset, given, open_dataset(data).are_images)
-        trained = train_model(
-            data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
-        )
-    result = trained.as_dict()
+    resolve(preset, given)  # what is wrong with options comes before what is with data
+    settings = resolve(preset, given, open_dataset(data).are_images)
+    result = train_model(
+        data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
+    ).as_dict()
     text = (
         f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
         f"{result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
@@ -93,7 +91,7 @@ def train(
     text += "".join(f"\nwarning: {sentence}" for sentence in result["warnings"])
     if "cluster" in result:
         text += "\n" + _cluster_text(result["cluster"])
-    console.emit(result, as_json, text)
+    return result, text
 
 
 def _validation_text(figures: dict[str, Any]) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import console, options
+from boxnn_numba.cli import options
 from boxnn_numba.cli.train import preset_option, training_options
 
 
-@click.command(cls=options.Command, short_help="Search training options on held-out data.")
+@options.command("Search training options on held-out data.", "tuning")
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("JSON file of the study.", click.Path(dir_okay=False))
 @click.option("--trials", default=20, help="Trials that there are to be.")
@@ -24,8 +24,8 @@ from boxnn_numba.cli.train import preset_option, training_options
 @options.run
 @options.common
 def tune(
-    data: str, out: str, trials: int, preset: str, search: str | None, as_json: bool, **given: Any
-) -> None:
+    data: str, out: str, preset: str, trials: int, search: str | None, run: Any, **given: Any
+) -> options.Output:
     """Search training options for dataset DATA with Optuna (pip install 'boxnn-numba[tune]').
 
     Maximised on the held-out part of the training split: the certified accuracy at --radius, or
@@ -38,13 +38,10 @@ def tune(
     from boxnn_numba.pipelines.model_selection.tune import command_line
     from boxnn_numba.pipelines.model_selection.tune import tune as search_options
 
-    with console.running("tuning", given) as run:
-        found = search_options(
-            data, out, given, preset=preset, trials=trials, search=names, run=run
-        )
+    found = search_options(data, out, given, preset=preset, trials=trials, search=names, run=run)
     ended = ", ".join(f"{count} {state}" for state, count in found.trials.items())
     text = f"{out}: {ended} in {found.seconds:.0f} s"
     if found.best is not None:
         text += f"\nbest {found.objective}: {found.best['value']:.4f}\n"
         text += command_line(found, data)
-    console.emit(found, as_json, text)
+    return found, text
