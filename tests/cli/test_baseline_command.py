@@ -108,7 +108,7 @@ def test_what_is_there_is_not_replaced(fake: Run) -> None:
         ((*FPA, "train", "tiny.zarr", "--out", "m"), 2, "--parts"),
         ((*RA, "train", "no.zarr", "--out", "m", "--retained", 2), 2, "no.zarr"),
         ((*TRAIN_RA, "--resume"), 2, "ra.zarr already exists"),
-        ((*TRAIN_RA, "--out", "m", "--base", "cnn"), 2, "of shape (12,); pass mlp as --base"),
+        ((*TRAIN_RA, "--out", "m", "--base", "cnn"), 2, "or mlp as --base"),
         ((*TRAIN_RA, "--out", "m", "--seed", -1), 2, "seed is -1"),
         ((*TRAIN_RA, "--out", "m", "--threads", 0), 2, "threads is 0"),
         ((*TRAIN_RA[:-4], "--retained", 99, "--device", "cpu"), 2, "retained is 99"),

@@ -7,15 +7,13 @@ import pytest
 
 from boxnn_numba.training.initial_boxes import Seeds, grown, half_side
 
-RNG = np.random.default_rng(0)
-
 
 def boxes_around(codes: np.ndarray, labels: list[int], half: float) -> Seeds:
     return Seeds.none(codes.shape[1]).joined(codes, np.array(labels), half)
 
 
 def test_joined_boxes_are_sorted_and_keep_their_order() -> None:
-    codes = RNG.integers(0, 256, (6, 3), dtype=np.uint8)
+    codes = np.random.default_rng(0).integers(0, 256, (6, 3), dtype=np.uint8)
     seeds = boxes_around(codes[:4], [2, 0, 2, 0], 10.0).joined(codes[4:], np.array([1, 0]), 0.0)
     assert seeds.labels.tolist() == [0, 0, 0, 1, 2, 2]
     order, halves = [1, 3, 5, 4, 0, 2], np.array([10, 10, 0, 0, 10, 10])[:, None]
@@ -42,8 +40,8 @@ def test_new_boxes_are_around_wrong_samples_and_within_the_shares() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_few_samples_lie_in_a_new_box_of_another_class(n: int) -> None:
-    index = np.repeat(np.arange(8), 25)
-    codes = (30 * index[:, None] + RNG.integers(0, 40, (200, n))).astype(np.uint8)
+    index, rng = np.repeat(np.arange(8), 25), np.random.default_rng(0)
+    codes = (30 * index[:, None] + rng.integers(0, 40, (200, n))).astype(np.uint8)
     half = half_side(boxes_around(codes, index.tolist(), 0.0), codes, index, 25.5, seed=0)
     inside = 0
     for x, label in zip(codes.astype(int), index, strict=True):
