@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ import numpy as np
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.model_store import load_model, model_digest, write_model
 from boxnn_numba.data.paths import Name
+from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.errors import BoxNNError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
@@ -55,12 +55,11 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     if len(models) < 2:
         raise OptionError("an ensemble needs two models or more; pass their paths")
     parts = [load_model(path) for path in models]
-    seen: set[bytes] = set()
+    seen = set()
     for path, part in zip(models, parts, strict=True):
         _check_fit(models[0], parts[0], path, part)
         for boxes in part.box_sets:
-            content = boxes.lower.tobytes() + boxes.upper.tobytes() + boxes.labels.tobytes()
-            key = hashlib.sha256(content).digest()
+            key = tuple(map(array_digest, (boxes.lower, boxes.upper, boxes.labels)))
             if key in seen:
                 raise OptionError(f"{path} has the boxes of a model before it; pass each once")
             seen.add(key)

@@ -111,14 +111,12 @@ def ingest(
     sources = [name for name in (source, labels, directory) if name is not None]
     local = [name for name in sources if Path(name).exists()]
     with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
-        plan = _plan(opened, test_fraction, seed)
-        classes, n_rows = plan.index.classes, plan.n_rows
-        writer = DatasetWriter(
-            folder, source=opened.description, classes=classes, n_rows=n_rows, **header
-        )
+        index, n_rows, split = _plan(opened, test_fraction, seed)
+        about = {"source": opened.description, "classes": index.classes, **header}
+        writer = DatasetWriter(folder, n_rows=n_rows, **about)
         run.progress.start(sum(n_rows.values()), "rows")
-        for split, x, y in _rows(opened, plan, header["codes"]):
-            writer.append(split, x, y)
+        for part, x, y in _rows(opened, index, split, header["codes"]):
+            writer.append(part, x, y)
             run.progress.advance(len(y))
         digest = writer.finish()
     return Ingested(
@@ -126,19 +124,10 @@ def ingest(
         path=str(out),
         rows=n_rows,
         features=opened.train.n_features,
-        classes=classes,
+        classes=index.classes,
         digest=digest,
         seconds=round(time.perf_counter() - started, 3),
     )
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What the first pass over the labels has found."""
-
-    index: LabelIndex
-    n_rows: dict[str, int]
-    split: StratifiedSplit | None
 
 
 def _feature_shape(source: Source, shape: Sequence[int] | None) -> tuple[int, ...]:
@@ -153,7 +142,10 @@ def _feature_shape(source: Source, shape: Sequence[int] | None) -> tuple[int, ..
     return validation.sample_shape(shape, source.train.n_features)
 
 
-def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
+def _plan(
+    source: Source, test_fraction: float, seed: int
+) -> tuple[LabelIndex, dict[str, int], StratifiedSplit | None]:
+    """Return the classes, the rows of each split, and how a source without splits is split."""
     train = source.train
     found = count_labels(train.labels())
     if not found:
@@ -173,23 +165,24 @@ def _plan(source: Source, test_fraction: float, seed: int) -> _Plan:
                 f"no class of {train.place} has enough rows for a test split of "
                 f"{test_fraction:g}; raise `test_fraction`"
             )
-        return _Plan(index, {"train": total - n_test, "test": n_test}, split)
+        return index, {"train": total - n_test, "test": n_test}, split
     place = f"the test split of {source.test.place}"
     n_test = int(index.counts(count_labels(source.test.labels()), place).sum())
-    return _Plan(index, {"train": total, "test": n_test}, None)
+    return index, {"train": total, "test": n_test}, None
 
 
-def _rows(source: Source, plan: _Plan, codes: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield blocks of rows with the split that they are of."""
-    for split, table in (("train", source.train), ("test", source.test)):
+def _rows(
+    source: Source, index: LabelIndex, split: StratifiedSplit | None, codes: bool
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for name, table in (("train", source.train), ("test", source.test)):
         if table is None:
             continue
         for block in table.blocks():
             x = stored_features(block, table, codes)
-            y = plan.index.encode(block.labels, table.place)
-            if plan.split is None:
-                yield split, x, y
+            y = index.encode(block.labels, table.place)
+            if split is None:
+                yield name, x, y
                 continue
-            is_test = plan.split.is_test(y)
+            is_test = split.is_test(y)
             yield "train", x[~is_test], y[~is_test]
             yield "test", x[is_test], y[is_test]

@@ -34,13 +34,8 @@ def open_run_folder(
 ) -> Path:
     """Make the folder of a command, or find the one to add to where the run is resumed.
 
-    A file `marker` with `content` says that it is of this command.
-
-    Raises
-    ------
-    OptionError
-        It is a URL, exists and is neither to be replaced nor resumed (or both), or is not of
-        this command.
+    A file `marker` with `content` says that it is of this command. Raises `OptionError` where it
+    is a URL, exists and is neither to be replaced nor resumed (or both), or is not of this command.
     """
 
     def owns(folder: Path) -> bool:

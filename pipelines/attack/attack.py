@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -76,20 +77,15 @@ class AttackSummary(Standing):
 
     Attributes
     ----------
-    attack, method
-        The file, and how the samples were attacked.
-    split, n
-        Which samples, and how many.
+    split
+        Where the samples are from.
     seconds
         That it took.
     cluster
         Where the time of a cluster went; None without one.
     """
 
-    attack: str
-    method: str
     split: str
-    n: int
     seconds: float
     cluster: Spent | None = None
 
@@ -212,12 +208,12 @@ def attack(
     }
     spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
     return AttackSummary(
-        **_stands(out, subject, radii).as_dict(), attack=str(out), method=options.method,
-        split=split, n=subject.n_rows, seconds=time.perf_counter() - began, cluster=spent,
+        **_stands(out, subject, radii), attack=str(out), method=options.method,
+        split=split, seconds=time.perf_counter() - began, cluster=spent,
     )  # fmt: skip
 
 
-def _stands(out: Name, subject: Subject, radii: Sequence[int]) -> Standing:
+def _stands(out: Name, subject: Subject, radii: Sequence[int]) -> dict[str, Any]:
     """Return how accuracy stands under attack, beside what is certified of the same samples."""
     file, dataset, model = open_attack(out), subject.dataset, subject.stored
     outcomes = []

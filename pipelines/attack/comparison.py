@@ -29,21 +29,16 @@ class UnderAttack(Standing):
 
     Attributes
     ----------
-    attack, method
-        The file, and how samples were attacked.
     max_features
         That the attack could change; None for any number.
     features
         File that says which it could change; None for all.
-    n, of
-        Rows that both files have, of those certified.
+    of
+        Rows that are certified; `n` are in both files.
     """
 
-    attack: str
-    method: str
     max_features: int | None
     features: str | None
-    n: int
     of: int
 
 
@@ -65,14 +60,14 @@ def hold_against(
         )
     file = open_attack(attack)
     _check_same(certificate, file)
-    certified, attacked = _common_rows(certificate, file)
+    _, certified, attacked = np.intersect1d(certificate.row, file.row, True, return_indices=True)
     _check_sound(certificate, file, certified, attacked)
     prediction, radius, label = (values[certified] for values in certificate.outcome())
     options = file.attributes["options"]
     return UnderAttack(
-        **standing(prediction, radius, label, file.changed[attacked], radii).as_dict(),
+        **standing(prediction, radius, label, file.changed[attacked], radii),
         attack=str(attack), method=options["method"], max_features=_most_changes(file),
-        features=options.get("features"), n=len(attacked), of=len(certificate),
+        features=options.get("features"), of=len(certificate),
     )  # fmt: skip
 
 
@@ -124,12 +119,6 @@ def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
                 f"{certificate.path} and {attack.path} are not of the same {what} "
                 f"({mine[short]} and {yours[short]}); run boxnn attack on what was certified"
             )
-
-
-def _common_rows(certificate: CertificateFile, attack: AttackFile) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places in each file of the rows that both have; the first row is always one."""
-    _, *places = np.intersect1d(certificate.row, attack.row, True, return_indices=True)
-    return places[0], places[1]
 
 
 def _check_sound(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,11 +66,16 @@ class Standing(Result):
         Features that attacks change, on average; None without one.
     accuracy
         Without an attack.
+    attack, method, n
+        The file, how samples were attacked, and how many.
     radii
         Radius as string -> ``certified_accuracy``, ``robust_accuracy`` under attack, and the
         ``gap``, robust less certified accuracy.
     """
 
+    attack: str
+    method: str
+    n: int
     found: float
     meets: float
     mean_changed: float | None
@@ -83,23 +89,21 @@ def standing(
     label: np.ndarray,
     changed: np.ndarray,
     radii: Sequence[int],
-) -> Standing:
-    """Return how accuracy stands; `changed` is what attacks need, -1 where none was found."""
+) -> dict[str, Any]:
+    """Return a `Standing` but for its file; `changed` is what attacks need, -1 for none found."""
     found = changed >= 0
     resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
     robust = 100.0 * margin.certified_accuracy(prediction, resisted, label, radii)
     certified = 100.0 * margin.certified_accuracy(prediction, radius, label, radii)
-    return Standing(
-        found=100.0 * float(found.mean()),
-        meets=100.0 * float((changed == radius + 1).mean()),
-        mean_changed=float(changed[found].mean()) if found.any() else None,
-        accuracy=100.0 * float((prediction == label).mean()),
-        radii={
-            str(r): {
-                "certified_accuracy": float(c),
-                "robust_accuracy": float(a),
-                "gap": float(a - c),
-            }
-            for r, c, a in zip(radii, certified, robust, strict=True)
-        },
-    )
+    curves = {
+        str(r): {"certified_accuracy": float(c), "robust_accuracy": float(a), "gap": float(a - c)}
+        for r, c, a in zip(radii, certified, robust, strict=True)
+    }
+    return {
+        "n": len(changed),
+        "found": 100.0 * float(found.mean()),
+        "meets": 100.0 * float((changed == radius + 1).mean()),
+        "mean_changed": float(changed[found].mean()) if found.any() else None,
+        "accuracy": 100.0 * float((prediction == label).mean()),
+        "radii": curves,
+    }

@@ -15,13 +15,7 @@ _ROWS = 8192
 
 
 def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
-    """Return the numbers of the training rows that training with some options holds out.
-
-    Raises
-    ------
-    OptionError
-        There are none.
-    """
+    """Return the numbers of the training rows that are held out; raise if there are none."""
     _, rows = validation_split(dataset.read_labels("train"), options.validation, options.seed)
     if len(rows) == 0:
         raise OptionError(

@@ -53,3 +53,16 @@ def table(
             point = {"radius": radius, "certified_accuracy": percent, "low": low, "high": high}
             lines.append({"group": row.group, **fixed, **point})
     return lines
+
+
+def cost_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the costs as a table."""
+    lines = ["cost to certify one image (seconds with reading and writing; multiply-adds):"]
+    for item in rows:
+        seconds = item["seconds_per_image"]
+        words = "unknown" if seconds is None else f"{seconds:.3g}"
+        lines.append(
+            f"  {item['method']:<8} {words:>12} s {item['multiply_adds_per_image']:12.3g}   "
+            f"({item['images']} images; {item['note']})"
+        )
+    return "\n".join(lines)

@@ -84,16 +84,14 @@ def curve_panels(panels: Sequence[Panel], title: str, columns: int = 2) -> Figur
     legend = 0.22 * -(-most // 2) if below else 0.0
     width = {1: 7.6, 2: 6.2}.get(columns, 4.6)
     figure = new_figure(width * columns, (3.9 + legend) * lines)
-    grid = figure.subplots(lines, columns, squeeze=False)
     look: dict[str, Any] = {"loc": "upper right"}
     if below:
         look = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.15), "ncols": 2}
-    for axes, (head, curves) in zip(grid.flat, panels, strict=False):
+    for place, (head, curves) in enumerate(panels, 1):
+        axes = figure.add_subplot(lines, columns, place)
         _draw_panel(axes, curves)
         axes.set_title(head, loc="left", fontsize=10)
         axes.legend(fontsize=8.5, frameon=False, handlelength=3, **look)
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.set_axis_off()
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 
@@ -136,39 +134,27 @@ def _visible(row: Row) -> tuple[list[int], list[float]]:
 
 def table_picture(rows: Sequence[Row], title: str) -> Figure:
     """Draw a table of certified accuracies, darker where more is certified, ours in bold."""
-    from matplotlib import colormaps
-
-    shades = colormaps["Blues"]
-    left, cell, line = 3.7, 0.62, 0.25
-    width, height = left + cell * len(TABLE_RADII) + 0.2, line * (len(rows) + 1) + 0.75
-    figure = new_figure(width, height, layout=None)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.set_axis_off()
-    axes.text(0.12, 0.22, title, fontsize=11, va="center")
-    top = 0.5
-    axes.text(0.12, top + line / 2, "method", fontsize=9, va="center", color="#555b66")
-    for column, radius in enumerate(TABLE_RADII):
-        centre = left + cell * (column + 0.5)
-        text = f"r = {radius}" if column == 0 else str(radius)
-        axes.text(centre, top + line / 2, text, fontsize=9, ha="center", va="center")
-    for index, row in enumerate(rows):
-        down = top + line * (index + 1)
+    figure = new_figure(10.8, 0.25 * (len(rows) + 1) + 0.75)
+    axes = figure.subplots()
+    values = [[row.at(radius) for radius in TABLE_RADII] for row in rows]
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=100 / 0.75, aspect="auto")
+    names = [f"r = {radius}" if radius == 0 else str(radius) for radius in TABLE_RADII]
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_yticks(range(len(rows)), [row_label(row) for row in rows], fontsize=9)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    for index, (row, label) in enumerate(zip(rows, axes.get_yticklabels(), strict=True)):
         weight = "bold" if row.ours else "normal"
-        axes.text(0.12, down + line / 2, row_label(row), fontsize=9, va="center", weight=weight)
-        for column, radius in enumerate(TABLE_RADII):
-            value = row.at(radius)
-            start = left + cell * column
-            colour = shades(0.75 * value / 100)
-            axes.fill_between([start, start + cell], down, down + line, color=colour, linewidth=0)
+        label.set_fontweight(weight)
+        for column, value in enumerate(values[index]):
             axes.text(
-                start + cell / 2, down + line / 2, f"{value:.1f}" if value else "0",
+                column, index, f"{value:.1f}" if value else "0",
                 fontsize=9, ha="center", va="center", weight=weight,
                 color="white" if value > 80 else "#1f2430",
             )  # fmt: skip
         if index == 0 or rows[index - 1].family != row.family:
-            axes.plot([0.1, width - 0.1], [down, down], color="#8a909b", linewidth=0.8)
+            axes.axhline(index - 0.5, color="#8a909b", linewidth=0.8)
     return figure
 
 

@@ -19,8 +19,7 @@ from boxnn_numba.pipelines.ingest import ingest
 from boxnn_numba.pipelines.machine import describe_machine
 from boxnn_numba.pipelines.reproduce import rows as remarks
 from boxnn_numba.pipelines.reproduce import runs as reproduce_runs
-from boxnn_numba.pipelines.reproduce.cost import cost_text, costs
-from boxnn_numba.pipelines.reproduce.files import report_text, table
+from boxnn_numba.pipelines.reproduce.files import cost_text, report_text, table
 from boxnn_numba.pipelines.reproduce.plots import picture
 from boxnn_numba.pipelines.reproduce.runs import SCALES, RunStore, Scale
 from boxnn_numba.pipelines.reproduce.targets import (
@@ -29,6 +28,7 @@ from boxnn_numba.pipelines.reproduce.targets import (
     PANELS,
     ablation_rows,
     comparison_rows,
+    costs,
 )
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 

@@ -193,3 +193,36 @@ def ablation_titles(target: str, rows: Sequence[Row]) -> list[tuple[str, list[tu
 
 def _figures(target: str) -> tuple[str, ...]:
     return tuple(ABLATIONS) if target == "ablation" else (target,)
+
+
+# --- cost --------------------------------------------------------------------------------------
+
+
+def costs(store: RunStore) -> list[dict[str, Any]]:
+    """Return what certifying an MNIST image took with every method, as its run measured it."""
+    file = store.boxnn("mnist", "graded").certificate()
+    work = file.attributes["training"]["options"]["boxes"] * store.opened["mnist"].n_features
+    note = "M x n penalties, each a few operations on bytes, counted as one multiply-add"
+    rows = [_cost("Box-NN", file, work, note)]
+    passes = store.scale.samples + store.scale.guess_samples
+    for method, note in (
+        ("ra", f"{passes:,} passes through a network; RA^B has the same votes"),
+        ("fpa", "a pass through each network; FPA^B has the same scores"),
+    ):
+        for setting in store.settings("mnist", method):
+            file = store.baseline("mnist", method, setting).certificate("a")
+            name = f"{method.upper()}_{setting}"
+            rows.append(_cost(name, file, file.attributes["multiply_adds"], note))
+    return rows
+
+
+def _cost(method: str, file: CertificateFile, work: int, note: str) -> dict[str, Any]:
+    # Not known of a run that was killed after its last chunk, before that was recorded.
+    seconds = file.attributes["seconds_per_sample"]
+    return {
+        "method": method,
+        "seconds_per_image": None if seconds is None else float(f"{seconds:.4g}"),
+        "multiply_adds_per_image": work,
+        "images": len(file),
+        "note": note,
+    }
