@@ -35,7 +35,6 @@ from boxnn_numba.cli.certify import cluster_text
 @click.option("--seed", default=0, help="Of what is random.")
 @options.cluster
 @options.run
-@options.common
 def attack(
     model: str, data: str, out: str, split: str, limit: int | None, run: Any, **given: Any
 ) -> options.Output:

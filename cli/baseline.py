@@ -45,7 +45,6 @@ _train_options = options.all_of(
     click.option("--epochs", type=int, help="Most passes over the training data."),
     click.option("--seed", default=0, help="Seed of the training."),
     options.run,
-    options.common,
 )
 
 
@@ -103,7 +102,6 @@ def _certify_options(letters: str) -> options.Decorator:
         click.option("--limit", type=int, help="Certify only so many samples, evenly spread."),
         options.cluster,
         options.run,
-        options.common,
     )
 
 

@@ -27,7 +27,6 @@ from boxnn_numba.errors import OptionError
 @options.chunk
 @options.cluster
 @options.run
-@options.common
 def certify(
     out: str, certificate: str | None, limit: int | None, exact: int | None, **given: Any
 ) -> options.Output:
@@ -71,7 +70,6 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
 @options.overwrite("Replace what is at --out.")
 @options.device
 @options.chunk
-@options.common
 def predict(model: str, file: str, out: str, run: Any) -> options.Output:
     """Write the label and certified radius of every row of FILE, an .npy array.
 
@@ -153,7 +151,6 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     type=options.StorePath(exists=True),
     help="Attack file of the same model, data and split, to hold against the certificates.",
 )
-@options.common
 def evaluate(
     certificate: str, radii: str, convention: str, attack: str | None, quiet: bool
 ) -> options.Output:

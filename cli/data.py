@@ -19,7 +19,6 @@ def data() -> None:
 
 
 @data.command("list")
-@options.common
 def list_(quiet: bool) -> options.Output:
     """List the named data sets and whether they are on this machine."""
     from boxnn_numba.data.sources.catalogue import NAMED, available
@@ -38,7 +37,6 @@ def list_(quiet: bool) -> options.Output:
 
 @data.command(short_help="Download a data set from its official mirror.", doing="Fetching {name}")
 @click.argument("name")
-@options.common
 def fetch(name: str, run: Any) -> options.Output:
     """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
     from boxnn_numba.data.sources.catalogue import fetch as fetch_files
@@ -59,7 +57,6 @@ def fetch(name: str, run: Any) -> options.Output:
 @click.option("--test-fraction", default=0.2, help="If there is no test split.")
 @click.option("--seed", default=0, help="Seed of the test split.")
 @options.overwrite()
-@options.common
 def ingest(source: str, out: str, shape: str | None, **given: Any) -> options.Output:
     """Write SOURCE as a dataset.
 
@@ -78,7 +75,6 @@ def ingest(source: str, out: str, shape: str | None, **given: Any) -> options.Ou
 
 @data.command()
 @click.argument("path", type=options.StorePath())
-@options.common
 def info(path: str, quiet: bool) -> options.Output:
     """Show what is in the dataset at PATH."""
     import numpy as np
@@ -117,7 +113,6 @@ def info(path: str, quiet: bool) -> options.Output:
 
 @data.command(short_help="Compare a dataset with its checksums.")
 @click.argument("path", type=options.StorePath())
-@options.common
 def verify(path: str, quiet: bool) -> None:
     """Read every byte of the dataset at PATH and compare it with its checksums."""
     from boxnn_numba.data.dataset import verify_dataset

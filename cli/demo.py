@@ -18,7 +18,6 @@ _NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
 @click.option("--out", default="boxnn-demo", type=options.StorePath(), help="Folder.")
 @click.option("--seed", default=0, help="Seed of the training.")
 @options.overwrite()
-@options.common
 def demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
     """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.
 

@@ -13,7 +13,6 @@ from boxnn_numba.cli import options
 @click.argument("models", nargs=-1, required=True, type=options.StorePath(exists=True))
 @options.out("Where the model goes.")
 @options.overwrite()
-@options.common
 def ensemble(models: tuple[str, ...], out: str, run: Any) -> options.Output:
     """Make one model of MODELS that were trained on the same data with other seeds.
 

@@ -20,7 +20,6 @@ def export() -> None:
 @click.argument("model", type=options.StorePath(exists=True))
 @options.out("The .npz file.")
 @_overwrite
-@options.common
 def boxes(model: str, out: str, run: Any) -> options.Output:
     """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
 
@@ -36,7 +35,6 @@ def boxes(model: str, out: str, run: Any) -> options.Output:
 @click.argument("certificate", type=options.StorePath(exists=True))
 @options.out("The .csv or .parquet file.")
 @_overwrite
-@options.common
 def certificates(certificate: str, out: str, run: Any) -> options.Output:
     """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
 

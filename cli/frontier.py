@@ -19,7 +19,6 @@ from boxnn_numba.cli.train import training_options
 @training_options
 @options.cluster
 @options.run
-@options.common
 def frontier(data: str, out: str, targets: str, run: Any, **given: Any) -> options.Output:
     """Train preset graded, and preset target at each of --targets, on dataset DATA.
 

@@ -36,7 +36,6 @@ _GRADED = (
     "--samples", default=10_000, help="Uniform inputs that bound the volumes of decision regions."
 )
 @click.option("--seed", default=0, help="Of those inputs.")
-@options.common
 def localize(certificate: str, model: str, radii: tuple[int, ...], **given: Any) -> options.Output:
     """Report per class how localized the certified data are, in the sense of the paper.
 

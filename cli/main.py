@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -82,29 +82,27 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _tell(" ".join(error.format_message().split()), error.exit_code, asked)
-        sys.exit(error.exit_code)
+        _fail(" ".join(error.format_message().split()), error.exit_code, asked)
     except (click.Abort, KeyboardInterrupt):
-        _tell("Interrupted.", 130, asked, start="")
-        sys.exit(130)
+        _fail("Interrupted.", 130, asked, start="")
     except BoxNNError as error:
         if "--debug" in words:
             raise
-        _tell(str(error), error.exit_code, asked)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code, asked)
     except OSError as error:  # e.g. standard output is a full disk or a closed pipe
         if "--debug" in words:
             raise
-        with contextlib.suppress(OSError):
-            _tell(f"{error.strerror or error}; check where the output goes", 1, asked)
         _abandon_output()
+        with contextlib.suppress(OSError):
+            _fail(f"{error.strerror or error}; check where the output goes", 1, asked)
         sys.exit(1)
 
 
-def _tell(message: str, code: int, asked: dict[str, bool], start: str = "Error: ") -> None:
-    """Write one line, or one JSON object, on standard error."""
+def _fail(message: str, code: int, asked: dict[str, bool], start: str = "Error: ") -> NoReturn:
+    """Write one line, or one JSON object, on standard error, and exit."""
     as_json = json.dumps({"error": message, "exit_code": code})
     click.echo(as_json if asked["json"] else start + message, err=True)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -31,12 +31,27 @@ class Option(click.Option):
 class Command(click.Command):
     """A command with its options in sections, whose errors speak of its options.
 
-    Its function returns what to print, a result (with `as_dict`, or a dict) and that as text. It
-    is called with `run`, the `RunOptions`, if the command says what it is `doing`.
+    Beside its own options it has those that every command takes. Its function returns what to
+    print, a result (with `as_dict`, or a dict) and that as text. It is called with `run`, the
+    `RunOptions`, if the command says what it is `doing`.
     """
 
-    def __init__(self, *arguments: Any, doing: str | None = None, **attributes: Any) -> None:
-        super().__init__(*arguments, **attributes)
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        params: Sequence[click.Parameter] = (),
+        doing: str | None = None,
+        **attributes: Any,
+    ) -> None:
+        common = [
+            Option(["--quiet", "-q"], section=OUTPUT, is_flag=True, help="Show no progress."),
+            Option(["--json", "as_json"], section=OUTPUT, is_flag=True, is_eager=True,
+                   expose_value=False, callback=_remember_json, help="Print one JSON object."),
+            Option(["--debug"], section=OUTPUT, is_flag=True, expose_value=False,
+                   help="Show tracebacks."),
+        ]  # fmt: skip
+        super().__init__(name, params=[*params, *common], **attributes)
         self._doing = doing
 
     def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
@@ -138,7 +153,6 @@ def _remember_json(ctx: click.Context, parameter: click.Parameter, value: bool) 
 
 _FILE = click.Path(exists=True, dir_okay=False)
 _where = functools.partial(option, section=WHERE)
-_output = functools.partial(option, section=OUTPUT)
 
 split = choice("--split", ("test", "train"), help="Rows of the dataset to take.")
 convention = choice(
@@ -156,24 +170,16 @@ chunk = _where(
     "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
 )
 threads = _where("--threads", type=int, help="Threads to use; all cores by default.")
-resume = _output("--resume", is_flag=True, help="Continue a run that was stopped.")
-#: What every command takes.
-common = all_of(
-    _output("--quiet", "-q", is_flag=True, help="Show no progress."),
-    _output("--json", "as_json", is_flag=True, is_eager=True, expose_value=False,
-            callback=_remember_json, help="Print one JSON object."),
-    _output("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
-)  # fmt: skip
-#: `run` for what starts again when it was stopped.
-restart = all_of(
+resume = option("--resume", section=OUTPUT, is_flag=True, help="Continue a run that was stopped.")
+#: What long commands take.
+run = all_of(
+    resume,
     device,
     threads,
     overwrite(),
     option("--config", type=_FILE, is_eager=True, expose_value=False, callback=read_config,
            help="TOML file with values of options; the command line goes first."),
 )  # fmt: skip
-#: What long commands take.
-run = all_of(resume, restart)
 #: Fields of `ClusterOptions`.
 cluster = all_of(
     _where("--workers", type=int, help="Start this many local worker processes."),

@@ -62,7 +62,6 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
 @click.option("--constants", type=click.Path(), help="Measured constants, a JSON file.")
 @click.option("--plot", type=click.Path(), help="PNG file for the curve to 1,000 workers.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --plot.")
-@options.common
 def plan(
     bandwidth: tuple[str, ...],
     store_bandwidth: str | None,

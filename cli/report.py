@@ -31,7 +31,6 @@ from boxnn_numba.cli import options
 )
 @options.convention
 @options.overwrite("Replace an earlier report.")
-@options.common
 def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Output:
     """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
 

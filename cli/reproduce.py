@@ -29,7 +29,6 @@ _TARGETS = (
 @options.threads
 @options.overwrite("Delete an earlier reproduction at --out.")
 @options.resume
-@options.common
 def reproduce(target: str, out: str, **given: Any) -> options.Output:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
 

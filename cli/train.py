@@ -64,7 +64,6 @@ training_options = options.all_of(
 @training_options
 @options.cluster
 @options.run
-@options.common
 def train(
     data: str, out: str, preset: str, checkpoint_seconds: float, run: Any, **given: Any
 ) -> options.Output:

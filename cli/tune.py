@@ -22,7 +22,6 @@ from boxnn_numba.cli.train import preset_option, training_options
 )
 @training_options
 @options.run
-@options.common
 def tune(
     data: str, out: str, preset: str, trials: int, search: str | None, run: Any, **given: Any
 ) -> options.Output:

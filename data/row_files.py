@@ -31,16 +31,8 @@ def spread_rows(places: np.ndarray, count: int, total: int) -> np.ndarray:
 class AnyColumn(functools.cached_property[Value]):
     """An array of a `RowFile`, read when it is asked for the first time.
 
-    Parameters
-    ----------
-    meaning
-        What it holds, for the docs.
-    dtypes
-        Types that it may have.
-    second
-        Name of the second dimension, ``"K"`` classes or ``"n"`` features, or None.
-    fill
-        What stands in it before it is written.
+    `meaning` is what it holds, for the docs; `dtypes` are types that it may have; `second` is the
+    name of its second dimension, ``"K"`` classes or ``"n"`` features. It is made full of `fill`.
     """
 
     optional = False

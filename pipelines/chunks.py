@@ -39,14 +39,9 @@ class Worker(Protocol):
         """Return the model at a path, and what `compute` needs of it."""
 
     def compute(self, model: Any, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the arrays of a file for samples ``x``, all but their labels.
+        """Return the arrays of a file, all but the labels, for samples with numbers ``rows``.
 
-        Parameters
-        ----------
-        model
-            The second of what `load` returned.
-        x, rows
-            Samples, and their numbers in the split.
+        The model is the second of what `load` returned.
         """
 
 
@@ -185,7 +180,10 @@ def _open_inputs(
     (stored, ready), dataset = worker.load(model), open_dataset(data)
     if model_digest(stored) != model_digest_ or dataset.digest != data_digest:
         raise DataError(f"{model} or {data} changed while it was used; start again")
-    return ready, dataset, class_positions(stored.classes, dataset)
+    known = {label: index for index, label in enumerate(stored.classes)}
+    # Of the data set's classes among the model's; -1 for one that it never saw.
+    positions = np.array([known.get(label, -1) for label in dataset.classes], np.int32)
+    return ready, dataset, positions
 
 
 def run_chunk(index: int, job: ChunkJob) -> Spent:
@@ -260,7 +258,19 @@ class Subject:
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
         subject = cls(model, stored, data, dataset, split, dataset.n_rows(split)).limited(limit)
-        subject._check_match()
+        n_features = stored.boxes.n_features if isinstance(stored, BoxNN) else stored.n_features
+        if dataset.n_features != n_features:
+            raise DataError(
+                f"{data} has {dataset.n_features} features and {model} was trained on "
+                f"{n_features}; certify the data set that the model was trained for"
+            )
+        if dataset.is_codes != (stored.grid is None):
+            kinds = ("real features", "codes")
+            raise DataError(
+                f"{data} holds {kinds[dataset.is_codes]} and {model} was trained on "
+                f"{kinds[not dataset.is_codes]}; "
+                "ingest the data in the same way as the training data"
+            )
         return subject
 
     def limited(self, limit: int | None) -> Subject:
@@ -268,22 +278,6 @@ class Subject:
         total = self.dataset.n_rows(self.split)
         n_rows = total if limit is None else validation.integer("limit", limit, 1, total)
         return replace(self, n_rows=n_rows)
-
-    def _check_match(self) -> None:
-        """Raise unless the data have as many features as the model, of the same kind."""
-        n_features = _n_features(self.stored)
-        if self.dataset.n_features != n_features:
-            raise DataError(
-                f"{self.data} has {self.dataset.n_features} features and {self.model} was trained "
-                f"on {n_features}; certify the data set that the model was trained for"
-            )
-        codes = self.dataset.is_codes
-        if codes != (self.stored.grid is None):
-            kinds = ("codes", "real features") if codes else ("real features", "codes")
-            raise DataError(
-                f"{self.data} holds {kinds[0]} and {self.model} was trained on {kinds[1]}; "
-                "ingest the data in the same way as the training data"
-            )
 
     @functools.cached_property
     def model_digest(self) -> str:
@@ -306,10 +300,6 @@ class Subject:
         }
 
 
-def _n_features(model: BoxNN | BaselineModel) -> int:
-    return model.boxes.n_features if isinstance(model, BoxNN) else model.n_features
-
-
 def _shape_of(model: BoxNN | BaselineModel) -> dict[str, Any]:
     """Return the attributes of a file that say what a model is like."""
     # Votes missing to unanimity change by at most one where one submodel does.
@@ -319,9 +309,3 @@ def _shape_of(model: BoxNN | BaselineModel) -> dict[str, Any]:
         members = {"members": len(model.box_sets)} if model.others else {}
     classes, shape = list(model.classes), list(model.feature_shape or ())
     return {**units, **members, "classes": classes, "feature_shape": shape}
-
-
-def class_positions(classes: Sequence[Any], dataset: Dataset) -> np.ndarray:
-    """Map a data set's class indices to a model's; -1 for a class that it never saw."""
-    known = {label: index for index, label in enumerate(classes)}
-    return np.array([known.get(label, -1) for label in dataset.classes], np.int32)

@@ -32,22 +32,17 @@ _MOST_SAMPLES = 2**31 - 1
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the votes of a certificate file rest on; the last three are for RA.
-
-    Attributes
-    ----------
-    limit
-        Number of rows, spread evenly over the split; None for all.
-    samples, guess_samples
-        Samples that bound the share of a class, and that guess which class.
-    seed
-        Of the samples.
-    """
+    """What the votes of a certificate file rest on, as for `certify_baseline`."""
 
     limit: int | None = None
     samples: int = 10_000
     guess_samples: int = 1_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "guess_samples"):
+            validation.integer(name, getattr(self, name), low=1, high=_MOST_SAMPLES)
+        validation.integer("seed", self.seed, low=0)
 
 
 @dataclass(frozen=True)
@@ -58,14 +53,10 @@ class CertifiedBaseline(Result):
     ----------
     certificate, method
         The file, and ``"RA"``, ``"RA^B"``, ``"FPA^A"`` or ``"FPA^B"``.
-    split, n
-        Which samples, and how many.
-    accuracy, abstained
+    split, n, accuracy, median_certified_radius, seconds
+        As for `Certified`.
+    abstained
         In percent.
-    median_certified_radius
-        In features.
-    seconds
-        That it took.
     seconds_per_sample, multiply_adds
         Of certifying one sample.
     note
@@ -87,14 +78,9 @@ class CertifiedBaseline(Result):
 
 @dataclass(frozen=True)
 class BaselineWorker:
-    """Certifies a chunk by the votes of base classifiers.
+    """Certifies a chunk by the votes of base classifiers, as for `certify_baseline`.
 
-    Attributes
-    ----------
-    certificate, alpha, sampling, device
-        As for `certify_baseline`.
-    votes
-        Path of a file whose votes are used again and the digest that it must have, or None.
+    `votes` are the path of a file whose votes are used again, and the digest that it must have.
     """
 
     certificate: str
@@ -190,16 +176,12 @@ def certify_baseline(
     ----------
     model, data
         Base classifiers made by `train_baseline`, and a dataset with the same features.
-    out
-        Where the certificate file goes.
+    out, split, limit
+        As for `boxnn_numba.pipelines.certification.certify.certify`.
     certificate
         ``"a"`` or ``"b"``: RA or RA^B, FPA^A or FPA^B.
     method
         ``"ra"`` or ``"fpa"`` to refuse a model of the other; None takes any.
-    split
-        ``"test"`` or ``"train"``.
-    limit
-        Certify only this many rows, ``(arange(limit) * total) // limit``.
     samples, guess_samples, alpha, seed
         For RA, as for `boxnn_numba.baselines.ablation`. The result does not depend on where
         chunks run.
@@ -231,7 +213,6 @@ def certify_baseline(
     if votes_from is not None:
         votes, sampling = _open_votes(votes_from, subject, sampling)
         subject = subject.limited(sampling.limit)
-    _check_sampling(sampling)
     worker = BaselineWorker(
         certificate, alpha, sampling, usable_device(run.device),
         None if votes is None else (absolute(votes.path), votes.attributes["digest"]),
@@ -277,12 +258,6 @@ def _some(classes: Sequence[Any]) -> str:
     """Return the first classes in one line."""
     more = ", ..." if len(classes) > 3 else ""
     return ", ".join(map(repr, classes[:3])) + more
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    validation.integer("samples", sampling.samples, low=1, high=_MOST_SAMPLES)
-    validation.integer("guess_samples", sampling.guess_samples, low=1, high=_MOST_SAMPLES)
-    validation.integer("seed", sampling.seed, low=0)
 
 
 def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:
