@@ -26,6 +26,7 @@ from boxnn_numba.errors import ClusterError, OptionError
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import Executor
 from boxnn_numba.pipelines.training.box_copies import BoxSender, BoxUpdate, Message, current_boxes
+from boxnn_numba.training import softmin_stages
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Pair
 from boxnn_numba.training.problem import Problem
@@ -88,10 +89,11 @@ def forward_task(
         return None
     began = time.perf_counter()
     backend: Any = get_backend(device, 1)
+    forward: Any = softmin_stages.forward
     if backend.name == "cuda":
-        from boxnn_numba.training.cuda_trainer import forward
-    else:
-        from boxnn_numba.training.softmin_stages import forward
+        from boxnn_numba.training import cuda_trainer
+
+        forward = cuda_trainer.forward
     result = forward(backend, boxes.table, x, labels, boxes.problem)
     return result, time.perf_counter() - began
 
