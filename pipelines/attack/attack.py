@@ -26,7 +26,6 @@ from boxnn_numba.pipelines.attack.sandwich import (
     standing,
 )
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
-from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 
@@ -182,7 +181,6 @@ def attack(
     began, options = time.perf_counter(), options or AttackOptions()
     if run.device not in ("auto", "cpu"):
         raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
-    check_options(run.cluster)
     get_backend("cpu", run.threads)
     validation.choice("method", options.method, METHODS)
     validation.radii(radii)

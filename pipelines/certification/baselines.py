@@ -19,7 +19,6 @@ from boxnn_numba.data.model_store import load_baseline
 from boxnn_numba.data.paths import Name, absolute
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.chunks import Subject, run_chunks
-from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Certificates of each method.
@@ -205,7 +204,6 @@ def certify_baseline(
     from boxnn_numba.baselines.torch_networks import usable_device
 
     began = time.perf_counter()
-    check_options(run.cluster)
     subject = Subject.open(load_baseline, model, data, split, limit)
     _check(subject, method, certificate)
     validation.fraction("alpha", alpha)

@@ -19,7 +19,6 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
-from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.rivals import need_one_set, need_two_classes
 
@@ -128,7 +127,6 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
-    check_options(run.cluster)
     _check_kind(certificate, time_limit, run.device)
     # Of a cluster, the GPUs are the workers'.
     here = run.cluster.local

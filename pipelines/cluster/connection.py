@@ -44,13 +44,7 @@ def _security(options: ClusterOptions) -> Security | None:
 
 @contextlib.contextmanager
 def open_client(options: ClusterOptions) -> Iterator[Client]:
-    """Connect to the cluster that the options name, starting it if it is to be started.
-
-    Raises
-    ------
-    ClusterError
-        It cannot be reached.
-    """
+    """Connect to the cluster that the options name, starting it if it is to be started."""
     from distributed import Client
 
     security = _security(options)
@@ -146,10 +140,7 @@ def _restore_environment(before: dict[str, str | None]) -> None:
 
 def worker_report(paths: tuple[str, ...]) -> dict[str, Any]:
     """Return a worker's package version and which of some paths it cannot see."""
-    return {
-        "version": __version__,
-        "missing": [path for path in paths if not _sees(path)],
-    }
+    return {"version": __version__, "missing": [path for path in paths if not _sees(path)]}
 
 
 def _sees(path: str) -> bool:
@@ -178,13 +169,7 @@ def _reports(client: Client, paths: tuple[str, ...]) -> dict[str, Any]:
 
 
 def check_workers(client: Client, paths: tuple[str, ...]) -> None:
-    """Check that there are workers of this version that can read some paths.
-
-    Raises
-    ------
-    ClusterError
-        Names the worker and what is wrong with it.
-    """
+    """Check that there are workers of this version that can read some paths."""
     for worker, report in _reports(client, paths).items():
         if isinstance(report, BaseException):
             reason = (str(report).splitlines() or [type(report).__name__])[0]

@@ -255,13 +255,7 @@ class DaskExecutor:
         return True
 
     def wait_for_workers(self) -> None:
-        """Wait until a worker is there, e.g. after the last one died and is being restarted.
-
-        Raises
-        ------
-        ClusterError
-            None came back, or the scheduler is gone.
-        """
+        """Wait until a worker is there, e.g. after the last one died and is being restarted."""
         deadline = time.monotonic() + _RESTART_SECONDS
         with self.failures():
             self.count_workers(0)

@@ -21,7 +21,7 @@ from boxnn_numba.errors import ClusterError, InterruptedRunError
 from boxnn_numba.pipelines.cluster.connection import check_workers, open_client
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.gpus import give_gpus
-from boxnn_numba.pipelines.cluster.options import ClusterOptions, check_options
+from boxnn_numba.pipelines.cluster.options import ClusterOptions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -72,32 +72,17 @@ def connect(
     check: Sequence[str] = (),
     device: str = "cpu",
 ) -> Iterator[Executor]:
-    """Give the executor that the options ask for.
+    """Give the executor that the options ask for: this process with some threads, or a cluster.
 
-    Parameters
-    ----------
-    options
-        Which cluster.
-    threads
-        Threads of the kernels in this process.
-    check
-        Paths that every worker must be able to read.
-    device
-        With ``"cuda"`` every worker gets a GPU of its own.
-
-    Yields
-    ------
-    LocalExecutor or DaskExecutor
+    Every worker must be able to read the paths to `check`, and gets a GPU of its own with the
+    `device` ``"cuda"``.
 
     Raises
     ------
-    OptionError
-        Options contradict each other.
     ClusterError
         The cluster cannot be reached, or a worker has another version, cannot read a path or has
         no GPU.
     """
-    check_options(options)
     if options.local:
         yield LocalExecutor(get_backend("cpu", threads).threads)
         return

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_PLUGIN = "boxnn-gpu"
 
 
 def gpu_report() -> tuple[str, list[str]]:
@@ -47,19 +46,9 @@ def _gpu_count() -> int:
 
 
 def assign(reports: Mapping[str, tuple[str, list[str]]], share: bool) -> dict[str, str]:
-    """Return the GPU of each worker.
+    """Return the GPU of each worker, given its machine and the GPUs that it may use.
 
-    Parameters
-    ----------
-    reports
-        For each worker, in order, its machine and the GPUs that it may use.
-    share
-        Whether several workers may use one GPU where there are too few.
-
-    Raises
-    ------
-    ClusterError
-        A worker has no GPU, or none of its own and `share` is false.
+    Several workers `share` one only where there are too few and they may.
     """
     users: dict[tuple[str, str], int] = {}
     chosen = {}
@@ -84,16 +73,11 @@ def give_gpus(client: Client, share: bool) -> None:
     """Let every worker see one GPU, its own; workers that are started again get the same.
 
     A worker that joins later uses the first GPU that it sees.
-
-    Raises
-    ------
-    ClusterError
-        There are too few GPUs.
     """
     from distributed import WorkerPlugin
 
     class OneGpu(WorkerPlugin):
-        name = _PLUGIN
+        name = "boxnn-gpu"
 
         def __init__(self, devices: dict[Any, str]) -> None:
             self.devices = devices

@@ -29,6 +29,11 @@ class ClusterOptions:
         0 gives every worker all boxes.
     share_gpus
         Let several workers use one GPU where there are more workers than GPUs.
+
+    Raises
+    ------
+    OptionError
+        They do not fit together, or a file that they name is not there.
     """
 
     workers: int | None = None
@@ -42,6 +47,37 @@ class ClusterOptions:
     box_shards: int = 0
     share_gpus: bool = False
 
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            validation.positive("workers", self.workers)
+        if self.threads_per_worker is not None:
+            validation.positive("threads_per_worker", self.threads_per_worker)
+            if self.workers is None:
+                raise OptionError("`threads_per_worker` needs `workers`")
+        validation.integer("box_shards", self.box_shards, 0)
+        for name in ("box_shards", "share_gpus"):
+            if getattr(self, name) and self.local:
+                raise OptionError(f"`{name}` needs a cluster; pass `workers` or `scheduler`")
+        if sum(x is not None for x in (self.workers, self.scheduler, self.scheduler_file)) > 1:
+            raise OptionError("pass only one of `workers`, `scheduler` and `scheduler_file`")
+        tls = (self.tls_ca_file, self.tls_cert, self.tls_key)
+        if any(tls) and not all(tls):
+            raise OptionError("TLS needs all of `tls_ca_file`, `tls_cert` and `tls_key`")
+        for path in (*tls, self.scheduler_file):
+            if path is not None and not Path(path).is_file():
+                raise OptionError(f"{path} does not exist; check the path")
+        address = self.address
+        if any(tls) and address is not None and not address.startswith("tls://"):
+            raise OptionError(
+                f"`scheduler` {address} is a plain connection but TLS was asked for; "
+                "pass its tls:// address"
+            )
+        report = self.performance_report
+        if report is not None and not Path(report).absolute().parent.is_dir():
+            raise OptionError(
+                f"the folder of `performance_report` {report} does not exist; create it"
+            )
+
     @property
     def local(self) -> bool:
         """Whether everything runs in this process."""
@@ -49,13 +85,7 @@ class ClusterOptions:
 
     @property
     def address(self) -> str | None:
-        """The address of a running scheduler; None where one is to be started.
-
-        Raises
-        ------
-        OptionError
-            `scheduler_file` is no file of a scheduler.
-        """
+        """The address of a running scheduler; None where one is to be started."""
         if self.scheduler_file is None:
             return self.scheduler
         try:
@@ -69,40 +99,3 @@ class ClusterOptions:
 
 #: Everything in this process.
 IN_PROCESS = ClusterOptions()
-
-
-def check_options(options: ClusterOptions) -> None:
-    """Check that options fit together and that the files they name are there.
-
-    Raises
-    ------
-    OptionError
-        They do not.
-    """
-    if options.workers is not None:
-        validation.positive("workers", options.workers)
-    if options.threads_per_worker is not None:
-        validation.positive("threads_per_worker", options.threads_per_worker)
-        if options.workers is None:
-            raise OptionError("`threads_per_worker` needs `workers`")
-    validation.integer("box_shards", options.box_shards, 0)
-    for name in ("box_shards", "share_gpus"):
-        if getattr(options, name) and options.local:
-            raise OptionError(f"`{name}` needs a cluster; pass `workers` or `scheduler`")
-    if sum(x is not None for x in (options.workers, options.scheduler, options.scheduler_file)) > 1:
-        raise OptionError("pass only one of `workers`, `scheduler` and `scheduler_file`")
-    tls = (options.tls_ca_file, options.tls_cert, options.tls_key)
-    if any(tls) and not all(tls):
-        raise OptionError("TLS needs all of `tls_ca_file`, `tls_cert` and `tls_key`")
-    for path in (*tls, options.scheduler_file):
-        if path is not None and not Path(path).is_file():
-            raise OptionError(f"{path} does not exist; check the path")
-    address = options.address
-    if any(tls) and address is not None and not address.startswith("tls://"):
-        raise OptionError(
-            f"`scheduler` {address} is a plain connection but TLS was asked for; "
-            "pass its tls:// address"
-        )
-    report = options.performance_report
-    if report is not None and not Path(report).absolute().parent.is_dir():
-        raise OptionError(f"the folder of `performance_report` {report} does not exist; create it")

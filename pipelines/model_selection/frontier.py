@@ -17,7 +17,6 @@ from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.figures.curves import finish_curves, new_figure
 from boxnn_numba.pipelines.figures.palette import run_colour
 from boxnn_numba.pipelines.figures.published import published_rows
@@ -134,7 +133,6 @@ def frontier(
         Bad data, a run that diverged, or an output that cannot be written.
     """
     began = time.perf_counter()
-    check_options(run.cluster)
     get_backend(run.device if run.cluster.local else "cpu", run.threads)
     dataset = open_dataset(data)
     targets = [validation.integer("target", target, 1) for target in targets]

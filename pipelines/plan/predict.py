@@ -79,13 +79,8 @@ def certification(job: Job, hardware: Hardware, constants: Constants) -> dict[st
     """Predict the certification of all samples.
 
     Chunks are independent. Tasks, the store and the scheduler work side by side, so the slowest
-    of the three decides; before that every worker reads and lays out the model.
-
-    Returns
-    -------
-    dict
-        ``seconds``, ``bytes`` of the store, ``chunks``, ``parts`` (seconds of each) and the
-        ``bottleneck`` among them.
+    of the three decides; before that every worker reads and lays out the model. ``parts`` has the
+    seconds of each, ``bytes`` those of the store.
     """
     n = job.features
     rows = max(1, CHUNK_BYTES // n)
@@ -145,14 +140,9 @@ def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, floa
 
 
 def step(job: Job, hardware: Hardware, constants: Constants) -> dict[str, Any]:
-    """Predict a step, and hold it against one process with a worker's threads.
+    """Predict a step, and hold it against one process with a worker's threads (``local_seconds``).
 
-    Returns
-    -------
-    dict
-        ``seconds``, those of each of the ``phases``, ``shares`` (the fractions that workers,
-        network, Dask and client take), the ``bottleneck`` among them, ``local_seconds`` of the
-        process, ``speedup`` and ``efficiency``.
+    ``shares`` are the fractions that workers, network, Dask and client take.
     """
     phases = step_phases(job, hardware, constants)
     seconds = sum(phases.values())
@@ -201,13 +191,8 @@ def predict(job: Job, hardware: Hardware, constants: Constants) -> Plan:
 def curve(job: Job, hardware: Hardware, constants: Constants) -> list[dict[str, Any]]:
     """Predict a step for numbers of workers from 1 to 1,000 and the one asked for.
 
-    Where the boxes are split, there is a shard for every thread of the workers.
-
-    Returns
-    -------
-    list of dict
-        ``workers``, what `step` returns but ``shares`` and ``local_seconds``, and
-        ``communication`` (the fraction of a step that network and Dask take).
+    Where the boxes are split, there is a shard for every thread of the workers. ``communication``
+    is the fraction of a step that network and Dask take.
     """
     points = []
     for workers in sorted({*CURVE, hardware.workers}):

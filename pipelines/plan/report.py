@@ -110,23 +110,7 @@ def draw_plan(
     """Draw curves to 1,000 workers as a PNG file.
 
     A column per case: the speed-up of a step over one process with a worker's threads, and what a
-    step is made of on the first cluster.
-
-    Parameters
-    ----------
-    cases
-        Titles, jobs and clusters.
-    constants
-        What was measured.
-    path
-        The file to write.
-    overwrite
-        Replace what is there.
-
-    Raises
-    ------
-    OptionError, OutputError
-        It exists already or cannot be written.
+    step is made of on the fastest cluster.
     """
     figure = new_figure(5.4 * len(cases) + 0.4, 7.2)
     rows = figure.subplots(2, len(cases), squeeze=False, sharex=True)

@@ -46,16 +46,6 @@ def step_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[str,
     """Return the seconds of each phase of a training step on a cluster.
 
     It is a step in the middle of a run; in the beginning all boxes go out (`start`).
-
-    Parameters
-    ----------
-    job, hardware, constants
-        What is trained, where, and what was measured.
-
-    Returns
-    -------
-    dict
-        Seconds by name of the phase; their sum is the time of the step.
     """
     kind = _sharded_phases if hardware.box_shards else _called_phases
     return {

@@ -15,7 +15,6 @@ from boxnn_numba.data.checkpoint import Checkpoint
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
-from boxnn_numba.pipelines.cluster.options import check_options
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
     ClusterTrainer,
@@ -106,7 +105,6 @@ def train(
     """
     began = time.perf_counter()
     cluster = run.cluster
-    check_options(cluster)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if cluster.local else "cpu", run.threads).threads
     dataset = training_dataset(data)
