@@ -173,22 +173,16 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
 
 def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:
     """Name each run: a published defence as the paper does where that tells them apart."""
-    methods = [_published_name(file.attributes) for file in files]
-    return [
-        _with_kind(stem, file)
-        if method is None
-        else method
-        if methods.count(method) == 1
-        else f"{method} ({stem})"
-        for method, stem, file in zip(methods, _distinct_names(paths), files, strict=True)
-    ]
-
-
-def _with_kind(name: str, file: CertificateFile) -> str:
-    """Add to the name of a file of boxes which certificate it holds, but for the usual one."""
-    if file.certificate == "margin" or file.certificate in name:
-        return name
-    return f"{name} ({file.certificate})"
+    methods, names = [_published_name(file.attributes) for file in files], []
+    for published, stem, file in zip(methods, _distinct_names(paths), files, strict=True):
+        if published is not None:
+            once = methods.count(published) == 1
+            names.append(published if once else f"{published} ({stem})")
+        elif file.certificate == "margin" or file.certificate in stem:
+            names.append(stem)
+        else:
+            names.append(f"{stem} ({file.certificate})")
+    return names
 
 
 def _published_name(attributes: Mapping[str, Any]) -> str | None:

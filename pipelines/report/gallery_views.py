@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes
     from boxnn_numba.model import BoxNN
 
-#: The input that an attack made of a sample, and what it did.
-_Attacked = tuple[np.ndarray, Attack]
-
 #: Larger images are shown reduced: a page holds hundreds of them.
 LONGEST_SIDE = 64
 #: Features in the table of a sample that is not an image.
@@ -58,10 +55,11 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
         )
     brightest, shape = int(codes.max()), model.feature_shape or (codes.shape[1],)
     draw = _Drawing(shape, 255 / brightest if 0 < brightest < 128 else 1.0)
-    attacked = _attacked(run, samples)
+    places = attack_places(run)
     shown = []
-    for sample, values, own, boxes, found in zip(samples, x, codes, nearest, attacked, strict=True):
-        written, attack = found or (values, None)
+    for sample, values, own, boxes in zip(samples, x, codes, nearest, strict=True):
+        place = places[run.place(sample.index)]
+        written, attack = _attacked(run, place) or (values, None)
         if not is_image(shape):
             rows = _feature_rows(model, values, own, written, boxes)
             shown.append(replace(sample, rows=rows, n_features=x.shape[1], attack=attack))
@@ -85,20 +83,12 @@ def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> list[np.nd
     return [np.stack(both, axis=1) for both in zip(*pairs, strict=True)]
 
 
-def _attacked(run: Run, samples: Sequence[Sample]) -> list[_Attacked | None]:
-    """Return the input that an attack made of each sample, None where it was not attacked."""
-    if run.attack is None:
-        return [None] * len(samples)
-    file, places = run.attack, attack_places(run)
-    found: list[_Attacked | None] = []
-    for sample in samples:
-        place = int(places[run.place(sample.index)])
-        if place < 0:
-            found.append(None)
-        else:
-            name = str(run.classes[int(file.prediction[place])])
-            found.append((file.x[place], Attack(int(file.changed[place]), name)))
-    return found
+def _attacked(run: Run, place: int) -> tuple[np.ndarray, Attack] | None:
+    """Return the input that an attack made of a sample, by its place in the file, and how."""
+    if run.attack is None or place < 0:
+        return None
+    name = str(run.classes[int(run.attack.prediction[place])])
+    return run.attack.x[place], Attack(int(run.attack.changed[place]), name)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,16 @@ def render(
     name = runs[0].dataset_name
     published, series = published_rows(name), of_runs(runs)
     attacked = [run for run in runs if run.robust is not None]
+    # How the radii of a run are spread.
+    panels = [
+        {
+            "series": one,
+            "histogram": charts.histogram(runs, index),
+            "classes": charts.classes(runs, index),
+            "per_class": runs[index].per_class(),
+        }
+        for index, one in enumerate(series)
+    ]
     html = _environment()
     page = html.get_template("report.html").render(
         title=title,
@@ -66,7 +76,7 @@ def render(
         summaries=[run.summary() for run in runs],
         attacked=attacked,
         attacked_in_part=any(0 < run.attacked < len(run.label) for run in attacked),
-        panels=[_panel(runs, index, one) for index, one in enumerate(series)],
+        panels=panels,
         **_compared(runs, published, published_medians(name)),
         **_gallery(html.get_template("gallery.html"), runs, series, samples),
         **_settings(runs),
@@ -134,16 +144,6 @@ def _compared(
         "accuracy": accuracy,
         "best": [max(value or 0.0 for value in column) for column in columns],
         "attack": tables.attack_rows(runs, radii),
-    }
-
-
-def _panel(runs: Sequence[Run], index: int, series: Series) -> dict[str, Any]:
-    """Return how the radii of a run are spread: two charts and a table."""
-    return {
-        "series": series,
-        "histogram": charts.histogram(runs, index),
-        "classes": charts.classes(runs, index),
-        "per_class": runs[index].per_class(),
     }
 
 

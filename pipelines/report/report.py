@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from boxnn_numba import validation
@@ -22,7 +22,7 @@ from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample, select_samples
 from boxnn_numba.pipelines.report.page import render
 from boxnn_numba.pipelines.report.summary_files import write_tables
-from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.progress import Progress
 
 PAGE = "report.html"
@@ -44,7 +44,7 @@ _MOST_SAMPLES = 400
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Result):
     """What a report has written and found.
 
     Attributes
@@ -68,10 +68,6 @@ class Report:
     split: str | None
     runs: list[dict[str, Any]]
     notes: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it, ready for JSON."""
-        return asdict(self)
 
 
 def report(
