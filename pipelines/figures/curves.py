@@ -159,9 +159,11 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
 def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
     """Draw the rows of a family of published methods dotted; return the entry of the legend."""
     own = name == "Box-NN"
-    style = {"color": FAMILY_COLOURS[name], "linewidth": 2.2 if own else 1.2, "linestyle": ":"}
+    colour, width, order = FAMILY_COLOURS[name], 2.2 if own else 1.2, 3 if own else 2
     for row in rows:
-        (line,) = axes.plot(row.radii, row.percents, **style, zorder=3 if own else 2)
+        (line,) = axes.plot(
+            row.radii, row.percents, color=colour, linewidth=width, linestyle=":", zorder=order
+        )
     settings = ", ".join(str(method(row.method).setting) for row in rows)
     line.set_label(f"{method_label(name)} (paper{'' if own else f'; {settings}'})")
     return line

@@ -164,10 +164,10 @@ def _described(run: Run, chosen: dict[tuple[str, int], bool]) -> list[Sample]:
     samples = []
     for position, ((group, row), overall) in enumerate(chosen.items()):
         classes = int(run.label[row]), int(prediction[position]), int(rival[position])
-        names = (str(run.classes[index]) if index >= 0 else "unknown" for index in classes)
-        distances = (float(distance[position, index]) / run.units for index in classes[1:])
-        number = int(run.numbers[row])
+        names = [str(run.classes[index]) if index >= 0 else "unknown" for index in classes]
+        own, other = (float(distance[position, index]) / run.units for index in classes[1:])
+        place = int(run.numbers[row]), group, overall, *classes
         samples.append(
-            Sample(number, group, overall, *classes, *names, int(run.radius[row]), *distances)
+            Sample(*place, names[0], names[1], names[2], int(run.radius[row]), own, other)
         )
     return samples
