@@ -6,9 +6,9 @@ The public names are imported on first use, so that ``import boxnn_numba`` and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from boxnn_numba._lazy import lazy_names
 from boxnn_numba._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -43,17 +43,27 @@ __all__ = [
     "save_model",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "boxes": "Boxes",
-        "certificates.margin": "certified_accuracy certified_radius median_certified_radius",
-        "classifier": "Certificate",
-        "data.model_store": "load_model save_model",
-        "distances": "box_distance class_distance pairwise_distance",
-        "estimator": "BoxNNClassifier",
-        "grid": "Grid",
-        "model": "BoxNN",
-        "training.fit": "fit",
-    },
-)
+_HOMES = {
+    "boxes": "Boxes",
+    "certificates.margin": "certified_accuracy certified_radius median_certified_radius",
+    "classifier": "Certificate",
+    "data.model_store": "load_model save_model",
+    "distances": "box_distance class_distance pairwise_distance",
+    "estimator": "BoxNNClassifier",
+    "grid": "Grid",
+    "model": "BoxNN",
+    "training.fit": "fit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module (PEP 562)."""
+    for module, names in _HOMES.items():
+        if name in names.split():
+            value = globals()[name] = getattr(import_module(f"boxnn_numba.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -86,26 +86,12 @@ def pairwise_distance(
 ) -> np.ndarray:
     """Return the distance of every sample to every box, in integer units.
 
-    Parameters
-    ----------
-    x
-        (N, n) codes 0..255.
-    boxes
-        M boxes of n features.
-    out
-        (N, M) int32 array to write to; a new one by default.
-    device
-        Where arrays of the host are computed, as for `get_backend`.
+    Parameters and errors are those of `class_distance`; `out` is (N, M).
 
     Returns
     -------
     (N, M) int32
         ``D_m(x_i)`` in units of 1 / width, columns in the order of `boxes` (sorted by label).
-
-    Raises
-    ------
-    InputError
-        `x` is not codes, its features differ from the boxes', or `out` does not fit.
 
     Examples
     --------
@@ -165,14 +151,8 @@ def class_distance(
 def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
     """Return boxes laid out for the kernels of a backend, made once and kept while the boxes live.
 
-    Parameters
-    ----------
-    boxes
-        The boxes.
-    backend
-        Where they will be compared; backends of one device share what they need.
-    form
-        ``"table"`` for distances to all boxes, ``"layout"`` for those to classes.
+    Backends of one device share it. The form is ``"table"`` for distances to all boxes,
+    ``"layout"`` for those to classes.
     """
     known = _LAID_OUT.setdefault(boxes, {})
     key = backend.name, form
@@ -209,14 +189,9 @@ def _prepared(
         backend = get_backend("cuda")
         codes = backend.checked("x", x, np.uint8, (None, boxes.n_features))
         return backend, codes, backend.output(out, x, (codes.shape[0], columns))
-    codes = _codes_for(x, boxes)
-    return get_backend(device, None, chunk), codes, _output(out, (len(codes), columns))
-
-
-def _codes_for(x: ArrayLike, boxes: Boxes) -> np.ndarray:
     codes = validation.codes("x", x)
     validation.same_features("x", codes, boxes.n_features, "boxes")
-    return codes
+    return get_backend(device, None, chunk), codes, _output(out, (len(codes), columns))
 
 
 def _output(out: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:

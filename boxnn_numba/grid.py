@@ -80,10 +80,6 @@ class Grid:
             Most levels a feature may have, 2..256. A feature with no more distinct values
             gets one level each, edges half way between them; others get quantiles.
 
-        Returns
-        -------
-        Grid
-
         Raises
         ------
         InputError

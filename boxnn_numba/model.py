@@ -139,36 +139,15 @@ class BoxNN:
     ) -> np.ndarray:
         """Return the (N, K) int32 distances to the nearest box of each class, in units.
 
-        Of an ensemble, their sums over the sets of boxes.
-
-        Parameters
-        ----------
-        x
-            Samples, as for `encode`.
-        device, chunk
-            Where arrays of the host are computed, as for `get_backend`.
-
-        Raises
-        ------
-        InputError
-            As for `encode`.
+        Of an ensemble, their sums over the sets of boxes. Samples and errors are as for `encode`,
+        `device` and `chunk`, where arrays of the host are computed, as for `get_backend`.
         """
         return ensemble_distance(self.encode(x), self.box_sets, device, chunk)
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
         """Return the (N,) class labels of samples: those of the nearest boxes.
 
-        Parameters
-        ----------
-        x
-            Samples, as for `encode`.
-        device
-            Where arrays of the host are computed, as for `get_backend`.
-
-        Raises
-        ------
-        InputError
-            As for `encode`.
+        Parameters and errors are as for `class_distance`.
         """
         distance = self.class_distance(x, device)
         if on_gpu(distance):

@@ -43,23 +43,12 @@ def need_one_set(model: Classifier, what: str) -> None:
 def rivals_in_order(
     distance: np.ndarray, boxes: Boxes, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is predicted, and boxes of other classes in order of margin.
+    """Return what is predicted (N,), and boxes of other classes in order of margin (N, R).
 
-    Parameters
-    ----------
-    distance
-        (N, M) int32 distances to all boxes.
-    boxes
-        Boxes of at least two classes.
-    count
-        How many rivals to return; where there are fewer, the last is repeated.
-
-    Returns
-    -------
-    predicted : (N,) int64
-        Class index of the nearest box, ties to the smaller one.
-    order : (N, R) int64
-        Boxes with the smallest ``D_B + [class of B > predicted]`` first.
+    distance is (N, M) to all boxes, of two classes at least. The prediction is the class index of
+    the nearest box, ties to the smaller one. Boxes with the smallest
+    ``D_B + [class of B > predicted]`` are first, `count` of them; where there are fewer, the last
+    is repeated.
     """
     predicted = boxes.labels[distance.argmin(axis=1)].astype(np.int64)
     margin = distance.astype(np.int64) + (boxes.labels > predicted[:, None])
@@ -75,22 +64,10 @@ def rival_tuples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what an ensemble predicts, and boxes of one other class in every set, by margin.
 
-    Parameters
-    ----------
-    distances
-        Of each set, (N, M_e) int32 distances to its boxes.
-    sets
-        The sets of boxes, with boxes of at least two classes.
-    count
-        How many rivals to return at most; where there are fewer, the last is repeated.
-
-    Returns
-    -------
-    predicted : (N,) int64
-        Class index with the smallest sum of distances, ties to the smaller one.
-    order : (N, R, E) int64
-        Places of boxes among those of all sets. With one set the boxes of `rivals_in_order`; else
-        the nearest of each class, and those with the second nearest in one set.
+    As `rivals_in_order`, with the distances (N, M_e) of each of E sets. The prediction has the
+    smallest sum of distances. The boxes (N, R, E), R at most `count`, are places among those of all
+    sets: with one set those of `rivals_in_order`; else the nearest of each class, and those with
+    the second nearest in one set.
     """
     if len(sets) == 1:
         predicted, order = rivals_in_order(distances[0], sets[0], count)

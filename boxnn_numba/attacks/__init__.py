@@ -1,17 +1,10 @@
 """Attacks: small changes of an input that change its prediction."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from boxnn_numba._lazy import lazy_names
-
-if TYPE_CHECKING:
-    from boxnn_numba.attacks.adapters import art_classifier, foolbox_model
-    from boxnn_numba.attacks.domain import Domain, domain_of
-    from boxnn_numba.attacks.greedy import greedy_attack
-    from boxnn_numba.attacks.result import AttackResult
-    from boxnn_numba.attacks.search import random_search
+from boxnn_numba.attacks.adapters import art_classifier, foolbox_model
+from boxnn_numba.attacks.domain import Domain, domain_of
+from boxnn_numba.attacks.greedy import greedy_attack
+from boxnn_numba.attacks.result import AttackResult
+from boxnn_numba.attacks.search import random_search
 
 __all__ = [
     "AttackResult",
@@ -22,14 +15,3 @@ __all__ = [
     "greedy_attack",
     "random_search",
 ]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "attacks.adapters": "art_classifier foolbox_model",
-        "attacks.domain": "Domain domain_of",
-        "attacks.greedy": "greedy_attack",
-        "attacks.result": "AttackResult",
-        "attacks.search": "random_search",
-    },
-)

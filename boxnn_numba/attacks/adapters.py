@@ -68,23 +68,7 @@ def scores(model: Target, x: ArrayLike) -> np.ndarray:
 
 
 def certify(model: Target, x: ArrayLike) -> Certificate:
-    """Return predictions and certified radii of samples as `scores` takes them.
-
-    Parameters
-    ----------
-    model, x
-        As for `scores`.
-
-    Returns
-    -------
-    Certificate
-        Unpacks as ``prediction, radius``.
-
-    Raises
-    ------
-    InputError
-        As for `scores`.
-    """
+    """Return predictions and certified radii; parameters and errors are those of `scores`."""
     box_nn = _model(model)
     index, radius = box_nn.radii(ensemble_distance(_codes(box_nn, x), box_nn.box_sets))
     return Certificate(np.asarray(box_nn.classes)[index], radius)
@@ -173,13 +157,16 @@ def art_classifier(
         flipped = adapters.certify(model, x_adv).prediction != prediction
         assert (adapters.changed_features(model, x, x_adv) > radius)[flipped].all()
     """
+    from scipy.special import softmax
+
     box_nn = _model(model)
-    shape = _shape(box_nn, feature_shape)
+    n, own = box_nn.boxes.n_features, box_nn.feature_shape
+    shape = validation.sample_shape((own or (n,)) if feature_shape is None else feature_shape, n)
     low, high = _limits(box_nn, domain)
     art = _library("art.estimators.classification", "adversarial-robustness-toolbox")
     alike = low.min() == low.max() and high.min() == high.max()
     return art.BlackBoxClassifierNeuralNetwork(
-        lambda x: _softmax(scores(box_nn, x)) if probabilities else scores(box_nn, x),
+        lambda x: softmax(scores(box_nn, x), axis=1) if probabilities else scores(box_nn, x),
         shape,
         box_nn.boxes.n_classes,
         channels_first=channels_first,
@@ -211,10 +198,8 @@ def foolbox_model(
 
     Raises
     ------
-    BackendError
-        The library is not installed.
-    OptionError
-        `domain` is not two numbers or arrays, low <= high.
+    BackendError, OptionError
+        As for `art_classifier`.
 
     Examples
     --------
@@ -254,17 +239,6 @@ def _codes(model: Classifier, x: ArrayLike) -> np.ndarray:
     if model.grid is not None:
         return model.grid.encode(rows)
     return np.rint(np.clip(rows, 0, validation.MAX_CODE)).astype(np.uint8)
-
-
-def _softmax(values: np.ndarray) -> np.ndarray:
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _shape(model: Classifier, shape: Sequence[int] | None) -> tuple[int, ...]:
-    if shape is None:
-        return model.feature_shape or (model.boxes.n_features,)
-    return validation.sample_shape(shape, model.boxes.n_features)
 
 
 def _limits(

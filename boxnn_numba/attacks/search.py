@@ -80,23 +80,16 @@ def random_search(
     (array([2], dtype=int32), array([1]))
     """
     matrix = validation.matrix("x", x)
-    search = Search(predict, matrix, budget, queries, domain, group_size, features)
-    rng = np.random.default_rng(validation.integer("seed", seed, 0))
-    search.start(rng)
-    while search.step(rng):
+    search = _Search(predict, matrix, budget, queries, seed, domain, group_size, features)
+    search.start()
+    while search.step():
         pass
     search.prune()
-    return AttackResult(*search.result())
+    return search.result()
 
 
-class Search:
-    """The state of a search: inputs `current` (N, n), groups `chosen` (N, budget) changed.
-
-    Parameters
-    ----------
-    predict, x, budget, queries, domain, group_size, features
-        As for `random_search`; they are checked here.
-    """
+class _Search:
+    """The state of a search: inputs `current` (N, n), groups `chosen` (N, budget) changed."""
 
     def __init__(
         self,
@@ -104,6 +97,7 @@ class Search:
         x: np.ndarray,
         budget: int,
         queries: int,
+        seed: int,
         domain: tuple[ArrayLike, ArrayLike] | None,
         group_size: int,
         features: ArrayLike | None,
@@ -123,8 +117,9 @@ class Search:
         self.budget = validation.integer("budget", budget, 1, groups)
         self.queries = validation.positive("queries", queries)
         self.first = _answers(predict, x)
+        self.rng = np.random.default_rng(validation.integer("seed", seed, 0))
 
-    def start(self, rng: np.random.Generator) -> None:
+    def start(self) -> None:
         """Change as many groups of every input as the budget allows."""
         rows, n = self.x.shape
         starts = np.arange(0, n, self.group_size)
@@ -134,14 +129,12 @@ class Search:
         self.current = self.x.copy()
         self.flipped = np.zeros(rows, bool)
         self.loss = np.full(rows, np.inf)
-        keys = rng.random((rows, len(starts))) + self.offset
+        keys = self.rng.random((rows, len(starts))) + self.offset
         self.chosen = np.argsort(keys, axis=1)[:, : self.budget]
         everyone = np.flatnonzero(self.used < self.queries)
-        self._accept(
-            everyone, self._written(self.x[everyone], everyone, self.chosen[everyone], rng)
-        )
+        self._accept(everyone, self._written(self.x[everyone], everyone, self.chosen[everyone]))
 
-    def step(self, rng: np.random.Generator) -> bool:
+    def step(self) -> bool:
         """Replace a few changed groups of every input that has not flipped; False at the end."""
         active = np.flatnonzero(~self.flipped & (self.used < self.queries))
         if len(active) == 0:
@@ -149,12 +142,12 @@ class Search:
         done = self.used[active[0]] / self.queries
         share = _SHARES[0] * (_SHARES[1] / _SHARES[0]) ** done
         moved = max(1, round(share * self.budget))
-        chosen = rng.permuted(self.chosen[active], axis=1)
-        keys = rng.random((len(active), len(self.offset))) + self.offset
+        chosen = self.rng.permuted(self.chosen[active], axis=1)
+        keys = self.rng.random((len(active), len(self.offset))) + self.offset
         np.put_along_axis(keys, chosen[:, moved:], 2.0, axis=1)
         fresh = np.argpartition(keys, moved - 1, axis=1)[:, :moved]
         trial = self._restored(self.current[active], active, chosen[:, :moved])
-        trial = self._written(trial, active, fresh, rng)
+        trial = self._written(trial, active, fresh)
         better = self._accept(active, trial)
         chosen[:, :moved] = fresh
         self.chosen[active[better]] = chosen[better]
@@ -169,13 +162,14 @@ class Search:
             groups = self.chosen[rows, place : place + 1]
             self._accept(rows, self._restored(self.current[rows], rows, groups), pruning=True)
 
-    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def result(self) -> AttackResult:
         """Return adversarial inputs, groups changed (-1 if not found) and predictions."""
         x_adv = np.where(self.flipped[:, None], self.current, self.x)
         changed = groups_changed(self.x, x_adv, self.group_size)
         answers = _answers(self.predict, x_adv)
         prediction = answers.argmax(axis=1) if answers.ndim == 2 else answers
-        return x_adv, np.where(self.flipped, changed, -1).astype(np.int32), prediction
+        changed = np.where(self.flipped, changed, -1).astype(np.int32)
+        return AttackResult(x_adv, changed, prediction)
 
     def _columns(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and features, of those that may change, of groups (rows, q)."""
@@ -189,17 +183,15 @@ class Search:
         trial[rows, columns] = self.x[of[rows], columns]
         return trial
 
-    def _written(
-        self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _written(self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Write random values into groups: one of the two limits, or anything between them."""
         rows, columns = self._columns(groups)
         low, high = self.low[columns], self.high[columns]
         if self.x.dtype.kind == "f":
-            inside = low + (high - low) * rng.random(len(columns))
+            inside = low + (high - low) * self.rng.random(len(columns))
         else:
-            inside = rng.integers(low, high, endpoint=True)
-        kind = rng.integers(0, 3, len(columns))
+            inside = self.rng.integers(low, high, endpoint=True)
+        kind = self.rng.integers(0, 3, len(columns))
         trial[rows, columns] = np.choose(kind, (low, high, inside))
         return trial
 

@@ -118,7 +118,7 @@ class CpuBackend:
             return _lane_distances(codes, boxes, span, np.int32(width), penalty)
         rows, stop = len(samples), min(round_up(span[1], distances.TILE_BOXES), len(boxes.lower))
         out = np.empty((rows, stop - span[0]), np.int32)
-        kernel = distances.vector_distances(width)
+        kernel, _ = distances.vector_kernels(width)
         kernel(samples, 0, rows, boxes.lower, boxes.upper, span[0], stop, width, out)
         return out
 
@@ -153,7 +153,7 @@ class CpuBackend:
     def _vector_classes(
         x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
     ) -> None:
-        kernel = distances.vector_nearest(width)
+        _, kernel = distances.vector_kernels(width)
         for start in range(first, last, _BLOCK_ROWS):
             stop = min(last, start + _BLOCK_ROWS)
             rows = round_up(stop - start, distances.TILE_SAMPLES)

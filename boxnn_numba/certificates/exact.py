@@ -145,9 +145,8 @@ def exact_radii(
     """
     _check(model, time_limit)
     found = _each(model, validation.flat_rows("x", x), time_limit, threads)
-    return np.array([r.lower for r in found], np.int32), np.array(
-        [r.upper for r in found], np.int32
-    )
+    lower, upper = np.array([[one.lower, one.upper] for one in found], np.int32).T
+    return lower, upper
 
 
 def _check(model: Classifier, time_limit: float) -> None:
@@ -242,12 +241,12 @@ class _Hunt:
             if seconds <= 0 or self.stop.is_set():
                 return bound
             program = self._program(box, own, ahead)
-            answer = solve(program, self.best - 1, seconds, self.stop)
-            bound = max(bound, min(self.best, answer.bound))
-            if answer.taken is None:
+            proved, taken = solve(program, self.best - 1, seconds, self.stop)
+            bound = max(bound, min(self.best, proved))
+            if taken is None:
                 return bound
             changed = self.codes.copy()
-            changed[program.features[answer.taken]] = program.values[answer.taken]
+            changed[program.features[taken]] = program.values[taken]
             size = self._size_if_flipped(changed)
             if size is not None and size < self.best:
                 self.best, self.found = size, changed

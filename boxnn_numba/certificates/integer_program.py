@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,21 +41,6 @@ class Program:
     group_size: int
 
 
-class Answer(NamedTuple):
-    """What the solver says.
-
-    Attributes
-    ----------
-    bound
-        No solution with at most the limit of changes has fewer than this many.
-    taken
-        Indices of the choices of the best solution found, None if there is none.
-    """
-
-    bound: int
-    taken: np.ndarray | None
-
-
 def choices(
     codes: np.ndarray,
     own: tuple[np.ndarray, np.ndarray],
@@ -63,26 +48,13 @@ def choices(
     width: int,
     allowed: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the codes worth writing into each feature, against some own boxes.
+    """List the codes worth writing into each feature: features, values and gains of a `Program`.
 
-    Parameters
-    ----------
-    codes
-        (n,) uint8 input.
-    own, rival
-        Lower and upper bounds (L, n) of own boxes, and (n,) of a rival box.
-    width
-        Width W.
-    allowed
-        (n, 256) bool, codes that may be written.
-
-    Returns
-    -------
-    features, values, gains
-        As for `Program`. A code is left out where another one gains as much or more against every
-        own box, or leaving the feature as it is does. Codes beyond an end of the rival's interval
-        are looked at only if that end may not be written; else it gains as much or more (see
-        `boxnn_numba.kernels.attack_moves`).
+    own are lower and upper bounds (L, n) of own boxes, rival those (n,) of a rival box; allowed
+    (n, 256) are the codes that may be written. A code is left out where another one gains as much
+    or more against every own box, or leaving the feature as it is does. Codes beyond an end of the
+    rival's interval are looked at only if that end may not be written; else it gains as much or
+    more (see `boxnn_numba.kernels.attack_moves`).
     """
     found: list[tuple[np.ndarray, ...]] = []
     for k in range(len(codes)):
@@ -132,42 +104,30 @@ def _undominated(gains: np.ndarray) -> np.ndarray:
 
 def solve(
     program: Program, limit: int, seconds: float, stop: threading.Event | None = None
-) -> Answer:
+) -> tuple[int, np.ndarray | None]:
     """Find a solution with the fewest changed groups, at most `limit`.
 
-    Parameters
-    ----------
-    program
-        What to solve.
-    limit
-        Solutions with more changes are of no interest.
-    seconds
-        Time limit.
-    stop
-        Once it is set, by another thread, the solver gives up as where the time is up.
-
-    Returns
-    -------
-    Answer
-        Its bound is ``limit + 1`` where there is no such solution, 0 where nothing is known. The
-        solution holds up to the slack only, and must be checked.
+    Returns a bound: no solution with at most `limit` changes has fewer than this many. It is
+    ``limit + 1`` where there is none, and 0 where nothing is known. And the indices of the choices
+    of the best solution found, or None; it holds up to the slack only, and must be checked. Once
+    `stop` is set, by another thread, the solver gives up as where the time is up.
     """
     from highspy import HighsModelStatus, SolutionStatus
 
     total = len(program.features)
     if total == 0 or limit <= 0:
-        return Answer(limit + 1, None)
+        return limit + 1, None
     solver = _solver(seconds, stop or threading.Event())
     solver.passModel(_linear_program(program, limit))
     solver.run()
     if solver.getModelStatus() == HighsModelStatus.kInfeasible:
-        return Answer(limit + 1, None)
+        return limit + 1, None
     info, taken = solver.getInfo(), None
     known = abs(info.mip_dual_bound) < solver.inf
     bound = max(0, math.ceil(info.mip_dual_bound - _MARGIN)) if known else 0
     if info.primal_solution_status == SolutionStatus.kSolutionStatusFeasible:
         taken = np.flatnonzero(np.array(solver.getSolution().col_value)[:total] > 0.5)
-    return Answer(min(bound, limit + 1), taken)
+    return min(bound, limit + 1), taken
 
 
 def _solver(seconds: float, stop: threading.Event) -> Highs:

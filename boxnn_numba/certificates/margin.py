@@ -130,20 +130,7 @@ def certified_accuracy(
 def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike) -> int:
     """Return the largest radius at which certified accuracy is at least one half.
 
-    Parameters
-    ----------
-    prediction, radius, y
-        (N,) predicted classes, certified radii and true classes, N >= 1.
-
-    Returns
-    -------
-    int
-        The median certified radius, or -1 if the accuracy is below one half.
-
-    Raises
-    ------
-    InputError
-        The arrays differ in length or are empty.
+    Parameters and errors are those of `certified_accuracy`; -1 if the accuracy is below one half.
 
     Examples
     --------
@@ -158,20 +145,8 @@ def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLi
 def mean_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike) -> float:
     """Return the area under the certified curve: sum over r >= 1 of the certified accuracy at r.
 
-    Parameters
-    ----------
-    prediction, radius, y
-        (N,) predicted classes, certified radii and true classes, N >= 1.
-
-    Returns
-    -------
-    float
-        The mean over samples of the radius where right, and of 0 where wrong (Eq. 11).
-
-    Raises
-    ------
-    InputError
-        The arrays differ in length or are empty.
+    It is the mean over samples of the radius where right, and of 0 where wrong (Eq. 11). Parameters
+    and errors are those of `certified_accuracy`.
     """
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     return float(np.where(prediction == y, radius, 0).mean())
@@ -185,7 +160,7 @@ def per_class_table(
     Parameters
     ----------
     prediction, radius, y
-        (N,) predicted classes, certified radii and true classes, N >= 1.
+        As for `certified_accuracy`, and so are errors.
     n_classes
         Number K of classes of the model.
 
@@ -194,11 +169,6 @@ def per_class_table(
     list of dict
         For each class 0..K-1 that occurs in `y`: ``class``, ``n``, ``accuracy`` (fraction),
         ``median_certified_radius`` and ``mean_certified_radius``.
-
-    Raises
-    ------
-    InputError
-        The arrays differ in length or are empty.
     """
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     table: list[dict[str, float | int]] = []

@@ -40,7 +40,6 @@ _PAIRS = SAMPLES * BOXES
 _TALL, _WIDE = TILE_SAMPLES + 4, TILE_BOXES + 4
 
 _graded = FORMULAS["graded"]
-_rival_radius = FORMULAS["rival_radius"]
 
 
 @device
@@ -142,14 +141,9 @@ def _make_tile(penalty: str, word: Any, row: Any) -> Any:
 def pairwise(penalty: str, words: bool = True, listed: bool = False) -> Any:
     """Return the kernel for the distances of samples to all boxes.
 
-    Parameters
-    ----------
-    penalty
-        ``"capped"`` or ``"uncapped"`` (graded boxes), ``"l1"`` or ``"l2"``.
-    words
-        Whether x is (N, words) uint32, else (N, n) uint8.
-    listed
-        Whether samples are the rows of x in a list, else consecutive rows.
+    The penalty is ``"capped"`` or ``"uncapped"`` (graded boxes), ``"l1"`` or ``"l2"``. If `words`,
+    x is (N, words) uint32, else (N, n) uint8. If `listed`, samples are the rows of x in a list,
+    else consecutive rows.
     """
     tile = _make_tile(
         penalty, _whole_word if words else _word_of_bytes, _listed_row if listed else _given_row
@@ -254,7 +248,7 @@ def certify(distance, units, ties, prediction, radius):
         for c in range(distance.shape[1]):
             if c != p:
                 ahead = ties if c < p else np.int32(0)
-                least = min(least, _rival_radius(distance[i, c], distance[i, p], ahead, units))
+                least = min(least, (distance[i, c] - distance[i, p] - ahead) // units)
         prediction[i] = p
         radius[i] = least
 

@@ -96,20 +96,12 @@ def judge(
 ):  # fmt: skip
     """Judge a sample, one block each, and append its entries to those of the boxes.
 
-    Parameters
-    ----------
-    distance
-        (batch, M) int32. Sample i is row ``rows[first + i]`` of the window, of class
-        ``labels[row]``.
-    offsets, table, cutoff, real, kind
-        Classes of the boxes, the soft-min's weights, the parameters, and the kind of objective.
-    values, margins
-        float64, written from `place` on.
-    counts
-        (M,) int32, entries of each box so far.
-    entry_rows, coefficients
-        (M, room) int32, rows of the window and d objective / d distance in fixed point; room for
-        no sample (0) if only values and margins are asked for.
+    distance is (batch, M) int32. Sample i is row ``rows[first + i]`` of the window, of class
+    ``labels[row]``. offsets, table, cutoff, real and kind are the classes of the boxes, the
+    soft-min's weights, the parameters, and the kind of objective. values and margins, float64, are
+    written from `place` on. counts (M,) int32 are the entries of each box so far; entry_rows and
+    coefficients (M, room) int32 are rows of the window and d objective / d distance in fixed point,
+    with room for no sample (0) if only values and margins are asked for.
     """
     i, t = cuda.blockIdx.x, cuda.threadIdx.x
     row, line = rows[first + i], distance[i]
@@ -214,12 +206,8 @@ def _make_update(optimizer: str) -> Any:
 def step(relaxation: str, optimizer: str) -> Any:
     """Return the kernel that moves boxes along their gradients.
 
-    Parameters
-    ----------
-    relaxation
-        ``"graded"``, ``"l1"`` or ``"l2"``.
-    optimizer
-        ``"sgd"``, ``"momentum"`` or ``"adam"``.
+    The relaxation is ``"graded"``, ``"l1"`` or ``"l2"``, the optimizer ``"sgd"``, ``"momentum"`` or
+    ``"adam"``.
     """
     slope, update = FORMULAS[f"{relaxation}_slope"], _make_update(optimizer)
 
@@ -240,23 +228,13 @@ def step(relaxation: str, optimizer: str) -> Any:
     ):  # fmt: skip
         """Move a box, one block each, and round it to codes; its entries are used up.
 
-        Parameters
-        ----------
-        x
-            (rows, words) uint32, the window.
-        counts, entry_rows, coefficients
-            As `judge` left them; counts are zero afterwards.
-        scale, settings
-            As `boxnn_numba.training.optimizer.step_sizes` returns them, settings in four places.
-        dense
-            Whether boxes without entries move too.
-        masters, first, second
-            (2, M, n) float32; moments where the optimiser has them.
-        planes
-            (2 or 4, M, words) uint32, the deployed boxes.
-        limit
-            Mass of a box's entries (the sum of their absolute coefficients) above which its step
-            is scaled down, 0 for none; not for Adam.
+        x (rows, words) uint32 is the window; counts, entry_rows and coefficients are as `judge`
+        left them, and counts are zero afterwards. scale and settings (in four places) are as
+        `boxnn_numba.training.optimizer.step_sizes` returns them. If `dense`, boxes without entries
+        move too. masters, first and second, moments where the optimiser has them, are (2, M, n)
+        float32, planes (2 or 4, M, words) uint32 the deployed boxes. Above a mass of a box's
+        entries (the sum of their absolute coefficients) of `limit`, its step is scaled down; 0 is
+        none; not for Adam.
         """
         held_rows = cuda.shared.array(LINE, np.int32)
         held = cuda.shared.array((2, LINE), np.int64)

@@ -40,16 +40,6 @@ def _count_add(sums, x, lower, upper, cap):
 
 
 @register_jitable
-def _count_end(c0, c1, c2, c3):
-    return simd.counts(c0, c1, c2, c3)
-
-
-@register_jitable
-def _sum_begin():
-    return simd.no_sums()
-
-
-@register_jitable
 def _capped_add(sums, x, lower, upper, cap):
     return simd.add_bytes(sums, simd.minimum(simd.excess(x, lower, upper), cap))
 
@@ -57,16 +47,6 @@ def _capped_add(sums, x, lower, upper, cap):
 @register_jitable
 def _uncapped_add(sums, x, lower, upper, cap):
     return simd.add_bytes(sums, simd.excess(x, lower, upper))
-
-
-@register_jitable
-def _sum_end(s0, s1, s2, s3):
-    return simd.totals(s0, s1, s2, s3)
-
-
-_COUNTED = _count_begin, _count_add, _count_end
-_CAPPED = _sum_begin, _capped_add, _sum_end
-_UNCAPPED = _sum_begin, _uncapped_add, _sum_end
 
 
 def _make_vector_kernels(name: str, begin: Any, add: Any, end: Any) -> tuple[Any, Any]:
@@ -144,20 +124,15 @@ def _make_vector_kernels(name: str, begin: Any, add: Any, end: Any) -> tuple[Any
 
 
 _KERNELS = {
-    1: _make_vector_kernels("counted", *_COUNTED),
-    255: _make_vector_kernels("uncapped", *_UNCAPPED),
+    1: _make_vector_kernels("counted", _count_begin, _count_add, simd.counts),
+    255: _make_vector_kernels("uncapped", simd.no_sums, _uncapped_add, simd.totals),
 }
-_CAPPED_KERNELS = _make_vector_kernels("capped", *_CAPPED)
+_CAPPED_KERNELS = _make_vector_kernels("capped", simd.no_sums, _capped_add, simd.totals)
 
 
-def vector_distances(width: int) -> Callable[..., Any]:
-    """Return the vector kernel for all distances at a width: 1 counts, 255 never caps."""
-    return _KERNELS.get(width, _CAPPED_KERNELS)[0]
-
-
-def vector_nearest(width: int) -> Callable[..., Any]:
-    """Return the vector kernel for class distances at a width."""
-    return _KERNELS.get(width, _CAPPED_KERNELS)[1]
+def vector_kernels(width: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the vector kernels at a width, for all distances and for those to classes."""
+    return _KERNELS.get(width, _CAPPED_KERNELS)
 
 
 @kernel

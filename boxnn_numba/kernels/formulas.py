@@ -193,12 +193,3 @@ def settled(low, high):
 def rounded(master):
     """The code of a settled float32 master: the nearest, halves up."""
     return np.uint8(master + np.float32(0.5))
-
-
-# --- certificates -------------------------------------------------------------------------
-
-
-@register_jitable
-def rival_radius(distance, nearest, ahead, units):
-    """Changes that a rival cannot overtake with; it wins ties if `ahead` is 1, else 0."""
-    return (distance - nearest - ahead) // units

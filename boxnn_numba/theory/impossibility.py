@@ -1,7 +1,7 @@
 """What the impossibility of robust classifiers, Eq. (7), says about localized data.
 
 Volumes and densities are relative to a domain of volume 1, as in `boxnn_numba.theory.localization`,
-and given as natural logarithms.
+and given as natural logarithms. Parameters out of range raise `OptionError`.
 
 Where the paper must be read with care:
 
@@ -39,11 +39,6 @@ def log_density_floor(log_volume: float, probability: float) -> float:
     -------
     float
         ``max(0, log p - log v)``: a density on a domain of volume 1 is somewhere at least 1.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
     """
     volume = validation.log_share("log_volume", log_volume)
     p = validation.real("probability", probability, 0, 1)
@@ -72,11 +67,6 @@ def impossibility_bound(
     float
         ``max(0, 1 - beta exp(-eps^2 / n))`` with ``beta = sup q / (1 - Vol(A))``, from Lemma 2.3; 0
         where the bound is vacuous.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
     """
     n = validation.positive("n_features", n_features)
     eps = validation.integer("radius", radius, 0, n)
@@ -98,11 +88,6 @@ def vacuous_radius(
     -------
     int
         Largest eps with ``eps^2 / n <= log beta``.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
     """
     n = validation.positive("n_features", n_features)
     return math.isqrt(int(n * min(float(n), _log_beta(log_sup_density, log_volume_elsewhere))))
@@ -143,15 +128,6 @@ def two_cubes(side: float, n_features: int) -> TwoCubes:
         Side a of the cubes, 0 < a < 1/2.
     n_features
         Dimension n.
-
-    Returns
-    -------
-    TwoCubes
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
 
     Notes
     -----

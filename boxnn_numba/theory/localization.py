@@ -5,7 +5,7 @@ vectors: see `boxnn_numba.theory.volumes`) and are given as natural logarithms: 
 hundreds they are far below the smallest float. An adversary rewrites up to ``eps`` of n features;
 where it rewrites groups of features, n is the number of groups. The theorems hold for any product
 of uniform distributions, so for codes and grids as well. What follows from Eq. (7) is in
-`boxnn_numba.theory.impossibility`.
+`boxnn_numba.theory.impossibility`. Parameters out of range raise `OptionError`.
 
 Where the paper must be read with care:
 
@@ -90,11 +90,6 @@ def cube_localization(side: float, n_features: int, delta: float) -> Localizatio
     Localization
         ``(1, log(1 / (1 - delta)) + n log(1 / a), delta)``. S is any part of the cube with a share
         ``1 - delta`` of its volume; the paper's derivation shows that no larger exponent holds.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
     """
     side = validation.real("side", side, 0, 1, open_low=True)
     n = validation.positive("n_features", n_features)
@@ -119,11 +114,6 @@ def log_far_volume(distance: float, n_features: int, log_volume: float) -> float
     float
         ``min(0, -t^2 / n - log Vol(B))``, the logarithm of an upper bound on the volume of
         ``{x: dist(x, B) >= t}``; 0 for a set without volume.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
     """
     t = validation.real("distance", distance, 0)
     n = validation.positive("n_features", n_features)
@@ -135,10 +125,8 @@ def log_concentration(distance: float, n_features: int) -> float:
 
     Parameters
     ----------
-    distance
-        l0 distance t >= 0.
-    n_features
-        Dimension n.
+    distance, n_features
+        As for `log_far_volume`.
 
     Returns
     -------
@@ -146,11 +134,6 @@ def log_concentration(distance: float, n_features: int) -> float:
         ``min(0, log 2 - t^2 / n)``. Whatever set has probability at least 1/2 under a product
         measure (the paper's ``Unif([0, a]^n)`` for any a), no more than this is further than t
         from it.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
 
     Notes
     -----
@@ -191,11 +174,6 @@ def robust_localization(
     Localization
         ``(C, eps^2 / n, delta)``, by Lemma 2.3 with B the points that are not predicted as the
         class. S is the set of points whose whole eps-ball is predicted as the class.
-
-    Raises
-    ------
-    OptionError
-        A parameter is out of range.
 
     Notes
     -----

@@ -16,6 +16,8 @@ in it is known.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.special import logsumexp
 
@@ -23,6 +25,7 @@ from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.grid import Grid
+from boxnn_numba.kernels import volumes
 
 #: Boxes this many nats (e-folds) below the largest are bounded, not computed: all of them
 #: together add less than the rounding error.
@@ -83,7 +86,7 @@ def grown_log_volumes(boxes: Boxes, units: int, grid: Grid | None = None) -> np.
     boxes
         M boxes of width W.
     units
-        Distance to grow by, in units of 1 / W feature, >= 0; ``W * r`` for r features.
+        Distance to grow by, a whole number of units of 1 / W feature; ``W * r`` for r features.
     grid
         The grid of a model of real features.
 
@@ -93,11 +96,6 @@ def grown_log_volumes(boxes: Boxes, units: int, grid: Grid | None = None) -> np.
         Natural logarithms, at most 0; -inf for a box that no code vector is near to. Exact up
         to rounding: the relative error of a volume is below ``n * units**2 * 1e-15``, and
         some 1e-13 in practice.
-
-    Raises
-    ------
-    OptionError
-        `units` is not a whole number of at least 0.
 
     Notes
     -----
@@ -135,7 +133,7 @@ def union_log_volume(
     label
         Index of the class.
     units
-        Distance to grow by, in units, >= 0.
+        As for `grown_log_volumes`.
     before
         (n, 257) from `codes_before`.
 
@@ -143,11 +141,6 @@ def union_log_volume(
     -------
     lower, upper : float
         Natural logarithms, at most 0; both -inf for a class without boxes.
-
-    Raises
-    ------
-    OptionError
-        `units` is not a whole number of at least 0.
     """
     units = validation.integer("units", units, 0)
     mine = np.arange(boxes.offsets[label], boxes.offsets[label + 1])
@@ -164,34 +157,29 @@ def _tilts(
     boxes: Boxes, rows: np.ndarray, units: int, before: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for some boxes a tilt, and Chernoff's bound of the log-volume."""
-    from boxnn_numba.kernels import volumes
-
-    lower, upper = boxes.lower[rows], boxes.upper[rows]
     tilt, bound = np.zeros(len(rows)), np.zeros(len(rows))
-
-    def work(first: int, last: int) -> None:
-        part = slice(first, last)
-        volumes.tilts(lower[part], upper[part], before, boxes.width, units, tilt[part], bound[part])
-
-    get_backend("cpu").parallel(len(rows), 1, work)
+    _for_each(volumes.tilts, boxes, rows, units, before, tilt, bound)
     return tilt, bound
 
 
 def _exact(
     boxes: Boxes, rows: np.ndarray, units: int, before: np.ndarray, tilt: np.ndarray
 ) -> np.ndarray:
-    from boxnn_numba.kernels import volumes
-
     out = np.zeros(len(rows))
-    if units >= boxes.n_features * boxes.width:  # the whole domain
-        return out
+    if units < boxes.n_features * boxes.width:  # else the whole domain
+        _for_each(volumes.log_tails, boxes, rows, units, before, tilt, out)
+    return out
+
+
+def _for_each(
+    kernel: Any, boxes: Boxes, rows: np.ndarray, units: int, before: np.ndarray, *arrays: np.ndarray
+) -> None:
+    """Run a kernel for some boxes; the arrays have a place for each of them."""
     lower, upper = boxes.lower[rows], boxes.upper[rows]
 
     def work(first: int, last: int) -> None:
         part = slice(first, last)
-        volumes.log_tails(
-            lower[part], upper[part], before, boxes.width, units, tilt[part], out[part]
-        )
+        places = (array[part] for array in arrays)
+        kernel(lower[part], upper[part], before, boxes.width, units, *places)
 
     get_backend("cpu").parallel(len(rows), 1, work)
-    return out
