@@ -50,14 +50,9 @@ class Domain:
         return np.maximum.accumulate(codes, axis=1).astype(np.int16)
 
     def decode(self, x: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Return samples x (N, n) with features whose codes have changed replaced.
+        """Return samples x (N, n), raw features or codes, with those replaced that change.
 
-        Parameters
-        ----------
-        x
-            Raw features, or codes.
-        before, after
-            (N, n) uint8 codes of x, and those that the result shall have.
+        before and after are (N, n) uint8, the codes of x and those that the result shall have.
         """
         if self.values is None:
             return after

@@ -42,20 +42,11 @@ def _mixed(one, two, weight):
 def warp(x, shape, affine, displacement, bent, place, out):
     """Write to ``out[i]`` what image i shows where the map of each pixel leads.
 
-    Parameters
-    ----------
-    x, out
-        (N, n) uint8.
-    shape
-        (height, width, channels) of an image.
-    affine
-        (N, 2, 3) int64: rows y and x of a matrix that takes (row, column, 1) to a position in the
-        image. Positions beyond the edge show the edge.
-    displacement
-        (N, 2, cells down + 1, cells across + 1) int64, added to the positions.
-    bent, place
-        (cells across + 1,) and (2, cells across * CELL) int64, room for the displacements and
-        positions of a row.
+    x and out are (N, n) uint8, images of shape (height, width, channels). affine (N, 2, 3) int64
+    has rows y and x of a matrix that takes (row, column, 1) to a position in the image; positions
+    beyond the edge show the edge. displacement (N, 2, cells down + 1, cells across + 1) int64 is
+    added to the positions. bent (cells across + 1,) and place (2, cells across * CELL), int64, are
+    room for the displacements and positions of a row.
     """
     height, width, channels = shape
     last = ((height - 1) << POSITION_BITS, (width - 1) << POSITION_BITS)

@@ -85,12 +85,7 @@ class _KernelCache(caching.Cache):
 def kernel(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
     """Compile a function for CPU threads: no GIL, IEEE arithmetic, cached.
 
-    Parameters
-    ----------
-    function
-        Function to compile.
-    name
-        Its name where it is made by a factory, unique in its module.
+    Where it is made by a factory, it is given a name that is unique in its module.
     """
     if function is None:
         return functools.partial(kernel, name=name)
