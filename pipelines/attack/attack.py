@@ -19,10 +19,11 @@ from boxnn_numba.data.paths import Name, absolute, location
 from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
-from boxnn_numba.pipelines.attack.sandwich import (
+from boxnn_numba.pipelines.attack.comparison import (
     Standing,
     check_sound,
     keep_counterexample,
+    random_budget,
     standing,
 )
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
@@ -32,8 +33,6 @@ from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 METHODS = ("greedy", "random")
 #: Samples that are attacked and written at a time.
 CHUNK_ROWS = 128
-#: Share of the groups that a random search may change by default.
-_RANDOM_SHARE = 10
 
 
 @dataclass(frozen=True)
@@ -229,11 +228,6 @@ def _mask(path: str) -> np.ndarray:
         raise OptionError(
             f"`features` {path} is not a readable .npy file; save (n,) booleans with np.save"
         ) from error
-
-
-def random_budget(groups: int) -> int:
-    """Return how many groups a random search may change where nothing else is asked for."""
-    return max(1, groups // _RANDOM_SHARE)
 
 
 def _random(
