@@ -35,14 +35,8 @@ class Worker(Protocol):
 
     def __hash__(self) -> int: ...
 
-    def load(self, path: str) -> tuple[BoxNN | BaselineModel, Any]:
-        """Return the model at a path, and what `compute` needs of it."""
-
     def compute(self, model: Any, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the arrays of a file, all but the labels, for samples with numbers ``rows``.
-
-        The model is the second of what `load` returned.
-        """
+        """Return the arrays of a file, all but the labels, for samples with numbers ``rows``."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +45,8 @@ class ChunkJob:
 
     Attributes
     ----------
-    worker
-        What is computed.
+    worker, load
+        What is computed, and what opens the model.
     model, model_digest, data, data_digest
         Absolute paths that every process sees, and the digests they must have.
     split, n_rows, chunk_rows
@@ -62,6 +56,7 @@ class ChunkJob:
     """
 
     worker: Worker
+    load: Callable[[Name], Any]
     model: str
     model_digest: str
     data: str
@@ -129,7 +124,7 @@ def run_chunks(
     """
     began, dataset = time.perf_counter(), subject.dataset
     job = ChunkJob(
-        worker, absolute(subject.model), subject.model_digest, absolute(subject.data),
+        worker, subject.load, absolute(subject.model), subject.model_digest, absolute(subject.data),
         dataset.digest, subject.split, subject.n_rows, chunk_rows,
         absolute(partial_path(location(out))),
     )  # fmt: skip
@@ -174,16 +169,14 @@ def _run(
 # A process reads the model and the attributes of the data once, not with every task; the digests
 # in the key make sure that it is still what the client saw.
 @functools.lru_cache(maxsize=2)
-def _open_inputs(
-    worker: Worker, model: str, model_digest_: str, data: str, data_digest: str
-) -> tuple[Any, Dataset, np.ndarray]:
-    (stored, ready), dataset = worker.load(model), open_dataset(data)
-    if model_digest(stored) != model_digest_ or dataset.digest != data_digest:
-        raise DataError(f"{model} or {data} changed while it was used; start again")
-    known = {label: index for index, label in enumerate(stored.classes)}
+def _open_inputs(job: ChunkJob) -> tuple[Any, Dataset, np.ndarray]:
+    model, dataset = job.load(job.model), open_dataset(job.data)
+    if model_digest(model) != job.model_digest or dataset.digest != job.data_digest:
+        raise DataError(f"{job.model} or {job.data} changed while it was used; start again")
+    known = {label: index for index, label in enumerate(model.classes)}
     # Of the data set's classes among the model's; -1 for one that it never saw.
     positions = np.array([known.get(label, -1) for label in dataset.classes], np.int32)
-    return ready, dataset, positions
+    return model, dataset, positions
 
 
 def run_chunk(index: int, job: ChunkJob) -> Spent:
@@ -191,16 +184,9 @@ def run_chunk(index: int, job: ChunkJob) -> Spent:
 
     Runs on whatever the executor uses. Running it twice writes the same bytes, but for exact radii
     that the time limit cuts short.
-
-    Raises
-    ------
-    BoxNNError
-        Names the chunk: its data are damaged, or its result cannot be written.
     """
     began = time.perf_counter()
-    model, dataset, positions = _open_inputs(
-        job.worker, job.model, job.model_digest, job.data, job.data_digest
-    )
+    model, dataset, positions = _open_inputs(job)
     places = index * job.chunk_rows + np.arange(job.rows_of(index))
     rows = spread_rows(places, job.n_rows, dataset.n_rows(job.split))
     x, y = dataset.read_rows(job.split, rows)
@@ -223,16 +209,11 @@ def run_chunk(index: int, job: ChunkJob) -> Spent:
 class Subject:
     """A model and rows of a split, opened and found to fit each other: what a job is of.
 
-    Attributes
-    ----------
-    model, stored
-        Path of a model, and what is there.
-    data, dataset
-        Path of a dataset, and what is there.
-    split, n_rows
-        As for `ChunkJob`.
+    `stored` and `dataset` are what is at the paths `model` and `data`; the rest is as for
+    `ChunkJob`.
     """
 
+    load: Callable[[Name], Any]
     model: Name
     stored: Any
     data: Name
@@ -244,20 +225,14 @@ class Subject:
     def open(
         cls, load: Callable[[Name], Any], model: Name, data: Name, split: str, limit: int | None
     ) -> Subject:
-        """Open a model by `load`, and a dataset, of which all rows are taken without a limit.
-
-        Raises
-        ------
-        DataError
-            They do not fit, or the split is empty.
-        OptionError
-            There is no such split, or `limit` is not from 1 to its number of rows.
-        """
+        """Open a model by `load`, and a dataset, of which all rows are taken without a limit."""
         stored, dataset = load(model), open_dataset(data)
         validation.choice("split", split, dataset.splits)
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
-        subject = cls(model, stored, data, dataset, split, dataset.n_rows(split)).limited(limit)
+        subject = cls(load, model, stored, data, dataset, split, dataset.n_rows(split)).limited(
+            limit
+        )
         n_features = stored.boxes.n_features if isinstance(stored, BoxNN) else stored.n_features
         if dataset.n_features != n_features:
             raise DataError(

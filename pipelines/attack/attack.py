@@ -104,11 +104,6 @@ class AttackWorker:
     mask: bytes | None
     beside: str
 
-    def load(self, path: str) -> tuple[BoxNN, BoxNN]:
-        """Return the model at a path, as it is stored and as it is used."""
-        model = load_model(path)
-        return model, model
-
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of an attack file but for the labels; raise if an attack is unsound."""
         found = self.find(model, x, int(rows[0]))

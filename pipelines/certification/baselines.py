@@ -88,33 +88,27 @@ class BaselineWorker:
     device: str
     votes: tuple[str, str] | None
 
-    def load(self, path: str) -> tuple[BaselineModel, tuple[BaselineModel, Any]]:
-        """Return a model, and that with its networks."""
-        stored = load_baseline(path)
-        return stored, (stored, base_classifier(stored, self.device))
-
     def compute(
-        self, model: tuple[BaselineModel, Any], x: np.ndarray, rows: np.ndarray
+        self, model: BaselineModel, x: np.ndarray, rows: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Return the arrays of a certificate file but for the labels."""
-        stored, classifier = model
-        if stored.method == "ra":
-            return self._ablation(stored, classifier, x, rows)
-        scores = classifier.scores(stored.encode(x))
+        if model.method == "ra":
+            return self._ablation(model, x, rows)
+        scores = _networks(model, self.device).scores(model.encode(x))
         counts = partition.votes_of(scores)
         if self.certificate == "a":
             return _columns(counts, *partition.plurality_radius(counts))
         return _columns(counts, *partition.runoff_radius(counts, scores))
 
     def _ablation(
-        self, stored: BaselineModel, classifier: Any, x: np.ndarray, rows: np.ndarray
+        self, stored: BaselineModel, x: np.ndarray, rows: np.ndarray
     ) -> dict[str, np.ndarray]:
         sampling = self.sampling
         n, k = stored.n_features, stored.settings["retained"]
         if self.votes is None:
             guesses, counts = ablation.sample_counts(
-                classifier, stored.encode(x), rows, k, sampling.samples, sampling.guess_samples,
-                sampling.seed,
+                _networks(stored, self.device), stored.encode(x), rows, k, sampling.samples,
+                sampling.guess_samples, sampling.seed,
             )  # fmt: skip
             guess = ablation.guess_class(guesses)
         else:
@@ -136,7 +130,8 @@ def _columns(
     return {"prediction": prediction, "radius": radius, "class_distance": missing}
 
 
-def base_classifier(stored: BaselineModel, device: str) -> Any:
+@functools.lru_cache(maxsize=1)
+def _networks(stored: BaselineModel, device: str) -> Any:
     """Return the networks of a model, on as many threads as a task may use."""
     from boxnn_numba.baselines import base_classifiers
 
@@ -217,7 +212,7 @@ def certify_baseline(
     )  # fmt: skip
     stored: BaselineModel = subject.stored
     chunk_rows = _chunk_rows(stored, sampling)
-    evaluation = base_classifier(stored, worker.device).multiply_adds()
+    evaluation = _networks(stored, worker.device).multiply_adds()
     run_chunks(
         # Of a cluster, workers take the GPUs that torch gives them.
         subject, worker, CertificateFile, out, _attributes(subject, worker, chunk_rows, evaluation),

@@ -67,11 +67,6 @@ class BoxWorker:
     device: str
     chunk: int | None
 
-    def load(self, path: str) -> tuple[BoxNN, BoxNN]:
-        """Return the model at a path, as it is stored and as it is used."""
-        model = load_model(path)
-        return model, model
-
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of a certificate file but for the labels."""
         distance = model.class_distance(x, self.device, self.chunk)
