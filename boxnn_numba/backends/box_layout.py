@@ -116,14 +116,9 @@ class ClassLayout:
 
 
 def class_layout(lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray) -> ClassLayout:
-    """Lay out uint8 bounds (M, n), sorted by class, for `CpuBackend.class_distance`.
+    """Lay out uint8 bounds (M, n) for `CpuBackend.class_distance`.
 
-    Parameters
-    ----------
-    lower, upper
-        The bounds.
-    offsets
-        (K + 1,) boxes ``offsets[c]:offsets[c + 1]`` are of class c.
+    Boxes ``offsets[c]:offsets[c + 1]`` are of class c.
     """
     counts = np.diff(offsets)
     padded = round_up(counts, distances.TILE_BOXES)

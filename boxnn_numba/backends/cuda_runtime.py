@@ -99,17 +99,7 @@ def free_memory() -> float:
 def enough_memory(needed: float, advice: str) -> Iterator[None]:
     """Turn running out of the GPU's memory into one line that says what is needed.
 
-    Parameters
-    ----------
-    needed
-        Bytes that the body allocates.
-    advice
-        What to do.
-
-    Raises
-    ------
-    BackendError
-        There is less than that, before or while the body runs.
+    That is `BackendError` where there are less than `needed` bytes, before or while the body runs.
     """
     free = free_memory()
     try:
@@ -171,10 +161,7 @@ def new_like(array: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 def checked(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]) -> Any:
     """Return an array of a caller as kernels take it, if its type, shape and layout are right.
 
-    Raises
-    ------
-    InputError
-        They are not; nothing on a GPU is converted or copied.
+    Else `InputError` is raised: nothing on a GPU is converted or copied.
     """
     found = wrap(array)
     fits = len(found.shape) == len(shape) and all(

@@ -348,10 +348,7 @@ def draws(
 ) -> Iterator[np.ndarray]:
     """Yield bool masks (B, n), together `samples` rows with `retained` features each.
 
-    Parameters
-    ----------
-    n_features, retained, samples, seed, row, stream
-        As for `sample_counts`; stream 0 has the guess samples, 1 the bound samples.
+    As for `sample_counts`; stream 0 has the guess samples, 1 the bound samples.
     """
     words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(row, stream)))
     batch = max(1, min(_BATCH_SAMPLES, _BATCH_CODES // n_features))

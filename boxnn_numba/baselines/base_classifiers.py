@@ -114,10 +114,6 @@ def train_masked(
         Where the state is kept after each epoch, so that training which was stopped goes on to
         the same bits.
 
-    Returns
-    -------
-    MaskedNetwork
-
     Raises
     ------
     InputError
@@ -203,20 +199,10 @@ def train_submodels(
         As for `train_masked`; the epoch kept is the one with the highest mean accuracy of the
         submodels.
 
-    Returns
-    -------
-    SubmodelNetworks
-
     Raises
     ------
-    InputError
-        `x`, `y` or `part` cannot be used, or a class has no sample.
-    OptionError
-        An option is out of range.
-    BackendError
-        torch or the device is missing.
-    DivergenceError
-        The loss is not finite.
+    InputError, OptionError, BackendError, DivergenceError
+        As for `train_masked`, or `part` is no partition.
 
     Notes
     -----

@@ -123,24 +123,7 @@ class MaskedNetwork(_Network):
     kind = "masked"
 
     def scores(self, x: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Return a score for each class.
-
-        Parameters
-        ----------
-        x
-            (B, n) uint8 codes.
-        kept
-            (B, n) bool; where it is False, `x` has no influence.
-
-        Returns
-        -------
-        (B, K) float32
-
-        Raises
-        ------
-        InputError
-            `x` are not codes, or `x` and `kept` do not fit the network.
-        """
+        """Return scores (B, K) float32 of codes (B, n), which count where bool `kept` (B, n)."""
         pairs = masked_input(x, kept, self.n_features)
         batches = range(0, len(pairs), _BATCH)
         return np.concatenate([self._evaluate(pairs[start : start + _BATCH]) for start in batches])
@@ -171,22 +154,7 @@ class SubmodelNetworks(_Network):
             )
 
     def scores(self, x: np.ndarray) -> np.ndarray:
-        """Return a score of each submodel for each class.
-
-        Parameters
-        ----------
-        x
-            (B, n) uint8 codes.
-
-        Returns
-        -------
-        (B, T, K) float32
-
-        Raises
-        ------
-        InputError
-            `x` are not codes, or do not fit the network.
-        """
+        """Return scores (B, T, K) float32 of codes (B, n)."""
         codes = submodel_input(x, self.n_features)
         found = [
             self._evaluate(self._columns.pairs(codes[start : start + _BATCH])).transpose(1, 0, 2)

@@ -158,36 +158,16 @@ def fit_network(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Train by AdamW with one cosine of the learning rate; keep the best epoch.
+    """Train a network in place by AdamW with one cosine of the learning rate; keep the best epoch.
 
-    Parameters
-    ----------
-    network
-        Trained in place.
-    codes, classes
-        (N, n) codes and (N,) class indices, of training and validation.
-    inputs
-        ``inputs(codes, moment)``, the tensor that the network takes for some codes.
-    recipe
-        Epochs, batch size, step size, validation fraction, patience and seed.
-    progress
-        Told how far it is.
-    checkpoint
-        Where the state is kept after each epoch, and found again: the outcome has the same bits
-        as without the stop.
+    The codes (N, n) and class indices (N,) are those of training and validation;
+    ``inputs(codes, moment)`` is the tensor that the network takes for some codes. The state is kept
+    in the checkpoint after each epoch, and found again: the outcome has the same bits as without
+    the stop.
 
-    Returns
-    -------
-    arrays
-        Folded weights of the best epoch.
-    outcome
-        ``validation_accuracy`` of single samples (None without validation rows), ``best_epoch``
-        (from 1), the epochs that ``ran``, and the ``recipe``.
-
-    Raises
-    ------
-    DivergenceError
-        The loss is not finite.
+    Returns the folded weights of the best epoch, and the outcome: ``validation_accuracy`` of single
+    samples (None without validation rows), ``best_epoch`` (from 1), the epochs that ``ran``, and
+    the ``recipe``. `DivergenceError` is raised where the loss is not finite.
     """
     rows, held = validation_split(classes, recipe.validation, recipe.seed)
     steps = _Steps(network, recipe, len(rows))

@@ -134,21 +134,7 @@ def augmentation(
 ) -> Augmentation | None:
     """Return what `Feed` takes as `augment`: None where the options ask for no augmentation.
 
-    Parameters
-    ----------
-    feature_shape
-        Shape of a sample.
-    grid
-        The grid of real features, None where features are codes as they come.
-    options
-        Gives the strengths and the seed.
-    threads
-        Threads to use.
-
-    Raises
-    ------
-    OptionError
-        The samples are not images of codes.
+    Samples must be images of codes, and so have no grid.
     """
     if options.augment == 0:
         return None

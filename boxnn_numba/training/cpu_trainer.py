@@ -70,21 +70,9 @@ class CpuTrainer:
         return figures
 
     def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """Improve the boxes on a batch.
+        """Improve the boxes on codes (batch, n) of class indices (batch,) int32.
 
-        Parameters
-        ----------
-        x
-            (batch, n) uint8 codes.
-        labels
-            (batch,) int32 class indices.
-        rate
-            Learning rate of this step.
-
-        Returns
-        -------
-        objective, margin : (batch,) float64
-            Of every sample, before the step.
+        Returns objective and margin, (batch,) float64, of every sample before the step.
         """
         entries, values, margins = self.entries(x, labels)
         starts = np.empty(self.table.n_boxes + 1, np.int64)

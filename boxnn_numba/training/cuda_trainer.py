@@ -142,21 +142,10 @@ class CudaTrainer:
     # --- one step -----------------------------------------------------------------------
 
     def step(self, x: DeviceRows, labels: np.ndarray, rate: float) -> tuple[Any, Any]:
-        """Improve the boxes on a batch.
+        """Improve the boxes on a batch, which knows its labels.
 
-        Parameters
-        ----------
-        x
-            The samples, which know their labels.
-        labels
-            (batch,) class indices, not used.
-        rate
-            Learning rate of this step.
-
-        Returns
-        -------
-        objective, margin : (batch,) float64
-            Of every sample, before the step, on the GPU; see `fetch`.
+        Returns objective and margin, (batch,) float64, of every sample before the step, on the GPU;
+        see `fetch`.
         """
         options, stream = self.problem.options, runtime.current_stream()
         self._make_room(x.count)

@@ -125,16 +125,10 @@ def trained_model(
     feature_shape: tuple[int, ...],
     provenance: dict[str, Any],
 ) -> BoxNN:
-    """Return the model of a finished run, with its provenance.
+    """Return the model of a finished run, of its best boxes.
 
-    Parameters
-    ----------
-    run
-        The run; its best boxes are taken.
-    classes, grid, feature_shape
-        As for `BoxNN`.
-    provenance
-        What else to record under ``training``.
+    Classes, grid and feature_shape are as for `BoxNN`; `provenance` is what else to record under
+    ``training``.
     """
     settings: TrainingOptions = run.options
     boxes = Boxes(*run.best, run.labels, settings.width, run.n_classes)

@@ -57,13 +57,7 @@ class Seeds(NamedTuple):
 
 
 def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
-    """Return the (K,) numbers of boxes of the classes, as even as can be.
-
-    Raises
-    ------
-    OptionError
-        Fewer boxes than classes.
-    """
+    """Return the (K,) numbers of boxes of the classes, as even as can be and at least 1."""
     if n_boxes < n_classes:
         raise OptionError(
             f"`boxes` is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
@@ -76,19 +70,8 @@ def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
 def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds:
     """Return the boxes that a run starts from, their bounds still unclipped.
 
-    Parameters
-    ----------
-    feed
-        The training data.
-    n_classes
-        Number K of classes.
-    options
-        Gives boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization").
-
-    Raises
-    ------
-    OptionError
-        Fewer boxes than classes, or more boxes in a class than it has samples.
+    Options give boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization").
+    Boxes must not be fewer than classes, nor more in a class than it has samples.
     """
     share = even_shares(options.boxes, n_classes)
     labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
@@ -128,22 +111,9 @@ def grown(
     A sample that the boxes classify as it should be needs none of its own, as in the condensed
     nearest neighbour rule (Hart 1968); without boxes, every sample is wrong.
 
-    Parameters
-    ----------
-    present
-        Boxes so far.
-    codes, index
-        (N, n) uint8 samples and (N,) their class indices.
-    wrong
-        (N,) bool, samples that may become the centre of a box.
-    shares
-        (K,) most boxes of each class.
-    half
-        Half the side of new boxes, in codes.
-    fits
-        Whether it is at most what the data have room for, see `half_side`.
-    seed
-        Of the choice among the samples of a class.
+    codes (N, n) are the samples and index (N,) their class indices; those that are `wrong` (N,) may
+    become the centre of a box. shares (K,) are the most boxes of each class; half is half the side
+    of new boxes, in codes, or if `fits` at most what the data have room for, see `half_side`.
     """
     rng = np.random.default_rng([seed, 2])
     chosen = []
@@ -165,21 +135,9 @@ def half_side(
     With many classes in few dimensions, boxes of the usual side would cover all there is: every
     sample is at distance 0 of several classes, and training hardly finds out of that.
 
-    Parameters
-    ----------
-    boxes
-        Present boxes, and points where new ones will be.
-    codes, index
-        (N, n) uint8 samples and (N,) their class indices, of which some are looked at.
-    largest
-        Returned where the samples have room for it.
-    seed
-        Of the choice of samples.
-
-    Returns
-    -------
-    float
-        Codes; `largest` where there are boxes of one class only.
+    boxes are the present ones, and points where new ones will be. Of the samples (N, n), of class
+    indices (N,), some are looked at. The result, in codes, is `largest` where they have room for
+    it, and where there are boxes of one class only.
     """
     rng = np.random.default_rng([seed, 6])
     probes = rng.choice(len(codes), min(_PROBES, len(codes)), replace=False)

@@ -12,22 +12,11 @@ REFERENCE_BATCH = 100
 def step_sizes(
     options: TrainingOptions, n_boxes: int, batch: int, rate: float, steps: int
 ) -> tuple[float, tuple[float, ...]]:
-    """Return what a step multiplies by.
+    """Return what a step multiplies by: scale and settings.
 
-    Parameters
-    ----------
-    options
-        Options of the run.
-    n_boxes, batch
-        Numbers of boxes, and of samples that the gradient is summed over.
-    rate, steps
-        Learning rate of this step, and its number, from 1.
-
-    Returns
-    -------
-    scale, settings
-        Factor of the integer gradient; (rate, decay, correct1, correct2) as
-        `formulas.adam_update` takes them, or (rate, momentum, decay) for SGD.
+    The scale is the factor of the integer gradient, summed over `batch` samples; settings are
+    (rate, decay, correct1, correct2) as `formulas.adam_update` takes them, or (rate, momentum,
+    decay) for SGD. Steps are numbered from 1.
     """
     # A batch larger than the boxes are many would move each by many samples at once: average.
     crowd = max(1.0, batch / n_boxes)

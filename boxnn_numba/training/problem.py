@@ -59,18 +59,8 @@ def softmin(options: TrainingOptions, max_distance: int) -> SoftMin:
 
     The weight depends on the integer k alone, so one table replaces every
     exponential of the run, exact to half a unit in the last place of the table;
-    sums of integers make the result independent of their order.
-
-    Parameters
-    ----------
-    options
-        Gives soft-min, tau, relaxation and width.
-    max_distance
-        Largest distance that can occur, in units.
-
-    Returns
-    -------
-    SoftMin
+    sums of integers make the result independent of their order. No distance is above
+    `max_distance`, in units.
     """
     unit, tau = options.unit, options.tau
     if options.softmin == "hard":

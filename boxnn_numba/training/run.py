@@ -143,21 +143,9 @@ class Training:
     ) -> EpochRecord:
         """Pass over the rest of the epoch, validate, and keep the boxes if they are the best.
 
-        Parameters
-        ----------
-        progress
-            Told of the samples done.
-        after_step
-            Called when a step is complete, a moment at which `state` can be taken.
-
-        Returns
-        -------
-        EpochRecord
-
-        Raises
-        ------
-        DivergenceError
-            The margin is not finite or the validation score collapsed; `best` is untouched.
+        `after_step` is called when a step is complete, a moment at which `state` can be taken. If
+        the margin is not finite or the validation score collapsed, `DivergenceError` is raised, and
+        `best` is untouched.
         """
         began = time.perf_counter()
         batch, total = self.options.batch, self.n_rows

@@ -17,21 +17,10 @@ GIVEN_UP, _ENOUGH_SAMPLES = 0.2, 20
 
 
 def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
-    """Split row numbers into training and validation rows, stratified by class.
+    """Split row numbers into training and validation rows, ascending, stratified by class.
 
-    Parameters
-    ----------
-    y
-        (N,) class indices.
-    fraction
-        Part of every class that goes to validation; each class keeps at least one training row.
-    seed
-        Seed of the choice.
-
-    Returns
-    -------
-    train, validation : ndarray of int64
-        Ascending row numbers.
+    The fraction is that of every class (N,) that goes to validation; each class keeps at least one
+    training row.
     """
     rng = np.random.default_rng([seed, 1])
     held = np.zeros(len(y), bool)

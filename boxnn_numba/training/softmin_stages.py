@@ -173,25 +173,9 @@ def forward(
 ) -> tuple[Entries, np.ndarray, np.ndarray]:
     """Return what a batch says of the boxes; changes nothing.
 
-    Parameters
-    ----------
-    backend
-        Where to compute.
-    table
-        The boxes.
-    x
-        (batch, n) uint8 codes, which are padded block by block.
-    labels
-        (batch,) int32 class indices.
-    problem
-        The tables of the run.
-
-    Returns
-    -------
-    entries : Entries
-        In the order of the samples.
-    objective, margin : (batch,) float64
-        Of every sample.
+    x are codes (batch, n), which are padded block by block, and labels (batch,) int32 class
+    indices. Returns the entries in the order of the samples, and objective and margin of every
+    sample, (batch,) float64.
     """
     options, offsets = problem.options, problem.offsets
     values, margins = np.empty(len(labels)), np.empty(len(labels))
