@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -199,21 +198,15 @@ def attack(
         **of_mask,
     }
     spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
-    return AttackSummary(
-        **_stands(out, subject, radii), attack=str(out), method=options.method,
-        split=split, seconds=time.perf_counter() - began, cluster=spent,
-    )  # fmt: skip
-
-
-def _stands(out: Name, subject: Subject, radii: Sequence[int]) -> dict[str, Any]:
-    """Return how accuracy stands under attack, beside what is certified of the same samples."""
-    file, dataset, model = open_attack(out), subject.dataset, subject.stored
-    outcomes = []
+    file, outcomes = open_attack(out), []
     for start in range(0, len(file), CHUNK_ROWS):
-        x, _ = dataset.read_rows(subject.split, file.row[start : start + CHUNK_ROWS])
-        outcomes.append(model.radii(model.class_distance(x)))
+        x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])
+        outcomes.append(classifier.radii(classifier.class_distance(x)))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
-    return standing(prediction, radius, file.label, file.changed, radii)
+    return AttackSummary(
+        **standing(prediction, radius, file.label, file.changed, radii), attack=str(out),
+        method=options.method, split=split, seconds=time.perf_counter() - began, cluster=spent,
+    )  # fmt: skip
 
 
 def _mask(path: str) -> np.ndarray:

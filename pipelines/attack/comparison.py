@@ -155,11 +155,20 @@ def hold_against(
     file = open_attack(attack)
     _check_same(certificate, file)
     _, certified, attacked = np.intersect1d(certificate.row, file.row, True, return_indices=True)
-    _check_sound(certificate, file, certified, attacked)
+    rows, changed = file.row[attacked], file.changed[attacked]
     prediction, radius, label = (values[certified] for values in certificate.outcome())
+
+    def keep(at: int) -> Location:
+        # The attack file has it too, where no more can be written.
+        with contextlib.suppress(OSError):
+            x, row = file.x[attacked[at]], int(rows[at])
+            return keep_counterexample(file.path, _input(certificate, row), x, row)
+        return file.path
+
+    check_sound(rows, changed, file.prediction[attacked] == prediction, radius, keep)
     options = file.attributes["options"]
     return UnderAttack(
-        **standing(prediction, radius, label, file.changed[attacked], radii),
+        **standing(prediction, radius, label, changed, radii),
         attack=str(attack), method=options["method"], max_features=_most_changes(file),
         features=options.get("features"), of=len(certificate),
     )  # fmt: skip
@@ -205,36 +214,17 @@ def _most_changes(file: AttackFile) -> int | None:
 
 def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
     """Raise `OptionError` unless an attack is of the model, data and split of certificates."""
-    for key, noun in (
-        ("model_digest", "model"),
-        ("dataset_digest", "data set"),
+    for key, what in (
+        ("model_digest", "model, by digest"),
+        ("dataset_digest", "data set, by digest"),
         ("split", "split"),
     ):
         mine, yours = (str(file.attributes.get(key)) for file in (certificate, attack))
         if mine != yours:
-            short = slice(8 if key.endswith("digest") else None)
-            what = noun if key == "split" else f"{noun}, by digest"
             raise OptionError(
                 f"{certificate.path} and {attack.path} are not of the same {what} "
-                f"({mine[short]} and {yours[short]}); run boxnn attack on what was certified"
+                f"({mine[:8]} and {yours[:8]}); run boxnn attack on what was certified"
             )
-
-
-def _check_sound(
-    certificate: CertificateFile, attack: AttackFile, certified: np.ndarray, attacked: np.ndarray
-) -> None:
-    """Raise unless every attack is one, and none is within the certified radius."""
-    rows, changed, x = attack.row[attacked], attack.changed[attacked], attack.x
-    prediction, radius = certificate.prediction[certified], certificate.radius[certified]
-
-    def keep(at: int) -> Location:
-        # The attack file has it too, where no more can be written.
-        with contextlib.suppress(OSError):
-            row = int(rows[at])
-            return keep_counterexample(attack.path, _input(certificate, row), x[attacked[at]], row)
-        return attack.path
-
-    check_sound(rows, changed, attack.prediction[attacked] == prediction, radius, keep)
 
 
 def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:
