@@ -63,13 +63,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code.
-
-    Parameters
-    ----------
-    arguments
-        Command-line words; those of the process by default.
-    """
+    """Run the command line, by default that of the process, and exit with its code."""
     words = sys.argv[1:] if arguments is None else arguments
     asked: dict[str, bool] = {"json": "--json" in words}  # a configuration file may ask, too
     try:

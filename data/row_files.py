@@ -160,11 +160,6 @@ class RowWriter:
     `path` may have chunks of an earlier, interrupted run, which is refused if it was of other
     `attributes`. `n` features and their `dtype` are those of a file with samples; `optional` are
     names of the arrays that chunks come with besides those of every file.
-
-    Raises
-    ------
-    BoxNNError
-        Of the type of the file: the earlier run was of something else; names what differs.
     """
 
     def __init__(

@@ -43,16 +43,8 @@ class Worker(Protocol):
 class ChunkJob:
     """A computation on rows of a split, as plain values: what every task is sent.
 
-    Attributes
-    ----------
-    worker, load
-        What is computed, and what opens the model.
-    model, model_digest, data, data_digest
-        Absolute paths that every process sees, and the digests they must have.
-    split, n_rows, chunk_rows
-        Rows ``(arange(n_rows) * total) // n_rows`` of a split; how many are computed at a time.
-    out
-        Absolute path of the unfinished file.
+    `load` opens the model. Paths are absolute, as every process sees them; that of the result is
+    `out`, unfinished. It is of rows ``(arange(n_rows) * total) // n_rows``.
     """
 
     worker: Worker
@@ -116,11 +108,6 @@ def run_chunks(
     `attributes` and `optional` are as for `RowWriter`, `files` are what workers read besides model
     and data. `seconds_per_sample` is recorded in place of what the tasks took. Returns what the
     tasks of a cluster took.
-
-    Raises
-    ------
-    BoxNNError
-        A task fails, or the output cannot be written.
     """
     began, dataset = time.perf_counter(), subject.dataset
     job = ChunkJob(

@@ -36,20 +36,8 @@ _LARGE = 10_000
 class Option:
     """Declaration of one training option; its default decides whether it is whole or a number.
 
-    Attributes
-    ----------
-    default
-        Its value where neither the preset nor the user says another.
-    group
-        One of `GROUPS`.
-    text, more
-        What it is, in one sentence, and what else there is to know. Options stand in backticks.
-    low, high
-        Least and largest value.
-    open_low
-        Whether `low` itself is excluded.
-    choices
-        What a text may be.
+    `text` says in one sentence what it is, and `more` what else there is to know; options stand in
+    backticks there. A number is from `low` (itself excluded if `open_low`) to `high`.
     """
 
     default: int | float | str

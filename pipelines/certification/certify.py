@@ -122,7 +122,10 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
-    _check_kind(certificate, time_limit, run.device)
+    validation.choice("certificate", certificate, KINDS)
+    validation.real("time_limit", time_limit, 0, open_low=True)
+    if certificate != "margin" and run.device == "cuda":
+        raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
     # Of a cluster, the GPUs are the workers'.
     here = run.cluster.local
     get_backend(run.device if here else "cpu", run.threads, run.chunk)
@@ -150,13 +153,6 @@ def certify(
         seconds=time.perf_counter() - began,
         cluster=spent,
     )  # fmt: skip
-
-
-def _check_kind(certificate: str, time_limit: float, device: str) -> None:
-    validation.choice("certificate", certificate, KINDS)
-    validation.real("time_limit", time_limit, 0, open_low=True)
-    if certificate != "margin" and device == "cuda":
-        raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
 
 
 def _attributes(subject: Subject, worker: BoxWorker) -> dict[str, Any]:
