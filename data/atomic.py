@@ -123,14 +123,7 @@ def new_folder(
 ) -> Location:
     """Make an empty folder to hold several outputs, each of which is staged on its own.
 
-    With `overwrite`, a folder that is `owned` is emptied.
-
-    Raises
-    ------
-    OptionError
-        It exists and `overwrite` was not given.
-    OutputError
-        It cannot be made.
+    With `overwrite`, a folder that is `owned` is emptied; without, one that exists is an error.
     """
     folder = location(path)
     try:
@@ -164,35 +157,13 @@ def staged_output(
     inputs: Sequence[Name] = (),
     owned: Callable[[Path], bool] = holds_boxnn_group,
 ) -> Iterator[Location]:
-    """Build an output under a temporary name and publish it on success.
+    """Build an output under a temporary name, which is yielded, and publish it on success.
 
-    Parameters
-    ----------
-    path
-        Final name of the file or directory, or its URL.
-    overwrite
-        Replace what is at `path` (only once the new output is complete), and
-        discard an unfinished run.
-    resume
-        Continue in ``path.partial`` if it exists.
-    resumable
-        Keep ``path.partial`` when the body fails, so that a later run can
-        resume; otherwise it is removed.
-    directory
-        Create ``path.partial`` as a directory; with false the body writes it
-        as a file.
-    result
-        Name inside the directory of what becomes the output; the rest is discarded. By
-        default all of the directory becomes the output.
-    inputs
-        What the output is made from, which it must not replace.
-    owned
-        Whether a folder at `path` is of the kind that `overwrite` may replace.
-
-    Yields
-    ------
-    pathlib.Path or upath.UPath
-        Where to write. It is renamed to `path` when the body ends normally.
+    The temporary name is ``path.partial``, a `directory` or what the body writes there as a file.
+    When the body fails, that is kept if the output is `resumable`; with `resume` it is continued,
+    and with `overwrite` it is discarded. What is at `path` is replaced only with `overwrite`, once
+    the new output is complete, and only if it is a file or an `owned` folder and none of the
+    `inputs`. The output is all of the directory, or what is named `result` in it.
 
     Raises
     ------

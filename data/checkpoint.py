@@ -27,19 +27,8 @@ Arrays = dict[str, np.ndarray]
 class Checkpoint:
     """The state of a run, of Box-NN or of base classifiers; read again by a run that resumes it.
 
-    Parameters
-    ----------
-    folder
-        Of the run.
-    about
-        Options and data by which a run is recognised, as JSON values.
-    age
-        Seconds after which what was saved is old.
-
-    Attributes
-    ----------
-    state
-        The JSON values that are kept; empty where nothing is.
+    `about` are options and data, as JSON values, by which a run is recognised; what was saved is
+    old after `age` seconds. `state` are the JSON values that are kept; empty where nothing is.
     """
 
     def __init__(self, folder: Location, about: Mapping[str, Any], age: float = math.inf) -> None:
@@ -62,17 +51,7 @@ class Checkpoint:
     def restore(self, about: Mapping[str, Any] | None = None) -> tuple[Arrays, Any] | None:
         """Return the arrays and values that an earlier run saved, if one did.
 
-        Parameters
-        ----------
-        about
-            More by which the run is recognised.
-
-        Raises
-        ------
-        OptionError
-            That run had other options or data, or is of something else.
-        ModelFileError
-            What it saved is damaged.
+        `about` is more by which the run is recognised; one of something else is an error.
         """
         self._about |= about or {}
         if not exists(self._path):
@@ -89,13 +68,7 @@ class Checkpoint:
         return arrays, self.state
 
     def save(self, arrays: Mapping[str, np.ndarray], state: dict[str, Any]) -> None:
-        """Replace what was saved before in one step.
-
-        Raises
-        ------
-        OSError
-            It cannot be written; the one before is untouched.
-        """
+        """Replace what was saved before in one step."""
         values = {"about": self._about, "state": state, "seconds": self.seconds}
         save_checkpoint(self._path, arrays, values)
         self.state, self._saved = state, time.perf_counter()
@@ -120,13 +93,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Location) -> tuple[Arrays, dict[str, Any]]:
-    """Return the arrays and values of a file.
-
-    Raises
-    ------
-    ModelFileError
-        It is damaged.
-    """
+    """Return the arrays and values of a file."""
     try:
         # np.load would leave a file that it opened itself open where the zip is damaged.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:

@@ -251,12 +251,8 @@ def verify_dataset(path: Name) -> list[str]:
 class _SplitWriter:
     """One split while it is written; collects rows into whole chunks and holds at most one.
 
-    Attributes
-    ----------
-    arrays
-        By key, what identifies the data: layout and digests of the values.
-    files
-        By part, the digests of the files.
+    `arrays` has by key what identifies the data, layout and digests of the values; `files` has by
+    part the digests of the files.
     """
 
     def __init__(self, folder: Location, split: str, arrays: Mapping[str, zarr.Array]) -> None:
@@ -326,20 +322,8 @@ class _SplitWriter:
 class DatasetWriter:
     """Writes a dataset chunk by chunk; holds at most one chunk per split in memory.
 
-    Parameters
-    ----------
-    folder
-        An existing empty folder, e.g. from `boxnn_numba.data.atomic.staged_output`.
-    name, source
-        What it is called and where it came from.
-    feature_shape
-        Shape of one sample.
-    classes
-        Labels by class index.
-    codes
-        Whether features are uint8 codes; otherwise they are float32.
-    n_rows
-        Number of rows of each split.
+    `folder` is empty, e.g. from `boxnn_numba.data.atomic.staged_output`; features are uint8 codes
+    or else float32; `n_rows` are those of each split, and the rest is as for `write_dataset`.
     """
 
     def __init__(

@@ -46,22 +46,10 @@ def is_url(name: Name) -> bool:
 
 
 def location(name: Name) -> Location:
-    """Return where a store is.
+    """Return where a store is: a local path, or a URL such as ``memory://...`` or ``s3://...``.
 
-    Parameters
-    ----------
-    name
-        A local path; or a URL such as ``memory://...``, ``file://...`` or ``s3://...``.
-
-    Returns
-    -------
-    pathlib.Path or upath.UPath
-        The former for local paths and ``file://``; nothing is read yet.
-
-    Raises
-    ------
-    OptionError
-        The protocol is unknown, or its library is not installed.
+    A ``file://`` URL is a local path. Nothing is read yet, but a protocol that is unknown, or whose
+    library is not installed, is an `OptionError`.
     """
     if not is_url(name):
         return Path(os.fspath(name))  # type: ignore[arg-type]
@@ -132,16 +120,7 @@ def reachable(name: Name, kind: type[BoxNNError]) -> Iterator[None]:
 def read_problem(name: Name, what: str, error: BaseException, damaged: str) -> str:
     """Say in one line why a part of a store could not be read.
 
-    Parameters
-    ----------
-    name
-        The store.
-    what
-        The part.
-    error
-        What was raised.
-    damaged
-        What to say where the store was reached, so that it must be damaged.
+    Where the store was reached it must be `damaged`, which is what to say then.
     """
     lost = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     if isinstance(name, Path) or not is_url(name) or not lost:

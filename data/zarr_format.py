@@ -132,20 +132,10 @@ def _file_store(place: Location) -> Store:
 def open_group(
     path: Name, kind: str, version: int, error: type[BoxNNError], remedy: str
 ) -> zarr.Group:
-    """Open a group for reading after checking its format, version and digest.
+    """Open a group (a directory, a ``.zip`` file or a URL of one) after checking its attributes.
 
-    Parameters
-    ----------
-    path
-        A directory or a ``.zip`` file, or its URL.
-    kind
-        Expected ``format`` attribute, e.g. ``"boxnn-model"``.
-    version
-        Newest version that this package reads.
-    error
-        Type of error to raise.
-    remedy
-        What the user can do about a damaged file, e.g. "train it again".
+    `kind` is the expected ``format``, e.g. ``"boxnn-model"``, and `version` the newest that is
+    read. An `error` says by `remedy` what can be done about a damaged file, e.g. "train it again".
     """
     noun = kind.removeprefix("boxnn-")
     place = location(path)
