@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.report_page import Checker, make_page
 from support.report_samples import SHAPE, WIDTH, make_model, make_run, pairwise_loops
-from test_report_page import Checker, make_page
 
 from boxnn_numba import Grid
 from boxnn_numba.pipelines.figures import curves as plots
