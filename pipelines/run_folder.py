@@ -21,7 +21,7 @@ from boxnn_numba.data.paths import is_url
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.figures.curves import save
 from boxnn_numba.pipelines.running import RunOptions
-from boxnn_numba.progress import SILENT, Progress
+from boxnn_numba.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def kept_run(
     name: str,
     key: dict[str, Any],
     work: Callable[[KeptRun], None],
-    progress: Progress = SILENT,
+    progress: Progress,
 ) -> KeptRun:
     """Do a run in a folder of its own below `folder`, or find it there.
 
@@ -98,20 +98,16 @@ def kept_run(
     run = KeptRun(folder / f"{name}-{digest}", key)
     record = run.folder / _RECORD
     if record.exists():
-        return KeptRun(run.folder, _read(record))
+        try:
+            return KeptRun(run.folder, dict(json.loads(record.read_text(encoding="utf-8"))))
+        except (OSError, TypeError, ValueError) as error:
+            remedy = f"delete the folder {run.folder} and run again"
+            raise DataError(f"{record} cannot be read; {remedy}") from error
     progress.note(f"run {run.folder.name}")
     run.folder.mkdir(parents=True, exist_ok=True)
     work(run)
     write_text(record, json.dumps(key, indent=1))
     return run
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        remedy = f"delete the folder {record.parent} and run again"
-        raise DataError(f"{record} cannot be read; {remedy}") from error
 
 
 # --- files of results ---------------------------------------------------------------------

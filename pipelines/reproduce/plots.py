@@ -160,6 +160,8 @@ def table_picture(rows: Sequence[Row], title: str) -> Figure:
 
 def median_bars(medians: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Draw Table 1: the median certified radius of each method, published beside ours."""
+    from matplotlib.patches import Patch
+
     datasets = list(dict.fromkeys(item["dataset"] for item in medians))
     counts = [sum(item["dataset"] == name for item in medians) for name in datasets]
     figure = new_figure(8.4, 1.3 + 0.5 * sum(counts))
@@ -174,7 +176,12 @@ def median_bars(medians: Sequence[Mapping[str, Any]], title: str) -> Figure:
         axes.set_ylim(len(own) - 0.4, -0.6)
         axes.set_title(_DATASET_TITLES[dataset], loc="left", fontsize=10)
         tidy(axes, "x")
-    _key_of_medians(grid[0, 0])
+    grey = "#6b6b6b"
+    keys = [
+        Patch(facecolor="white", edgecolor=grey, hatch="////", label="published"),
+        Patch(facecolor=grey, label="ours, with interval"),
+    ]
+    grid[0, 0].legend(handles=keys, loc="lower right", fontsize=9, frameon=False)
     grid[-1, 0].set_xlim(left=0)
     grid[-1, 0].set_xlabel("median certified radius (pixels)")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
@@ -195,17 +202,6 @@ def _draw_median(axes: Axes, place: int, item: Mapping[str, Any]) -> None:
         axes.plot([max(low, 0), max(high, 0)], [place + 0.2] * 2, color="#1f2430", linewidth=1.4)
         shown = item["ours"] if item["ours"] >= 0 else "below 50%"
         axes.text(max(high, 0) + 0.3, place + 0.2, shown, va="center", fontsize=8, weight="bold")
-
-
-def _key_of_medians(axes: Axes) -> None:
-    from matplotlib.patches import Patch
-
-    grey = "#6b6b6b"
-    keys = [
-        Patch(facecolor="white", edgecolor=grey, hatch="////", label="published"),
-        Patch(facecolor=grey, label="ours, with interval"),
-    ]
-    axes.legend(handles=keys, loc="lower right", fontsize=9, frameon=False)
 
 
 def _median_label(item: Mapping[str, Any]) -> str:
