@@ -31,34 +31,25 @@ class Classifier(Protocol):
     """A classifier by the nearest box, as `BoxNN` is one; see there for what each part is."""
 
     @property
-    def boxes(self) -> Boxes:
-        """The boxes, or of an ensemble the first set of them."""
+    def boxes(self) -> Boxes: ...
 
     @property
-    def box_sets(self) -> tuple[Boxes, ...]:
-        """All sets of boxes."""
+    def box_sets(self) -> tuple[Boxes, ...]: ...
 
     @property
-    def classes(self) -> Sequence[int] | Sequence[str]:
-        """K labels."""
+    def classes(self) -> Sequence[int] | Sequence[str]: ...
 
     @property
-    def grid(self) -> Grid | None:
-        """How real features become codes; None where the data are codes."""
+    def grid(self) -> Grid | None: ...
 
     @property
-    def feature_shape(self) -> tuple[int, ...] | None:
-        """Shape of one sample."""
+    def feature_shape(self) -> tuple[int, ...] | None: ...
 
     @property
-    def group_size(self) -> int:
-        """Codes that an adversary rewrites together."""
+    def group_size(self) -> int: ...
 
-    def encode(self, x: ArrayLike) -> np.ndarray:
-        """Return samples as (N, n) uint8 codes."""
+    def encode(self, x: ArrayLike) -> np.ndarray: ...
 
-    def predict(self, x: ArrayLike) -> np.ndarray:
-        """Return the (N,) class labels of samples."""
+    def predict(self, x: ArrayLike) -> np.ndarray: ...
 
-    def radii(self, distance: np.ndarray) -> Certificate:
-        """Return predicted class indices and certified radii for class distances (N, K)."""
+    def radii(self, distance: np.ndarray) -> Certificate: ...

@@ -81,7 +81,6 @@ def random_search(
     """
     matrix = validation.matrix("x", x)
     search = _Search(predict, matrix, budget, queries, seed, domain, group_size, features)
-    search.start()
     while search.step():
         pass
     search.prune()
@@ -110,29 +109,29 @@ class _Search:
         self.free = np.ones(n, bool)
         if features is not None:
             self.free = validation.mask("features", features, n)
-        groups = int(np.logical_or.reduceat(self.free, np.arange(0, n, self.group_size)).sum())
-        if groups == 0:
+        usable = np.logical_or.reduceat(self.free, np.arange(0, n, self.group_size))
+        if not usable.any():
             raise OptionError("features is False everywhere; let at least one feature change")
         self.low, self.high = validation.limits(domain, n, x.dtype)
-        self.budget = validation.integer("budget", budget, 1, groups)
+        self.budget = validation.integer("budget", budget, 1, int(usable.sum()))
         self.queries = validation.positive("queries", queries)
         self.first = _answers(predict, x)
-        self.rng = np.random.default_rng(validation.integer("seed", seed, 0))
-
-    def start(self) -> None:
-        """Change as many groups of every input as the budget allows."""
-        rows, n = self.x.shape
-        starts = np.arange(0, n, self.group_size)
         # Beyond the random keys 0..1, and beyond those of groups that are changed already.
-        self.offset = np.where(np.logical_or.reduceat(self.free, starts), 0.0, 3.0)
+        self.offset = np.where(usable, 0.0, 3.0)
+        self.rng = np.random.default_rng(validation.integer("seed", seed, 0))
+        self._start()
+
+    def _start(self) -> None:
+        """Change as many groups of every input as the budget allows."""
+        rows = len(self.x)
         self.used = np.ones(rows, np.int64)
         self.current = self.x.copy()
         self.flipped = np.zeros(rows, bool)
         self.loss = np.full(rows, np.inf)
-        keys = self.rng.random((rows, len(starts))) + self.offset
+        keys = self.rng.random((rows, len(self.offset))) + self.offset
         self.chosen = np.argsort(keys, axis=1)[:, : self.budget]
         everyone = np.flatnonzero(self.used < self.queries)
-        self._accept(everyone, self._written(self.x[everyone], everyone, self.chosen[everyone]))
+        self._accept(everyone, self._written(self.x[everyone], self.chosen[everyone]))
 
     def step(self) -> bool:
         """Replace a few changed groups of every input that has not flipped; False at the end."""
@@ -147,7 +146,7 @@ class _Search:
         np.put_along_axis(keys, chosen[:, moved:], 2.0, axis=1)
         fresh = np.argpartition(keys, moved - 1, axis=1)[:, :moved]
         trial = self._restored(self.current[active], active, chosen[:, :moved])
-        trial = self._written(trial, active, fresh)
+        trial = self._written(trial, fresh)
         better = self._accept(active, trial)
         chosen[:, :moved] = fresh
         self.chosen[active[better]] = chosen[better]
@@ -183,7 +182,7 @@ class _Search:
         trial[rows, columns] = self.x[of[rows], columns]
         return trial
 
-    def _written(self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def _written(self, trial: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Write random values into groups: one of the two limits, or anything between them."""
         rows, columns = self._columns(groups)
         low, high = self.low[columns], self.high[columns]
