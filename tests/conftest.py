@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,15 @@ from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.sources import catalogue as sources
 from boxnn_numba.pipelines.training.baselines import train_baseline
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]]:
+    """Look for doctests in the package only: of a test file that cannot be imported, the collector
+    of doctests makes a skip where the one of tests makes an error.
+    """
+    collectors = yield
+    return [item for item in collectors if type(item).__name__ != "DoctestModule"]
 
 
 @pytest.fixture
