@@ -30,50 +30,32 @@ FILES = (
 class Mirror:
     """Official files of a data set.
 
-    Attributes
-    ----------
-    url : str
-        Folder that has the files.
-    sha256 : dict
-        File name -> SHA-256 of the official gzip file.
-    system_folders : tuple of str
-        Where a distribution's package puts them.
+    `url` is the folder that has the `FILES`, `sha256` are the digests of these, and
+    `system_folders` are where a distribution's package puts them.
     """
 
     url: str
-    sha256: dict[str, str]
+    sha256: tuple[str, ...]
     system_folders: tuple[str, ...] = ()
 
 
 MIRRORS = {
     "mnist": Mirror(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        dict(
-            zip(
-                FILES,
-                (
-                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-                ),
-                strict=True,
-            )
+        (
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
     ),
     "fashion-mnist": Mirror(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        dict(
-            zip(
-                FILES,
-                (
-                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-                ),
-                strict=True,
-            )
+        (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
         ("/usr/share/datasets/fashion-mnist",),  # Debian's dataset-fashion-mnist
     ),
@@ -197,7 +179,7 @@ def fetch(name: str, progress: Progress = SILENT) -> Path:
     mirror = MIRRORS[name]
     folder = _folders(name)[0 if os.environ.get("BOXNN_DATA") else -1]
     progress.start(len(FILES), "files")
-    for file, sha256 in mirror.sha256.items():
+    for file, sha256 in zip(FILES, mirror.sha256, strict=True):
         try:
             pooch.retrieve(
                 mirror.url + file,
