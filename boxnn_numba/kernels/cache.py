@@ -1,0 +1,158 @@
+"""Cache of compiled kernels on disk: cannot go stale, and is not believed when it is damaged.
+
+The folder is named by a digest of all kernel sources, the version of Numba and the instruction
+set: Numba's own cache notices only a change of the file that holds a kernel, not of the formulas
+that it calls in other files. A file holds one compiled kernel behind the SHA-256 of
+its name and content. It appears whole or not at all. What does not match its digest is compiled
+again and replaced.
+
+The files are code that runs, and a digest does not say who wrote it. So a folder that another user
+may write to is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import stat
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import caching
+
+from boxnn_numba.kernels import simd
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def cache_directory() -> Path:
+    """Return where compiled kernels are kept; ``BOXNN_CACHE_DIR`` overrides the user's cache."""
+    override = os.environ.get("BOXNN_CACHE_DIR")
+    if override:
+        return Path(override) / _source_digest()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "boxnn-numba" / "kernels" / _source_digest()
+
+
+@functools.cache
+def _source_digest() -> str:
+    digest = hashlib.sha256(f"{numba.__version__} {simd.TARGET} {sys.version}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _usable(folder: Path) -> bool:
+    """Make the folder if it is not there; return whether nobody else can put code into it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # a full disk, a read-only home
+        return False
+    if sys.platform == "win32":  # the user's own folders are private there
+        return True
+    owner, mode = folder.stat().st_uid, folder.stat().st_mode
+    if owner in (os.geteuid(), 0) and not mode & _OTHERS_WRITE:
+        return True
+    warnings.warn(
+        f"compiled kernels are not kept: other users may write to {folder}, and what is in it runs "
+        "as code; make it your own (chmod 700) or set BOXNN_CACHE_DIR to a folder of yours",
+        stacklevel=2,
+    )
+    return False
+
+
+class _KernelFiles:
+    """The files of one kernel, one for each signature; in place of Numba's index and data files."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def _path(self, key: Any) -> Path:
+        return self._folder / f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()}.nbc"
+
+    def _digest(self, key: Any, payload: bytes) -> bytes:
+        # The name counts: a file that was given another's name is whole, and the wrong code.
+        return hashlib.sha256(self._path(key).name.encode() + payload).digest()
+
+    def load(self, key: Any) -> Any:
+        """Return what was saved, or None where there is nothing that is whole."""
+        if not _usable(self._folder):
+            return None
+        try:
+            content = self._path(key).read_bytes()
+        except OSError:
+            return None
+        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if self._digest(key, payload) != digest:
+            return None
+        # Numba makes and reads this itself; it was written by a process of this user.
+        return pickle.loads(payload)
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write a compiled kernel in one step; where that fails, it is compiled again next time."""
+        if not _usable(self._folder):
+            return
+        payload = caching.dumps(data)
+        with contextlib.suppress(OSError):
+            handle, fresh = tempfile.mkstemp(prefix=f"{self._name}-", dir=self._folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(self._digest(key, payload) + payload)
+                Path(fresh).replace(self._path(key))
+            except OSError:
+                Path(fresh).unlink(missing_ok=True)
+                raise
+
+    def flush(self) -> None:
+        """Do nothing: what is damaged is replaced when it is next needed."""
+
+
+class _Locator(caching._CacheLocator):
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def ensure_cache_path(self) -> None:
+        """Do nothing: `_usable` makes the folder, private."""
+
+    def get_source_stamp(self) -> str:
+        return _source_digest()
+
+    def get_disambiguator(self) -> None:
+        return None
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls()
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes: Any = (_Locator,)
+
+
+class KernelCache(caching.Cache):
+    """What Numba asks for a compiled kernel before it compiles."""
+
+    _impl_class = _Implementation  # type: ignore[assignment]
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        super().__init__(py_func)
+        self._cache_file: Any = _KernelFiles(cache_directory(), self._impl.filename_base)
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        # The folder already identifies the sources, and kernels have distinct names.
+        return sig, codegen.magic_tuple()

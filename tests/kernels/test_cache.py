@@ -1,0 +1,111 @@
+"""The cache of compiled kernels: damage costs time only, and strangers' code is not run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boxnn_numba.kernels.cache import _KernelFiles
+
+#: Compiles a small kernel, or finds it; prints how often it was found, and what it computes.
+CODE = """
+import numpy as np
+from boxnn_numba.kernels.compile import kernel
+
+@kernel
+def total(x):
+    s = 0
+    for i in range(len(x)):
+        s += x[i]
+    return s
+
+print(total(np.arange(5)), sum(total.stats.cache_hits.values()))
+"""
+
+
+def run(folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", CODE], capture_output=True, text=True,
+        env={**os.environ, "BOXNN_CACHE_DIR": str(folder)}, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_a_kernel_is_found_again_and_compiled_again_where_it_is_damaged(tmp_path: Path) -> None:
+    assert run(tmp_path) == "10 0"
+    assert run(tmp_path) == "10 1"
+    (file,) = files_of(tmp_path)
+    assert file.suffix == ".nbc" and file.parent.stat().st_mode & 0o077 == 0
+    file.write_bytes(flip(file.read_bytes()))
+    assert run(tmp_path) == "10 0"
+    assert run(tmp_path) == "10 1"
+    assert files_of(tmp_path) == [file]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:5],
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        flip,
+        lambda content: os.urandom(len(content)),
+    ],
+    ids=["empty", "five bytes", "truncated", "longer", "flipped", "random"],
+)
+def test_damage_is_as_if_nothing_was_there(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    kept = _KernelFiles(tmp_path / "c", "total")
+    kept.save("key", ("code", 1))
+    assert kept.load("key") == ("code", 1)
+    (file,) = files_of(tmp_path)
+    file.write_bytes(damage(file.read_bytes()))
+    assert kept.load("key") is None
+    kept.save("key", ("code", 2))
+    assert kept.load("key") == ("code", 2) and files_of(tmp_path) == [file]
+
+
+def test_a_file_under_the_name_of_another_is_not_taken(tmp_path: Path) -> None:
+    kept = _KernelFiles(tmp_path / "c", "total")
+    kept.save("int", "code for int")
+    kept.save("float", "code for float")
+    one, other = files_of(tmp_path)
+    one.write_bytes(other.read_bytes())
+    found = [kept.load(key) for key in ("int", "float")]
+    assert sorted(map(str, found)) in (["None", "code for float"], ["None", "code for int"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    folder.chmod(mode)
+    kept = _KernelFiles(folder, "total")
+    with pytest.warns(UserWarning, match=r"other users may write to .*BOXNN_CACHE_DIR"):
+        kept.save("key", "code")
+    assert kept.load("key") is None and files_of(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    kept = _KernelFiles(tmp_path / "file" / "c", "total")
+    kept.save("key", "code")
+    assert kept.load("key") is None
