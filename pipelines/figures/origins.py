@@ -73,14 +73,18 @@ class Origins:
 
 
 def _find(run: Run | CertificateFile, key: str) -> Location | None:
-    """Return the path that a certificate names, from here or from beside the certificate."""
+    """Return the path that a certificate names, from here or from beside the certificate.
+
+    A URL in a certificate is not opened, whatever its protocol: the file may be a stranger's, and
+    only its reader decides what is asked for over a network. Its last part may lie beside the file.
+    """
     named = run.attributes.get(key)
-    if not named:
+    if not isinstance(named, str) or not named:
         return None
-    places: list[Name] = [named]
+    words = [] if is_url(named) else [named]
+    places: list[Name] = [*words]
     if run.path is not None:
-        beside = [] if is_url(named) else [named]
-        places += [run.path.parent / word for word in (*beside, Path(named).name)]
+        places += [run.path.parent / word for word in (*words, Path(named).name)]
     found = (_reached(place) for place in places)
     return next((place for place in found if place is not None), None)
 

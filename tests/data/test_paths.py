@@ -17,7 +17,7 @@ from support.interruptions import OPTIONS, Stopper, assert_same_model
 from upath import UPath
 
 from boxnn_numba import load_model, save_model
-from boxnn_numba.data.atomic import new_folder, remove, staged_output
+from boxnn_numba.data.atomic import new_folder, staged_output
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, verify_dataset, write_dataset
 from boxnn_numba.data.paths import absolute, location
@@ -32,8 +32,6 @@ from boxnn_numba.errors import (
 )
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.cluster.connection import worker_report
-from boxnn_numba.pipelines.figures.origins import Origins
-from boxnn_numba.pipelines.figures.runs import load_runs
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 
@@ -141,18 +139,6 @@ def test_every_command_gives_the_same_bits(
             assert (location(folder) / name).read_bytes() == Path(first, name).read_bytes(), name
         assert (location(folder) / "report" / "report.html").is_file()
     assert listing(memory) == {"d.zarr", f"m{kind}", "c.zarr", "p.csv", "report"}
-
-
-def test_a_report_finds_what_a_local_certificate_names(
-    tiny_dataset: Path, memory: UPath, tmp_path: Path
-) -> None:
-    model = str(memory / "m.zarr")
-    train(tiny_dataset, model, OPTIONS)
-    certify(model, tiny_dataset, tmp_path / "c.zarr")
-    runs = load_runs([tmp_path / "c.zarr"])
-    assert Origins(runs).model(runs[0]) is not None
-    remove(memory / "m.zarr")
-    assert Origins(runs).model(runs[0]) is None
 
 
 # --- whole or not at all -------------------------------------------------------------------
