@@ -62,4 +62,4 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
 
 def _made_by_demo(folder: Path) -> bool:
     names = {path.name.removesuffix(".partial").strip(".") for path in folder.iterdir()}
-    return {name.removesuffix(".lock") for name in names} <= _NAMES
+    return {name.removesuffix(".lock").partition(".boxnn-")[0] for name in names} <= _NAMES

@@ -1,10 +1,14 @@
 """Outputs that appear whole or not at all.
 
-An output ``NAME`` is built in ``NAME.partial`` beside it and renamed when it is
-complete, so nothing unfinished ever carries the final name. A lock held by the
-operating system (released even by ``kill -9``) refuses a second writer.
+A folder ``NAME`` is built in ``NAME.partial`` beside it, a file under a name that nothing else
+has, and renamed when it is complete, so nothing unfinished ever carries the final name. A lock
+held by the operating system (released even by ``kill -9``) refuses a second writer.
 
-An object store, named by a URL, has neither. There ``NAME.partial`` is copied, the
+Nothing is removed that this package has not made. What it replaces was checked before, and is moved
+to a name of its own on the way. A ``NAME.partial`` is recognised by its content: the marker that
+every folder begins with, or one of our Zarr groups. Any other is in the way, and an error says so.
+
+An object store, named by a URL, has neither rename nor lock. There what was built is copied, the
 ``zarr.json`` at the root last (a group without it does not open, so nothing unfinished
 looks finished), and then deleted. With ``overwrite`` the old output goes just before the
 copy begins. No lock is possible: two runs must not write the same URL at the same time.
@@ -15,7 +19,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,13 +42,26 @@ except ImportError:  # not POSIX: no lock, the rename still keeps outputs whole
     fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = ".partial"
+#: In every unfinished folder from its first moment on, and in no finished one.
+_MARKER = ".boxnn-unfinished"
+_HEX = re.compile("[0-9a-f]{32}")
 #: Without it a Zarr group does not open.
 _ROOT = "zarr.json"
 
 
 def partial_path(path: Location) -> Location:
-    """Return where the unfinished form of `path` is kept."""
+    """Return where the unfinished form of a folder is kept."""
     return path.with_name(path.name + _PARTIAL)
+
+
+def _own_name(path: Location, what: str) -> Location:
+    """Return a hidden name beside a path that nothing else has, nor will have."""
+    return path.with_name(f".{path.name}.boxnn-{what}-{uuid.uuid4().hex}")
+
+
+def is_untouched(partial: Location) -> bool:
+    """Whether nothing has been written to an unfinished folder yet."""
+    return not any(item.name != _MARKER for item in partial.iterdir())
 
 
 def remove(path: Location) -> None:
@@ -64,11 +83,10 @@ def replace(source: Path, target: Path) -> None:
     first, so that at every moment one whole version exists under one of the
     two names.
     """
-    if not target.exists():
-        source.rename(target)
+    if not target.is_dir():
+        source.replace(target)
         return
-    aside = target.with_name(target.name + ".old")
-    remove(aside)
+    aside = _own_name(target, "old")
     target.rename(aside)
     try:
         source.rename(target)
@@ -109,7 +127,7 @@ def write_failure(error: OSError, path: Name) -> OutputError:
     return OutputError(f"cannot write {path}: {first_line(error)}{remedy}")
 
 
-def holds_boxnn_group(folder: Path) -> bool:
+def holds_boxnn_group(folder: Location) -> bool:
     """Whether a folder is a dataset, model or certificate file of ours, or an empty one."""
     try:
         root = folder / _ROOT
@@ -159,11 +177,11 @@ def staged_output(
 ) -> Iterator[Location]:
     """Build an output under a temporary name, which is yielded, and publish it on success.
 
-    The temporary name is ``path.partial``, a `directory` or what the body writes there as a file.
-    When the body fails, that is kept if the output is `resumable`; with `resume` it is continued,
-    and with `overwrite` it is discarded. What is at `path` is replaced only with `overwrite`, once
-    the new output is complete, and only if it is a file or an `owned` folder and none of the
-    `inputs`. The output is all of the directory, or what is named `result` in it.
+    The temporary name of a `directory` is ``path.partial``, that of a file is one of its own. When
+    the body fails, a directory is kept if it is `resumable`; with `resume` it is continued, and
+    with `overwrite` it is discarded. What is at `path` is replaced only with `overwrite`, once the
+    new output is complete, and only if it is a file or an `owned` folder and none of the `inputs`.
+    The output is all of the directory, or what is named `result` in it.
 
     Raises
     ------
@@ -180,7 +198,7 @@ def staged_output(
         raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
     if final.name in ("", ".."):
         raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
-    partial = partial_path(final)
+    partial = partial_path(final) if directory else _own_name(final, "new")
     try:
         with storage_errors():
             if _is_taken(final, partial, resume):
@@ -190,14 +208,18 @@ def staged_output(
                     a_file = not directory or (result or "").endswith(".zip")
                     _refuse_to_replace(final, a_file, inputs, owned)
         with _held(final):
-            _make_room(partial, overwrite, resume, resumable)
-            if directory and isinstance(partial, Path):
-                partial.mkdir(exist_ok=True)
+            if directory:
+                _make_room(partial, overwrite, resume, resumable)
+                _mark(partial)
+            else:
+                _remove_killed(final)
             try:
                 yield partial
+                if directory and result is None:
+                    (partial / _MARKER).unlink(missing_ok=True)
                 publish(partial if result is None else partial / result, final)
             except BaseException:
-                if not resumable or _is_empty(partial):
+                if not resumable or (isinstance(partial, Path) and is_untouched(partial)):
                     remove(partial)
                 raise
             remove(partial)
@@ -219,8 +241,18 @@ def _is_taken(final: Location, partial: Location, resume: bool) -> bool:
     return exists(final) and not (resume and begun)
 
 
-def _is_empty(partial: Location) -> bool:
-    return isinstance(partial, Path) and partial.is_dir() and not any(partial.iterdir())
+def _mark(partial: Location) -> None:
+    """Begin an unfinished folder, or go on with one."""
+    if isinstance(partial, Path):
+        partial.mkdir(exist_ok=True)
+    (partial / _MARKER).write_bytes(b"An unfinished output of boxnn.\n")
+
+
+def _is_ours(partial: Location) -> bool:
+    """Whether an unfinished folder was made here: marked, empty, or one of our groups."""
+    if not partial.is_dir() or (isinstance(partial, Path) and partial.is_symlink()):
+        return False
+    return exists(partial / _MARKER) or holds_boxnn_group(partial)
 
 
 def _refuse_to_replace(
@@ -245,7 +277,13 @@ def _refuse_to_replace(
 
 def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool) -> None:
     """Remove what an earlier run left, unless it is to be continued or might be wanted."""
-    if not exists(partial) or resume:
+    if not (exists(partial) or (isinstance(partial, Path) and partial.is_symlink())):
+        return
+    if not _is_ours(partial):
+        raise OptionError(
+            f"{partial} is in the way, and boxnn did not make it; move it, or choose another `out`"
+        )
+    if resume:
         return
     if resumable and not overwrite:
         raise OptionError(
@@ -253,6 +291,16 @@ def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool
             "or `overwrite` to start again"
         )
     remove(partial)
+
+
+def _remove_killed(final: Location) -> None:
+    """Remove the unfinished files of runs that were killed; none runs now, as we hold the lock."""
+    if not isinstance(final, Path):
+        return
+    begin = f".{final.name}.boxnn-new-"
+    for path in final.absolute().parent.iterdir():
+        if path.name.startswith(begin) and _HEX.fullmatch(path.name[len(begin) :]):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -263,7 +311,9 @@ def _held(final: Location) -> Iterator[None]:
             yield
         return
     lock = final.with_name(f".{final.name}.lock")
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+    # A link at this name is not ours: nothing is made where it points to.
+    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(lock, flags, 0o644)
     try:
         if fcntl is not None:
             try:

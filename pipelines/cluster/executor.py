@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
+from boxnn_numba.data.atomic import is_untouched
 from boxnn_numba.data.paths import Location, absolute
 from boxnn_numba.errors import ClusterError, InterruptedRunError
 from boxnn_numba.pipelines.cluster.connection import check_workers, open_client
@@ -56,7 +57,7 @@ def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> 
     try:
         yield
     except KeyboardInterrupt:
-        if not any(folder.iterdir()):
+        if is_untouched(folder):
             raise InterruptedRunError(
                 f"interrupted before any of {total} was done; nothing is kept, start again"
             ) from None

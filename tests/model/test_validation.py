@@ -264,10 +264,11 @@ def test_staged_output_that_fails(error: type[BaseException], tmp_path: Path) ->
 
 def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "old").write_text("x")
+    for name in ("old", ".boxnn-unfinished"):
+        (tmp_path / "out.partial" / name).write_text("x")
     (tmp_path / ".out.lock").write_text("")
     with staged_output(tmp_path / "out") as partial:
-        assert list(partial.iterdir()) == []
+        assert [path.name for path in partial.iterdir()] == [".boxnn-unfinished"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -277,7 +278,8 @@ def test_replace_keeps_a_whole_version(tmp_path: Path) -> None:
         (tmp_path / name / "a").write_text(content)
     replace(tmp_path / "new", tmp_path / "out")
     assert (tmp_path / "out" / "a").read_text() == "2"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out.old" / "a").read_text() == "0"  # somebody's
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Outputs appear whole or not at all, and nothing of the user's is ever removed for them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boxnn_numba.data.atomic import partial_path, staged_output
+from boxnn_numba.data.dataset import write_dataset
+from boxnn_numba.errors import OptionError, OutputError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def mine(path: Path) -> Path:
+    """A folder of the user's with a file in it."""
+    path.mkdir()
+    (path / "thesis.txt").write_text("years of work")
+    return path
+
+
+def is_whole(path: Path) -> bool:
+    return (path / "thesis.txt").read_text() == "years of work"
+
+
+def small_dataset(path: Path, **options: bool) -> None:
+    rows = np.zeros((4, 3), np.uint8), np.array([0, 1, 0, 1], np.int32)
+    write_dataset(path, name="d", classes=[0, 1], train=rows, test=rows, **options)
+
+
+def write_file(path: Path, text: str, **options: bool) -> None:
+    with staged_output(path, directory=False, **options) as partial:
+        partial.write_text(text)
+
+
+def test_overwrite_leaves_the_neighbours_of_a_folder(tmp_path: Path) -> None:
+    kept = [mine(tmp_path / f"d.zarr{ending}") for ending in (".old", ".bak", ".new", ".tmp")]
+    small_dataset(tmp_path / "d.zarr")
+    small_dataset(tmp_path / "d.zarr", overwrite=True)
+    assert all(map(is_whole, kept))
+    assert {path.name for path in tmp_path.iterdir()} == {"d.zarr", *(p.name for p in kept)}
+
+
+def test_overwrite_leaves_the_neighbours_of_a_file(tmp_path: Path) -> None:
+    kept = [tmp_path / f"p.csv{ending}" for ending in (".old", ".partial", ".new", ".tmp")]
+    for path in kept:
+        path.write_text("years of work")
+    write_file(tmp_path / "p.csv", "one")
+    write_file(tmp_path / "p.csv", "two", overwrite=True)
+    assert (tmp_path / "p.csv").read_text() == "two"
+    assert {path.read_text() for path in kept} == {"years of work"}
+    assert {path.name for path in tmp_path.iterdir()} == {"p.csv", *(p.name for p in kept)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"overwrite": True}, {"resumable": True}, {"resumable": True, "resume": True}],
+    ids=["new", "overwrite", "resumable", "resume"],
+)
+def test_a_foreign_partial_is_in_the_way(tmp_path: Path, options: dict[str, bool]) -> None:
+    foreign = mine(partial_path(tmp_path / "m.zarr"))  # type: ignore[arg-type]
+    with (
+        pytest.raises(OptionError, match=r"m\.zarr\.partial is in the way, and boxnn did not"),
+        staged_output(tmp_path / "m.zarr", **options),
+    ):
+        raise AssertionError("the body must not run")
+    assert is_whole(foreign) and {path.name for path in tmp_path.iterdir()} == {foreign.name}
+
+
+def test_a_foreign_file_or_link_is_in_the_way(tmp_path: Path) -> None:
+    partial = tmp_path / "m.zarr.partial"
+    partial.write_text("years of work")
+    with pytest.raises(OptionError, match="in the way"), staged_output(tmp_path / "m.zarr"):
+        pass
+    assert partial.read_text() == "years of work"
+    partial.unlink()
+    elsewhere = mine(tmp_path / "elsewhere")
+    partial.symlink_to(elsewhere)
+    with pytest.raises(OptionError, match="in the way"), staged_output(tmp_path / "m.zarr"):
+        pass
+    assert partial.is_symlink() and is_whole(elsewhere)
+
+
+def test_our_own_unfinished_folder_is_made_room_for(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), staged_output(tmp_path / "m", resumable=True) as partial:
+        (partial / "something").write_text("half")
+        raise ZeroDivisionError
+    assert partial_path(tmp_path / "m").is_dir()
+    with pytest.raises(OptionError, match="an unfinished run is in"):
+        staged_output(tmp_path / "m", resumable=True).__enter__()
+    with staged_output(tmp_path / "m", resumable=True, overwrite=True) as partial:
+        assert not (partial / "something").exists()
+        (partial / "something").write_text("whole")
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["something"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".p.csv.boxnn-new-{'0a' * 16}"
+    left.write_text("half")
+    like = tmp_path / ".p.csv.boxnn-new-mine"
+    like.write_text("mine")
+    write_file(tmp_path / "p.csv", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"p.csv", like.name}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_at_the_name_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / ".p.csv.lock").symlink_to(tmp_path / "planted")
+    with pytest.raises(OutputError):
+        write_file(tmp_path / "p.csv", "text")
+    assert not (tmp_path / "planted").exists() and not (tmp_path / "p.csv").exists()
+
+
+def test_commands_leave_what_is_not_theirs(trained: Run, tmp_path: Path) -> None:
+    np.save("x.npy", np.zeros((3, 12), np.uint8))
+    files = [tmp_path / name for name in ("p.csv.partial", "p.csv.old")]
+    for path in files:
+        path.write_text("years of work")
+    folders = [mine(tmp_path / name) for name in ("model.zarr.old", "tiny.zarr.old")]
+    for _ in range(2):
+        words = "predict model.zarr x.npy --out p.csv --overwrite"
+        assert trained(*words.split())[0] == 0
+    again = "train tiny.zarr --out model.zarr --boxes 6 --epochs 1 --overwrite -q"
+    assert trained(*again.split())[0] == 0
+    assert {path.read_text() for path in files} == {"years of work"}
+    assert all(map(is_whole, folders))
+    folder = mine(tmp_path / "new.zarr.partial")
+    code, _, error = trained("data", "ingest", "mnist-sample", "--out", "new.zarr")
+    assert (code, error.count("\n")) == (2, 1) and "new.zarr.partial is in the way" in error
+    assert "--out" in error and is_whole(folder)
