@@ -262,7 +262,9 @@ def test_what_must_not_be_in_the_sources() -> None:
         for file in (ROOT / folder).rglob("*.py"):
             for what, pattern in banned.items():
                 match = re.search(pattern, file.read_text())
-                assert match is None, f"{file} has {what}: {match and match.group()}"
+                # Numba's form of compiled kernels, in a private folder and behind a digest.
+                kernels = (file.name, what) == ("cache.py", "an unpickler")
+                assert match is None or kernels, f"{file} has {what}: {match and match.group()}"
 
 
 def test_published_files_are_packaged() -> None:
