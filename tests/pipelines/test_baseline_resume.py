@@ -86,7 +86,7 @@ def test_stopped_twice(options: dict[str, Any], images: Path, tmp_path: Path) ->
                 run=RunOptions(threads=1, resume=True, progress=Stopper(after)),
                 **options,
             )
-    assert names(tmp_path / "m.partial") == {"checkpoint.npz"}
+    assert names(tmp_path / "m.partial") == {".boxnn-unfinished", "checkpoint.npz"}
     with pytest.raises(OptionError, match="pass `resume` to continue it"):
         train_baseline(images, out, run=RunOptions(threads=1), **options)
     train_baseline(images, out, run=RunOptions(threads=1, resume=True), **options)
