@@ -125,11 +125,10 @@ def report(
         runs = with_attacks(load_runs(certificates, convention), attacks, convention)
         run.progress.advance(1)
         notes = _fill(folder, runs, Origins(runs, data, models), convention, run.progress)
-        files = sorted(path.name for path in folder.iterdir())
     return Report(
         out=str(target),
         page=str(target / PAGE),
-        files=files,
+        files=sorted(path.name for path in target.iterdir()),
         convention=convention,
         dataset=runs[0].dataset_name,
         split=runs[0].attributes.get("split"),
