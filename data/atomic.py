@@ -64,6 +64,13 @@ def is_untouched(partial: Location) -> bool:
     return not any(item.name != _MARKER for item in partial.iterdir())
 
 
+def clear(partial: Location) -> None:
+    """Remove what is in an unfinished folder, but not the marker that it is one of ours."""
+    for item in partial.iterdir():
+        if item.name != _MARKER:
+            remove(item)
+
+
 def remove(path: Location) -> None:
     """Delete a file or a directory tree; nothing there is fine."""
     if not isinstance(path, Path):
@@ -199,6 +206,8 @@ def staged_output(
     if final.name in ("", ".."):
         raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
     partial = partial_path(final) if directory else _own_name(final, "new")
+    # Commands that go on with each other's runs, or find out themselves, have the same.
+    text = f"An unfinished output of boxnn: {result or 'whole'}, {resumable=}.\n".encode()
     try:
         with storage_errors():
             if _is_taken(final, partial, resume):
@@ -209,11 +218,12 @@ def staged_output(
                     _refuse_to_replace(final, a_file, inputs, owned)
         with _held(final):
             if directory:
-                _make_room(partial, overwrite, resume, resumable)
-                _mark(partial)
+                _make_room(partial, overwrite, resume, resumable, text)
             else:
                 _remove_killed(final)
             try:
+                if directory:
+                    _mark(partial, text)
                 yield partial
                 if directory and result is None:
                     (partial / _MARKER).unlink(missing_ok=True)
@@ -241,11 +251,11 @@ def _is_taken(final: Location, partial: Location, resume: bool) -> bool:
     return exists(final) and not (resume and begun)
 
 
-def _mark(partial: Location) -> None:
+def _mark(partial: Location, text: bytes) -> None:
     """Begin an unfinished folder, or go on with one."""
     if isinstance(partial, Path):
         partial.mkdir(exist_ok=True)
-    (partial / _MARKER).write_bytes(b"An unfinished output of boxnn.\n")
+    (partial / _MARKER).write_bytes(text)
 
 
 def _is_ours(partial: Location) -> bool:
@@ -275,13 +285,25 @@ def _refuse_to_replace(
         )
 
 
-def _make_room(partial: Location, overwrite: bool, resume: bool, resumable: bool) -> None:
+def _in_the_way(path: Location) -> OptionError:
+    return OptionError(
+        f"{path} is in the way, and boxnn did not make it; move it, or choose another `out`"
+    )
+
+
+def _make_room(
+    partial: Location, overwrite: bool, resume: bool, resumable: bool, text: bytes
+) -> None:
     """Remove what an earlier run left, unless it is to be continued or might be wanted."""
     if not (exists(partial) or (isinstance(partial, Path) and partial.is_symlink())):
         return
     if not _is_ours(partial):
+        raise _in_the_way(partial)
+    marker = partial / _MARKER
+    if not overwrite and exists(marker) and marker.read_bytes() not in (b"", text):
         raise OptionError(
-            f"{partial} is in the way, and boxnn did not make it; move it, or choose another `out`"
+            f"an unfinished run of another command is in {partial}; finish that one, or pass "
+            "`overwrite` to remove it"
         )
     if resume:
         return
@@ -315,6 +337,8 @@ def _held(final: Location) -> Iterator[None]:
     flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(lock, flags, 0o644)
     try:
+        if os.fstat(descriptor).st_size:  # ours are empty
+            raise _in_the_way(lock)
         if fcntl is not None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 
 from boxnn_numba.data import zarr_format
+from boxnn_numba.data.atomic import clear
 from boxnn_numba.data.paths import Location, Name, location, reachable, read_problem
 from boxnn_numba.errors import BoxNNError
 
@@ -183,7 +184,8 @@ class RowWriter:
         self._check_same_run()
         # The attributes are written last, so a group without them was killed while it was made.
         if not self._before:
-            self._group = zarr.create_group(zarr_format.tree_store(path), overwrite=True)
+            clear(path)
+            self._group = zarr.create_group(zarr_format.tree_store(path))
             for column in self._columns:
                 tail = () if column.second is None else (sizes[column.second],)
                 stored = dtype if len(column.dtypes) > 1 else column.dtypes[0]

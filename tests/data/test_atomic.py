@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boxnn_numba.data import zarr_format
 from boxnn_numba.data.atomic import partial_path, staged_output
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.errors import OptionError, OutputError
@@ -114,6 +115,51 @@ def test_a_link_at_the_name_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_file(tmp_path / "p.csv", "text")
     assert not (tmp_path / "planted").exists() and not (tmp_path / "p.csv").exists()
+
+
+def test_a_foreign_file_at_the_name_of_the_lock_stays(tmp_path: Path) -> None:
+    lock = tmp_path / ".p.csv.lock"
+    lock.write_text("years of work")
+    with pytest.raises(OptionError, match=r"\.p\.csv\.lock is in the way"):
+        write_file(tmp_path / "p.csv", "text")
+    assert lock.read_text() == "years of work" and not (tmp_path / "p.csv").exists()
+
+
+def test_an_unfinished_run_of_another_command_stays(trained: Run, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        staged_output(tmp_path / "new.zarr", resumable=True, result="model.zarr") as partial,
+    ):
+        (partial / "checkpoint.npz").write_text("hours of training")
+        raise ZeroDivisionError
+    certify = ["certify", "model.zarr", "tiny.zarr", "--out", "new.zarr"]
+    for words in (
+        [*certify, "--resume"],
+        certify,
+        ["data", "ingest", "mnist-sample", "--out", "new.zarr"],
+    ):
+        code, _, error = trained(*words)
+        assert code == 2 and "an unfinished run of another command is in new.zarr.partial" in error
+        assert (tmp_path / "new.zarr.partial/checkpoint.npz").read_text() == "hours of training"
+    assert trained(*certify, "--overwrite")[0] == 0
+
+
+def test_a_run_killed_while_its_file_was_made_is_resumed(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments: object) -> None:
+        raise Killed
+
+    certify = ["certify", "model.zarr", "tiny.zarr", "--out", "c.zarr"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(zarr_format, "write_attributes", kill)
+        trained(*certify)
+    assert (tmp_path / "c.zarr.partial/radius").is_dir()
+    assert trained(*certify, "--resume")[0] == 0
+    assert not any(path.name.startswith(".") for path in (tmp_path / "c.zarr").iterdir())
 
 
 def test_commands_leave_what_is_not_theirs(trained: Run, tmp_path: Path) -> None:
