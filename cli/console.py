@@ -28,8 +28,7 @@ def as_flags(text: str) -> str:
 def emit(result: Any, text: str) -> None:
     """Print a result (a dict, or what has `as_dict`) as one JSON object, or as text."""
     content = result if isinstance(result, dict) else result.as_dict()
-    as_json = click.get_current_context().obj["json"]
-    click.echo(as_flags(json.dumps(content) if as_json else text))
+    click.echo(json.dumps(content) if click.get_current_context().obj["json"] else text)
 
 
 class _Bar:

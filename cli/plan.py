@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from boxnn_numba.cli import options
+from boxnn_numba.cli.console import as_flags
 from boxnn_numba.errors import OptionError
 
 
@@ -98,4 +99,4 @@ def plan(
     result = predict(job, clusters[0], known)
     if plot is not None:
         draw_plan([(f"{job.boxes:,} boxes", job, clusters)], known, plot, overwrite=overwrite)
-    return result, plan_text(result)
+    return result, as_flags(plan_text(result))

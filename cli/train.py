@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from boxnn_numba.cli import options
+from boxnn_numba.cli.console import as_flags
 from boxnn_numba.training.options import GROUPS, OPTIONS, preset_value, resolve
 
 # The first is the default.
@@ -83,6 +84,7 @@ def train(
     result = train_model(
         data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
     ).as_dict()
+    result["warnings"] = [*map(as_flags, result["warnings"])]
     text = (
         f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
         f"{result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
