@@ -199,7 +199,7 @@ class BoxNN:
         if validation.choice("certificate", certificate, certificates.KINDS) == "margin":
             index, radius = self.radii(self.class_distance(x, device, chunk), convention)
             return Certificate(self._labels(index), radius)
-        if convention != "sound" or device == "cuda" or on_gpu(x):
+        if convention != "sound" or device not in ("auto", "cpu") or on_gpu(x):
             raise OptionError(
                 f"{certificate} radii are sound and computed on the CPU; leave out convention and "
                 "device, and pass NumPy arrays"
@@ -224,7 +224,8 @@ class BoxNN:
             + (f" in {sets} sets" if sets > 1 else ""),
             "features": f"{shape} {'codes' if self.grid is None else 'real numbers'}"
             + (f" in groups of {self.group_size}" if self.group_size > 1 else ""),
-            "classes": " ".join((listed + more).split()),
+            # Names of a stranger's are shown, not sent to the terminal.
+            "classes": "".join(c if c.isprintable() else " " for c in listed + more),
         }
 
     def __repr__(self) -> str:

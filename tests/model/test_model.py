@@ -175,6 +175,7 @@ def test_kinds_of_certificates() -> None:
         ({"certificate": "tight"}, "choose one of margin, pairwise, exact"),
         ({"certificate": "pairwise", "convention": "paper"}, "leave out convention"),
         ({"certificate": "exact", "device": "cuda"}, "computed on the CPU"),
+        ({"certificate": "pairwise", "device": "gpu"}, "computed on the CPU"),
         ({"certificate": "exact", "time_limit": 0}, "time_limit is 0"),
     ],
 )
@@ -184,11 +185,11 @@ def test_certificates_that_cannot_be(options: dict[str, Any], message: str) -> N
 
 
 def test_a_model_is_one_readable_line() -> None:
-    classes = ["<b>", "two\nlines", "c"]
+    classes = ["<b>", "two\nlines", "c\x1b"]
     model = BoxNN(BOXES, classes, feature_shape=(2, 3), group_size=3)
     assert repr(model) == (
         "BoxNN(boxes: 3 of width 60; features: 2 x 3 codes in groups of 3; "
-        "classes: <b>, two lines, c)"
+        "classes: <b>, two lines, c )"
     )
     assert "6 of width 60 in 2 sets" in repr(BoxNN(BOXES, "abc", others=(BOXES,)))
     many = Boxes(BOXES.lower, BOXES.upper, BOXES.labels, 60, n_classes=30)
