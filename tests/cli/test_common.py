@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from support.cli_runs import Run, failed
 
@@ -20,10 +21,12 @@ from boxnn_numba.cli.console import running
 from boxnn_numba.cli.main import cli
 from boxnn_numba.cli.train import default_text
 from boxnn_numba.data.certificate_store import KINDS
+from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.manifest import SPLITS
 from boxnn_numba.pipelines.attack.attack import METHODS
 from boxnn_numba.pipelines.certification.baselines import CERTIFICATES
 from boxnn_numba.pipelines.reproduce.reproduce import SCALES, TARGETS
+from boxnn_numba.pipelines.training import train as train_pipeline
 from boxnn_numba.training.options import GROUPS, OPTIONS, PRESETS, resolve
 
 
@@ -39,6 +42,26 @@ def test_errors_name_the_options_of_the_command(run_boxnn: Run) -> None:
     words = ("train", "x", "--out", "y", "--preset", "target")
     Path("x").mkdir()
     failed(run_boxnn(*words), 2, "preset target needs a radius; pass --radius")
+
+
+def test_names_of_the_user_are_printed_as_they_are(run_boxnn: Run, tmp_path: Path) -> None:
+    x, y = np.arange(48, dtype=np.uint8).reshape(12, 4), np.arange(12, dtype=np.int32) % 2
+    classes = ["`radii`", "`out`"]
+    write_dataset(tmp_path / "d.zarr", name="d", classes=classes, train=(x, y), test=(x, y))
+    for words in ("train d.zarr --out m --boxes 2 --epochs 1", "certify m d.zarr --out c"):
+        assert run_boxnn(*words.split())[0] == 0
+    table = json.loads(run_boxnn("evaluate", "c", "--json")[1])["per_class"]
+    assert [row["class"] for row in table] == classes
+    assert all(name in run_boxnn("evaluate", "c")[1] for name in classes)
+
+
+def test_advice_in_results_names_options(
+    run_boxnn: Run, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_pipeline, "training_warnings", lambda *rest: ["raise `boxes`"])
+    words = ["train", "tiny.zarr", "--out", "m", "--boxes", "6", "--epochs", "1", "--overwrite"]
+    assert run_boxnn(*words)[1].endswith("warning: raise --boxes\n")
+    assert json.loads(run_boxnn(*words, "--json")[1])["warnings"] == ["raise --boxes"]
 
 
 def test_help_is_in_sections_and_tells_the_defaults_of_the_presets(run_boxnn: Run) -> None:
