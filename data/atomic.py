@@ -223,7 +223,9 @@ def staged_output(
                 _remove_killed(final)
             try:
                 if directory:
-                    _mark(partial, text)
+                    if isinstance(partial, Path):
+                        partial.mkdir(exist_ok=True)
+                    (partial / _MARKER).write_bytes(text)
                 yield partial
                 if directory and result is None:
                     (partial / _MARKER).unlink(missing_ok=True)
@@ -249,13 +251,6 @@ def _is_taken(final: Location, partial: Location, resume: bool) -> bool:
     # A run that ended while it published has left a tree without its root.
     begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
     return exists(final) and not (resume and begun)
-
-
-def _mark(partial: Location, text: bytes) -> None:
-    """Begin an unfinished folder, or go on with one."""
-    if isinstance(partial, Path):
-        partial.mkdir(exist_ok=True)
-    (partial / _MARKER).write_bytes(text)
 
 
 def _is_ours(partial: Location) -> bool:

@@ -26,18 +26,10 @@ LARGEST_GAP = 255
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> Pair:
-    """Return what to change in a table of codes to get another, and change it.
+    """Return what to change in a table of codes (uint8, contiguous) to get another, and change it.
 
-    Parameters
-    ----------
-    before, after
-        uint8, contiguous, of one shape.
-
-    Returns
-    -------
-    gaps, codes
-        uint8: steps from one new code to the next in the flattened table, and the codes. Some that
-        did not change are among them, so that no gap is larger than a byte.
+    Gaps are steps from one new code to the next in the flattened table. Among the codes are some
+    that did not change, so that no gap is larger than a byte.
     """
     old, new = before.reshape(-1), after.reshape(-1)
     changed = old != new
@@ -49,17 +41,7 @@ def changes(before: np.ndarray, after: np.ndarray) -> Pair:
 
 
 def apply_changes(table: np.ndarray, gaps: np.ndarray, codes: np.ndarray, stride: int) -> None:
-    """Do what `changes` found, in a table whose rows may be padded otherwise.
-
-    Parameters
-    ----------
-    table
-        (M', n') uint8.
-    gaps, codes
-        As `changes` returned them.
-    stride
-        Codes in a row of the table that they were found in.
-    """
+    """Do what `changes` found in a table of `stride` codes a row, in one that may be padded."""
     rows, columns = np.divmod(np.cumsum(gaps, dtype=np.int64), stride)
     inside = (rows < table.shape[0]) & (columns < table.shape[1])
     table[rows[inside], columns[inside]] = codes[inside]
@@ -71,18 +53,8 @@ class BoxUpdate:
 
     Beside it come arrays of codes: all lower and upper bounds, or gaps and codes of the
     `changes` of lower and of upper since the update before, or nothing for a worker that has had
-    the update.
-
-    Attributes
-    ----------
-    run
-        Which run they belong to.
-    number
-        Counts the updates of a run.
-    problem
-        The tables of the run; only beside all codes.
-    stride
-        Codes in a row of the table that changes were found in.
+    the update. `number` counts the updates of a run, whose tables (`problem`) come only beside
+    all codes. `stride` is as for `apply_changes`.
     """
 
     run: str
@@ -96,13 +68,7 @@ Message = tuple[Any, ...]
 
 
 class BoxSender:
-    """The client's end: knows what the workers were sent last.
-
-    Parameters
-    ----------
-    backend
-        Gives threads.
-    """
+    """The client's end: knows what the workers were sent last. `backend` gives threads."""
 
     def __init__(self, backend: CpuBackend) -> None:
         self._backend = backend
