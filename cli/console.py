@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 def as_flags(text: str) -> str:
-    """Return a text about arguments (in backticks) with the options of the running command."""
+    """Return a text about arguments (in backticks, or first) as options of the running command."""
     context = click.get_current_context()
     flags = {item.name: item.opts[0] for item in context.command.params if item.opts[0][0] == "-"}
-    return re.sub("`([a-z_]+)`", lambda match: flags.get(match[1], match[0]), text)
+    names = "`([a-z_]+)`|^([a-z_]+)(?= is )"
+    return re.sub(names, lambda found: flags.get(found[1] or found[2], found[0]), text)
 
 
 def emit(result: Any, text: str) -> None:

@@ -10,8 +10,10 @@ from boxnn_numba.cli import options
 
 
 @options.command("Draw and compare certificates on one page.", "Report")
-@click.argument("certificates", nargs=-1, required=True, type=options.StorePath(), metavar="CERT")
-@options.out("Folder to make (must be new).")
+@click.argument(
+    "certificates", nargs=-1, required=True, type=options.StorePath(), metavar="CERT..."
+)
+@options.out("Folder to make.")
 @click.option(
     "--data", type=options.StorePath(), help="The data set, if it was moved (for images)."
 )

@@ -28,7 +28,12 @@ _TARGETS = (
 @click.option("--seed", default=0, help="Seed of all runs.")
 @options.threads
 @options.overwrite("Delete an earlier reproduction at --out.")
-@options.resume
+@options.option(
+    "--resume",
+    section=options.OUTPUT,
+    is_flag=True,
+    help="Add to --out, keeping its runs.",
+)
 def reproduce(target: str, out: str, **given: Any) -> options.Output:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
 

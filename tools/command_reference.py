@@ -41,7 +41,7 @@ def reference() -> str:
 
 def _section(words: str, command: click.Command) -> str:
     arguments = [
-        (item.metavar or str(item.name).upper()) + ("..." if item.nargs == -1 else "")
+        (item.metavar or str(item.name).upper()).rstrip(".") + ("..." if item.nargs == -1 else "")
         for item in command.params
         if isinstance(item, click.Argument)
     ]

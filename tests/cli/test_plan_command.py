@@ -69,7 +69,7 @@ def test_the_command_predicts_and_draws(tmp_path: Path) -> None:
         ("--boxes 5", "fewer than the 10 classes"),
         ("--width 256", "width is 256"),
         ("--validation 2", "validation is 2.0"),
-        ("--box-shards -1", "box_shards is -1"),
+        ("--box-shards -1", "--box-shards is -1"),
         ("--bandwidth fast", "bandwidth 'fast' is no rate"),
         ("--bandwidth 1.2.3", "bandwidth '1.2.3' is no rate"),
         ("--bandwidth 0", "bandwidth is 0.0"),
