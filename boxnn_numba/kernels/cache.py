@@ -27,6 +27,7 @@ from typing import Any
 
 import numba
 from numba.core import caching
+from platformdirs import user_cache_path
 
 from boxnn_numba.kernels import simd
 
@@ -37,15 +38,8 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def cache_directory() -> Path:
     """Return where compiled kernels are kept; ``BOXNN_CACHE_DIR`` overrides the user's cache."""
     override = os.environ.get("BOXNN_CACHE_DIR")
-    if override:
-        return Path(override) / _source_digest()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "boxnn-numba" / "kernels" / _source_digest()
+    base = Path(override) if override else user_cache_path("boxnn-numba") / "kernels"
+    return base / _source_digest()
 
 
 @functools.cache
