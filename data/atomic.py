@@ -135,10 +135,11 @@ def write_failure(error: OSError, path: Name) -> OutputError:
 
 
 def holds_boxnn_group(folder: Location) -> bool:
-    """Whether a folder is a dataset, model or certificate file of ours, or an empty one."""
+    """Whether a folder is one of our groups, without a file that nobody of us wrote, or empty."""
     try:
-        root = folder / _ROOT
-        return not any(folder.iterdir()) or '"boxnn-' in root.read_text(encoding="utf-8")
+        items, ours = list(folder.iterdir()), (_ROOT, _MARKER, ".DS_Store")
+        known = all(item.is_dir() or item.name in ours for item in items)
+        return not items or (known and '"boxnn-' in (folder / _ROOT).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -275,8 +276,8 @@ def _refuse_to_replace(
         raise OptionError(f"{final} is not a file; `overwrite` replaces only files here")
     if not a_file and not (final.is_dir() and owned(final)):
         raise OptionError(
-            f"{final} is not something that boxnn wrote; `overwrite` replaces only its own "
-            "outputs, choose another `out`"
+            f"{final} is not something that boxnn wrote, or not all of it; `overwrite` replaces "
+            "only its own outputs, choose another `out`"
         )
 
 

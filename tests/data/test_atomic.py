@@ -46,6 +46,16 @@ def test_overwrite_leaves_the_neighbours_of_a_folder(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"d.zarr", *(p.name for p in kept)}
 
 
+def test_overwrite_leaves_a_group_in_which_a_file_of_the_users_lies(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "d.zarr")
+    (tmp_path / "d.zarr" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OptionError, match="not something that boxnn wrote, or not all of it"):
+        small_dataset(tmp_path / "d.zarr", overwrite=True)
+    assert is_whole(tmp_path / "d.zarr")
+    (tmp_path / "d.zarr" / "thesis.txt").rename(tmp_path / "thesis.txt")
+    small_dataset(tmp_path / "d.zarr", overwrite=True)
+
+
 def test_overwrite_leaves_the_neighbours_of_a_file(tmp_path: Path) -> None:
     kept = [tmp_path / f"p.csv{ending}" for ending in (".old", ".partial", ".new", ".tmp")]
     for path in kept:

@@ -265,7 +265,7 @@ def test_staged_output_that_fails(error: type[BaseException], tmp_path: Path) ->
 def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     for name in ("old", ".boxnn-unfinished"):
-        (tmp_path / "out.partial" / name).write_text("x")
+        (tmp_path / "out.partial" / name).write_text("")
     (tmp_path / ".out.lock").write_text("")
     with staged_output(tmp_path / "out") as partial:
         assert [path.name for path in partial.iterdir()] == [".boxnn-unfinished"]
