@@ -162,8 +162,8 @@ def test_on_a_cluster(trained: Run) -> None:
         (("--exact", 3, "--certificate", "margin"), "leave those two out"),
         (("--exact", 0), "limit is 0"),
         (("--limit", 41), "limit is 41"),
-        (("--certificate", "exact", "--time-limit", 0), "time_limit is 0"),
-        (("--certificate", "exact", "--time-limit", "nan"), "time_limit is nan"),
+        (("--certificate", "exact", "--time-limit", 0), "--time-limit is 0"),
+        (("--certificate", "exact", "--time-limit", "nan"), "--time-limit is nan"),
         (("--certificate", "pairwise", "--device", "cuda"), "on the CPU"),
     ],
 )
