@@ -24,6 +24,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from boxnn_numba.data.paths import (
     URL_REMEDY,
@@ -54,9 +55,9 @@ def partial_path(path: Location) -> Location:
     return path.with_name(path.name + _PARTIAL)
 
 
-def _own_name(path: Location, what: str) -> Location:
-    """Return a hidden name beside a path that nothing else has, nor will have."""
-    return path.with_name(f".{path.name}.boxnn-{what}-{uuid.uuid4().hex}")
+def _own_name(name: str, what: str) -> str:
+    """Return a hidden name, to stand beside a name, that nothing else has, nor will have."""
+    return f".{name}.boxnn-{what}-{uuid.uuid4().hex}"
 
 
 def is_untouched(partial: Location) -> bool:
@@ -93,7 +94,7 @@ def replace(source: Path, target: Path) -> None:
     if not target.is_dir():
         source.replace(target)
         return
-    aside = _own_name(target, "old")
+    aside = target.with_name(_own_name(target.name, "old"))
     target.rename(aside)
     try:
         source.rename(target)
@@ -137,8 +138,8 @@ def write_failure(error: OSError, path: Name) -> OutputError:
 def holds_boxnn_group(folder: Location) -> bool:
     """Whether a folder is one of our groups, without a file that nobody of us wrote, or empty."""
     try:
-        items, ours = list(folder.iterdir()), (_ROOT, _MARKER, ".DS_Store")
-        known = all(item.is_dir() or item.name in ours for item in items)
+        items: list[Any] = list(folder.iterdir())
+        known = all(x.is_dir() or x.name in (_ROOT, _MARKER, ".DS_Store") for x in items)
         return not items or (known and '"boxnn-' in (folder / _ROOT).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return False
@@ -206,7 +207,7 @@ def staged_output(
         raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
     if final.name in ("", ".."):
         raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
-    partial = partial_path(final) if directory else _own_name(final, "new")
+    partial = partial_path(final) if directory else final.with_name(_own_name(final.name, "new"))
     # Commands that go on with each other's runs, or find out themselves, have the same.
     text = f"An unfinished output of boxnn: {result or 'whole'}, {resumable=}.\n".encode()
     try:
