@@ -28,12 +28,7 @@ _TARGETS = (
 @click.option("--seed", default=0, help="Seed of all runs.")
 @options.threads
 @options.overwrite("Delete an earlier reproduction at --out.")
-@options.option(
-    "--resume",
-    section=options.OUTPUT,
-    is_flag=True,
-    help="Add to --out, keeping its runs.",
-)
+@options.option("--resume", section=options.OUTPUT, is_flag=True, help="Add to what is at --out.")
 def reproduce(target: str, out: str, **given: Any) -> options.Output:
     """Rerun TARGET of the paper; write CSV, JSON, a picture and a text beside its values.
 
