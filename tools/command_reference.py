@@ -39,6 +39,11 @@ def reference() -> str:
     return "\n".join([HEAD, *(_section(words, command) for words, command in commands())])
 
 
+def _context(command: click.Command) -> click.Context:
+    # A command keeps the help option of its first context, so this has the names of all.
+    return click.Context(command, help_option_names=["-h", "--help"])
+
+
 def _section(words: str, command: click.Command) -> str:
     arguments = [
         (item.metavar or str(item.name).upper()).rstrip(".") + ("..." if item.nargs == -1 else "")
@@ -56,7 +61,7 @@ def _section(words: str, command: click.Command) -> str:
         "|---|---|---|",
     ]
     assert isinstance(command, Command), words
-    for title, options in command.sections(click.Context(command)).items():
+    for title, options in command.sections(_context(command)).items():
         lines.append(f"| **{title}** | | |")
         lines += [_option(item, item.to_info_dict()) for item in options if item in command.params]
     return "\n".join([*lines, ""])
