@@ -1,4 +1,4 @@
-"""Boxes: labelled axis-aligned boxes of codes, the whole of a trained classifier."""
+"""Boxes: labelled rows of bounds, plain or factored into parts: a trained classifier."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import InputError
 
 
@@ -28,18 +29,31 @@ class Boxes:
     n_classes
         Number K of classes; the largest label plus one by default. A class without a box
         is never predicted.
+    template
+        (M,) integers, the template of each box; by default each is its own. The boxes of a template
+        have one label and are its variants: they recombine part by part.
+    part
+        (n,) integers 0..P-1, the part of each feature; by default there is one part.
+    group
+        (n,) integers >= 0: features with the same number are rewritten together, their penalties
+        are capped as a whole, and they lie in one part. By default each feature is its own group.
 
     Raises
     ------
     InputError
-        Bounds are crossed, out of range or of different shapes, or labels do not fit.
+        Bounds are crossed, out of range or of different shapes, labels, templates, parts or groups
+        do not fit.
     OptionError
         `width` is not in 1..255.
 
     Notes
     -----
-    Boxes that are given in another order are sorted by label, keeping the order
-    within a class.
+    Boxes that are given in another order are sorted by label and template, keeping the order within
+    a template. Templates are numbered in that order, and groups by their first features.
+
+    A template with L variants stands for the L ** P boxes that choose a variant for each part, so
+    its distance is the sum over the parts of the smallest distance to a variant there, and Theorem
+    4.2 holds for it. One part, or one variant a template, are the plain boxes of the paper.
 
     Examples
     --------
@@ -55,6 +69,9 @@ class Boxes:
     labels: np.ndarray
     width: int = 1
     n_classes: int = field(default=0)
+    template: np.ndarray = field(default=None)  # type: ignore[assignment]
+    part: np.ndarray = field(default=None)  # type: ignore[assignment]
+    group: np.ndarray = field(default=None)  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -63,6 +80,10 @@ class Boxes:
         labels: ArrayLike,
         width: int = 1,
         n_classes: int | None = None,
+        *,
+        template: ArrayLike | None = None,
+        part: ArrayLike | None = None,
+        group: ArrayLike | None = None,
     ) -> None:
         low, high = validation.box_bounds(
             validation.codes("lower", lower), validation.codes("upper", upper)
@@ -74,11 +95,26 @@ class Boxes:
         count = known if n_classes is None else validation.positive("n_classes", n_classes)
         if known > count:
             raise InputError(f"a box has label {known - 1}, but there are {count} classes")
-        order = np.argsort(label, kind="stable")
+        rows, n = low.shape
+        chosen = np.arange(rows) if template is None else _numbers("template", template, rows)
+        order = np.lexsort((chosen, label))
+        starts = np.append(True, np.diff(chosen[order]) != 0)
+        starts[1:] |= np.diff(label[order]) != 0
+        if np.unique(chosen).size != np.count_nonzero(starts):
+            raise InputError("a `template` has boxes of two labels; give it boxes of one")
+        parts = np.zeros(n, np.int64) if part is None else _numbers("part", part, n)
+        if np.unique(parts).size != parts.max() + 1:
+            raise InputError(f"`part` leaves out numbers of 0..{parts.max()}; use each of them")
+        groups = np.arange(n) if group is None else _renumbered(_numbers("group", group, n))
+        if len(np.unique(np.stack((groups, parts)), axis=1).T) != groups.max() + 1:
+            raise InputError("a group has features in two parts; it must lie within one")
         for name, value in (
             ("lower", low[order]),
             ("upper", high[order]),
             ("labels", label[order].astype(np.int32)),
+            ("template", (np.cumsum(starts) - 1).astype(np.int32)),
+            ("part", parts.astype(np.int32)),
+            ("group", groups.astype(np.int32)),
         ):
             value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -97,3 +133,27 @@ class Boxes:
     def offsets(self) -> np.ndarray:
         """(K + 1,) int64: boxes ``offsets[c]:offsets[c + 1]`` have label c."""
         return np.searchsorted(self.labels, np.arange(self.n_classes + 1))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """What rows and columns belong to, as the backends take it."""
+        count = int(self.template[-1]) + 1
+        rows = np.searchsorted(self.template, np.arange(count + 1))
+        templates = np.searchsorted(self.labels[rows[:-1]], np.arange(self.n_classes + 1))
+        return Structure(rows, templates, self.part, self.group)
+
+
+def _numbers(name: str, value: ArrayLike, length: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape != (length,) or array.dtype.kind not in "iu" or (array < 0).any():
+        raise InputError(
+            f"`{name}` has shape {array.shape} and dtype {array.dtype}; pass {length} whole "
+            "numbers >= 0"
+        )
+    return array.astype(np.int64)
+
+
+def _renumbered(groups: np.ndarray) -> np.ndarray:
+    """Number groups 0..G-1 by their first features."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse])

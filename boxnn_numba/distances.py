@@ -24,7 +24,7 @@ _LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
     weakref.WeakKeyDictionary()
 )
 
-__all__ = ["UNREACHABLE", "box_distance", "class_distance", "pairwise_distance"]
+__all__ = ["UNREACHABLE", "box_distance", "class_distance", "pairwise_distance", "part_distance"]
 
 
 def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float = 1) -> np.ndarray:
@@ -99,9 +99,45 @@ def pairwise_distance(
     >>> pairwise_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
+    if boxes.structure.n_parts > 1 or boxes.structure.is_grouped:
+        return part_distance(x, boxes, device).sum(axis=1, dtype=np.int32)
     backend, codes, out = _prepared(x, boxes, out, len(boxes), device)
     table = laid_out(boxes, backend, "table")
     backend.pairwise(codes, table, boxes.width, out)
+    return out
+
+
+def part_distance(x: ArrayLike, boxes: Boxes, device: str = "cpu") -> np.ndarray:
+    """Return the distance of every sample to every box in each part, in integer units.
+
+    Parameters and errors are those of `class_distance`.
+
+    Returns
+    -------
+    (N, P, M) int32
+        Columns in the order of `boxes` (sorted by label and template); the sums over the parts are
+        the distances of `pairwise_distance`.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes
+    >>> from boxnn_numba.distances import part_distance
+    >>> boxes = Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3, part=[0, 1])
+    >>> part_distance([[9, 9]], boxes)
+    array([[[0, 1],
+            [3, 3]]], dtype=int32)
+    """
+    codes = validation.codes("x", x)
+    validation.same_features("x", codes, boxes.n_features, "boxes")
+    part, group = boxes.structure.part, boxes.structure.group
+    low, high = boxes.lower.astype(np.int32), boxes.upper.astype(np.int32)
+    out = np.zeros((len(codes), boxes.structure.n_parts, len(boxes)), np.int32)
+    for i, row in enumerate(codes.astype(np.int32)):
+        excess = np.maximum(np.maximum(low - row, row - high), 0)
+        for g in range(boxes.structure.n_groups):
+            inside = group == g
+            total = np.minimum(excess[:, inside].sum(axis=1), boxes.width)
+            out[i, part[inside][0]] += total
     return out
 
 
@@ -142,6 +178,15 @@ def class_distance(
     >>> class_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
+    structure = boxes.structure
+    if not structure.is_plain or structure.is_grouped:
+        least = np.minimum.reduceat(part_distance(x, boxes), structure.rows[:-1], axis=2).sum(
+            axis=1
+        )
+        found = np.full((len(least), boxes.n_classes), UNREACHABLE, np.int32)
+        known = np.flatnonzero(np.diff(structure.templates))
+        found[:, known] = np.minimum.reduceat(least, structure.templates[known], axis=1)
+        return found
     backend, codes, out = _prepared(x, boxes, out, boxes.n_classes, device, chunk)
     layout = laid_out(boxes, backend, "layout")
     backend.class_distance(codes, layout, boxes.width, out)

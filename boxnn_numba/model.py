@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from boxnn_numba import certificates, validation
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
-from boxnn_numba.distances import ensemble_distance
+from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
 
@@ -34,17 +35,26 @@ class BoxNN:
     feature_shape
         Shape of one sample, e.g. (28, 28); (n,) by default.
     group_size
-        Codes that an adversary rewrites together.
+        Codes that follow each other and that an adversary rewrites together although each is capped
+        by itself: models of the first version of the file format. New ones have 1 here, and groups
+        in their boxes.
     training
         How the model came to be: options, seed, versions, dataset digest, history.
     others
         More sets of boxes, of the same features, classes and width: an ensemble. Its class
         distances are the sums of those of all sets.
+    offset
+        (K,) integers in units, added to the class distances; zeros by default. A constant of a
+        class changes no difference that an adversary can make, so it leaves the certificate alone.
 
     Attributes
     ----------
     box_sets : tuple of Boxes
         All sets, one where there is no ensemble.
+    groups : (n,) int32 ndarray
+        Number of what each feature is rewritten with, 0..G-1: radii count these groups.
+    reach : int
+        Most units that rewriting one group moves a class distance by.
 
     Raises
     ------
@@ -75,6 +85,7 @@ class BoxNN:
     group_size: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     others: tuple[Boxes, ...] = ()
+    offset: np.ndarray = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "others", tuple(self.others))
@@ -88,6 +99,10 @@ class BoxNN:
                 )
             if (np.diff(boxes.offsets) > 0).tolist() != (np.diff(self.boxes.offsets) > 0).tolist():
                 raise InputError("sets of boxes of an ensemble must have boxes of the same classes")
+            if (boxes.group != self.boxes.group).any():
+                raise InputError(
+                    "sets of boxes of an ensemble must have the same groups of features"
+                )
         if len(self.classes) != self.boxes.n_classes:
             raise InputError(
                 f"there are {len(self.classes)} classes and boxes of {self.boxes.n_classes}; "
@@ -100,6 +115,10 @@ class BoxNN:
         if self.grid is not None and self.grid.n_features != n:
             raise InputError(f"the grid has {self.grid.n_features} features, the boxes {n}")
         validation.positive("group_size", self.group_size)
+        if self.group_size > 1 and self.boxes.structure.is_grouped:
+            raise InputError("`group_size` is for boxes without groups of their own; pass 1")
+        offset = validation.offsets("offset", self.offset, len(self.classes))
+        object.__setattr__(self, "offset", offset)
         object.__setattr__(self, "feature_shape", shape)
         object.__setattr__(self, "classes", list(self.classes))
 
@@ -107,6 +126,18 @@ class BoxNN:
     def box_sets(self) -> tuple[Boxes, ...]:
         """All sets of boxes."""
         return (self.boxes, *self.others)
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """(n,) int32, number of what each feature is rewritten with, 0..G-1."""
+        if self.group_size == 1:
+            return self.boxes.group
+        return np.arange(self.boxes.n_features, dtype=np.int32) // np.int32(self.group_size)
+
+    @property
+    def reach(self) -> int:
+        """Most units that rewriting one group moves a class distance by."""
+        return self.boxes.width * self.group_size * len(self.box_sets)
 
     def encode(self, x: ArrayLike) -> np.ndarray:
         """Return samples as codes.
@@ -139,10 +170,17 @@ class BoxNN:
     ) -> np.ndarray:
         """Return the (N, K) int32 distances to the nearest box of each class, in units.
 
-        Of an ensemble, their sums over the sets of boxes. Samples and errors are as for `encode`,
-        `device` and `chunk`, where arrays of the host are computed, as for `get_backend`.
+        Of an ensemble, their sums over the sets of boxes; with the offsets of the classes. Samples
+        and errors are as for `encode`, `device` and `chunk`, where arrays of the host are computed,
+        as for `get_backend`.
         """
-        return ensemble_distance(self.encode(x), self.box_sets, device, chunk)
+        total = ensemble_distance(self.encode(x), self.box_sets, device, chunk)
+        if not self.offset.any():
+            return total
+        if on_gpu(total):
+            raise InputError("a model with offsets takes NumPy arrays; pass those")
+        moved = total + self.offset
+        return np.where(total == UNREACHABLE, UNREACHABLE, moved).astype(np.int32)
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
         """Return the (N,) class labels of samples: those of the nearest boxes.

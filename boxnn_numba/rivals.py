@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 def group_count(model: Classifier) -> int:
     """Return the number of features, or feature groups, that an adversary counts."""
-    return -(-model.boxes.n_features // model.group_size)
+    return int(model.groups.max()) + 1
 
 
-def groups_changed(x: np.ndarray, other: np.ndarray, group_size: int) -> np.ndarray:
-    """Return how many groups of features differ between samples (N, n), row by row."""
-    differs = np.pad(x != other, ((0, 0), (0, -x.shape[1] % group_size)))
-    return np.asarray(differs.reshape(*x.shape[:1], -1, group_size).any(axis=2).sum(axis=1))
+def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return how many groups of features differ between samples (N, n), row by row.
+
+    groups are (n,) numbers 0..G-1.
+    """
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], np.arange(groups.max() + 1))
+    differs = np.logical_or.reduceat((x != other)[:, order], starts, axis=1)
+    return np.asarray(differs.sum(axis=1))
 
 
 def need_two_classes(model: Classifier) -> None:

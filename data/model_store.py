@@ -27,9 +27,11 @@ from boxnn_numba.errors import BoxNNError, ModelFileError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 
-FORMAT, VERSION = "boxnn-model", 1
+FORMAT, VERSION = "boxnn-model", 2
 BASELINE_FORMAT, BASELINE_VERSION = "boxnn-baseline", 1
 _REMEDY = "copy it again or train it again"
+#: Arrays that version 2 of the format added for each set of boxes.
+_STRUCTURE = ("template", "part", "group")
 #: Folder of a network's arrays in the group.
 _WEIGHTS = "weights/"
 #: Rows of boxes in a chunk.
@@ -95,15 +97,19 @@ def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:
             f"{folder}{name}": array
             for folder, boxes in zip(folders, model.box_sets, strict=True)
             for name, array in (
-                ("lower", boxes.lower), ("upper", boxes.upper), ("label", boxes.labels)
+                ("lower", boxes.lower), ("upper", boxes.upper), ("label", boxes.labels),
+                ("template", boxes.template), ("part", boxes.part), ("group", boxes.group),
             )
         }  # fmt: skip
+        arrays["offset"] = model.offset
     if model.grid is not None:
         arrays |= {"grid/edges": model.grid.edges, "grid/counts": model.grid.counts}
     return arrays
 
 
-def _attributes(model: BoxNN | BaselineModel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _attributes(
+    model: BoxNN | BaselineModel, arrays: dict[str, np.ndarray], version: int = VERSION
+) -> dict[str, Any]:
     if isinstance(model, BaselineModel):
         own = {
             "format": BASELINE_FORMAT,
@@ -114,7 +120,7 @@ def _attributes(model: BoxNN | BaselineModel, arrays: dict[str, np.ndarray]) -> 
     else:
         own = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": version,
             "width": model.boxes.width,
             "group_size": model.group_size,
             **({"members": len(model.box_sets)} if model.others else {}),
@@ -156,6 +162,7 @@ def load_model(path: Name) -> BoxNN:
             attributes["group_size"],
             attributes["training"],
             tuple(others),
+            arrays.get("offset"),  # type: ignore[arg-type]  # version 1 has none
         )
 
 
@@ -164,8 +171,15 @@ def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list
     count = validation.integer("members", attributes.get("members", 1), stored, stored)
     folders = [f"{number}/" for number in range(count)] if count > 1 else [""]
     width, n_classes = attributes["width"], len(attributes["classes"])
-    sides = [[arrays[f"{at}{name}"] for name in ("lower", "upper", "label")] for at in folders]
-    return [Boxes(lower, upper, label, width, n_classes) for lower, upper, label in sides]
+    return [
+        Boxes(
+            *(arrays[f"{at}{name}"] for name in ("lower", "upper", "label")),
+            width,
+            n_classes,
+            **{name: arrays.get(f"{at}{name}") for name in _STRUCTURE},
+        )
+        for at in folders
+    ]
 
 
 def load_baseline(path: Name) -> BaselineModel:
@@ -238,5 +252,22 @@ def _read_array(group: zarr.Group, name: str, digest: str, path: Name) -> np.nda
 
 
 def model_digest(model: BoxNN | BaselineModel) -> str:
-    """Return the SHA-256 that identifies a model's content (its attributes cover its arrays)."""
-    return str(_attributes(model, _arrays(model))["digest"])
+    """Return the SHA-256 that identifies a model's content (its attributes cover its arrays).
+
+    A model that the first version of the format can hold has the digest of that version, which the
+    certificates of old files name.
+    """
+    arrays, version = _arrays(model), VERSION
+    if isinstance(model, BoxNN) and _is_of_version_1(model):
+        names = (*_STRUCTURE, "offset")
+        arrays = {k: v for k, v in arrays.items() if k.rpartition("/")[2] not in names}
+        version = 1
+    return str(_attributes(model, arrays, version)["digest"])
+
+
+def _is_of_version_1(model: BoxNN) -> bool:
+    structures = [boxes.structure for boxes in model.box_sets]
+    return not model.offset.any() and not any(
+        found.is_grouped or found.n_parts > 1 or len(found.rows) <= found.rows[-1]
+        for found in structures
+    )

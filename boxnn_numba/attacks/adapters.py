@@ -100,7 +100,7 @@ def changed_features(model: Target, x: ArrayLike, x_adv: ArrayLike) -> np.ndarra
     before, after = _codes(box_nn, x), _codes(box_nn, x_adv)
     if len(before) != len(after):
         raise InputError(f"there are {len(before)} samples and {len(after)} adversarial ones")
-    return groups_changed(before, after, box_nn.group_size)
+    return groups_changed(before, after, box_nn.groups)
 
 
 def art_classifier(

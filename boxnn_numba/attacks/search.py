@@ -164,7 +164,7 @@ class _Search:
     def result(self) -> AttackResult:
         """Return adversarial inputs, groups changed (-1 if not found) and predictions."""
         x_adv = np.where(self.flipped[:, None], self.current, self.x)
-        changed = groups_changed(self.x, x_adv, self.group_size)
+        changed = groups_changed(self.x, x_adv, np.arange(self.x.shape[1]) // self.group_size)
         answers = _answers(self.predict, x_adv)
         prediction = answers.argmax(axis=1) if answers.ndim == 2 else answers
         changed = np.where(self.flipped, changed, -1).astype(np.int32)

@@ -270,7 +270,7 @@ class _Hunt:
     def _size_if_flipped(self, changed: np.ndarray) -> int | None:
         if class_distance(changed[None], self.model.boxes)[0].argmin() == self.own_class:
             return None
-        return int(groups_changed(self.codes[None], changed[None], self.model.group_size)[0])
+        return int(groups_changed(self.codes[None], changed[None], self.model.groups)[0])
 
     def _violated(self, changed: np.ndarray, box: int, ahead: int, own: np.ndarray) -> np.ndarray:
         """Return own boxes that are still nearer than the rival box and not in the program."""

@@ -250,7 +250,7 @@ def _random(
         model.group_size, features,
     )  # fmt: skip
     written = nearest[columns, found.x_adv]
-    changed = groups_changed(codes, written, model.group_size)
+    changed = groups_changed(codes, written, model.groups)
     x_adv = domain.decode(x, codes, written)
     changed = np.where(found.changed >= 0, changed, -1).astype(np.int32)
     return AttackResult(x_adv, changed, model.predict(x_adv))

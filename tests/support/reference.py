@@ -72,6 +72,45 @@ def class_distances(
     return result
 
 
+def part_distances(
+    x: Rows, lower: Rows, upper: Rows, width: int, part: Sequence[int], group: Sequence[int]
+) -> list[list[list[int]]]:
+    """(N, P, M) distances in units, part by part; the penalty of a group is capped as a whole."""
+    result = []
+    for row in np.asarray(x).tolist():
+        parts: list[list[int]] = [[] for _ in range(max(part) + 1)]
+        for low, high in zip(np.asarray(lower).tolist(), np.asarray(upper).tolist(), strict=True):
+            excess: dict[tuple[int, int], int] = {}
+            for k, code in enumerate(row):
+                key = part[k], group[k]
+                excess[key] = excess.get(key, 0) + penalty(code, low[k], high[k], 10**6)
+            for p in range(len(parts)):
+                found = [min(total, width) for (of, _), total in excess.items() if of == p]
+                parts[p].append(sum(found))
+        result.append(parts)
+    return result
+
+
+def factored_distances(
+    parts: Rows,
+    labels: Sequence[int],
+    template: Sequence[int],
+    n_classes: int,
+    empty: int = UNREACHABLE,
+) -> list[list[int]]:
+    """(N, K) class distances: least over rows in a part, sum over parts, least over templates."""
+    result = []
+    for row in np.asarray(parts).tolist():
+        nearest = [empty] * n_classes
+        for t in set(template):
+            rows = [m for m, of in enumerate(template) if of == t]
+            total = sum(min(of_part[m] for m in rows) for of_part in row)
+            c = labels[rows[0]]
+            nearest[c] = min(nearest[c], total)
+        result.append(nearest)
+    return result
+
+
 # --- certificates --------------------------------------------------------------------------
 
 

@@ -1,0 +1,74 @@
+"""Structure: how rows of bounds and columns of features make up the distance to a class.
+
+    features      part 0        part 1            D_t(x) = sum over parts of
+               +------------+------------+                 min over the template's rows of
+    row 0      |  a few     |  the same  |  template 0       sum over the part's groups of
+    row 1      |  features  |  for all   |                     min(sum of the group's excess, W)
+               +------------+------------+
+    row 2      |            |            |  template 1   D_c(x) = min over the class's templates
+    row 3      |            |            |
+    row 4      |            |            |
+               +------------+------------+
+
+One row a template, or one part, is a plain set of boxes: the distance to the nearest row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Structure(NamedTuple):
+    """What the rows and columns of bounds (M, n) belong to.
+
+    Attributes
+    ----------
+    rows
+        (T + 1,) int64: rows ``rows[t]:rows[t + 1]`` are of template t.
+    templates
+        (K + 1,) int64: templates ``templates[c]:templates[c + 1]`` are of class c.
+    part
+        (n,) int32, the part of each feature, 0..P-1, each of which has features.
+    group
+        (n,) int32, the group of each feature, 0..G-1; a group lies within one part, and its penalty
+        is capped as a whole.
+    """
+
+    rows: np.ndarray
+    templates: np.ndarray
+    part: np.ndarray
+    group: np.ndarray
+
+    @classmethod
+    def plain(cls, offsets: np.ndarray, n_features: int) -> Structure:
+        """Return that of boxes ``offsets[c]:offsets[c + 1]`` of class c, each on its own."""
+        every = np.arange(n_features, dtype=np.int32)
+        rows = np.arange(int(offsets[-1]) + 1)
+        return cls(rows, np.asarray(offsets, np.int64), np.zeros(n_features, np.int32), every)
+
+    @property
+    def n_parts(self) -> int:
+        """Number P of parts."""
+        return int(self.part.max()) + 1
+
+    @property
+    def n_groups(self) -> int:
+        """Number G of groups."""
+        return int(self.group.max()) + 1
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(K + 1,) int64: rows ``offsets[c]:offsets[c + 1]`` are of class c."""
+        return np.asarray(self.rows[self.templates])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the nearest row alone decides: one part, or one row in every template."""
+        return self.n_parts == 1 or len(self.rows) - 1 == int(self.rows[-1])
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether some group has several features."""
+        return self.n_groups < len(self.group)
