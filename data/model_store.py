@@ -162,7 +162,7 @@ def load_model(path: Name) -> BoxNN:
             attributes["group_size"],
             attributes["training"],
             tuple(others),
-            arrays.get("offset"),  # type: ignore[arg-type]  # version 1 has none
+            arrays["offset"] if attributes["version"] > 1 else None,  # type: ignore[arg-type]
         )
 
 
@@ -171,12 +171,13 @@ def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list
     count = validation.integer("members", attributes.get("members", 1), stored, stored)
     folders = [f"{number}/" for number in range(count)] if count > 1 else [""]
     width, n_classes = attributes["width"], len(attributes["classes"])
+    structure = _STRUCTURE if attributes["version"] > 1 else ()
     return [
         Boxes(
             *(arrays[f"{at}{name}"] for name in ("lower", "upper", "label")),
             width,
             n_classes,
-            **{name: arrays.get(f"{at}{name}") for name in _STRUCTURE},
+            **{name: arrays[f"{at}{name}"] for name in structure},
         )
         for at in folders
     ]

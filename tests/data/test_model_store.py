@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from boxnn_numba import Boxes, BoxNN, Grid, load_model, save_model
+from boxnn_numba.data import zarr_format
 from boxnn_numba.data.model_store import model_digest
 from boxnn_numba.errors import ModelFileError, OptionError, OutputError
 
@@ -25,16 +27,19 @@ CODES = BoxNN(
     training={"seed": 4, "history": [{"margin": None}]},
 )
 REAL = BoxNN(
-    Boxes([[0, 1], [5, 6], [7, 8]], [[9, 9]] * 3, [0, 1, 1], 255),
+    Boxes([[0, 1], [5, 6], [7, 8]], [[9, 9]] * 3, [0, 1, 1], 255, template=[3, 2, 2], part=[1, 0]),
     ["no", "ünï, \n"],
     Grid.fit([[0.0, 7.0], [1.5, 7.0], [np.pi, 7.0]]),
+    offset=[0, -7],
 )
 
 
 def assert_same(one: BoxNN, two: BoxNN) -> None:
     assert model_digest(one) == model_digest(two)
-    for name in ("lower", "upper", "labels", "width", "n_classes"):
-        np.testing.assert_array_equal(getattr(one.boxes, name), getattr(two.boxes, name))
+    np.testing.assert_array_equal(one.offset, two.offset)
+    for a, b in zip(one.box_sets, two.box_sets, strict=True):
+        for name in ("lower", "upper", "labels", "width", "n_classes", "template", "part", "group"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for name in ("classes", "feature_shape", "group_size", "training"):
         assert getattr(one, name) == getattr(two, name)
     assert (one.grid is None) == (two.grid is None)
@@ -54,7 +59,17 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"model{request.param}"
 
 
-@pytest.mark.parametrize("model", [CODES, REAL], ids=["codes", "real"])
+FACTORED = Boxes(
+    np.arange(24).reshape(4, 6), [[99] * 6] * 4, [0, 1, 1, 1], 20, 3,
+    template=[0, 4, 1, 4], part=[0, 1, 1, 0, 2, 2], group=[0, 7, 7, 3, 1, 1],
+)  # fmt: skip
+JOINED = BoxNN(
+    FACTORED, ["a", "b", "c"], others=[Boxes([[1] * 6] * 2, [[4] * 6] * 2, [0, 1], 20, 3,
+    group=FACTORED.group)], offset=[3, 0, -2],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [CODES, REAL, JOINED], ids=["codes", "real", "ensemble"])
 def test_round_trip(model: BoxNN, place: Path) -> None:
     save_model(model, place)
     assert place.is_file() == place.name.endswith(".zip")
@@ -189,8 +204,8 @@ def edit(place: Path, change: Callable[[dict[str, Any]], None], digest: bool = T
 def test_newer_version_is_named_before_anything_else(tmp_path: Path) -> None:
     save_model(CODES, tmp_path / "m")
     shutil.rmtree(tmp_path / "m" / "lower")
-    edit(tmp_path / "m", lambda attributes: attributes.update(version=2), digest=False)
-    refused(tmp_path / "m", "model format version 2, this boxnn-numba reads up to 1; upgrade")
+    edit(tmp_path / "m", lambda attributes: attributes.update(version=3), digest=False)
+    refused(tmp_path / "m", "model format version 3, this boxnn-numba reads up to 2; upgrade")
     edit(tmp_path / "m", lambda attributes: attributes.update(version="1"))
     refused(tmp_path / "m", "format version 1")
 
@@ -204,6 +219,10 @@ def test_newer_version_is_named_before_anything_else(tmp_path: Path) -> None:
         lambda a: a.pop("digests"),
         lambda a: a["digests"].pop("upper"),
         lambda a: a["digests"].pop("label"),
+        lambda a: a["digests"].pop("template"),
+        lambda a: a["digests"].pop("part"),
+        lambda a: a["digests"].pop("group"),
+        lambda a: a["digests"].pop("offset"),
         lambda a: a.update(digests=[]),
         lambda a: a.update(classes=["a"]),
         lambda a: a.update(classes=3),
@@ -242,3 +261,80 @@ def test_no_pickle_anywhere(place: Path) -> None:
     save_model(REAL, place)
     for file in files_of(place):
         assert b"pickle" not in file.read_bytes()
+
+
+# --- the first version of the format -------------------------------------------------------
+
+
+def write_version_1(place: Path, sets: list[Boxes], group_size: int = 1) -> str:
+    """Write a model as the first version did, without `save_model`; return its digest."""
+    folders = [f"{number}/" for number in range(len(sets))] if len(sets) > 1 else [""]
+    arrays = {
+        f"{at}{name}": value
+        for at, boxes in zip(folders, sets, strict=True)
+        for name, value in (
+            ("lower", boxes.lower), ("upper", boxes.upper), ("label", boxes.labels),
+        )
+    }  # fmt: skip
+    attributes = zarr_format.with_digest(
+        {
+            "format": "boxnn-model",
+            "version": 1,
+            "width": sets[0].width,
+            "group_size": group_size,
+            **({"members": len(sets)} if len(sets) > 1 else {}),
+            "classes": ["a", "b", "c"],
+            "feature_shape": [2, 3],
+            "training": {"seed": 1},
+            "digests": {name: zarr_format.array_digest(array) for name, array in arrays.items()},
+        }
+    )
+    group = zarr.create_group(place, attributes=attributes)
+    for name, array in arrays.items():
+        group.create_array(name, data=array)
+    return str(attributes["digest"])
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_file_of_version_1_certifies_as_it_did(
+    group_size: int, members: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(members)
+    bounds = np.sort(rng.integers(0, 256, (members, 2, 7, 6)), axis=1)
+    sets = [Boxes(low, high, [0, 0, 1, 1, 1, 2, 2], 9) for low, high in bounds]
+    digest = write_version_1(tmp_path / "old", sets, group_size)
+    model, x = load_model(tmp_path / "old"), rng.integers(0, 256, (200, 6))
+    distance = np.zeros((200, 3), int)
+    for boxes in sets:
+        beyond = np.maximum(boxes.lower - x[:, None].astype(int), x[:, None] - boxes.upper)
+        every = np.clip(beyond, 0, 9).sum(axis=2)
+        distance += np.stack([every[:, boxes.labels == c].min(axis=1) for c in range(3)], axis=1)
+    prediction, radius = model.certify(x)
+    for row, label, found in zip(distance, prediction, radius, strict=True):
+        own = row.argmin()
+        assert label == "abc"[own]
+        rivals = [
+            (row[c] - row[own] - (c < own)) // (2 * 9 * group_size * members) for c in (0, 1, 2)
+        ]
+        assert found == min(r for c, r in enumerate(rivals) if c != own)
+    assert model_digest(model) == digest
+    assert int(model.groups.max()) == 6 // group_size - 1
+    save_model(model, tmp_path / "new")
+    assert_same(load_model(tmp_path / "new"), model)
+    assert model_digest(load_model(tmp_path / "new")) == digest
+
+
+def test_what_version_1_cannot_hold_has_a_digest_of_its_own() -> None:
+    def digest(**changes: Any) -> str:
+        kind = {"template": [0, 1], "part": [0, 1], "group": [0, 1], **changes}
+        offset = kind.pop("offset", None)
+        return model_digest(
+            BoxNN(Boxes([[0, 1]] * 2, [[9, 9]] * 2, [0, 0], 5, 2, **kind), "ab", offset=offset)
+        )
+
+    found = [
+        digest(), digest(template=[0, 0]), digest(offset=[0, 1]), digest(part=[0, 0]),
+        digest(part=[0, 0], group=[0, 0]), digest(part=[0, 0], template=[0, 0]),
+    ]  # fmt: skip
+    assert len(set(found)) == len(found)
