@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
+from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.grid import Grid
@@ -315,7 +315,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def _certificate(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return class indices and radii."""
         distance = self._distance(X)
-        index, radius = certified_radius(distance, self.model_.boxes.width, self.model_.group_size)
+        index, radius = self.model_.radii(distance)
         # Where no rival has a box yet, all features may change.
         return index, np.minimum(radius, np.int32(group_count(self.model_)))
 

@@ -46,6 +46,7 @@ class BoxNN:
     offset
         (K,) integers in units, added to the class distances; zeros by default. A constant of a
         class changes no difference that an adversary can make, so it leaves the certificate alone.
+        Only differences between classes matter: it is kept with 0 as the smallest.
 
     Attributes
     ----------
@@ -118,7 +119,7 @@ class BoxNN:
         if self.group_size > 1 and self.boxes.structure.is_grouped:
             raise InputError("`group_size` is for boxes without groups of their own; pass 1")
         offset = validation.offsets("offset", self.offset, len(self.classes))
-        object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "offset", offset - offset.min())
         object.__setattr__(self, "feature_shape", shape)
         object.__setattr__(self, "classes", list(self.classes))
 
@@ -259,12 +260,28 @@ class BoxNN:
         more = f", ... ({len(self.classes)})" if len(self.classes) > 6 else ""
         return {
             "boxes": f"{sum(map(len, self.box_sets)):,} of width {self.boxes.width}"
-            + (f" in {sets} sets" if sets > 1 else ""),
+            + (f" in {sets} sets" if sets > 1 else "")
+            + self._templates(),
             "features": f"{shape} {'codes' if self.grid is None else 'real numbers'}"
-            + (f" in groups of {self.group_size}" if self.group_size > 1 else ""),
+            + self._grouped(),
             # Names of a stranger's are shown, not sent to the terminal.
             "classes": "".join(c if c.isprintable() else " " for c in listed + more),
         }
+
+    def _grouped(self) -> str:
+        """Return what features are rewritten together, in a few words; nothing where none are."""
+        sizes = np.unique(np.bincount(self.groups))
+        if sizes[-1] == 1:
+            return ""
+        return f" in groups of {' or '.join(map(str, sizes[:3]))}{' or more' * (len(sizes) > 3)}"
+
+    def _templates(self) -> str:
+        """Return how boxes recombine, in a few words; nothing where they do not."""
+        if all(boxes.structure.is_plain for boxes in self.box_sets):
+            return ""
+        templates = sum(len(boxes.structure.rows) - 1 for boxes in self.box_sets)
+        parts = dict.fromkeys(str(boxes.structure.n_parts) for boxes in self.box_sets)
+        return f", {templates:,} templates of {' or '.join(parts)} parts"
 
     def __repr__(self) -> str:
         return f"BoxNN({'; '.join(f'{name}: {text}' for name, text in self._parts().items())})"

@@ -19,6 +19,13 @@ def group_count(model: Classifier) -> int:
     return int(model.groups.max()) + 1
 
 
+def unit_name(feature_shape: Sequence[int], groups: int) -> str:
+    """Return what the radii of so many groups count: ``"pixels"`` of an image or ``"features"``."""
+    shape = tuple(feature_shape)
+    pixels = len(shape) in (2, 3) and shape[0] * shape[1] == groups
+    return "pixels" if pixels else "features"
+
+
 def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return how many groups of features differ between samples (N, n), row by row.
 

@@ -104,9 +104,10 @@ def curve_table(result: dict[str, Any]) -> str:
 
 
 def _kind(result: dict[str, Any]) -> str:
+    words = f"{result['convention']} convention"
     if result["certificate"] in ("pairwise", "exact"):
-        return f"{result['certificate']} certificate"
-    return f"{result['convention']} convention"
+        words = f"{result['certificate']} certificate"
+    return f"{words}, radii in {result['unit']}"
 
 
 def _exact_lines(exact: dict[str, Any] | None) -> list[str]:

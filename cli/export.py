@@ -19,15 +19,19 @@ def export() -> None:
 @export.command(short_help="Write the boxes of a model as .npz.", doing="exporting")
 @click.argument("model", type=options.StorePath(exists=True))
 @options.out("The .npz file.")
+@click.option("--expand", is_flag=True, help="Write all boxes that the templates stand for.")
 @_overwrite
-def boxes(model: str, out: str, run: Any) -> options.Output:
+def boxes(model: str, out: str, expand: bool, run: Any) -> options.Output:
     """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
+
+    Of templates that is their rows, which recombine part by part; with --expand every box that they
+    stand for, up to 100,000.
 
     Example: boxnn export boxes model.zarr --out boxes.npz
     """
     from boxnn_numba.pipelines.export import export_boxes
 
-    made = export_boxes(model, out, run=run)
+    made = export_boxes(model, out, expand=expand, run=run)
     return made, f"{out}: {made.boxes} boxes of {made.features} features"
 
 

@@ -10,6 +10,7 @@ after its data. A file is finished once its attributes have ``digests``.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -20,6 +21,7 @@ from boxnn_numba.data import zarr_format
 from boxnn_numba.data.atomic import clear
 from boxnn_numba.data.paths import Location, Name, location, reachable, read_problem
 from boxnn_numba.errors import BoxNNError
+from boxnn_numba.rivals import unit_name
 
 Value = TypeVar("Value", bound=np.ndarray | None)
 
@@ -27,6 +29,17 @@ Value = TypeVar("Value", bound=np.ndarray | None)
 def spread_rows(places: np.ndarray, count: int, total: int) -> np.ndarray:
     """Return the numbers in a split of `total` rows of some of `count` that are spread over it."""
     return places * total // count
+
+
+def group_count_of(attributes: Mapping[str, Any]) -> int:
+    """Return how many features, or groups of them, the adversary of a file counts."""
+    features = math.prod(attributes["feature_shape"])
+    return int(attributes.get("groups", -(-features // attributes["group_size"])))
+
+
+def unit_of(attributes: Mapping[str, Any]) -> str:
+    """Return what the radii and changes of a file count: ``"pixels"`` or ``"features"``."""
+    return unit_name(attributes["feature_shape"], group_count_of(attributes))
 
 
 class AnyColumn(functools.cached_property[Value]):
@@ -110,6 +123,16 @@ class RowFile:
 
     def __len__(self) -> int:
         return int(self._arrays["prediction"].shape[0])
+
+    @property
+    def groups(self) -> int:
+        """Features, or groups of them, that an adversary counts."""
+        return group_count_of(self.attributes)
+
+    @property
+    def unit(self) -> str:
+        """What radii and changes count: ``"pixels"`` or ``"features"``."""
+        return unit_of(self.attributes)
 
     @classmethod
     def columns(cls, optional: Sequence[str] = ()) -> list[AnyColumn[Any]]:

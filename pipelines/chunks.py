@@ -28,6 +28,7 @@ from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_interrupt
 from boxnn_numba.pipelines.running import Result, RunOptions
 from boxnn_numba.progress import Progress
+from boxnn_numba.rivals import group_count
 
 
 class Worker(Protocol):
@@ -265,9 +266,15 @@ class Subject:
 def _shape_of(model: BoxNN | BaselineModel) -> dict[str, Any]:
     """Return the attributes of a file that say what a model is like."""
     # Votes missing to unanimity change by at most one where one submodel does.
-    units, members = {"width": 1, "group_size": 1}, {}
+    units, more = {"width": 1, "group_size": 1}, {}
     if isinstance(model, BoxNN):
         units = {"width": model.boxes.width, "group_size": model.group_size}
-        members = {"members": len(model.box_sets)} if model.others else {}
+        # Only where they say something, so that files of plain models are as they were.
+        known: tuple[tuple[str, bool, Any], ...] = (
+            ("members", bool(model.others), len(model.box_sets)),
+            ("groups", model.boxes.structure.is_grouped, group_count(model)),
+            ("offset", bool(model.offset.any()), model.offset.tolist()),
+        )
+        more = {name: value for name, said, value in known if said}
     classes, shape = list(model.classes), list(model.feature_shape or ())
-    return {**units, **members, "classes": classes, "feature_shape": shape}
+    return {**units, **more, "classes": classes, "feature_shape": shape}

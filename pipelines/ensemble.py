@@ -16,6 +16,9 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
+#: Arrays that tell sets of boxes apart.
+_CONTENT = ("lower", "upper", "labels", "template", "part")
+
 
 @dataclass(frozen=True)
 class Ensemble(Result):
@@ -32,8 +35,8 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     Parameters
     ----------
     models
-        Paths of two or more models of the same classes, features, width and group size. Sets of
-        boxes of one that is an ensemble itself become members too.
+        Paths of two or more models of the same classes, features, groups and width; their templates
+        and parts may differ. Sets of boxes of one that is an ensemble itself become members too.
     out
         Where the model goes.
     run
@@ -59,14 +62,15 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     for path, part in zip(models, parts, strict=True):
         _check_fit(models[0], parts[0], path, part)
         for boxes in part.box_sets:
-            key = tuple(map(array_digest, (boxes.lower, boxes.upper, boxes.labels)))
+            key = tuple(array_digest(getattr(boxes, name)) for name in _CONTENT)
             if key in seen:
                 raise OptionError(f"{path} has the boxes of a model before it; pass each once")
             seen.add(key)
     sets = [boxes for part in parts for boxes in part.box_sets]
     members = [{"digest": model_digest(part), **part.training} for part in parts]
     first, others = parts[0], tuple(sets[1:])
-    model = replace(first, training={"members": members}, others=others)
+    offset = np.sum([part.offset for part in parts], axis=0)
+    model = replace(first, training={"members": members}, others=others, offset=offset)
     single = str(out).endswith(".zip")
     with staged_output(
         out, overwrite=run.overwrite, directory=not single, inputs=list(models)

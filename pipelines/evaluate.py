@@ -25,7 +25,9 @@ class Evaluation(Result):
     method, certificate, convention
         Which certificates, and how radii are counted.
     median_certified_radius, mean_certified_radius
-        In features.
+        In the `unit`.
+    unit
+        What radii count: ``"pixels"`` of images, ``"features"`` of other data.
     certified_accuracy
         Radius as string -> percent.
     accuracy
@@ -52,6 +54,7 @@ class Evaluation(Result):
     certificate: str
     n: int
     convention: str
+    unit: str
     per_class: list[dict[str, Any]]
     abstained: float | None = None
     under_attack: UnderAttack | None = None
@@ -114,6 +117,7 @@ def evaluate(
         certificate=file.certificate,
         n=len(file),
         convention=convention,
+        unit=file.unit,
         per_class=[{**row, "class": file.classes[int(row["class"])]} for row in table],
         abstained=None if file.method == margin.BOX_NN else abstained,
         under_attack=None if attack is None else hold_against(file, attack, radii, convention),

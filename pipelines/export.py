@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from boxnn_numba.boxes import Boxes
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+
+#: Boxes that are written of templates at most.
+MOST_EXPANDED = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ class ExportedTable(Result):
     columns: int
 
 
-def export_boxes(model: Name, out: Name, *, run: RunOptions = DEFAULT_RUN) -> ExportedBoxes:
+def export_boxes(
+    model: Name, out: Name, *, expand: bool = False, run: RunOptions = DEFAULT_RUN
+) -> ExportedBoxes:
     """Write the boxes of a model to a NumPy file, which opens without pickle.
 
     Parameters
@@ -44,9 +51,14 @@ def export_boxes(model: Name, out: Name, *, run: RunOptions = DEFAULT_RUN) -> Ex
         Path of a model.
     out
         The ``.npz`` file to write: ``lower``, ``upper`` (M, n) uint8, ``label`` (M,) int32 index
-        into ``classes``, ``width``, ``group_size`` and ``feature_shape``; with a grid also
-        ``low`` and ``high`` (M, n) float64, so that raw values v in ``low <= v < high`` are in
-        the box; of an ensemble ``member`` (M,) int32, the set that a box is in.
+        into ``classes``, ``template`` (M,) int32, ``group`` (n,) int32, ``part`` (E, n) int32 of
+        each set of boxes, ``offset`` (K,) int64, ``width``, ``group_size`` and ``feature_shape``;
+        with a grid also ``low`` and ``high`` (M, n) float64, so that raw values v in
+        ``low <= v < high`` are in the box; of an ensemble ``member`` (M,) int32, the set that a box
+        is in. Templates are numbered through all sets.
+    expand
+        Write every box that the templates stand for, each choice of a row for every part, instead
+        of their rows. At most `MOST_EXPANDED`.
     run
         Whether to replace what is at `out`.
 
@@ -57,7 +69,7 @@ def export_boxes(model: Name, out: Name, *, run: RunOptions = DEFAULT_RUN) -> Ex
     Raises
     ------
     OptionError
-        `out` does not end in ``.npz``, or exists.
+        `out` does not end in ``.npz``, or exists; or there are too many boxes to expand.
     ModelFileError
         The model is missing or damaged.
     OutputError
@@ -66,14 +78,24 @@ def export_boxes(model: Name, out: Name, *, run: RunOptions = DEFAULT_RUN) -> Ex
     target = _named(out, (".npz",))
     classifier = load_model(model)
     sets = classifier.box_sets
+    if expand:
+        _check_expandable(model, sets)
+        sets = tuple(map(_expanded, sets))
     lower, upper, label = (
         np.concatenate([getattr(boxes, name) for boxes in sets])
         for name in ("lower", "upper", "labels")
     )
+    first = np.cumsum([0, *(boxes.template[-1] + 1 for boxes in sets[:-1])])
     arrays = {
         "lower": lower,
         "upper": upper,
         "label": label,
+        "template": np.concatenate(
+            [boxes.template + np.int32(start) for boxes, start in zip(sets, first, strict=True)]
+        ),
+        "group": classifier.groups,
+        "part": np.stack([boxes.part for boxes in sets]),
+        "offset": classifier.offset,
         "classes": _plain(classifier.classes),
         "width": np.int64(classifier.boxes.width),
         "group_size": np.int64(classifier.group_size),
@@ -125,6 +147,42 @@ def export_certificates(
     with staged as partial:
         write(partial, columns)
     return ExportedTable(str(target), len(columns["row"]), len(columns))
+
+
+def _check_expandable(model: Name, sets: Sequence[Boxes]) -> None:
+    """Raise if the templates of some sets stand for more boxes than are written."""
+    count = sum(
+        int(rows) ** boxes.structure.n_parts
+        for boxes in sets
+        for rows in np.diff(boxes.structure.rows)
+    )
+    if count > MOST_EXPANDED:
+        raise OptionError(
+            f"the templates of {model} stand for {_words(count)} boxes, and at most "
+            f"{MOST_EXPANDED:,} are written; leave out `expand`, which writes their rows"
+        )
+
+
+def _words(count: int) -> str:
+    return f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"
+
+
+def _expanded(boxes: Boxes) -> Boxes:
+    """Return the boxes that templates stand for, each choice of a row for every part, as plain."""
+    kind, every = boxes.structure, np.arange(boxes.n_features)
+    if kind.is_plain:
+        return boxes
+    chosen = [
+        np.indices([stop - start] * kind.n_parts).reshape(kind.n_parts, -1).T + start
+        for start, stop in zip(kind.rows[:-1], kind.rows[1:], strict=True)
+    ]  # for each template (L ** P, P) rows
+    rows = np.concatenate(chosen)
+    lower, upper = (side[rows[:, boxes.part], every] for side in (boxes.lower, boxes.upper))
+    return Boxes(
+        lower, upper, boxes.labels[rows[:, 0]], boxes.width, boxes.n_classes,
+        template=np.repeat(np.arange(len(chosen)), list(map(len, chosen))), part=boxes.part,
+        group=boxes.group,
+    )  # fmt: skip
 
 
 def _named(out: Name, endings: tuple[str, ...]) -> Location:

@@ -20,7 +20,7 @@ from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.progress import Progress
-from boxnn_numba.rivals import need_one_set
+from boxnn_numba.rivals import group_count, need_one_set
 from boxnn_numba.statistics import lower_bound
 from boxnn_numba.theory import impossibility, localization, volumes
 
@@ -132,7 +132,7 @@ def localize(
     samples = validation.positive("samples", samples)
     seed = validation.integer("seed", seed, 0)
     file, classifier = _open(certificate, model)
-    coordinates = -(-classifier.boxes.n_features // classifier.group_size)
+    coordinates = group_count(classifier)
     chosen = [validation.integer("radius", radius, 0, coordinates) for radius in radii]
     known = file.label >= 0
     outcome = file.prediction[known], file.radius[known], file.label[known]
@@ -181,11 +181,27 @@ def _open(certificate: Name, model: Name) -> tuple[CertificateFile, BoxNN]:
             "model or certify again"
         )
     need_one_set(classifier, "volumes are")
+    _need_plain(classifier, model)
     if not (file.label >= 0).any():
         raise CertificateFileError(
             f"{certificate} has no sample whose true class is known; certify a data set with labels"
         )
     return file, classifier
+
+
+def _need_plain(model: BoxNN, path: Name) -> None:
+    """Raise unless classes are unions of grown boxes, each feature with a penalty of its own."""
+    structure = model.boxes.structure
+    for found, what, option in (
+        (not structure.is_plain, "templates of several rows", "`parts` 1"),
+        (structure.is_grouped, "groups of features", "`group_size` 1"),
+        (bool(model.offset.any()), "offsets of classes", "no offsets"),
+    ):
+        if found:
+            raise OptionError(
+                f"{path} has {what}, and volumes of unions are of plain boxes; pass a model that "
+                f"is trained with {option}"
+            )
 
 
 def _region_volumes(model: BoxNN, before: np.ndarray, samples: int, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from boxnn_numba.certificates import margin
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.data.row_files import group_count_of
 from boxnn_numba.errors import BoxNNError, OptionError, UnsoundError
 from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.runs import Run
@@ -207,7 +208,7 @@ def _most_changes(file: AttackFile) -> int | None:
     """Return how many changes an attack could make at most; None for any number."""
     options = file.attributes["options"]
     if options["method"] == "random" and options["max_features"] is None:
-        return random_budget(-(-file.x.shape[1] // int(file.attributes["group_size"])))
+        return random_budget(group_count_of(file.attributes))
     most: int | None = options["max_features"]
     return most
 

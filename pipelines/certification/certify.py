@@ -161,7 +161,7 @@ def _attributes(subject: Subject, worker: BoxWorker) -> dict[str, Any]:
         "method": margin.BOX_NN,
         "certificate": worker.certificate,
         **subject.attributes(),
-        "divisor": 2 * model.boxes.width * model.group_size * len(model.box_sets),
+        "divisor": 2 * model.reach,
         "training": model.training,
         **({"time_limit": worker.time_limit} if worker.certificate == "exact" else {}),
     }

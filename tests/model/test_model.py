@@ -196,6 +196,12 @@ def test_a_model_is_one_readable_line() -> None:
     assert repr(BoxNN(many, range(30), Grid.fit(RNG.normal(size=(9, 6))))) == (
         "BoxNN(boxes: 3 of width 60; features: 6 real numbers; classes: 0, 1, 2, 3, 4, 5, ... (30))"
     )
+    parts, rows = {"part": [0, 0, 0, 1, 1, 2], "group": [0, 0, 0, 1, 1, 2]}, ([[0] * 6] * 4,) * 2
+    factored = BoxNN(Boxes(*rows, [0, 0, 0, 1], template=[0, 0, 1, 2], **parts), "ab")
+    assert repr(factored) == (
+        "BoxNN(boxes: 4 of width 1, 3 templates of 3 parts; "
+        "features: 6 codes in groups of 1 or 2 or 3; classes: a, b)"
+    )
     table = model._repr_html_()
     assert table.startswith("<table>") and table.count("<tr>") == 3
     assert "&lt;b&gt;, two lines, c" in table and "<b>" not in table
