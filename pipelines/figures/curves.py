@@ -14,7 +14,7 @@ from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
 from boxnn_numba.pipelines.figures.palette import run_colour, run_mark
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import Run, unit_of_runs
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
     histogram_edges,
@@ -89,12 +89,17 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
         handles.append(_draw_run(axes, run, index, tick_step(last)))
         if run.robust is not None:
             handles.append(_draw_attack(axes, run, index))
-    finish_curves(figure, handles, published, last, title)
+    finish_curves(figure, handles, published, last, title, unit_of_runs(runs))
     return figure
 
 
 def finish_curves(
-    figure: Figure, handles: list[Any], published: Sequence[PublishedRow], last: int, title: str
+    figure: Figure,
+    handles: list[Any],
+    published: Sequence[PublishedRow],
+    last: int,
+    title: str,
+    unit: str,
 ) -> None:
     """Add the published rows (dotted), the frame, a title and the legend beside it to curves."""
     (axes,) = figure.axes
@@ -102,19 +107,22 @@ def finish_curves(
         rows = [row for row in published if family(row.method) == name]
         if rows:
             handles.append(_draw_family(axes, name, rows))
-    frame_curves(axes, last)
+    frame_curves(axes, last, unit)
     axes.set_title(title, loc="left", fontsize=11)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
 
 
-def frame_curves(axes: Axes, last: int) -> None:
-    """Set limits, ticks and labels of axes with certified accuracy over radii 0 to `last`."""
+def frame_curves(axes: Axes, last: int, unit: str) -> None:
+    """Set limits, ticks and labels of axes with certified accuracy over radii 0 to `last`.
+
+    `unit` is what radii count, e.g. ``"pixels"``.
+    """
     axes.set_xlim(0, last)
     axes.set_ylim(0, 100)
     axes.set_xticks(range(0, last + 1, tick_step(last)))
     axes.set_yticks(range(0, 101, 20))
     tidy(axes)
-    axes.set_xlabel("certified radius (features/pixels)")
+    axes.set_xlabel(f"certified radius ({unit})")
     axes.set_ylabel("certified accuracy (%)")
 
 
@@ -196,7 +204,7 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
         tidy(axes, "y")
         axes.legend(loc="upper right", frameon=False, fontsize=9)
     panels[-1].set_xlim(-0.5, edges[-1] - 0.5)
-    panels[-1].set_xlabel("certified radius of the prediction (features/pixels)")
+    panels[-1].set_xlabel(f"certified radius of the prediction ({unit_of_runs(runs)})")
     figure.text(0.01, 1 - 0.12 / height, title, fontsize=11, ha="left", va="top")
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.paths import Location, Name, location
+from boxnn_numba.data.row_files import unit_of
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.pipelines.figures.published import Method, method
 
@@ -86,6 +87,17 @@ class Run:
         return int(self.attributes["width"]) * int(self.attributes.get("members", 1))
 
     @property
+    def unit(self) -> str:
+        """What radii count: ``"pixels"`` or ``"features"``."""
+        known = {"feature_shape", "group_size"} <= self.attributes.keys()
+        return unit_of(self.attributes) if known else "features"
+
+    @property
+    def distance_unit(self) -> str:
+        """What distances are in; groups of the first version of models count code by code."""
+        return self.unit if self.attributes.get("group_size", 1) == 1 else "features"
+
+    @property
     def has_boxes(self) -> bool:
         """Whether the method is Box-NN, not one of the published defences."""
         return self.attributes.get("method", margin.BOX_NN) == margin.BOX_NN
@@ -128,6 +140,11 @@ def _summary(name: str, prediction: np.ndarray, radius: np.ndarray, label: np.nd
     median = margin.median_certified_radius(prediction, radius, label)
     mean = margin.mean_certified_radius(prediction, radius, label)
     return Summary(name, len(label), round(accuracy, 4), median, round(mean, 4))
+
+
+def unit_of_runs(runs: Sequence[Run]) -> str:
+    """Return what the radii of runs count, of several kinds with a stroke between."""
+    return "/".join(sorted({run.unit for run in runs}))
 
 
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:

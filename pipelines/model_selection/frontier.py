@@ -265,7 +265,8 @@ def _draw(
     envelope = [_at(members[int(m)].test, r) for r, m in enumerate(chosen[: last + 1])]
     label = "chosen at each radius on held-out data"
     handles = list(axes.plot(envelope, linewidth=2.6, zorder=5, label=label, **look))
-    finish_curves(figure, handles, published_rows(dataset_name), last, title)
+    unit = next(m for m in members if m.test is not None).kept.certificate().unit
+    finish_curves(figure, handles, published_rows(dataset_name), last, title, unit)
     return figure
 
 

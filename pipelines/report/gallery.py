@@ -59,12 +59,15 @@ class Sample:
         Indices of the true class (-1 unknown), the predicted one and the rival that limits
         the radius.
     own_distance, rival_distance
-        Distance to the nearest box of the predicted and of the rival class, in features.
+        Distance to the nearest box of the predicted and of the rival class, in the run's
+        `distance_unit`, with the constants of the classes.
     images
         Itself, own box lower and upper, rival box lower and upper; none where it is no image.
     rows, n_features
         Of a sample that is no image, the features that tell its nearest boxes apart most, and of
         how many.
+    parts
+        From how many parts the boxes shown are put together.
     """
 
     index: int
@@ -83,6 +86,7 @@ class Sample:
     rows: tuple[FeatureRow, ...] = ()
     n_features: int = 0
     attack: Attack | None = None
+    parts: int = 1
 
 
 def select_samples(run: Run, overall: int = 6, per_class: int = 2) -> list[Sample]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxnn_numba.distances import UNREACHABLE
+from boxnn_numba.distances import UNREACHABLE, pairwise_distance, part_distance
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report.gallery import Attack, FeatureRow, Sample, attack_places
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 64
 #: Features in the table of a sample that is not an image.
 MOST_FEATURES = 12
+#: Distances of samples to rows of boxes, part by part, that are in memory at a time.
+_MOST_DISTANCES = 1 << 24
 
 
 def is_image(feature_shape: Sequence[int]) -> bool:
@@ -31,6 +33,8 @@ def is_image(feature_shape: Sequence[int]) -> bool:
 
 def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxNN) -> list[Sample]:
     """Add to each sample what is shown of it, of its nearest boxes and of an attack on it.
+
+    Boxes of templates are put together, each part from the row that is nearest there.
 
     `x` has the rows of the samples. They get images where features form one (`is_image`): uint8,
     (h, w) or (h, w, 3), at most `LONGEST_SIDE` on a side; codes that use less than half of the
@@ -46,8 +50,8 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     stored = [(sample.own_distance, sample.rival_distance) for sample in samples]
     # Of an ensemble the mean over the sets of boxes is shown, and boxes of the first.
     sets = [_nearest(codes, boxes, classes) for boxes in model.box_sets]
-    nearest, _ = sets[0]
-    given = np.minimum(sum(distance.astype(np.int64) for _, distance in sets), UNREACHABLE)
+    total = np.minimum(sum(distance for _, distance in sets), UNREACHABLE)
+    given = np.where(total < UNREACHABLE, total + model.offset[classes], UNREACHABLE)
     if not np.allclose(given / (model.boxes.width * len(sets)), stored):
         raise CertificateFileError(
             f"{run.path} holds class distances that its model and data do not give; "
@@ -56,31 +60,56 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     brightest, shape = int(codes.max()), model.feature_shape or (codes.shape[1],)
     draw = _Drawing(shape, 255 / brightest if 0 < brightest < 128 else 1.0)
     places = attack_places(run)
-    shown = []
-    for sample, values, own, boxes in zip(samples, x, codes, nearest, strict=True):
-        place = places[run.place(sample.index)]
+    shown, kind = [], model.boxes.structure
+    samples = [replace(each, parts=1 if kind.is_plain else kind.n_parts) for each in samples]
+    for sample, values, own, rows in zip(samples, x, codes, sets[0][0], strict=True):
+        place, bounds = places[run.place(sample.index)], _put_together(model.boxes, rows)
         written, attack = _attacked(run, place) or (values, None)
         if not is_image(shape):
-            rows = _feature_rows(model, values, own, written, boxes)
-            shown.append(replace(sample, rows=rows, n_features=x.shape[1], attack=attack))
+            lines = _feature_rows(model, values, own, written, bounds)
+            shown.append(replace(sample, rows=lines, n_features=x.shape[1], attack=attack))
             continue
-        bounds = (bound[box] for box in boxes for bound in (model.boxes.lower, model.boxes.upper))
         if attack is not None and attack.changed > 0:
             other = np.asarray(model.encode(written[None]))[0]
             attack = replace(attack, image=draw.image(other), marks=draw.marks(other != own))
-        images = tuple(map(draw.image, (own, *bounds)))
+        images = tuple(map(draw.image, (own, *bounds.reshape(4, -1))))
         shown.append(replace(sample, images=images, attack=attack))
     return shown
 
 
-def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> list[np.ndarray]:
-    """Return the nearest box of each of the given classes (N, 2), and its distance in units."""
-    from boxnn_numba import pairwise_distance
+def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows, one a part, of the nearest box of given classes, and its distance in units.
 
-    distance, labels = np.asarray(pairwise_distance(codes, boxes)), np.asarray(boxes.labels)
-    columns = (np.where(column[:, None] == labels, distance, UNREACHABLE) for column in classes.T)
-    pairs = [(column.argmin(axis=1), column.min(axis=1)) for column in columns]
-    return [np.stack(both, axis=1) for both in zip(*pairs, strict=True)]
+    Rows are (N, C, P) and distances (N, C) int64 for C classes (N, C).
+    """
+    kind, starts = boxes.structure, boxes.structure.rows
+    label, step = boxes.labels[starts[:-1]], max(1, _MOST_DISTANCES // kind.n_parts // len(boxes))
+    rows = np.empty((*classes.shape, kind.n_parts), np.int64)
+    distance = np.empty(classes.shape, np.int64)
+    for first in range(0, len(codes), step):
+        block = slice(first, first + step)
+        units = _part_by_part(codes[block], boxes)
+        total = np.minimum.reduceat(units, starts[:-1], axis=2).sum(axis=1, dtype=np.int64)
+        for i, of_part in enumerate(units, start=first):
+            for k, index in enumerate(classes[i]):
+                own = np.where(label == index, total[i - first], UNREACHABLE)
+                t = int(own.argmin())
+                rows[i, k] = starts[t] + of_part[:, starts[t] : starts[t + 1]].argmin(axis=1)
+                distance[i, k] = own[t]
+    return rows, distance
+
+
+def _part_by_part(codes: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """Return distances (N, P, M) in units."""
+    if boxes.structure.n_parts > 1:
+        return part_distance(codes, boxes)
+    return np.asarray(pairwise_distance(codes, boxes))[:, None]
+
+
+def _put_together(boxes: Boxes, rows: np.ndarray) -> np.ndarray:
+    """Return the bounds (C, 2, n), lower and upper, of boxes from rows (C, P) one a part."""
+    of_feature, every = rows[:, boxes.part], np.arange(boxes.n_features)
+    return np.stack([side[of_feature, every] for side in (boxes.lower, boxes.upper)], axis=1)
 
 
 def _attacked(run: Run, place: int) -> tuple[np.ndarray, Attack] | None:
@@ -123,9 +152,9 @@ def _reduced(image: np.ndarray, merge: Callable[..., np.ndarray]) -> np.ndarray:
 
 
 def _feature_rows(
-    model: BoxNN, x: np.ndarray, codes: np.ndarray, written: np.ndarray, boxes: np.ndarray
+    model: BoxNN, x: np.ndarray, codes: np.ndarray, written: np.ndarray, bounds: np.ndarray
 ) -> tuple[FeatureRow, ...]:
-    lower, upper, width = model.boxes.lower[boxes], model.boxes.upper[boxes], model.boxes.width
+    (lower, upper), width = bounds.swapaxes(0, 1), model.boxes.width
     value = codes.astype(int)
     beyond = np.maximum(lower.astype(int) - value, value - upper.astype(int))
     outside = np.clip(beyond, 0, width) / width
@@ -133,12 +162,10 @@ def _feature_rows(
     chosen = np.sort(np.argsort(-rank, kind="stable")[:MOST_FEATURES])
     # Raw values that a box admits at each feature, first of the own box, then of the rival.
     say: Callable[[Any, Any], str] = _codes
-    bounds = lower, upper
+    ends: tuple[Any, Any] = lower, upper
     if model.grid is not None:
-        say, bounds = _range, model.grid.interval(lower, upper)
-    admitted = [
-        [say(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(*bounds, strict=True)
-    ]
+        say, ends = _range, model.grid.interval(lower, upper)
+    admitted = [[say(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(*ends, strict=True)]
     return tuple(
         FeatureRow(
             str(at),

@@ -26,7 +26,7 @@ from boxnn_numba.pipelines.figures.published import (
     published_medians,
     published_rows,
 )
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import Run, unit_of_runs
 from boxnn_numba.pipelines.figures.scales import table_radii
 from boxnn_numba.pipelines.report import charts, tables
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample
@@ -68,6 +68,7 @@ def render(
     html = _environment()
     page = html.get_template("report.html").render(
         title=title,
+        unit=unit_of_runs(runs),
         convention=convention,
         notes=notes,
         is_sample=is_sample(name),
@@ -176,6 +177,7 @@ def _gallery(
         if chosen:
             cards = _cards(template, shown, index, GALLERY_BYTES // len(runs))
             part = {"index": index, "series": series[index], "cards": cards}
+            part["unit"] = run.distance_unit
             parts.append({**part, "distances": distances})
     every = [sample for chosen in samples for sample in chosen]
     groups = {sample.group for sample in every}
@@ -185,6 +187,9 @@ def _gallery(
         "groups": {group: words for group, words in GROUPS.items() if group in groups},
         "names": list(dict.fromkeys(str(name) for run in with_cards for name in run.classes)),
         "drawn": any(sample.images for sample in every),
+        "distance_unit": "/".join(sorted({run.distance_unit for run in with_cards})),
+        "assembled": any(sample.parts > 1 for sample in every),
+        "offsets": any(run.attributes.get("offset") for run in with_cards),
         "marked": any(sample.images and sample.attack for sample in every),
     }
 

@@ -20,6 +20,8 @@ _SETTINGS = (
     "split",
     "width",
     "group_size",
+    "groups",
+    "offset",
     "feature_shape",
     "seconds",
     "seconds_per_sample",

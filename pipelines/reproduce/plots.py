@@ -119,8 +119,7 @@ def _draw_panel(axes: Axes, curves: Sequence[tuple[str, Row]]) -> None:
         if row.images is not None and row.images < _BAND_IMAGES:
             band = radii[:-1], row.low[: len(radii) - 1], row.high[: len(radii) - 1]
             axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0, zorder=2)
-    frame_curves(axes, last)
-    axes.set_xlabel("certified radius (pixels)")
+    frame_curves(axes, last, "pixels")
 
 
 def _visible(row: Row) -> tuple[list[int], list[float]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.cli_runs import Run, failed
 from support.factored_models import (
     SHAPE,
@@ -17,9 +21,12 @@ from support.factored_models import (
     samples,
     write_samples,
 )
+from support.reference import part_distances
 
 from boxnn_numba import Boxes, BoxNN, Grid, load_model, save_model
 from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.pipelines.figures.runs import load_runs
+from boxnn_numba.pipelines.report import gallery, gallery_views
 
 
 @pytest.fixture
@@ -137,3 +144,53 @@ def test_too_many_boxes_are_counted_not_written(run_boxnn: Run) -> None:
 def test_localize_is_of_plain_boxes(made: Run) -> None:
     words = "templates of several rows, and volumes of unions are of plain boxes"
     failed(made("localize", "c.zarr", "m.zarr"), 2, "m.zarr has", words)
+
+
+def assembled(model: BoxNN, codes: np.ndarray, index: int) -> np.ndarray:
+    """Bounds (2, n) of the nearest box of a class, each part from the row that is nearest there."""
+    boxes = model.boxes
+    part, group = boxes.part.tolist(), boxes.group.tolist()
+    (units,) = part_distances(codes[None], boxes.lower, boxes.upper, WIDTH, part, group)
+    best: tuple[int, list[int]] | None = None
+    for t in sorted(set(boxes.template[boxes.labels == index].tolist())):
+        rows = np.flatnonzero(boxes.template == t).tolist()
+        chosen = [min(rows, key=lambda m, p=p: of_part[m]) for p, of_part in enumerate(units)]  # type: ignore[misc]
+        total = sum(of_part[m] for of_part, m in zip(units, chosen, strict=True))
+        if best is None or total < best[0]:
+            best = total, chosen
+    assert best is not None
+    rows = [best[1][p] for p in part]
+    return np.stack([side[rows, np.arange(len(rows))] for side in (boxes.lower, boxes.upper)])
+
+
+@pytest.mark.parametrize("most", [1 << 24, 1])
+def test_reports_show_assembled_boxes_in_colour(
+    most: int, made: Run, model: BoxNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery_views, "_MOST_DISTANCES", most)
+    x, _ = samples(model, 40, 1)
+    (run,) = load_runs(["c.zarr"])
+    chosen = gallery.select_samples(run)
+    distance = class_distances(model, x)
+    for shown in gallery_views.show_samples(run, chosen, x[[s.index for s in chosen]], model):
+        images = [image.reshape(-1) for image in shown.images]
+        assert shown.images[0].shape == SHAPE and shown.parts == 4
+        np.testing.assert_array_equal(images[0], x[shown.index])
+        for index, bounds in ((shown.prediction, images[1:3]), (shown.rival, images[3:5])):
+            np.testing.assert_array_equal(bounds, assembled(model, x[shown.index], index))
+        near = distance[shown.index, [shown.prediction, shown.rival]] / WIDTH
+        assert (shown.own_distance, shown.rival_distance) == pytest.approx(tuple(near))
+
+
+def test_a_report_counts_pixels(made: Run) -> None:
+    assert made("report", "c.zarr", "--out", "r")[0] == 0
+    page = Path("r/report.html").read_text()
+    for words in (
+        "certified radius (pixels)", "up to that many pixels", "Distances are in pixels outside",
+        "with the constant of the class added", "A template stands for all boxes",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "features" not in page[: page.index('id="settings-heading"')]
+    first = re.findall(r'src="data:image/png;base64,([^"]*)"', page)[0]
+    image = Image.open(io.BytesIO(base64.b64decode(first)))
+    assert (image.mode, image.size) == ("RGB", SHAPE[:2])

@@ -25,7 +25,9 @@ UNATTACKED = [group for group in gallery.GROUPS if group != "attacked"]
 
 @pytest.fixture
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr("boxnn_numba.pairwise_distance", pairwise_loops, raising=False)
+    monkeypatch.setattr(
+        "boxnn_numba.pipelines.report.gallery_views.pairwise_distance", pairwise_loops
+    )
 
 
 # --- published rows ----------------------------------------------------------------------
@@ -90,7 +92,7 @@ def test_curves_draw_every_run_and_row_with_the_papers_in_red():
     assert min(widths[:2]) > max(widths[2:])
     dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
     assert len(dotted) == len(rows) and not {*dotted} & {*axes.lines[:2]}
-    assert axes.get_xlabel() == "certified radius (features/pixels)"
+    assert axes.get_xlabel() == "certified radius (pixels)"
     assert axes.get_ylabel() == "certified accuracy (%)"
     assert axes.get_xlim()[1] >= 40
 

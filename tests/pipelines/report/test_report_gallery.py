@@ -27,7 +27,9 @@ from boxnn_numba.pipelines.report.summary_files import run_settings
 
 @pytest.fixture(autouse=True)
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr("boxnn_numba.pairwise_distance", pairwise_loops, raising=False)
+    monkeypatch.setattr(
+        "boxnn_numba.pipelines.report.gallery_views.pairwise_distance", pairwise_loops
+    )
 
 
 def attacked_run(every=2, seed=1):

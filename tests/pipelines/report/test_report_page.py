@@ -15,7 +15,9 @@ from boxnn_numba.pipelines.report import gallery, gallery_views, page
 
 @pytest.fixture
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr("boxnn_numba.pairwise_distance", pairwise_loops, raising=False)
+    monkeypatch.setattr(
+        "boxnn_numba.pipelines.report.gallery_views.pairwise_distance", pairwise_loops
+    )
 
 
 def drawn_page(**changes):
