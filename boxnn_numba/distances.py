@@ -20,6 +20,8 @@ from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
 
+#: Samples whose part distances are kept until they are added up.
+_PART_ROWS = 256
 _LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
     weakref.WeakKeyDictionary()
 )
@@ -99,11 +101,16 @@ def pairwise_distance(
     >>> pairwise_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
-    if boxes.structure.n_parts > 1 or boxes.structure.is_grouped:
-        return part_distance(x, boxes, device).sum(axis=1, dtype=np.int32)
     backend, codes, out = _prepared(x, boxes, out, len(boxes), device)
-    table = laid_out(boxes, backend, "table")
-    backend.pairwise(codes, table, boxes.width, out)
+    table, n_parts = laid_out(boxes, backend, "table"), boxes.structure.n_parts
+    if n_parts == 1:
+        backend.part_distances(codes, table, boxes.width, out)
+        return out
+    if on_gpu(codes):
+        raise InputError("boxes with parts take NumPy arrays here; pass those")
+    for first in range(0, len(codes), _PART_ROWS):
+        rows = slice(first, first + _PART_ROWS)
+        part_distance(codes[rows], boxes, device).sum(axis=1, dtype=np.int32, out=out[rows])
     return out
 
 
@@ -127,18 +134,10 @@ def part_distance(x: ArrayLike, boxes: Boxes, device: str = "cpu") -> np.ndarray
     array([[[0, 1],
             [3, 3]]], dtype=int32)
     """
-    codes = validation.codes("x", x)
-    validation.same_features("x", codes, boxes.n_features, "boxes")
-    part, group = boxes.structure.part, boxes.structure.group
-    low, high = boxes.lower.astype(np.int32), boxes.upper.astype(np.int32)
-    out = np.zeros((len(codes), boxes.structure.n_parts, len(boxes)), np.int32)
-    for i, row in enumerate(codes.astype(np.int32)):
-        excess = np.maximum(np.maximum(low - row, row - high), 0)
-        for g in range(boxes.structure.n_groups):
-            inside = group == g
-            total = np.minimum(excess[:, inside].sum(axis=1), boxes.width)
-            out[i, part[inside][0]] += total
-    return out
+    n_parts = boxes.structure.n_parts
+    backend, codes, out = _prepared(x, boxes, None, n_parts * len(boxes), device)
+    backend.part_distances(codes, laid_out(boxes, backend, "table"), boxes.width, out)
+    return out.reshape(-1, n_parts, len(boxes))
 
 
 def class_distance(
@@ -178,15 +177,6 @@ def class_distance(
     >>> class_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
-    structure = boxes.structure
-    if not structure.is_plain or structure.is_grouped:
-        least = np.minimum.reduceat(part_distance(x, boxes), structure.rows[:-1], axis=2).sum(
-            axis=1
-        )
-        found = np.full((len(least), boxes.n_classes), UNREACHABLE, np.int32)
-        known = np.flatnonzero(np.diff(structure.templates))
-        found[:, known] = np.minimum.reduceat(least, structure.templates[known], axis=1)
-        return found
     backend, codes, out = _prepared(x, boxes, out, boxes.n_classes, device, chunk)
     layout = laid_out(boxes, backend, "layout")
     backend.class_distance(codes, layout, boxes.width, out)
@@ -203,9 +193,9 @@ def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
     key = backend.name, form
     if key not in known:
         known[key] = (
-            backend.table(boxes.lower, boxes.upper, boxes.width)
+            backend.table(boxes.lower, boxes.upper, boxes.structure, boxes.width)
             if form == "table"
-            else backend.layout(boxes.lower, boxes.upper, boxes.offsets, boxes.width)
+            else backend.layout(boxes.lower, boxes.upper, boxes.structure, boxes.width)
         )
     return known[key]
 

@@ -1,10 +1,10 @@
-"""Box table and lanes: boxes laid out for the kernels of the CPU, padded, ordered and aligned.
+"""Frame, box table and lanes: boxes laid out for the kernels of the CPU, padded and aligned.
 
     BoxTable, for vectors of codes                    LaneTable, for the lanes of plain loops
 
-      lower, upper (M', n') uint8                       lower, upper (blocks, n, 64) of any type
+      lower, upper (M', columns) uint8                  lower, upper (blocks, n, 64) of any type
 
-              n features          n'                    block 0             block 1
+              n features        columns                 block 0             block 1
             +------------------+-----+                  boxes 0 .. 63       boxes 64 .. 127
       box 0 |  12   0  255 ... |  0  |                feature 0 [ 12 30 .. ]  [  7 .. 0 0 ]
           1 |  30   5  250 ... |  0  |                        1 [  0  5 .. ]  [  1 .. 0 0 ]
@@ -15,8 +15,15 @@
             +------------------+-----+                ignored
 
 The table's columns are padded to whole vectors and its rows to whole tiles; what pads has lower 0
-and upper 255, so it adds nothing to a distance. A `ClassLayout` is a table whose rows are sorted by
-class and whose columns stand in the order in which they tell boxes apart:
+and upper 255, so it adds nothing to a distance. A `Frame` says which feature stands in which column.
+Parts stand in segments. A segment is all of one part, or has a part in each quarter of its vectors;
+the frame takes what needs fewer vectors. Grouped features stand in planes:
+
+      one part a segment        four parts a segment            planes (groups of 3 features)
+      | p0 p0 p0 p0 | p0 .. |   | p0 p1 p2 p3 | p0 p1 p2 p3 |   | r0 r1 .. | g0 g1 .. | b0 b1 .. |
+
+A `ClassLayout` is a table whose rows are sorted by class, whose templates have whole tiles of rows,
+and whose columns stand, within a segment, in the order in which they tell boxes apart:
 
       rows      class 0: 4 0 2 2 | class 1: 1 3 | ...   whole tiles; the last box is repeated
       columns   what matters most | probe | the rest    a tile is left at the probe if it is too far
@@ -30,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import distances, simd
 
 _CACHE_LINE = 64
@@ -39,6 +47,110 @@ _PROBE_SHARE = 0.94
 UNREACHABLE = np.iinfo(np.int32).max
 
 
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where each feature stands in rows of codes that are laid out for the kernels.
+
+    Attributes
+    ----------
+    source
+        (planes * columns,) int64, the feature of each column; any where `filler`.
+    filler
+        (planes * columns,) bool, columns that only pad.
+    planes
+        Number of planes: features of the largest group.
+    segments
+        (S, 2) int64, first and last columns, within a plane, of each segment.
+    quarters
+        Whether each quarter of a vector is of its own part.
+    slot
+        (P,) int64, the segment of each part, or four times that and its quarter.
+    place
+        (n,) int64, the column of each feature.
+    """
+
+    source: np.ndarray
+    filler: np.ndarray
+    planes: int
+    segments: np.ndarray
+    quarters: bool
+    slot: np.ndarray
+    place: np.ndarray
+
+    @property
+    def columns(self) -> int:
+        """Columns of a plane."""
+        return len(self.source) // self.planes
+
+    @functools.cached_property
+    def in_order(self) -> bool:
+        """Whether features stand in their own order, and what pads behind them."""
+        return bool((self.place == np.arange(len(self.place))).all())
+
+    def padded(self, side: np.ndarray, rows: int, value: int) -> np.ndarray:
+        """Return codes (M, n) laid out in aligned rows, what pads being of one value."""
+        out = aligned((rows, len(self.source)), value)
+        if self.in_order:
+            out[: len(side), : side.shape[1]] = side
+        else:
+            out[: len(side), ~self.filler] = side[:, self.source[~self.filler]]
+        return out
+
+
+def frame_of(
+    part: np.ndarray, group: np.ndarray, weight: np.ndarray | None = None, lanes: int = simd.LANES
+) -> Frame:
+    """Lay out features of parts and groups (n,) in vectors of so many codes.
+
+    Within a part the heaviest group is first, by the weights (n,) of the features, or the one with
+    the first feature.
+    """
+    n_groups, n_parts = int(group.max()) + 1, int(part.max()) + 1
+    members = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    within = np.empty(len(group), np.int64)  # number of a feature in its group
+    within[members] = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    part_of_group = np.empty(n_groups, np.int64)
+    part_of_group[group] = part
+    heavy = np.zeros(n_groups) if weight is None else np.bincount(group, weight)
+    order = np.lexsort((-heavy, part_of_group))
+    counts = np.bincount(part_of_group, minlength=n_parts)
+    quarters, slot = _segments_of(counts, lanes)
+    share = lanes // 4 if quarters else lanes
+    segment = slot // 4 if quarters else slot
+    vectors = np.zeros(segment.max() + 1, np.int64)
+    np.maximum.at(vectors, segment, -(-counts // share))
+    firsts = np.cumsum(vectors) - vectors
+    rank = np.empty(n_groups, np.int64)  # number of a group in its part
+    rank[order] = np.arange(n_groups) - np.repeat(np.cumsum(counts) - counts, counts)
+    quarter = slot % 4 if quarters else np.zeros(n_parts, np.int64)
+    column = (firsts[segment[part_of_group]] + rank // share) * lanes + (
+        quarter[part_of_group] * share + rank % share
+    )
+    columns, planes = int(vectors.sum()) * lanes, int(sizes.max())
+    place = within * columns + column[group]
+    source = np.zeros(planes * columns, np.int64)
+    filler = np.ones(planes * columns, bool)
+    source[place], filler[place] = np.arange(len(group)), False
+    segments = np.stack((firsts, firsts + vectors), axis=1) * lanes
+    return Frame(source, filler, planes, segments, quarters, slot, place)
+
+
+def _segments_of(counts: np.ndarray, lanes: int) -> tuple[bool, np.ndarray]:
+    """Return whether parts of so many groups share vectors by quarters, and the slot of each."""
+    alone = np.arange(len(counts))
+    if len(counts) == 1 or lanes < 4:
+        return False, alone
+    order = np.argsort(-counts, kind="stable")
+    # A segment costs about a vector besides its own: the sums of its lanes.
+    shared = (-(-counts[order][::4] // (lanes // 4)) + 1).sum()
+    if (-(-counts // lanes) + 1).sum() < shared:
+        return False, alone
+    slot = np.empty(len(counts), np.int64)
+    slot[order] = alone
+    return True, slot
+
+
 @dataclass(frozen=True)
 class BoxTable:
     """Boxes laid out for the kernels.
@@ -46,20 +158,29 @@ class BoxTable:
     Attributes
     ----------
     lower, upper
-        uint8 (M', n'), padded to whole tiles and vectors; padding never adds to a distance.
-    n_boxes, n_features
-        M and n without the padding.
+        uint8 (M', columns), padded to whole tiles and vectors; padding never adds to a distance.
+    n_boxes
+        M without the padding.
+    frame
+        The features of the columns.
     """
 
     lower: np.ndarray
     upper: np.ndarray
     n_boxes: int
-    n_features: int
+    frame: Frame
+
+    @property
+    def n_features(self) -> int:
+        """Number n of features."""
+        return len(self.frame.place)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (M, n) parts of lower and upper, as views."""
-        m, n = self.n_boxes, self.n_features
-        return self.lower[:m, :n], self.upper[:m, :n]
+        """Return lower and upper (M, n) in the order of the features; maybe as views."""
+        m, n, place = self.n_boxes, self.n_features, self.frame.place
+        if self.frame.in_order:
+            return self.lower[:m, :n], self.upper[:m, :n]
+        return self.lower[:m, place], self.upper[:m, place]
 
 
 def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
@@ -70,82 +191,110 @@ def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
     return raw[start : start + size].reshape(shape)
 
 
-def box_table(lower: np.ndarray, upper: np.ndarray) -> BoxTable:
-    """Return uint8 bounds (M, n) padded to whole tiles and vectors."""
+def box_table(lower: np.ndarray, upper: np.ndarray, frame: Frame | None = None) -> BoxTable:
+    """Return uint8 bounds (M, n) padded to whole tiles and vectors; plain features by default."""
     m, n = lower.shape
-    shape = (round_up(m, distances.TILE_BOXES), round_up(n, simd.LANES))
-    table = BoxTable(aligned(shape, 0), aligned(shape, 255), m, n)
-    table.lower[:m, :n] = lower
-    table.upper[:m, :n] = upper
-    return table
+    if frame is None:
+        frame = frame_of(np.zeros(n, np.int64), np.arange(n))
+    rows = round_up(m, distances.TILE_BOXES)
+    return BoxTable(frame.padded(lower, rows, 0), frame.padded(upper, rows, 255), m, frame)
 
 
 @dataclass(frozen=True)
 class ClassLayout:
     """Boxes laid out for class distances, made once per model.
 
-    The columns are in a new order, those that tell boxes apart first, so that most boxes can be
-    left after `probe` columns and the columns that never matter come last.
-
     Attributes
     ----------
     table
-        The boxes, whole tiles per class (the last box of a class is repeated).
-    labels, starts
-        Class of each row of the table; rows ``starts[c]:starts[c + 1]`` are of class c.
-    columns
-        (n,) original index of each column.
+        The boxes, whole tiles per template, or per class where the nearest row alone decides (the
+        last box is repeated).
+    structure
+        Of the table: its rows and templates; parts and groups are those of the features.
     floor, ceiling
-        (1, n') uint8, the largest lower and the smallest upper bound of each column.
-    probe
-        Columns after which to look whether a tile can be left, whole vectors.
+        (1, planes * columns) uint8, the largest lower and the smallest upper bound of each column.
+    probes
+        (S,) columns of each segment after which to look whether a tile can be left, whole vectors.
     """
 
     table: BoxTable
-    labels: np.ndarray
-    starts: np.ndarray
-    columns: np.ndarray
+    structure: Structure
     floor: np.ndarray
     ceiling: np.ndarray
-    probe: int
+    probes: np.ndarray
 
     @functools.cached_property
-    def lanes(self) -> LaneTable:
-        """The table for the lane kernels."""
-        return lane_table(*self.table.bounds(), np.int32)
+    def lanes(self) -> tuple[LaneTable, ...]:
+        """The tables for the lane kernels, one for each part."""
+        return lane_tables(self.table, self.structure)
+
+    def steps(self, codes: np.ndarray) -> np.ndarray:
+        """Return (R, 3) columns that can add to the distance of codes, in steps.
+
+        First and last columns, and 1 where a step goes on with the segment of the one before: where
+        probes come before its end.
+        """
+        frame = self.table.frame
+        rows = []
+        for (first, last), probe in zip(frame.segments.tolist(), self.probes.tolist(), strict=True):
+            stop = distances.used_columns(
+                codes, self.floor, self.ceiling, frame.planes, first, last
+            )
+            rows.append((first, min(probe, stop), 0))
+            if probe < stop:
+                rows.append((probe, stop, 1))
+        return np.array(rows)
 
 
-def class_layout(lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray) -> ClassLayout:
-    """Lay out uint8 bounds (M, n) for `CpuBackend.class_distance`.
-
-    Boxes ``offsets[c]:offsets[c + 1]`` are of class c.
-    """
-    counts = np.diff(offsets)
+def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> ClassLayout:
+    """Lay out uint8 bounds (M, n) for `CpuBackend.class_distance`."""
+    plain = structure.is_plain
+    begins = structure.offsets if plain else structure.rows
+    counts = np.diff(begins)
     padded = round_up(counts, distances.TILE_BOXES)
     starts = np.concatenate(([0], np.cumsum(padded)))
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), padded)
-    within = np.arange(len(labels)) - starts[labels]
-    rows = offsets[labels] + np.minimum(within, counts[labels] - 1)
-    # How much a column adds between boxes: the penalties of some boxes' centres to some others.
+    owner = np.repeat(np.arange(len(counts)), padded)
+    rows = begins[owner] + np.minimum(np.arange(len(owner)) - starts[owner], counts[owner] - 1)
+    weight = _column_weights(lower, upper)
+    part = np.zeros_like(structure.part) if plain else structure.part
+    frame = frame_of(part, structure.group, weight)
+    table = box_table(lower[rows], upper[rows], frame)
+    weights = (
+        np.where(frame.filler, 0.0, weight[frame.source]).reshape(frame.planes, -1).sum(axis=0)
+    )
+    probes = []
+    for first, last in frame.segments.tolist():
+        share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))
+        enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
+        probes.append(min(last, first + int(enough) * simd.LANES))
+    # What is laid out: of plain boxes each class is one row range, and so one template.
+    templates = np.arange(len(starts)) if plain else structure.templates
+    laid = Structure(starts, templates, part, structure.group)
+    floor = table.lower[: len(rows)].max(axis=0, keepdims=True)
+    ceiling = table.upper[: len(rows)].min(axis=0, keepdims=True)
+    return ClassLayout(table, laid, floor, ceiling, np.array(probes))
+
+
+def _column_weights(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Return (n,) how much features add between boxes: some boxes' centres to some others."""
     low, high = (side[:: max(1, len(side) // 256)].astype(np.int32) for side in (lower, upper))
     weight = np.zeros(lower.shape[1])
     for centre in ((low + high) // 2)[::4]:
         weight += np.abs(centre - np.clip(centre, low, high)).sum(axis=0)
-    columns = np.argsort(-weight, kind="stable")
-    share = np.cumsum(weight[columns]) / max(1.0, weight.sum())
-    probe = round_up(int(np.searchsorted(share, _PROBE_SHARE)) + 1, simd.LANES)
-    table = box_table(lower[rows][:, columns], upper[rows][:, columns])
-    floor = table.lower[: len(rows)].max(axis=0, keepdims=True)
-    ceiling = table.upper[: len(rows)].min(axis=0, keepdims=True)
-    return ClassLayout(table, labels, starts, columns, floor, ceiling, probe)
+    return weight
 
 
 @dataclass(frozen=True)
 class LaneTable:
-    """Boxes for the lane kernels: lower and upper (blocks, n, LANE_BOXES) of any number type."""
+    """Boxes for the lane kernels: lower and upper (blocks, n, LANE_BOXES) of any number type.
+
+    Where features are grouped, (blocks, planes, n, LANE_BOXES). `columns`, (n,) or (planes, n), are
+    those of a `Frame` that they stand for; None where there is no frame.
+    """
 
     lower: np.ndarray
     upper: np.ndarray
+    columns: np.ndarray | None = None
 
 
 def lane_table(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> LaneTable:
@@ -158,6 +307,28 @@ def lane_table(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> LaneTable:
         shaped = padded.reshape(blocks, distances.LANE_BOXES, -1).transpose(0, 2, 1)
         sides.append(np.ascontiguousarray(shaped))
     return LaneTable(*sides)
+
+
+def lane_tables(table: BoxTable, structure: Structure) -> tuple[LaneTable, ...]:
+    """Return int32 boxes for the lane kernels, one table for each part."""
+    lower, upper = table.bounds()
+    tables = []
+    for p in range(structure.n_parts):
+        inside = np.flatnonzero(structure.part == p)
+        group = np.unique(structure.group[inside], return_inverse=True)[1]
+        frame = frame_of(np.zeros(len(inside), np.int64), group, lanes=1)
+        sides = [
+            frame.padded(side[:, inside], len(side), value)
+            for side, value in ((lower, 0), (upper, 255))
+        ]
+        lanes, columns = lane_table(*sides, np.int32), table.frame.place[inside[frame.source]]
+        if frame.planes > 1:
+            shape = (len(lanes.lower), frame.planes, frame.columns, distances.LANE_BOXES)
+            both = (side.reshape(shape) for side in (lanes.lower, lanes.upper))
+            tables.append(LaneTable(*both, columns.reshape(frame.planes, -1)))
+        else:
+            tables.append(LaneTable(lanes.lower, lanes.upper, columns))
+    return tuple(tables)
 
 
 def round_up(value: Any, multiple: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,13 +13,17 @@ from boxnn_numba.backends.box_layout import (
     UNREACHABLE,
     BoxTable,
     ClassLayout,
+    Frame,
     LaneTable,
     aligned,
     box_table,
     class_layout,
+    frame_of,
     lane_table,
+    lane_tables,
     round_up,
 )
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import distances, simd
 
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
@@ -29,14 +33,43 @@ _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
 _BLOCK_ROWS = 256
 
 
+class PartSums(NamedTuple):
+    """Distances of samples to all boxes in each part, as the kernels leave them.
+
+    Attributes
+    ----------
+    totals
+        (tiles, S, M', 4 or 16) int32: a tile has four samples, and of each the totals of a segment
+        or of its quarters.
+    segment, quarter
+        (P,) int64, where the totals of each part are.
+    """
+
+    totals: np.ndarray
+    segment: np.ndarray
+    quarter: np.ndarray
+
+    def apart(self, rows: int, boxes: int) -> np.ndarray:
+        """Return them as (rows, P, boxes)."""
+        tiles, segments, padded, width = self.totals.shape
+        shaped = self.totals.reshape(tiles, segments, padded, 4, width // 4)
+        every = shaped.transpose(0, 3, 1, 4, 2).reshape(4 * tiles, segments, -1, padded)
+        return np.asarray(every[:rows, self.segment, self.quarter, :boxes])
+
+
 def _lane_distances(
     samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
 ) -> np.ndarray:
     first, last = span[0] // distances.LANE_BOXES, -(-span[1] // distances.LANE_BOXES)
     out = np.empty((len(samples), (last - first) * distances.LANE_BOXES), samples.dtype)
-    kernel = getattr(distances, f"{penalty}_distances")
+    grouped = boxes.lower.ndim == 4
+    kernel = getattr(distances, f"{'grouped' if grouped else penalty}_distances")
     kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
     return out
+
+
+def _lane_codes(samples: np.ndarray, boxes: LaneTable) -> np.ndarray:
+    return np.asarray(samples[:, boxes.columns].astype(np.int32))
 
 
 class CpuBackend:
@@ -70,68 +103,114 @@ class CpuBackend:
 
     # --- layout -------------------------------------------------------------------------
 
-    def samples(self, x: np.ndarray) -> np.ndarray:
-        """Return uint8 codes (N, n) padded to whole tiles of samples and vectors of features."""
-        rows, columns = len(x), x.shape[1]
-        shape = (round_up(rows, distances.TILE_SAMPLES), round_up(columns, simd.LANES))
-        padded = aligned(shape, 0)
-        padded[:rows, :columns] = x
-        return padded
+    def samples(self, x: np.ndarray, frame: Frame) -> np.ndarray:
+        """Return uint8 codes (N, n) laid out by a frame, padded to whole tiles of samples."""
+        rows = round_up(len(x), distances.TILE_SAMPLES)
+        if frame.in_order:
+            return frame.padded(x, rows, 0)
+        out = aligned((rows, len(frame.source)), 0)
+        distances.gather_columns(x, 0, len(x), frame.source, out)
+        return out
 
-    def table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> BoxTable:
-        """Return uint8 bounds (M, n) laid out for `pairwise`, at any width."""
-        return box_table(lower, upper)
+    def table(
+        self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
+    ) -> tuple[BoxTable, Structure]:
+        """Return uint8 bounds (M, n) laid out for `part_distances`, at any width."""
+        return box_table(lower, upper, frame_of(structure.part, structure.group)), structure
 
     def layout(
-        self, lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray, width: int
+        self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
     ) -> ClassLayout:
         """Return uint8 bounds (M, n), sorted by class, laid out for `class_distance`."""
-        return class_layout(lower, upper, offsets)
+        return class_layout(lower, upper, structure)
 
     # --- distances ----------------------------------------------------------------------
 
-    def operands(self, table: BoxTable, penalty: str = "graded") -> BoxTable | LaneTable:
-        """Return boxes in the form that `distances` reads for a penalty on this processor.
+    def operands(
+        self, table: BoxTable, structure: Structure, penalty: str = "graded"
+    ) -> BoxTable | tuple[LaneTable, ...]:
+        """Return boxes in the form that is read for a penalty on this processor.
 
-        The vector form is the table itself; the lane form is a copy, which later changes of
-        the table do not reach.
+        The vector form is the table itself; the lane form, a table for each part, is a copy, which
+        later changes of the table do not reach.
         """
         if simd.TARGET == "plain" or penalty != "graded":
-            return lane_table(*table.bounds(), np.int32)
+            return lane_tables(table, structure)
         return table
 
     def distances(
         self,
         samples: np.ndarray,
-        boxes: BoxTable | LaneTable,
+        boxes: BoxTable | tuple[LaneTable, ...],
         span: tuple[int, int],
         width: int,
         penalty: str = "graded",
     ) -> np.ndarray:
-        """Return the int32 distances of padded samples to boxes span[0]..span[1].
+        """Return the int32 distances of laid out samples to boxes span[0]..span[1] of one part.
 
         Runs in the caller's thread. ``span[0]`` is a multiple of 64. The result may have more rows
         and columns than asked for: those belong to the padding.
         """
-        if isinstance(boxes, LaneTable):
-            codes = samples[:, : boxes.lower.shape[1]].astype(np.int32)
-            return _lane_distances(codes, boxes, span, np.int32(width), penalty)
+        if isinstance(boxes, tuple):
+            codes = _lane_codes(samples, boxes[0])
+            return _lane_distances(codes, boxes[0], span, np.int32(width), penalty)
         rows, stop = len(samples), min(round_up(span[1], distances.TILE_BOXES), len(boxes.lower))
         out = np.empty((rows, stop - span[0]), np.int32)
-        kernel, _ = distances.vector_kernels(width)
-        kernel(samples, 0, rows, boxes.lower, boxes.upper, span[0], stop, width, out)
+        planes = boxes.frame.planes
+        kernel, _ = distances.vector_kernels(width, planes)
+        kernel(samples, 0, rows, boxes.lower, boxes.upper, span[0], stop, planes, width, out)
         return out
 
-    def pairwise(self, x: np.ndarray, table: BoxTable, width: int, out: np.ndarray) -> None:
-        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, M)."""
-        boxes = self.operands(table)
+    def part_sums(
+        self, samples: np.ndarray, boxes: BoxTable | tuple[LaneTable, ...], width: int
+    ) -> PartSums:
+        """Return the distances of laid out samples to all boxes, part by part.
+
+        Runs in the caller's thread.
+        """
+        tile = distances.TILE_SAMPLES
+        if isinstance(boxes, tuple):
+            totals = [
+                _lane_distances(
+                    _lane_codes(samples, lanes), lanes, (0, len(lanes.lower) * 64),
+                    np.int32(width), "graded",
+                ).reshape(len(samples) // tile, tile, -1)
+                for lanes in boxes
+            ]  # fmt: skip
+            apart = np.ascontiguousarray(np.stack(totals, axis=1).swapaxes(2, 3))
+            return PartSums(apart, np.arange(len(boxes)), np.zeros(len(boxes), np.int64))
+        frame, tiles = boxes.frame, len(samples) // tile
+        each = 4 * tile if frame.quarters else tile
+        out = np.empty((tiles * len(frame.segments), len(boxes.lower) * each), np.int32)
+        kernel, _ = distances.part_kernels(width, frame.planes, frame.quarters, frame.columns)
+        kernel(samples, boxes.lower, boxes.upper, frame.segments, frame.planes, width, out)
+        shaped = out.reshape(tiles, len(frame.segments), -1, each)
+        shift = 4 if frame.quarters else 1
+        return PartSums(shaped, frame.slot // shift, frame.slot % shift)
+
+    def part_distances(
+        self, x: np.ndarray, table: tuple[BoxTable, Structure], width: int, out: np.ndarray
+    ) -> None:
+        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
+
+        First those to all boxes in part 0, then those in part 1.
+        """
+        boxes, frame, count = self.operands(*table), table[0].frame, table[0].n_boxes
+        apart = out.reshape(len(out), -1, count)
+        single = apart.shape[1] == 1
 
         def work(first: int, last: int) -> None:
-            samples = self.samples(x[first:last])
-            for box in range(0, table.n_boxes, _BLOCK_BOXES):
-                stop = min(table.n_boxes, box + _BLOCK_BOXES)
-                block = self.distances(samples, boxes, (box, stop), width)
-                out[first:last, box:stop] = block[: last - first, : stop - box]
+            for start in range(first, last, _BLOCK_SAMPLES):
+                stop = min(last, start + _BLOCK_SAMPLES)
+                samples = self.samples(x[start:stop], frame)
+                if not single:
+                    sums = self.part_sums(samples, boxes, width)
+                    apart[start:stop] = sums.apart(stop - start, count)
+                    continue
+                for box in range(0, count, _BLOCK_BOXES):
+                    end = min(count, box + _BLOCK_BOXES)
+                    block = self.distances(samples, boxes, (box, end), width)
+                    apart[start:stop, 0, box:end] = block[: stop - start, : end - box]
 
         self.parallel(len(x), _BLOCK_SAMPLES, work)
 
@@ -153,33 +232,54 @@ class CpuBackend:
     def _vector_classes(
         x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
     ) -> None:
-        _, kernel = distances.vector_kernels(width)
+        table, structure = layout.table, layout.structure
+        frame = table.frame
         for start in range(first, last, _BLOCK_ROWS):
             stop = min(last, start + _BLOCK_ROWS)
             rows = round_up(stop - start, distances.TILE_SAMPLES)
-            codes = aligned((rows, layout.table.lower.shape[1]), 0)
-            distances.gather_columns(x, start, stop, layout.columns, codes)
-            columns = distances.used_columns(codes[: stop - start], layout.floor, layout.ceiling)
+            codes = aligned((rows, len(frame.source)), 0)
+            distances.gather_columns(x, start, stop, frame.source, codes)
+            steps = layout.steps(codes[: stop - start])
             nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)
-            kernel(
-                codes, layout.table.lower, layout.table.upper, layout.starts,
-                min(layout.probe, columns), columns, width, nearest,
-            )  # fmt: skip
+            bounds = table.lower, table.upper
+            if not frame.quarters and frame.segments.shape[0] == 1:
+                kernel = distances.vector_kernels(width, frame.planes)[1]
+                probe, columns = int(steps[0, 1]), int(steps[-1, 1])
+                kernel(
+                    codes, *bounds, structure.offsets, probe, columns, frame.planes, width, nearest
+                )
+            else:
+                kernel = distances.part_kernels(width, frame.planes, frame.quarters, frame.columns)[
+                    1
+                ]
+                most = int(np.diff(structure.rows).max(initial=0))
+                room = np.empty((most, 16), np.int32)
+                kernel(
+                    codes, *bounds, structure.rows, structure.templates, steps, frame.planes, width,
+                    room, nearest,
+                )  # fmt: skip
             out[start:stop] = nearest[:, : stop - start].T
 
     def _plain_classes(
         self, x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
     ) -> None:
-        lanes = layout.lanes
+        structure, rows = layout.structure, int(layout.structure.rows[-1])
+        labels = np.repeat(
+            np.arange(out.shape[1], dtype=np.int32), np.diff(structure.templates)
+        )  # of templates
+        known = np.flatnonzero(np.diff(structure.rows))
+        begins = structure.rows[known]
         for start in range(first, last, _BLOCK_SAMPLES):
             stop = min(last, start + _BLOCK_SAMPLES)
-            codes = self.samples(x[start:stop][:, layout.columns]).astype(np.int32)
-            span = (0, layout.table.n_boxes)
-            block = _lane_distances(
-                codes[:, : layout.table.n_features], lanes, span, np.int32(width), "graded"
-            )
+            codes = self.samples(x[start:stop], layout.table.frame)
+            total = 0
+            for lanes in layout.lanes:
+                block = _lane_distances(
+                    _lane_codes(codes, lanes), lanes, (0, rows), np.int32(width), "graded"
+                )
+                total = total + np.minimum.reduceat(block[:, :rows], begins, axis=1)
             out[start:stop] = UNREACHABLE
-            distances.nearest_per_class(block, stop - start, layout.labels, out, start)
+            distances.nearest_per_class(total, stop - start, labels[known], out, start)
 
     def float_distances(
         self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float

@@ -22,7 +22,8 @@ from boxnn_numba.backends import cuda_runtime as runtime
 from boxnn_numba.backends.box_layout import UNREACHABLE
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.cuda_layout import CudaTable, arranged, penalty_of, planes_of
-from boxnn_numba.errors import InputError
+from boxnn_numba.backends.structure import Structure
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.kernels import cuda_distances
 from boxnn_numba.kernels.cuda_distances import COLUMNS, ROWS, TILE_BOXES, TILE_SAMPLES
 
@@ -60,15 +61,19 @@ class CudaBackend:
 
     # --- layout -------------------------------------------------------------------------
 
-    def table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> CudaTable:
-        """Return uint8 bounds (M, n) on the GPU, for `pairwise` at a width."""
+    def table(
+        self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
+    ) -> CudaTable:
+        """Return uint8 bounds (M, n) on the GPU, for `part_distances` at a width."""
+        _need_plain(structure.n_parts > 1 or structure.is_grouped)
         return self._upload(planes_of(lower, upper, width), None)
 
     def layout(
-        self, lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray, width: int
+        self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
     ) -> CudaTable:
         """Return uint8 bounds (M, n), sorted by class, on the GPU for `class_distance`."""
-        rows, labels = arranged(offsets)
+        _need_plain(not structure.is_plain or structure.is_grouped)
+        rows, labels = arranged(structure.offsets)
         return self._upload(planes_of(lower[rows], upper[rows], width), labels)
 
     @staticmethod
@@ -79,8 +84,8 @@ class CudaBackend:
 
     # --- distances ----------------------------------------------------------------------
 
-    def pairwise(self, x: Any, table: CudaTable, width: int, out: Any) -> None:
-        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, M).
+    def part_distances(self, x: Any, table: CudaTable, width: int, out: Any) -> None:
+        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
 
         Both are in the host's memory or both on the GPU, there C-contiguous.
         """
@@ -227,6 +232,11 @@ class CudaBackend:
     def _fitting(per_row: int) -> int:
         most = min(_SHARE * runtime.free_memory(), 2.0 * _CHUNK_BYTES)
         return max(1, int(most) // (2 * per_row))
+
+
+def _need_plain(structured: bool) -> None:
+    if structured:
+        raise OptionError("boxes with parts or groups are computed on CPUs; use `device` cpu")
 
 
 def _as_words(x: Any) -> tuple[Any, bool]:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from boxnn_numba.backends.structure import Structure
+
 
 class Backend(Protocol):
     """What distances and training ask of a device; `CpuBackend` and `CudaBackend` provide it.
@@ -31,17 +33,17 @@ class Backend(Protocol):
         Pieces are multiples of `grain` long; results come in their order.
         """
 
-    def table(self, lower: np.ndarray, upper: np.ndarray, width: int) -> Any:
-        """Return uint8 bounds (M, n) laid out for `pairwise` at a width."""
+    def table(self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int) -> Any:
+        """Return uint8 bounds (M, n) laid out for `part_distances` at a width."""
 
-    def layout(self, lower: np.ndarray, upper: np.ndarray, offsets: np.ndarray, width: int) -> Any:
-        """Return uint8 bounds (M, n) laid out for `class_distance` at a width.
+    def layout(self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int) -> Any:
+        """Return uint8 bounds (M, n) laid out for `class_distance` at a width."""
 
-        Boxes ``offsets[c]:offsets[c + 1]`` are of class c, offsets (K + 1,).
+    def part_distances(self, x: Any, table: Any, width: int, out: Any) -> None:
+        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
+
+        First those to all boxes in part 0, then those in part 1.
         """
-
-    def pairwise(self, x: Any, table: Any, width: int, out: Any) -> None:
-        """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, M)."""
 
     def class_distance(self, x: Any, layout: Any, width: int, out: Any) -> None:
         """Write the int32 distances of uint8 codes (N, n) to each class to `out` (N, K)."""

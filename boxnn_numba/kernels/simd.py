@@ -1,7 +1,8 @@
 """Vectors of bytes for Numba kernels: the only file that knows the processor.
 
 The operations below are Numba intrinsics on a vector of `LANES` unsigned bytes
-and on vectors of 32-bit (or 64-bit) partial sums and of four totals. `TARGET` names the
+and on vectors of 32-bit (or 64-bit) partial sums, of four totals, and of four totals for each
+quarter of a vector of bytes. `TARGET` names the
 instruction set they are compiled for; it is ``"plain"`` where the processor has
 none of the supported ones, and then the loops of `boxnn_numba.kernels.distances` that
 use no vectors serve instead. The environment variable ``BOXNN_SIMD`` (one of
@@ -58,6 +59,7 @@ LANES = TARGETS[TARGET]
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
 _MASK = ir.IntType(LANES)
 _QUAD = ir.VectorType(ir.IntType(32), 4)
+_QUARTERS = ir.VectorType(ir.IntType(32), 16)
 # vpdpbusd adds groups of four bytes into 32-bit sums, psadbw groups of eight into 64-bit ones.
 _USE_VNNI = TARGET == "avx512vnni"
 _SUMS = ir.VectorType(ir.IntType(32 if _USE_VNNI else 64), LANES // (4 if _USE_VNNI else 8))
@@ -81,14 +83,20 @@ class _QuadType(_Vector):
     pass
 
 
+class _QuartersType(_Vector):
+    pass
+
+
 bytes_type = _BytesType("bytes", _BYTES)
 sums_type = _SumsType("sums", _SUMS)
 quad_type = _QuadType("quad", _QUAD)
+quarters_type = _QuartersType("quarters", _QUARTERS)
 
 
 @register_model(_BytesType)
 @register_model(_SumsType)
 @register_model(_QuadType)
+@register_model(_QuartersType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm_type)
@@ -120,6 +128,16 @@ def _address(
     offset = builder.add(builder.mul(row, row_bytes), builder.mul(column, item))
     base = builder.bitcast(view.data, ir.IntType(8).as_pointer())
     return builder.gep(base, [offset], source_etype=ir.IntType(8)), row_bytes
+
+
+def _loader(vector: ir.VectorType) -> Callable[..., Any]:
+    """Return what loads a vector of int32 from ``array[row, column]`` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        return builder.load(builder.bitcast(address, vector.as_pointer()), align=4, typ=vector)
+
+    return generate
 
 
 @intrinsic
@@ -172,6 +190,26 @@ def minimum(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]
 
 
 @intrinsic
+def no_bytes(typing: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return zero in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _constant(0)
+
+    return bytes_type(), generate
+
+
+@intrinsic
+def add_saturated(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the sum of two bytes, at most 255, in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, f"llvm.uadd.sat.v{LANES}i8", _BYTES, list(arguments))
+
+    return bytes_type(bytes_type, bytes_type), generate
+
+
+@intrinsic
 def span(typing: Any, lower: Any, upper: Any) -> tuple[Any, Callable[..., Any]]:
     """Return ``upper - lower`` (wrapping) in every lane."""
 
@@ -193,6 +231,20 @@ def count_outside(typing: Any, x: Any, lower: Any, span: Any) -> tuple[Any, Call
         return count if LANES == 64 else builder.zext(count, ir.IntType(64))
 
     return types.int64(bytes_type, bytes_type, bytes_type), generate
+
+
+@intrinsic
+def count_up(
+    typing: Any, counts: Any, x: Any, lower: Any, span: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Return counts (bytes) with 1 added in every lane where x lies outside [lower, lower + span]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counts, x, lower, span = arguments
+        outside = builder.icmp_unsigned(">", builder.sub(x, lower), span)
+        return builder.add(counts, builder.zext(outside, _BYTES))
+
+    return bytes_type(bytes_type, bytes_type, bytes_type, bytes_type), generate
 
 
 @intrinsic
@@ -284,29 +336,101 @@ def counts(typing: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> tuple[Any, Callab
 
 
 @intrinsic
-def load_quad(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
-    """Load ``array[row, column:column + 4]`` of a C-contiguous int32 matrix."""
+def quarter_totals(
+    typing: Any, s0: Any, s1: Any, s2: Any, s3: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Return the totals of the quarters of four partial sums: int32, those of s0 first."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address, _ = _address(context, builder, signature, arguments)
-        return builder.load(builder.bitcast(address, _QUAD.as_pointer()), align=4, typ=_QUAD)
+        parts, group = list(arguments), _SUMS.count // 4
+        while group > 1 and len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [_fold(builder, left, right, group) for left, right in pairs]
+            group //= 2
+        if _SUMS.element.width == 64:
+            narrow = ir.VectorType(ir.IntType(32), _SUMS.count)
+            parts = [builder.trunc(part, narrow) for part in parts]
+        while len(parts) > 1:
+            lanes = list(range(2 * parts[0].type.count))
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [_shuffle(builder, left, right, lanes) for left, right in pairs]
+        return parts[0]
 
-    return quad_type(array, row, column), generate
+    return quarters_type(sums_type, sums_type, sums_type, sums_type), generate
 
 
 @intrinsic
-def store_quad(
-    typing: Any, array: Any, row: Any, column: Any, quad: Any
+def whole(typing: Any, totals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return four totals: the sums over the quarters, or what has none as it is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = arguments[0]
+        if value.type.count == 4:
+            return value
+        quarters = [
+            _shuffle(builder, value, value, [4 * s + q for s in range(4)]) for q in range(4)
+        ]
+        left, right = builder.add(*quarters[:2]), builder.add(*quarters[2:])
+        return builder.add(left, right)
+
+    return quad_type(totals), generate
+
+
+@intrinsic
+def farthest(typing: Any, totals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return a vector like `totals` of numbers that no total exceeds and 4 of which can be added."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _constant(2**29 - 1, arguments[0].type)
+
+    return totals(totals), generate
+
+
+@intrinsic
+def plus(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the sum of totals in each lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.add(*arguments)
+
+    return left(left, right), generate
+
+
+@intrinsic
+def no_totals(typing: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return four totals of zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _constant(0, _QUAD)
+
+    return quad_type(), generate
+
+
+@intrinsic
+def load_quarters(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load ``array[row, column:column + 16]`` of a C-contiguous int32 matrix."""
+    return quarters_type(array, row, column), _loader(_QUARTERS)
+
+
+@intrinsic
+def load_quad(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load ``array[row, column:column + 4]`` of a C-contiguous int32 matrix."""
+    return quad_type(array, row, column), _loader(_QUAD)
+
+
+@intrinsic
+def store_totals(
+    typing: Any, array: Any, row: Any, column: Any, totals: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Store four int32 to ``array[row, column:column + 4]``."""
+    """Store 4 or 16 int32 to ``array[row, column:]``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, _ = _address(context, builder, signature, arguments)
-        pointer = builder.bitcast(address, _QUAD.as_pointer())
+        pointer = builder.bitcast(address, arguments[3].type.as_pointer())
         builder.store(arguments[3], pointer, align=4)
         return context.get_dummy_value()
 
-    return types.void(array, row, column, quad_type), generate
+    return types.void(array, row, column, totals), generate
 
 
 @intrinsic
@@ -328,13 +452,14 @@ def store_column(
 
 
 @intrinsic
-def smaller_quad(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+def smaller(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
     """Return the smaller int32 of each lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.smin.v4i32", _QUAD, list(arguments))
+        vector = arguments[0].type
+        return _call(builder, f"llvm.smin.v{vector.count}i32", vector, list(arguments))
 
-    return quad_type(quad_type, quad_type), generate
+    return left(left, right), generate
 
 
 @intrinsic

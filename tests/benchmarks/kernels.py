@@ -227,7 +227,7 @@ def limit_kernel(width: int) -> Callable[..., None]:
                 codes = simd.load(x, 3, k)
                 s30, s31 = add(s30, codes, low0, high0, cap), add(s31, codes, low1, high1, cap)
         # Stored, so that nothing of it can be left out.
-        simd.store_quad(out, 0, 0, end(s00, s10, s20, s30))
-        simd.store_quad(out, 1, 0, end(s01, s11, s21, s31))
+        simd.store_totals(out, 0, 0, end(s00, s10, s20, s30))
+        simd.store_totals(out, 1, 0, end(s01, s11, s21, s31))
 
     return limit
