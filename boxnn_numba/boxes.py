@@ -69,9 +69,9 @@ class Boxes:
     labels: np.ndarray
     width: int = 1
     n_classes: int = field(default=0)
-    template: np.ndarray = field(default=None)  # type: ignore[assignment]
-    part: np.ndarray = field(default=None)  # type: ignore[assignment]
-    group: np.ndarray = field(default=None)  # type: ignore[assignment]
+    template: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    part: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    group: np.ndarray = field(default=None)  # type: ignore[arg-type]
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ class BoxNN:
     group_size: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     others: tuple[Boxes, ...] = ()
-    offset: np.ndarray = field(default=None)  # type: ignore[assignment]
+    offset: np.ndarray = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "others", tuple(self.others))

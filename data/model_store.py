@@ -174,13 +174,11 @@ def _box_sets(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> list
     structure = _STRUCTURE if attributes["version"] > 1 else ()
     return [
         Boxes(
-            *(arrays[f"{at}{name}"] for name in ("lower", "upper", "label")),
-            width,
-            n_classes,
+            arrays[f"{at}lower"], arrays[f"{at}upper"], arrays[f"{at}label"], width, n_classes,
             **{name: arrays[f"{at}{name}"] for name in structure},
         )
         for at in folders
-    ]
+    ]  # fmt: skip
 
 
 def load_baseline(path: Name) -> BaselineModel:
