@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxnn_numba.distances import UNREACHABLE, pairwise_distance, part_distance
+from boxnn_numba.distances import UNREACHABLE, part_distance
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report.gallery import Attack, FeatureRow, Sample, attack_places
@@ -88,7 +88,7 @@ def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> tuple[np.n
     distance = np.empty(classes.shape, np.int64)
     for first in range(0, len(codes), step):
         block = slice(first, first + step)
-        units = _part_by_part(codes[block], boxes)
+        units = np.asarray(part_distance(codes[block], boxes))
         total = np.minimum.reduceat(units, starts[:-1], axis=2).sum(axis=1, dtype=np.int64)
         for i, of_part in enumerate(units, start=first):
             for k, index in enumerate(classes[i]):
@@ -97,13 +97,6 @@ def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> tuple[np.n
                 rows[i, k] = starts[t] + of_part[:, starts[t] : starts[t + 1]].argmin(axis=1)
                 distance[i, k] = own[t]
     return rows, distance
-
-
-def _part_by_part(codes: np.ndarray, boxes: Boxes) -> np.ndarray:
-    """Return distances (N, P, M) in units."""
-    if boxes.structure.n_parts > 1:
-        return part_distance(codes, boxes)
-    return np.asarray(pairwise_distance(codes, boxes))[:, None]
 
 
 def _put_together(boxes: Boxes, rows: np.ndarray) -> np.ndarray:

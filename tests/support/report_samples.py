@@ -29,6 +29,10 @@ def pairwise_loops(codes, boxes):
     return out
 
 
+def part_loops(codes, boxes):
+    return pairwise_loops(codes, boxes)[:, None]
+
+
 def make_run(name="run", n=120, model=None, seed=1, **attributes):
     model = model or make_model()
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from support.report_samples import WIDTH, make_model, make_run, pairwise_loops
+from support.report_samples import WIDTH, make_model, make_run, pairwise_loops, part_loops
 
 from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
 from boxnn_numba.errors import CertificateFileError
@@ -25,9 +25,7 @@ UNATTACKED = [group for group in gallery.GROUPS if group != "attacked"]
 
 @pytest.fixture
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr(
-        "boxnn_numba.pipelines.report.gallery_views.pairwise_distance", pairwise_loops
-    )
+    monkeypatch.setattr("boxnn_numba.pipelines.report.gallery_views.part_distance", part_loops)
 
 
 # --- published rows ----------------------------------------------------------------------

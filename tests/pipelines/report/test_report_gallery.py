@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.report_page import Checker, make_page
-from support.report_samples import SHAPE, WIDTH, make_model, make_run, pairwise_loops
+from support.report_samples import SHAPE, WIDTH, make_model, make_run, pairwise_loops, part_loops
 
 from boxnn_numba import Grid
 from boxnn_numba.pipelines.figures import curves as plots
@@ -27,9 +27,7 @@ from boxnn_numba.pipelines.report.summary_files import run_settings
 
 @pytest.fixture(autouse=True)
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr(
-        "boxnn_numba.pipelines.report.gallery_views.pairwise_distance", pairwise_loops
-    )
+    monkeypatch.setattr("boxnn_numba.pipelines.report.gallery_views.part_distance", part_loops)
 
 
 def attacked_run(every=2, seed=1):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from support.report_page import Checker, make_page
-from support.report_samples import WIDTH, make_run, pairwise_loops
+from support.report_samples import WIDTH, make_run, part_loops
 
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report import gallery, gallery_views, page
@@ -15,9 +15,7 @@ from boxnn_numba.pipelines.report import gallery, gallery_views, page
 
 @pytest.fixture
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr(
-        "boxnn_numba.pipelines.report.gallery_views.pairwise_distance", pairwise_loops
-    )
+    monkeypatch.setattr("boxnn_numba.pipelines.report.gallery_views.part_distance", part_loops)
 
 
 def drawn_page(**changes):
