@@ -278,7 +278,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """Return the present boxes and those that samples of these codes call for."""
         wrong = np.ones(len(index), bool)
         if len(self._seeds.labels):
-            wrong = class_distance(codes, self.model_.boxes).argmin(axis=1) != index
+            distance = class_distance(codes, self.model_.boxes) + self.model_.offset
+            wrong = distance.argmin(axis=1) != index
         half, seed = 255 * self._settings.alpha, self._settings.seed + call
         fits = (self.options or {}).get("alpha") is None
         return grown(self._seeds, codes, index, wrong, self._shares, half, fits, seed)

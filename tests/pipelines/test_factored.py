@@ -23,7 +23,7 @@ from support.factored_models import (
 )
 from support.reference import part_distances
 
-from boxnn_numba import Boxes, BoxNN, Grid, load_model, save_model
+from boxnn_numba import Boxes, BoxNN, BoxNNClassifier, Grid, load_model, save_model
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.pipelines.figures.runs import load_runs
 from boxnn_numba.pipelines.report import gallery, gallery_views
@@ -141,9 +141,41 @@ def test_too_many_boxes_are_counted_not_written(run_boxnn: Run) -> None:
         assert run_boxnn("export", "boxes", f"{parts}.zarr", "--out", f"{parts}.npz")[0] == 0
 
 
-def test_localize_is_of_plain_boxes(made: Run) -> None:
-    words = "templates of several rows, and volumes of unions are of plain boxes"
-    failed(made("localize", "c.zarr", "m.zarr"), 2, "m.zarr has", words)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("parts", "templates of several rows"),
+        ("groups", "groups of features"),
+        ("offsets", "offsets"),
+    ],
+)
+def test_localize_is_of_plain_boxes(kind: str, words: str, made: Run, model: BoxNN) -> None:
+    if kind != "parts":
+        group = model.groups if kind == "groups" else None
+        boxes, bounds = model.boxes, (model.boxes.lower, model.boxes.upper)
+        other = BoxNN(
+            Boxes(*bounds, boxes.labels, WIDTH, 3, group=group, part=boxes.part),
+            model.classes, feature_shape=SHAPE, offset=[0, 0, int(kind == "offsets")],
+        )  # fmt: skip
+        save_model(other, "m.zarr", overwrite=True)
+        assert made("certify", "m.zarr", "d.zarr", "--out", "c.zarr", "--overwrite")[0] == 0
+    failed(made("localize", "c.zarr", "m.zarr"), 2, "m.zarr has " + words, "are of plain boxes")
+
+
+def test_the_estimator_reads_any_model(model: BoxNN) -> None:
+    x, y = samples(model, 60, 3)
+    labels = np.array(["a", "b", "c"])[y]
+    classifier = BoxNNClassifier()
+    classifier.model_, classifier.classes_ = model, np.array(model.classes)
+    classifier.n_features_in_ = x.shape[1]
+    distance = class_distances(model, x)
+    prediction, radius = certified(model, distance)
+    names = np.array(["a", "b", "c"])[prediction]
+    np.testing.assert_array_equal(classifier.predict(x), names)
+    np.testing.assert_array_equal(classifier.certify(x), radius)
+    np.testing.assert_allclose(classifier.decision_function(x), -distance / WIDTH)
+    score = ((names == labels) & (np.array(radius) >= 2)).mean()
+    assert classifier.certified_score(x, labels, 2) == pytest.approx(score)
 
 
 def assembled(model: BoxNN, codes: np.ndarray, index: int) -> np.ndarray:
