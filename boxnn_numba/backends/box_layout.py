@@ -266,7 +266,9 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> 
     for first, last in frame.segments.tolist():
         share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))
         enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
-        probes.append(min(last, first + int(enough) * simd.LANES))
+        probe = first + int(enough) * simd.LANES
+        # Templates keep the sums of all their rows at a probe, which a few columns are not worth.
+        probes.append(last if probe + (0 if plain else simd.LANES) >= last else probe)
     # What is laid out: of plain boxes each class is one row range, and so one template.
     templates = np.arange(len(starts)) if plain else structure.templates
     laid = Structure(starts, templates, part, structure.group)
