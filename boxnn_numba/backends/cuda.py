@@ -11,7 +11,7 @@ one is computed the other is filled. Results are the integers of the CPU.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,23 @@ from boxnn_numba import validation
 from boxnn_numba.backends import cuda_runtime as runtime
 from boxnn_numba.backends.box_layout import UNREACHABLE
 from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.backends.cuda_layout import CudaTable, arranged, penalty_of, planes_of
+from boxnn_numba.backends.cuda_layout import (
+    CudaTable,
+    WordOrder,
+    arranged,
+    penalty_of,
+    planes_of,
+    word_order,
+)
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.errors import InputError
 from boxnn_numba.kernels import cuda_distances
 from boxnn_numba.kernels.cuda_distances import COLUMNS, ROWS, TILE_BOXES, TILE_SAMPLES
 
 #: Part of the free memory that buffers may take, and bytes of a chunk beyond which none is faster.
 _SHARE, _CHUNK_BYTES = 0.25, 64 * 2**20
+#: Bytes of part distances that are kept until they are combined.
+_HELD_BYTES = 256 * 2**20
 
 Launch = Callable[[Any, Any, Any], None]
 
@@ -65,59 +74,129 @@ class CudaBackend:
         self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
     ) -> CudaTable:
         """Return uint8 bounds (M, n) on the GPU, for `part_distances` at a width."""
-        _need_plain(structure.n_parts > 1 or structure.is_grouped)
-        return self._upload(planes_of(lower, upper, width), None)
+        return self._upload(lower, upper, structure, width, word_order(structure))
 
     def layout(
         self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
     ) -> CudaTable:
         """Return uint8 bounds (M, n), sorted by class, on the GPU for `class_distance`."""
-        _need_plain(not structure.is_plain or structure.is_grouped)
-        rows, labels = arranged(structure.offsets)
-        return self._upload(planes_of(lower[rows], upper[rows], width), labels)
+        order = word_order(structure, structure.is_plain)
+        if structure.is_plain:
+            rows, labels = arranged(structure.offsets)
+            return self._upload(lower[rows], upper[rows], structure, width, order, labels=labels)
+        owner = np.repeat(np.arange(len(structure.templates) - 1), np.diff(structure.templates))
+        return self._upload(
+            lower, upper, structure, width, order, rows=structure.rows, owner=owner
+        )  # fmt: skip
 
     @staticmethod
-    def _upload(planes: np.ndarray, labels: np.ndarray | None) -> CudaTable:
+    def _upload(
+        lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int, order: WordOrder,
+        **arrays: np.ndarray,
+    ) -> CudaTable:  # fmt: skip
+        penalty = penalty_of(width, structure)
+        planes = order.words(planes_of(lower, upper, width, penalty))
         with runtime.enough_memory(planes.nbytes, "use fewer boxes, or `device` cpu"):
-            on_device = None if labels is None else runtime.send(labels)
-            return CudaTable(runtime.send(planes), on_device)
+            sent = {name: runtime.send(side.astype(np.int32)) for name, side in arrays.items()}
+            columns, starts, kinds = map(runtime.send, (order.columns, order.starts, order.kinds))
+            natural, planes = order.is_natural, runtime.send(planes)
+            return CudaTable(penalty, planes, natural, columns, starts, kinds, **sent)
 
     # --- distances ----------------------------------------------------------------------
 
     def part_distances(self, x: Any, table: CudaTable, width: int, out: Any) -> None:
         """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
 
-        Both are in the host's memory or both on the GPU, there C-contiguous.
+        First those to all boxes in part 0, then those in part 1. Both are in the host's memory or
+        both on the GPU, there C-contiguous.
         """
 
         def run(x: Any, target: Any, stream: Any) -> None:
-            words, kind = _as_words(x)
-            kernel = cuda_distances.pairwise(penalty_of(width), kind)
-            rows = target.shape[0]
-            blocks = -(-rows // TILE_SAMPLES) * -(-table.planes.shape[1] // TILE_BOXES)
-            kernel[blocks, (COLUMNS, ROWS), stream](
-                words, self._nothing, np.int32(0), np.int32(rows), table.planes, target
-            )
+            for words, _, rows in self._chunks(x, table, 0, stream):
+                self._part_distances(words, table, width, target[rows], stream)
 
         self._run(x, out, run)
 
+    def _part_distances(
+        self, words: Any, table: CudaTable, width: int, out: Any, stream: Any
+    ) -> Any:
+        """Write part distances to `out` (rows, P * M) on the GPU; return it as (rows, P, M)."""
+        rows, count = out.shape[0], table.planes.shape[1]
+        parts = out.reshape(rows, out.shape[1] // count, count)
+        blocks = -(-rows // TILE_SAMPLES) * -(-count // TILE_BOXES) * parts.shape[1]
+        cuda_distances.pairwise(table.penalty)[blocks, (COLUMNS, ROWS), stream](
+            words, self._nothing, np.int32(0), np.int32(rows), table.planes, table.starts,
+            table.kinds, np.int32(2 * width), parts,
+        )  # fmt: skip
+        return parts
+
     def class_distance(self, x: Any, layout: CudaTable, width: int, out: Any) -> None:
-        """Write the int32 distances to the nearest box of each class to `out` (N, K).
+        """Write the int32 distances to each class to `out` (N, K).
 
         Both are in the host's memory or both on the GPU, there C-contiguous.
         """
+        factored, count = layout.labels is None, layout.planes.shape[1]
+        held_columns = (layout.starts.shape[0] - 1) * count if factored else 0
 
         def run(x: Any, target: Any, stream: Any) -> None:
-            words, kind = _as_words(x)
             flat = target.reshape(target.size)
             runtime.launch(
                 cuda_distances.fill, target.size, flat, np.int32(UNREACHABLE), stream=stream
             )
-            kernel = cuda_distances.nearest(penalty_of(width), kind)
-            blocks = -(-target.shape[0] // TILE_SAMPLES) * (layout.planes.shape[1] // TILE_BOXES)
-            kernel[blocks, (COLUMNS, ROWS), stream](words, layout.planes, layout.labels, target)
+            for words, held, rows in self._chunks(x, layout, held_columns, stream):
+                if factored:
+                    self._nearest_templates(words, layout, width, held, target[rows], stream)
+                else:
+                    self._nearest_boxes(words, layout, width, target[rows], stream)
 
         self._run(x, out, run)
+
+    @staticmethod
+    def _nearest_boxes(
+        words: Any, layout: CudaTable, width: int, classes: Any, stream: Any
+    ) -> None:
+        blocks = -(-classes.shape[0] // TILE_SAMPLES) * (layout.planes.shape[1] // TILE_BOXES)
+        cuda_distances.nearest(layout.penalty)[blocks, (COLUMNS, ROWS), stream](
+            words, layout.planes, layout.labels, layout.kinds, np.int32(2 * width), classes
+        )
+
+    def _nearest_templates(
+        self, words: Any, layout: CudaTable, width: int, held: Any, classes: Any, stream: Any
+    ) -> None:
+        parts = self._part_distances(words, layout, width, held, stream)
+        count = classes.shape[0] * layout.owner.shape[0]
+        runtime.launch(
+            cuda_distances.combine, count, parts, layout.rows, layout.owner, classes, stream=stream
+        )
+
+    def _chunks(
+        self, x: Any, table: CudaTable, columns: int, stream: Any
+    ) -> Iterator[tuple[Any, Any, slice]]:
+        """Yield samples on the GPU as words of a table, room (rows, columns) int32, and which rows.
+
+        All rows at once where that takes no new memory.
+        """
+        words = _as_words(x) if table.natural else None
+        wide = 0 if words is not None else table.planes.shape[2]
+        n, per_row = x.shape[0], 4 * (columns + wide)
+        rows = max(1, n) if per_row == 0 else min(max(1, n), _fitting(per_row, _HELD_BYTES))
+        with runtime.enough_memory(rows * per_row, "use `device` cpu"):
+            held = cuda.device_array((rows, columns), np.int32) if columns else None
+            room = cuda.device_array((rows, wide), np.uint32) if wide else None
+        for first in range(0, n, rows):
+            chunk = slice(first, min(n, first + rows))
+            count = chunk.stop - first
+            if words is None:
+                codes = x.view(np.uint8) if x.dtype == np.uint32 else x
+                runtime.launch(
+                    cuda_distances.arrange, count * wide, codes[chunk], table.columns,
+                    room[:count], stream=stream,
+                )  # fmt: skip
+            yield (
+                room[:count] if words is None else words[chunk],
+                None if held is None else held[:count],
+                chunk,
+            )
 
     # --- arrays of callers that are on the GPU ---------------------------------------------
 
@@ -217,35 +296,28 @@ class CudaBackend:
         held = self._buffers
         if held is not None and held[0][1:] == (features, columns):
             wanted = min(n, self._chunk) if self._chunk is not None else n
-            if held[0][0] >= min(wanted, self._fitting(per_row)):
+            if held[0][0] >= min(wanted, _fitting(2 * per_row)):
                 return held[1]
         self._buffers = None
         fits = max(1, int(min(runtime.free_memory() * 0.9, 2.0**62)) // (2 * per_row))
-        rows = min(n, self._chunk if self._chunk is not None else self._fitting(per_row))
+        rows = min(n, self._chunk if self._chunk is not None else _fitting(2 * per_row))
         advice = f"pass `chunk` {fits}" if fits < rows else "use `device` cpu"
         with runtime.enough_memory(2 * rows * per_row, advice):
             made = [_Buffer(rows, features, columns) for _ in range(2)]
         self._buffers = (rows, features, columns), made
         return made
 
-    @staticmethod
-    def _fitting(per_row: int) -> int:
-        most = min(_SHARE * runtime.free_memory(), 2.0 * _CHUNK_BYTES)
-        return max(1, int(most) // (2 * per_row))
+
+def _fitting(per_row: int, most: int = 2 * _CHUNK_BYTES) -> int:
+    """Return how many rows fit easily, at least one: in `most` bytes and a share of the free."""
+    return max(1, int(min(_SHARE * runtime.free_memory(), most)) // per_row)
 
 
-def _need_plain(structured: bool) -> None:
-    if structured:
-        raise OptionError("boxes with parts or groups are computed on CPUs; use `device` cpu")
-
-
-def _as_words(x: Any) -> tuple[Any, bool]:
-    """Return codes on the GPU as words where rows and address allow it, and whether they do."""
+def _as_words(x: Any) -> Any:
+    """Return codes on the GPU as words of four where rows and address allow it, else None."""
     if x.dtype == np.uint32:
-        return x, True
-    if x.shape[1] % 4 == 0 and _address(x) % 4 == 0:
-        return x.view(np.uint32), True
-    return x, False
+        return x
+    return x.view(np.uint32) if x.shape[1] % 4 == 0 and _address(x) % 4 == 0 else None
 
 
 def _address(x: Any) -> int:

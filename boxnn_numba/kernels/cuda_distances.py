@@ -10,7 +10,9 @@ and capping it is subtracting the distance to a wider interval:
     min(excess(x; a, b), W) = excess(x; a, b) - excess(x; max(a - W, 0), min(b + W, 255)).
 
 So a graded box is four planes of codes: lower, upper, and both moved outwards by W; two
-are enough for W = 255, where the wider interval holds every code.
+are enough for W = 255, where the wider interval holds every code. A group of features that is
+capped as a whole has words of its own: the excess of all of its codes comes from the two planes
+of its bounds, and a minimum caps the sum.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ THREADS = COLUMNS * ROWS
 TILE_SAMPLES, TILE_BOXES = ROWS * SAMPLES, COLUMNS * BOXES
 #: Threads of kernels that need no tile.
 LINE = 4 if SIMULATED else 256
+#: What a word holds: features that are capped one by one, or a group, capped after its last word.
+SINGLES, GROUP, LAST_OF_GROUP = 0, 1, 2
 #: Larger than any distance; that to a class without a box.
 FARTHEST = np.int32(2**31 - 1)
 # Lengths of arrays must be constants; a row more than the tile keeps threads off each other's bank.
@@ -40,20 +44,6 @@ _PAIRS = SAMPLES * BOXES
 _TALL, _WIDE = TILE_SAMPLES + 4, TILE_BOXES + 4
 
 _graded = FORMULAS["graded"]
-
-
-@device
-def _whole_word(x, row, word):
-    return x[row, word]
-
-
-@device
-def _word_of_bytes(x, row, word):
-    total = np.uint32(0)
-    for j in range(4):
-        if 4 * word + j < x.shape[1]:
-            total |= np.uint32(x[row, 4 * word + j]) << np.uint32(8 * j)
-    return total
 
 
 @device
@@ -66,18 +56,50 @@ def _listed_row(rows, i):
     return rows[i]
 
 
-def _make_tile(penalty: str, word: Any, row: Any) -> Any:
+def _make_tile(penalty: str, row: Any) -> Any:
     """Return a device function that fills a thread's sums of a tile."""
-    capped, plain = penalty == "capped", penalty in ("l1", "l2")
+    grouped, plain = penalty == "grouped", penalty in ("l1", "l2")
+    capped = grouped or penalty == "capped"
     planes = 4 if capped else 2
     add = squares if penalty == "l2" else sad
     held = planes * BOXES
 
     @device
-    def tile(x, rows, first_row, last_row, boxes, first_box, words, sums):
-        """Write the distances of this thread's samples and boxes to `sums`.
+    def add_singles(xs, k, near, sums):
+        """Add twice the capped excess of four features, but for what their sides are."""
+        for s in range(SAMPLES):
+            code = xs[k, s * ROWS + cuda.threadIdx.y]
+            for b in range(BOXES):
+                outer = sad(
+                    code, near[2 * BOXES + b], sad(code, near[3 * BOXES + b], np.int32(0))
+                )  # fmt: skip
+                a = s * BOXES + b
+                sums[a] = sad(code, near[b], sad(code, near[BOXES + b], sums[a])) - outer
+
+    @device
+    def add_group(xs, k, near, last, cap, sums, group):
+        """Add twice the excess of a word of a group to `group`, and that to sums if it is the last.
+
+        The third plane is the word's side.
+        """
+        for s in range(SAMPLES):
+            code = xs[k, s * ROWS + cuda.threadIdx.y]
+            for b in range(BOXES):
+                a = s * BOXES + b
+                total = group[a] - np.int32(near[2 * BOXES + b])
+                group[a] = sad(code, near[b], sad(code, near[BOXES + b], total))
+                if last:
+                    sums[a] += min(group[a], cap)
+                    group[a] = 0
+
+    @device
+    def tile(
+        x, rows, first_row, last_row, boxes, first_box, first_word, last_word, kinds, cap, sums
+    ):  # fmt: skip
+        """Write the distances of this thread's samples and boxes to `sums`, of a range of words.
 
         Samples first_row + s * ROWS + y and boxes first_box + b * COLUMNS + x of thread (x, y).
+        kinds and cap, of every word and twice the width, are for groups.
         """
         xs = cuda.shared.array((WORDS, _TALL), np.uint32)
         bounds = cuda.shared.array((planes, WORDS, _WIDE), np.uint32)
@@ -91,31 +113,41 @@ def _make_tile(penalty: str, word: Any, row: Any) -> Any:
             outer[a] = 0
         for j in range(thread, TILE_BOXES, THREADS):
             sides[j] = 0
-        for start in range(0, words, WORDS):
+        for start in range(first_word, last_word, WORDS):
             for j in range(thread, TILE_SAMPLES * WORDS, THREADS):
                 i, k = j // WORDS, j % WORDS
                 value = np.uint32(0)
-                if first_row + i < last_row and start + k < words:
-                    value = word(x, row(rows, first_row + i), start + k)
+                if first_row + i < last_row and start + k < last_word:
+                    value = x[row(rows, first_row + i), start + k]
                 xs[k, i] = value
             cuda.syncthreads()
             for j in range(thread, TILE_BOXES * WORDS, THREADS):
                 m, k = j // WORDS, j % WORDS
                 for p in range(planes):
                     value = np.uint32(0)
-                    if first_box + m < boxes.shape[1] and start + k < words:
+                    if first_box + m < boxes.shape[1] and start + k < last_word:
                         value = boxes[p, first_box + m, start + k]
                     bounds[p, k, m] = value
                 if not plain:
                     side = sad(bounds[0, k, m], bounds[1, k, m], np.int32(0))
-                    if capped:
+                    if grouped and start + k < last_word and kinds[start + k] != SINGLES:
+                        bounds[2, k, m] = np.uint32(side)
+                        side = np.int32(0)
+                    elif capped:
                         side -= sad(bounds[2, k, m], bounds[3, k, m], np.int32(0))
                     cuda.atomic.add(sides, m, side)
             cuda.syncthreads()
-            for k in range(WORDS):
+            for k in range(min(WORDS, last_word - start)):
                 for p in range(planes):
                     for b in range(BOXES):
                         near[p * BOXES + b] = bounds[p, k, b * COLUMNS + tx]
+                if grouped:
+                    kind = kinds[start + k]
+                    if kind == SINGLES:
+                        add_singles(xs, k, near, sums)
+                    else:
+                        add_group(xs, k, near, kind == LAST_OF_GROUP, cap, sums, outer)
+                    continue
                 for s in range(SAMPLES):
                     code = xs[k, s * ROWS + ty]
                     for b in range(BOXES):
@@ -138,45 +170,47 @@ def _make_tile(penalty: str, word: Any, row: Any) -> Any:
 
 
 @functools.cache
-def pairwise(penalty: str, words: bool = True, listed: bool = False) -> Any:
-    """Return the kernel for the distances of samples to all boxes.
+def pairwise(penalty: str, listed: bool = False) -> Any:
+    """Return the kernel for the distances of samples to all boxes, part by part.
 
-    The penalty is ``"capped"`` or ``"uncapped"`` (graded boxes), ``"l1"`` or ``"l2"``. If `words`,
-    x is (N, words) uint32, else (N, n) uint8. If `listed`, samples are the rows of x in a list,
-    else consecutive rows.
+    The penalty is ``"capped"`` or ``"uncapped"`` (graded boxes), ``"grouped"`` (where some of the
+    features are capped together), ``"l1"`` or ``"l2"``. If `listed`, samples are the rows of x in a
+    list, else consecutive rows.
     """
-    tile = _make_tile(
-        penalty, _whole_word if words else _word_of_bytes, _listed_row if listed else _given_row
-    )
+    tile = _make_tile(penalty, _listed_row if listed else _given_row)
 
     @kernel(THREADS, 2)
-    def distances(x, rows, first, last, boxes, out):
-        """Write D of samples ``first..last`` to all boxes to `out` (last - first, M) int32.
+    def distances(x, rows, first, last, boxes, starts, kinds, cap, out):
+        """Write D of samples ``first..last`` to all boxes to `out` (last - first, P, M) int32.
 
-        boxes is (2 or 4, M, words) uint32. One block per tile, those of a tile of samples together.
+        x is (N, words) uint32, boxes (2 or 4, M, words) uint32; words ``starts[p]:starts[p + 1]``
+        are of part p. One block per tile and part, those of a tile of samples together.
         """
         sums = cuda.local.array(_PAIRS, np.int32)
         across = (boxes.shape[1] + TILE_BOXES - 1) // TILE_BOXES
-        first_row = first + cuda.blockIdx.x // across * TILE_SAMPLES
-        first_box = cuda.blockIdx.x % across * TILE_BOXES
-        tile(x, rows, first_row, last, boxes, first_box, boxes.shape[2], sums)
+        column = cuda.blockIdx.x % (across * out.shape[1])
+        first_row = first + cuda.blockIdx.x // (across * out.shape[1]) * TILE_SAMPLES
+        first_box, p = column % across * TILE_BOXES, column // across
+        tile(
+            x, rows, first_row, last, boxes, first_box, starts[p], starts[p + 1], kinds, cap, sums
+        )  # fmt: skip
         for s in range(SAMPLES):
             i = first_row + s * ROWS + cuda.threadIdx.y
             for b in range(BOXES):
                 m = first_box + b * COLUMNS + cuda.threadIdx.x
-                if i < last and m < out.shape[1]:
-                    out[i - first, m] = sums[s * BOXES + b]
+                if i < last and m < out.shape[2]:
+                    out[i - first, p, m] = sums[s * BOXES + b]
 
     return distances
 
 
 @functools.cache
-def nearest(penalty: str, words: bool = True) -> Any:
-    """Return the kernel for class distances; `penalty` and `words` as for `pairwise`."""
-    tile = _make_tile(penalty, _whole_word if words else _word_of_bytes, _given_row)
+def nearest(penalty: str) -> Any:
+    """Return the kernel for class distances of plain boxes; `penalty` as for `pairwise`."""
+    tile = _make_tile(penalty, _given_row)
 
     @kernel(THREADS, 2)
-    def class_distances(x, boxes, labels, out):
+    def class_distances(x, boxes, labels, kinds, cap, out):
         """Lower ``out[i, c]`` to the distance of sample i to the nearest box of class c.
 
         Each thread's boxes of a tile are of one class, ``labels[tile * COLUMNS + threadIdx.x]``,
@@ -187,7 +221,8 @@ def nearest(penalty: str, words: bool = True) -> Any:
         first_row = cuda.blockIdx.x // across * TILE_SAMPLES
         column = cuda.blockIdx.x % across
         tile(
-            x, labels, first_row, out.shape[0], boxes, column * TILE_BOXES, boxes.shape[2], sums
+            x, labels, first_row, out.shape[0], boxes, column * TILE_BOXES, 0, boxes.shape[2],
+            kinds, cap, sums,
         )  # fmt: skip
         label = labels[column * COLUMNS + cuda.threadIdx.x]
         if label < 0:
@@ -202,6 +237,48 @@ def nearest(penalty: str, words: bool = True) -> Any:
                 cuda.atomic.min(out, (i, label), best)
 
     return class_distances
+
+
+@device
+def template_distance(parts, first, last):
+    """Return D of a template: rows ``first..last`` of part distances (P, M), the least of each."""
+    total = np.int32(0)
+    for p in range(parts.shape[0]):
+        least = parts[p, first]
+        for m in range(first + 1, last):
+            least = min(least, parts[p, m])
+        total += least
+    return total
+
+
+@kernel(LINE)
+def combine(parts, rows, owner, out):
+    """Lower ``out[i, c]`` to the distance of sample i to the nearest template of class c.
+
+    parts is (N, P, M) int32; template t has rows ``rows[t]:rows[t + 1]`` and is of class
+    ``owner[t]``. One thread for each sample and template.
+    """
+    i, t = cuda.grid(1) // owner.shape[0], cuda.grid(1) % owner.shape[0]
+    if i < parts.shape[0]:
+        distance = template_distance(parts[i], rows[t], rows[t + 1])
+        if distance < out[i, owner[t]]:
+            cuda.atomic.min(out, (i, owner[t]), distance)
+
+
+@kernel(LINE)
+def arrange(x, columns, out):
+    """Write rows of codes x (N, n) uint8 to words `out` (N, words), as ``columns`` (4 words,) say.
+
+    A byte of no feature, column -1, is 0.
+    """
+    i, word = cuda.grid(1) // out.shape[1], cuda.grid(1) % out.shape[1]
+    if i < out.shape[0]:
+        total = np.uint32(0)
+        for j in range(4):
+            k = columns[4 * word + j]
+            if k >= 0:
+                total |= np.uint32(x[i, k]) << np.uint32(8 * j)
+        out[i, word] = total
 
 
 @kernel(LINE)

@@ -14,7 +14,8 @@ from numba import cuda
 from boxnn_numba.backends import cuda_runtime as runtime
 from boxnn_numba.backends.box_layout import BoxTable
 from boxnn_numba.backends.cuda import CudaBackend
-from boxnn_numba.backends.cuda_layout import penalty_of, words_of
+from boxnn_numba.backends.cuda_layout import n_planes, penalty_of, word_order
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import cuda_distances, cuda_training
 from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, TILE_SAMPLES
 from boxnn_numba.training.loader import Feed, Pair
@@ -47,13 +48,6 @@ class DeviceRows:
     count: int
 
 
-def _sent_rows(x: np.ndarray, labels: np.ndarray) -> DeviceRows:
-    """Return samples (N, n) uint8 of the host on the GPU, in their order."""
-    order = runtime.send(np.arange(len(x), dtype=np.int32))
-    sent = runtime.send(words_of(x)), runtime.send(labels.astype(np.int32))
-    return DeviceRows(*sent, order, 0, len(x))
-
-
 class CudaTrainer:
     """The boxes in training, on the GPU.
 
@@ -75,10 +69,13 @@ class CudaTrainer:
     def __init__(self, backend: CudaBackend, masters: Pair, problem: Problem) -> None:
         options = problem.options
         self.backend, self.n_boxes, self.n_features = backend, *masters[0].shape
+        structure = Structure.plain(problem.offsets, self.n_features)
         graded = options.relaxation == "graded"
-        self._penalty = penalty_of(options.forward_width) if graded else options.relaxation
-        words = -(-self.n_features // 4)
-        planes = (4 if self._penalty == "capped" else 2, self.n_boxes, words)
+        self._penalty = (
+            penalty_of(options.forward_width, structure) if graded else options.relaxation
+        )
+        self._order = word_order(structure)
+        planes = (n_planes(self._penalty), self.n_boxes, len(self._order.kinds))
         self._steps, self._dense = 0, is_dense(options)
         moments = n_moments(options)
         needed = 4 * int(np.prod(planes)) + 4 * (1 + moments) * 2 * masters[0].size
@@ -88,6 +85,7 @@ class CudaTrainer:
             self._moments = [runtime.send(np.zeros(shape, np.float32)) for _ in range(moments)]
             self._planes = runtime.send(np.zeros(planes, np.uint32))
             self._counts = runtime.send(np.zeros(self.n_boxes, np.int32))
+        self._starts, self._kinds = map(runtime.send, (self._order.starts, self._order.kinds))
         self._optimizer = "momentum" if moments == 1 else options.optimizer
         self._distance: Any = None
         self._entry_rows: Any = None
@@ -134,10 +132,16 @@ class CudaTrainer:
     def _sent(self, x: np.ndarray) -> Any:
         if self._window is None or self._window[0] is not x:
             self._window = None
-            words = words_of(x)
+            words = self._order.words(x)
             with runtime.enough_memory(words.nbytes, "use `device` cpu"):
                 self._window = x, runtime.send(words)
         return self._window[1]
+
+    def _sent_rows(self, x: np.ndarray, labels: np.ndarray) -> DeviceRows:
+        """Return samples (N, n) uint8 of the host on the GPU, in their order."""
+        order = runtime.send(np.arange(len(x), dtype=np.int32))
+        sent = runtime.send(self._order.words(x)), runtime.send(labels.astype(np.int32))
+        return DeviceRows(*sent, order, 0, len(x))
 
     # --- one step -----------------------------------------------------------------------
 
@@ -168,7 +172,7 @@ class CudaTrainer:
         In the order of the boxes; changes nothing.
         """
         self._make_room(len(x))
-        figures = self._judge(_sent_rows(x, labels), self._entry_rows, self._coefficients)
+        figures = self._judge(self._sent_rows(x, labels), self._entry_rows, self._coefficients)
         values, margins = self.fetch([figures])[0]
         counts = self._counts.copy_to_host()
         runtime.launch(
@@ -192,7 +196,7 @@ class CudaTrainer:
         """Return the soft margins of samples (N, n) uint8 of the host."""
         nothing = cuda.device_array((self.n_boxes, 0), np.int32)
         self._make_room(min(len(x), self.problem.options.batch))
-        every, found, rows = _sent_rows(x, labels), [], self._distance.shape[0]
+        every, found, rows = self._sent_rows(x, labels), [], self._distance.shape[0]
         for first in range(0, len(x), rows):
             part = replace(every, first=first, count=min(rows, len(x) - first))
             found.append(self._judge(part, nothing, nothing))
@@ -207,10 +211,11 @@ class CudaTrainer:
         first, last = np.int32(x.first), np.int32(x.first + x.count)
         distance = self._distance
         blocks = -(-x.count // TILE_SAMPLES) * -(-self.n_boxes // TILE_BOXES)
-        kernel = cuda_distances.pairwise(self._penalty, True, True)
-        kernel[blocks, (COLUMNS, ROWS), stream](
-            x.words, x.order, first, last, self._planes, distance
-        )
+        parts = distance.reshape(distance.shape[0], 1, self.n_boxes)
+        cuda_distances.pairwise(self._penalty, True)[blocks, (COLUMNS, ROWS), stream](
+            x.words, x.order, first, last, self._planes, self._starts, self._kinds,
+            np.int32(2 * self.problem.options.forward_width), parts,
+        )  # fmt: skip
         place = self._used
         values, margins = self._figures[0], self._figures[1]
         cuda_training.judge[x.count, LINE, stream](
@@ -244,8 +249,8 @@ class CudaTrainer:
     def bounds(self) -> Pair:
         """Return copies of the deployed bounds, (M, n) uint8."""
         runtime.current_stream().synchronize()
-        codes = self._planes.copy_to_host()[:2].view(np.uint8)[..., : self.n_features]
-        return codes[0].copy(), codes[1].copy()
+        low, high = self._order.codes(self._planes.copy_to_host()[:2])
+        return low, high
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
         """Yield the arrays (2, M, n) on the GPU under the names that all trainers give them."""

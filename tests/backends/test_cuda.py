@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from boxnn_numba import (
     pairwise_distance,
 )
 from boxnn_numba.backends.devices import get_backend, on_gpu
-from boxnn_numba.distances import laid_out
+from boxnn_numba.distances import laid_out, part_distance
 from boxnn_numba.errors import BackendError, InputError
 
 _REASON = why_not()
@@ -66,6 +67,51 @@ def test_distances_are_those_of_loops(shape: tuple[int, int, int, int], width: i
         sent = function(x, boxes, device="cuda")
         assert isinstance(sent, np.ndarray) and sent.dtype == np.int32
         np.testing.assert_array_equal(sent, wanted)
+
+
+#: Parts and groups of 13 features; groups of up to three words.
+STRUCTURES: dict[str, dict[str, list[int]]] = {
+    "parts": {"part": [0, 1, 1, 0, 2, 2, 2, 2, 2, 2, 1, 0, 1]},
+    "columns": {"part": list(range(13))},
+    "groups": {"group": [0, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0]},
+    "pixels": {"group": [k // 3 for k in range(13)], "part": [k // 6 for k in range(12)] + [0]},
+    "mixed": {"part": [1, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1],
+              "group": [0, 1, 1, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7]},
+}  # fmt: skip
+
+
+def structured(name: str, width: int, factored: bool) -> tuple[np.ndarray, Boxes]:
+    samples, m = (5, 6) if SIMULATED else (150, 90)
+    x, boxes = case((samples, m, 13, 3), width)
+    x[0] = boxes.lower[0]
+    labels = np.sort(boxes.labels) + (np.sort(boxes.labels) > 0)  # none is of class 1
+    template = labels * m + np.arange(m) // (4 if factored else 1)
+    groups = {"group": list(range(13)), **STRUCTURES[name]}
+    return x, Boxes(boxes.lower, boxes.upper, labels, width, 4, template=template, **groups)
+
+
+CASES = list(itertools.product(STRUCTURES, WIDTHS, (True, False)))
+if SIMULATED:
+    CASES = [
+        ("parts", 77, True), ("parts", 255, True), ("parts", 1, False), ("columns", 1, True),
+        ("groups", 254, False), ("groups", 255, True), ("pixels", 77, True), ("mixed", 1, True),
+        ("mixed", 255, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "width", "factored"), CASES)
+def test_structured_distances_are_those_of_loops(name: str, width: int, factored: bool) -> None:
+    x, boxes = structured(name, width, factored)
+    parts = np.array(
+        reference.part_distances(
+            x, boxes.lower, boxes.upper, width, boxes.part.tolist(), boxes.group.tolist()
+        )
+    )
+    classes = reference.factored_distances(
+        parts, boxes.labels.tolist(), boxes.template.tolist(), boxes.n_classes
+    )
+    np.testing.assert_array_equal(part_distance(x, boxes, device="cuda"), parts)
+    np.testing.assert_array_equal(to_host(class_distance(to_gpu(x), boxes)), classes)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
@@ -118,8 +164,20 @@ def test_chunks_change_nothing(chunk: int) -> None:
         backend.class_distance(x[:rows], laid_out(boxes, backend, "layout"), boxes.width, out)
         np.testing.assert_array_equal(out, classes[:rows])
     out = np.full((5, 6), -9, np.int32)
-    backend.pairwise(x, laid_out(boxes, backend, "table"), boxes.width, out)
+    backend.part_distances(x, laid_out(boxes, backend, "table"), boxes.width, out)
     np.testing.assert_array_equal(out, pairs)
+
+
+def test_part_distances_are_kept_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, boxes = structured("mixed", 20, True)
+    wanted = class_distance(x, boxes)
+    # 12 part distances and 6 words of codes a row.
+    monkeypatch.setattr("boxnn_numba.backends.cuda._HELD_BYTES", 2 * 4 * (12 + 6))
+    np.testing.assert_array_equal(to_host(class_distance(to_gpu(x), boxes)), wanted)
+    backend = get_backend("cuda", 1, 3)
+    out = np.full(wanted.shape, -9, np.int32)
+    backend.class_distance(x, laid_out(boxes, backend, "layout"), boxes.width, out)
+    np.testing.assert_array_equal(out, wanted)
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,29 +19,31 @@ from numba.cuda.cudadrv.driver import _have_nvjitlink
 
 from boxnn_numba.kernels import cuda_distances, cuda_training
 
-_X = {True: "uint32[:, ::1]", False: "uint8[:, ::1]"}
+_WORDS, _CODES = "uint32[:, ::1]", "uint8[:, ::1]"
 _ROWS, _BOXES, _OUT = "int32[::1]", "uint32[:, :, ::1]", "int32[:, ::1]"
-_MASTERS = "float32[:, :, ::1]"
+_PARTS, _MASTERS = "int32[:, :, ::1]", "float32[:, :, ::1]"
 
 
 def kernels() -> dict[str, tuple[Any, str, bool]]:
     """Return every kernel, the types it is called with, and whether it is hot (integers only)."""
     found: dict[str, tuple[Any, str, bool]] = {}
-    for penalty in ("capped", "uncapped", "l1", "l2"):
-        for words, listed in ((True, True), (True, False), (False, False)):
-            if listed or penalty in ("capped", "uncapped"):
-                kernel = cuda_distances.pairwise(penalty, words, listed)
-                types = f"{_X[words]}, {_ROWS}, int32, int32, {_BOXES}, {_OUT}"
-                found[f"pairwise {penalty} {words} {listed}"] = kernel, types, True
-    for penalty in ("capped", "uncapped"):
-        for words in (True, False):
-            kernel = cuda_distances.nearest(penalty, words)
-            types = f"{_X[words]}, {_BOXES}, {_ROWS}, {_OUT}"
-            found[f"nearest {penalty} {words}"] = kernel, types, True
+    for penalty in ("capped", "uncapped", "grouped", "l1", "l2"):
+        for listed in (True, False):
+            if listed or penalty not in ("l1", "l2"):
+                kernel = cuda_distances.pairwise(penalty, listed)
+                types = (
+                    f"{_WORDS}, {_ROWS}, int32, int32, {_BOXES}, {_ROWS}, {_ROWS}, int32, {_PARTS}"
+                )
+                found[f"pairwise {penalty} {listed}"] = kernel, types, True
+    for penalty in ("capped", "uncapped", "grouped"):
+        types = f"{_WORDS}, {_BOXES}, {_ROWS}, {_ROWS}, int32, {_OUT}"
+        found[f"nearest {penalty}"] = cuda_distances.nearest(penalty), types, True
+    found["combine"] = cuda_distances.combine, f"{_PARTS}, {_ROWS}, {_ROWS}, {_OUT}", True
+    found["arrange"] = cuda_distances.arrange, f"{_CODES}, {_ROWS}, {_WORDS}", True
     found["fill"] = cuda_distances.fill, f"{_ROWS}, int32", True
     found["certify"] = cuda_distances.certify, f"{_OUT}, int32, int32, {_ROWS}, {_ROWS}", True
     found["count_radii"] = cuda_distances.count_radii, ", ".join([_ROWS] * 4), True
-    bytes_, floats = _X[False], "float32[:, ::1]"
+    bytes_, floats = _CODES, "float32[:, ::1]"
     found["box_distances bytes"] = (
         cuda_distances.box_distances, f"{bytes_}, {bytes_}, {bytes_}, int32, {_OUT}", True
     )  # fmt: skip
@@ -59,7 +61,7 @@ def kernels() -> dict[str, tuple[Any, str, bool]]:
         for optimizer in ("sgd", "momentum", "adam"):
             found[f"step {relaxation} {optimizer}"] = (
                 cuda_training.step(relaxation, optimizer),
-                f"{_X[True]}, int32, {_ROWS}, {_OUT}, {_OUT}, int32, float64, float64, "
+                f"{_WORDS}, int32, {_ROWS}, {_OUT}, {_OUT}, int32, float64, float64, "
                 f"UniTuple(float64, 4), boolean, {_MASTERS}, {_MASTERS}, {_MASTERS}, {_BOXES}, "
                 "float64",
                 False,
