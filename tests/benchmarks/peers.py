@@ -23,6 +23,7 @@ from benchmarks.method import (
 )
 
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import BackendError
 
 #: Rows that our kernel gets in a run, and peers by their speed (each is compared per pair).
@@ -312,11 +313,12 @@ def _compare(settings: Settings, case: str, problem: Problem) -> list[Record]:
 
 def _our_call(problem: Problem, threads: int) -> tuple[Run, np.ndarray]:
     backend = get_backend("cpu", threads)
-    table = backend.table(problem.lower, problem.upper, problem.width)
+    plain = Structure.plain(np.array([0, len(problem.lower)]), problem.lower.shape[1])
+    table = backend.table(problem.lower, problem.upper, plain, problem.width)
     out = np.empty((len(problem.x), len(problem.lower)), np.int32)
 
     def run() -> None:
-        backend.pairwise(problem.x, table, problem.width, out)
+        backend.part_distances(problem.x, table, problem.width, out)
 
     return run, out
 
