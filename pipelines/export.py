@@ -55,7 +55,8 @@ def export_boxes(
         each set of boxes, ``offset`` (K,) int64, ``width``, ``group_size`` and ``feature_shape``;
         with a grid also ``low`` and ``high`` (M, n) float64, so that raw values v in
         ``low <= v < high`` are in the box; of an ensemble ``member`` (M,) int32, the set that a box
-        is in. Templates are numbered through all sets.
+        is in. Templates are numbered through all sets. Where ``group_size`` is above 1 (models of
+        the first version of the file format) the features of a group are capped one by one.
     expand
         Write every box that the templates stand for, each choice of a row for every part, instead
         of their rows. At most `MOST_EXPANDED`.

@@ -24,6 +24,7 @@ from scipy.special import logsumexp
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.errors import InputError
 from boxnn_numba.grid import Grid
 from boxnn_numba.kernels import volumes
 
@@ -84,7 +85,7 @@ def grown_log_volumes(boxes: Boxes, units: int, grid: Grid | None = None) -> np.
     Parameters
     ----------
     boxes
-        M boxes of width W.
+        M boxes of width W, without parts and groups.
     units
         Distance to grow by, a whole number of units of 1 / W feature; ``W * r`` for r features.
     grid
@@ -96,6 +97,11 @@ def grown_log_volumes(boxes: Boxes, units: int, grid: Grid | None = None) -> np.
         Natural logarithms, at most 0; -inf for a box that no code vector is near to. Exact up
         to rounding: the relative error of a volume is below ``n * units**2 * 1e-15``, and
         some 1e-13 in practice.
+
+    Raises
+    ------
+    InputError
+        The boxes recombine part by part, or features are grouped.
 
     Notes
     -----
@@ -111,6 +117,7 @@ def grown_log_volumes(boxes: Boxes, units: int, grid: Grid | None = None) -> np.
     array([0.5])
     """
     units = validation.integer("units", units, 0)
+    _need_plain(boxes)
     before = codes_before(boxes.n_features, grid)
     everything = np.arange(len(boxes))
     tilt, _ = _tilts(boxes, everything, units, before)
@@ -129,7 +136,7 @@ def union_log_volume(
     Parameters
     ----------
     boxes
-        Boxes of width W.
+        Boxes of width W, without parts and groups.
     label
         Index of the class.
     units
@@ -141,8 +148,14 @@ def union_log_volume(
     -------
     lower, upper : float
         Natural logarithms, at most 0; both -inf for a class without boxes.
+
+    Raises
+    ------
+    InputError
+        The boxes recombine part by part, or features are grouped.
     """
     units = validation.integer("units", units, 0)
+    _need_plain(boxes)
     mine = np.arange(boxes.offsets[label], boxes.offsets[label + 1])
     if len(mine) == 0:
         return -np.inf, -np.inf
@@ -151,6 +164,14 @@ def union_log_volume(
     exact = _exact(boxes, mine[matter], units, before, tilt[matter])
     volume[matter] = exact
     return float(exact.max()), min(0.0, float(logsumexp(volume)))
+
+
+def _need_plain(boxes: Boxes) -> None:
+    """Raise unless each row is a box of its own and each feature has a penalty of its own."""
+    if not boxes.structure.is_plain or boxes.structure.is_grouped:
+        raise InputError(
+            "volumes are of plain boxes; pass `boxes` without `template`, `part` and `group`"
+        )
 
 
 def _tilts(

@@ -14,7 +14,7 @@ from scipy.special import gammaln, logsumexp
 from support import reference
 
 from boxnn_numba import Boxes, Grid, box_distance, class_distance
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.theory.volumes import (
     codes_before,
     grown_log_volumes,
@@ -191,3 +191,18 @@ def test_uniform_codes_take_every_level_equally_often() -> None:
 def test_a_negative_distance_is_refused() -> None:
     with pytest.raises(OptionError, match="units is -1"):
         grown_log_volumes(Boxes([[0]], [[1]], [0]), -1)
+
+
+def test_volumes_are_of_plain_boxes() -> None:
+    bounds = np.zeros((2, 2), np.uint8), np.full((2, 2), 9, np.uint8)
+    grouped = Boxes(*bounds, [0, 1], group=[4, 4])
+    factored = Boxes(*bounds, [0, 0], template=[1, 1], part=[0, 1])
+    for boxes in (grouped, factored):
+        with pytest.raises(InputError, match="volumes are of plain boxes"):
+            grown_log_volumes(boxes, 1)
+        with pytest.raises(InputError, match="volumes are of plain boxes"):
+            union_log_volume(boxes, 0, 1, codes_before(2))
+    # One row a template, or one part, is a set of plain boxes.
+    same = Boxes(*bounds, [0, 0], template=[1, 1]), Boxes(*bounds, [0, 0], part=[0, 1])
+    found = [grown_log_volumes(boxes, 1) for boxes in (Boxes(*bounds, [0, 0]), *same)]
+    assert np.ptp(found, axis=0).max() == 0
