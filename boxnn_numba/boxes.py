@@ -137,10 +137,7 @@ class Boxes:
     @cached_property
     def structure(self) -> Structure:
         """What rows and columns belong to, as the backends take it."""
-        count = int(self.template[-1]) + 1
-        rows = np.searchsorted(self.template, np.arange(count + 1))
-        templates = np.searchsorted(self.labels[rows[:-1]], np.arange(self.n_classes + 1))
-        return Structure(rows, templates, self.part, self.group)
+        return Structure.of(self.labels, self.template, self.part, self.group, self.n_classes)
 
 
 def _numbers(name: str, value: ArrayLike, length: int) -> np.ndarray:

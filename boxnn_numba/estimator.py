@@ -183,6 +183,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """
         first = not hasattr(self, "model_")
         samples, labels = self._checked(X, y, reset=first)
+        if (self.options or {}).get("parts", "1") != "1":
+            raise OptionError("boxes with `parts` are trained at once; use fit, or `parts` 1")
         if first:
             self.__dict__.pop("classes_", None)  # of a call that failed
         if _check_partial_fit_first_call(self, classes):
@@ -233,7 +235,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 "parameters of their own (seed is random_state)"
             )
         self._settings: TrainingOptions = resolve(self.preset, {**given, **own})
-        validation.groups(self._settings.group_size, (n_features,))
+        validation.groups(max(1, self._settings.group_size), (n_features,))
         augmentation((n_features,), None, self._settings, 1)  # refused: columns are no images
         self._shares = even_shares(self._settings.boxes, len(classes))
         self._seeds = Seeds.none(n_features)

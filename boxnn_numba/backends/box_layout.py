@@ -83,6 +83,23 @@ class Frame:
         return len(self.source) // self.planes
 
     @functools.cached_property
+    def spans(self) -> np.ndarray:
+        """(P, 3) int64: first and last vectors of each part, and its quarter of them, 0 if whole."""
+        shift = 4 if self.quarters else 1
+        rows = self.segments[self.slot // shift] // simd.LANES
+        return np.column_stack((rows, self.slot % shift))
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector that are of one part."""
+        return simd.LANES // 4 if self.quarters else simd.LANES
+
+    def shaped(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows that are laid out as (rows, planes, vectors, quarters, lanes), as a view."""
+        quarters = simd.LANES // self.lanes
+        return rows.reshape(len(rows), self.planes, -1, quarters, self.lanes)
+
+    @functools.cached_property
     def in_order(self) -> bool:
         """Whether features stand in their own order, and what pads behind them."""
         return bool((self.place == np.arange(len(self.place))).all())
@@ -93,7 +110,7 @@ class Frame:
         if self.in_order:
             out[: len(side), : side.shape[1]] = side
         else:
-            out[: len(side), ~self.filler] = side[:, self.source[~self.filler]]
+            out[: len(side), self.place] = side
         return out
 
 

@@ -109,7 +109,7 @@ class CpuBackend:
         if frame.in_order:
             return frame.padded(x, rows, 0)
         out = aligned((rows, len(frame.source)), 0)
-        distances.gather_columns(x, 0, len(x), frame.source, out)
+        distances.spread_columns(x, 0, len(x), frame.place, out)
         return out
 
     def table(
@@ -238,7 +238,7 @@ class CpuBackend:
             stop = min(last, start + _BLOCK_ROWS)
             rows = round_up(stop - start, distances.TILE_SAMPLES)
             codes = aligned((rows, len(frame.source)), 0)
-            distances.gather_columns(x, start, stop, frame.source, codes)
+            distances.spread_columns(x, start, stop, frame.place, codes)
             steps = layout.steps(codes[: stop - start])
             nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)
             bounds = table.lower, table.upper

@@ -48,6 +48,20 @@ class Structure(NamedTuple):
         rows = np.arange(int(offsets[-1]) + 1)
         return cls(rows, np.asarray(offsets, np.int64), np.zeros(n_features, np.int32), every)
 
+    @classmethod
+    def of(
+        cls,
+        labels: np.ndarray,
+        template: np.ndarray,
+        part: np.ndarray,
+        group: np.ndarray,
+        n_classes: int,
+    ) -> Structure:
+        """Return that of boxes with ascending labels and templates (M,), numbered 0..T-1."""
+        rows = np.searchsorted(template, np.arange(int(template[-1]) + 2))
+        templates = np.searchsorted(labels[rows[:-1]], np.arange(n_classes + 1))
+        return cls(rows, templates, part.astype(np.int32), group.astype(np.int32))
+
     @property
     def n_parts(self) -> int:
         """Number P of parts."""

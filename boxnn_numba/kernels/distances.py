@@ -353,12 +353,12 @@ def used_columns(x, floor, ceiling, planes, first, last):
 
 
 @kernel
-def gather_columns(x, first, last, columns, out):
-    """Copy rows first..last with columns in a new order to the corner of `out`."""
+def spread_columns(x, first, last, columns, out):
+    """Copy rows first..last to rows 0.. of `out`, column k to ``columns[k]``."""
     for i in range(first, last):
         row, target = x[i], out[i - first]
         for k in range(len(columns)):
-            target[k] = row[columns[k]]
+            target[columns[k]] = row[k]
 
 
 # --- distances with boxes in the lanes -----------------------------------------------------

@@ -94,6 +94,12 @@ def graded_slope(t, width, q, q_leak):
 
 
 @register_jitable
+def grouped_slope(t, total, width, q, q_leak):
+    """As `graded_slope`, in a group whose excess is `total`: it is inside the width as a whole."""
+    return (q if total <= width else q_leak) if t > 0 else 0
+
+
+@register_jitable
 def l1_slope(t, width, q, q_leak):
     """Slope of |t|."""
     return q if t > 0 else (-q if t < 0 else 0)

@@ -7,8 +7,9 @@ split among threads, workers or vector lanes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import register_jitable
@@ -140,6 +141,146 @@ def emit(distance, first, own, offsets, least, masses, slope, softmin, fixed_poi
     return count
 
 
+# --- templates: soft-min over rows, part by part, and its gradient ------------------------
+
+
+@register_jitable
+def _row_masses(apart, at, rows, soft):
+    """Nearest of some rows in one part, and the sums of their weights and moments."""
+    segment, lane = at
+    table, cutoff, _, _, _, _ = soft
+    least = apart[segment, rows[0], lane]
+    for j in range(rows[0] + 1, rows[1]):
+        least = min(least, apart[segment, j, lane])
+    mass, moment = 0, 0
+    for j in range(rows[0], rows[1]):
+        k = apart[segment, j, lane] - least
+        if k <= cutoff:
+            w = formulas.weight(k, table, cutoff)
+            mass += w
+            moment += w * k
+    return least, mass, moment
+
+
+@register_jitable
+def _template_distance(apart, place, sample, rows, soft, shift):
+    """Sum over the parts of the soft-min over rows, in units of 2 ** -shift."""
+    segments, quarters, width = place
+    _, _, _, unit, one, log_scale = soft
+    scale = 1 << shift
+    total = 0
+    for p in range(len(segments)):
+        at = segments[p], sample * width + quarters[p]
+        least, mass, moment = _row_masses(apart, at, rows, soft)
+        value = formulas.softmin_value(0, mass, moment, unit, one, log_scale)
+        total += scale * least + round(value / unit * scale)
+    return total
+
+
+def _make_assemble(lanes: int) -> Callable[..., Any]:
+    @kernel(name=f"assemble_{lanes}")
+    def assemble(
+        totals, samples, place, starts, templates, labels, by_class, soft, shift, slack, out
+    ):
+        """Write the distances of samples to templates, in units of 2 ** -shift.
+
+        totals (tiles, S, M, lanes) int32, place as `_template_distance` takes it; starts (T + 1,)
+        rows of the templates, templates (K + 1,) those of the classes; `out` (samples, T) int32. A
+        template that is more than `slack` units farther, by its nearest rows, than another one of
+        its side has no weight whatever its soft-min is: it gets the distance by its nearest rows.
+        Sides are a sample's class and the rest, or if `by_class` each class.
+        """
+        count, segments, width = len(starts) - 1, totals.shape[1], lanes // 4
+        hard = np.empty((count, 4), np.int32)
+        low = np.empty((segments, lanes), np.int32)
+        nearest = np.empty(len(templates) - 1, np.int32)
+        for tile in range(totals.shape[0]):
+            for t in range(count):
+                for s in range(segments):
+                    target = low[s]
+                    target[:] = totals[tile, s, starts[t]]
+                    for j in range(starts[t] + 1, starts[t + 1]):
+                        row = totals[tile, s, j]
+                        for lane in range(lanes):
+                            target[lane] = min(target[lane], row[lane])
+                for i in range(4):
+                    hard[t, i] = low[:, i * width : (i + 1) * width].sum()
+            for i in range(min(4, samples - 4 * tile)):
+                n = 4 * tile + i
+                rival = _nearest_classes(hard[:, i], templates, labels[n], nearest)
+                for c in range(len(templates) - 1):
+                    side = nearest[c] if by_class or c == labels[n] else rival
+                    for t in range(templates[c], templates[c + 1]):
+                        if hard[t, i] - side > slack:
+                            out[n, t] = hard[t, i] << shift
+                            continue
+                        rows = (starts[t], starts[t + 1])
+                        out[n, t] = _template_distance(
+                            totals[tile], (place[0], place[1], width), i, rows, soft, shift
+                        )
+
+    return assemble
+
+
+@register_jitable
+def _nearest_classes(hard, templates, label, nearest):
+    """Write the distance to the nearest template of each class; return that of all but one's."""
+    rival = np.int32(2**30)
+    for c in range(len(nearest)):
+        best = np.int32(2**30)
+        for t in range(templates[c], templates[c + 1]):
+            best = min(best, hard[t])
+        nearest[c] = best
+        if c != label:
+            rival = min(rival, best)
+    return rival
+
+
+@functools.cache
+def assemble(lanes: int) -> Callable[..., Any]:
+    """Return the kernel for totals with so many numbers to a tile and box, 4 or 16."""
+    return _make_assemble(lanes)
+
+
+@kernel
+def spread(totals, first, place, starts, soft, entries, begin, count, out, filled):
+    """Append entries (sample, cell, coefficient) of templates' entries; return how many there are.
+
+    Of the entries begin..count, whose samples are numbered from `first`, the coefficient goes to the
+    rows of the template, part by part: cell ``row * P + part``. Those that do not fit are counted
+    but not written.
+    """
+    samples, templates, coefficients = entries
+    to_samples, cells, to_coefficients = out
+    segments, quarters, width = place
+    table, cutoff, tau_per_unit, _, _, _ = soft
+    parts = len(segments)
+    for e in range(begin, count):
+        i, t = samples[e] - first, templates[e]
+        apart, rows = totals[i // 4], (starts[t], starts[t + 1])
+        for p in range(parts):
+            at = segments[p], i % 4 * width + quarters[p]
+            least, mass, moment = _row_masses(apart, at, rows, soft)
+            mean = moment / mass
+            for j in range(rows[0], rows[1]):
+                k = apart[at[0], j, at[1]] - least
+                if k <= cutoff:
+                    w = formulas.weight(k, table, cutoff)
+                    share = formulas.softmin_coefficient(k, w, mass, mean, tau_per_unit)
+                    q = round(coefficients[e] * share)
+                    if q != 0:
+                        if filled < len(cells):
+                            to_samples[filled], cells[filled] = samples[e], j * parts + p
+                            to_coefficients[filled] = q
+                        filled += 1
+    return filled
+
+
+# --- gradient and step -------------------------------------------------------------------
+# A cell is a box in one part, number ``box * P + part``. Its columns are vectors first..last of
+# `spans`, and in these the lanes of one quarter or all, in every plane.
+
+
 @kernel
 def sort_by_box(boxes, count, starts, order):
     """Counting sort: entries of box m are ``order[starts[m]:starts[m + 1]]``."""
@@ -166,111 +307,186 @@ def box_masses(starts, order, coefficients, masses):
             masses[m] += abs(coefficients[order[e]])
 
 
-def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
-    @kernel(name=name)
+def _make_gradient(name: str, slope: Any, lanes: int) -> Callable[..., Any]:
+    @kernel(name=f"{name}_{lanes}")
     def gradient(
-        x, n, lower, upper, touched, first, last, starts, order, samples, coefficients, width, leak,
-        grad_lower, grad_upper,
+        x, lower, upper, spans, touched, starts, order, samples, coefficients, width, leak, out
     ):  # fmt: skip
-        """Write the integer gradient of boxes touched[first:last] to rows 0.. of the outputs.
+        """Write the integer gradient of the touched cells to rows 0.. of the outputs.
 
-        x (batch, >= n), lower and upper (M, >= n) uint8; grad_lower and grad_upper int64, or int32
-        where no sum can overflow it.
+        x (batch, planes, vectors, quarters, lanes), lower and upper (M, ...) uint8; `out` are the
+        gradients of lower and upper, (cells, planes, vectors, lanes) int64, or int32 where no sum
+        can overflow it.
         """
+        grad_lower, grad_upper = out
         integer = grad_lower.dtype.type
-        for t in range(first, last):
-            m = touched[t]
-            low, high = grad_lower[t - first], grad_upper[t - first]
-            low[:n] = 0
-            high[:n] = 0
-            for e in range(starts[m], starts[m + 1]):
+        for t in range(len(touched)):
+            m, p = touched[t] // len(spans), touched[t] % len(spans)
+            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
+            low_rows, high_rows = lower[m, 0, first:last, quarter], upper[m, 0, first:last, quarter]
+            lows, highs = grad_lower[t, 0], grad_upper[t, 0]
+            lows[:] = 0
+            highs[:] = 0
+            for e in range(starts[touched[t]], starts[touched[t] + 1]):
                 entry = order[e]
-                code = x[samples[entry]]
+                codes = x[samples[entry], 0, first:last, quarter]
                 q = integer(coefficients[entry])
                 q_leak = integer(round(coefficients[entry] * leak))
-                for k in range(n):
-                    below = np.int32(lower[m, k]) - np.int32(code[k])
-                    above = np.int32(code[k]) - np.int32(upper[m, k])
-                    low[k] += slope(below, width, q, q_leak)
-                    high[k] -= slope(above, width, q, q_leak)
+                for v in range(len(codes)):
+                    code, a, b, low, high = codes[v], low_rows[v], high_rows[v], lows[v], highs[v]
+                    for k in range(lanes):
+                        below = np.int32(a[k]) - np.int32(code[k])
+                        above = np.int32(code[k]) - np.int32(b[k])
+                        low[k] += slope(below, width, q, q_leak)
+                        high[k] -= slope(above, width, q, q_leak)
 
     return gradient
 
 
-graded_gradient = _make_gradient("graded_gradient", formulas.graded_slope)
-l1_gradient = _make_gradient("l1_gradient", formulas.l1_slope)
-l2_gradient = _make_gradient("l2_gradient", formulas.l2_slope)
+def _make_grouped_gradient(name: str, lanes: int) -> Callable[..., Any]:
+    slope = formulas.grouped_slope
+
+    @kernel(name=f"{name}_grouped_{lanes}")
+    def gradient(
+        x, lower, upper, spans, touched, starts, order, samples, coefficients, width, leak, out
+    ):  # fmt: skip
+        """As that of single features: what counts is the excess of a group as a whole."""
+        grad_lower, grad_upper = out
+        integer = grad_lower.dtype.type
+        total = np.empty(lanes, np.int32)
+        for t in range(len(touched)):
+            m, p = touched[t] // len(spans), touched[t] % len(spans)
+            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
+            grad_lower[t] = 0
+            grad_upper[t] = 0
+            for e in range(starts[touched[t]], starts[touched[t] + 1]):
+                entry = order[e]
+                codes = x[samples[entry]]
+                q = integer(coefficients[entry])
+                q_leak = integer(round(coefficients[entry] * leak))
+                for v in range(first, last):
+                    total[:] = 0
+                    for plane in range(x.shape[1]):
+                        code, a = codes[plane, v, quarter], lower[m, plane, v, quarter]
+                        b = upper[m, plane, v, quarter]
+                        for k in range(lanes):
+                            total[k] += formulas.excess(
+                                np.int32(code[k]), np.int32(a[k]), np.int32(b[k])
+                            )
+                    for plane in range(x.shape[1]):
+                        code, a = codes[plane, v, quarter], lower[m, plane, v, quarter]
+                        b = upper[m, plane, v, quarter]
+                        low, high = grad_lower[t, plane, v - first], grad_upper[t, plane, v - first]
+                        for k in range(lanes):
+                            below = np.int32(a[k]) - np.int32(code[k])
+                            above = np.int32(code[k]) - np.int32(b[k])
+                            low[k] += slope(below, total[k], width, q, q_leak)
+                            high[k] -= slope(above, total[k], width, q, q_leak)
+
+    return gradient
 
 
-@register_jitable
-def _settle(master_lower, master_upper, lower, upper, m, n):
-    """Keep masters inside the codes, uncross them, and round them to the deployed box."""
-    lows, highs, low_codes, high_codes = master_lower[m], master_upper[m], lower[m], upper[m]
-    for k in range(n):
-        low, high = formulas.settled(lows[k], highs[k])
-        # Codes follow from the float32 that is stored, so that a resumed run finds the same.
-        lows[k], highs[k] = low, high
-        low_codes[k] = formulas.rounded(low)
-        high_codes[k] = formulas.rounded(high)
+def _make_steps(lanes: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    @register_jitable
+    def settle_vector(master_lower, master_upper, lower, upper):
+        """Keep masters inside the codes, uncross them, and round them to the deployed box."""
+        for k in range(lanes):
+            low, high = formulas.settled(master_lower[k], master_upper[k])
+            # Codes follow from the float32 that is stored, so that a resumed run finds the same.
+            master_lower[k], master_upper[k] = low, high
+            lower[k] = formulas.rounded(low)
+            upper[k] = formulas.rounded(high)
+
+    @kernel(name=f"sgd_step_{lanes}")
+    def sgd_step(
+        cells, spans, gradients, scale, masters, velocity, codes, options, masses, limit
+    ):  # fmt: skip
+        """Step some cells; rows 0.. of the gradients are theirs.
+
+        masters and codes are (lower, upper) pairs, (M, planes, vectors, quarters, lanes) float32
+        and uint8; velocity is such a pair too, unused without momentum. Integer gradients times
+        `scale` are per unit of [0, 1]; options are (rate, momentum, decay) as
+        `formulas.sgd_update` takes them. Steps of cells whose mass, (cells,) int64, is above the
+        limit, a float, are scaled down.
+        """
+        rate, momentum, decay = options
+        for t in range(len(cells)):
+            m, p = cells[t] // len(spans), cells[t] % len(spans)
+            share = formulas.product(scale, formulas.crowd_share(masses[cells[t]], limit))
+            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
+            for plane in range(masters[0].shape[1]):
+                for v in range(first, last):
+                    for side in range(2):
+                        master = masters[side][m, plane, v, quarter]
+                        gradient = gradients[side][t, plane, v - first]
+                        if momentum > 0.0:
+                            speed = velocity[side][m, plane, v, quarter]
+                            for k in range(lanes):
+                                master[k], speed[k] = formulas.sgd_update(
+                                    master[k], share * gradient[k], speed[k], rate, momentum, decay
+                                )
+                        else:
+                            for k in range(lanes):
+                                master[k], _ = formulas.sgd_update(
+                                    master[k], share * gradient[k], 0.0, rate, 0.0, decay
+                                )
+                    settle_vector(
+                        masters[0][m, plane, v, quarter], masters[1][m, plane, v, quarter],
+                        codes[0][m, plane, v, quarter], codes[1][m, plane, v, quarter],
+                    )  # fmt: skip
+
+    @kernel(name=f"adam_step_{lanes}")
+    def adam_step(cells, spans, gradients, scale, masters, moments1, moments2, codes, options):
+        """Step some cells by Adam; arguments as for `sgd_step`, with both moments."""
+        rate, decay, correct1, correct2 = options
+        for t in range(len(cells)):
+            m, p = cells[t] // len(spans), cells[t] % len(spans)
+            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
+            for plane in range(masters[0].shape[1]):
+                for v in range(first, last):
+                    for side in range(2):
+                        master = masters[side][m, plane, v, quarter]
+                        gradient = gradients[side][t, plane, v - first]
+                        mean = moments1[side][m, plane, v, quarter]
+                        square = moments2[side][m, plane, v, quarter]
+                        for k in range(lanes):
+                            master[k], mean[k], square[k] = formulas.adam_update(
+                                master[k], scale * gradient[k], mean[k], square[k], rate, decay,
+                                correct1, correct2,
+                            )  # fmt: skip
+                    settle_vector(
+                        masters[0][m, plane, v, quarter], masters[1][m, plane, v, quarter],
+                        codes[0][m, plane, v, quarter], codes[1][m, plane, v, quarter],
+                    )  # fmt: skip
+
+    @kernel(name=f"settle_{lanes}")
+    def settle(masters, codes):
+        """Settle all boxes, after initialisation; the pairs are (vectors, lanes)."""
+        for v in range(len(masters[0])):
+            settle_vector(masters[0][v], masters[1][v], codes[0][v], codes[1][v])
+
+    return sgd_step, adam_step, settle
 
 
-@kernel
-def sgd_step(
-    boxes, first, last, grad_lower, grad_upper, scale, masters, velocity, codes, options, masses,
-    limit,
-):  # fmt: skip
-    """Step boxes[first:last]; rows 0.. of the gradients are theirs.
+class BoxKernels(NamedTuple):
+    """What moves boxes: gradients by relaxation, and steps, of so many lanes to a cell's vector."""
 
-    masters and codes are (lower, upper) pairs, (M, n) float32 and (M, >= n) uint8; velocity is
-    such a pair too, unused without momentum. Integer gradients times `scale` are per
-    unit of [0, 1]; options are (rate, momentum, decay) as `formulas.sgd_update` takes them.
-    Steps of boxes whose mass, (M,) int64, is above the limit, a float, are scaled down.
-    """
-    rate, momentum, decay = options
-    gradients = (grad_lower, grad_upper)
-    for t in range(first, last):
-        m = boxes[t]
-        share = formulas.product(scale, formulas.crowd_share(masses[m], limit))
-        for side in range(2):
-            master = masters[side][m]
-            gradient = gradients[side][t - first]
-            if momentum > 0.0:
-                speed = velocity[side][m]
-                for k in range(len(master)):
-                    master[k], speed[k] = formulas.sgd_update(
-                        master[k], share * gradient[k], speed[k], rate, momentum, decay
-                    )
-            else:
-                for k in range(len(master)):
-                    master[k], _ = formulas.sgd_update(
-                        master[k], share * gradient[k], 0.0, rate, 0.0, decay
-                    )
-        _settle(masters[0], masters[1], codes[0], codes[1], m, masters[0].shape[1])
+    gradients: dict[str, Callable[..., Any]]
+    grouped_gradient: Callable[..., Any]
+    sgd_step: Callable[..., Any]
+    adam_step: Callable[..., Any]
+    settle: Callable[..., Any]
 
 
-@kernel
-def adam_step(
-    boxes, first, last, grad_lower, grad_upper, scale, masters, moments1, moments2, codes, options
-):
-    """Step boxes[first:last] by Adam; arguments as for `sgd_step`, with both moments."""
-    rate, decay, correct1, correct2 = options
-    gradients = (grad_lower, grad_upper)
-    for t in range(first, last):
-        m = boxes[t]
-        for side in range(2):
-            master = masters[side][m]
-            gradient = gradients[side][t - first]
-            mean, square = moments1[side][m], moments2[side][m]
-            for k in range(len(master)):
-                master[k], mean[k], square[k] = formulas.adam_update(
-                    master[k], scale * gradient[k], mean[k], square[k], rate, decay,
-                    correct1, correct2,
-                )  # fmt: skip
-        _settle(masters[0], masters[1], codes[0], codes[1], m, masters[0].shape[1])
-
-
-@kernel
-def settle(masters, codes):
-    """Settle all boxes, after initialisation."""
-    for m in range(masters[0].shape[0]):
-        _settle(masters[0], masters[1], codes[0], codes[1], m, masters[0].shape[1])
+@functools.cache
+def box_kernels(lanes: int) -> BoxKernels:
+    """Return the kernels for cells with so many lanes of each vector."""
+    slopes = {
+        "graded": formulas.graded_slope,
+        "l1": formulas.l1_slope,
+        "l2": formulas.l2_slope,
+    }
+    gradients = {
+        name: _make_gradient(f"{name}_gradient", slope, lanes) for name, slope in slopes.items()
+    }
+    return BoxKernels(gradients, _make_grouped_gradient("gradient", lanes), *_make_steps(lanes))

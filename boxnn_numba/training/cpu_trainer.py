@@ -2,7 +2,7 @@
 
 A step is three passes. Over samples: distances to all boxes and the few entries
 (sample, box, coefficient) they give, see `boxnn_numba.training.softmin_stages`. A counting sort of
-the entries by box. Over the touched boxes: integer gradient, optimiser, rounding to codes.
+the entries by cell, a box in one part. Over the touched cells: integer gradient, optimiser, rounding to codes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import box_table
+from boxnn_numba.backends.box_layout import box_table, frame_of
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.kernels import training
 from boxnn_numba.training.loader import Feed, Pair
@@ -19,8 +19,8 @@ from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 from boxnn_numba.training.softmin_stages import Entries, forward
 
-#: Boxes that a thread updates at a time.
-_BLOCK_BOXES = 32
+#: Cells, which are boxes in one part, that a thread updates at a time.
+_BLOCK_CELLS = 32
 
 
 class CpuTrainer:
@@ -38,19 +38,40 @@ class CpuTrainer:
     """
 
     def __init__(self, backend: CpuBackend, masters: Pair, problem: Problem) -> None:
-        self.backend, self.problem, self.masters = backend, problem, masters
-        shape = masters[0].shape
-        self.table = box_table(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
-        training.settle(masters, self._codes())
-        self._steps, self._masses = 0, np.zeros(shape[0], np.int64)
-        self._dense = is_dense(problem.options)
+        self.backend, self.problem = backend, problem
+        structure, none = problem.structure, np.zeros(masters[0].shape, np.uint8)
+        self.table = box_table(none, none, frame_of(structure.part, structure.group))
+        frame = self.table.frame
+        self._kernels = training.box_kernels(frame.lanes)
+        # Laid out as the table is: what pads is 0..255, and nothing moves it.
+        shape = len(masters[0]), len(frame.source)
+        self.masters = np.zeros(shape, np.float32), np.full(shape, 255, np.float32)
         self._moments = [
             (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
             for _ in range(n_moments(problem.options))
         ]
+        self._take(self.masters, masters)
+        self._steps, self._masses = 0, np.zeros(shape[0] * structure.n_parts, np.int64)
+        self._dense = is_dense(problem.options)
+        self._settle()
+
+    def _take(self, pair: Pair, values: Pair) -> None:
+        """Write values (M, n) of the features to a pair that is laid out."""
+        for target, side in zip(pair, values, strict=True):
+            target[:, self.table.frame.place] = side
+
+    def _settle(self) -> None:
+        masters = tuple(side.reshape(-1, self.table.frame.lanes) for side in self.masters)
+        codes = tuple(side.reshape(-1, self.table.frame.lanes) for side in self._codes())
+        self._kernels.settle(masters, codes)
 
     def _codes(self) -> Pair:
-        return self.table.lower, self.table.upper
+        m = self.table.n_boxes
+        return self.table.lower[:m], self.table.upper[:m]
+
+    def _shaped(self, pair: Pair) -> Pair:
+        lower, upper = (self.table.frame.shaped(side) for side in pair)
+        return lower, upper
 
     def bounds(self) -> Pair:
         """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
@@ -75,22 +96,23 @@ class CpuTrainer:
         Returns objective and margin, (batch,) float64, of every sample before the step.
         """
         entries, values, margins = self.entries(x, labels)
-        starts = np.empty(self.table.n_boxes + 1, np.int64)
+        starts = np.empty(len(self._masses) + 1, np.int64)
         order = np.empty(len(entries.boxes), np.int64)
         training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
         # Sums of slopes 0 and 1 are no larger than this; int32 fits a vector twice as often.
         training.box_masses(starts, order, entries.coefficients, self._masses)
         narrow = int(self._masses.max()) < 2**31 and self.problem.options.relaxation != "l2"
         self._steps += 1
-        boxes = np.arange(self.table.n_boxes) if self._dense else np.flatnonzero(np.diff(starts))
+        cells = np.arange(len(self._masses)) if self._dense else np.flatnonzero(np.diff(starts))
+        samples = self.backend.samples(x, self.table.frame)
 
         def work(first: int, last: int) -> None:
-            for block in range(first, last, _BLOCK_BOXES):
-                chosen = boxes[block : min(last, block + _BLOCK_BOXES)]
-                gradients = self.gradient(x, entries, chosen, starts, order, narrow)
+            for block in range(first, last, _BLOCK_CELLS):
+                chosen = cells[block : min(last, block + _BLOCK_CELLS)]
+                gradients = self.gradient(samples, entries, chosen, starts, order, narrow)
                 self.update(chosen, gradients, len(labels), rate)
 
-        self.backend.parallel(len(boxes), _BLOCK_BOXES, work)
+        self.backend.parallel(len(cells), _BLOCK_CELLS, work)
         return values, margins
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:
@@ -99,41 +121,46 @@ class CpuTrainer:
 
     def gradient(
         self,
-        x: np.ndarray,
+        samples: np.ndarray,
         entries: Entries,
-        boxes: np.ndarray,
+        cells: np.ndarray,
         starts: np.ndarray,
         order: np.ndarray,
         narrow: bool = False,
     ) -> Pair:
-        """Return d objective / d lower and d upper of some boxes, (len(boxes), n) int64.
+        """Return d objective / d lower and d upper of some cells, (cells, planes, vectors, lanes).
 
-        In fixed point, summed over the batch, per unit of penalty and code. With `narrow` they are
-        int32, which the sums must fit.
+        Of samples that are laid out; in fixed point, summed over the batch, per unit of penalty and
+        code. They are int64, or with `narrow` int32, which the sums must fit.
         """
-        options, n = self.problem.options, self.table.n_features
-        lower, upper = np.empty((2, len(boxes), n), np.int32 if narrow else np.int64)
-        kernel = getattr(training, f"{options.relaxation}_gradient")
+        options, frame = self.problem.options, self.table.frame
+        vectors = int((frame.spans[:, 1] - frame.spans[:, 0]).max())
+        shape = 2, len(cells), frame.planes, vectors, frame.lanes
+        lower, upper = np.empty(shape, np.int32 if narrow else np.int64)
+        kernel = self._kernels.gradients[options.relaxation]
+        if frame.planes > 1:
+            kernel = self._kernels.grouped_gradient
         kernel(
-            x, n, *self._codes(), boxes, 0, len(boxes), starts, order, entries.samples,
-            entries.coefficients, options.forward_width, options.leak, lower, upper,
+            frame.shaped(samples), *self._shaped(self._codes()), frame.spans, cells, starts, order,
+            entries.samples, entries.coefficients, options.forward_width, options.leak,
+            (lower, upper),
         )  # fmt: skip
         return lower, upper
 
-    def update(self, boxes: np.ndarray, gradients: Pair, batch: int, rate: float) -> None:
-        """Move some boxes along their gradients and round them to codes."""
-        options = self.problem.options
+    def update(self, cells: np.ndarray, gradients: Pair, batch: int, rate: float) -> None:
+        """Move some cells along their gradients and round them to codes."""
+        options, spans = self.problem.options, self.table.frame.spans
         scale, settings = step_sizes(options, self.table.n_boxes, batch, rate, self._steps)
+        masters, codes = self._shaped(self.masters), self._shaped(self._codes())
+        moments = [self._shaped(pair) for pair in self._moments]
         if options.optimizer == "adam":
-            training.adam_step(
-                boxes, 0, len(boxes), *gradients, scale, self.masters, *self._moments,
-                self._codes(), settings,
-            )  # fmt: skip
+            self._kernels.adam_step(
+                cells, spans, gradients, scale, masters, *moments, codes, settings
+            )
         else:
-            velocity = self._moments[0] if self._moments else self.masters
-            training.sgd_step(
-                boxes, 0, len(boxes), *gradients, scale, self.masters, velocity,
-                self._codes(), settings, self._masses, options.crowd * FIXED_POINT,
+            self._kernels.sgd_step(
+                cells, spans, gradients, scale, masters, moments[0] if moments else masters, codes,
+                settings, self._masses, options.crowd * FIXED_POINT,
             )  # fmt: skip
 
     # --- state, for checkpoints ---------------------------------------------------------
@@ -142,8 +169,9 @@ class CpuTrainer:
         """Return masters, moments and the number of steps."""
         pairs = {"master": self.masters}
         pairs |= {f"moment{index}": pair for index, pair in enumerate(self._moments)}
+        place = self.table.frame.place
         arrays = {
-            f"{name}_{side}": pair[index]
+            f"{name}_{side}": pair[index][:, place]
             for name, pair in pairs.items()
             for index, side in enumerate(("lower", "upper"))
         }
@@ -151,8 +179,9 @@ class CpuTrainer:
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned."""
-        for name, target in self.state().items():
-            if name != "steps":
-                target[:] = arrays[name]
+        pairs = {"master": self.masters}
+        pairs |= {f"moment{index}": pair for index, pair in enumerate(self._moments)}
+        for name, pair in pairs.items():
+            self._take(pair, (arrays[f"{name}_lower"], arrays[f"{name}_upper"]))
         self._steps = int(arrays["steps"])
-        training.settle(self.masters, self._codes())
+        self._settle()

@@ -84,7 +84,6 @@ def fit(
     """
     flat = validation.flat_rows("x", x)
     settings = resolve(preset, options, are_images(np.shape(x)[1:], flat.dtype == np.uint8))
-    validation.groups(settings.group_size, np.shape(x)[1:])
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
     if len(classes) < 2:
         raise InputError("y holds one class; a classifier needs at least two")
@@ -99,7 +98,7 @@ def fit(
         settings.seed,
         augmentation(shape, grid, settings, backend.threads),
     )
-    run = Training(settings, feed, len(classes), backend)
+    run = Training(settings, feed, len(classes), backend, feature_shape=shape, codes=grid is None)
     while run.epoch < settings.epochs:
         record = run.run_epoch()
         if on_epoch is not None:
@@ -131,7 +130,10 @@ def trained_model(
     ``training``.
     """
     settings: TrainingOptions = run.options
-    boxes = Boxes(*run.best, run.labels, settings.width, run.n_classes)
+    boxes = Boxes(
+        *run.best, run.labels, settings.width, run.n_classes,
+        template=run.template, part=run.part, group=run.group,
+    )  # fmt: skip
     training = {
         **provenance,
         "options": settings.as_dict(),
@@ -140,4 +142,4 @@ def trained_model(
         "history": [record.as_dict() for record in run.history],
         "versions": versions("numpy", "numba"),
     }
-    return BoxNN(boxes, classes, grid, feature_shape, settings.group_size, training)
+    return BoxNN(boxes, classes, grid, feature_shape, training=training)

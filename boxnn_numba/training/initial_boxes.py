@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from boxnn_numba.distances import box_distance
 from boxnn_numba.errors import OptionError
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
@@ -18,6 +19,8 @@ from boxnn_numba.training.options import TrainingOptions
 _PROBES = 128
 #: Share of them that may lie in a new box of another class.
 _INSIDE = 0.05
+#: Most rounds of the clusters that become templates.
+_ROUNDS = 20
 
 
 class Seeds(NamedTuple):
@@ -94,6 +97,36 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds
         centres = feed.take(np.concatenate(rows)).astype(np.float32)
     half = np.float32(255 * options.alpha)
     return Seeds((centres - half, centres + half), labels)
+
+
+def templates_of(seeds: Seeds, n_templates: int, seed: int) -> np.ndarray:
+    """Return (M,) int32, the template of each box: boxes of one class that are near each other.
+
+    Each class has at most so many templates, numbered over all classes. They are clusters of the
+    boxes' centres, by Lloyd's method with the distance l1 and means rounded to codes: integers, so
+    that they are the same on every machine.
+    """
+    lower, upper = seeds.bounds
+    centres = np.clip((lower + upper) / 2 + np.float32(0.5), 0, 255).astype(np.uint8)
+    out, count = np.empty(len(centres), np.int32), 0
+    for label in np.unique(seeds.labels):
+        rows = np.flatnonzero(seeds.labels == label)
+        points = centres[rows]
+        rng = np.random.default_rng([seed, 7, int(label)])
+        middles = points[rng.permutation(len(rows))[:n_templates]]
+        owner = np.full(len(rows), -1)
+        for _ in range(_ROUNDS):
+            nearest = box_distance(points, middles, middles, width=255).argmin(axis=1)
+            if (nearest == owner).all():
+                break
+            owner = nearest
+            for t in np.unique(owner):
+                inside = points[owner == t].astype(np.int64)
+                middles[t] = (2 * inside.sum(axis=0) + len(inside)) // (2 * len(inside))
+        used, number = np.unique(owner, return_inverse=True)
+        out[rows] = count + number
+        count += len(used)
+    return out
 
 
 def grown(

@@ -7,6 +7,7 @@ docstring and the documentation are made of these declarations.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -37,7 +38,8 @@ class Option:
     """Declaration of one training option; its default decides whether it is whole or a number.
 
     `text` says in one sentence what it is, and `more` what else there is to know; options stand in
-    backticks there. A number is from `low` (itself excluded if `open_low`) to `high`.
+    backticks there. A number is from `low` (itself excluded if `open_low`) to `high`; other text
+    matches a `pattern`, which `form` tells in words.
     """
 
     default: int | float | str
@@ -48,6 +50,8 @@ class Option:
     high: float = math.inf
     open_low: bool = False
     choices: tuple[str, ...] = ()
+    pattern: str = ""
+    form: str = ""
 
     def check(self, name: str, value: Any) -> int | float | str:
         """Return a value in the option's type, or raise if it is none."""
@@ -55,6 +59,10 @@ class Option:
 
         if self.choices:
             return validation.choice(name, value, self.choices)
+        if self.pattern:
+            if re.fullmatch(self.pattern, str(value)) is None:
+                raise OptionError(f"`{name}` is {value!r}; it must be {self.form}")
+            return str(value)
         if isinstance(self.default, float):
             return validation.real(name, value, self.low, self.high, self.open_low)
         high = None if self.high == math.inf else int(self.high)
@@ -63,13 +71,15 @@ class Option:
     @property
     def bounded(self) -> bool:
         """Whether it is a number with a largest value worth telling."""
-        return not self.choices and self.high < _LARGE
+        return not self.choices and not self.pattern and self.high < _LARGE
 
     @property
     def limits(self) -> str:
         """What it may be, in words."""
         if self.choices:
             return ", ".join(self.choices)
+        if self.pattern:
+            return self.form
         if self.bounded:
             return f"{self.low:g}..{self.high:g}"
         return f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
@@ -97,6 +107,14 @@ class TrainingOptions:
     boxes: int = _option(
         2500, _MODEL, "Number of boxes, split evenly over the classes.",
         "At least one per class.", low=1, high=_MOST)
+    parts: str = _option(
+        "1", _MODEL, "Parts of the features, in each of which the boxes of a template recombine: a "
+        "grid over images (2x2), a number of parts of correlated columns, or columns for a part "
+        "each.", "1 for plain boxes.", pattern=r"columns|[1-9]\d{0,5}|[1-9]\d{0,2}x[1-9]\d{0,2}",
+        form="a number, ROWSxCOLUMNS or columns")
+    templates: int = _option(
+        20, _MODEL, "Templates of each class, which share its boxes; with `parts`.", low=1,
+        high=_MOST)
     width: int = _option(
         112, _MODEL, "Cap of one feature's penalty, in codes.", low=1, high=255)
     train_width: int = _option(
@@ -182,8 +200,8 @@ class TrainingOptions:
         0.1, _DATA, "Fraction of the training data kept apart to select and report; 0 for none.",
         high=0.9)
     group_size: int = _option(
-        1, _MODEL, "Codes that an adversary rewrites together (3 for RGB pixels).",
-        "It divides certified radii.", low=1)
+        0, _MODEL, "Features that follow each other and that an adversary rewrites together; 0 for "
+        "the channels of a pixel in images, else 1.", "They count as one, and are capped as one.")
     seed: int = _option(
         0, _DATA, "Seed of the split, the initial boxes and the order of samples.")
     # fmt: on

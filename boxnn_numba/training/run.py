@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba.backends.protocol import Backend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import DivergenceError, InputError
 from boxnn_numba.progress import SILENT, Progress
-from boxnn_numba.training.initial_boxes import Seeds, initial_boxes
+from boxnn_numba.training.initial_boxes import Seeds, initial_boxes, templates_of
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.parts import groups_of, parts_of
 from boxnn_numba.training.problem import Problem, objective
 from boxnn_numba.training.selection import Validation, given_up, validate
 from boxnn_numba.training.trainer import MakeTrainer, Trainer, trainer_on
@@ -66,6 +68,9 @@ class Training:
         Makes what moves the boxes; by default it is on the device of the backend.
     start
         Boxes to start from; by default those of `initial_boxes`.
+    feature_shape, codes
+        Shape of a sample, (n,) by default, and whether samples came as codes: with both, images get
+        a grid of parts and pixels as groups.
 
     Raises
     ------
@@ -84,14 +89,26 @@ class Training:
         *,
         make_trainer: MakeTrainer | None = None,
         start: Seeds | None = None,
+        feature_shape: Sequence[int] | None = None,
+        codes: bool = False,
     ) -> None:
         if n_classes < 2:
             raise InputError("the data has one class; a classifier needs at least two")
         self.options, self.backend, self.n_classes = options, backend, n_classes
         self._feed = feed
-        masters, self.labels = start or initial_boxes(feed, n_classes, options)
+        seeds = start or initial_boxes(feed, n_classes, options)
         self.n_rows, self.n_features = len(feed), feed.n_features
-        self.problem = Problem.of(options, self.labels, n_classes, self.n_features)
+        shape = (feed.n_features,) if feature_shape is None else feature_shape
+        self.group = groups_of(options, shape, codes)
+        self.part = parts_of(options, shape, self.group, feed)
+        self.template = np.arange(len(seeds.labels), dtype=np.int32)
+        if self.part.any():
+            self.template = templates_of(seeds, options.templates, options.seed)
+        order = np.argsort(self.template, kind="stable")
+        self.template, self.labels = self.template[order], seeds.labels[order]
+        masters = seeds.bounds[0][order], seeds.bounds[1][order]
+        self.structure = Structure.of(self.labels, self.template, self.part, self.group, n_classes)
+        self.problem = Problem.of(options, self.structure)
         make = make_trainer or trainer_on(backend)
         self.trainer: Trainer = make(masters, self.problem)
         margins = self._initial_margins()

@@ -54,12 +54,12 @@ class Validation(NamedTuple):
 def validate(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Validation:
     """Return what boxes (M, n) uint8 achieve on the held-out samples of a feed."""
     options, n_classes = problem.options, len(problem.offsets) - 1
-    layout = backend.layout(*bounds, problem.offsets, options.width)
+    layout = backend.layout(*bounds, problem.structure, options.width)
     blocks = []
     for x, y in feed.held_out():
         distance = np.empty((len(y), n_classes), np.int32)
         backend.class_distance(x, layout, options.width, distance)
-        certified = margin.certified_radius(distance, options.width, options.group_size)
+        certified = margin.certified_radius(distance, options.width)
         blocks.append((*certified, y))
     if not blocks:
         return Validation(np.nan, -1, np.nan, np.nan, np.full(n_classes, np.nan))

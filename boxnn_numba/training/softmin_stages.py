@@ -10,25 +10,31 @@
         rivals: the others, nearest 5                      0      7        71,450   go away
                                                            1     ...
 
-Each stage takes what all boxes say, and where boxes come in parts (shards of a cluster), what the
-parts say combines exactly, so the bits do not depend on the split:
+Where boxes are rows of templates, they are assembled first: the distance to a template is the sum
+over its parts of the soft-min over its rows, in fixed point. All that follows is of templates, and
+in the end their entries are spread over the rows of each part, over *cells* ``row * P + part``.
 
-    nearest   the distance to the nearest box of each class, (rows, K)       parts: the minimum
+Each stage takes what all boxes say, and where boxes come in shards (of a cluster), what the shards
+say combines exactly, so the bits do not depend on the split:
+
+    nearest   the distance to the nearest box of each class, (rows, K)       shards: the minimum
     sides     which class is the own side; the nearest own and rival box
-    weigh     sums of the soft-min's weights on both sides, integers         parts: the sum
+    weigh     sums of the soft-min's weights on both sides, integers         shards: the sum
     judge     objective, soft margin, and d objective / d margin
-    emit      the entries, in fixed point                                    parts: one by one
+    emit      the entries, in fixed point                                    shards: one by one
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable
 from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import training
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 
@@ -45,7 +51,7 @@ class Entries:
     Attributes
     ----------
     samples, boxes
-        int32, which distance.
+        int32, which distance: to a box, or in one part to it, numbered ``box * P + part``.
     coefficients
         int64, times FIXED_POINT.
     """
@@ -168,33 +174,97 @@ class SoftMinStages:
             room = room.grown(count, 2 * after)
 
 
+class Distances:
+    """Distances of some samples to boxes in training, or to the templates that these make up.
+
+    Parameters
+    ----------
+    samples
+        Codes, laid out by the backend.
+    boxes
+        Operands of the backend, of `count` boxes of a structure.
+    labels, problem
+        As for `SoftMinStages`.
+
+    Attributes
+    ----------
+    values
+        (>= rows, boxes or templates) int32.
+    """
+
+    def __init__(
+        self,
+        backend: CpuBackend,
+        samples: np.ndarray,
+        boxes: Any,
+        structure: Structure,
+        labels: np.ndarray,
+        problem: Problem,
+    ) -> None:
+        options, count = problem.options, int(structure.rows[-1])
+        self._structure, self._problem = structure, problem
+        width, relaxation = options.forward_width, options.relaxation
+        if problem.rows is None:
+            self.values = backend.distances(samples, boxes, (0, count), width, relaxation)
+            return
+        self._sums = backend.part_sums(samples, boxes, width)
+        lanes = self._sums.totals.shape[3]
+        self._place = self._sums.segment, self._sums.quarter, lanes // 4
+        self.values = np.empty((len(labels), len(structure.rows) - 1), np.int32)
+        rows = problem.rows
+        training.assemble(lanes)(
+            self._sums.totals, len(labels), self._place, structure.rows, structure.templates,
+            labels, problem.objective.kind == 0, tuple(rows.softmin), rows.shift, rows.slack,
+            self.values,
+        )  # fmt: skip
+
+    def spread(self, found: Entries, count: int, first: int, room: Entries, filled: int) -> Any:
+        """Append the first `count` entries to the `filled` ones in `room`, by cells.
+
+        Their samples are numbered from `first`. Returns the room, a larger one where it was needed,
+        and how many entries are in it.
+        """
+        rows = self._problem.rows
+        assert rows is not None
+        while True:
+            after = training.spread(
+                self._sums.totals, first, self._place, self._structure.rows, tuple(rows.softmin),
+                found.arrays(), 0, count, room.arrays(), filled,
+            )  # fmt: skip
+            if after <= len(room.boxes):
+                return room, int(after)
+            room = room.grown(filled, 2 * after)
+
+
 def forward(
     backend: CpuBackend, table: BoxTable, x: np.ndarray, labels: np.ndarray, problem: Problem
 ) -> tuple[Entries, np.ndarray, np.ndarray]:
     """Return what a batch says of the boxes; changes nothing.
 
-    x are codes (batch, n), which are padded block by block, and labels (batch,) int32 class
+    x are codes (batch, n), which are laid out block by block, and labels (batch,) int32 class
     indices. Returns the entries in the order of the samples, and objective and margin of every
     sample, (batch,) float64.
     """
-    options, offsets = problem.options, problem.offsets
+    structure, offsets = problem.structure, problem.offsets
     values, margins = np.empty(len(labels)), np.empty(len(labels))
-    boxes, span = backend.operands(table, options.relaxation), (0, table.n_boxes)
+    boxes = backend.operands(table, structure, problem.options.relaxation)
 
     def work(first: int, last: int) -> Entries:
         room, count = Entries.empty(_ROOM * (last - first)), 0
         for block in range(first, last, BLOCK_SAMPLES):
             stop = min(last, block + BLOCK_SAMPLES)
-            samples = backend.samples(x[block:stop])
-            distance = backend.distances(
-                samples, boxes, span, options.forward_width, options.relaxation
-            )
-            stages = SoftMinStages(labels[block:stop], problem)
-            stages.nearest(distance, offsets)
+            samples, some = backend.samples(x[block:stop], table.frame), labels[block:stop]
+            distances = Distances(backend, samples, boxes, structure, some, problem)
+            stages = SoftMinStages(some, problem)
+            stages.nearest(distances.values, offsets)
             stages.sides()
-            stages.weigh(distance, offsets)
+            stages.weigh(distances.values, offsets)
             stages.judge()
-            room, count = stages.emit(distance, offsets, block, room, count)
+            if problem.rows is None:
+                room, count = stages.emit(distances.values, offsets, block, room, count)
+            else:
+                found, some_count = stages.emit(distances.values, offsets, block)
+                room, count = distances.spread(found, some_count, block, room, count)
             values[block:stop], margins[block:stop] = stages.value, stages.margin
         return room.first(count)
 

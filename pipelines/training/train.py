@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
@@ -108,7 +107,6 @@ def train(
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if cluster.local else "cpu", run.threads).threads
     dataset = training_dataset(data)
-    validation.groups(options.group_size, dataset.feature_shape)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
         out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
@@ -118,7 +116,10 @@ def train(
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
             backend, make = training_on(executor, run.device, threads)
-            training = Training(options, feed, len(dataset.classes), backend, make_trainer=make)
+            training = Training(
+                options, feed, len(dataset.classes), backend, make_trainer=make,
+                feature_shape=dataset.feature_shape, codes=grid is None,
+            )  # fmt: skip
             trainer = training.trainer
             about = {**options.as_dict(), "dataset digest": dataset.digest}
             checkpoint = Checkpoint(partial, about, checkpoint_seconds)

@@ -323,6 +323,76 @@ def batch_gradient(
     return gradient
 
 
+@dataclass
+class Factors:
+    """Template of each box, part and group of each feature."""
+
+    template: Sequence[int]
+    part: Sequence[int]
+    group: Sequence[int]
+
+
+def _factored_pieces(
+    row: Sequence[float], lower: Rows, upper: Rows, factors: Factors, setting: Setting
+) -> tuple[list[list[float]], list[float]]:
+    """Part distances (M, P) of a sample in features, and its soft distance to every template."""
+    parts = max(factors.part) + 1
+    apart = [[0.0] * parts for _ in factors.template]
+    for m in range(len(apart)):
+        for g in set(factors.group):
+            inside = [k for k, of in enumerate(factors.group) if of == g]
+            excess = sum(penalty(row[k], lower[m][k], upper[m][k], 10**9) for k in inside)
+            apart[m][factors.part[inside[0]]] += setting.unit * min(excess, setting.width)
+    soft = []
+    for t in range(max(factors.template) + 1):
+        rows = [m for m, of in enumerate(factors.template) if of == t]
+        columns = ([apart[m][p] for m in rows] for p in range(parts))
+        soft.append(sum(softmin(column, setting.softmin, setting.tau) for column in columns))
+    return apart, soft
+
+
+def factored_objective(
+    row: Sequence[float],
+    label: int,
+    lower: Rows,
+    upper: Rows,
+    labels: Sequence[int],
+    factors: Factors,
+    setting: Setting,
+) -> tuple[float, float]:
+    """Objective and soft margin of one sample, of boxes that recombine part by part."""
+    lower, upper = np.asarray(lower).tolist(), np.asarray(upper).tolist()
+    _, soft = _factored_pieces(row, lower, upper, factors, setting)
+    return sample_objective(soft, _template_labels(labels, factors), label, setting)
+
+
+def _template_labels(labels: Sequence[int], factors: Factors) -> list[int]:
+    return [labels[factors.template.index(t)] for t in range(max(factors.template) + 1)]
+
+
+def factored_gradient(
+    x: Rows, y: Rows, lower: Rows, upper: Rows, labels: Any, factors: Factors, setting: Setting
+) -> tuple[np.ndarray, np.ndarray]:
+    """Derivative per code of every bound of the sum of `factored_objective`, by the chain rule."""
+    x, lower, upper = (np.asarray(rows, np.float64).tolist() for rows in (x, lower, upper))
+    gradient = np.zeros(np.shape(lower)), np.zeros(np.shape(upper))
+    of_templates = _template_labels(labels, factors)
+    for row, label in zip(x, np.asarray(y).tolist(), strict=True):
+        apart, soft = _factored_pieces(row, lower, upper, factors, setting)
+        outer = sample_coefficients(soft, of_templates, label, setting)
+        for t, p in itertools.product(range(len(outer)), range(max(factors.part) + 1)):
+            rows = [m for m, of in enumerate(factors.template) if of == t]
+            inner = softmin_slopes([apart[m][p] for m in rows], setting.softmin, setting.tau)
+            for m, share in zip(rows, inner, strict=True):
+                for k in (k for k, of in enumerate(factors.part) if of == p):
+                    inside = [j for j, g in enumerate(factors.group) if g == factors.group[k]]
+                    excess = sum(penalty(row[j], lower[m][j], upper[m][j], 10**9) for j in inside)
+                    slope = setting.unit * (1.0 if excess <= setting.width else setting.leak)
+                    gradient[0][m, k] += outer[t] * share * slope * (row[k] < lower[m][k])
+                    gradient[1][m, k] -= outer[t] * share * slope * (row[k] > upper[m][k])
+    return gradient
+
+
 def numerical_gradient(
     function: Callable[[np.ndarray, np.ndarray], float],
     lower: Rows,

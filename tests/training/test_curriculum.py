@@ -133,10 +133,9 @@ def test_steps_of_crowded_boxes_are_scaled_down() -> None:
     for crowd in (0.0, 1e6, 40.0):
         run = run_of(lr=0.5, crowd=crowd, objective="clip")
         before = np.stack(run.trainer.state()["master_lower"])
-        padded = run.backend.samples(x)
-        entries, _, _ = run.trainer.entries(padded, y)
+        entries, _, _ = run.trainer.entries(x, y)
         masses = np.bincount(entries.boxes, np.abs(entries.coefficients), 12) / FIXED_POINT
-        run.trainer.step(padded, y.astype(np.int32), 0.01)
+        run.trainer.step(x, y.astype(np.int32), 0.01)
         moved.append(run.trainer.state()["master_lower"] - before)
     assert masses.min() < 40 < masses.max()
     np.testing.assert_array_equal(moved[0], moved[1])

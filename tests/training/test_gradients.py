@@ -11,6 +11,8 @@ from support import reference
 from support.reference import Setting
 
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.structure import Structure
+from boxnn_numba.kernels import simd
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.optimizer import REFERENCE_BATCH
@@ -19,6 +21,7 @@ from boxnn_numba.training.problem import FIXED_POINT, Problem
 
 COMBINATIONS = list(itertools.product(OBJECTIVES, SOFTMINS, RELAXATIONS))
 LABELS = np.array([0, 0, 1, 1, 1, 2], np.int32)
+OFFSETS = np.array([0, 2, 5, 6])
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -55,7 +58,7 @@ def options_of(setting: Setting, **more: Any) -> TrainingOptions:
 def trainer_of(
     options: TrainingOptions, lower: np.ndarray, upper: np.ndarray, threads: int = 1
 ) -> CpuTrainer:
-    problem = Problem.of(options, LABELS, 3, lower.shape[1])
+    problem = Problem.of(options, Structure.plain(OFFSETS, lower.shape[1]))
     return CpuTrainer(get_backend("cpu", threads), (lower.copy(), upper.copy()), problem)
 
 
@@ -64,13 +67,32 @@ def integer_gradient(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the integer gradients of all boxes."""
     entries, _, _ = trainer.entries(x, y)
-    starts = np.empty(len(LABELS) + 1, np.int64)
+    table, parts = trainer.table, trainer.problem.structure.n_parts
+    cells = np.arange(table.n_boxes * parts)
+    starts = np.empty(len(cells) + 1, np.int64)
     order = np.empty(len(entries.boxes), np.int64)
     cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
-    np.testing.assert_array_equal(
-        np.diff(starts), np.bincount(entries.boxes, minlength=len(LABELS))
+    np.testing.assert_array_equal(np.diff(starts), np.bincount(entries.boxes, minlength=len(cells)))
+    samples = trainer.backend.samples(x, table.frame)
+    found = trainer.gradient(samples, entries, cells, starts, order)
+    return by_feature(trainer, found[0]), by_feature(trainer, found[1])
+
+
+def by_feature(trainer: CpuTrainer, gradient: np.ndarray) -> np.ndarray:
+    """Return the gradient of cells in the order of boxes and features, (M, n)."""
+    frame, structure = trainer.table.frame, trainer.problem.structure
+    shaped = gradient.reshape(-1, structure.n_parts, *gradient.shape[1:])
+    vectors, quarters = frame.columns // simd.LANES, simd.LANES // frame.lanes
+    planes, vector, _, lane = np.unravel_index(
+        frame.place, (frame.planes, vectors, quarters, frame.lanes)
     )
-    return trainer.gradient(x, entries, np.arange(len(LABELS)), starts, order)
+    first = frame.spans[structure.part, 0]
+    return shaped[:, structure.part, planes, vector - first, lane]
+
+
+def masters_of(trainer: CpuTrainer) -> tuple[np.ndarray, np.ndarray]:
+    state = trainer.state()
+    return state["master_lower"], state["master_upper"]
 
 
 def setting_of(objective_: str, softmin_: str, relaxation: str, **more: Any) -> Setting:
@@ -290,12 +312,12 @@ def test_steps_equal_those_of_numpy(choice: dict[str, Any], threads: int) -> Non
         oracle.step((gradient[0] * scale, gradient[1] * scale), len(rows), rate)
         trainer.step(batch[0], batch[1], rate)
         for side in range(2):
-            master = trainer.masters[side]
+            master = masters_of(trainer)[side]
             assert master.dtype == np.float32
             np.testing.assert_allclose(master, oracle.bounds[side], rtol=0, atol=2e-4)
             codes = trainer.table.bounds()[side]
             np.testing.assert_array_equal(codes, reference.rounded(master))
-        oracle.bounds = [bound.copy() for bound in trainer.masters]
+        oracle.bounds = [bound.copy() for bound in masters_of(trainer)]
     assert not np.array_equal(trainer.table.bounds()[0], lower)
 
 
@@ -303,8 +325,8 @@ def test_crossed_boxes_meet_and_bounds_stay_codes() -> None:
     lower = np.array([[10.25, -40.0, 300.0, 7.5, 99.75]] * 6, np.float32)
     upper = np.array([[20.5, 270.0, 290.0, 2.0, 100.0]] * 6, np.float32)
     trainer = trainer_of(options_of(Setting()), lower, upper)
-    assert trainer.masters[0][0].tolist() == [10.25, 0.0, 255.0, 4.75, 99.75]
-    assert trainer.masters[1][0].tolist() == [20.5, 255.0, 255.0, 4.75, 100.0]
+    assert masters_of(trainer)[0][0].tolist() == [10.25, 0.0, 255.0, 4.75, 99.75]
+    assert masters_of(trainer)[1][0].tolist() == [20.5, 255.0, 255.0, 4.75, 100.0]
     assert trainer.table.bounds()[0][0].tolist() == [10, 0, 255, 5, 100]
     assert trainer.table.bounds()[1][0].tolist() == [21, 255, 255, 5, 100]
 
@@ -316,7 +338,7 @@ def test_codes_follow_from_the_stored_masters() -> None:
     upper = np.full((6, 1), np.float32(100.5) - ulp, np.float32)
     trainer = trainer_of(options_of(Setting()), lower, upper)
     before = [codes.copy() for codes in trainer.table.bounds()]
-    np.testing.assert_array_equal(before[0], reference.rounded(trainer.masters[0]))
+    np.testing.assert_array_equal(before[0], reference.rounded(masters_of(trainer)[0]))
     trainer.restore(trainer.state())
     for codes, restored in zip(before, trainer.table.bounds(), strict=True):
         np.testing.assert_array_equal(codes, restored)
@@ -327,9 +349,9 @@ def test_only_touched_boxes_move() -> None:
     x, y, lower, upper = problem(7)
     x, y = x[:1], y[:1]
     trainer = trainer_of(options_of(setting), lower, upper)
-    before = [master.copy() for master in trainer.masters]
+    before = masters_of(trainer)
     entries, _, _ = trainer.entries(x, y)
     trainer.step(x, y, 1.0)
-    moved = [(a != b).any(axis=1) for a, b in zip(before, trainer.masters, strict=True)]
+    moved = [(a != b).any(axis=1) for a, b in zip(before, masters_of(trainer), strict=True)]
     assert set(np.flatnonzero(moved[0] | moved[1])) <= set(entries.boxes.tolist())
     assert 0 < (moved[0] | moved[1]).sum() < len(LABELS)

@@ -93,7 +93,7 @@ def test_threads_do_not_change_a_bit(options: dict[str, Any]) -> None:
 
 def test_pieces_of_work_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = finished(run_of({"lr": 0.2, "batch": 200}, 2))
-    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._BLOCK_BOXES", 5)
+    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._BLOCK_CELLS", 5)
     monkeypatch.setattr("boxnn_numba.backends.cpu._BLOCK_BOXES", 64)
     monkeypatch.setattr("boxnn_numba.training.softmin_stages.BLOCK_SAMPLES", 128)
     assert_same_state(finished(run_of({"lr": 0.2, "batch": 200}, 2)), expected)
