@@ -116,8 +116,10 @@ class BoxNN:
         if self.grid is not None and self.grid.n_features != n:
             raise InputError(f"the grid has {self.grid.n_features} features, the boxes {n}")
         validation.positive("group_size", self.group_size)
-        if self.group_size > 1 and self.boxes.structure.is_grouped:
-            raise InputError("`group_size` is for boxes without groups of their own; pass 1")
+        if self.group_size > 1 and any(
+            boxes.structure.is_grouped or boxes.structure.n_parts > 1 for boxes in self.box_sets
+        ):
+            raise InputError("`group_size` is for boxes without groups or parts; pass 1")
         offset = validation.offsets("offset", self.offset, len(self.classes))
         object.__setattr__(self, "offset", offset - offset.min())
         object.__setattr__(self, "feature_shape", shape)
@@ -216,8 +218,7 @@ class BoxNN:
             on the CPU.
         certificate
             ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
-            (`exact_radius`), each at least as large as the one before, and slower. The last two are
-            of single sets of boxes.
+            (`exact_radius`), each at least as large as the one before, and slower.
         time_limit
             Seconds for each sample of exact radii. Where they do not suffice the radius is the
             lower bound found by then, which is certified as well.

@@ -330,14 +330,17 @@ def mask(name: str, value: ArrayLike, n: int) -> np.ndarray:
 
 
 def offsets(name: str, value: ArrayLike | None, n_classes: int) -> np.ndarray:
-    """Return (K,) int64 constants that are added to class distances; None is zeros."""
+    """Return (K,) int64 constants that are added to class distances; None is zeros.
+
+    Only their differences matter; the smallest becomes 0, so that distances stay above it.
+    """
     array = np.zeros(n_classes, np.int64) if value is None else np.asarray(value)
     if array.shape != (n_classes,) or array.dtype.kind not in "iu" or (abs(array) > 2**29).any():
         raise InputError(
             f"`{name}` has shape {array.shape} and dtype {array.dtype}; pass {n_classes} whole "
             "numbers, one per class, within 2 ** 29"
         )
-    return array.astype(np.int64)
+    return array.astype(np.int64) - int(array.min())
 
 
 def groups(group_size: int, feature_shape: tuple[int, ...]) -> None:

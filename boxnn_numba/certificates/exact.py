@@ -18,20 +18,15 @@ from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.greedy import greedy_attack
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
-from boxnn_numba.certificates.integer_program import Program, choices, solve
-from boxnn_numba.certificates.pairwise import nearest_own, overtaking_bounds
+from boxnn_numba.certificates.duel import duel
+from boxnn_numba.certificates.integer_program import solve
+from boxnn_numba.certificates.pairwise import OWN, BoxSets
 from boxnn_numba.classifier import Classifier
-from boxnn_numba.distances import class_distance, pairwise_distance
 from boxnn_numba.errors import InputError
-from boxnn_numba.rivals import (
-    group_count,
-    groups_changed,
-    need_one_set,
-    need_two_classes,
-    rivals_in_order,
-)
+from boxnn_numba.kernels.pairwise_bound import Table
+from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 
-#: Violated own boxes that are added to an integer program at a time.
+#: Violated own combinations that are added to an integer program at a time.
 _ADDED = 16
 
 
@@ -61,9 +56,13 @@ def exact_radius(
 ) -> ExactRadius:
     """Return the true radius of one input, or bounds of it, by mixed-integer programming.
 
-    For each rival box that the pairwise bound does not exclude: the fewest features, each with a
-    code, after which it is nearer than every own box. Own boxes that a solution violates are added,
-    and it is solved again. `greedy_attack` gives the upper bound to begin with.
+    For each rival that the pairwise bound does not exclude, a template or of an ensemble a class:
+    the fewest features, each with a code, after which it is nearer than every own box. Rows of the
+    rival are picked part by part. Own boxes that a solution violates are added, row by row, and it
+    is solved again. `greedy_attack` gives the upper bound to begin with.
+
+    The codes of a group whose penalty is capped as a whole are chosen together. Where those worth
+    writing are too many (large groups that many different boxes see), bounds are returned.
 
     Parameters
     ----------
@@ -84,8 +83,7 @@ def exact_radius(
     Raises
     ------
     InputError
-        As for `BoxNN.encode`, `x` is more than one sample, boxes are of one class only, or the
-        model is an ensemble.
+        As for `BoxNN.encode`, `x` is more than one sample, or boxes are of one class only.
     OptionError
         `time_limit` is not above 0.
 
@@ -152,7 +150,6 @@ def exact_radii(
 def _check(model: Classifier, time_limit: float) -> None:
     validation.real("time_limit", time_limit, 0, open_low=True)
     need_two_classes(model)
-    need_one_set(model, "exact radii are")
 
 
 def _each(
@@ -161,11 +158,11 @@ def _each(
     """Settle the rows of x, each in a thread of a pool; what stops this thread stops them."""
     # Of the raw values only float64 reaches every code of a grid.
     raw = x if model.grid is None else validation.features("x", x).astype(np.float64)
-    codes, stop = model.encode(raw), threading.Event()
+    codes, sets, stop = model.encode(raw), BoxSets(model), threading.Event()
     with ThreadPoolExecutor(get_backend("cpu", threads).threads) as pool:
         try:
             found = [
-                pool.submit(_settled, model, raw[i, None], codes[i, None], time_limit, seed, stop)
+                pool.submit(_settled, sets, raw[i, None], codes[i, None], time_limit, seed, stop)
                 for i in range(len(codes))
             ]
             for one in wait(found, return_when=FIRST_EXCEPTION).done:
@@ -177,24 +174,28 @@ def _each(
 
 
 def _settled(
-    model: Classifier,
+    sets: BoxSets,
     raw: np.ndarray,
     codes: np.ndarray,
     time_limit: float,
     seed: int,
     stop: threading.Event,
 ) -> ExactRadius:
-    deadline = time.monotonic() + time_limit
+    deadline, model = time.monotonic() + time_limit, sets.model
     attack = greedy_attack(model, raw, seed=seed, threads=1)
     with limit_threads(1):
-        hunt = _Hunt(model, codes, int(attack.changed[0]), deadline, stop)
+        hunt = _Hunt(sets, codes[0], deadline, stop)
+        label = np.asarray(model.classes)[hunt.own_class]
+        flipped = attack.changed[0] >= 0 and attack.prediction[0] != label
+        if flipped:
+            changed = groups_changed(codes, model.encode(attack.x_adv), model.groups)
+            hunt.best = int(changed[0])
         lower = hunt.run() - 1
     if hunt.found is not None:
         domain = domain_of(model) if model.grid is not None else Domain(hunt.allowed)
         adversarial = domain.decode(raw, codes, hunt.found[None])[0]
     else:
-        adversarial = attack.x_adv[0] if attack.changed[0] >= 0 else None
-    label = np.asarray(model.classes)[hunt.own_class]
+        adversarial = attack.x_adv[0] if flipped else None
     return ExactRadius(label, lower, hunt.best - 1, adversarial)
 
 
@@ -203,81 +204,102 @@ class _Hunt:
 
     def __init__(
         self,
-        model: Classifier,
+        sets: BoxSets,
         codes: np.ndarray,
-        changed: int,
         deadline: float,
         stop: threading.Event,
     ) -> None:
-        distance = pairwise_distance(codes, model.boxes)
-        predicted, order = rivals_in_order(distance, model.boxes, len(model.boxes))
-        self.model, self.codes, self.distance = model, codes[0], distance[0]
-        self.own_class = int(predicted[0])
-        self.rivals = order[0][: int((model.boxes.labels != self.own_class).sum())]
-        self.allowed = domain_of(model).allowed
-        self.best = changed if changed >= 0 else group_count(model) + 1
+        self.sets, self.model, self.codes = sets, sets.model, codes
+        self.threat = sets.threats(codes[None])[0]
+        self.own_class = self.threat.own_class
+        self.allowed = domain_of(sets.model).allowed
+        self.best = group_count(sets.model) + 1
         self.found: np.ndarray | None = None
         self.deadline, self.stop = deadline, stop
 
     def run(self) -> int:
-        """Settle one rival box after another; return how many groups must change at least."""
-        bounds = overtaking_bounds(
-            self.model, self.codes, self.distance, self.own_class, self.rivals, self.best, False
-        )
+        """Settle one rival after another; return how many groups must change at least."""
+        rivals = self.threat.rivals(self.best)
+        bounds = self.threat.bounds(rivals, self.best)
         least = self.best
         for place in np.argsort(bounds, kind="stable"):
             if bounds[place] >= self.best:
                 break
-            least = min(least, self._settle(int(self.rivals[place]), int(bounds[place])))
+            least = min(least, self._settle(int(rivals[place]), int(bounds[place])))
         return min(least, self.best)
 
-    def _settle(self, box: int, bound: int) -> int:
-        """Return how many groups must change before a rival box wins; smaller attacks are kept."""
-        boxes = self.model.boxes
-        ahead = int(boxes.labels[box] > self.own_class)
-        own = nearest_own(boxes, self.distance, self.own_class)
+    def _settle(self, rival: int, bound: int) -> int:
+        """Return how many groups must change before a rival wins; smaller attacks are kept."""
+        own = [_Rows(table) for table in self.sets.tables]
+        for e, rows in enumerate(own):
+            for t in self.threat.templates(e, self.own_class)[:OWN]:
+                rows.add(int(t), self.threat.distances[e])
         while bound < self.best:
             seconds = self.deadline - time.monotonic()
             if seconds <= 0 or self.stop.is_set():
                 return bound
-            program = self._program(box, own, ahead)
+            made = duel(self.threat, rival, self.best, [rows.used for rows in own], self.allowed)
+            if made is None:
+                return bound
+            program, written = made
             proved, taken = solve(program, self.best - 1, seconds, self.stop)
             bound = max(bound, min(self.best, proved))
             if taken is None:
                 return bound
-            changed = self.codes.copy()
-            changed[program.features[taken]] = program.values[taken]
-            size = self._size_if_flipped(changed)
+            changed = written.apply(self.codes, taken)
+            distances = self.sets.part_distances(changed[None])
+            totals = self.sets.totals(distances)
+            size = self._size_if_flipped(changed, totals)
             if size is not None and size < self.best:
                 self.best, self.found = size, changed
                 bound = min(bound, size)
                 continue
-            fresh = self._violated(changed, box, ahead, own)
-            if size is not None or len(fresh) == 0:
+            if size is not None or not self._add_nearest(own, rival, distances, totals):
                 return bound
-            own = np.concatenate([own, fresh])
         return bound
 
-    def _program(self, box: int, own: np.ndarray, ahead: int) -> Program:
-        boxes = self.model.boxes
-        features, values, gains = choices(
-            self.codes, (boxes.lower[own], boxes.upper[own]),
-            (boxes.lower[box], boxes.upper[box]), boxes.width, self.allowed,
-        )  # fmt: skip
-        gaps = self.distance[box].astype(np.int64) - self.distance[own] + ahead
-        return Program(features, values, gains, gaps, self.model.group_size)
-
-    def _size_if_flipped(self, changed: np.ndarray) -> int | None:
-        if class_distance(changed[None], self.model.boxes)[0].argmin() == self.own_class:
+    def _size_if_flipped(self, changed: np.ndarray, totals: list[np.ndarray]) -> int | None:
+        if self.sets.class_totals(totals)[0].argmin() == self.own_class:
             return None
         return int(groups_changed(self.codes[None], changed[None], self.model.groups)[0])
 
-    def _violated(self, changed: np.ndarray, box: int, ahead: int, own: np.ndarray) -> np.ndarray:
-        """Return own boxes that are still nearer than the rival box and not in the program."""
-        boxes = self.model.boxes
-        first, last = boxes.offsets[self.own_class], boxes.offsets[self.own_class + 1]
-        distance = pairwise_distance(changed[None], boxes)[0].astype(np.int64)
-        lead = distance[first:last] - distance[box] - ahead
-        lead[own - first] = 0
-        worst = np.argsort(lead, kind="stable")[:_ADDED]
-        return first + worst[lead[worst] < 0]
+    def _add_nearest(
+        self,
+        own: list[_Rows],
+        rival: int,
+        distances: list[np.ndarray],
+        totals: list[np.ndarray],
+    ) -> bool:
+        """Add own combinations that are nearer than the rival; say whether any is new.
+
+        In an ensemble, the nearest of each set.
+        """
+        added = False
+        for e, (rows, table) in enumerate(zip(own, self.sets.tables, strict=True)):
+            first, last = np.searchsorted(table.labels, [self.own_class, self.own_class + 1])
+            lead = totals[e][0, first:last]
+            nearest = first + np.argsort(lead, kind="stable")[:_ADDED]
+            if len(own) == 1:
+                behind = totals[0][0, rival] + self.threat.ahead[table.labels[rival]]
+                nearest = nearest[totals[0][0, nearest] < behind]
+            for t in nearest:
+                added |= rows.add(int(t), distances[e][0])
+        return added
+
+
+class _Rows:
+    """The rows of own templates that a program knows, for each part; `used` by template."""
+
+    def __init__(self, table: Table) -> None:
+        self._rows = table.rows
+        self.used: dict[int, list[list[int]]] = {}
+
+    def add(self, t: int, distance: np.ndarray) -> bool:
+        """Add the nearest rows of a template by distances (P, M); say whether any is new."""
+        first, last = self._rows[t], self._rows[t + 1]
+        nearest = (first + distance[:, first:last].argmin(axis=1)).tolist()
+        known = self.used.setdefault(t, [[] for _ in nearest])
+        fresh = [(rows, row) for rows, row in zip(known, nearest, strict=True) if row not in rows]
+        for rows, row in fresh:
+            rows.append(row)
+        return bool(fresh)

@@ -1,11 +1,20 @@
-"""The integer program of exact radii: which codes to write into which features."""
+"""The integer program of exact radii: which codes to write into which features.
+
+    minimise    changed groups
+    such that   own distance of the solution - rival distance >= ahead
+
+Choices of codes are binary variables, so the distance to any row is linear in them. The rival's
+distance is the least of some (rows of a part, templates of a set): a variable that is at least the
+one that is picked, by a binary variable for each. The own distance is the least of some as well: a
+variable that is at most each of them.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,92 +23,142 @@ if TYPE_CHECKING:
 
 #: Taken off the solver's lower bound before it is rounded up.
 _MARGIN = 0.05
-#: How far every inequality between integers is relaxed.
+#: How far the inequalities between own and rival distances, integers, are relaxed.
 _SLACK = 0.5
+
+
+class Variables(NamedTuple):
+    """Further variables of a program: (V,) bounds, and which are whole; their coefficients."""
+
+    low: np.ndarray
+    high: np.ndarray
+    whole: np.ndarray
+    coefficients: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Choose codes so that the gains against every own box close its gap.
+    """Take choices, as few groups as can be, so that their gains close all gaps.
 
     Attributes
     ----------
-    features, values
-        (Z,) feature and code of each choice; at most one choice of a feature may be taken.
+    slots, groups
+        (Z,) of each choice: at most one choice of a slot may be taken, and its group is changed.
     gains
-        (L, Z) int64, what a choice adds to the distance of an own box less that of the rival.
+        (L, Z) int64, what a choice adds to the left side of each inequality.
     gaps
-        (L,) int64 to be closed.
-    group_size
-        Features that count as one change together.
+        (L,) int64, what the left sides must reach.
+    more
+        Variables besides, whose coefficients are (L, V).
+    slack
+        How far each inequality is relaxed.
     """
 
-    features: np.ndarray
-    values: np.ndarray
+    slots: np.ndarray
+    groups: np.ndarray
     gains: np.ndarray
     gaps: np.ndarray
-    group_size: int
+    more: Variables | None = None
+    slack: float | np.ndarray = _SLACK
 
 
-def choices(
-    codes: np.ndarray,
-    own: tuple[np.ndarray, np.ndarray],
-    rival: tuple[np.ndarray, np.ndarray],
-    width: int,
-    allowed: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the codes worth writing into each feature: features, values and gains of a `Program`.
+class Distance(NamedTuple):
+    """A distance as the program knows it: ``constant + gains @ choices + more @ variables``."""
 
-    own are lower and upper bounds (L, n) of own boxes, rival those (n,) of a rival box; allowed
-    (n, 256) are the codes that may be written. A code is left out where another one gains as much
-    or more against every own box, or leaving the feature as it is does. Codes beyond an end of the
-    rival's interval are looked at only if that end may not be written; else it gains as much or
-    more (see `boxnn_numba.kernels.attack_moves`).
+    constant: int
+    gains: np.ndarray
+    more: dict[int, int]
+
+    def plus(self, other: Distance, sign: int = 1) -> Distance:
+        """Return the sum, or the difference, of two distances that share no variables."""
+        more = self.more | {v: sign * c for v, c in other.more.items()}
+        return Distance(
+            self.constant + sign * other.constant, self.gains + sign * other.gains, more
+        )
+
+
+@dataclass(eq=False)
+class Builder:
+    """Puts a program together from choices and distances.
+
+    Attributes
+    ----------
+    slots, groups
+        Of the choices, as in `Program`; slots in rising order.
+    low, high, whole
+        Of the variables so far.
+    rows
+        Inequalities so far: ``distance >= 0`` each.
     """
-    found: list[tuple[np.ndarray, ...]] = []
-    for k in range(len(codes)):
-        tried = np.flatnonzero(allowed[k])
-        low, high = rival[0][k], rival[1][k]
-        beaten = ((tried < low) & allowed[k, low]) | ((tried > high) & allowed[k, high])
-        tried = tried[~beaten]
-        gains = _gains(int(codes[k]), tried, own, rival, k, width)
-        kept = _undominated(gains)
-        found.append((np.full(len(kept), k), tried[kept], gains[:, kept]))
-    features, values, columns = zip(*found, strict=True)
-    return np.concatenate(features), np.concatenate(values), np.concatenate(columns, axis=1)
 
+    slots: np.ndarray
+    groups: np.ndarray
+    low: list[int] = field(default_factory=list)
+    high: list[int] = field(default_factory=list)
+    whole: list[bool] = field(default_factory=list)
+    rows: list[Distance] = field(default_factory=list)
 
-def _gains(
-    code: int,
-    tried: np.ndarray,
-    own: tuple[np.ndarray, np.ndarray],
-    rival: tuple[np.ndarray, np.ndarray],
-    k: int,
-    width: int,
-) -> np.ndarray:
-    """(L, C) gains of the codes tried for a feature."""
-    both = np.concatenate([[code], tried])
-    low, high = own[0][:, k, None].astype(np.int64), own[1][:, k, None].astype(np.int64)
-    of_own = np.minimum(np.maximum(np.maximum(low - both, both - high), 0), width)
-    a, b = int(rival[0][k]), int(rival[1][k])
-    of_rival = np.minimum(np.maximum(np.maximum(a - both, both - b), 0), width)
-    lead = of_own - of_rival
-    return np.asarray(lead[:, 1:] - lead[:, :1])
+    def zero(self, constant: int = 0, more: dict[int, int] | None = None) -> Distance:
+        """Return a distance that does not depend on choices."""
+        return Distance(constant, np.zeros(len(self.slots), np.int64), more or {})
 
+    def least_rival(self, found: list[Distance]) -> Distance:
+        """Return a distance that is at least one of those given, whichever is picked."""
+        if len(found) == 1:
+            return found[0]
+        low, high = zip(*map(self._limits, found), strict=True)
+        least = self._variable(min(low), max(high), False)
+        picks = self.zero(-1)  # at least one
+        for one, most in zip(found, high, strict=True):
+            pick, far = self._variable(0, 1, True), most - min(low)
+            # least >= one - far * (1 - pick)
+            self.rows.append(self.zero(far, {least: 1, pick: -far}).plus(one, -1))
+            picks.more[pick] = 1
+        self.rows.append(picks)
+        return self.zero(0, {least: 1})
 
-def _undominated(gains: np.ndarray) -> np.ndarray:
-    """Return columns that are not equalled by another one, or by zero, in every row."""
-    useful = np.flatnonzero((gains > 0).any(axis=0))
-    if len(useful) == 0:
-        return useful
-    columns = gains[:, useful]
-    complete = (columns == columns.max(axis=1, keepdims=True)).all(axis=0)
-    if complete.any():
-        return useful[[int(complete.argmax())]]
-    unique, first = np.unique(columns, axis=1, return_index=True)
-    covers = np.asarray((unique[:, :, None] >= unique[:, None, :]).all(axis=0))
-    np.fill_diagonal(covers, False)
-    return useful[np.sort(first[~covers.any(axis=0)])]
+    def least_own(self, found: list[Distance]) -> Distance:
+        """Return a distance that is at most each of those given."""
+        if len(found) == 1:
+            return found[0]
+        low, high = zip(*map(self._limits, found), strict=True)
+        least = self._variable(min(low), min(high), False)
+        for one in found:
+            self.rows.append(one.plus(self.zero(0, {least: 1}), -1))
+        return self.zero(0, {least: 1})
+
+    def program(self, owns: list[Distance], rival: Distance, ahead: int) -> Program:
+        """Return the program in which the rival is nearer than all of some own distances."""
+        behind = rival.plus(self.zero(ahead))
+        rows = [own.plus(behind, -1) for own in owns] + self.rows
+        gaps = -np.array([row.constant for row in rows])
+        coefficients = np.zeros((len(rows), len(self.low)))
+        for i, row in enumerate(rows):
+            coefficients[i, list(row.more)] = list(row.more.values())
+        sides = np.array([self.low, self.high], np.float64)
+        more = Variables(*sides, np.array(self.whole, np.bool_), coefficients)
+        gains = np.stack([row.gains for row in rows])
+        # What defines a variable leaves it free by as much as the distances are relaxed.
+        slack = np.where(np.arange(len(rows)) < len(owns), _SLACK, 0.0)
+        return Program(self.slots, self.groups, gains, gaps, more, slack)
+
+    def _variable(self, low: int, high: int, whole: bool) -> int:
+        self.low.append(low)
+        self.high.append(high)
+        self.whole.append(whole)
+        return len(self.low) - 1
+
+    def _limits(self, one: Distance) -> tuple[int, int]:
+        """Return what a distance is at least and at most."""
+        starts = np.flatnonzero(np.diff(self.slots, prepend=-1))
+        low = high = one.constant
+        if len(starts):
+            low += int(np.minimum.reduceat(one.gains, starts).clip(max=0).sum())
+            high += int(np.maximum.reduceat(one.gains, starts).clip(min=0).sum())
+        for v, c in one.more.items():
+            ends = c * self.low[v], c * self.high[v]
+            low, high = low + min(ends), high + max(ends)
+        return low, high
 
 
 def solve(
@@ -114,7 +173,7 @@ def solve(
     """
     from highspy import HighsModelStatus, SolutionStatus
 
-    total = len(program.features)
+    total = len(program.slots)
     if total == 0 or limit <= 0:
         return limit + 1, None
     solver = _solver(seconds, stop or threading.Event())
@@ -152,31 +211,37 @@ def _solver(seconds: float, stop: threading.Event) -> Highs:
 
 
 def _linear_program(program: Program, limit: int) -> HighsLp:
-    """Return costs and constraints: a variable for each choice, and one for each group."""
+    """Return costs and constraints: variables for choices, for groups, and those besides."""
     from highspy import HighsLp, HighsVarType, MatrixFormat
     from scipy.sparse import block_array, coo_array
 
-    total = len(program.features)
-    groups, group_of = np.unique(program.features // program.group_size, return_inverse=True)
-    features, feature_of = np.unique(program.features, return_inverse=True)
-    picks = coo_array((np.ones(total), (feature_of, np.arange(total))))
-    # A feature may only be rewritten, once, where its group counts as changed.
-    group_row = np.empty(len(features), np.int64)
-    group_row[feature_of] = group_of
-    pays = coo_array((-np.ones(len(features)), (np.arange(len(features)), group_row)))
-    every = np.ones((1, len(groups)))
-    rows = block_array(
-        [[picks, pays], [coo_array(program.gains.astype(float)), None], [None, coo_array(every)]],
-        format="csr",
-    )
-    gaps, open_ = program.gaps - _SLACK, np.full(len(features), -np.inf)
-    lp = HighsLp()
+    total = len(program.slots)
+    more = program.more or Variables(*np.empty((3, 0)), np.empty((len(program.gaps), 0)))
+    groups, group_of = np.unique(program.groups, return_inverse=True)
+    slots, slot_of = np.unique(program.slots, return_inverse=True)
+    picks = coo_array((np.ones(total), (slot_of, np.arange(total))))
+    # A slot may only be rewritten, once, where its group counts as changed.
+    group_row = np.empty(len(slots), np.int64)
+    group_row[slot_of] = group_of
+    pays = coo_array((-np.ones(len(slots)), (np.arange(len(slots)), group_row)))
+    every, besides = np.ones((1, len(groups))), len(more.low)
+    blocks = [[picks, pays], [coo_array(program.gains.astype(float)), None], [None, every]]
+    if besides:
+        empty = coo_array((len(slots), besides))
+        blocks = [[*row, add] for row, add in zip(
+            blocks, (empty, coo_array(more.coefficients), None), strict=True)]  # fmt: skip
+    rows = block_array(blocks, format="csr")
+    open_ = np.full(len(slots), -np.inf)
+    lp, whole = HighsLp(), np.concatenate([np.ones(total + len(groups)), more.whole])
     lp.num_row_, lp.num_col_ = rows.shape
-    lp.col_cost_ = np.repeat([0.0, 1.0], [total, len(groups)])
-    lp.col_lower_, lp.col_upper_ = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-    lp.integrality_ = [HighsVarType.kInteger] * rows.shape[1]
-    lp.row_lower_ = np.concatenate([open_, gaps, [-np.inf]])
-    lp.row_upper_ = np.concatenate([0 * features, np.full(len(gaps), np.inf), [limit + _SLACK]])
+    lp.col_cost_ = np.repeat([0.0, 1.0, 0.0], [total, len(groups), besides])
+    lp.col_lower_ = np.concatenate([np.zeros(total + len(groups)), more.low])
+    lp.col_upper_ = np.concatenate([np.ones(total + len(groups)), more.high])
+    lp.integrality_ = [HighsVarType.kInteger if one else HighsVarType.kContinuous for one in whole]
+    lp.row_lower_ = np.concatenate([open_, program.gaps - program.slack, [-np.inf]])
+    lp.row_upper_ = np.concatenate(
+        [np.zeros(len(slots)), np.full(len(program.gaps), np.inf), [limit + _SLACK]]
+    )
     lp.a_matrix_.format_ = MatrixFormat.kRowwise
     lp.a_matrix_.start_, lp.a_matrix_.index_ = rows.indptr, rows.indices
     lp.a_matrix_.value_ = rows.data

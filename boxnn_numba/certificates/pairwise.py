@@ -1,6 +1,9 @@
-"""Pairwise certificate: radii that look at each rival box on its own, never below the margin's."""
+"""Pairwise certificate: radii that look at each rival on its own, never below the margin's."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,22 +12,25 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate, Classifier
-from boxnn_numba.distances import pairwise_distance
-from boxnn_numba.kernels.pairwise_bound import rival_bounds
-from boxnn_numba.rivals import group_count, need_one_set, need_two_classes, rivals_in_order
+from boxnn_numba.distances import pairwise_distance, part_distance
+from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
+from boxnn_numba.rivals import group_count, need_two_classes
 
-#: Inputs that a thread takes at a time.
-_BLOCK_ROWS = 64
-#: Own boxes that each bound is taken against, and that an integer program begins with.
-_OWN = 8
+#: Most inputs that a thread takes at a time, and most distances of them that it keeps.
+_BLOCK_ROWS, _BLOCK_DISTANCES = 64, 4_000_000
+#: Own templates that each bound is taken against, and that an integer program begins with.
+OWN = 8
+_NEVER = np.iinfo(np.int64).max // 4
 
 
 def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None) -> Certificate:
-    """Return predictions and radii that look at each rival box on its own.
+    """Return predictions and radii that look at each rival on its own.
 
     For the margin every feature may gain 2 W. Here feature i gains, for a rival box B against a
     box A of the predicted class, at most ``max_v (p_A(v) - p_B(v)) - (p_A(x_i) - p_B(x_i))``; the
     fewest features, largest gains first, that close ``D_B - D_A`` must change before B overtakes A.
+    So for groups, and in each part of a template; what k changes gain is shared among the parts as
+    is best for the rival. Of an ensemble k changes gain in each set what they can there.
 
     Parameters
     ----------
@@ -38,12 +44,13 @@ def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None)
     Returns
     -------
     Certificate
-        Unpacks as ``prediction, radius``; never below `BoxNN.certify`, exact integers.
+        Unpacks as ``prediction, radius``; never below `BoxNN.certify` up to the number of features
+        (or groups), exact integers.
 
     Raises
     ------
     InputError
-        As for `BoxNN.encode`, there are boxes of one class only, or the model is an ensemble.
+        As for `BoxNN.encode`, or there are boxes of one class only.
     OptionError
         `threads` is below 1.
 
@@ -56,49 +63,250 @@ def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None)
     (array([0], dtype=int32), array([1], dtype=int32))
     """
     need_two_classes(model)
-    need_one_set(model, "pairwise radii are")
     codes = model.encode(x)
-    boxes, most = model.boxes, group_count(model) + 1
+    sets, most = BoxSets(model), group_count(model) + 1
     index = np.empty(len(codes), np.int64)
     radius = np.empty(len(codes), np.int32)
 
     def work(first: int, last: int) -> None:
-        for start in range(first, last, _BLOCK_ROWS):
-            rows = slice(start, min(last, start + _BLOCK_ROWS))
+        step = min(_BLOCK_ROWS, max(1, _BLOCK_DISTANCES // sets.distances))
+        for start in range(first, last, step):
+            rows = slice(start, min(last, start + step))
             with limit_threads(1):
-                distance = pairwise_distance(codes[rows], boxes)
-            index[rows], order = rivals_in_order(distance, boxes, len(boxes))
-            for i, (row, rivals) in enumerate(zip(distance, order, strict=True), start):
-                bounds = overtaking_bounds(
-                    model, codes[i], row, int(index[i]), rivals, most, running=True
-                )
-                radius[i] = bounds.min() - 1
+                threats = sets.threats(codes[rows])
+            for i, threat in enumerate(threats, start):
+                index[i] = threat.own_class
+                radius[i] = threat.least_bound(most) - 1
 
     get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
     return Certificate(np.asarray(model.classes)[index], radius)
 
 
-def overtaking_bounds(
-    model: Classifier,
-    codes: np.ndarray,
-    distance: np.ndarray,
-    own_class: int,
-    rivals: np.ndarray,
-    most: int,
-    running: bool,
-) -> np.ndarray:
-    """Return (R,) int64, groups that must change before each rival box overtakes; `most` caps."""
-    boxes, width, group = model.boxes, model.boxes.width, model.group_size
-    out = np.empty(len(rivals), np.int64)
-    counts = np.empty(2 * width * group + 1, np.int64)
-    rival_bounds(
-        codes, distance, nearest_own(boxes, distance, own_class), rivals,
-        (boxes.lower, boxes.upper, boxes.labels), (width, group), most, running, counts, out,
+class BoxSets:
+    """The sets of boxes of a model as the kernels read them: made once for many inputs.
+
+    Attributes
+    ----------
+    tables, orders, parts
+        For each set its table, the features in the order of its columns, and their parts (n,).
+    slots, leaders
+        Features that are capped as a whole, and (C,) the first of each.
+    known
+        Classes that have boxes in every set.
+    distances
+        How many distances one input has.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+        found = [_table(boxes, model.groups) for boxes in model.box_sets]
+        self.tables, self.orders, self.parts = zip(*found, strict=True)
+        self.width, group = model.boxes.width, model.boxes.group
+        order = np.argsort(group, kind="stable")
+        self.slots = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+        self.leaders = np.array([features[0] for features in self.slots])
+        self.distances = sum(len(t.lower) * (len(t.parts) - 1) for t in self.tables)
+        known = [np.isin(np.arange(len(model.classes)), t.labels) for t in self.tables]
+        self.known = np.flatnonzero(np.all(known, axis=0))
+
+    def part_distances(self, codes: np.ndarray) -> list[np.ndarray]:
+        """Return for each set (N, P, M) int32, of one part where rows are templates."""
+        return [
+            pairwise_distance(codes, boxes)[:, None]
+            if boxes.structure.is_plain
+            else part_distance(codes, boxes)
+            for boxes in self.model.box_sets
+        ]
+
+    def totals(self, distances: list[np.ndarray]) -> list[np.ndarray]:
+        """Return for each set the distances (N, T) int64 to its templates."""
+        return [
+            np.minimum.reduceat(d, table.rows[:-1], axis=2).sum(axis=1, dtype=np.int64)
+            if len(table.labels) < len(table.lower)
+            else d[:, 0].astype(np.int64)
+            for d, table in zip(distances, self.tables, strict=True)
+        ]
+
+    def class_totals(self, totals: list[np.ndarray]) -> np.ndarray:
+        """Return (N, K) int64 distances to the classes, offsets included; far where unknown."""
+        out = np.full((len(totals[0]), len(self.model.classes)), _NEVER)
+        out[:, self.known] = self.model.offset[self.known]
+        for total, table in zip(totals, self.tables, strict=True):
+            starts = np.searchsorted(table.labels, self.known)
+            out[:, self.known] += np.minimum.reduceat(total, starts, axis=1)
+        return out
+
+    def threats(self, codes: np.ndarray) -> list[Threat]:
+        """Return what each of some inputs (N, n) is threatened by."""
+        distances = self.part_distances(codes)
+        totals = self.totals(distances)
+        classes = self.class_totals(totals)
+        sorted_codes = [np.ascontiguousarray(codes[:, order]) for order in self.orders]
+        return [
+            Threat(self, codes[i], *([part[i] for part in of_sets] for of_sets in
+                           (sorted_codes, distances, totals)), classes[i])
+            for i in range(len(codes))
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Threat:
+    """One input against the boxes that could overtake its prediction.
+
+    Attributes
+    ----------
+    sets
+        Of the model.
+    input
+        (n,) its codes.
+    codes, distances, totals
+        For each set the codes in the order of the table, its distances (P, M) to rows in each
+        part, and those (T,) to templates.
+    classes
+        (K,) distances to the classes.
+    """
+
+    sets: BoxSets
+    input: np.ndarray
+    codes: list[np.ndarray]
+    distances: list[np.ndarray]
+    totals: list[np.ndarray]
+    classes: np.ndarray
+
+    @cached_property
+    def own_class(self) -> int:
+        """The class that is predicted, ties to the smaller one."""
+        return int(self.classes.argmin())
+
+    @property
+    def unit(self) -> int:
+        """Most that one change brings a rival nearer."""
+        return 2 * self.sets.model.reach
+
+    @cached_property
+    def ahead(self) -> np.ndarray:
+        """(K,) int64, how much nearer boxes of a class must be than those of the predicted one."""
+        offset, own = self.sets.model.offset, self.own_class
+        return np.asarray(offset - offset[own] + (np.arange(len(offset)) > own), np.int64)
+
+    @cached_property
+    def margins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return rivals (R,), templates or of an ensemble classes, and by how much they are behind.
+
+        One that is not behind any more, by 0 or less, has overtaken.
+        """
+        own, ahead = self.own_class, self.ahead
+        if len(self.sets.tables) > 1:
+            rivals = self.sets.known[self.sets.known != own]
+            return rivals, self.classes[rivals] - self.classes[own] + (rivals > own)
+        labels = self.sets.tables[0].labels
+        rivals = np.flatnonzero(labels != own)
+        nearest = self.classes[own] - self.sets.model.offset[own]
+        return rivals, self.totals[0][rivals] + ahead[labels[rivals]] - nearest
+
+    def margin(self, rival: int) -> int:
+        """Return by how much a rival is behind."""
+        rivals, margin = self.margins
+        return int(margin[np.searchsorted(rivals, rival)])
+
+    def class_of(self, rival: int) -> int:
+        """Return the class of a rival."""
+        return int(rival if len(self.sets.tables) > 1 else self.sets.tables[0].labels[rival])
+
+    def rivals(self, most: int) -> np.ndarray:
+        """Return the rivals that could overtake by less than `most` changes, in order of margin."""
+        rivals, margin = self.margins
+        near = np.flatnonzero(margin <= self.unit * (most - 1))
+        return np.asarray(rivals[near[np.argsort(margin[near], kind="stable")]])
+
+    def templates(self, e: int, c: int) -> np.ndarray:
+        """Return the templates of a class in a set, the nearest first."""
+        first, last = np.searchsorted(self.sets.tables[e].labels, [c, c + 1])
+        return np.asarray(first + np.argsort(self.totals[e][first:last], kind="stable"))
+
+    def least_bound(self, most: int) -> int:
+        """Return how many groups must change before any rival overtakes; `most` caps."""
+        nearest = -(-int(self.margins[1].min()) // self.unit)
+        # What is known of the nearest ones leaves few others to look at.
+        for limit in (nearest + 1, most):
+            rivals = self.rivals(min(limit, most))
+            most = min(most, int(self.bounds(rivals, most, running=True).min(initial=most)))
+        return most
+
+    def bounds(self, rivals: np.ndarray, most: int, running: bool = False) -> np.ndarray:
+        """Return (R,) int64, groups that must change before each rival overtakes; `most` caps.
+
+        Rivals are in order of margin. If `running`, only the least bound matters, and others may be
+        smaller than they could be.
+        """
+        out = np.empty(len(rivals), np.int64)
+        if len(self.sets.tables) == 1:
+            table, own = self.sets.tables[0], self.templates(0, self.own_class)[:OWN]
+            rival_bounds(
+                self.codes[0], self.distances[0], self.totals[0], own, rivals, self.ahead, table,
+                most, running, _scratch(table), out,
+            )  # fmt: skip
+            return out
+        for place, rival in enumerate(rivals):
+            out[place] = self._class_bound(int(rival), most)
+            if running:
+                most = min(most, int(out[place]))
+        return out
+
+    def _class_bound(self, rival: int, most: int) -> int:
+        """Return groups that must change before a class overtakes that of an ensemble.
+
+        The gap after k changes is at least the sum of the least gaps of all sets, each after its
+        own k changes. It is looked at for few k at first.
+        """
+        unit, own, margin = self.unit, self.own_class, self.margin(rival)
+        bound = min(most, max(1, -(-margin // unit)))
+        count = bound
+        while count < most:
+            count = min(most, 2 * count + 8)
+            gaps = np.full(count, self.ahead[rival])
+            for e, table in enumerate(self.sets.tables):
+                least_gaps(
+                    self.codes[e], self.distances[e], self.totals[e], self.templates(e, own)[:OWN],
+                    self.templates(e, rival), unit * (count - 1) - margin, table, _scratch(table),
+                    gaps,
+                )  # fmt: skip
+            closed = np.flatnonzero(gaps <= 0)
+            if len(closed):
+                return max(bound, int(closed[0]))
+        return most
+
+
+def _table(boxes: Boxes, counted: np.ndarray) -> tuple[Table, np.ndarray, np.ndarray]:
+    """Return boxes as a table, its features, and parts; in plain boxes each row is a template.
+
+    counted (n,) are the groups that are rewritten together.
+    """
+    structure, width = boxes.structure, boxes.width
+    part = np.zeros_like(structure.part) if structure.is_plain else structure.part
+    order = np.lexsort((structure.group, counted, part))
+    lower, upper = boxes.lower, boxes.upper
+    if (order != np.arange(len(order))).any():
+        lower, upper = lower[:, order], upper[:, order]
+    caps = _starts(structure.group[order])
+    groups = _starts(counted[order][caps[:-1]])
+    parts = _starts(part[order][caps[groups[:-1]]])
+    rows = np.arange(len(boxes) + 1) if structure.is_plain else structure.rows
+    unit = 2 * width * int(np.diff(groups).max())
+    table = Table(
+        lower, upper, rows, boxes.labels[rows[:-1]], caps, groups, parts, width, unit
     )  # fmt: skip
-    return out
+    return table, order, part
 
 
-def nearest_own(boxes: Boxes, distance: np.ndarray, own_class: int) -> np.ndarray:
-    """Return the boxes of a class that are nearest, each of which gives a bound."""
-    first, last = boxes.offsets[own_class], boxes.offsets[own_class + 1]
-    return first + np.argsort(distance[first:last], kind="stable")[:_OWN]
+def _starts(values: np.ndarray) -> np.ndarray:
+    """Return where runs of equal values start, and the end."""
+    return np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [len(values)]])
+
+
+def _scratch(table: Table) -> Work:
+    groups, parts = len(table.groups) + 1, len(table.parts) - 1
+    gains, curve, total, worst = np.empty((4, groups), np.int64)
+    own, rival = np.empty((2, parts), np.int64)
+    return Work(gains.astype(np.int32), curve, total, worst,
+                np.empty(table.unit + 1, np.int32), rival, own)  # fmt: skip

@@ -1,34 +1,110 @@
-"""How many groups of features must change before a rival box can overtake, at the least.
+"""How many groups of features must change before a rival can overtake, at the least.
 
-Against an own box A and a rival box B with interval [a, b] in a feature, no code v makes
-``penalty_A(v) - penalty_B(v)`` larger than an end of the interval does (see `attack_choice`), so
-``max(penalty_A(a), penalty_A(b)) - penalty_A(x) + penalty_B(x)`` is the most that the feature can
-gain. The fewest groups, largest gains first, whose gains close the gap are a lower bound.
+Gain of a group, for a rival row B with intervals [a_i, b_i] against an own row A: the most that
+rewriting it adds to ``penalty_A - penalty_B``. It is exact, though both penalties are capped as a
+whole: moving all codes of the group into B's intervals lowers the sum of B's excess by some s, and
+so its penalty by min(s, W), and it lowers the sum of A's excess by at most s, and so A's penalty by
+at most min(s, W). So codes inside are the best, there B's penalty is 0, and each feature's excess
+over A, a valley, is largest at an end:
+
+    gain = min(sum_i max(excess_A(a_i), excess_A(b_i)), W) - penalty_A(x) + penalty_B(x)
+
+What is rewritten together but capped group by group gains the sum.
+
+Gap after k changes, of a rival template against an own combination (a row A_p in each part p), is
+at least ``sum_p f_p(k_p)`` with ``sum_p k_p = k``, where ``f_p(k) = min over rows B of the template
+of d_B - d_A less the k largest gains in p``: a group lies in one part, so the changes split among
+the parts. The least sum is found one part after another (a knapsack).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba.extending import register_jitable
 
 from boxnn_numba.kernels.compile import kernel
-from boxnn_numba.kernels.formulas import graded
+from boxnn_numba.kernels.formulas import excess, graded
+
+#: Gains of a part with more groups than this are sorted by counting.
+_FEW = 24
+_FAR = np.int64(2**62)
+
+
+class Table(NamedTuple):
+    """A set of boxes, its columns in an order in which parts and groups are adjacent.
+
+    Attributes
+    ----------
+    lower, upper
+        (M, n) uint8.
+    rows, labels
+        (T + 1,) int64, rows ``rows[t]:rows[t + 1]`` are of template t; (T,) int32, its class.
+    caps, groups, parts
+        int64 starts and an end: features ``caps[i]:caps[i + 1]`` are capped as a whole, of these
+        ``groups[g]:groups[g + 1]`` are rewritten together, and of these ``parts[p]:parts[p + 1]``
+        are a part.
+    width, unit
+        Width W, and the most that a group gains.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    caps: np.ndarray
+    groups: np.ndarray
+    parts: np.ndarray
+    width: int
+    unit: int
+
+
+class Work(NamedTuple):
+    """Scratch arrays of one thread: of groups (G + 2,), of gains (unit + 1,), of parts (P,)."""
+
+    gains: np.ndarray
+    curve: np.ndarray
+    total: np.ndarray
+    worst: np.ndarray
+    counts: np.ndarray
+    rival: np.ndarray
+    own: np.ndarray
 
 
 @register_jitable
-def _fewest(x, own_low, own_high, low, high, width, group, gap, most, counts):
-    """The fewest groups that close a gap between two boxes, `most` if it takes that many or more.
-
-    counts has a place for each gain, 0 to 2 * width * group.
-    """
-    counts[:] = 0
-    for first in range(0, len(x), group):
-        gain = 0
-        for k in range(first, min(first + group, len(x))):
-            code, a, b = np.int64(x[k]), np.int64(own_low[k]), np.int64(own_high[k])
-            start, stop = np.int64(low[k]), np.int64(high[k])
+def _write_gains(x, table, own, rival, first, last, gains):
+    """Write what groups first..last-1 gain for a rival row against an own row."""
+    own_low, own_high, low, high = (
+        table.lower[own], table.upper[own], table.lower[rival], table.upper[rival],
+    )  # fmt: skip
+    width, caps = np.int32(table.width), table.caps
+    if len(table.groups) - 1 == len(x):  # in this form the compiler uses vectors
+        for k in range(first, last):
+            code, a, b = np.int32(x[k]), np.int32(own_low[k]), np.int32(own_high[k])
+            start, stop = np.int32(low[k]), np.int32(high[k])
             reached = max(graded(start, a, b, width), graded(stop, a, b, width))
-            gain += reached - graded(code, a, b, width) + graded(code, start, stop, width)
+            gains[k] = reached - graded(code, a, b, width) + graded(code, start, stop, width)
+        return
+    for g in range(first, last):
+        gain = np.int32(0)
+        for i in range(table.groups[g], table.groups[g + 1]):
+            reached, held, paid = np.int32(0), np.int32(0), np.int32(0)
+            for k in range(caps[i], caps[i + 1]):
+                code, a, b = np.int32(x[k]), np.int32(own_low[k]), np.int32(own_high[k])
+                start, stop = np.int32(low[k]), np.int32(high[k])
+                reached += max(excess(start, a, b), excess(stop, a, b))
+                held += excess(code, a, b)
+                paid += excess(code, start, stop)
+            gain += min(reached, width) - min(held, width) + min(paid, width)
+        gains[g] = gain
+
+
+@register_jitable
+def _fewest(gains, gap, most, counts):
+    """The fewest gains that close a gap, `most` if it takes that many or more."""
+    counts[:] = 0
+    for gain in gains:
         counts[gain] += 1
     taken = 0
     for gain in range(len(counts) - 1, 0, -1):
@@ -42,39 +118,151 @@ def _fewest(x, own_low, own_high, low, high, width, group, gap, most, counts):
     return most
 
 
-@kernel
-def rival_bounds(x, distance, own, rivals, boxes, scales, most, running, counts, out):
-    """Write for each rival box how many groups must change at least before it overtakes.
+@register_jitable
+def _sort_largest(gains, count, counts):
+    """Put the `count` largest gains first, in falling order."""
+    if len(gains) <= _FEW:
+        for i in range(1, len(gains)):
+            gain, place = gains[i], i
+            while place > 0 and gains[place - 1] < gain:
+                gains[place] = gains[place - 1]
+                place -= 1
+            gains[place] = gain
+        return
+    counts[:] = 0
+    for gain in gains:
+        counts[gain] += 1
+    place, gain = 0, len(counts) - 1
+    while place < count:
+        for _ in range(min(counts[gain], count - place)):
+            gains[place] = gain
+            place += 1
+        gain -= 1
 
-    x (n,) uint8, distance (M,) int32 to all boxes, own (L,) the nearest boxes of the predicted
-    class, rivals (R,) boxes of others in order of margin, boxes (lower, upper, labels), scales
-    (width, features in a group). `out` (R,) int64 is at most `most`, for which no bound is
-    proved beyond it. If `running`, only the least of `out` is of interest, and the others may be
-    smaller than they could be, but not than the least.
+
+@register_jitable
+def _nearest_rows(distance, table, t, out):
+    """Write the nearest row of a template in each part, the first of equals."""
+    for p in range(len(distance)):
+        best = table.rows[t]
+        for m in range(best + 1, table.rows[t + 1]):
+            if distance[p, m] < distance[p, best]:
+                best = m
+        out[p] = best
+
+
+@register_jitable
+def _write_gaps(x, distance, table, t, slack, count, work):
+    """Write to `total[k]` the least gap of template t to the own rows after k < count changes.
+
+    Rows of t that are more than `slack` farther than its nearest (`rival`) are left out.
     """
-    lower, upper, labels = boxes
-    width, group = scales
-    unit = 2 * width * group
+    total, curve = work.total, work.curve
+    total[:count] = 0
+    for p in range(len(distance)):
+        first, last = table.parts[p], table.parts[p + 1]
+        own, length = work.own[p], min(last - first, count - 1)
+        curve[: length + 1] = _FAR
+        for m in range(table.rows[t], table.rows[t + 1]):
+            if distance[p, m] - distance[p, work.rival[p]] > slack:
+                continue
+            _write_gains(x, table, own, m, first, last, work.gains)
+            gap = np.int64(distance[p, m]) - distance[p, own]
+            gains = work.gains[first:last]
+            _sort_largest(gains, length, work.counts)
+            curve[0] = min(curve[0], gap)
+            for k in range(length):
+                gap -= gains[k]
+                curve[k + 1] = min(curve[k + 1], gap)
+        for k in range(count - 1, -1, -1):
+            least = total[k] + curve[0]
+            for taken in range(1, min(length, k) + 1):
+                least = min(least, total[k - taken] + curve[taken])
+            total[k] = least
+
+
+@register_jitable
+def _needed(x, distance, table, t, gap, margin, ahead, most, work):
+    """The fewest groups after which template t overtakes the own rows, `most` if as many or more.
+
+    gap is that of its nearest rows, margin the one to the nearest own rows, `ahead` what is to be
+    added to gaps.
+    """
+    parts = table.parts
+    for p in range(len(distance)):
+        _write_gains(x, table, work.own[p], work.rival[p], parts[p], parts[p + 1], work.gains)
+    fewest = _fewest(work.gains[: parts[-1]], gap, most, work.counts)
+    slack = table.unit * (fewest - 1) - margin
+    others = False
+    for p in range(len(distance)):
+        for m in range(table.rows[t], table.rows[t + 1]):
+            other = distance[p, m] - distance[p, work.rival[p]] <= slack
+            others |= other and m != work.rival[p]
+    if not others:
+        return fewest
+    _write_gaps(x, distance, table, t, slack, fewest, work)
+    for k in range(1, fewest):
+        if work.total[k] + ahead <= 0:
+            return k
+    return fewest
+
+
+@kernel
+def rival_bounds(x, distance, total, own, rivals, ahead, table, most, running, work, out):
+    """Write for each rival template how many groups must change at least before it overtakes.
+
+    x (n,) uint8 in the order of the table, distance (P, M) int32 to all rows in each part, total
+    (T,) int64 to all templates, own (L,) the nearest templates of the predicted class, rivals (R,)
+    templates of others in order of margin, ahead (K,) int64, what a class is to be nearer than the
+    predicted one. `out` (R,) int64 is at most `most`, for which no bound is proved beyond it. If
+    `running`, only the least of `out` is of interest, and the others may be smaller than they could
+    be, but not than the least.
+    """
     best = most
     for place in range(len(rivals)):
-        box = rivals[place]
-        ahead = 1 if labels[box] > labels[own[0]] else 0
-        gap = distance[box] - distance[own[0]] + ahead
-        bound = max(1, -(-gap // unit))
-        # In order of margin: no later box has a smaller bound than this.
+        t = rivals[place]
+        extra = ahead[table.labels[t]]
+        margin = total[t] - total[own[0]] + extra
+        bound = max(1, -(-margin // table.unit))
+        # In order of margin: no later template has a smaller bound than this.
         if bound >= best:
             out[place:] = min(bound, most)
             return
         found = bound
+        _nearest_rows(distance, table, t, work.rival)
         for j in range(len(own)):
-            gap = distance[box] - distance[own[j]] + ahead
+            gap = total[t] - total[own[j]] + extra
             if gap <= 0 or found >= best:
                 continue
-            m = own[j]
-            needed = _fewest(
-                x, lower[m], upper[m], lower[box], upper[box], width, group, gap, best, counts
-            )  # fmt: skip
+            _nearest_rows(distance, table, own[j], work.own)
+            needed = _needed(x, distance, table, t, gap, margin, extra, best, work)
             found = max(found, needed)
         out[place] = found
         if running:
             best = min(best, found)
+
+
+@kernel
+def least_gaps(x, distance, total, own, rivals, slack, table, work, out):
+    """Add to `out[k]` the least gap of any of the rival templates after k changes, k < len(out).
+
+    Arguments are those of `rival_bounds`; templates, and rows of them, that are more than `slack`
+    farther than the first rival, the nearest, are left out.
+    """
+    count = len(out)
+    least = np.full(count, _FAR)
+    for t in rivals:
+        left = slack - (total[t] - total[rivals[0]])
+        if left < 0:
+            continue
+        _nearest_rows(distance, table, t, work.rival)
+        work.worst[:count] = -_FAR
+        for j in range(len(own)):
+            _nearest_rows(distance, table, own[j], work.own)
+            _write_gaps(x, distance, table, t, left, count, work)
+            for k in range(count):
+                work.worst[k] = max(work.worst[k], work.total[k])
+        for k in range(count):
+            least[k] = min(least[k], work.worst[k])
+    for k in range(count):
+        out[k] += least[k]

@@ -20,7 +20,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-from boxnn_numba.rivals import need_one_set, need_two_classes
+from boxnn_numba.rivals import need_two_classes
 
 #: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
 #: certificates those chunks whose samples take the whole time limit.
@@ -133,7 +133,6 @@ def certify(
     classifier: BoxNN = subject.stored
     if certificate != "margin":
         need_two_classes(classifier)
-        need_one_set(classifier, f"{certificate} certificates are")
     # "auto" would give all workers of a machine the same GPU.
     device = run.device if here or run.device == "cuda" else "cpu"
     worker = BoxWorker(certificate, float(time_limit), device, run.chunk)

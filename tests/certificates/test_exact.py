@@ -158,7 +158,8 @@ def test_programs_against_brute_force() -> None:
         group_size = int(rng.integers(1, 3))
         features = np.repeat(np.arange(5), 2)
         gains = rng.integers(-3, 6, (2, 10))
-        program = Program(features, features, gains, rng.integers(3, 12, 2), group_size)
+        groups = features // group_size
+        program = Program(features, groups, gains, rng.integers(3, 12, 2))
         sizes = []
         for taken in itertools.product((None, 0, 1), repeat=5):
             picks = [2 * k + choice for k, choice in enumerate(taken) if choice is not None]
@@ -174,7 +175,7 @@ def test_programs_against_brute_force() -> None:
 
 def test_a_solve_can_be_stopped_from_another_thread() -> None:
     gains = np.random.default_rng(0).integers(0, 100, (60, 120))
-    program = Program(np.arange(120), np.zeros(120), gains, gains.sum(axis=1) // 2, 1)
+    program = Program(np.arange(120), np.arange(120), gains, gains.sum(axis=1) // 2)
     stop = threading.Event()
     timer = threading.Timer(1, stop.set)
     timer.start()

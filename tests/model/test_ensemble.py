@@ -17,7 +17,6 @@ from support.cli_runs import Run, failed, here
 
 from boxnn_numba import Boxes, BoxNN, certified_radius, class_distance, load_model, save_model
 from boxnn_numba.attacks import greedy_attack
-from boxnn_numba.certificates import exact_radius, pairwise_radius
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
@@ -133,6 +132,15 @@ def test_a_session_with_an_ensemble(members: Run) -> None:
     prediction, radius = certified_radius(cert.class_distance, width, members=3)
     np.testing.assert_array_equal(cert.radius, radius)
     np.testing.assert_array_equal(cert.prediction, prediction)
+    words = ("--certificate", "pairwise", "--out", "p.zarr")
+    assert members("certify", "all.zarr", "tiny.zarr", *words)[0] == 0
+    finer = open_certificate("p.zarr").radius
+    assert (finer >= np.minimum(cert.radius, 12)).all()
+    words = ("certify", "all.zarr", "tiny.zarr", "--exact", 5, "--out", "e.zarr")
+    assert members(*words)[0] == 0
+    exact, rows = open_certificate("e.zarr"), np.arange(5) * len(x) // 5
+    assert (finer[rows] <= exact.radius).all() and (exact.radius == exact.upper).all()
+    failed(members("localize", "c.zarr", "all.zarr"), 1, "ensemble of 3 sets", "its members")
     for method in ("greedy", "random"):
         words = (
             "--method",
@@ -147,7 +155,7 @@ def test_a_session_with_an_ensemble(members: Run) -> None:
         assert members("attack", "all.zarr", "tiny.zarr", "--out", f"{method}.zarr", *words)[0] == 0
         attack = open_attack(f"{method}.zarr")
         found = attack.changed >= 0
-        assert found.any() and (attack.changed[found] > cert.radius[found]).all()
+        assert found.any() and (attack.changed[found] > finer[found]).all()
         changed = load_model("all.zarr").class_distance(attack.x).argmin(axis=1)
         np.testing.assert_array_equal((changed != cert.prediction), found)
     assert members("evaluate", "c.zarr", "--attack", "greedy.zarr")[0] == 0
@@ -168,8 +176,6 @@ def test_what_makes_no_ensemble(members: Run) -> None:
     failed(members("ensemble", "all.zarr", "1.zarr", "--out", "e.zarr"), 2, "1.zarr", "once")
     failed(members("ensemble", "0.zarr", "thin.zarr", "--out", "e.zarr"), 2, "another width")
     failed(members("ensemble", "0.zarr", "1.zarr", "--out", "all.zarr"), 2, "--overwrite")
-    words = ("certify", "all.zarr", "tiny.zarr", "--out", "c.zarr", "--certificate", "pairwise")
-    failed(members(*words), 1, "ensemble of 3 sets", "one of its members")
     assert here() == before
 
 
@@ -190,13 +196,8 @@ def test_real_features_need_the_same_bins(run_boxnn: Run, tmp_path: Path) -> Non
     assert run_boxnn("attack", "e.zarr", "r.zarr", "--out", "a.zarr")[0] == 0
 
 
-def test_what_only_single_sets_have() -> None:
-    model = small(1, 5, 2, np.array([0, 9, 200, 255]))
-    with pytest.raises(InputError, match="pairwise radii are of one set only"):
-        pairwise_radius(model, np.zeros((1, 5), np.uint8))
-    with pytest.raises(InputError, match="exact radii are of one set only"):
-        exact_radius(model, np.zeros(5, np.uint8))
-    boxes = model.boxes
+def test_sets_of_an_ensemble_must_agree() -> None:
+    boxes = small(1, 5, 2, np.array([0, 9, 200, 255])).boxes
     lone = Boxes(boxes.lower[:2], boxes.upper[:2], [0, 0], boxes.width, 3)
     with pytest.raises(InputError, match="boxes of the same classes"):
         BoxNN(boxes, ["a", "b", "c"], others=(lone,))
