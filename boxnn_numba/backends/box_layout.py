@@ -15,9 +15,9 @@
             +------------------+-----+                ignored
 
 The table's columns are padded to whole vectors and its rows to whole tiles; what pads has lower 0
-and upper 255, so it adds nothing to a distance. A `Frame` says which feature stands in which column.
-Parts stand in segments. A segment is all of one part, or has a part in each quarter of its vectors;
-the frame takes what needs fewer vectors. Grouped features stand in planes:
+and upper 255, so it adds nothing to a distance. A `Frame` says where each feature stands. Parts
+stand in segments: one is all of one part, or has a part in each quarter of its vectors; the frame
+takes what needs fewer vectors. Grouped features stand in planes:
 
       one part a segment        four parts a segment            planes (groups of 3 features)
       | p0 p0 p0 p0 | p0 .. |   | p0 p1 p2 p3 | p0 p1 p2 p3 |   | r0 r1 .. | g0 g1 .. | b0 b1 .. |
@@ -84,7 +84,7 @@ class Frame:
 
     @functools.cached_property
     def spans(self) -> np.ndarray:
-        """(P, 3) int64: first and last vectors of each part, and its quarter of them, 0 if whole."""
+        """(P, 3) int64: first and last vectors of each part, and its quarter, 0 if whole."""
         shift = 4 if self.quarters else 1
         rows = self.segments[self.slot // shift] // simd.LANES
         return np.column_stack((rows, self.slot % shift))

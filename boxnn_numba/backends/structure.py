@@ -62,6 +62,12 @@ class Structure(NamedTuple):
         templates = np.searchsorted(labels[rows[:-1]], np.arange(n_classes + 1))
         return cls(rows, templates, part.astype(np.int32), group.astype(np.int32))
 
+    def cut(self, first: int, last: int) -> Structure:
+        """Return that of templates first..last alone."""
+        rows = self.rows[first : last + 1] - self.rows[first]
+        templates = np.clip(self.templates - first, 0, last - first)
+        return self._replace(rows=rows, templates=templates)
+
     @property
     def n_parts(self) -> int:
         """Number P of parts."""

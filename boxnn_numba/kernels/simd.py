@@ -237,7 +237,7 @@ def count_outside(typing: Any, x: Any, lower: Any, span: Any) -> tuple[Any, Call
 def count_up(
     typing: Any, counts: Any, x: Any, lower: Any, span: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Return counts (bytes) with 1 added in every lane where x lies outside [lower, lower + span]."""
+    """Return counts (bytes), one more in the lanes where x is outside [lower, lower + span]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         counts, x, lower, span = arguments
@@ -378,7 +378,7 @@ def whole(typing: Any, totals: Any) -> tuple[Any, Callable[..., Any]]:
 
 @intrinsic
 def farthest(typing: Any, totals: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return a vector like `totals` of numbers that no total exceeds and 4 of which can be added."""
+    """Return a vector like `totals` of what no total exceeds; four of it can be added."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _constant(2**29 - 1, arguments[0].type)

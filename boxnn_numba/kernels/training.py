@@ -243,19 +243,19 @@ def assemble(lanes: int) -> Callable[..., Any]:
 
 
 @kernel
-def spread(totals, first, place, starts, soft, entries, begin, count, out, filled):
+def spread(totals, first, place, starts, soft, entries, count, out, filled):
     """Append entries (sample, cell, coefficient) of templates' entries; return how many there are.
 
-    Of the entries begin..count, whose samples are numbered from `first`, the coefficient goes to the
-    rows of the template, part by part: cell ``row * P + part``. Those that do not fit are counted
-    but not written.
+    The coefficients of the first `count` entries, whose samples are numbered from `first`, go to
+    the rows of the template, part by part: to cell ``row * P + part``. Those that do not fit are
+    counted but not written.
     """
     samples, templates, coefficients = entries
     to_samples, cells, to_coefficients = out
     segments, quarters, width = place
     table, cutoff, tau_per_unit, _, _, _ = soft
     parts = len(segments)
-    for e in range(begin, count):
+    for e in range(count):
         i, t = samples[e] - first, templates[e]
         apart, rows = totals[i // 4], (starts[t], starts[t + 1])
         for p in range(parts):

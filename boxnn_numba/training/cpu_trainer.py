@@ -2,7 +2,8 @@
 
 A step is three passes. Over samples: distances to all boxes and the few entries
 (sample, box, coefficient) they give, see `boxnn_numba.training.softmin_stages`. A counting sort of
-the entries by cell, a box in one part. Over the touched cells: integer gradient, optimiser, rounding to codes.
+the entries by cell, a box in one part. Over the touched cells: integer gradient, optimiser,
+rounding to codes.
 """
 
 from __future__ import annotations

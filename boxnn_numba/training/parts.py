@@ -77,8 +77,8 @@ def _grid(parts: str, feature_shape: Sequence[int]) -> np.ndarray:
     rows, columns = map(int, parts.split("x"))
     if not are_images(feature_shape, True):
         raise OptionError(
-            f"`parts` {parts} is for images and the samples have shape {tuple(feature_shape)}; pass "
-            "a number of parts, or columns"
+            f"`parts` {parts} is for images and samples have shape {tuple(feature_shape)}; pass a "
+            "number of parts, or columns"
         )
     height, width = feature_shape[:2]
     if rows > height or columns > width:

@@ -218,18 +218,24 @@ class Distances:
             self.values,
         )  # fmt: skip
 
-    def spread(self, found: Entries, count: int, first: int, room: Entries, filled: int) -> Any:
-        """Append the first `count` entries to the `filled` ones in `room`, by cells.
-
-        Their samples are numbered from `first`. Returns the room, a larger one where it was needed,
-        and how many entries are in it.
-        """
+    def emit(
+        self,
+        stages: SoftMinStages,
+        offsets: np.ndarray,
+        first: int = 0,
+        room: Entries | None = None,
+        filled: int = 0,
+    ) -> tuple[Entries, int]:
+        """Append the entries of cells, as `SoftMinStages.emit` does those of boxes or templates."""
         rows = self._problem.rows
-        assert rows is not None
+        if rows is None:
+            return stages.emit(self.values, offsets, first, room, filled)
+        found, count = stages.emit(self.values, offsets, first)
+        room = Entries.empty(2 * count) if room is None else room
         while True:
             after = training.spread(
                 self._sums.totals, first, self._place, self._structure.rows, tuple(rows.softmin),
-                found.arrays(), 0, count, room.arrays(), filled,
+                found.arrays(), count, room.arrays(), filled,
             )  # fmt: skip
             if after <= len(room.boxes):
                 return room, int(after)
@@ -260,11 +266,7 @@ def forward(
             stages.sides()
             stages.weigh(distances.values, offsets)
             stages.judge()
-            if problem.rows is None:
-                room, count = stages.emit(distances.values, offsets, block, room, count)
-            else:
-                found, some_count = stages.emit(distances.values, offsets, block)
-                room, count = distances.spread(found, some_count, block, room, count)
+            room, count = distances.emit(stages, offsets, block, room, count)
             values[block:stop], margins[block:stop] = stages.value, stages.margin
         return room.first(count)
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import BoxTable, box_table
+from boxnn_numba.backends.box_layout import BoxTable, box_table, frame_of
 from boxnn_numba.backends.cpu import CpuBackend
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ def changes(before: np.ndarray, after: np.ndarray) -> Pair:
     return np.diff(places, prepend=0).astype(np.uint8), codes
 
 
-def apply_changes(table: np.ndarray, gaps: np.ndarray, codes: np.ndarray, stride: int) -> None:
-    """Do what `changes` found in a table of `stride` codes a row, in one that may be padded."""
-    rows, columns = np.divmod(np.cumsum(gaps, dtype=np.int64), stride)
-    inside = (rows < table.shape[0]) & (columns < table.shape[1])
-    table[rows[inside], columns[inside]] = codes[inside]
+def apply_changes(
+    table: np.ndarray, gaps: np.ndarray, codes: np.ndarray, place: np.ndarray
+) -> None:
+    """Do what `changes` found in codes (M, n), in a table with feature k in column ``place[k]``."""
+    rows, features = np.divmod(np.cumsum(gaps, dtype=np.int64), len(place))
+    table[rows, place[features]] = codes
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,12 @@ class BoxUpdate:
     Beside it come arrays of codes: all lower and upper bounds, or gaps and codes of the
     `changes` of lower and of upper since the update before, or nothing for a worker that has had
     the update. `number` counts the updates of a run, whose tables (`problem`) come only beside
-    all codes. `stride` is as for `apply_changes`.
+    all codes. Codes are in the order of the features: processors lay them out differently.
     """
 
     run: str
     number: int
     problem: Problem | None = None
-    stride: int = 0
 
 
 #: An update and its arrays.
@@ -74,30 +74,28 @@ class BoxSender:
         self._backend = backend
         self._run = uuid4().hex
         self._number = 0
-        self._sent: tuple[BoxTable, Problem] | None = None
+        self._sent: tuple[Pair, Problem] | None = None
 
     def update(self, table: BoxTable, problem: Problem) -> Message:
         """Return the next update, and its arrays: what takes the workers to these boxes."""
         self._number += 1
+        lower, upper = (np.ascontiguousarray(side) for side in table.bounds())
+        after = lower, upper
         if self._sent is None or problem is not self._sent[1]:
-            copies = table.lower.copy(), table.upper.copy()
-            self._sent = replace(table, lower=copies[0], upper=copies[1]), problem
+            self._sent = (lower.copy(), upper.copy()), problem
             return self.whole()
-        before = self._sent[0].lower, self._sent[0].upper
-        after = table.lower, table.upper
+        before = self._sent[0]
 
         def work(first: int, last: int) -> list[Pair]:
             return [changes(before[side], after[side]) for side in range(first, last)]
 
-        lower, upper = itertools.chain(*self._backend.parallel(2, 1, work))
-        stride = table.lower.shape[1]
-        return (BoxUpdate(self._run, self._number, stride=stride), *lower, *upper)
+        gaps = itertools.chain(*self._backend.parallel(2, 1, work))
+        return (BoxUpdate(self._run, self._number), *itertools.chain(*gaps))
 
     def whole(self) -> Message:
         """Return the last update for a worker that knows nothing."""
         assert self._sent is not None
-        table, problem = self._sent
-        codes = (np.ascontiguousarray(side) for side in table.bounds())
+        codes, problem = self._sent
         return (BoxUpdate(self._run, self._number, problem), *codes)
 
     def reminder(self) -> Message:
@@ -135,13 +133,15 @@ def current_boxes(update: BoxUpdate, *arrays: np.ndarray) -> BoxCopy | None:
         if known is not None and known.number == update.number:
             return known
         if update.problem is not None:
-            table = box_table(*arrays)
+            structure = update.problem.structure
+            table = box_table(*arrays, frame_of(structure.part, structure.group))
             moved = BoxCopy(update.number, table, update.problem)
         elif arrays and known is not None and known.number == update.number - 1:
             del _copies[update.run]  # not to be found half changed, should this fail
             lower_gaps, lower_codes, upper_gaps, upper_codes = arrays
-            apply_changes(known.table.lower, lower_gaps, lower_codes, update.stride)
-            apply_changes(known.table.upper, upper_gaps, upper_codes, update.stride)
+            place = known.table.frame.place
+            apply_changes(known.table.lower, lower_gaps, lower_codes, place)
+            apply_changes(known.table.upper, upper_gaps, upper_codes, place)
             moved = replace(known, number=update.number)
         else:
             return None

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import box_table
+from boxnn_numba.backends.box_layout import box_table, frame_of
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.protocol import Backend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import ClusterError, OptionError
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import Executor
@@ -30,7 +31,7 @@ from boxnn_numba.training import softmin_stages
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Pair
 from boxnn_numba.training.problem import Problem
-from boxnn_numba.training.softmin_stages import Entries, SoftMinStages
+from boxnn_numba.training.softmin_stages import Distances, Entries, SoftMinStages
 from boxnn_numba.training.trainer import MakeTrainer, trainer_on
 
 #: A step whose boxes were lost with a worker is sent again this often.
@@ -194,28 +195,39 @@ class ClusterTrainer(CpuTrainer):
 
 @dataclass
 class Shard:
-    """Distances of a batch to some boxes, kept on the worker that computed them."""
+    """Distances of a batch to some templates, kept on the worker that computed them."""
 
-    distance: np.ndarray
+    distances: Distances
     offsets: np.ndarray
 
 
 def shard_distances(
-    codes: np.ndarray, x: np.ndarray, offsets: np.ndarray, problem: Problem
+    codes: np.ndarray, x: np.ndarray, labels: np.ndarray, structure: Structure, problem: Problem
 ) -> Shard:
     """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
-    backend, options, table = get_backend("cpu", 1), problem.options, box_table(*codes)
-    boxes = backend.operands(table, options.relaxation)
-    span, how = (0, table.n_boxes), (options.forward_width, options.relaxation)
-    return Shard(backend.distances(backend.samples(x), boxes, span, *how), offsets)
+    backend = get_backend("cpu", 1)
+    table = box_table(*codes, frame_of(structure.part, structure.group))
+    boxes = backend.operands(table, structure, problem.options.relaxation)
+    samples = backend.samples(x, table.frame)
+    found = Distances(backend, samples, boxes, structure, labels, problem)
+    return Shard(found, structure.templates)
 
 
 def shard_stage(shard: Shard, stages: SoftMinStages, name: str) -> Any:
     """Return what a shard says in a stage: minima, masses, or entries (runs on a worker)."""
+    values = shard.distances.values
     if name == "emit":
-        room, count = stages.emit(shard.distance, shard.offsets)
+        room, count = shard.distances.emit(stages, shard.offsets)
         return room.first(count)
-    return getattr(stages, name)(shard.distance, shard.offsets)
+    return getattr(stages, name)(values, shard.offsets)
+
+
+def shard_spans(structure: Structure, count: int) -> list[tuple[int, int]]:
+    """Return first and last templates of at most so many shards of about as many boxes each."""
+    rows, last = structure.rows, len(structure.rows) - 1
+    wanted = np.linspace(0, rows[-1], min(count, last) + 1)
+    bounds = np.unique(np.searchsorted(rows, wanted))
+    return list(itertools.pairwise(bounds.tolist()))
 
 
 class ShardedTrainer(ClusterTrainer):
@@ -228,18 +240,19 @@ class ShardedTrainer(ClusterTrainer):
     def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
         executor, problem = self._executor, self.problem
         lower, upper = self.table.bounds()
-        bounds = np.linspace(0, len(lower), min(executor.box_shards, len(lower)) + 1).astype(int)
-        spans = list(itertools.pairwise(bounds.tolist()))
+        structure, spans = problem.structure, shard_spans(problem.structure, executor.box_shards)
+        rows = [tuple(structure.rows[[a, b]].tolist()) for a, b in spans]
         samples = executor.place(x, everywhere=True)
         shards = [
             executor.submit(
                 shard_distances,
-                executor.place(np.stack((lower[a:b], upper[a:b]))),
+                executor.place(np.stack((lower[first:last], upper[first:last]))),
                 samples,
-                np.clip(problem.offsets - a, 0, b - a),
+                labels,
+                structure.cut(a, b),
                 problem,
             )
-            for a, b in spans
+            for (a, b), (first, last) in zip(spans, rows, strict=True)
         ]
         batch = SoftMinStages(labels, problem)
         for minima in self._stage("nearest", shards, batch):
@@ -249,7 +262,10 @@ class ShardedTrainer(ClusterTrainer):
             batch.masses += masses
         batch.judge()
         parts = self._stage("emit", shards, batch)
-        entries = [part.shifted(boxes=a) for part, (a, _) in zip(parts, spans, strict=True)]
+        cells = structure.n_parts
+        entries = [
+            part.shifted(boxes=cells * first) for part, (first, _) in zip(parts, rows, strict=True)
+        ]
         self.statistics.add(4 * len(shards), 2 * lower.nbytes + len(shards) * x.nbytes, 0.0, 0.0)
         return Entries.join(entries), batch.value, batch.margin
 
