@@ -20,8 +20,6 @@ from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
 
-#: Samples whose part distances are kept until they are added up.
-_PART_ROWS = 256
 _LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
     weakref.WeakKeyDictionary()
 )
@@ -102,15 +100,8 @@ def pairwise_distance(
     array([[3, 4]], dtype=int32)
     """
     backend, codes, out = _prepared(x, boxes, out, len(boxes), device)
-    table, n_parts = laid_out(boxes, backend, "table"), boxes.structure.n_parts
-    if n_parts == 1:
-        backend.part_distances(codes, table, boxes.width, out)
-        return out
-    if on_gpu(codes):
-        raise InputError("boxes with parts take NumPy arrays here; pass those")
-    for first in range(0, len(codes), _PART_ROWS):
-        rows = slice(first, first + _PART_ROWS)
-        part_distance(codes[rows], boxes, device).sum(axis=1, dtype=np.int32, out=out[rows])
+    form = "whole" if boxes.structure.n_parts > 1 else "table"
+    backend.part_distances(codes, laid_out(boxes, backend, form), boxes.width, out)
     return out
 
 
@@ -186,17 +177,15 @@ def class_distance(
 def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
     """Return boxes laid out for the kernels of a backend, made once and kept while the boxes live.
 
-    Backends of one device share it. The form is ``"table"`` for distances to all boxes,
-    ``"layout"`` for those to classes.
+    Backends of one device share it. The form is ``"table"`` for distances to all boxes part by
+    part, ``"whole"`` for those of all parts together, ``"layout"`` for those to classes.
     """
     known = _LAID_OUT.setdefault(boxes, {})
     key = backend.name, form
     if key not in known:
-        known[key] = (
-            backend.table(boxes.lower, boxes.upper, boxes.structure, boxes.width)
-            if form == "table"
-            else backend.layout(boxes.lower, boxes.upper, boxes.structure, boxes.width)
-        )
+        structure = boxes.structure.whole if form == "whole" else boxes.structure
+        lay_out = backend.layout if form == "layout" else backend.table
+        known[key] = lay_out(boxes.lower, boxes.upper, structure, boxes.width)
     return known[key]
 
 

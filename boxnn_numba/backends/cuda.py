@@ -27,7 +27,6 @@ from boxnn_numba.backends.cuda_layout import (
     arranged,
     penalty_of,
     planes_of,
-    word_order,
 )
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import InputError
@@ -74,27 +73,24 @@ class CudaBackend:
         self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
     ) -> CudaTable:
         """Return uint8 bounds (M, n) on the GPU, for `part_distances` at a width."""
-        return self._upload(lower, upper, structure, width, word_order(structure))
+        return self._upload(lower, upper, structure, width)
 
     def layout(
         self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
     ) -> CudaTable:
         """Return uint8 bounds (M, n), sorted by class, on the GPU for `class_distance`."""
-        order = word_order(structure, structure.is_plain)
         if structure.is_plain:
             rows, labels = arranged(structure.offsets)
-            return self._upload(lower[rows], upper[rows], structure, width, order, labels=labels)
+            return self._upload(lower[rows], upper[rows], structure.whole, width, labels=labels)
         owner = np.repeat(np.arange(len(structure.templates) - 1), np.diff(structure.templates))
-        return self._upload(
-            lower, upper, structure, width, order, rows=structure.rows, owner=owner
-        )  # fmt: skip
+        return self._upload(lower, upper, structure, width, rows=structure.rows, owner=owner)
 
     @staticmethod
     def _upload(
-        lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int, order: WordOrder,
+        lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int,
         **arrays: np.ndarray,
     ) -> CudaTable:  # fmt: skip
-        penalty = penalty_of(width, structure)
+        penalty, order = penalty_of(width, structure), WordOrder.of(structure)
         planes = order.words(planes_of(lower, upper, width, penalty))
         with runtime.enough_memory(planes.nbytes, "use fewer boxes, or `device` cpu"):
             sent = {name: runtime.send(side.astype(np.int32)) for name, side in arrays.items()}

@@ -61,8 +61,9 @@ class WordOrder:
     n_features: int
 
     @classmethod
-    def of(cls, part: np.ndarray, group: np.ndarray) -> WordOrder:
-        """Return that of features (n,) of parts and groups, as in a `Structure`."""
+    def of(cls, structure: Structure) -> WordOrder:
+        """Return that of the features of a structure."""
+        part, group = structure.part, structure.group
         alone = np.bincount(group)[group] == 1
         of = np.where(alone, -1, group)
         order = np.lexsort((of, part))
@@ -99,12 +100,6 @@ class WordOrder:
         found = np.empty((*words.shape[:-1], self.n_features), np.uint8)
         found[..., self.columns[used]] = words.view(np.uint8)[..., used]
         return found
-
-
-def word_order(structure: Structure, whole: bool = False) -> WordOrder:
-    """Return the order of words of a structure; if `whole`, its parts as one."""
-    part = np.zeros_like(structure.part) if whole else structure.part
-    return WordOrder.of(part, structure.group)
 
 
 def planes_of(lower: np.ndarray, upper: np.ndarray, width: int, penalty: str) -> np.ndarray:

@@ -84,6 +84,11 @@ class Structure(NamedTuple):
         return np.asarray(self.rows[self.templates])
 
     @property
+    def whole(self) -> Structure:
+        """The same with all features in one part."""
+        return self._replace(part=np.zeros_like(self.part))
+
+    @property
     def is_plain(self) -> bool:
         """Whether the nearest row alone decides: one part, or one row in every template."""
         return self.n_parts == 1 or len(self.rows) - 1 == int(self.rows[-1])

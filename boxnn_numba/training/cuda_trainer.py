@@ -14,7 +14,7 @@ from numba import cuda
 from boxnn_numba.backends import cuda_runtime as runtime
 from boxnn_numba.backends.box_layout import BoxTable
 from boxnn_numba.backends.cuda import CudaBackend
-from boxnn_numba.backends.cuda_layout import n_planes, penalty_of, word_order
+from boxnn_numba.backends.cuda_layout import WordOrder, n_planes, penalty_of
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import cuda_distances, cuda_training
 from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, TILE_SAMPLES
@@ -74,7 +74,7 @@ class CudaTrainer:
         self._penalty = (
             penalty_of(options.forward_width, structure) if graded else options.relaxation
         )
-        self._order = word_order(structure)
+        self._order = WordOrder.of(structure)
         planes = (n_planes(self._penalty), self.n_boxes, len(self._order.kinds))
         self._steps, self._dense = 0, is_dense(options)
         moments = n_moments(options)

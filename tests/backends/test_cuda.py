@@ -111,6 +111,7 @@ def test_structured_distances_are_those_of_loops(name: str, width: int, factored
         parts, boxes.labels.tolist(), boxes.template.tolist(), boxes.n_classes
     )
     np.testing.assert_array_equal(part_distance(x, boxes, device="cuda"), parts)
+    np.testing.assert_array_equal(to_host(pairwise_distance(to_gpu(x), boxes)), parts.sum(axis=1))
     np.testing.assert_array_equal(to_host(class_distance(to_gpu(x), boxes)), classes)
 
 
