@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from boxnn_numba.kernels.cuda_device import FORMULAS, byte_of, device, kernel, product
-from boxnn_numba.kernels.cuda_distances import FARTHEST, LINE
+from boxnn_numba.kernels.cuda_device import FORMULAS, byte_of, device, kernel, product, sad
+from boxnn_numba.kernels.cuda_distances import FARTHEST, GROUP, LINE, SINGLES
 
 _weight, _softmin_value = FORMULAS["weight"], FORMULAS["softmin_value"]
 _softmin_coefficient = FORMULAS["softmin_coefficient"]
@@ -25,7 +25,7 @@ _crowd_share = FORMULAS["crowd_share"]
 
 _LAST_KEY = np.int64(2**63 - 1)
 
-#: Places of the real parameters of `judge` in their array.
+#: Places of the real parameters of `judge` in their array; those of rows are the first four.
 TAU_PER_UNIT, UNIT, ONE, LOG_SCALE, BOUND, SHARPNESS, KEEP, FIXED_POINT = range(8)
 
 
@@ -100,11 +100,12 @@ def judge(
     ``labels[row]``. offsets, table, cutoff, real and kind are the classes of the boxes, the
     soft-min's weights, the parameters, and the kind of objective. values and margins, float64, are
     written from `place` on. counts (M,) int32 are the entries of each box so far; entry_rows and
-    coefficients (M, room) int32 are rows of the window and d objective / d distance in fixed point,
-    with room for no sample (0) if only values and margins are asked for.
+    coefficients (M, room) int32 are samples of the batch and d objective / d distance in fixed
+    point, with room for no sample (0) if only values and margins are asked for. For boxes read
+    templates where these are assembled.
     """
     i, t = cuda.blockIdx.x, cuda.threadIdx.x
-    row, line = rows[first + i], distance[i]
+    line = distance[i]
     key = cuda.shared.array(1, np.int64)
     side = cuda.shared.array(3, np.int64)
     near = cuda.shared.array(2, np.int32)
@@ -122,7 +123,7 @@ def judge(
         cuda.atomic.min(key, 0, least)
         cuda.syncthreads()
     if t == 0:
-        _choose_side(kind, labels[row], key[0], offsets, side)
+        _choose_side(kind, labels[rows[first + i]], key[0], offsets, side)
     cuda.syncthreads()
     _find_nearest(line, side, near)
     cuda.syncthreads()
@@ -145,20 +146,93 @@ def judge(
             q = round((-factor if own else factor) * c)
             if q != 0:
                 e = cuda.atomic.add(counts, m, 1)
-                entry_rows[m, e], coefficients[m, e] = row, q
+                entry_rows[m, e], coefficients[m, e] = i, q
+
+
+# --- templates ------------------------------------------------------------------------------
+
+
+@device
+def _row_masses(line, first, last, table, cutoff):
+    """Return the nearest of rows first..last in one part, and their sums of weight and moment."""
+    least = line[first]
+    for m in range(first + 1, last):
+        least = min(least, line[m])
+    mass, moment = 0, 0
+    for m in range(first, last):
+        k = line[m] - least
+        if k <= cutoff:
+            w = _weight(k, table, cutoff)
+            mass += w
+            moment += w * k
+    return least, mass, moment
+
+
+@kernel(LINE)
+def assemble(parts, starts, table, cutoff, real, shift, out):
+    """Write the distances to templates, in units of 2 ** -shift, to `out` (batch, T) int32.
+
+    That is the sum over the parts of the soft-min over the template's rows,
+    ``starts[t]:starts[t + 1]``; parts is (batch, P, M) int32. One thread for each sample and
+    template.
+    """
+    i, t = cuda.grid(1) // out.shape[1], cuda.grid(1) % out.shape[1]
+    if i < out.shape[0]:
+        unit, scale, total = real[UNIT], np.int64(1) << np.int64(shift), np.int64(0)
+        for p in range(parts.shape[1]):
+            least, mass, moment = _row_masses(
+                parts[i, p], starts[t], starts[t + 1], table, cutoff
+            )  # fmt: skip
+            value = _softmin_value(0, mass, moment, unit, real[ONE], real[LOG_SCALE])
+            total += scale * least + round(value / unit * scale)
+        out[i, t] = total
+
+
+@kernel(LINE)
+def spread(
+    parts, starts, table, cutoff, real, found, found_rows, found_coefficients, counts, entry_rows,
+    coefficients,
+):  # fmt: skip
+    """Append the entries of templates to those of their rows, part by part.
+
+    found (T,), found_rows and found_coefficients (T, room) are what `judge` has left of templates;
+    counts (M * P,), entry_rows and coefficients are those of cells, ``row * P + part``. One thread
+    for each template, part, and entry that there may be: the grid is (T * P, lines of the batch).
+    """
+    t, p = cuda.blockIdx.x // parts.shape[1], cuda.blockIdx.x % parts.shape[1]
+    e = cuda.blockIdx.y * LINE + cuda.threadIdx.x
+    if e < found[t]:
+        i, coefficient, line = (
+            found_rows[t, e],
+            found_coefficients[t, e],
+            parts[found_rows[t, e], p],
+        )
+        first, last = starts[t], starts[t + 1]
+        least, mass, moment = _row_masses(line, first, last, table, cutoff)
+        mean = moment / mass
+        for m in range(first, last):
+            k = line[m] - least
+            if k <= cutoff:
+                w = _weight(k, table, cutoff)
+                share = _softmin_coefficient(k, w, mass, mean, real[TAU_PER_UNIT])
+                q = round(coefficient * share)
+                if q != 0:
+                    cell = m * parts.shape[1] + p
+                    place = cuda.atomic.add(counts, cell, 1)
+                    entry_rows[cell, place], coefficients[cell, place] = i, q
 
 
 # --- boxes ----------------------------------------------------------------------------------
 
 
 @device
-def _settle_word(masters, m, word, n, width, planes):
+def _settle_word(masters, m, word, columns, width, planes):
     """Keep four masters of each side inside the codes, uncross them, and write their codes."""
     low_codes, high_codes = np.uint32(0), np.uint32(0)
     low_outer, high_outer = np.uint32(0), np.uint32(0)
     for j in range(4):
-        k = 4 * word + j
-        if k < n:
+        k = columns[4 * word + j]
+        if k >= 0:
             low, high = _settled(masters[0, m, k], masters[1, m, k])
             masters[0, m, k], masters[1, m, k] = low, high
             a, b, shift = np.int32(_rounded(low)), np.int32(_rounded(high)), np.uint32(8 * j)
@@ -172,10 +246,13 @@ def _settle_word(masters, m, word, n, width, planes):
 
 
 @kernel(LINE)
-def settle(masters, n, width, planes):
-    """Settle all boxes, one block each: masters (2, M, n) float32 to planes (2 or 4, M, words)."""
+def settle(masters, columns, width, planes):
+    """Settle all boxes, one block each: masters (2, M, n) float32 to planes (2 or 4, M, words).
+
+    columns (4 words,) int32 are the features of the words, -1 for none.
+    """
     for word in range(cuda.threadIdx.x, planes.shape[2], LINE):
-        _settle_word(masters, cuda.blockIdx.x, word, n, width, planes)
+        _settle_word(masters, cuda.blockIdx.x, word, columns, width, planes)
 
 
 def _make_update(optimizer: str) -> Any:
@@ -202,14 +279,31 @@ def _make_update(optimizer: str) -> Any:
     return {"sgd": sgd, "momentum": momentum, "adam": adam}[optimizer]
 
 
+@device
+def _group_excess(x, row, planes, m, word, kinds):
+    """Return the excess of the whole group that a word is of."""
+    first = word
+    while first > 0 and kinds[first - 1] == GROUP:
+        first -= 1
+    twice, w, kind = np.int32(0), first, GROUP
+    while kind == GROUP:
+        code, low, high = x[row, w], planes[0, m, w], planes[1, m, w]
+        twice = sad(code, low, sad(code, high, twice)) - sad(low, high, np.int32(0))
+        kind = kinds[w]
+        w += 1
+    return twice >> 1
+
+
 @functools.cache
 def step(relaxation: str, optimizer: str) -> Any:
     """Return the kernel that moves boxes along their gradients.
 
-    The relaxation is ``"graded"``, ``"l1"`` or ``"l2"``, the optimizer ``"sgd"``, ``"momentum"`` or
-    ``"adam"``.
+    The relaxation is ``"graded"``, ``"grouped"`` (where features are capped together), ``"l1"`` or
+    ``"l2"``, the optimizer ``"sgd"``, ``"momentum"`` or ``"adam"``.
     """
-    slope, update = FORMULAS[f"{relaxation}_slope"], _make_update(optimizer)
+    grouped, update = relaxation == "grouped", _make_update(optimizer)
+    slope = FORMULAS["graded_slope" if grouped else f"{relaxation}_slope"]
+    group_slope, limited = FORMULAS["grouped_slope"], optimizer != "adam"
 
     @device
     def add_entry(code, low, high, width, q, q_leak, sums):
@@ -219,65 +313,81 @@ def step(relaxation: str, optimizer: str) -> Any:
             sums[j] += slope(byte_of(low, j) - c, width, q, q_leak)
             sums[4 + j] -= slope(c - byte_of(high, j), width, q, q_leak)
 
-    limited = optimizer != "adam"
+    @device
+    def add_group_entry(code, low, high, total, width, q, q_leak, sums):
+        """Add a sample's pull at four features of a group, whose excess is `total`."""
+        for j in range(4):
+            c = byte_of(code, j)
+            sums[j] += group_slope(byte_of(low, j) - c, total, width, q, q_leak)
+            sums[4 + j] -= group_slope(c - byte_of(high, j), total, width, q, q_leak)
 
-    @kernel(LINE)
-    def step_boxes(
-        x, n, counts, entry_rows, coefficients, width, leak, scale, settings, dense, masters,
-        first, second, planes, limit,
+    @kernel(LINE, 3)
+    def step_cells(
+        x, rows, first_row, columns, starts, kinds, counts, entry_rows, coefficients, width, leak,
+        scale, settings, dense, masters, first, second, planes, limit,
     ):  # fmt: skip
-        """Move a box, one block each, and round it to codes; its entries are used up.
+        """Move a cell, a box in one part, one block each; its entries are used up.
 
-        x (rows, words) uint32 is the window; counts, entry_rows and coefficients are as `judge`
-        left them, and counts are zero afterwards. scale and settings (in four places) are as
-        `boxnn_numba.training.optimizer.step_sizes` returns them. If `dense`, boxes without entries
+        x (window, words) uint32 are the samples, of which those of the batch are the rows
+        ``rows[first_row:]``; columns, starts and kinds are those of a `WordOrder`. counts,
+        entry_rows and coefficients are as `judge` or `spread` left them, and counts are zero
+        afterwards. scale and settings (in four places) are as
+        `boxnn_numba.training.optimizer.step_sizes` returns them. If `dense`, cells without entries
         move too. masters, first and second, moments where the optimiser has them, are (2, M, n)
-        float32, planes (2 or 4, M, words) uint32 the deployed boxes. Above a mass of a box's
-        entries (the sum of their absolute coefficients) of `limit`, its step is scaled down; 0 is
-        none; not for Adam.
+        float32, planes (2 or 4, M, words) uint32 the deployed boxes. These are rounded to codes
+        here unless features are grouped: a word's gradient depends on other words, so `settle` must
+        follow. Above a mass of a cell's entries (the sum of their absolute coefficients) of
+        `limit`, its step is scaled down; 0 is none; not for Adam.
         """
         held_rows = cuda.shared.array(LINE, np.int32)
         held = cuda.shared.array((2, LINE), np.int64)
         sums = cuda.local.array(8, np.int64)
-        m, t = cuda.blockIdx.x, cuda.threadIdx.x
-        count = counts[m]
+        cell, t, parts = cuda.blockIdx.x, cuda.threadIdx.x, starts.shape[0] - 1
+        m, first_word, last_word = cell // parts, starts[cell % parts], starts[cell % parts + 1]
+        count = counts[cell]
         if count == 0 and not dense:
             return
-        words = planes.shape[2]
         if limited and limit > 0.0:
             mass = np.int64(0)
             for e in range(count):
-                mass += abs(np.int64(coefficients[m, e]))
+                mass += abs(np.int64(coefficients[cell, e]))
             scale = product(scale, _crowd_share(mass, limit))
-        for start_word in range(0, words, LINE):
+        for start_word in range(first_word, last_word, LINE):
             word = start_word + t
-            inside = word < words
-            low, high = np.uint32(0), np.uint32(0)
+            inside = word < last_word
+            low, high, kind = np.uint32(0), np.uint32(0), SINGLES
             if inside:
                 low, high = planes[0, m, word], planes[1, m, word]
+                if grouped:
+                    kind = kinds[word]
             for j in range(8):
                 sums[j] = 0
             for start in range(0, count, LINE):
                 cuda.syncthreads()
                 if start + t < count:
-                    q = coefficients[m, start + t]
-                    held_rows[t] = entry_rows[m, start + t]
+                    q = coefficients[cell, start + t]
+                    held_rows[t] = rows[first_row + entry_rows[cell, start + t]]
                     held[0, t], held[1, t] = q, round(product(np.float64(q), leak))
                 cuda.syncthreads()
                 if inside:
                     for e in range(min(LINE, count - start)):
-                        code = x[held_rows[e], word]
-                        add_entry(code, low, high, width, held[0, e], held[1, e], sums)
+                        code, q, q_leak = x[held_rows[e], word], held[0, e], held[1, e]
+                        if grouped and kind != SINGLES:
+                            total = _group_excess(x, held_rows[e], planes, m, word, kinds)
+                            add_group_entry(code, low, high, total, width, q, q_leak, sums)
+                        else:
+                            add_entry(code, low, high, width, q, q_leak, sums)
             if inside:
                 for side in range(2):
                     for j in range(4):
-                        k = 4 * word + j
-                        if k < n:
+                        k = columns[4 * word + j]
+                        if k >= 0:
                             gradient = product(scale, np.float64(sums[4 * side + j]))
                             update(masters, first, second, side, m, k, gradient, settings)
-                _settle_word(masters, m, word, n, width, planes)
-        # All threads have read the count: each waited for the entries of this box, if any.
+                if not grouped:
+                    _settle_word(masters, m, word, columns, width, planes)
+        # All threads have read the count: each waited for the entries of this cell, if any.
         if t == 0 and count > 0:
-            counts[m] = 0
+            counts[cell] = 0
 
-    return step_boxes
+    return step_cells

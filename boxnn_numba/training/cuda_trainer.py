@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -15,7 +15,6 @@ from boxnn_numba.backends import cuda_runtime as runtime
 from boxnn_numba.backends.box_layout import BoxTable
 from boxnn_numba.backends.cuda import CudaBackend
 from boxnn_numba.backends.cuda_layout import WordOrder, n_planes, penalty_of
-from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import cuda_distances, cuda_training
 from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, TILE_SAMPLES
 from boxnn_numba.training.loader import Feed, Pair
@@ -48,6 +47,34 @@ class DeviceRows:
     count: int
 
 
+class DeviceEntries(NamedTuple):
+    """Entries on the GPU: those of each cell, a box in one part, or of each template.
+
+    Attributes
+    ----------
+    counts
+        int32, how many there are of each; 0 between steps.
+    samples, coefficients
+        (cells, room) int32, samples of the batch, and coefficients in fixed point.
+    """
+
+    counts: Any
+    samples: Any
+    coefficients: Any
+
+    @classmethod
+    def empty(cls, cells: int, room: int) -> DeviceEntries:
+        """Return room for so many entries of each."""
+        sides = (cuda.device_array((cells, room), np.int32) for _ in range(2))
+        return cls(runtime.send(np.zeros(cells, np.int32)), *sides)
+
+    def clear(self, stream: Any) -> None:
+        """Forget all entries."""
+        runtime.launch(
+            cuda_distances.fill, self.counts.size, self.counts, np.int32(0), stream=stream
+        )
+
+
 class CudaTrainer:
     """The boxes in training, on the GPU.
 
@@ -67,14 +94,12 @@ class CudaTrainer:
     """
 
     def __init__(self, backend: CudaBackend, masters: Pair, problem: Problem) -> None:
-        options = problem.options
+        options, structure = problem.options, problem.structure
         self.backend, self.n_boxes, self.n_features = backend, *masters[0].shape
-        structure = Structure.plain(problem.offsets, self.n_features)
-        graded = options.relaxation == "graded"
-        self._penalty = (
-            penalty_of(options.forward_width, structure) if graded else options.relaxation
-        )
-        self._order = WordOrder.of(structure)
+        self._penalty = options.relaxation
+        if self._penalty == "graded":
+            self._penalty = penalty_of(options.forward_width, structure)
+        self._n_parts, self._order = structure.n_parts, WordOrder.of(structure)
         planes = (n_planes(self._penalty), self.n_boxes, len(self._order.kinds))
         self._steps, self._dense = 0, is_dense(options)
         moments = n_moments(options)
@@ -84,12 +109,15 @@ class CudaTrainer:
             shape = self._masters.shape
             self._moments = [runtime.send(np.zeros(shape, np.float32)) for _ in range(moments)]
             self._planes = runtime.send(np.zeros(planes, np.uint32))
-            self._counts = runtime.send(np.zeros(self.n_boxes, np.int32))
-        self._starts, self._kinds = map(runtime.send, (self._order.starts, self._order.kinds))
+        order = self._order
+        self._columns, self._starts, self._kinds = map(
+            runtime.send, (order.columns, order.starts, order.kinds)
+        )
         self._optimizer = "momentum" if moments == 1 else options.optimizer
+        self._parts: Any = None
         self._distance: Any = None
-        self._entry_rows: Any = None
-        self._coefficients: Any = None
+        self._cells, self._templates = (DeviceEntries.empty(1, 0) for _ in range(2))
+        self._nothing = self._cells
         self._figures, self._used = cuda.device_array((2, 0), np.float64), 0
         self._window: tuple[np.ndarray, Any] | None = None
         self.problem = problem
@@ -112,6 +140,13 @@ class CudaTrainer:
             runtime.send(problem.offsets.astype(np.int64)), runtime.send(soft.table),
             np.int64(soft.cutoff), runtime.send(np.array(real)), np.int32(worth.kind),
         )  # fmt: skip
+        if problem.rows is not None:
+            soft = problem.rows.softmin
+            real_of_rows = np.array((soft.tau_per_unit, soft.unit, soft.one, soft.log_scale))
+            self._row_constants = (
+                runtime.send(problem.structure.rows.astype(np.int32)), runtime.send(soft.table),
+                np.int64(soft.cutoff), runtime.send(real_of_rows),
+            )  # fmt: skip
 
     # --- samples ------------------------------------------------------------------------
 
@@ -153,39 +188,37 @@ class CudaTrainer:
         """
         options, stream = self.problem.options, runtime.current_stream()
         self._make_room(x.count)
-        figures = self._judge(x, self._entry_rows, self._coefficients)
+        figures = self._judge(x)
         self._steps += 1
         scale, sizes = step_sizes(options, self.n_boxes, x.count, rate, self._steps)
         settings = (*sizes, 0.0)[:4]
         moments = (*self._moments, self._masters, self._masters)[:2]
-        kernel = cuda_training.step(options.relaxation, self._optimizer)
-        kernel[self.n_boxes, LINE, stream](
-            x.words, np.int32(self.n_features), self._counts, self._entry_rows,
-            self._coefficients, np.int32(options.forward_width), options.leak, scale, settings,
+        grouped = self._penalty == "grouped"
+        kernel = cuda_training.step("grouped" if grouped else options.relaxation, self._optimizer)
+        kernel[self._cells.counts.size, LINE, stream](
+            x.words, x.order, np.int32(x.first), self._columns, self._starts, self._kinds,
+            *self._cells, np.int32(options.forward_width), options.leak, scale, settings,
             self._dense, self._masters, *moments, self._planes, options.crowd * FIXED_POINT,
         )  # fmt: skip
+        if grouped:
+            self._round(stream)
         return figures
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:
         """Return the entries of samples (N, n) uint8 of the host, their objectives and margins.
 
-        In the order of the boxes; changes nothing.
+        In the order of the cells; changes nothing.
         """
         self._make_room(len(x))
-        figures = self._judge(self._sent_rows(x, labels), self._entry_rows, self._coefficients)
+        figures = self._judge(self._sent_rows(x, labels))
         values, margins = self.fetch([figures])[0]
-        counts = self._counts.copy_to_host()
-        runtime.launch(
-            cuda_distances.fill, self.n_boxes, self._counts, np.int32(0),
-            stream=runtime.current_stream(),
-        )  # fmt: skip
+        counts = self._cells.counts.copy_to_host()
+        self._cells.clear(runtime.current_stream())
         most = int(counts.max())
         used = np.arange(most) < counts[:, None]
-        rows, coefficients = (
-            side.copy_to_host()[:, :most][used] for side in (self._entry_rows, self._coefficients)
-        )
-        boxes = np.repeat(np.arange(self.n_boxes, dtype=np.int32), counts)
-        return Entries(rows, boxes, coefficients.astype(np.int64)), values, margins
+        samples, coefficients = (side.copy_to_host()[:, :most][used] for side in self._cells[1:])
+        cells = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        return Entries(samples, cells, coefficients.astype(np.int64)), values, margins
 
     def deploy(self, lower: np.ndarray, upper: np.ndarray) -> None:
         """Take over boxes (M, n) uint8 as they are."""
@@ -194,48 +227,71 @@ class CudaTrainer:
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8 of the host."""
-        nothing = cuda.device_array((self.n_boxes, 0), np.int32)
         self._make_room(min(len(x), self.problem.options.batch))
-        every, found, rows = self._sent_rows(x, labels), [], self._distance.shape[0]
+        every, found, rows = self._sent_rows(x, labels), [], self._parts.shape[0]
         for first in range(0, len(x), rows):
-            part = replace(every, first=first, count=min(rows, len(x) - first))
-            found.append(self._judge(part, nothing, nothing))
+            some = replace(every, first=first, count=min(rows, len(x) - first))
+            found.append(self._judge(some, emit=False))
         return np.concatenate([margins for _, margins in self.fetch(found)])
 
-    def _judge(self, x: DeviceRows, entry_rows: Any, coefficients: Any) -> Any:
-        """Compare samples with all boxes; return their objectives and margins, on the GPU."""
-        stream = runtime.current_stream()
-        if self._used + x.count > self._figures.shape[1]:
+    def _judge(self, x: DeviceRows, emit: bool = True) -> tuple[Any, Any]:
+        """Compare samples with all boxes; return their objectives and margins, on the GPU.
+
+        Entries, if wanted, are left for a step.
+        """
+        stream, rows, place = runtime.current_stream(), self.problem.rows, self._used
+        if place + x.count > self._figures.shape[1]:
             self._figures = cuda.device_array((2, max(_FIGURES, x.count)), np.float64)
-            self._used = 0
-        first, last = np.int32(x.first), np.int32(x.first + x.count)
-        distance = self._distance
-        blocks = -(-x.count // TILE_SAMPLES) * -(-self.n_boxes // TILE_BOXES)
-        parts = distance.reshape(distance.shape[0], 1, self.n_boxes)
+            place = 0
+        self._used = place + x.count
+        distance, entries = self._distances(x, stream)
+        values, margins = self._figures[0], self._figures[1]
+        cuda_training.judge[x.count, LINE, stream](
+            distance, x.order, np.int32(x.first), x.labels, *self._constants, values, margins,
+            np.int64(place), *(entries if emit else self._nothing),
+        )  # fmt: skip
+        if rows is not None and emit:
+            grid = entries.counts.size * self._n_parts, -(-x.count // LINE)
+            cuda_training.spread[grid, LINE, stream](
+                self._parts, *self._row_constants, *entries, *self._cells
+            )
+            entries.clear(stream)
+        return values[place : self._used], margins[place : self._used]
+
+    def _distances(self, x: DeviceRows, stream: Any) -> tuple[Any, DeviceEntries]:
+        """Return the distances of samples to all boxes or templates, and the place of entries."""
+        first, last, parts = np.int32(x.first), np.int32(x.first + x.count), self._parts[: x.count]
+        blocks = -(-x.count // TILE_SAMPLES) * -(-self.n_boxes // TILE_BOXES) * self._n_parts
         cuda_distances.pairwise(self._penalty, True)[blocks, (COLUMNS, ROWS), stream](
             x.words, x.order, first, last, self._planes, self._starts, self._kinds,
             np.int32(2 * self.problem.options.forward_width), parts,
         )  # fmt: skip
-        place = self._used
-        values, margins = self._figures[0], self._figures[1]
-        cuda_training.judge[x.count, LINE, stream](
-            distance, x.order, first, x.labels, *self._constants, values, margins,
-            np.int64(place), self._counts, entry_rows, coefficients,
+        rows = self.problem.rows
+        if rows is None:
+            return parts.reshape(x.count, self.n_boxes), self._cells
+        distance = self._distance[: x.count]
+        runtime.launch(
+            cuda_training.assemble, distance.size, parts, *self._row_constants,
+            np.int32(rows.shift), distance, stream=stream,
         )  # fmt: skip
-        self._used += x.count
-        return values[place : self._used], margins[place : self._used]
+        return distance, self._templates
 
     def _make_room(self, count: int) -> None:
         """Allocate what a step on so many samples needs."""
-        if self._distance is not None and self._distance.shape[0] >= count:
+        if self._parts is not None and self._parts.shape[0] >= count:
             return
-        self._distance = self._entry_rows = self._coefficients = None
-        per_sample = 12 * self.n_boxes
+        self._parts = self._distance = None
+        self._cells = self._templates = self._nothing
+        factored, cells = self.problem.rows is not None, self.n_boxes * self._n_parts
+        templates = len(self.problem.structure.rows) - 1 if factored else 0
+        per_sample = 12 * (cells + templates)
         fits = int(min(runtime.free_memory(), 2.0**62)) // per_sample
         with runtime.enough_memory(count * per_sample, f"pass `batch` {fits} or less"):
-            self._distance = cuda.device_array((count, self.n_boxes), np.int32)
-            self._entry_rows = cuda.device_array((self.n_boxes, count), np.int32)
-            self._coefficients = cuda.device_array((self.n_boxes, count), np.int32)
+            self._parts = cuda.device_array((count, self._n_parts, self.n_boxes), np.int32)
+            self._cells = DeviceEntries.empty(cells, count)
+            if factored:
+                self._distance = cuda.device_array((count, templates), np.int32)
+                self._templates = DeviceEntries.empty(templates, count)
 
     # --- what the host asks for -----------------------------------------------------------
 
@@ -277,9 +333,12 @@ class CudaTrainer:
     def _settle(self) -> None:
         """Round the masters, which may have been sent just now, to codes."""
         cuda.default_stream().synchronize()
-        cuda_training.settle[self.n_boxes, LINE, runtime.current_stream()](
-            self._masters, np.int32(self.n_features),
-            np.int32(self.problem.options.forward_width), self._planes,
+        self._round(runtime.current_stream())
+
+    def _round(self, stream: Any) -> None:
+        cuda_training.settle[self.n_boxes, LINE, stream](
+            self._masters, self._columns, np.int32(self.problem.options.forward_width),
+            self._planes,
         )  # fmt: skip
 
 
@@ -292,7 +351,7 @@ def forward(
 ) -> tuple[Entries, np.ndarray, np.ndarray]:
     """Return what a batch says of the boxes; as `boxnn_numba.training.softmin_stages.forward`.
 
-    Boxes and samples come from the host; the entries are in the order of the boxes. What was
+    Boxes and samples come from the host; the entries are in the order of the cells. What was
     allocated for a problem is used again.
     """
     global _last

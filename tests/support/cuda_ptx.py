@@ -56,12 +56,20 @@ def kernels() -> dict[str, tuple[Any, str, bool]]:
         f"float64[::1], float64[::1], int64, {_ROWS}, {_OUT}, {_OUT}",
         False,
     )
-    found["settle"] = cuda_training.settle, f"{_MASTERS}, int32, int32, {_BOXES}", True
-    for relaxation in ("graded", "l1", "l2"):
+    soft = f"{_ROWS}, int64[::1], int64, float64[::1]"
+    found["assemble"] = cuda_training.assemble, f"{_PARTS}, {soft}, int32, {_OUT}", False
+    found["spread"] = (
+        cuda_training.spread,
+        f"{_PARTS}, {soft}, {_ROWS}, {_OUT}, {_OUT}, {_ROWS}, {_OUT}, {_OUT}",
+        False,
+    )
+    found["settle"] = cuda_training.settle, f"{_MASTERS}, {_ROWS}, int32, {_BOXES}", True
+    for relaxation in ("graded", "grouped", "l1", "l2"):
         for optimizer in ("sgd", "momentum", "adam"):
             found[f"step {relaxation} {optimizer}"] = (
                 cuda_training.step(relaxation, optimizer),
-                f"{_WORDS}, int32, {_ROWS}, {_OUT}, {_OUT}, int32, float64, float64, "
+                f"{_WORDS}, {_ROWS}, int32, {_ROWS}, {_ROWS}, {_ROWS}, {_ROWS}, {_OUT}, {_OUT}, "
+                "int32, float64, float64, "
                 f"UniTuple(float64, 4), boolean, {_MASTERS}, {_MASTERS}, {_MASTERS}, {_BOXES}, "
                 "float64",
                 False,

@@ -13,6 +13,7 @@ from support.gpu_arrays import SIMULATED, why_not
 
 from boxnn_numba import fit, load_model
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import BackendError, ClusterError, OptionError
@@ -21,8 +22,10 @@ from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training import softmin_stages
+from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.problem import Problem
 from boxnn_numba.training.run import Training
 
 _REASON = why_not()
@@ -103,6 +106,60 @@ def test_same_bits_as_the_cpu(choice: tuple[str, str, str, str]) -> None:
     assert not np.array_equal(runs[1].codes()[0], start[0])
 
 
+#: Parts, templates of a class and codes of a group, and what else is chosen.
+FACTORED = [
+    ({"parts": "2", "templates": 1}, ("clip", "boltzmann", "sgd")),
+    ({"parts": "columns", "templates": 2}, ("paper", "logsumexp", "momentum")),
+    ({"parts": "3", "templates": 1, "group_size": 2}, ("target", "boltzmann", "adam")),
+    ({"parts": "1", "group_size": FEATURES // 2}, ("clip", "hard", "momentum")),
+]
+if not SIMULATED:
+    every = list(itertools.product(CHOICES[0], CHOICES[1], CHOICES[3]))
+    FACTORED = [(structure, choice) for structure, _ in FACTORED for choice in every]
+
+
+@pytest.mark.parametrize(("structure", "choice"), FACTORED, ids=str)
+def test_factored_boxes_have_the_same_bits(
+    structure: dict[str, Any], choice: tuple[str, str, str]
+) -> None:
+    objective, softmin, optimizer = choice
+    options = {
+        "objective": objective, "softmin": softmin, "radius": 1, "sharpness": 3.0, "keep": 0.3,
+        "optimizer": "adam" if optimizer == "adam" else "sgd", "leak": 0.3, "width": 40,
+        "momentum": 0.8 if optimizer == "momentum" else 0.0, "crowd": 1.5, "tau": 0.7,
+        "boxes": 6 if SIMULATED else 120, "lr": 0.05, **structure,
+    }  # fmt: skip
+    runs = [run_on(device, options) for device in ("cpu", "cuda")]
+    start = runs[0].codes()
+    for run in runs:
+        run.run_epoch()
+    same(*runs)
+    assert not np.array_equal(runs[1].codes()[0], start[0])
+
+
+def test_groups_of_any_size() -> None:
+    """Groups of several words, beyond the words that a block of threads takes at a time."""
+    from boxnn_numba.training.cuda_trainer import CudaTrainer
+
+    rng, m = np.random.default_rng(3), 6 if SIMULATED else 60
+    group = rng.permutation(np.repeat(np.arange(5), [1, 7, 1, 9 if SIMULATED else 1100, 1]))
+    labels, template = np.arange(m) // (m // 3), np.arange(m) // (m // 6)
+    structure = Structure.of(labels, template, group > 2, group, 3)
+    problem = Problem.of(TrainingOptions(boxes=m, leak=0.5, width=100), structure)
+    x = rng.integers(0, 256, (N, len(group)), dtype=np.uint8)
+    start = np.sort(rng.integers(0, 256, (2, m, len(group))), axis=0).astype(np.float32)
+    feed = Feed.from_arrays(x, np.arange(N) % 3, (x[:0], np.zeros(0, np.int64)), 0)
+    states = []
+    for name, make in (("cpu", CpuTrainer), ("cuda", CudaTrainer)):
+        trainer = make(get_backend(name, 1), (start[0].copy(), start[1].copy()), problem)
+        for batch, y in trainer.batches(feed, 1, N - 2):
+            trainer.step(batch, y, 0.05)
+        states.append(trainer.state() | dict(zip(("low", "high"), trainer.bounds(), strict=True)))
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name], name)
+    assert (states[0]["master_lower"] != start[0]).any()
+
+
 @pytest.mark.parametrize("width", [1, 255])
 def test_any_width(width: int) -> None:
     runs = [run_on(device, {"width": width, "lr": 0.05}, held_out=2) for device in ("cpu", "cuda")]
@@ -169,7 +226,7 @@ def test_fit_gives_the_same_model() -> None:
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_on("cuda", {})
-    run.trainer._distance = None
+    run.trainer._parts = None
     boxes = COMMON["boxes"]
     monkeypatch.setattr("boxnn_numba.backends.cuda_runtime.free_memory", lambda: 12.0 * boxes * 2)
     with pytest.raises(BackendError, match=r"pass `batch` 2 or less$"):
