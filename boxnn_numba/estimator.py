@@ -183,12 +183,12 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """
         first = not hasattr(self, "model_")
         samples, labels = self._checked(X, y, reset=first)
-        if (self.options or {}).get("parts", "1") != "1":
-            raise OptionError("boxes with `parts` are trained at once; use fit, or `parts` 1")
         if first:
             self.__dict__.pop("classes_", None)  # of a call that failed
         if _check_partial_fit_first_call(self, classes):
             self._begin(self.classes_, samples.shape[1])
+        if self._settings.parts != "1":
+            raise OptionError("boxes with `parts` are trained at once; use fit, or `parts` 1")
         grid = _grid_for(samples) if first else self.model_.grid
         codes, index = _codes(samples, grid), self._class_index(labels)
         self._train(codes, index, (codes[:0], index[:0]), grid, self._calls + 1)

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
+from support.factored_models import certified, class_distances
 
 from boxnn_numba import BoxNNClassifier, Grid
 from boxnn_numba.errors import InputError
@@ -363,3 +364,18 @@ def test_errors_of_wrong_widths_and_lengths() -> None:
         classifier.certify(IRIS[0][:, :3])
     with pytest.raises(InputError, match="they must be one length"):
         classifier.certified_score(IRIS[0], IRIS[1][:-1], 0)
+
+
+def test_boxes_with_parts_are_fitted_at_once() -> None:
+    x, y = IRIS
+    options = {"parts": "2", "templates": 2}
+    classifier = BoxNNClassifier(boxes=18, epochs=2, options=options).fit(x, y)
+    model = classifier.model_
+    assert model.boxes.structure.n_parts == 2 and not model.boxes.structure.is_plain
+    _, radius = certified(model, class_distances(model, model.encode(x)))
+    np.testing.assert_array_equal(classifier.certify(x), np.minimum(radius, 4))
+    assert classifier.score(x, y) > 0.7
+    fresh = BoxNNClassifier(options=options)
+    for call in (lambda: classifier.partial_fit(x, y), lambda: fresh.partial_fit(x, y, [0, 1, 2])):
+        with pytest.raises(ValueError, match="boxes with `parts` are trained at once"):
+            call()

@@ -40,7 +40,7 @@ def rgb(run_boxnn: Run) -> Run:
 
 
 def test_a_session_with_colour_images(rgb: Run) -> None:
-    assert rgb(*TRAIN, "--out", "m.zarr", "--group-size", 3)[0] == 0
+    assert rgb(*TRAIN, "--out", "m.zarr")[0] == 0
     assert rgb("certify", "m.zarr", "rgb.zarr", "--out", "c.zarr", "--json")[0] == 0
     assert rgb("certify", "m.zarr", "rgb.zarr", "--out", "e.zarr", "--exact", 10)[0] == 0
     code, out, err = rgb("attack", "m.zarr", "rgb.zarr", "--out", "a.zarr", "--json")
@@ -50,12 +50,14 @@ def test_a_session_with_colour_images(rgb: Run) -> None:
         open_attack("a.zarr"),
     )  # fmt: skip
     x, _ = open_dataset("rgb.zarr").read("test")
-    assert (model.group_size, model.feature_shape) == (3, (SIDE, SIDE, 3))
-    # The radius counts pixels, by the definition: a pixel changes a distance by at most 3 W.
+    assert (model.group_size, model.feature_shape) == (1, (SIDE, SIDE, 3))
+    np.testing.assert_array_equal(model.groups, np.arange(SIDE * SIDE * 3) // 3)
+    assert cert.unit == attack.unit == "pixels"
+    # The radius counts pixels, by the definition: a pixel changes a distance by at most W.
     distance = np.array([[min_distance(model.boxes, row, c) for c in range(3)] for row in x])
     np.testing.assert_array_equal(cert.class_distance, distance)
     for d, p, r in zip(distance, cert.prediction, cert.radius, strict=True):
-        leads = [(d[c] - d[p] - (c < p)) // (6 * model.boxes.width) for c in range(3) if c != p]
+        leads = [(d[c] - d[p] - (c < p)) // (2 * model.boxes.width) for c in range(3) if c != p]
         assert p == d.argmin() and r == min(leads)
     assert cert.radius.max() >= 1
     pixels = (x != attack.x).reshape(len(x), SIDE * SIDE, 3).any(axis=2).sum(axis=1)
@@ -75,7 +77,8 @@ def min_distance(boxes: Boxes, row: np.ndarray, c: int) -> int:
     mine = boxes.labels == c
     below = boxes.lower[mine].astype(int) - row
     above = row.astype(int) - boxes.upper[mine]
-    return int(np.clip(np.maximum(below, above), 0, boxes.width).sum(axis=1).min())
+    excess = np.maximum(np.maximum(below, above), 0).reshape(-1, SIDE * SIDE, 3).sum(axis=2)
+    return int(np.minimum(excess, boxes.width).sum(axis=1).min())
 
 
 def test_channels_must_come_last(rgb: Run) -> None:
@@ -90,4 +93,6 @@ def test_channels_must_come_last(rgb: Run) -> None:
     assert here() == before
     with pytest.raises(OptionError, match="does not divide the 108 features"):
         fit(x.reshape(30, -1), y, boxes=9, group_size=5)
-    assert fit(x.reshape(30, -1), y, boxes=9, epochs=1, group_size=3).group_size == 3
+    flat = fit(x.reshape(30, -1), y, boxes=9, epochs=1, group_size=3)
+    np.testing.assert_array_equal(flat.groups, np.arange(108) // 3)
+    assert int(fit(x, y, boxes=9, epochs=1, group_size=1).groups.max()) == 107

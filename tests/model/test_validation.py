@@ -136,6 +136,8 @@ def test_box_distance_checks_its_arguments(
 
 WRONG: dict[str, list[Any]] = {
     "boxes": [0, -1, 2.5, "many", None, True],
+    "parts": ["0", "two", "2x", "2x2x2", "-1"],
+    "templates": [0, 1.5],
     "width": [0, 256, 1.5, -1],
     "train_width": [-1, 256],
     "alpha": [-0.1, 1.1, np.nan],
@@ -165,7 +167,7 @@ WRONG: dict[str, list[Any]] = {
     "displacement": [-1.0, 101.0],
     "leak": [-0.1, 1.1],
     "validation": [-0.1, 0.95, 1.0],
-    "group_size": [0],
+    "group_size": [-1, 1.5],
     "seed": [-1, 0.5],
 }
 
