@@ -204,6 +204,7 @@ class BoxNN:
         *,
         certificate: str = "margin",
         time_limit: float = 60.0,
+        patch: Any = None,
     ) -> Certificate:
         """Return predictions and certified radii.
 
@@ -214,14 +215,19 @@ class BoxNN:
         convention
             As for `certified_radius`.
         device, chunk
-            Where arrays of the host are computed, as for `get_backend`; pairwise and exact radii
-            on the CPU.
+            Where arrays of the host are computed, as for `get_backend`; all but margins on the
+            CPU.
         certificate
             ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
-            (`exact_radius`), each at least as large as the one before, and slower.
+            (`exact_radius`), each at least as large as the one before, and slower. ``"patch"``
+            (`patch_certified`) is of another adversary, who rewrites one block of pixels: the
+            radius is then the side of the largest square that is within a block of a size in
+            `patch` that is proved to change nothing, 0 where there is none.
         time_limit
             Seconds for each sample of exact radii. Where they do not suffice the radius is the
             lower bound found by then, which is certified as well.
+        patch
+            Sizes of blocks of pixels, as for `patch_certified`; for that certificate only.
 
         Returns
         -------
@@ -232,20 +238,25 @@ class BoxNN:
         Raises
         ------
         InputError
-            As for `encode`, and for `pairwise_radius`.
+            As for `encode`, `pairwise_radius` and `patch_certified`.
         OptionError
             An option is unknown, out of range, or goes with margins only.
         """
-        if validation.choice("certificate", certificate, certificates.KINDS) == "margin":
+        validation.choice("certificate", certificate, certificates.KINDS)
+        sizes = validation.patches_for(certificate, patch)
+        if certificate == "margin":
             index, radius = self.radii(self.class_distance(x, device, chunk), convention)
             return Certificate(self._labels(index), radius)
         if convention != "sound" or device not in ("auto", "cpu") or on_gpu(x):
             raise OptionError(
-                f"{certificate} radii are sound and computed on the CPU; leave out convention and "
-                "device, and pass NumPy arrays"
+                f"{certificate} certificates are sound and computed on the CPU; leave out "
+                "convention and device, and pass NumPy arrays"
             )
         if certificate == "pairwise":
             return certificates.pairwise_radius(self, x)
+        if certificate == "patch":
+            label, held = certificates.patch_certified(self, x, [*sizes])
+            return Certificate(label, certificates.patch_sides([*sizes], held))
         lower, _ = certificates.exact_radii(self, x, time_limit)
         return Certificate(self.predict(x), lower)
 

@@ -358,6 +358,58 @@ def groups(group_size: int, feature_shape: tuple[int, ...]) -> None:
         raise OptionError(f"`group_size` {group_size} does not divide the {sizes[-1]} features")
 
 
+def patches(name: str, value: Any) -> tuple[tuple[int, int], ...]:
+    """Return sizes of blocks of pixels, (rows, columns) each, all different.
+
+    A number is the side of a square, a tuple (or ``"3x7"``) rows and columns; a list, or words with
+    commas between them, has several.
+    """
+    given = value.split(",") if isinstance(value, str) else value
+    found = [_patch(name, one) for one in (given if isinstance(given, list) else [given])]
+    if not found or len(set(found)) < len(found):
+        raise OptionError(f"{name} is {value!r}; pass sizes of blocks that differ, e.g. 2,5,3x7")
+    return tuple(found)
+
+
+def patches_for(certificate: str, patch: Any) -> tuple[tuple[int, int], ...]:
+    """Return the sizes of blocks of a kind of certificate, none but for patches."""
+    if certificate == "patch":
+        return patches("patch", patch)
+    if patch is not None:
+        raise OptionError("`patch` is for the certificate patch; leave one of them out")
+    return ()
+
+
+def _patch(name: str, value: Any) -> tuple[int, int]:
+    sides = value.lower().split("x") if isinstance(value, str) else value
+    sides = tuple(sides) if isinstance(sides, tuple | list) else (sides,)
+    try:
+        sides = tuple(int(side) if isinstance(side, str) else side for side in sides)
+        rows, columns = (positive(name, side) for side in (*sides, *sides)[: max(2, len(sides))])
+    except (ValueError, OptionError):
+        raise OptionError(
+            f"{name} is {value!r}; pass the side of a square of pixels, or rows x columns as 3x7"
+        ) from None
+    return rows, columns
+
+
+def image_shape(shape: Sequence[int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    """Return height, width and channels of samples that are images which hold all blocks."""
+    if len(shape) not in (2, 3):
+        raise InputError(
+            f"samples have the shape {tuple(shape)}, and patches are of images (height, width) or "
+            "(height, width, channels); give the data set that shape"
+        )
+    height, width, channels = (*shape, 1)[:3]
+    for rows, columns in sizes:
+        if rows > height or columns > width:
+            raise OptionError(
+                f"a patch of {rows} x {columns} does not fit into images of {height} x {width} "
+                "pixels; pass a smaller one"
+            )
+    return height, width, channels
+
+
 # --- data sets -------------------------------------------------------------------------
 
 

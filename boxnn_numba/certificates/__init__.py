@@ -8,10 +8,11 @@ from boxnn_numba.certificates.margin import (
     median_certified_radius,
 )
 from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.certificates.patch import patch_certified, patch_sides
 from boxnn_numba.classifier import Certificate
 
-#: Certificates by name, each at least as large as the one before.
-KINDS = ("margin", "pairwise", "exact")
+#: Certificates by name: of radii, each at least as large as the one before, and of patches.
+KINDS = ("margin", "pairwise", "exact", "patch")
 
 __all__ = [
     "KINDS",
@@ -24,4 +25,6 @@ __all__ = [
     "mean_certified_radius",
     "median_certified_radius",
     "pairwise_radius",
+    "patch_certified",
+    "patch_sides",
 ]
