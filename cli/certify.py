@@ -17,9 +17,15 @@ from boxnn_numba.errors import OptionError
 @options.split
 @options.choice(
     "--certificate",
-    ("margin", "pairwise", "exact"),
+    ("margin", "pairwise", "exact", "patch"),
     default=None,
-    help="margin (the default), pairwise (at least as large) or exact (the true radius).",
+    help="margin (the default), pairwise (at least as large), exact (the true radius), or patch: "
+    "blocks of pixels.",
+)
+@click.option(
+    "--patch",
+    metavar="SIZES",
+    help="Blocks of --certificate patch: sides or rows x columns, e.g. 2,5,3x7.",
 )
 @click.option("--limit", type=int, help="Certify only this many rows, spread evenly.")
 @click.option("--exact", type=int, help="Short for --certificate exact --limit N.", metavar="N")
@@ -48,6 +54,10 @@ def certify(
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
         f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}"
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
+        + "".join(
+            f"\nright and certified against {size} patches {share:.2f}%"
+            for size, share in result.get("patches", {}).items()
+        )
         + cluster_text(result.get("cluster"))
     )
 
@@ -90,6 +100,7 @@ def curve_table(result: dict[str, Any]) -> str:
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
         "certified accuracy " + "".join(f"{value:>7.1f}" for value in curve.values()),
+        *_patch_lines(result.get("patches")),
         *_exact_lines(result.get("exact")),
         *_attack_lines(result.get("under_attack")),
         "",
@@ -108,6 +119,15 @@ def _kind(result: dict[str, Any]) -> str:
     if result["certificate"] in ("pairwise", "exact"):
         words = f"{result['certificate']} certificate"
     return f"{words}, radii in {result['unit']}"
+
+
+def _patch_lines(patches: dict[str, float] | None) -> list[str]:
+    if patches is None:
+        return []
+    return [
+        "patch of pixels    " + "".join(f"{size:>7}" for size in patches),
+        "certified accuracy " + "".join(f"{value:>7.1f}" for value in patches.values()),
+    ]
 
 
 def _exact_lines(exact: dict[str, Any] | None) -> list[str]:

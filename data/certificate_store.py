@@ -6,7 +6,8 @@ Files of the published defences have votes missing to unanimity for class
 distances, a prediction of -1 where they abstain, and, where the class is
 guessed from votes of its own, ``guess`` with it. Box-NN's have the attribute ``certificate``
 (`KINDS`; the margin where it is missing), and exact ones ``upper``: where the time
-did not suffice, the true radius is somewhere in radius..upper.
+did not suffice, the true radius is somewhere in radius..upper. Those of patches have the radii of
+the margin, and whether predictions withstand blocks of pixels besides.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _UNKNOWN = -2
 class CertificateFile(RowFile):
     """A finished certificate file, read and checked; attributes as in `RowFile`.
 
-    Its arrays ``prediction``, ``radius``, ``label``, ``class_distance``, ``upper`` and ``guess``
-    are described with the file format; a file without one of the last two has None.
+    Its arrays ``prediction``, ``radius``, ``label``, ``class_distance``, ``guess``, ``upper`` and
+    ``withstands`` are described with the file format; a file without one of the last three has
+    None.
     """
 
     format = "boxnn-certificate"
@@ -45,6 +47,10 @@ class CertificateFile(RowFile):
     class_distance = Column("units of 1 / width; of an ensemble, sums over its members", second="K")
     guess = OptionalColumn("RA and RA^B only: the class that was guessed from votes of its own")
     upper = OptionalColumn("exact certificates only: the true radius is in `radius`..`upper`")
+    withstands = OptionalColumn(
+        "patch certificates only: whether no block of a size in `patch` changes the prediction",
+        ("bool",), "S", 0,
+    )  # fmt: skip
 
     @functools.cached_property
     def row(self) -> np.ndarray:
@@ -82,6 +88,15 @@ class CertificateFile(RowFile):
         """Codes that an adversary rewrites together."""
         return int(self.attributes["group_size"])
 
+    @property
+    def patches(self) -> dict[str, float] | None:
+        """Percent right and certified by size of patch, as ``"3x7"``; None of other kinds."""
+        if self.withstands is None:
+            return None
+        shares = 100 * (self.withstands & (self.prediction == self.label)[:, None]).mean(axis=0)
+        sizes = ["x".join(map(str, size)) for size in self.attributes["patch"]]
+        return {size: round(float(share), 4) for size, share in zip(sizes, shares, strict=True)}
+
     def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prediction, radius under a convention, and true label.
 
@@ -91,7 +106,7 @@ class CertificateFile(RowFile):
         Raises
         ------
         OptionError
-            Unknown convention, or another than the sound one of pairwise or exact certificates.
+            Unknown convention, or another than the sound one of certificates but the margin.
         """
         label = np.where(self.label < 0, _UNKNOWN, self.label)
         validation.choice("convention", convention, CONVENTIONS)

@@ -46,7 +46,8 @@ class AnyColumn(functools.cached_property[Value]):
     """An array of a `RowFile`, read when it is asked for the first time.
 
     `meaning` is what it holds, for the docs; `dtypes` are types that it may have; `second` is the
-    name of its second dimension, ``"K"`` classes or ``"n"`` features. It is made full of `fill`.
+    name of its second dimension, ``"K"`` classes, ``"n"`` features or ``"S"`` sizes of patches. It
+    is made full of `fill`.
     """
 
     optional = False
@@ -94,6 +95,12 @@ class OptionalColumn(AnyColumn[np.ndarray | None]):
     """An array that only some files have; None in others."""
 
     optional = True
+
+
+def _sizes(attributes: Mapping[str, Any]) -> dict[str, int]:
+    """Return the second dimensions that the attributes of a file tell."""
+    patches = {"S": len(attributes["patch"])} if "patch" in attributes else {}
+    return {"K": len(attributes["classes"]), **patches}
 
 
 class RowFile:
@@ -155,7 +162,7 @@ class RowFile:
         attributes: dict[str, Any] = dict(group.attrs.asdict())
         if "digests" not in attributes:
             raise cls.error(f"{path} is unfinished; resume it with `{cls.command} --resume`")
-        sizes = {"K": len(attributes["classes"])}
+        sizes = _sizes(attributes)
         arrays: dict[str, Any] = {}
         for column in cls.columns(attributes["digests"]):
             name = column.name
@@ -201,7 +208,7 @@ class RowWriter:
         unmeasured = dict.fromkeys(kind.measured)
         full = {"format": kind.format, "version": kind.version, **attributes, **unmeasured}
         self._path, self._kind, self._attributes = path, kind, full
-        self._columns, sizes = kind.columns(optional), {"K": len(full["classes"]), "n": n}
+        self._columns, sizes = kind.columns(optional), {**_sizes(full), "n": n}
         self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
         self._before = self._group.attrs.asdict()
         self._check_same_run()

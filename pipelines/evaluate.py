@@ -44,6 +44,9 @@ class Evaluation(Result):
         Of exact certificates: ``settled``, percent of the radii that were known before the time
         was up; ``time_limit``, seconds for each; ``upper``, radius as string -> percent of samples
         that are right and whose true radius may be so large.
+    patches
+        Of patch certificates: percent right and certified by size, as ``"3x7"``. Their radii are
+        the margin's.
     """
 
     method: str
@@ -59,6 +62,7 @@ class Evaluation(Result):
     abstained: float | None = None
     under_attack: UnderAttack | None = None
     exact: dict[str, Any] | None = None
+    patches: dict[str, float] | None = None
 
 
 def evaluate(
@@ -122,4 +126,5 @@ def evaluate(
         abstained=None if file.method == margin.BOX_NN else abstained,
         under_attack=None if attack is None else hold_against(file, attack, radii, convention),
         exact=exact,
+        patches=file.patches,
     )

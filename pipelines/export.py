@@ -124,7 +124,8 @@ def export_certificates(
     out
         The ``.csv`` or ``.parquet`` file to write. Columns: ``row`` of the split, ``label`` (empty
         where it is unknown), ``prediction`` (empty where the method abstains), ``radius``,
-        ``upper`` of exact certificates, and ``distance_CLASS`` of every class, in units.
+        ``upper`` of exact certificates, ``withstands_ROWSxCOLUMNS`` of patches, and
+        ``distance_CLASS`` of every class, in units.
     run
         Whether to replace what is at `out`.
 
@@ -211,6 +212,10 @@ def _columns(file: CertificateFile) -> dict[str, Any]:
     def labels(index: np.ndarray) -> list[Any]:
         return [names[i].item() if i >= 0 else None for i in index]
 
+    patches: dict[str, Any] = {}
+    if file.patches is not None and file.withstands is not None:
+        columns = zip(file.patches, file.withstands.T, strict=True)
+        patches = {f"withstands_{size}": held for size, held in columns}
     distance = {f"distance_{name}": file.class_distance[:, k] for k, name in enumerate(names)}
     return {
         "row": file.row,
@@ -218,6 +223,7 @@ def _columns(file: CertificateFile) -> dict[str, Any]:
         "prediction": labels(file.prediction),
         "radius": file.radius,
         **({} if file.upper is None else {"upper": file.upper}),
+        **patches,
         **distance,
     }
 

@@ -1,4 +1,4 @@
-"""Certification of a split of a dataset by Box-NN: margin, pairwise and exact radii."""
+"""Certification of a split of a dataset by Box-NN: radii of three kinds, and patches."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import KINDS, margin
 from boxnn_numba.certificates.exact import exact_radii
 from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.certificates.patch import patch_certified, patch_image
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
@@ -24,7 +25,7 @@ from boxnn_numba.rivals import need_two_classes
 
 #: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
 #: certificates those chunks whose samples take the whole time limit.
-_CHUNK_ROWS = {"margin": 2**31, "pairwise": 512, "exact": 16}
+_CHUNK_ROWS = {"margin": 2**31, "pairwise": 512, "exact": 16, "patch": 1024}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Certified(Result):
         In percent, and in features.
     seconds
         That it took.
+    patches
+        Percent right and certified by size of patch, as ``"3x7"``; None of other kinds.
     settled
         Percent of exact radii that were known before the time was up; None of other kinds.
     cluster
@@ -54,6 +57,7 @@ class Certified(Result):
     accuracy: float
     median_certified_radius: int
     seconds: float
+    patches: dict[str, float] | None = None
     settled: float | None = None
     cluster: Spent | None = None
 
@@ -66,17 +70,20 @@ class BoxWorker:
     time_limit: float
     device: str
     chunk: int | None
+    patch: tuple[tuple[int, int], ...] = ()
 
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of a certificate file but for the labels."""
         distance = model.class_distance(x, self.device, self.chunk)
         prediction, radius = model.radii(distance)
-        upper = {}
+        more = {}
         if self.certificate == "pairwise":
             radius = pairwise_radius(model, x).radius
         elif self.certificate == "exact":
-            radius, upper["upper"] = exact_radii(model, x, self.time_limit)
-        return {"prediction": prediction, "radius": radius, "class_distance": distance, **upper}
+            radius, more["upper"] = exact_radii(model, x, self.time_limit)
+        elif self.certificate == "patch":
+            more["withstands"] = patch_certified(model, x, list(self.patch))[1]
+        return {"prediction": prediction, "radius": radius, "class_distance": distance, **more}
 
 
 def certify(
@@ -88,6 +95,7 @@ def certify(
     certificate: str = "margin",
     limit: int | None = None,
     time_limit: float = 60.0,
+    patch: Any = None,
     run: RunOptions = DEFAULT_RUN,
 ) -> Certified:
     """Certify every sample of a split and write a certificate file.
@@ -102,14 +110,17 @@ def certify(
         ``"test"`` or ``"train"``.
     certificate
         ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
-        (`exact_radius`); each is at least as large as the one before, and slower.
+        (`exact_radius`); each is at least as large as the one before, and slower. ``"patch"``
+        (`patch_certified`) has the margin's radii, and whether blocks of pixels are withstood.
     limit
         Certify only this many rows, ``(arange(limit) * total) // limit``.
     time_limit
         Seconds for each sample of the exact certificate; where they do not suffice, the file
         has bounds of the radius.
+    patch
+        Sizes of the blocks, as for `patch_certified`; for that certificate only.
     run
-        How to run. Pairwise and exact certificates are computed on the CPU. Workers of a cluster
+        How to run. All certificates but the margin are computed on the CPU. Workers of a cluster
         must see the three paths, and with device ``"cuda"`` have a GPU of their own.
 
     Returns
@@ -124,6 +135,7 @@ def certify(
     began = time.perf_counter()
     validation.choice("certificate", certificate, KINDS)
     validation.real("time_limit", time_limit, 0, open_low=True)
+    sizes = validation.patches_for(certificate, patch)
     if certificate != "margin" and run.device == "cuda":
         raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
     # Of a cluster, the GPUs are the workers'.
@@ -131,16 +143,19 @@ def certify(
     get_backend(run.device if here else "cpu", run.threads, run.chunk)
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored
-    if certificate != "margin":
+    if certificate == "patch":
+        patch_image(classifier, sizes)
+    elif certificate != "margin":
         need_two_classes(classifier)
     # "auto" would give all workers of a machine the same GPU.
     device = run.device if here or run.device == "cuda" else "cpu"
-    worker = BoxWorker(certificate, float(time_limit), device, run.chunk)
+    worker = BoxWorker(certificate, float(time_limit), device, run.chunk, sizes)
     first, exact = subject.dataset.chunks(split)[0], certificate == "exact"
+    optional = {"exact": ("upper",), "patch": ("withstands",)}.get(certificate, ())
     spent = run_chunks(
         subject, worker, CertificateFile, out, _attributes(subject, worker),
         min(first.stop - first.start, _CHUNK_ROWS[certificate]), run,
-        optional=("upper",) if exact else (),
+        optional=optional,
     )  # fmt: skip
     file = open_certificate(out)
     prediction, _, label = outcome = file.outcome()
@@ -148,6 +163,7 @@ def certify(
         str(out), certificate, split, len(file),
         accuracy=round(100.0 * float((prediction == label).mean()), 4),
         median_certified_radius=margin.median_certified_radius(*outcome),
+        patches=file.patches,
         settled=100.0 * float((file.radius == file.upper).mean()) if exact else None,
         seconds=time.perf_counter() - began,
         cluster=spent,
@@ -163,4 +179,5 @@ def _attributes(subject: Subject, worker: BoxWorker) -> dict[str, Any]:
         "divisor": 2 * model.reach,
         "training": model.training,
         **({"time_limit": worker.time_limit} if worker.certificate == "exact" else {}),
+        **({"patch": list(map(list, worker.patch))} if worker.patch else {}),
     }

@@ -2,6 +2,7 @@
 
 The rows are copied from Tables 1 to 3 of Pal, Vidal and Sulam. They count a
 margin of exactly twice the radius as certified (``convention="paper"``).
+Certified accuracies against patches are those that the authors of other defences have published.
 """
 
 from __future__ import annotations
@@ -63,6 +64,22 @@ def published_medians(dataset_name: str) -> dict[str, int]:
         for record in _read("table1_median_radius.csv")
         if record["dataset"] == name
     }
+
+
+def published_patches(dataset_name: str) -> dict[str, dict[str, float]]:
+    """Return what other defences certify against patches, in percent, by method and size.
+
+    Examples
+    --------
+    >>> published_patches("mnist")
+    {'Interval bounds (Chiang et al. 2020)': {'2x2': 91.51, '5x5': 61.85}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for record in _read("patches.csv"):
+        if record["dataset"] == _SAMPLES.get(dataset_name, dataset_name):
+            percent = float(record["certified_accuracy"])
+            found.setdefault(record["method"], {})[record["patch"]] = percent
+    return found
 
 
 class Method(NamedTuple):

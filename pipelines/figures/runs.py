@@ -55,6 +55,8 @@ class Run:
         How many samples that is of.
     attack
         The file with the attack's inputs, or None.
+    patches
+        Percent right and certified by size of patch; None where that was not looked at.
     row
         (N,) number of each sample in the split; 0, 1, ... where it is None.
     """
@@ -71,6 +73,7 @@ class Run:
     attacked: int = 0
     attack: AttackFile | None = None
     row: np.ndarray | None = None
+    patches: dict[str, float] | None = None
 
     @property
     def numbers(self) -> np.ndarray:
@@ -178,7 +181,9 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     files = [open_certificate(path) for path in paths]
     for path, file, name in zip(paths, files, _names(resolved, files), strict=True):
         known = *file.outcome(convention), list(file.classes), dict(file.attributes)
-        run = Run(name, *known, file.class_distance, location(path), row=file.row)
+        run = Run(
+            name, *known, file.class_distance, location(path), row=file.row, patches=file.patches
+        )
         if not (run.label >= 0).any():
             raise CertificateFileError(
                 f"{path} has no sample whose true class is known; certify a data set with labels"

@@ -24,6 +24,7 @@ from boxnn_numba.pipelines.figures.published import (
     family,
     is_sample,
     published_medians,
+    published_patches,
     published_rows,
 )
 from boxnn_numba.pipelines.figures.runs import Run, unit_of_runs
@@ -145,6 +146,7 @@ def _compared(
         "accuracy": accuracy,
         "best": [max(value or 0.0 for value in column) for column in columns],
         "attack": tables.attack_rows(runs, radii),
+        "patches": tables.patch_rows(runs, published_patches(runs[0].dataset_name)),
     }
 
 

@@ -35,6 +35,7 @@ _FIXED_NAMES = {
     "per_class.csv",
     "published.csv",
     "attack_curves.csv",
+    "patches.csv",
 }
 _GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
 _IN_GALLERY_FIGURE = 3

@@ -32,6 +32,7 @@ _SETTINGS = (
     "guess_samples",
     "seed",
     "limit",
+    "patch",
     "multiply_adds",
 )
 
@@ -63,6 +64,17 @@ def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Publ
                 (run.name, run.attacked, changes, f"{value:.4f}")
                 for run in attacked
                 for changes, value in enumerate(run.robust)  # type: ignore[arg-type]
+            ),
+        )
+    patched = [run for run in runs if run.patches]
+    if patched:
+        _write_csv(
+            folder / "patches.csv",
+            ("run", "patch", "certified_accuracy"),
+            (
+                (run.name, size, f"{value:.4f}")
+                for run in patched
+                for size, value in (run.patches or {}).items()
             ),
         )
     if published:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.distances import UNREACHABLE
@@ -49,6 +50,25 @@ def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
             (series, ", gap", gap),
         ]
     return rows
+
+
+def patch_rows(
+    runs: Sequence[Run], published: Mapping[str, Mapping[str, float]]
+) -> tuple[list[str], list[tuple[str, Sequence[float | None]]]]:
+    """Return sizes of patches, and what runs and published methods certify against them.
+
+    There are none where no run has looked at patches.
+    """
+    rows = {run.name: run.patches for run in runs if run.patches}
+    found = {size for shares in rows.values() for size in shares}
+    sizes = sorted(found, key=lambda size: (_pixels(size), size))
+    others = {name: shares for name, shares in published.items() if found & shares.keys()}
+    every = [*rows.items(), *others.items()]
+    return sizes, [(name, [shares.get(size) for size in sizes]) for name, shares in every]
+
+
+def _pixels(size: str) -> int:
+    return math.prod(map(int, size.split("x")))
 
 
 def distances(
