@@ -46,6 +46,7 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
 @click.option("--samples", default=60_000, help="Samples N.")
 @click.option("--features", default=784, help="Features n.")
 @click.option("--boxes", default=2500, help="Boxes M.")
+@click.option("--parts", default=1, help="Parts in which templates recombine.")
 @click.option("--classes", default=10, help="Classes K.")
 @click.option("--batch", default=2000, help="Samples in a step.")
 @click.option("--width", default=112, help="Width of the boxes.")
@@ -88,7 +89,7 @@ def plan(
     from boxnn_numba.pipelines.plan.predict import predict
     from boxnn_numba.pipelines.plan.report import draw_plan, plan_text
 
-    job_names = ("samples", "features", "boxes", "classes", "batch", "width", "validation")
+    job_names = ("samples", "features", "boxes", "classes", "batch", "width", "validation", "parts")
     job = Job(**{name: sizes.pop(name) for name in job_names})
     clusters = [
         Hardware(**sizes, threads=threads_per_worker, bandwidth=link, store_bandwidth=store,

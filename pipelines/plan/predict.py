@@ -123,11 +123,11 @@ def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, floa
         kept = -(-shards // hardware.workers)
         busy = min(kept, hardware.threads)
         per_task = 2 * boxes * n + job.rows * n
-        worker = base + kept * (per_task + 4.0 * job.rows * boxes) + busy * per_task
+        worker = base + kept * (per_task + 4.0 * job.rows * boxes * job.parts) + busy * per_task
     else:
         seats, count = calls(job, hardware, constants)
         messages = float(COPIES_OF_MESSAGES * seats * codes)
-        per_thread = 2 * job.rows / count * n + 64 * 4 * job.boxes
+        per_thread = 2 * job.rows / count * n + 64 * 4 * job.boxes * job.parts
         new = COPIES_OF_MESSAGES * codes * min(seats, hardware.threads)
         worker = base + codes + hardware.threads * per_thread + new
     chunk = max(CHUNK_BYTES, n)

@@ -253,16 +253,16 @@ def forward_seconds(job: Job, constants: Constants, rows: int, boxes: int) -> fl
     """Return the seconds that one thread needs to see some rows against some boxes."""
     pairs = rows * boxes
     distances = pairs * job.features / constants.distance_rate(job.width, job.features)
-    return distances + pairs * constants.pair_seconds
+    return distances + job.parts * pairs * constants.pair_seconds
 
 
 def gradient_seconds(job: Job, constants: Constants, threads: int) -> float:
     """Return the seconds of a step's gradient and update on some threads."""
-    entries = constants.entries_per_sample(job) * job.rows
-    touched = job.boxes * -math.expm1(-entries / job.boxes)
-    n = job.features
+    entries, cells = constants.entries_per_sample(job) * job.rows, job.boxes * job.parts
+    touched, n = cells * -math.expm1(-entries / cells), job.features
     work = entries * interpolate(constants.entry, n) + touched * interpolate(constants.update, n)
-    return n * work / threads + entries * constants.sort_seconds
+    # An entry, and a cell of a box, is of the features of one part.
+    return n / job.parts * work / threads + entries * constants.sort_seconds
 
 
 def local_step_seconds(job: Job, constants: Constants, threads: int) -> float:

@@ -21,6 +21,7 @@ from benchmarks.method import (
 
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import BackendError
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.cpu_trainer import CpuTrainer
@@ -117,7 +118,8 @@ def make_trainer(
         boxes=len(lower), width=width, batch=batch, beta=_BETA * spread, leak=0.0,
         softmin="boltzmann", tau=1.0 / spread, objective="clip",
     )  # fmt: skip
-    problem = Problem.of(options, labels, n_classes, lower.shape[1])
+    offsets = np.searchsorted(labels, np.arange(n_classes + 1))
+    problem = Problem.of(options, Structure.plain(offsets, lower.shape[1]))
     return CpuTrainer(backend, (lower.copy(), upper.copy()), problem)
 
 
@@ -129,7 +131,9 @@ def our_gradient(
     m = trainer.table.n_boxes
     starts, order = np.empty(m + 1, np.int64), np.empty(len(entries.boxes), np.int64)
     cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
-    lower, upper = trainer.gradient(x, entries, np.arange(m), starts, order)
+    samples, place = trainer.backend.samples(x, trainer.table.frame), trainer.table.frame.place
+    found = trainer.gradient(samples, entries, np.arange(m), starts, order)
+    lower, upper = (side.reshape(m, -1)[:, place] for side in found)
     scale = trainer.problem.options.unit / FIXED_POINT
     return lower * scale, upper * scale
 

@@ -108,6 +108,25 @@ def test_phases_are_the_sums_of_their_messages() -> None:
     assert sum(result.step["shares"].values()) == pytest.approx(1)
 
 
+def test_parts_mean_more_entries_of_fewer_features() -> None:
+    plain, hardware = plan_step.step_phases(JOB, Hardware(), CONSTANTS), Hardware()
+    job = replace(JOB, parts=4)
+    assert replace(JOB, parts=1) == JOB
+    phases = plan_step.step_phases(job, hardware, CONSTANTS)
+    entries, cells = 300 * 20 * 4**1.4, 4 * 400
+    touched = cells * (1 - math.exp(-entries / cells))
+    gradient = 25 * (entries * 1e-9 + touched * 2e-9) + entries * 1e-8
+    assert phases["gradient"] == pytest.approx(gradient)
+    assert phases["distances"] == pytest.approx(1.5 * 300 * 400 * (100 / 2e9 + 4e-9))
+    answer = 300 * 16 * (20 * 4**1.4 - 20)
+    assert phases["results back"] - plain["results back"] == pytest.approx(answer / 1e9)
+    sharded = Hardware(workers=2, box_shards=2)
+    more = [plan.memory(each, sharded, CONSTANTS)["worker"] for each in (JOB, job)]
+    assert more[1] - more[0] == 3 * 4.0 * 300 * 200
+    with pytest.raises(OptionError, match="parts"):
+        Job(parts=785)
+
+
 def test_a_slow_link_makes_calls_wait_for_each_other() -> None:
     fast, slow = Hardware(workers=4, bandwidth=1e12), Hardware(workers=4, bandwidth=1e7)
     few = replace(CONSTANTS, entries={100: 1.0})

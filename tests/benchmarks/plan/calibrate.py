@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import method as bench_method
 from benchmarks.plan.calibrate_data import BOXES, data_constants
 
-from boxnn_numba.backends.box_layout import box_table, class_layout
+from boxnn_numba.backends.box_layout import class_layout, frame_of
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.structure import Structure
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.paths import Name
@@ -133,19 +134,19 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
     boxes = min(_BOXES, max(32, _BOX_CODES // n // 32 * 32))
     rows = _SAMPLES if n < 10_000 else 64
     backend = get_backend("cpu", 1)
-    x = backend.samples(bench_method.random_codes(rng, rows, n))
     bounds = bench_method.random_boxes(rng, boxes, n)
-    table = box_table(*bounds)
+    trainer = _trainer(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
+    table, structure = trainer.table, trainer.problem.structure
+    x = backend.samples(bench_method.random_codes(rng, rows, n), table.frame)
     rates = {}
     for width in (1, WIDTH, 255):
 
         def see(width: int = width) -> None:
-            operands = backend.operands(table)
+            operands = backend.operands(table, structure)
             for first in range(0, min(rows, 256), 64):
                 backend.distances(x[first : first + 64], operands, (0, boxes), width)
 
         rates[regime(width)] = min(rows, 256) * boxes * n / seconds(see)
-    trainer = _trainer(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
     count = boxes * _ENTRIES_PER_BOX
     entries = Entries(
         np.sort(rng.integers(0, rows, count, dtype=np.int32)),
@@ -155,7 +156,8 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
     starts, order = np.empty(boxes + 1, np.int64), np.empty(count, np.int64)
     cpu_training.sort_by_box(entries.boxes, count, starts, order)
     blocks = [np.arange(first, first + 32) for first in range(0, boxes, 32)]
-    zeros = np.zeros((32, n), np.int64), np.zeros((32, n), np.int64)
+    shape = trainer.gradient(x, entries, blocks[0], starts, order)[0].shape
+    zeros = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
 
     def expand() -> None:
         for block in blocks:
@@ -176,7 +178,8 @@ def _trainer(
 ) -> Any:
     options = TrainingOptions(boxes=len(labels), width=WIDTH, beta=50.0, leak=0.2)
     masters = bounds[0].astype(np.float32), bounds[1].astype(np.float32)
-    problem = Problem.of(options, labels, k, bounds[0].shape[1])
+    offsets = np.searchsorted(labels, np.arange(k + 1))
+    problem = Problem.of(options, Structure.plain(offsets, bounds[0].shape[1]))
     return (make or functools.partial(CpuTrainer, get_backend("cpu", 1)))(masters, problem)
 
 
@@ -200,7 +203,7 @@ def _softmin(rate: float) -> dict[str, float]:
     sort = functools.partial(cpu_training.sort_by_box, found.boxes, len(found.boxes), starts, order)
     # Whatever a step takes beyond bare distances: soft-min, and blocks that come from memory.
     spent = seconds(lambda: forward(backend, table, x, y, problem)) / (len(y) * boxes)
-    layout = class_layout(*table.bounds(), problem.offsets)
+    layout = class_layout(*table.bounds(), problem.structure)
     test = samples.test[0]
     out = np.empty((len(test), samples.n_classes), np.int32)
     classes = seconds(lambda: backend.class_distance(test, layout, WIDTH, out))
@@ -217,7 +220,8 @@ def _store() -> dict[str, float]:
     backend = get_backend("cpu", 1)
     rng = np.random.default_rng(0)
     wide = bench_method.random_codes(rng, 2048, 12_288)
-    copied = seconds(lambda: backend.samples(wide), 3)
+    frame = frame_of(np.zeros(wide.shape[1], np.int64), np.arange(wide.shape[1]))
+    copied = seconds(lambda: backend.samples(wide, frame), 3)
     rows = np.resize(bench_method.load_samples(None).train[0], (4096, 784))
     labels = np.arange(4096, dtype=np.int32) % 2
     with tempfile.TemporaryDirectory() as folder:
@@ -237,7 +241,7 @@ def _changes() -> dict[str, float]:
     gaps, codes = changes(old.copy(), new)
     copies = iter([old.copy() for _ in range(6)])
     found = seconds(lambda: changes(next(copies), new))
-    made = seconds(lambda: apply_changes(old, gaps, codes, old.shape[1]))
+    made = seconds(lambda: apply_changes(old, gaps, codes, np.arange(old.shape[1])))
     return {"compare_seconds": found / old.size, "apply_seconds": made / len(codes)}
 
 
