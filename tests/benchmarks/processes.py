@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import math
 import os
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ from benchmarks.method import (
 )
 
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates import patch_certified
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.errors import BackendError
@@ -35,6 +38,8 @@ from boxnn_numba.training.options import TrainingOptions
 
 #: Images that are certified, and RA's forward passes per image (design of Levine & Feizi).
 IMAGES, RA_PASSES, RA_KEEP = 10_000, 10_000, 45
+#: Side of the patches that images are certified against.
+PATCH = 5
 _CLI = "from boxnn_numba.cli.main import main; main()"
 
 
@@ -91,7 +96,7 @@ def model_and_data(settings: Settings, rows: int, boxes: int = 2500) -> Iterator
 
 
 def certification_suite(settings: Settings) -> list[Record]:
-    """Measure the certification of 10,000 images: kernel, Python call, process; and RA's.
+    """Measure the certification of 10,000 images: kernel, Python call, process, patches; RA's.
 
     Returns
     -------
@@ -114,10 +119,17 @@ def certification_suite(settings: Settings) -> list[Record]:
                 boxnn, "certify", path, data, "--out", out, "--overwrite", "-q", **threads
             ),
         }
+        side = math.isqrt(x.shape[1])
+        if side >= PATCH and side**2 == x.shape[1]:
+            image = dataclasses.replace(model, feature_shape=(side, side))
+            work["patches"] = functools.partial(patch_certified, image, x, PATCH, settings.threads)
         times = alternate(work, settings.rounds)
         boxes = len(model.boxes)
     note = f"{boxes} boxes, W={model.boxes.width}, {settings.samples.name}"
     found = [record(case, name, "s", seconds, note) for name, seconds in times.items()]
+    if "patches" in times:
+        ratio = times["patches"] / times["Python call"]
+        found.append(record(case, "patches / Python call", "times", ratio, f"{PATCH} x {PATCH}"))
     settings.advance("certification ours")
     found += _randomized_ablation(settings, case, rows, times)
     settings.advance("certification RA")

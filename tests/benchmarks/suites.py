@@ -180,6 +180,8 @@ def targets(records: Sequence[Record], threads: int) -> list[dict[str, Any]]:
     add("certify 10,000 images, kernel, s", _exact(records, certify, "kernel"), at_most=0.5)
     add("certify 10,000 images, process, s",
         _exact(records, certify, "whole process"), at_most=1.5)  # fmt: skip
+    add("certify 10,000 images against patches, s",
+        _exact(records, certify, "patches"), at_most=20)  # fmt: skip
     for job in ("certify", "training step"):
         exponents = medians("growth", f"{job}: time", "exponent")
         add(f"{job}: smallest exponent of time", exponents, at_least=0.95)
