@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -79,6 +80,8 @@ class Span:
 def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[str, Span]:
     """Return where each option is searched for a data set: those of `SEARCHED` by default."""
     n, rows = dataset.n_features, dataset.n_rows("train")
+    if dataset.are_images:  # what counts is pixels
+        n = math.prod(dataset.feature_shape[:2])
     spans = {
         "width": Span(8, 255, log=True, whole=True),
         "alpha": Span(0.02, 0.4, log=True),
@@ -89,6 +92,7 @@ def search_space(dataset: Dataset, names: Sequence[str] | None = None) -> dict[s
         "leak": Span(0.0, 1.0),
         "batch": Span(20, max(21, min(2000, rows // 4)), log=True, whole=True),
         "sharpness": Span(2.0, 40.0, log=True),
+        "templates": Span(1, 100, log=True, whole=True),
     }
     if names is None:
         names = [name for name in SEARCHED if name != "augment" or dataset.are_images]
@@ -209,7 +213,11 @@ class _Trial:
         """Train with the options of a trial; return how it ended and its value."""
         options = TrainingOptions(**{**self.settings.as_dict(), **trial.params})
         feed, grid = dataset_feed(self.dataset, options)
-        run = Training(options, feed, len(self.dataset.classes), self.backend)
+        shape = self.dataset.feature_shape
+        run = Training(
+            options, feed, len(self.dataset.classes), self.backend, feature_shape=shape,
+            codes=grid is None,
+        )  # fmt: skip
         try:
             while run.epoch < options.epochs:
                 record = run.run_epoch()
@@ -219,7 +227,6 @@ class _Trial:
                         return "pruned", None
         except DivergenceError:
             return "diverged", None
-        shape = self.dataset.feature_shape
         model = trained_model(run, self.dataset.classes, grid, shape, {})
         outcome = held_out_outcome(model, self.dataset)
         if self.radius is None:

@@ -37,17 +37,20 @@ def study(boxnn: Run, *words: object) -> dict[str, Any]:
 
 
 @pytest.mark.tune
-@pytest.mark.parametrize("radius", [None, 2])
-def test_the_best_options_are_so_on_held_out_data(boxnn: Run, radius: int | None) -> None:
-    words = () if radius is None else ("--radius", radius)
-    found = study(boxnn, "--trials", 5, "--search", "width,lr", *words)
-    assert [set(item["options"]) for item in found["done"]] == [{"width", "lr"}] * 5
+@pytest.mark.parametrize(("radius", "parts"), [(None, ()), (2, ()), (None, ("--parts", 3))])
+def test_the_best_options_are_so_on_held_out_data(
+    boxnn: Run, radius: int | None, parts: tuple[object, ...]
+) -> None:
+    words = parts if radius is None else ("--radius", radius)
+    names = "templates,lr" if parts else "width,lr"
+    found = study(boxnn, "--trials", 5, "--search", names, *words)
+    assert [set(item["options"]) for item in found["done"]] == [set(names.split(","))] * 5
     complete = [item for item in found["done"] if item["state"] == "complete"]
     best = max(complete, key=lambda item: item["value"])
     assert found["best"] == {"options": best["options"], "value": best["value"]}
     # The same by the commands that a user types.
     options = [word for name, value in best["options"].items() for word in (f"--{name}", value)]
-    words = ("train", "tiny.zarr", "--out", "m.zarr", *TUNE[4:], *options)
+    words = ("train", "tiny.zarr", "--out", "m.zarr", *TUNE[4:], *parts, *options)
     assert boxnn(*words)[0] == 0
     x, y = open_dataset("tiny.zarr").read("train")
     _, held = validation_split(y, 0.3, 0)
@@ -63,12 +66,12 @@ def test_the_best_options_are_so_on_held_out_data(boxnn: Run, radius: int | None
 def test_a_stopped_study_goes_on(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = pipeline.Training, 0
 
-    def stopping(*arguments: Any) -> Any:
+    def stopping(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(pipeline, "Training", stopping)
     assert boxnn(*TUNE, "--trials", 4)[0] == 130
