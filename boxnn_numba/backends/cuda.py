@@ -177,8 +177,8 @@ class CudaBackend:
         n, per_row = x.shape[0], 4 * (columns + wide)
         rows = max(1, n) if per_row == 0 else min(max(1, n), _fitting(per_row, _HELD_BYTES))
         with runtime.enough_memory(rows * per_row, "use `device` cpu"):
-            held = cuda.device_array((rows, columns), np.int32) if columns else None
-            room = cuda.device_array((rows, wide), np.uint32) if wide else None
+            held: Any = cuda.device_array((rows, columns), np.int32) if columns else None
+            room: Any = cuda.device_array((rows, wide), np.uint32) if wide else None
         for first in range(0, n, rows):
             chunk = slice(first, min(n, first + rows))
             count = chunk.stop - first

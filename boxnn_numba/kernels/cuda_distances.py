@@ -93,6 +93,25 @@ def _make_tile(penalty: str, row: Any) -> Any:
                     group[a] = 0
 
     @device
+    def load_boxes(boxes, first_box, start, last_word, kinds, bounds, sides):
+        """Read words start.. of the tile's boxes to `bounds`, and add up what their sides are."""
+        for j in range(cuda.threadIdx.y * COLUMNS + cuda.threadIdx.x, TILE_BOXES * WORDS, THREADS):
+            m, k = j // WORDS, j % WORDS
+            for p in range(planes):
+                value = np.uint32(0)
+                if first_box + m < boxes.shape[1] and start + k < last_word:
+                    value = boxes[p, first_box + m, start + k]
+                bounds[p, k, m] = value
+            if not plain:
+                side = sad(bounds[0, k, m], bounds[1, k, m], np.int32(0))
+                if grouped and start + k < last_word and kinds[start + k] != SINGLES:
+                    bounds[2, k, m] = np.uint32(side)
+                    side = np.int32(0)
+                elif capped:
+                    side -= sad(bounds[2, k, m], bounds[3, k, m], np.int32(0))
+                cuda.atomic.add(sides, m, side)
+
+    @device
     def tile(
         x, rows, first_row, last_row, boxes, first_box, first_word, last_word, kinds, cap, sums
     ):  # fmt: skip
@@ -121,21 +140,7 @@ def _make_tile(penalty: str, row: Any) -> Any:
                     value = x[row(rows, first_row + i), start + k]
                 xs[k, i] = value
             cuda.syncthreads()
-            for j in range(thread, TILE_BOXES * WORDS, THREADS):
-                m, k = j // WORDS, j % WORDS
-                for p in range(planes):
-                    value = np.uint32(0)
-                    if first_box + m < boxes.shape[1] and start + k < last_word:
-                        value = boxes[p, first_box + m, start + k]
-                    bounds[p, k, m] = value
-                if not plain:
-                    side = sad(bounds[0, k, m], bounds[1, k, m], np.int32(0))
-                    if grouped and start + k < last_word and kinds[start + k] != SINGLES:
-                        bounds[2, k, m] = np.uint32(side)
-                        side = np.int32(0)
-                    elif capped:
-                        side -= sad(bounds[2, k, m], bounds[3, k, m], np.int32(0))
-                    cuda.atomic.add(sides, m, side)
+            load_boxes(boxes, first_box, start, last_word, kinds, bounds, sides)
             cuda.syncthreads()
             for k in range(min(WORDS, last_word - start)):
                 for p in range(planes):
