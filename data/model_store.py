@@ -81,7 +81,9 @@ def write_model(model: BoxNN | BaselineModel, path: Location, single: bool) -> N
         )
         for name, array in arrays.items():
             chunks = tuple(max(1, min(_CHUNK, size)) for size in array.shape[:1]) + array.shape[1:]
-            target = zarr_format.create_array(group, name, array.shape, array.dtype, chunks)
+            # Another than what the array holds: a chunk that is lost is not read as what it was.
+            fill = int(array.size > 0 and array.flat[0] == 0)
+            target = zarr_format.create_array(group, name, array.shape, array.dtype, chunks, fill)
             target[...] = array
     finally:
         store.close()

@@ -66,7 +66,7 @@ def test_results_as_text(trained: Run) -> None:
     assert (code, err) == (0, "") and out.startswith("c: 120 samples in ")
     for convention in ("sound", "paper"):
         code, out, err = trained("evaluate", "c", "--radii", "0,1", "--convention", convention)
-        assert (code, err) == (0, "") and f"({convention} convention)" in out
+        assert (code, err) == (0, "") and f"({convention} convention, radii in features)" in out
         assert [line.split()[0] for line in out.splitlines()[-3:]] == ["3", "5", "8"]
     assert trained("evaluate", "c")[0] == 0
 
