@@ -83,23 +83,6 @@ class Frame:
         return len(self.source) // self.planes
 
     @functools.cached_property
-    def spans(self) -> np.ndarray:
-        """(P, 3) int64: first and last vectors of each part, and its quarter, 0 if whole."""
-        shift = 4 if self.quarters else 1
-        rows = self.segments[self.slot // shift] // simd.LANES
-        return np.column_stack((rows, self.slot % shift))
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of a vector that are of one part."""
-        return simd.LANES // 4 if self.quarters else simd.LANES
-
-    def shaped(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows that are laid out as (rows, planes, vectors, quarters, lanes), as a view."""
-        quarters = simd.LANES // self.lanes
-        return rows.reshape(len(rows), self.planes, -1, quarters, self.lanes)
-
-    @functools.cached_property
     def in_order(self) -> bool:
         """Whether features stand in their own order, and what pads behind them."""
         return bool((self.place == np.arange(len(self.place))).all())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.extending import register_jitable
@@ -243,12 +243,12 @@ def assemble(lanes: int) -> Callable[..., Any]:
 
 
 @kernel
-def spread(totals, first, place, starts, soft, entries, count, out, filled):
+def spread(totals, first, place, starts, soft, entries, count, least, out, filled):
     """Append entries (sample, cell, coefficient) of templates' entries; return how many there are.
 
     The coefficients of the first `count` entries, whose samples are numbered from `first`, go to
-    the rows of the template, part by part: to cell ``row * P + part``. Those that do not fit are
-    counted but not written.
+    the rows of the template, part by part: to cell ``row * P + part``. What is below `least` is
+    left out, and what does not fit is counted but not written.
     """
     samples, templates, coefficients = entries
     to_samples, cells, to_coefficients = out
@@ -260,15 +260,15 @@ def spread(totals, first, place, starts, soft, entries, count, out, filled):
         apart, rows = totals[i // 4], (starts[t], starts[t + 1])
         for p in range(parts):
             at = segments[p], i % 4 * width + quarters[p]
-            least, mass, moment = _row_masses(apart, at, rows, soft)
+            nearest, mass, moment = _row_masses(apart, at, rows, soft)
             mean = moment / mass
             for j in range(rows[0], rows[1]):
-                k = apart[at[0], j, at[1]] - least
+                k = apart[at[0], j, at[1]] - nearest
                 if k <= cutoff:
                     w = formulas.weight(k, table, cutoff)
                     share = formulas.softmin_coefficient(k, w, mass, mean, tau_per_unit)
                     q = round(coefficients[e] * share)
-                    if q != 0:
+                    if abs(q) >= least:
                         if filled < len(cells):
                             to_samples[filled], cells[filled] = samples[e], j * parts + p
                             to_coefficients[filled] = q
@@ -277,13 +277,13 @@ def spread(totals, first, place, starts, soft, entries, count, out, filled):
 
 
 # --- gradient and step -------------------------------------------------------------------
-# A cell is a box in one part, number ``box * P + part``. Its columns are vectors first..last of
-# `spans`, and in these the lanes of one quarter or all, in every plane.
+# A cell is a box in one part, number ``box * P + part``. Its columns are first..last of `spans`
+# (P, 2), and with these in every plane: (planes, columns) of a plane are a shape.
 
 
 @kernel
 def sort_by_box(boxes, count, starts, order):
-    """Counting sort: entries of box m are ``order[starts[m]:starts[m + 1]]``."""
+    """Counting sort: entries of box, or cell, m are ``order[starts[m]:starts[m + 1]]``."""
     starts[:] = 0
     for e in range(count):
         starts[boxes[e] + 1] += 1
@@ -300,193 +300,177 @@ def sort_by_box(boxes, count, starts, order):
 
 @kernel
 def box_masses(starts, order, coefficients, masses):
-    """Write the sum of the absolute coefficients of each box to masses (M,) int64."""
+    """Write the sum of the absolute coefficients of each box, or cell, to masses, int64."""
     for m in range(len(masses)):
         masses[m] = 0
         for e in range(starts[m], starts[m + 1]):
             masses[m] += abs(coefficients[order[e]])
 
 
-def _make_gradient(name: str, slope: Any, lanes: int) -> Callable[..., Any]:
-    @kernel(name=f"{name}_{lanes}")
+def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
+    @kernel(name=name)
     def gradient(
-        x, lower, upper, spans, touched, starts, order, samples, coefficients, width, leak, out
+        x, lower, upper, spans, shape, touched, starts, order, samples, coefficients, width, leak,
+        grad_lower, grad_upper,
     ):  # fmt: skip
         """Write the integer gradient of the touched cells to rows 0.. of the outputs.
 
-        x (batch, planes, vectors, quarters, lanes), lower and upper (M, ...) uint8; `out` are the
-        gradients of lower and upper, (cells, planes, vectors, lanes) int64, or int32 where no sum
-        can overflow it.
+        x (batch, columns), lower and upper (M, columns) uint8; grad_lower and grad_upper
+        (cells, planes * most columns of a span) int64, or int32 where no sum can overflow it.
         """
-        grad_lower, grad_upper = out
         integer = grad_lower.dtype.type
         for t in range(len(touched)):
             m, p = touched[t] // len(spans), touched[t] % len(spans)
-            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
-            low_rows, high_rows = lower[m, 0, first:last, quarter], upper[m, 0, first:last, quarter]
-            lows, highs = grad_lower[t, 0], grad_upper[t, 0]
-            lows[:] = 0
-            highs[:] = 0
+            first, last = spans[p, 0], spans[p, 1]
+            a, b = lower[m, first:last], upper[m, first:last]
+            low, high = grad_lower[t, : last - first], grad_upper[t, : last - first]
+            low[:] = 0
+            high[:] = 0
             for e in range(starts[touched[t]], starts[touched[t] + 1]):
                 entry = order[e]
-                codes = x[samples[entry], 0, first:last, quarter]
+                code = x[samples[entry], first:last]
                 q = integer(coefficients[entry])
                 q_leak = integer(round(coefficients[entry] * leak))
-                for v in range(len(codes)):
-                    code, a, b, low, high = codes[v], low_rows[v], high_rows[v], lows[v], highs[v]
-                    for k in range(lanes):
-                        below = np.int32(a[k]) - np.int32(code[k])
-                        above = np.int32(code[k]) - np.int32(b[k])
-                        low[k] += slope(below, width, q, q_leak)
-                        high[k] -= slope(above, width, q, q_leak)
+                for k in range(len(code)):
+                    below = np.int32(a[k]) - np.int32(code[k])
+                    above = np.int32(code[k]) - np.int32(b[k])
+                    low[k] += slope(below, width, q, q_leak)
+                    high[k] -= slope(above, width, q, q_leak)
 
     return gradient
 
 
-def _make_grouped_gradient(name: str, lanes: int) -> Callable[..., Any]:
-    slope = formulas.grouped_slope
-
-    @kernel(name=f"{name}_grouped_{lanes}")
-    def gradient(
-        x, lower, upper, spans, touched, starts, order, samples, coefficients, width, leak, out
-    ):  # fmt: skip
-        """As that of single features: what counts is the excess of a group as a whole."""
-        grad_lower, grad_upper = out
-        integer = grad_lower.dtype.type
-        total = np.empty(lanes, np.int32)
-        for t in range(len(touched)):
-            m, p = touched[t] // len(spans), touched[t] % len(spans)
-            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
-            grad_lower[t] = 0
-            grad_upper[t] = 0
-            for e in range(starts[touched[t]], starts[touched[t] + 1]):
-                entry = order[e]
-                codes = x[samples[entry]]
-                q = integer(coefficients[entry])
-                q_leak = integer(round(coefficients[entry] * leak))
-                for v in range(first, last):
-                    total[:] = 0
-                    for plane in range(x.shape[1]):
-                        code, a = codes[plane, v, quarter], lower[m, plane, v, quarter]
-                        b = upper[m, plane, v, quarter]
-                        for k in range(lanes):
-                            total[k] += formulas.excess(
-                                np.int32(code[k]), np.int32(a[k]), np.int32(b[k])
-                            )
-                    for plane in range(x.shape[1]):
-                        code, a = codes[plane, v, quarter], lower[m, plane, v, quarter]
-                        b = upper[m, plane, v, quarter]
-                        low, high = grad_lower[t, plane, v - first], grad_upper[t, plane, v - first]
-                        for k in range(lanes):
-                            below = np.int32(a[k]) - np.int32(code[k])
-                            above = np.int32(code[k]) - np.int32(b[k])
-                            low[k] += slope(below, total[k], width, q, q_leak)
-                            high[k] -= slope(above, total[k], width, q, q_leak)
-
-    return gradient
+graded_gradient = _make_gradient("graded_gradient", formulas.graded_slope)
+l1_gradient = _make_gradient("l1_gradient", formulas.l1_slope)
+l2_gradient = _make_gradient("l2_gradient", formulas.l2_slope)
 
 
-def _make_steps(lanes: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    @register_jitable
-    def settle_vector(master_lower, master_upper, lower, upper):
-        """Keep masters inside the codes, uncross them, and round them to the deployed box."""
-        for k in range(lanes):
-            low, high = formulas.settled(master_lower[k], master_upper[k])
-            # Codes follow from the float32 that is stored, so that a resumed run finds the same.
-            master_lower[k], master_upper[k] = low, high
-            lower[k] = formulas.rounded(low)
-            upper[k] = formulas.rounded(high)
+@kernel
+def grouped_gradient(
+    x, lower, upper, spans, shape, touched, starts, order, samples, coefficients, width, leak,
+    grad_lower, grad_upper,
+):  # fmt: skip
+    """As that of single features: what counts is the excess of a group as a whole."""
+    integer, (planes, columns) = grad_lower.dtype.type, shape
+    total = np.empty(grad_lower.shape[1], np.int32)
+    for t in range(len(touched)):
+        m, p = touched[t] // len(spans), touched[t] % len(spans)
+        first, last = spans[p, 0], spans[p, 1]
+        size = last - first
+        grad_lower[t] = 0
+        grad_upper[t] = 0
+        for e in range(starts[touched[t]], starts[touched[t] + 1]):
+            entry = order[e]
+            q = integer(coefficients[entry])
+            q_leak = integer(round(coefficients[entry] * leak))
+            total[:size] = 0
+            for plane in range(planes):
+                at = plane * columns + first
+                code, a, b = x[samples[entry], at:], lower[m, at:], upper[m, at:]
+                for k in range(size):
+                    total[k] += formulas.excess(np.int32(code[k]), np.int32(a[k]), np.int32(b[k]))
+            for plane in range(planes):
+                at = plane * columns + first
+                code, a, b = x[samples[entry], at:], lower[m, at:], upper[m, at:]
+                low, high = grad_lower[t, plane * size :], grad_upper[t, plane * size :]
+                for k in range(size):
+                    below = np.int32(a[k]) - np.int32(code[k])
+                    above = np.int32(code[k]) - np.int32(b[k])
+                    low[k] += formulas.grouped_slope(below, total[k], width, q, q_leak)
+                    high[k] -= formulas.grouped_slope(above, total[k], width, q, q_leak)
 
-    @kernel(name=f"sgd_step_{lanes}")
-    def sgd_step(
-        cells, spans, gradients, scale, masters, velocity, codes, options, masses, limit
-    ):  # fmt: skip
-        """Step some cells; rows 0.. of the gradients are theirs.
 
-        masters and codes are (lower, upper) pairs, (M, planes, vectors, quarters, lanes) float32
-        and uint8; velocity is such a pair too, unused without momentum. Integer gradients times
-        `scale` are per unit of [0, 1]; options are (rate, momentum, decay) as
-        `formulas.sgd_update` takes them. Steps of cells whose mass, (cells,) int64, is above the
-        limit, a float, are scaled down.
-        """
-        rate, momentum, decay = options
-        for t in range(len(cells)):
-            m, p = cells[t] // len(spans), cells[t] % len(spans)
-            share = formulas.product(scale, formulas.crowd_share(masses[cells[t]], limit))
-            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
-            for plane in range(masters[0].shape[1]):
-                for v in range(first, last):
-                    for side in range(2):
-                        master = masters[side][m, plane, v, quarter]
-                        gradient = gradients[side][t, plane, v - first]
-                        if momentum > 0.0:
-                            speed = velocity[side][m, plane, v, quarter]
-                            for k in range(lanes):
-                                master[k], speed[k] = formulas.sgd_update(
-                                    master[k], share * gradient[k], speed[k], rate, momentum, decay
-                                )
-                        else:
-                            for k in range(lanes):
-                                master[k], _ = formulas.sgd_update(
-                                    master[k], share * gradient[k], 0.0, rate, 0.0, decay
-                                )
-                    settle_vector(
-                        masters[0][m, plane, v, quarter], masters[1][m, plane, v, quarter],
-                        codes[0][m, plane, v, quarter], codes[1][m, plane, v, quarter],
+@register_jitable
+def _settle(master_lower, master_upper, lower, upper):
+    """Keep masters inside the codes, uncross them, and round them to the deployed box."""
+    for k in range(len(master_lower)):
+        low, high = formulas.settled(master_lower[k], master_upper[k])
+        # Codes follow from the float32 that is stored, so that a resumed run finds the same.
+        master_lower[k], master_upper[k] = low, high
+        lower[k] = formulas.rounded(low)
+        upper[k] = formulas.rounded(high)
+
+
+@kernel
+def sgd_step(
+    cells, spans, shape, gradients, scale, masters, velocity, codes, options, masses, limit
+):  # fmt: skip
+    """Step some cells; rows 0.. of the gradients are theirs.
+
+    masters and codes are (lower, upper) pairs, (M, columns) float32 and uint8; velocity is such a
+    pair too, unused without momentum. Integer gradients times `scale` are per unit of [0, 1];
+    options are (rate, momentum, decay) as `formulas.sgd_update` takes them. Steps of cells whose
+    mass, (cells,) int64, is above the limit, a float, are scaled down.
+    """
+    (rate, momentum, decay), (planes, columns) = options, shape
+    for t in range(len(cells)):
+        m, p = cells[t] // len(spans), cells[t] % len(spans)
+        share = formulas.product(scale, formulas.crowd_share(masses[cells[t]], limit))
+        size = spans[p, 1] - spans[p, 0]
+        for plane in range(planes):
+            first = plane * columns + spans[p, 0]
+            last = first + size
+            for side in range(2):
+                master = masters[side][m, first:last]
+                gradient = gradients[side][t, plane * size : (plane + 1) * size]
+                if momentum > 0.0:
+                    speed = velocity[side][m, first:last]
+                    for k in range(len(master)):
+                        master[k], speed[k] = formulas.sgd_update(
+                            master[k], share * gradient[k], speed[k], rate, momentum, decay
+                        )
+                else:
+                    for k in range(len(master)):
+                        master[k], _ = formulas.sgd_update(
+                            master[k], share * gradient[k], 0.0, rate, 0.0, decay
+                        )
+            _settle(
+                masters[0][m, first:last], masters[1][m, first:last],
+                codes[0][m, first:last], codes[1][m, first:last],
+            )  # fmt: skip
+
+
+@kernel
+def adam_step(
+    cells, spans, shape, gradients, scale, masters, moments1, moments2, codes, options
+):  # fmt: skip
+    """Step some cells by Adam; arguments as for `sgd_step`, with both moments."""
+    (rate, decay, correct1, correct2), (planes, columns) = options, shape
+    for t in range(len(cells)):
+        m, p = cells[t] // len(spans), cells[t] % len(spans)
+        size = spans[p, 1] - spans[p, 0]
+        for plane in range(planes):
+            first = plane * columns + spans[p, 0]
+            last = first + size
+            for side in range(2):
+                master = masters[side][m, first:last]
+                gradient = gradients[side][t, plane * size : (plane + 1) * size]
+                mean, square = moments1[side][m, first:last], moments2[side][m, first:last]
+                for k in range(len(master)):
+                    master[k], mean[k], square[k] = formulas.adam_update(
+                        master[k], scale * gradient[k], mean[k], square[k], rate, decay,
+                        correct1, correct2,
                     )  # fmt: skip
-
-    @kernel(name=f"adam_step_{lanes}")
-    def adam_step(cells, spans, gradients, scale, masters, moments1, moments2, codes, options):
-        """Step some cells by Adam; arguments as for `sgd_step`, with both moments."""
-        rate, decay, correct1, correct2 = options
-        for t in range(len(cells)):
-            m, p = cells[t] // len(spans), cells[t] % len(spans)
-            first, last, quarter = spans[p, 0], spans[p, 1], spans[p, 2]
-            for plane in range(masters[0].shape[1]):
-                for v in range(first, last):
-                    for side in range(2):
-                        master = masters[side][m, plane, v, quarter]
-                        gradient = gradients[side][t, plane, v - first]
-                        mean = moments1[side][m, plane, v, quarter]
-                        square = moments2[side][m, plane, v, quarter]
-                        for k in range(lanes):
-                            master[k], mean[k], square[k] = formulas.adam_update(
-                                master[k], scale * gradient[k], mean[k], square[k], rate, decay,
-                                correct1, correct2,
-                            )  # fmt: skip
-                    settle_vector(
-                        masters[0][m, plane, v, quarter], masters[1][m, plane, v, quarter],
-                        codes[0][m, plane, v, quarter], codes[1][m, plane, v, quarter],
-                    )  # fmt: skip
-
-    @kernel(name=f"settle_{lanes}")
-    def settle(masters, codes):
-        """Settle all boxes, after initialisation; the pairs are (vectors, lanes)."""
-        for v in range(len(masters[0])):
-            settle_vector(masters[0][v], masters[1][v], codes[0][v], codes[1][v])
-
-    return sgd_step, adam_step, settle
+            _settle(
+                masters[0][m, first:last], masters[1][m, first:last],
+                codes[0][m, first:last], codes[1][m, first:last],
+            )  # fmt: skip
 
 
-class BoxKernels(NamedTuple):
-    """What moves boxes: gradients by relaxation, and steps, of so many lanes to a cell's vector."""
-
-    gradients: dict[str, Callable[..., Any]]
-    grouped_gradient: Callable[..., Any]
-    sgd_step: Callable[..., Any]
-    adam_step: Callable[..., Any]
-    settle: Callable[..., Any]
+@kernel
+def settle(masters, codes):
+    """Settle all boxes, after initialisation."""
+    for m in range(masters[0].shape[0]):
+        _settle(masters[0][m], masters[1][m], codes[0][m], codes[1][m])
 
 
-@functools.cache
-def box_kernels(lanes: int) -> BoxKernels:
-    """Return the kernels for cells with so many lanes of each vector."""
-    slopes = {
-        "graded": formulas.graded_slope,
-        "l1": formulas.l1_slope,
-        "l2": formulas.l2_slope,
-    }
-    gradients = {
-        name: _make_gradient(f"{name}_gradient", slope, lanes) for name, slope in slopes.items()
-    }
-    return BoxKernels(gradients, _make_grouped_gradient("gradient", lanes), *_make_steps(lanes))
+@kernel
+def copy_cells(cells, spans, shape, codes, columns, lower, upper):
+    """Copy the codes of some cells to a table, column k to ``columns[k]``, or nowhere if < 0."""
+    for t in range(len(cells)):
+        m, p = cells[t] // len(spans), cells[t] % len(spans)
+        for plane in range(shape[0]):
+            for k in range(plane * shape[1] + spans[p, 0], plane * shape[1] + spans[p, 1]):
+                if columns[k] >= 0:
+                    lower[m, columns[k]] = codes[0][m, k]
+                    upper[m, columns[k]] = codes[1][m, k]

@@ -42,15 +42,22 @@ class CpuTrainer:
         self.backend, self.problem = backend, problem
         structure, none = problem.structure, np.zeros(masters[0].shape, np.uint8)
         self.table = box_table(none, none, frame_of(structure.part, structure.group))
+        # What moves stands part by part, without gaps: the table itself, or beside it.
         frame = self.table.frame
-        self._kernels = training.box_kernels(frame.lanes)
-        # Laid out as the table is: what pads is 0..255, and nothing moves it.
-        shape = len(masters[0]), len(frame.source)
+        apart = not frame.in_order
+        self._frame = frame_of(structure.part, structure.group, lanes=1) if apart else frame
+        shape = len(masters[0]), len(self._frame.source)
+        self._codes = self.table.lower[: shape[0]], self.table.upper[: shape[0]]
+        if apart:
+            self._codes = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
+        # What pads is 0..255, and nothing moves it.
         self.masters = np.zeros(shape, np.float32), np.full(shape, 255, np.float32)
         self._moments = [
             (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
             for _ in range(n_moments(problem.options))
         ]
+        self._columns = np.full(shape[1], -1)
+        self._columns[self._frame.place] = frame.place
         self._take(self.masters, masters)
         self._steps, self._masses = 0, np.zeros(shape[0] * structure.n_parts, np.int64)
         self._dense = is_dense(problem.options)
@@ -59,20 +66,23 @@ class CpuTrainer:
     def _take(self, pair: Pair, values: Pair) -> None:
         """Write values (M, n) of the features to a pair that is laid out."""
         for target, side in zip(pair, values, strict=True):
-            target[:, self.table.frame.place] = side
+            target[:, self._frame.place] = side
 
     def _settle(self) -> None:
-        masters = tuple(side.reshape(-1, self.table.frame.lanes) for side in self.masters)
-        codes = tuple(side.reshape(-1, self.table.frame.lanes) for side in self._codes())
-        self._kernels.settle(masters, codes)
+        training.settle(self.masters, self._codes)
+        self._copy(np.arange(len(self._masses)))
 
-    def _codes(self) -> Pair:
-        m = self.table.n_boxes
-        return self.table.lower[:m], self.table.upper[:m]
+    def _copy(self, cells: np.ndarray) -> None:
+        """Bring the table up to date with the codes of some cells."""
+        if self._frame is not self.table.frame:
+            training.copy_cells(
+                cells, *self._spans(), self._codes, self._columns, self.table.lower,
+                self.table.upper,
+            )  # fmt: skip
 
-    def _shaped(self, pair: Pair) -> Pair:
-        lower, upper = (self.table.frame.shaped(side) for side in pair)
-        return lower, upper
+    def _spans(self) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return columns of each part, and planes and columns of a plane, for the kernels."""
+        return self._frame.segments, (self._frame.planes, self._frame.columns)
 
     def bounds(self) -> Pair:
         """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
@@ -105,13 +115,14 @@ class CpuTrainer:
         narrow = int(self._masses.max()) < 2**31 and self.problem.options.relaxation != "l2"
         self._steps += 1
         cells = np.arange(len(self._masses)) if self._dense else np.flatnonzero(np.diff(starts))
-        samples = self.backend.samples(x, self.table.frame)
+        samples = self.backend.samples(x, self._frame)
 
         def work(first: int, last: int) -> None:
             for block in range(first, last, _BLOCK_CELLS):
                 chosen = cells[block : min(last, block + _BLOCK_CELLS)]
                 gradients = self.gradient(samples, entries, chosen, starts, order, narrow)
                 self.update(chosen, gradients, len(labels), rate)
+                self._copy(chosen)
 
         self.backend.parallel(len(cells), _BLOCK_CELLS, work)
         return values, margins
@@ -129,38 +140,35 @@ class CpuTrainer:
         order: np.ndarray,
         narrow: bool = False,
     ) -> Pair:
-        """Return d objective / d lower and d upper of some cells, (cells, planes, vectors, lanes).
+        """Return d objective / d lower and d upper of some cells, (cells, most columns of a part).
 
-        Of samples that are laid out; in fixed point, summed over the batch, per unit of penalty and
-        code. They are int64, or with `narrow` int32, which the sums must fit.
+        Of samples that are laid out part by part; in fixed point, summed over the batch, per unit
+        of penalty and code. They are int64, or with `narrow` int32, which the sums must fit.
         """
-        options, frame = self.problem.options, self.table.frame
-        vectors = int((frame.spans[:, 1] - frame.spans[:, 0]).max())
-        shape = 2, len(cells), frame.planes, vectors, frame.lanes
-        lower, upper = np.empty(shape, np.int32 if narrow else np.int64)
-        kernel = self._kernels.gradients[options.relaxation]
-        if frame.planes > 1:
-            kernel = self._kernels.grouped_gradient
+        options, (spans, shape) = self.problem.options, self._spans()
+        most = shape[0] * int((spans[:, 1] - spans[:, 0]).max())
+        lower, upper = np.empty((2, len(cells), most), np.int32 if narrow else np.int64)
+        grouped = shape[0] > 1
+        kernel = getattr(training, f"{'grouped' if grouped else options.relaxation}_gradient")
         kernel(
-            frame.shaped(samples), *self._shaped(self._codes()), frame.spans, cells, starts, order,
-            entries.samples, entries.coefficients, options.forward_width, options.leak,
-            (lower, upper),
+            samples, *self._codes, spans, shape, cells, starts, order, entries.samples,
+            entries.coefficients, options.forward_width, options.leak, lower, upper,
         )  # fmt: skip
         return lower, upper
 
     def update(self, cells: np.ndarray, gradients: Pair, batch: int, rate: float) -> None:
         """Move some cells along their gradients and round them to codes."""
-        options, spans = self.problem.options, self.table.frame.spans
+        options, (spans, shape) = self.problem.options, self._spans()
         scale, settings = step_sizes(options, self.table.n_boxes, batch, rate, self._steps)
-        masters, codes = self._shaped(self.masters), self._shaped(self._codes())
-        moments = [self._shaped(pair) for pair in self._moments]
         if options.optimizer == "adam":
-            self._kernels.adam_step(
-                cells, spans, gradients, scale, masters, *moments, codes, settings
-            )
+            training.adam_step(
+                cells, spans, shape, gradients, scale, self.masters, *self._moments, self._codes,
+                settings,
+            )  # fmt: skip
         else:
-            self._kernels.sgd_step(
-                cells, spans, gradients, scale, masters, moments[0] if moments else masters, codes,
+            velocity = self._moments[0] if self._moments else self.masters
+            training.sgd_step(
+                cells, spans, shape, gradients, scale, self.masters, velocity, self._codes,
                 settings, self._masses, options.crowd * FIXED_POINT,
             )  # fmt: skip
 
@@ -170,7 +178,7 @@ class CpuTrainer:
         """Return masters, moments and the number of steps."""
         pairs = {"master": self.masters}
         pairs |= {f"moment{index}": pair for index, pair in enumerate(self._moments)}
-        place = self.table.frame.place
+        place = self._frame.place
         arrays = {
             f"{name}_{side}": pair[index][:, place]
             for name, pair in pairs.items()

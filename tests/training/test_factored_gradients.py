@@ -45,7 +45,10 @@ def case(samples: int = 6) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("softmin", SOFTMINS)
 @pytest.mark.parametrize("objective", ["clip", "target", "paper"])
-def test_gradient_is_that_of_loops(objective: str, softmin: str, grouped: bool) -> None:
+def test_gradient_is_that_of_loops(
+    objective: str, softmin: str, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boxnn_numba.training.softmin_stages.LEAST", 1.0)
     setting = Setting(
         softmin, 2.0, objective, beta=1.1, radius=0, sharpness=0.7, keep=0.4, width=150, leak=0.3
     )

@@ -12,7 +12,6 @@ from support.reference import Setting
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import simd
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.optimizer import REFERENCE_BATCH
@@ -73,21 +72,18 @@ def integer_gradient(
     order = np.empty(len(entries.boxes), np.int64)
     cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
     np.testing.assert_array_equal(np.diff(starts), np.bincount(entries.boxes, minlength=len(cells)))
-    samples = trainer.backend.samples(x, table.frame)
+    samples = trainer.backend.samples(x, trainer._frame)
     found = trainer.gradient(samples, entries, cells, starts, order)
     return by_feature(trainer, found[0]), by_feature(trainer, found[1])
 
 
 def by_feature(trainer: CpuTrainer, gradient: np.ndarray) -> np.ndarray:
     """Return the gradient of cells in the order of boxes and features, (M, n)."""
-    frame, structure = trainer.table.frame, trainer.problem.structure
-    shaped = gradient.reshape(-1, structure.n_parts, *gradient.shape[1:])
-    vectors, quarters = frame.columns // simd.LANES, simd.LANES // frame.lanes
-    planes, vector, _, lane = np.unravel_index(
-        frame.place, (frame.planes, vectors, quarters, frame.lanes)
-    )
-    first = frame.spans[structure.part, 0]
-    return shaped[:, structure.part, planes, vector - first, lane]
+    frame, structure = trainer._frame, trainer.problem.structure
+    shaped = gradient.reshape(-1, structure.n_parts, gradient.shape[1])
+    plane, column = np.divmod(frame.place, frame.columns)
+    first, last = frame.segments[structure.part].T
+    return shaped[:, structure.part, plane * (last - first) + column - first]
 
 
 def masters_of(trainer: CpuTrainer) -> tuple[np.ndarray, np.ndarray]:
