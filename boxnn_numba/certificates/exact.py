@@ -238,14 +238,17 @@ class _Hunt:
             seconds = self.deadline - time.monotonic()
             if seconds <= 0 or self.stop.is_set():
                 return bound
-            made = duel(self.threat, rival, self.best, [rows.used for rows in own], self.allowed)
+            # One more change at a time: the fewer, the fewer rows of the rival come into question.
+            made = duel(self.threat, rival, bound + 1, [rows.used for rows in own], self.allowed)
             if made is None:
                 return bound
             program, written = made
-            proved, taken = solve(program, self.best - 1, seconds, self.stop)
-            bound = max(bound, min(self.best, proved))
+            proved, taken = solve(program, bound, seconds, self.stop, least=bound)
             if taken is None:
-                return bound
+                if proved <= bound:
+                    return bound
+                bound = proved
+                continue
             changed = written.apply(self.codes, taken)
             distances = self.sets.part_distances(changed[None])
             totals = self.sets.totals(distances)

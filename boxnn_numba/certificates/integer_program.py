@@ -162,14 +162,19 @@ class Builder:
 
 
 def solve(
-    program: Program, limit: int, seconds: float, stop: threading.Event | None = None
+    program: Program,
+    limit: int,
+    seconds: float,
+    stop: threading.Event | None = None,
+    least: int = 0,
 ) -> tuple[int, np.ndarray | None]:
     """Find a solution with the fewest changed groups, at most `limit`.
 
     Returns a bound: no solution with at most `limit` changes has fewer than this many. It is
-    ``limit + 1`` where there is none, and 0 where nothing is known. And the indices of the choices
+    ``limit + 1`` where there is none, and `least` where nothing is known. And the indices of the choices
     of the best solution found, or None; it holds up to the slack only, and must be checked. Once
-    `stop` is set, by another thread, the solver gives up as where the time is up.
+    `stop` is set, by another thread, the solver gives up as where the time is up. That no solution
+    has fewer changes than `least` is known.
     """
     from highspy import HighsModelStatus, SolutionStatus
 
@@ -177,13 +182,13 @@ def solve(
     if total == 0 or limit <= 0:
         return limit + 1, None
     solver = _solver(seconds, stop or threading.Event())
-    solver.passModel(_linear_program(program, limit))
+    solver.passModel(_linear_program(program, least, limit))
     solver.run()
     if solver.getModelStatus() == HighsModelStatus.kInfeasible:
         return limit + 1, None
     info, taken = solver.getInfo(), None
     known = abs(info.mip_dual_bound) < solver.inf
-    bound = max(0, math.ceil(info.mip_dual_bound - _MARGIN)) if known else 0
+    bound = max(least, math.ceil(info.mip_dual_bound - _MARGIN)) if known else least
     if info.primal_solution_status == SolutionStatus.kSolutionStatusFeasible:
         taken = np.flatnonzero(np.array(solver.getSolution().col_value)[:total] > 0.5)
     return min(bound, limit + 1), taken
@@ -210,7 +215,7 @@ def _solver(seconds: float, stop: threading.Event) -> Highs:
     return solver
 
 
-def _linear_program(program: Program, limit: int) -> HighsLp:
+def _linear_program(program: Program, least: int, limit: int) -> HighsLp:
     """Return costs and constraints: variables for choices, for groups, and those besides."""
     from highspy import HighsLp, HighsVarType, MatrixFormat
     from scipy.sparse import block_array, coo_array
@@ -234,11 +239,11 @@ def _linear_program(program: Program, limit: int) -> HighsLp:
     open_ = np.full(len(slots), -np.inf)
     lp, whole = HighsLp(), np.concatenate([np.ones(total + len(groups)), more.whole])
     lp.num_row_, lp.num_col_ = rows.shape
-    lp.col_cost_ = np.repeat([0.0, 1.0, 0.0], [total, len(groups), besides])
+    lp.col_cost_ = np.repeat([0.0, float(least < limit), 0.0], [total, len(groups), besides])
     lp.col_lower_ = np.concatenate([np.zeros(total + len(groups)), more.low])
     lp.col_upper_ = np.concatenate([np.ones(total + len(groups)), more.high])
     lp.integrality_ = [HighsVarType.kInteger if one else HighsVarType.kContinuous for one in whole]
-    lp.row_lower_ = np.concatenate([open_, program.gaps - program.slack, [-np.inf]])
+    lp.row_lower_ = np.concatenate([open_, program.gaps - program.slack, [least - _SLACK]])
     lp.row_upper_ = np.concatenate(
         [np.zeros(len(slots)), np.full(len(program.gaps), np.inf), [limit + _SLACK]]
     )
