@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.reference import penalty
 
 from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.certificates import patch_certified
@@ -28,12 +29,22 @@ def random_boxes(
     variants: int,
     parts: int,
     width: int,
-    grouped: bool,
+    grouped: bool | None,
 ) -> Boxes:
-    """Return boxes of classes near their centres; `counts` are templates of classes."""
+    """Return boxes of classes near their centres; `counts` are templates of classes.
+
+    The colours of a pixel are one group, if `grouped`; if None the first and the last of every
+    other pixel are.
+    """
     n, pixels = int(np.prod(shape)), shape[0] * shape[1]
     group = np.arange(n) // (n // pixels if grouped else 1)
-    part = rng.permuted(np.arange(group.max() + 1) % parts)[group]
+    if grouped is None:
+        colours = group.reshape(pixels, -1)
+        colours[::2, -1] = colours[::2, 0]
+        group = np.unique(group, return_inverse=True)[1]
+    # Parts side by side, or each all over the image.
+    part = np.arange(group.max() + 1) * parts // (group.max() + 1)
+    part = (part if rng.random() < 0.6 else rng.permuted(part))[group]
     templates = np.repeat(np.arange(sum(counts)), variants)
     labels = np.repeat(np.repeat(np.arange(len(counts)), counts), variants)
     ends = np.sort(rng.integers(0, centres.max() + 1, (2, len(labels), n)), axis=0)
@@ -76,6 +87,60 @@ def truth(model: BoxNN, row: np.ndarray, patch: tuple[int, int]) -> bool:
     return True
 
 
+def bound(model: BoxNN, row: np.ndarray, patch: tuple[int, int]) -> bool:
+    """Return whether every class keeps ahead of all rivals by the bound, block by block."""
+    height, width, channels = (*model.feature_shape, 1)[:3]
+    places = np.arange(height * width * channels).reshape(height, width, channels)
+    ahead = distances(model, row[None])[0]
+    p, classes = int(ahead.argmin()), range(len(ahead))
+    for y, x in np.ndindex(height - patch[0] + 1, width - patch[1] + 1):
+        block = set(places[y : y + patch[0], x : x + patch[1]].ravel().tolist())
+        for c in set(classes) - {p}:
+            left = model.offset[c] - model.offset[p] + (c > p)
+            if left + sum(lead(boxes, row, block, p, c) for boxes in model.box_sets) <= 0:
+                return False
+    return True
+
+
+def lead(boxes: Boxes, row: np.ndarray, block: set[int], p: int, c: int) -> int:
+    """Return how far the templates of c stay behind those of p at least, whatever is in a block."""
+    width, ends = boxes.width, [*zip(boxes.lower.tolist(), boxes.upper.tolist(), strict=True)]
+    groups = [np.flatnonzero(boxes.group == g).tolist() for g in range(boxes.group.max() + 1)]
+    parts = [
+        [g for g in groups if boxes.part[g[0]] == part] for part in range(boxes.part.max() + 1)
+    ]
+
+    def outside(m: int, k: int, code: int) -> int:
+        return int(penalty(code, ends[m][0][k], ends[m][1][k], 999))
+
+    def cost(m: int, group: list[int]) -> int:
+        return min(width, sum(outside(m, k, int(row[k])) for k in group))
+
+    def gain(own: int, m: int, group: list[int]) -> int:
+        reached = sum(max(outside(own, k, end[k]) for end in ends[m]) for k in group)
+        return min(width, reached) - cost(own, group) + cost(m, group)
+
+    def behind(own: int, m: int, part: list[list[int]]) -> int:
+        touched = [group for group in part if block & {*group}]
+        gap = sum(cost(m, group) - cost(own, group) for group in part)
+        return gap - sum(gain(own, m, group) for group in touched)
+
+    rows = [np.flatnonzero(boxes.template == t) for t in range(boxes.template[-1] + 1)]
+    nearest = [
+        [min(of, key=lambda m: sum(cost(m, g) for g in part)) for part in parts]
+        for of in rows
+        if boxes.labels[of[0]] == p
+    ]
+    return min(
+        max(
+            sum(min(behind(a, m, part) for m in of) for a, part in zip(own, parts, strict=True))
+            for own in nearest
+        )
+        for of in rows
+        if boxes.labels[of[0]] == c
+    )
+
+
 def check(model: BoxNN, x: np.ndarray, sizes: list[tuple[int, int]], tight: bool) -> np.ndarray:
     """Hold certificates against the truth; returns them."""
     prediction, certified = patch_certified(model, x, sizes, threads=1)
@@ -92,7 +157,8 @@ CASES = [
     ((3, 3), (1, 2, 2), 1, 1, False, [(1, 1), (2, 2), (1, 3)]),
     ((4, 3), (1, 2, 1), 2, 3, False, [(1, 2), (2, 2), (4, 1)]),
     ((3, 2, 2), (1, 2, 2), 2, 2, True, [(1, 1), (2, 1), (1, 2)]),
-    ((2, 3, 2), (1, 3), 2, 4, False, [(1, 1), (1, 2)]),
+    ((2, 3, 2), (1, 3), 2, 1, False, [(1, 1), (1, 2)]),
+    ((1, 3, 3), (1, 3), 2, 2, None, [(1, 1)]),
 ]
 
 
@@ -124,8 +190,16 @@ def test_certified_means_that_no_block_succeeds(case: Any, width: int, members: 
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_is_certified_is_what_the_bound_says(case: Any, members: int) -> None:
+    for model, x in models(case, 2, members):
+        expected = [[bound(model, row, size) for size in case[-1]] for row in x]
+        assert patch_certified(model, x, case[-1])[1].tolist() == expected
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_against_a_single_own_box_the_certificate_is_the_truth(case: Any) -> None:
-    held = []
+    rng, held = np.random.default_rng(1), []
     for model, x in models(case, 2, 1):
         boxes = model.boxes
         # Both variants of the template of class 0 are the same, and inputs are near it.
@@ -136,7 +210,8 @@ def test_against_a_single_own_box_the_certificate_is_the_truth(case: Any) -> Non
                   group=boxes.group),
             model.classes, None, model.feature_shape,
         )  # fmt: skip
-        x[:, 1:] = ends[0, 0, 1:]
+        near = rng.random(x.shape) < [[0.4], [0.7], [0.9]]
+        x = np.where(near, ends[0, 0], x)
         held.append(check(single, x[single.predict(x) == 0], case[-1], tight=True))
     held = np.concatenate(held)
     assert held.any() and not held.all()
@@ -174,7 +249,7 @@ def test_blocks_that_go_for_a_rival_do_not_get_past_a_certificate(
     boxes = random_boxes(rng, shape, centres, (2, 3, 1), 3, 4, width, grouped)
     model = BoxNN(boxes, range(3), None, shape)
     x = boxes.lower[rng.integers(0, len(boxes), 8)]
-    x = np.where(rng.random(x.shape) < 0.1, 0, x)
+    x = np.where(rng.random(x.shape) < 0.6, 0, x)
     prediction, certified = patch_certified(model, x, sizes, threads=2)
     assert (prediction == model.predict(x)).all()
     margin = model.certify(x).radius
