@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,11 +13,13 @@ from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
+from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Classifier
-from boxnn_numba.distances import pairwise_distance
+from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.attack import greedy_attacks
-from boxnn_numba.kernels.attack_moves import VALUES, Task, Work
-from boxnn_numba.rivals import group_count, need_two_classes, rival_tuples
+from boxnn_numba.kernels.attack_moves import VALUES
+from boxnn_numba.kernels.attack_state import Task, View, Work
+from boxnn_numba.rivals import group_count, need_two_classes, rival_tuples, simplest
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 16
@@ -106,10 +109,10 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
             rows = slice(start, min(last, start + _BLOCK_ROWS))
             block = codes[rows]
             with limit_threads(1):
-                distance = [pairwise_distance(block, boxes) for boxes in model.box_sets]
-            predicted, order = rival_tuples(distance, model.box_sets, rivals)
+                distance = [_distances(block, boxes) for boxes in model.box_sets]
+            predicted, order = rival_tuples(distance, model, rivals)
             greedy_attacks(
-                task, scratch, block, np.concatenate(distance, axis=1), predicted, order,
+                task, *scratch, block, _joined(distance), predicted, order,
                 _seeds(block, seed), found[rows], changed[rows],
             )  # fmt: skip
 
@@ -119,43 +122,86 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
         return AttackResult(x_adv, changed, model.predict(x_adv))
 
 
+def _distances(x: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """Return the distances (N, P, M) to rows in the parts of `simplest`."""
+    if boxes.structure.is_plain:
+        return pairwise_distance(x, boxes)[:, None]
+    return part_distance(x, boxes)
+
+
+def _joined(distances: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the distances to the rows of several sets, of which some may have fewer parts."""
+    parts = max(distance.shape[1] for distance in distances)
+    fill = [np.pad(d, ((0, 0), (0, parts - d.shape[1]), (0, 0))) for d in distances]
+    return np.concatenate(fill, axis=2) if len(fill) > 1 else fill[0]
+
+
 def _task(model: Classifier, domain: Domain, tries: int, limit: int) -> Task:
     sets = model.box_sets
+    structures = [simplest(boxes) for boxes in sets]
     lower, upper = (
         np.concatenate([getattr(boxes, side) for boxes in sets]) for side in ("lower", "upper")
     )
-    starts = np.cumsum([0, *map(len, sets[:-1])])
+    first_row = np.cumsum([0, *map(len, sets)])
+    first_template = np.cumsum([0, *(len(one.rows) - 1 for one in structures)])
+    rows = [start + one.rows[:-1] for start, one in zip(first_row, structures, strict=False)]
+    rows = np.append(np.concatenate(rows), first_row[-1])
+    members = np.argsort(model.groups, kind="stable")
     return Task(
         lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),
-        np.concatenate([boxes.labels for boxes in sets]),
-        np.array([start + boxes.offsets for start, boxes in zip(starts, sets, strict=True)]),
-        domain.up(), domain.down(), domain.free, model.boxes.width, model.group_size, tries, limit,
+        labels=np.concatenate([boxes.labels for boxes in sets]),
+        template=np.repeat(np.arange(len(rows) - 1, dtype=np.int32), np.diff(rows)),
+        sets=first_row, rows=rows,
+        classes=np.array(
+            [start + one.templates for start, one in zip(first_template, structures, strict=False)]
+        ),
+        part=np.array([one.part for one in structures]),
+        members=members,
+        starts=np.searchsorted(model.groups[members], np.arange(group_count(model) + 1)),
+        offset=model.offset, up=domain.up(), down=domain.down(), free=domain.free,
+        width=model.boxes.width, cap=model.reach // len(sets),
+        tries=tries, limit=limit,
     )  # fmt: skip
 
 
-def _scratch(task: Task, own: int) -> Work:
+def _scratch(task: Task, own: int) -> tuple[Work, View]:
     m, n = task.lower.shape
-    groups, sets = -(-n // task.group), len(task.offsets)
+    groups, sets = len(task.starts) - 1, len(task.part)
+    parts, templates = int(task.part.max()) + 1, len(task.rows) - 1
     codes = VALUES * sets
-    return Work(
+    distance = np.empty((parts, m), np.int32)
+    work = Work(
         start=np.empty(n, np.int32),
         code=np.empty(n, np.int32),
         best=np.empty(n, np.int32),
         pick=np.empty(n, np.int32),
-        distance=np.empty(m, np.int32),
+        chosen=np.empty(n, np.int32),
+        distance=distance,
+        least=distance if parts == 1 else np.empty((parts, templates), np.int32),
+        total=distance[0] if parts == 1 else np.empty(templates, np.int32),
+        dirty=np.zeros(parts, np.bool_),
         changed=np.empty(groups, np.bool_),
         banned=np.empty(groups, np.bool_),
-        rival=np.empty(sets, np.int64),
-        aim=np.empty(sets, np.int32),
-        near=np.empty((sets, own), np.int64),
-        running=np.empty((sets, own), np.int32),
-        trial=np.empty((sets, own), np.int32),
-        values=np.empty((n, codes), np.int32),
-        counts=np.empty(n, np.int64),
-        costs=np.empty((n, codes), np.int32),
-        gains=np.empty((n, codes, sets, own), np.int32),
+        rival=np.empty((sets, parts), np.int64),
+        key=np.empty(m, np.int32),
+        sums=np.empty((2, m), np.int32),
         random=np.empty(1, np.uint64),
     )
+    view = View(
+        near=np.empty((sets, parts, own), np.int64),
+        running=np.empty((sets, parts, own), np.int32),
+        aim=np.empty(sets, np.int32),
+        stale=np.zeros(parts, np.bool_),
+        here=np.empty((sets, own), np.int32),
+        trial=np.empty((sets, own), np.int32),
+        load=np.empty((sets, own + 1), np.int32),
+        values=np.empty((n, codes), np.int32),
+        counts=np.empty(n, np.int64),
+        costs=np.empty((n, codes, sets), np.int32),
+        gains=np.empty((n, codes, sets, own), np.int32),
+        before=np.empty((n, sets, own + 1), np.int32),
+    )
+    return work, view
 
 
 def _seeds(codes: np.ndarray, seed: int) -> np.ndarray:

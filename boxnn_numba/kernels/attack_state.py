@@ -1,0 +1,356 @@
+"""The state of an attack: an input as it is now, and how far it is from all boxes.
+
+The distance to a template is the sum over the parts of the least to a row in each, so an attack
+keeps the distances of all rows in each part, the least of each template in a part, and their sum:
+
+              row 0  row 1  row 2 | row 3  row 4 | ...             template 0  template 1
+    part 0   [  9     12      7   |   3      8   |          least [     7           3      ...
+    part 1   [ 20     15     31   |   4      4   |                     15           4      ...
+                                                              total    22           7
+
+Rewriting a group changes one part, whose row of the tables is brought up to date when the least is
+asked for. A plain set has one part and one row in every template, and there all three are the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import register_jitable
+
+from boxnn_numba.kernels.formulas import graded
+
+FAR = 2**30
+
+
+class Task(NamedTuple):
+    """What is the same for all inputs, of E sets of boxes with M rows and T templates together.
+
+    Attributes
+    ----------
+    lower, upper, lower_t, upper_t
+        (M, n) and (n, M) uint8 bounds of rows sorted by set, label and template.
+    labels, template
+        (M,) int32, of each row.
+    sets, rows, classes
+        (E + 1,), (T + 1,) and (E, K + 1) int64: rows ``sets[e]:sets[e + 1]`` are of set e, rows
+        ``rows[t]:rows[t + 1]`` of template t, templates ``classes[e, c]:classes[e, c + 1]`` of
+        class c in set e.
+    part
+        (E, n) int32, the part of each feature in each set, below P.
+    members, starts
+        (n,) int64 features by group, and (G + 1,): ``members[starts[g]:starts[g + 1]]`` are those
+        of group g.
+    offset
+        (K,) int64, added to the class distances.
+    up, down
+        (n, 256) int16, the nearest code at or above (below) each code that the attack may write
+        into a feature; -1 where there is none.
+    free
+        (n,) bool, features that may change.
+    width, cap, tries, limit
+        Width W, most units that a group adds to a distance, rounds of local search, most groups
+        that may change.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_t: np.ndarray
+    upper_t: np.ndarray
+    labels: np.ndarray
+    template: np.ndarray
+    sets: np.ndarray
+    rows: np.ndarray
+    classes: np.ndarray
+    part: np.ndarray
+    members: np.ndarray
+    starts: np.ndarray
+    offset: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    free: np.ndarray
+    width: int
+    cap: int
+    tries: int
+    limit: int
+
+
+class Work(NamedTuple):
+    """What is kept about one input; the arrays are used again for the next.
+
+    Attributes
+    ----------
+    start, code, best, pick, chosen
+        (n,) int32 codes: of the input, now, of the best attack, of a group that is tried, and of
+        the best that was.
+    distance, least, total
+        (P, M), (P, T) and (T,) int32 distances of `code`: to the rows in each part, the least of a
+        template's rows, and their sum over the parts. With one part they share their memory.
+    dirty
+        (P,) bool, parts whose `least` is out of date.
+    changed, banned
+        (G,) bool, groups that differ from the input, and that must not be changed now.
+    rival
+        (E, P) rows of the template that is to win, one for each part.
+    key, sums
+        Scratch: (M,) and (2, M).
+    random
+        (1,) uint64 state of the random numbers.
+    """
+
+    start: np.ndarray
+    code: np.ndarray
+    best: np.ndarray
+    pick: np.ndarray
+    chosen: np.ndarray
+    distance: np.ndarray
+    least: np.ndarray
+    total: np.ndarray
+    dirty: np.ndarray
+    changed: np.ndarray
+    banned: np.ndarray
+    rival: np.ndarray
+    key: np.ndarray
+    sums: np.ndarray
+    random: np.ndarray
+
+
+class View(NamedTuple):
+    """What is in view of an attack: the own rows that matter, and the codes worth trying.
+
+    Attributes
+    ----------
+    near, running
+        (E, P, L) own rows in view, and the least distance of a combination with that row.
+    aim
+        (E,) how far own templates of each set must get.
+    stale
+        (P,) bool, parts in which the rows in view or the rival have changed.
+    here, trial, load
+        Scratch: `running` of the part that is looked at (E, L), (E, L), (E, L + 1).
+    values, counts, costs, gains, before
+        Codes to try (n, V), how many, and what they add to the penalty of the rival (n, V, E) and
+        of the own rows (n, V, E, L), which is (n, E, L + 1) with that of the rival last; V is
+        VALUES times E.
+    """
+
+    near: np.ndarray
+    running: np.ndarray
+    aim: np.ndarray
+    stale: np.ndarray
+    here: np.ndarray
+    trial: np.ndarray
+    load: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
+    costs: np.ndarray
+    gains: np.ndarray
+    before: np.ndarray
+
+
+@register_jitable
+def nearest_of(distance, first, last):
+    """Index and distance of the nearest of some boxes, the first of equals."""
+    found, least = -1, FAR
+    for m in range(first, last):
+        if distance[m] < least:
+            found, least = m, distance[m]
+    return found, least
+
+
+@register_jitable
+def capped(task, group):
+    """Whether the penalties of a group may add up to more than they count."""
+    size = task.starts[group + 1] - task.starts[group]
+    return size > 1 and size * task.width > task.cap
+
+
+# --- distances ----------------------------------------------------------------------------
+
+
+@register_jitable
+def begin(task, work, distance):
+    """Return to the input, whose distances (P, M) are given."""
+    work.distance[:] = distance
+    work.code[:] = work.start
+    work.changed[:] = False
+    work.banned[:] = False
+    if len(distance) > 1:
+        work.least[:] = 0
+        work.total[:] = 0
+        work.dirty[:] = True
+
+
+@register_jitable
+def refresh(task, work):
+    """Bring the least distances of templates up to date."""
+    if len(work.distance) == 1:
+        return
+    for p in range(len(work.dirty)):
+        if not work.dirty[p]:
+            continue
+        work.dirty[p] = False
+        distance, least, total = work.distance[p], work.least[p], work.total
+        for t in range(len(total)):
+            found = distance[task.rows[t]]
+            for m in range(task.rows[t] + 1, task.rows[t + 1]):
+                found = min(found, distance[m])
+            total[t] += found - least[t]
+            least[t] = found
+
+
+@register_jitable
+def _rewrite(task, work, k, code):
+    """Write a code into a feature whose group counts as the sum of its features."""
+    before, after, width = work.code[k], np.int32(code), np.int32(task.width)
+    if before == after:
+        return
+    for e in range(len(task.part)):
+        # Slices with a loop over all of them: only that becomes vector instructions.
+        first, last, p = task.sets[e], task.sets[e + 1], task.part[e, k]
+        low, high = task.lower_t[k, first:last], task.upper_t[k, first:last]
+        distance = work.distance[p, first:last]
+        work.dirty[p] = True
+        for m in range(len(distance)):
+            a, b = np.int32(low[m]), np.int32(high[m])
+            distance[m] += np.int32(graded(after, a, b, width) - graded(before, a, b, width))
+    work.code[k] = after
+
+
+@register_jitable
+def _rewrite_capped(task, work, group, codes):
+    """Write codes into a group that is capped as a whole."""
+    members = task.members[task.starts[group] : task.starts[group + 1]]
+    width, cap = np.int32(task.width), np.int32(task.cap)
+    before, after = work.sums
+    before[:] = 0
+    after[:] = 0
+    for k in members:
+        low, high = task.lower_t[k], task.upper_t[k]
+        was, code = work.code[k], np.int32(codes[k])
+        for m in range(len(before)):
+            a, b = np.int32(low[m]), np.int32(high[m])
+            before[m] += np.int32(graded(was, a, b, width))
+            after[m] += np.int32(graded(code, a, b, width))
+        work.code[k] = code
+    for e in range(len(task.part)):
+        first, last, p = task.sets[e], task.sets[e + 1], task.part[e, members[0]]
+        distance, old, new = work.distance[p, first:last], before[first:last], after[first:last]
+        work.dirty[p] = True
+        for m in range(len(distance)):
+            distance[m] += min(new[m], cap) - min(old[m], cap)
+
+
+@register_jitable
+def restore(task, work, group, codes):
+    """Write codes (n,) into a group; return whether that differs from the input."""
+    differs = moves = False
+    for place in range(task.starts[group], task.starts[group + 1]):
+        k = task.members[place]
+        differs |= codes[k] != work.start[k]
+        moves |= codes[k] != work.code[k]
+    if moves and capped(task, group):
+        _rewrite_capped(task, work, group, codes)
+    elif moves:
+        for place in range(task.starts[group], task.starts[group + 1]):
+            k = task.members[place]
+            _rewrite(task, work, k, codes[k])
+    work.changed[group] = differs
+    return differs
+
+
+@register_jitable
+def restore_all(task, work, codes):
+    """Write codes (n,) into all groups."""
+    for group in range(len(work.changed)):
+        differs = work.changed[group]
+        for place in range(task.starts[group], task.starts[group + 1]):
+            k = task.members[place]
+            differs |= codes[k] != work.code[k]
+        if differs:
+            restore(task, work, group, codes)
+
+
+# --- classes ------------------------------------------------------------------------------
+
+
+@register_jitable
+def class_distance(task, work, c):
+    """Sum over the sets of the distance to the nearest template of a class, with its offset."""
+    total = task.offset[c]
+    for e in range(len(task.classes)):
+        total += nearest_of(work.total, task.classes[e, c], task.classes[e, c + 1])[1]
+    return total
+
+
+@register_jitable
+def best_rival(task, work, own):
+    """The nearest class but `own`, ties to the smaller, and its distance."""
+    found, least = -1, np.int64(0)
+    for c in range(task.classes.shape[1] - 1):
+        d = class_distance(task, work, c)
+        if c != own and (found < 0 or d < least):
+            found, least = c, d
+    return found, least
+
+
+@register_jitable
+def flipped(task, work, own):
+    """Whether another class than `own` is predicted, ties to the smaller class."""
+    refresh(task, work)
+    rival, least = best_rival(task, work, own)
+    return least < class_distance(task, work, own) + (rival < own)
+
+
+# --- the rival ----------------------------------------------------------------------------
+
+
+@register_jitable
+def rival_gap(task, work, own):
+    """By how much the rival must come nearer, against the nearest own templates."""
+    label = task.labels[work.rival[0, 0]]
+    gap = task.offset[label] + (1 if label > own else 0)
+    for e in range(len(work.rival)):
+        gap += rival_distance(work, e)
+    return gap - class_distance(task, work, own)
+
+
+@register_jitable
+def rival_distance(work, e):
+    """The distance to the rival in a set."""
+    found = np.int64(0)
+    for p in range(len(work.distance)):
+        found += work.distance[p, work.rival[e, p]]
+    return found
+
+
+@register_jitable
+def nearest_row(task, work, t, p):
+    """The row of a template that is nearest in a part, the first of equals."""
+    return nearest_of(work.distance[p], task.rows[t], task.rows[t + 1])[0]
+
+
+@register_jitable
+def aim_at_nearest(task, work, own):
+    """Make the nearest templates of the nearest other class the rival."""
+    refresh(task, work)
+    c = best_rival(task, work, own)[0]
+    for e in range(len(work.rival)):
+        t = nearest_of(work.total, task.classes[e, c], task.classes[e, c + 1])[0]
+        for p in range(len(work.distance)):
+            work.rival[e, p] = nearest_row(task, work, t, p)
+
+
+@register_jitable
+def reassemble(task, work, stale):
+    """Where another row of the rival's template has become the nearest in a part, take that."""
+    if len(work.distance) == 1:
+        return
+    for e in range(len(work.rival)):
+        t = task.template[work.rival[e, 0]]
+        for p in range(len(work.distance)):
+            row = nearest_row(task, work, t, p)
+            if work.distance[p, row] < work.distance[p, work.rival[e, p]]:
+                work.rival[e, p] = row
+                stale[p] = True
