@@ -76,7 +76,7 @@ def rivals_in_order(
 
 
 def simplest(boxes: Boxes) -> Structure:
-    """Return the structure of boxes, in one part and as many templates as rows if they are plain."""
+    """Return the structure of boxes, of plain ones in one part and with a template for each row."""
     kept = boxes.structure
     if not kept.is_plain:
         return kept
@@ -112,7 +112,8 @@ def rival_tuples(
         chosen = np.take_along_axis(order, places, axis=1)
         return predicted, combined[0].rows(chosen)[:, :, None]
     nearest, second, more = (
-        np.stack(part, axis=1) for part in zip(*(c.two_nearest(known) for c in combined), strict=True)
+        np.stack(part, axis=1)
+        for part in zip(*(c.two_nearest(known) for c in combined), strict=True)
     )  # (N, E, K) combinations, combinations, and how much farther the second is
     margin = total + (known > predicted[:, None])
     margin[known == predicted[:, None]] = _NONE

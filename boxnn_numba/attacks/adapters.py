@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import raw_values
 from boxnn_numba.classifier import Certificate, Classifier
-from boxnn_numba.distances import ensemble_distance
+from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import BackendError, InputError
 from boxnn_numba.rivals import groups_changed
 
@@ -64,13 +64,13 @@ def scores(model: Target, x: ArrayLike) -> np.ndarray:
     """
     box_nn = _model(model)
     unit = box_nn.boxes.width * len(box_nn.box_sets)
-    return np.asarray(-ensemble_distance(_codes(box_nn, x), box_nn.box_sets) / unit)
+    return np.asarray(-_class_distance(box_nn, x) / unit)
 
 
 def certify(model: Target, x: ArrayLike) -> Certificate:
     """Return predictions and certified radii; parameters and errors are those of `scores`."""
     box_nn = _model(model)
-    index, radius = box_nn.radii(ensemble_distance(_codes(box_nn, x), box_nn.box_sets))
+    index, radius = box_nn.radii(_class_distance(box_nn, x))
     return Certificate(np.asarray(box_nn.classes)[index], radius)
 
 
@@ -239,6 +239,13 @@ def _codes(model: Classifier, x: ArrayLike) -> np.ndarray:
     if model.grid is not None:
         return model.grid.encode(rows)
     return np.rint(np.clip(rows, 0, validation.MAX_CODE)).astype(np.uint8)
+
+
+def _class_distance(model: Classifier, x: ArrayLike) -> np.ndarray:
+    """Return (N, K) int32 distances of samples of any shape, with the offsets of the classes."""
+    total = ensemble_distance(_codes(model, x), model.box_sets)
+    moved = np.where(total == UNREACHABLE, UNREACHABLE, total + model.offset)
+    return moved.astype(np.int32)
 
 
 def _limits(

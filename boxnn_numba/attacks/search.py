@@ -24,7 +24,7 @@ def random_search(
     queries: int = 1000,
     seed: int = 0,
     domain: tuple[ArrayLike, ArrayLike] | None = None,
-    group_size: int = 1,
+    group_size: int | ArrayLike = 1,
     features: ArrayLike | None = None,
 ) -> AttackResult:
     """Look for a change of at most `budget` features by random search (black box).
@@ -49,7 +49,8 @@ def random_search(
         (low, high) of what may be written, numbers or (n,) arrays; 0..255 for uint8, else it
         must be given.
     group_size
-        Features that are rewritten together.
+        How many features in a row are rewritten together, or (n,) the number 0..G-1 of the group of
+        each feature, as `BoxNN.groups`.
     features
         (n,) bool, features that may change; all by default.
 
@@ -98,18 +99,23 @@ class _Search:
         queries: int,
         seed: int,
         domain: tuple[ArrayLike, ArrayLike] | None,
-        group_size: int,
+        group_size: int | ArrayLike,
         features: ArrayLike | None,
     ) -> None:
         if x.dtype.kind not in "iuf":
             raise InputError(f"x has dtype {x.dtype}; it must hold numbers")
         n = x.shape[1]
         self.predict, self.x = predict, x
-        self.group_size = validation.positive("group_size", group_size)
+        self.groups = _groups(group_size, n)
+        # (G, size) the features of each group; -1 fills those that are smaller.
+        order = np.argsort(self.groups, kind="stable")
+        sizes = np.bincount(self.groups)
+        self.members = np.full((len(sizes), sizes.max()), -1)
+        self.members[np.arange(sizes.max()) < sizes[:, None]] = order
         self.free = np.ones(n, bool)
         if features is not None:
             self.free = validation.mask("features", features, n)
-        usable = np.logical_or.reduceat(self.free, np.arange(0, n, self.group_size))
+        usable = np.bincount(self.groups, self.free) > 0
         if not usable.any():
             raise OptionError("features is False everywhere; let at least one feature change")
         self.low, self.high = validation.limits(domain, n, x.dtype)
@@ -164,7 +170,7 @@ class _Search:
     def result(self) -> AttackResult:
         """Return adversarial inputs, groups changed (-1 if not found) and predictions."""
         x_adv = np.where(self.flipped[:, None], self.current, self.x)
-        changed = groups_changed(self.x, x_adv, np.arange(self.x.shape[1]) // self.group_size)
+        changed = groups_changed(self.x, x_adv, self.groups)
         answers = _answers(self.predict, x_adv)
         prediction = answers.argmax(axis=1) if answers.ndim == 2 else answers
         changed = np.where(self.flipped, changed, -1).astype(np.int32)
@@ -172,9 +178,9 @@ class _Search:
 
     def _columns(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and features, of those that may change, of groups (rows, q)."""
-        columns = groups[:, :, None] * self.group_size + np.arange(self.group_size)
+        columns = self.members[groups]
         rows = np.broadcast_to(np.arange(len(groups))[:, None, None], columns.shape)
-        rows, columns = (part[columns < self.x.shape[1]] for part in (rows, columns))
+        rows, columns = (part[columns >= 0] for part in (rows, columns))
         return rows[self.free[columns]], columns[self.free[columns]]
 
     def _restored(self, trial: np.ndarray, of: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -205,6 +211,21 @@ class _Search:
         self.current[kept], self.loss[kept] = trial[better], loss[better]
         self.flipped[kept] = flipped[better]
         return better
+
+
+def _groups(group_size: int | ArrayLike, n: int) -> np.ndarray:
+    """Return the number of the group of each of n features."""
+    if np.ndim(group_size) == 0:
+        return np.arange(n) // validation.positive("group_size", group_size)
+    groups = np.asarray(group_size)
+    if groups.shape != (n,) or groups.dtype.kind not in "iu" or groups.min() < 0:
+        raise OptionError(
+            f"`group_size` has shape {groups.shape} and dtype {groups.dtype}; pass a number, or the "
+            f"groups of {n} features"
+        )
+    if len(np.unique(groups)) <= groups.max():
+        raise OptionError(f"`group_size` leaves out numbers of 0..{groups.max()}; use each of them")
+    return groups
 
 
 def _answers(predict: Callable[[np.ndarray], Any], x: np.ndarray) -> np.ndarray:

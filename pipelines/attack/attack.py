@@ -233,8 +233,7 @@ def _random(
     reached = domain.free
     if features is not None:
         reached = reached | ~features
-        starts = np.arange(0, len(features), model.group_size)
-        budget = min(budget, int(np.logical_or.reduceat(features, starts).sum()))
+        budget = min(budget, len(np.unique(model.groups[features])))
     if not reached.all():
         raise OptionError(
             f"no code in {options.low}..{options.high} can be written into feature "
@@ -247,7 +246,7 @@ def _random(
     found = random_search(
         lambda batch: -of_codes.class_distance(nearest[columns, batch]),
         codes, budget, options.queries, int(seed.generate_state(1)[0]), (low, high),
-        model.group_size, features,
+        model.groups, features,
     )  # fmt: skip
     written = nearest[columns, found.x_adv]
     changed = groups_changed(codes, written, model.groups)
