@@ -24,6 +24,7 @@ from support.factored_models import (
 from support.reference import part_distances
 
 from boxnn_numba import Boxes, BoxNN, BoxNNClassifier, Grid, load_model, save_model
+from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.pipelines.figures.runs import load_runs
 from boxnn_numba.pipelines.report import gallery, gallery_views
@@ -214,8 +215,19 @@ def test_reports_show_assembled_boxes_in_colour(
         assert (shown.own_distance, shown.rival_distance) == pytest.approx(tuple(near))
 
 
-def test_a_report_counts_pixels(made: Run) -> None:
-    assert made("report", "c.zarr", "--out", "r")[0] == 0
+def test_a_report_counts_pixels(made: Run, model: BoxNN) -> None:
+    words = ("m.zarr", "d.zarr", "--out", "a.zarr", "--limit", 10)
+    assert made("attack", *words)[0] == 0
+    attack, file, (x, _) = open_attack("a.zarr"), open_certificate("c.zarr"), samples(model, 40, 1)
+    changed = (attack.x != x[attack.row]).reshape(-1, 16, 3).any(axis=2).sum(axis=1)
+    found = attack.changed >= 0
+    assert (found.any(), attack.unit) == (True, "pixels")
+    np.testing.assert_array_equal(attack.changed[found], changed[found])
+    assert (changed[found] > file.radius[attack.row][found]).all()
+    other = class_distances(model, attack.x).argmin(axis=1) != file.prediction[attack.row]
+    np.testing.assert_array_equal(other, found)
+    assert made("evaluate", "c.zarr", "--attack", "a.zarr")[0] == 0
+    assert made("report", "c.zarr", "--attack", "a.zarr", "--out", "r")[0] == 0
     page = Path("r/report.html").read_text()
     for words in (
         "certified radius (pixels)", "up to that many pixels", "Distances are in pixels outside",
