@@ -197,10 +197,11 @@ def ensemble_distance(
     Parameters and errors are those of `class_distance`. A class without a box stays `UNREACHABLE`.
     """
     total = class_distance(x, sets[0], device=device, chunk=chunk)
-    if len(sets) > 1 and on_gpu(total):
-        raise InputError("samples of an ensemble go to the GPU by themselves; pass NumPy arrays")
     for boxes in sets[1:]:
         more = class_distance(x, boxes, device=device, chunk=chunk)
+        if on_gpu(total):
+            get_backend("cuda").add_up(total, more)
+            continue
         total = np.minimum(total.astype(np.int64) + more, UNREACHABLE).astype(np.int32)
     return total
 

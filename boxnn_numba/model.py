@@ -181,7 +181,8 @@ class BoxNN:
         if not self.offset.any():
             return total
         if on_gpu(total):
-            raise InputError("a model with offsets takes NumPy arrays; pass those")
+            get_backend("cuda").add_up(total, self.offset)
+            return total
         moved = total + self.offset
         return np.where(total == UNREACHABLE, UNREACHABLE, moved).astype(np.int32)
 

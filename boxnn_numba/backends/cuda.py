@@ -231,6 +231,16 @@ class CudaBackend:
         kernel(samples, low, high, cap, runtime.wrap(out))
         return out
 
+    @staticmethod
+    def add_up(total: Any, more: Any) -> None:
+        """Add to class distances (N, K) on the GPU others like it, or offsets (K,) of the host."""
+        if isinstance(more, np.ndarray):
+            more = runtime.send(np.minimum(more, UNREACHABLE).astype(np.int32)[None])
+        runtime.launch(
+            cuda_distances.add_up, total.size, runtime.wrap(total), runtime.wrap(more),
+            stream=runtime.current_stream(),
+        )  # fmt: skip
+
     def certified_radius(self, distance: Any, units: int, sound: bool) -> tuple[Any, Any]:
         """Return predictions and radii of class distances (N, K) in `units` of 2 W g."""
         found = runtime.checked("class_distance", distance, np.int32, (None, None))

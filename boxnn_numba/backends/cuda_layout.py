@@ -78,8 +78,8 @@ class WordOrder:
             else:
                 kinds += [GROUP] * (count - 1) + [LAST_OF_GROUP]
         starts = np.append(0, np.cumsum(words))
-        arrays = (np.array(side, np.int32) for side in (np.concatenate(columns), starts, kinds))
-        return cls(*arrays, len(part))
+        at = np.concatenate(columns).astype(np.int32)
+        return cls(at, starts.astype(np.int32), np.array(kinds, np.int32), len(part))
 
     @property
     def is_natural(self) -> bool:

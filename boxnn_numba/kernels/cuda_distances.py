@@ -295,6 +295,15 @@ def fill(out, value):
 
 
 @kernel(LINE)
+def add_up(total, more):
+    """Add to class distances (N, K) others, (N, K) or (1, K), all int32; far away stays so."""
+    i, c = cuda.grid(1) // total.shape[1], cuda.grid(1) % total.shape[1]
+    if i < total.shape[0]:
+        both = np.int64(total[i, c]) + more[i % more.shape[0], c]
+        total[i, c] = np.int32(min(both, np.int64(FARTHEST)))
+
+
+@kernel(LINE)
 def box_distances(x, lower, upper, width, out):
     """Write the graded distances of samples (N, n) to boxes (M, n) to `out` (N, M).
 

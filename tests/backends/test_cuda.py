@@ -198,6 +198,17 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- certificates ---------------------------------------------------------------------------
 
 
+def test_ensembles_and_offsets() -> None:
+    sets = [structured(name, 77, True) for name in ("pixels", "groups")]
+    x, (one, two) = sets[0][0], (boxes for _, boxes in sets)
+    other = Boxes(two.lower, two.upper, two.labels, 77, 4, group=one.group)
+    model = BoxNN(one, list("abcd"), others=(other,), offset=np.array([30, 0, 90, 10]))
+    found = to_host(model.class_distance(to_gpu(x)))
+    np.testing.assert_array_equal(found, model.class_distance(x))
+    here, there = model.certify(x), model.certify(to_gpu(x))
+    np.testing.assert_array_equal(to_host(there.radius), here.radius)
+
+
 @pytest.mark.parametrize("convention", ["sound", "paper"])
 @pytest.mark.parametrize("group_size", [1, 3])
 def test_certificates_are_those_of_the_cpu(convention: str, group_size: int) -> None:

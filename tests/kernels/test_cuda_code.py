@@ -70,7 +70,7 @@ def test_plain_sums_in_the_simulator() -> None:
 
 @needs_numba_cuda
 @pytest.mark.parametrize(
-    ("form", "names", "count"), [("packed", "", 28), ("plain", "pairwise capped", 2)]
+    ("form", "names", "count"), [("packed", "", 29), ("plain", "pairwise capped", 2)]
 )
 def test_code_of_every_kernel(form: str, names: str, count: int, record_property: Any) -> None:
     """Hot kernels use no doubles and no local memory; nothing is rounded otherwise than here."""
