@@ -16,6 +16,8 @@ from boxnn_numba.training.options import TrainingOptions, are_images
 _BLOCK = 512
 #: Random numbers of an image that are not displacements: rotation, two scales, shear, two shifts.
 _AFFINE_DRAWS = 6
+# Part of the key of the draws that say which images are mirrored.
+_MIRROR = 1
 # Constants of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
 # generators", OOPSLA 2014).
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -122,10 +124,17 @@ class Augmentation:
             moved = affine[:, side, 0] * middle[0] + affine[:, side, 1] * middle[1]
             affine[:, side, 2] = middle[side] - moved + options.shift * draws[:, 4 + side]
         displacement = options.displacement * draws[:, _AFFINE_DRAWS:]
+        displacement = displacement.reshape(-1, 2, *grid)
+        if options.mirror:
+            chosen = _uniform([options.seed, epoch, _MIRROR], rows, 1)[:, 0]
+            mirrored = chosen < 2 * options.mirror - 1
+            affine[mirrored, 1] *= -1
+            affine[mirrored, 1, 2] += width - 1
+            displacement[mirrored, 1] *= -1
         unit = 2.0**POSITION_BITS
         return (
             np.rint(affine * unit).astype(np.int64),
-            np.rint(displacement * unit).astype(np.int64).reshape(-1, 2, *grid),
+            np.rint(displacement * unit).astype(np.int64),
         )
 
 
@@ -136,7 +145,7 @@ def augmentation(
 
     Samples must be images of codes, and so have no grid.
     """
-    if options.augment == 0:
+    if options.augment == 0 and options.mirror == 0:
         return None
     if grid is not None:
         raise OptionError(

@@ -142,4 +142,4 @@ def trained_model(
         "history": [record.as_dict() for record in run.history],
         "versions": versions("numpy", "numba"),
     }
-    return BoxNN(boxes, classes, grid, feature_shape, training=training)
+    return BoxNN(boxes, classes, grid, feature_shape, training=training, offset=run.offset)

@@ -177,6 +177,10 @@ class TrainingOptions:
         0.0, _OBJECTIVE, "Share of the `epochs` with objective clip before objective target.",
         "Far more samples keep their class than with the target from the start. The learning rate "
         "follows its schedule in either part.", high=0.9)
+    recall: float = _option(
+        0.0, _OBJECTIVE, "Least part of every class's held-out samples that is predicted right: a "
+        "class that is given up comes nearer by an offset.", "Offsets leave certificates sound.",
+        high=0.9)
     relaxation: str = _option(
         "graded", _OBJECTIVE, "Distance while training: graded, or l1 and l2 (Eqs. 26, 27) for the "
         "paper's ablation.", choices=RELAXATIONS)
@@ -196,6 +200,9 @@ class TrainingOptions:
     displacement: float = _option(
         0.5, _AUGMENTATION, "Largest shift of every eighth pixel, linear in between, in pixels.",
         high=100)
+    mirror: float = _option(
+        0.0, _AUGMENTATION, "Part of the training images that are mirrored left to right.",
+        "Anew in every epoch.", high=1)
     validation: float = _option(
         0.1, _DATA, "Fraction of the training data kept apart to select and report; 0 for none.",
         high=0.9)

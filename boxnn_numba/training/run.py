@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,13 @@ from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.parts import groups_of, parts_of
 from boxnn_numba.training.problem import Problem, objective
-from boxnn_numba.training.selection import Validation, given_up, validate
+from boxnn_numba.training.selection import (
+    Validation,
+    class_offsets,
+    given_up,
+    held_out_distances,
+    validate,
+)
 from boxnn_numba.training.trainer import MakeTrainer, Trainer, trainer_on
 
 #: A run has diverged when its validation score falls below this part of its best.
@@ -237,9 +244,22 @@ class Training:
             self.best, self.best_epoch = self.codes(), record.epoch
             self._best_score, self._best_recall = record.score, self._recall
 
+    @functools.cached_property
+    def offset(self) -> np.ndarray:
+        """(K,) int64 offsets of the classes for the best boxes; ask when the run is over."""
+        if self.options.recall == 0 or not (self._best_recall < self.options.recall).any():
+            return np.zeros(self.n_classes, np.int64)
+        found = held_out_distances(self.best, self._feed, self.problem, self.backend)
+        return class_offsets(*found, self.options.recall)
+
+    @functools.cached_property
+    def outcome(self) -> Validation:
+        """What the best boxes with their offsets achieve; ask when the run is over."""
+        return validate(self.best, self._feed, self.problem, self.backend, self.offset)
+
     def given_up(self) -> dict[int, float]:
         """Return the class indices that the best boxes hardly predict, and how often they do."""
-        return given_up(self._best_recall)
+        return given_up(self.outcome.recall if self.offset.any() else self._best_recall)
 
     # --- state, for checkpoints ---------------------------------------------------------
 

@@ -14,6 +14,8 @@ from boxnn_numba.training.problem import Problem
 #: A class is given up when less than this part of its validation samples, of which there must be
 #: so many, is predicted right.
 GIVEN_UP, _ENOUGH_SAMPLES = 0.2, 20
+#: Most times that a class is moved.
+_ROUNDS = 50
 
 
 def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
@@ -51,19 +53,53 @@ class Validation(NamedTuple):
     recall: np.ndarray
 
 
-def validate(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Validation:
-    """Return what boxes (M, n) uint8 achieve on the held-out samples of a feed."""
+def held_out_distances(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Pair:
+    """Return class distances (N, K) of the held-out samples to boxes (M, n) uint8, and labels."""
     options, n_classes = problem.options, len(problem.offsets) - 1
     layout = backend.layout(*bounds, problem.structure, options.width)
-    blocks = []
+    blocks = [(np.empty((0, n_classes), np.int32), np.empty(0, np.int32))]
     for x, y in feed.held_out():
         distance = np.empty((len(y), n_classes), np.int32)
         backend.class_distance(x, layout, options.width, distance)
-        certified = margin.certified_radius(distance, options.width)
-        blocks.append((*certified, y))
-    if not blocks:
+        blocks.append((distance, y))
+    distances, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return distances, labels
+
+
+def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarray:
+    """Return (K,) int64 offsets with which no class of held-out samples is given up.
+
+    A class of which less than the part `least` is predicted right comes nearer by just so much
+    that this part is; in rounds, as that may cost another one. Classes of which there are few
+    samples stay as they are.
+
+    distance (N, K) are class distances in units, y (N,) class indices.
+    """
+    n_classes = distance.shape[1]
+    counts = np.bincount(y, minlength=n_classes)
+    offset = np.zeros(n_classes, np.int64)
+    for _ in range(_ROUNDS):
+        moved = distance + offset
+        right = np.bincount(y[moved.argmin(axis=1) == y], minlength=n_classes)
+        recall = np.where(counts < _ENOUGH_SAMPLES, 1.0, right / np.maximum(counts, 1))
+        c = int(recall.argmin())
+        if recall[c] >= least:
+            break
+        of_class = moved[y == c]
+        lead = of_class[:, c] - np.delete(of_class, c, axis=1).min(axis=1)
+        offset[c] -= np.sort(lead)[int(np.ceil(least * counts[c])) - 1] + 1
+    return offset - offset.min()
+
+
+def validate(
+    bounds: Pair, feed: Feed, problem: Problem, backend: Backend, offset: np.ndarray | int = 0
+) -> Validation:
+    """Return what boxes (M, n) uint8 with class offsets achieve on a feed's held-out samples."""
+    options, n_classes = problem.options, len(problem.offsets) - 1
+    distance, y = held_out_distances(bounds, feed, problem, backend)
+    if len(y) == 0:
         return Validation(np.nan, -1, np.nan, np.nan, np.full(n_classes, np.nan))
-    prediction, radius, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    prediction, radius = margin.certified_radius(distance + offset, options.width)
     outcome = prediction, radius, y
     counts = np.bincount(y, minlength=n_classes)
     right = np.bincount(y[prediction == y], minlength=n_classes)

@@ -40,7 +40,7 @@ class TrainedModel(Result):
     best_epoch
         The epoch whose boxes were kept; 0 is before the first.
     validation
-        That epoch's figures on the validation split, None for what was not measured.
+        Its figures on the validation split, with class offsets, None for what was not measured.
     seconds_per_epoch, seconds
         The median over the epochs, and the time of this call.
     warnings
@@ -131,9 +131,7 @@ def train(
         }
         model = trained_model(training, dataset.classes, grid, dataset.feature_shape, provenance)
         write_model(model, partial / name, single=name == "model.zip")
-    best = next(
-        item for item in [training.start, *training.history] if item.epoch == training.best_epoch
-    )
+    best = training.outcome
     return TrainedModel(
         str(out),
         preset,
@@ -142,9 +140,9 @@ def train(
         options.seed,
         training.best_epoch,
         {
-            key: value
-            for key, value in best.as_dict().items()
-            if key not in ("epoch", "seconds", "objective", "margin")
+            key: None if value != value else value
+            for key, value in best._asdict().items()
+            if key != "recall"
         },
         float(np.median([record.seconds for record in training.history])),
         time.perf_counter() - began,

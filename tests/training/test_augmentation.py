@@ -234,3 +234,13 @@ def test_workers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert_same_model(
         tmp_path / "far", Work(tmp_path, tmp_path / "data", tmp_path / "local", tmp_path)
     )
+
+
+def test_images_are_mirrored() -> None:
+    x = images(300, (5, 7, 3))
+    flipped = x.reshape(-1, 5, 7, 3)[:, :, ::-1].reshape(x.shape)
+    found = Augmentation((5, 7, 3), TrainingOptions(mirror=0.3))(x, 0, 1)
+    mirrored = (found == flipped).all(axis=1)
+    assert (mirrored | (found == x).all(axis=1)).all() and 0.2 < mirrored.mean() < 0.4
+    again = Augmentation((5, 7, 3), TrainingOptions(mirror=0.3))(x[100:], 100, 1)
+    np.testing.assert_array_equal(again, found[100:])
