@@ -190,14 +190,15 @@ def assemble(parts, starts, table, cutoff, real, shift, out):
 
 @kernel(LINE)
 def spread(
-    parts, starts, table, cutoff, real, found, found_rows, found_coefficients, counts, entry_rows,
-    coefficients,
+    parts, starts, table, cutoff, real, least, found, found_rows, found_coefficients, counts,
+    entry_rows, coefficients,
 ):  # fmt: skip
     """Append the entries of templates to those of their rows, part by part.
 
     found (T,), found_rows and found_coefficients (T, room) are what `judge` has left of templates;
-    counts (M * P,), entry_rows and coefficients are those of cells, ``row * P + part``. One thread
-    for each template, part, and entry that there may be: the grid is (T * P, lines of the batch).
+    counts (M * P,), entry_rows and coefficients are those of cells, ``row * P + part``. What is
+    below `least` is left out. One thread for each template, part, and entry that there may be: the
+    grid is (T * P, lines of the batch).
     """
     t, p = cuda.blockIdx.x // parts.shape[1], cuda.blockIdx.x % parts.shape[1]
     e = cuda.blockIdx.y * LINE + cuda.threadIdx.x
@@ -208,15 +209,15 @@ def spread(
             parts[found_rows[t, e], p],
         )
         first, last = starts[t], starts[t + 1]
-        least, mass, moment = _row_masses(line, first, last, table, cutoff)
+        nearest, mass, moment = _row_masses(line, first, last, table, cutoff)
         mean = moment / mass
         for m in range(first, last):
-            k = line[m] - least
+            k = line[m] - nearest
             if k <= cutoff:
                 w = _weight(k, table, cutoff)
                 share = _softmin_coefficient(k, w, mass, mean, real[TAU_PER_UNIT])
                 q = round(coefficient * share)
-                if q != 0:
+                if abs(q) >= least:
                     cell = m * parts.shape[1] + p
                     place = cuda.atomic.add(counts, cell, 1)
                     entry_rows[cell, place], coefficients[cell, place] = i, q

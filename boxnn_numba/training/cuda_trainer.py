@@ -20,7 +20,7 @@ from boxnn_numba.kernels.cuda_distances import COLUMNS, LINE, ROWS, TILE_BOXES, 
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
 from boxnn_numba.training.problem import FIXED_POINT, Problem
-from boxnn_numba.training.softmin_stages import Entries
+from boxnn_numba.training.softmin_stages import LEAST, Entries
 
 #: Samples whose figures there is room for at a time, 16 bytes each.
 _FIGURES = 2**17
@@ -253,7 +253,7 @@ class CudaTrainer:
         if rows is not None and emit:
             grid = entries.counts.size * self._n_parts, -(-x.count // LINE)
             cuda_training.spread[grid, LINE, stream](
-                self._parts, *self._row_constants, *entries, *self._cells
+                self._parts, *self._row_constants, np.int32(LEAST), *entries, *self._cells
             )
             entries.clear(stream)
         return values[place : self._used], margins[place : self._used]

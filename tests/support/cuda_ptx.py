@@ -61,7 +61,7 @@ def kernels() -> dict[str, tuple[Any, str, bool]]:
     found["assemble"] = cuda_training.assemble, f"{_PARTS}, {soft}, int32, {_OUT}", False
     found["spread"] = (
         cuda_training.spread,
-        f"{_PARTS}, {soft}, {_ROWS}, {_OUT}, {_OUT}, {_ROWS}, {_OUT}, {_OUT}",
+        f"{_PARTS}, {soft}, int32, {_ROWS}, {_OUT}, {_OUT}, {_ROWS}, {_OUT}, {_OUT}",
         False,
     )
     found["settle"] = cuda_training.settle, f"{_MASTERS}, {_ROWS}, int32, {_BOXES}", True
