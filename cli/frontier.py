@@ -20,7 +20,7 @@ from boxnn_numba.cli.train import training_options
 @options.cluster
 @options.run
 def frontier(data: str, out: str, targets: str, run: Any, **given: Any) -> options.Output:
-    """Train preset graded, and preset target at each of --targets, on dataset DATA.
+    """Train presets accurate and graded, and target at each of --targets, on dataset DATA.
 
     At every radius the model with the best certified accuracy on held-out training data is
     chosen; then the test split is read once. Writes a table (CSV, JSON) and a picture with the

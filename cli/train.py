@@ -9,10 +9,10 @@ import click
 
 from boxnn_numba.cli import options
 from boxnn_numba.cli.console import as_flags
-from boxnn_numba.training.options import GROUPS, OPTIONS, preset_value, resolve
+from boxnn_numba.training.options import GROUPS, KINDS, OPTIONS, PRESETS, preset_value, resolve
 
 # The first is the default.
-_PRESETS = ("graded", "target", "paper")
+_PRESETS = tuple(PRESETS)
 preset_option = options.choice(
     "--preset",
     _PRESETS,
@@ -24,8 +24,9 @@ def default_text(name: str) -> str:
     """Return what an option is where it is not given: by preset, for images and other data."""
     texts = {}
     for preset in _PRESETS:
-        table, image = (preset_value(name, preset, images) for images in (False, True))
+        table, image, colour = (preset_value(name, preset, kind) for kind in KINDS)
         texts[preset] = table if table == image else f"{table}, images {image}"
+        texts[preset] += "" if image == colour else f", in colour {colour}"
     first = texts.pop(_PRESETS[0])
     return "; ".join([first, *(f"{key}: {text}" for key, text in texts.items() if text != first)])
 
@@ -80,7 +81,7 @@ def train(
     from boxnn_numba.pipelines.training.train import train as train_model
 
     resolve(preset, given)  # what is wrong with options comes before what is with data
-    settings = resolve(preset, given, open_dataset(data).are_images)
+    settings = resolve(preset, given, open_dataset(data).kind)
     result = train_model(
         data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
     ).as_dict()

@@ -43,7 +43,7 @@ from boxnn_numba.data.zarr_format import (
     write_attributes,
 )
 from boxnn_numba.errors import DataError, InputError
-from boxnn_numba.training.options import are_images
+from boxnn_numba.training.options import are_images, data_kind
 
 FORMAT = "boxnn-dataset"
 VERSION = 1
@@ -98,6 +98,11 @@ class Dataset:
     def is_codes(self) -> bool:
         """Whether features are uint8 codes (otherwise float32)."""
         return self._arrays["train/x"].dtype == np.uint8
+
+    @property
+    def kind(self) -> str:
+        """What presets take the samples for."""
+        return data_kind(self.feature_shape, self.is_codes)
 
     @property
     def are_images(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boxnn_numba.training.options import GROUPS, OPTIONS, PRESETS, preset_value
+from boxnn_numba.training.options import GROUPS, KINDS, OPTIONS, PRESETS, preset_value
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
 
@@ -26,12 +26,12 @@ def options_table() -> str:
 
 
 def presets_table() -> str:
-    """Return what each preset sets, for images and for tables, as Markdown."""
-    columns = [(preset, images) for images in (True, False) for preset in sorted(PRESETS)]
-    titles = [f"`{preset}`, {'images' if images else 'tables'}" for preset, images in columns]
+    """Return what each preset sets, for each kind of samples, as Markdown."""
+    columns = [(preset, kind) for kind in (*KINDS[1:], KINDS[0]) for preset in PRESETS]
+    titles = [f"`{preset}`, {kind}" for preset, kind in columns]
     lines = [f"| option | {' | '.join(titles)} |", "|---" * (1 + len(columns)) + "|"]
     for name in OPTIONS:
-        values = [preset_value(name, preset, images) for preset, images in columns]
+        values = [preset_value(name, preset, kind) for preset, kind in columns]
         if len(set(values)) > 1:
             lines.append(f"| `{name}` | {' | '.join(values)} |")
     return "\n".join(lines)

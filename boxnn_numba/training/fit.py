@@ -18,7 +18,7 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.options import TrainingOptions, are_images, resolve
+from boxnn_numba.training.options import TrainingOptions, data_kind, resolve
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.selection import validation_split
 
@@ -41,8 +41,8 @@ def fit(
     y
         (N,) labels, integers or strings.
     preset
-        ``"graded"`` (good everywhere), ``"target"`` (best certified accuracy at ``radius``) or
-        ``"paper"``.
+        ``"graded"`` (good everywhere), ``"accurate"`` (at small radii), ``"target"`` (best
+        certified accuracy at ``radius``) or ``"paper"``.
     device
         As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. The model is the same.
     on_epoch
@@ -83,7 +83,7 @@ def fit(
     (True, True)
     """
     flat = validation.flat_rows("x", x)
-    settings = resolve(preset, options, are_images(np.shape(x)[1:], flat.dtype == np.uint8))
+    settings = resolve(preset, options, data_kind(np.shape(x)[1:], flat.dtype == np.uint8))
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
     if len(classes) < 2:
         raise InputError("y holds one class; a classifier needs at least two")

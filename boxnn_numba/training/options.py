@@ -278,20 +278,36 @@ if TrainingOptions.__doc__:  # python -OO has none
 
 #: Of an image; where channels come first, the last axis is longer.
 _MOST_CHANNELS = 4
+#: Kinds of samples that presets tell apart; see `data_kind`.
+KINDS = ("tables", "images", "colour images")
 #: What each preset changes of the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
+    "graded": {"leak": 0.2},
+    "accurate": {"leak": 0.2, "beta": 4.0},
+    "target": {"leak": 0.2, "objective": "target", "warmup": 0.4, "keep": 0.05},
     # Table 4 of the paper; its tables count the radii of boxes of width 1.
     "paper": {"width": 1, "train_width": 255, "objective": "paper", "beta": 50.0, "lr": 0.2},
-    # Chosen on validation data of MNIST and Fashion-MNIST.
-    "graded": {"leak": 0.2},
-    "target": {"leak": 0.2, "objective": "target", "warmup": 0.4, "keep": 0.05},
 }
-_IMAGES = {"boxes": 3000, "lr": 1.5, "batch": 200, "crowd": 8.0, "augment": 0.5}
-#: What they change besides for images of codes.
-IMAGE_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "graded": {**_IMAGES, "epochs": 24},
-    "target": {**_IMAGES, "epochs": 36},
+# Chosen on validation data of MNIST and Fashion-MNIST, and of CIFAR-10.
+_IMAGES = {
+    "boxes": 3000, "parts": "2x2", "templates": 20, "width": 77, "tau": 2.0, "lr": 1.5,
+    "batch": 200, "crowd": 8.0, "augment": 0.5, "epochs": 24,
+}  # fmt: skip
+_COLOUR = {**_IMAGES, "width": 128, "lr": 0.3, "mirror": 0.5, "augment": 0.5, "epochs": 8}
+#: What they change besides for images of codes, grey and in colour.
+IMAGE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "images": {
+        "graded": {**_IMAGES, "beta": 64.0},
+        "accurate": {**_IMAGES, "beta": 16.0, "templates": 10, "augment": 1.0},
+        "target": {**_IMAGES, "keep": 0.1, "warmup": 0.5, "recall": 0.35},
+        "paper": {},
+    },
+    "colour images": {
+        "graded": {**_COLOUR, "beta": 50.0},
+        "accurate": {**_COLOUR, "beta": 16.0},
+        "target": {**_COLOUR, "keep": 0.1, "warmup": 0.5, "recall": 0.35},
+        "paper": {},
+    },
 }
 
 
@@ -303,17 +319,24 @@ def are_images(feature_shape: Sequence[int], codes: bool) -> bool:
     return codes and channels_last and min(feature_shape[:2]) > 1
 
 
-def preset_value(name: str, preset: str, images: bool) -> str:
-    """Return what an option is in a preset, for images of codes or for other data, as text."""
-    value = _changes(preset, images).get(name, OPTIONS[name].default)
+def data_kind(feature_shape: Sequence[int], codes: bool) -> str:
+    """Return which of `KINDS` samples are: images are so by their shape, and if they are codes."""
+    if not are_images(feature_shape, codes):
+        return KINDS[0]
+    return KINDS[2] if len(feature_shape) == 3 and feature_shape[2] > 1 else KINDS[1]
+
+
+def preset_value(name: str, preset: str, kind: str) -> str:
+    """Return what an option is in a preset, for samples of one of `KINDS`, as text."""
+    value = _changes(preset, kind).get(name, OPTIONS[name].default)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _changes(preset: str, images: bool) -> dict[str, Any]:
-    return {**PRESETS[preset], **(IMAGE_PRESETS[preset] if images else {})}
+def _changes(preset: str, kind: str) -> dict[str, Any]:
+    return {**PRESETS[preset], **IMAGE_PRESETS.get(kind, {}).get(preset, {})}
 
 
-def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> TrainingOptions:
+def resolve(preset: str, overrides: Mapping[str, Any], kind: str = KINDS[0]) -> TrainingOptions:
     """Return the options of a preset with some of them replaced.
 
     Parameters
@@ -322,8 +345,8 @@ def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> 
         One of `PRESETS`. ``"target"`` needs ``radius`` among the overrides.
     overrides
         Values of `TrainingOptions` by name; None keeps the preset's.
-    images
-        Whether samples are images of codes, see `are_images`: presets augment these.
+    kind
+        One of `KINDS`, see `data_kind`: presets give images parts, and augment them.
 
     Raises
     ------
@@ -338,4 +361,4 @@ def resolve(preset: str, overrides: Mapping[str, Any], images: bool = False) -> 
         validation.choice("option", name, OPTIONS)
     if preset == "target" and "radius" not in given:
         raise OptionError("preset target needs a radius; pass `radius`")
-    return TrainingOptions(**{**_changes(preset, images), **given})
+    return TrainingOptions(**{**_changes(preset, kind), **given})

@@ -104,7 +104,7 @@ def frontier(
 ) -> Frontier:
     """Train a family of models and choose among them at every radius by held-out data.
 
-    The family is preset ``"graded"`` and preset ``"target"`` at each target. The test split is
+    The family is presets ``"accurate"`` and ``"graded"``, and preset ``"target"`` at each target. The test split is
     read once, when all is trained and chosen, and by the chosen models only.
 
     Parameters
@@ -137,7 +137,7 @@ def frontier(
     dataset = open_dataset(data)
     targets = [validation.integer("target", target, 1) for target in targets]
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    settings = _family(given, targets, dataset.are_images)
+    settings = _family(given, targets, dataset.kind)
     for split in ("train", "test"):
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
@@ -173,7 +173,7 @@ def choose(curves: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _family(
-    given: Mapping[str, Any], targets: Sequence[int], images: bool
+    given: Mapping[str, Any], targets: Sequence[int], kind: str
 ) -> dict[str, TrainingOptions]:
     """Return the options of each model by its name, which begins with the preset."""
     if not targets:
@@ -181,10 +181,10 @@ def _family(
     if "radius" in given:
         raise OptionError("the radii of a frontier are its targets; pass `targets`, not `radius`")
     # A warm-up comes before objective target only.
-    graded = {name: value for name, value in given.items() if name != "warmup"}
+    clipped = {name: value for name, value in given.items() if name != "warmup"}
     return {
-        "graded": resolve("graded", graded, images),
-        **{f"target {r}": resolve("target", {**given, "radius": r}, images) for r in targets},
+        **{preset: resolve(preset, clipped, kind) for preset in ("accurate", "graded")},
+        **{f"target {r}": resolve("target", {**given, "radius": r}, kind) for r in targets},
     }
 
 

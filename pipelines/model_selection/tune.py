@@ -154,7 +154,7 @@ def tune(
     for name in space:
         if name in given:
             raise OptionError(f"{name} is fixed and searched; leave it out of one of the two")
-    settings = resolve(preset, given, dataset.are_images)
+    settings = resolve(preset, given, dataset.kind)
     given = {name: settings.as_dict()[name] for name in given}  # plain values, for JSON
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")

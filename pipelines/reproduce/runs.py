@@ -103,7 +103,7 @@ class RunStore:
         common = {"boxes": self.scale.boxes, "seed": self.seed}
         if preset == "paper":  # which gives no number of epochs; our presets have their own
             common["epochs"] = self.scale.epochs
-        settings = resolve(preset, {**common, **options}, self.opened[dataset].are_images)
+        settings = resolve(preset, {**common, **options}, self.opened[dataset].kind)
         data = self.datasets[dataset]
 
         def work(kept: KeptRun) -> None:

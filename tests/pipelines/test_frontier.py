@@ -46,7 +46,7 @@ def test_a_frontier(boxnn: Run) -> None:
         member["name"]: load_model(Path("f") / member["folder"] / "model.zarr")
         for member in result["members"]
     }
-    assert list(models) == ["graded", "target 1", "target 2", "target 5"]
+    assert list(models) == ["accurate", "graded", "target 1", "target 2", "target 5"]
     assert models["target 2"].training["options"]["radius"] == 2
     assert [row["radius"] for row in result["rows"]] == [0, 1, 2, 5]
     for row in result["rows"]:
@@ -90,7 +90,7 @@ def test_finished_runs_are_found_again(boxnn: Run, monkeypatch: pytest.MonkeyPat
     failed(boxnn(*FRONTIER), 2, "f already exists", "--resume")
     code, _, err = boxnn(*FRONTIER, "--resume")
     assert (code, err) == (0, "")
-    assert calls == ["graded", "target", "target", "target", "target"]
+    assert calls == ["accurate", "graded", "target", "target", "target", "target"]
     first = json.loads(Path("f/frontier.json").read_text())["rows"]
     calls.clear()
     assert boxnn(*FRONTIER, "--resume")[0] == 0 and not calls
@@ -107,10 +107,10 @@ def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
     stored = json.loads(Path("f/frontier.json").read_text())
     assert stored["options"] == {"boxes": 6, "epochs": 4, "warmup": 0.5, "lr": 0.5}
     assert [row["radius"] for row in stored["rows"]] == [0, 1, 2]
-    # A warm-up is for the targets; preset graded has none.
+    # A warm-up is for the targets; the others have none.
     for member in result.members:
         model = load_model(Path("f") / member["folder"] / "model.zarr")
-        assert model.training["options"]["warmup"] == (0 if member["name"] == "graded" else 0.5)
+        assert model.training["options"]["warmup"] == (0.5 if "target" in member["name"] else 0)
 
 
 def test_a_run_that_diverges_is_named(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
