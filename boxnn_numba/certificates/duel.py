@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxnn_numba.certificates.choices import Slot, worth_writing
+from boxnn_numba.certificates.choices import Bounds, Slot, worth_writing
 from boxnn_numba.certificates.integer_program import Builder, Distance, Program
 from boxnn_numba.certificates.pairwise import Threat
 
@@ -49,9 +49,12 @@ def duel(
     sets = threat.sets
     rivals = [_rival_rows(threat, e, rival, most) for e in range(len(sets.tables))]
     slots = _slots(threat, own, rivals)
-    codes = [worth_writing(threat.input, slot, sets.width, allowed) for slot in slots]
-    if any(found is None for found in codes):
-        return None
+    codes = []
+    for slot in slots:
+        found = worth_writing(threat.input, slot, sets.width, allowed)
+        if found is None:
+            return None
+        codes.append(found)
     counts = [len(found) for found in codes]
     slot_of = np.repeat(np.arange(len(slots)), counts)
     written = Written(
@@ -94,7 +97,7 @@ def _rival_rows(threat: Threat, e: int, rival: int, most: int) -> Rows:
 def _slots(threat: Threat, own: Sequence[Rows], rivals: Sequence[Rows]) -> list[Slot]:
     """Return what is capped as a whole, and the bounds of the rows that see it."""
     sets = threat.sets
-    seen = []  # by set and part, the bounds of own and of rival rows
+    seen: list[list[list[Bounds]]] = []  # by set and part, of own and of rival rows
     for boxes, *both in zip(sets.model.box_sets, own, rivals, strict=True):
         seen.append([])
         for p in range(len(next(iter(both[0].values())))):

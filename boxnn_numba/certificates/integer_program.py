@@ -135,8 +135,8 @@ class Builder:
         coefficients = np.zeros((len(rows), len(self.low)))
         for i, row in enumerate(rows):
             coefficients[i, list(row.more)] = list(row.more.values())
-        sides = np.array([self.low, self.high], np.float64)
-        more = Variables(*sides, np.array(self.whole, np.bool_), coefficients)
+        low, high = np.array([self.low, self.high], np.float64)
+        more = Variables(low, high, np.array(self.whole, np.bool_), coefficients)
         gains = np.stack([row.gains for row in rows])
         # What defines a variable leaves it free by as much as the distances are relaxed.
         slack = np.where(np.arange(len(rows)) < len(owns), _SLACK, 0.0)
@@ -171,10 +171,10 @@ def solve(
     """Find a solution with the fewest changed groups, at most `limit`.
 
     Returns a bound: no solution with at most `limit` changes has fewer than this many. It is
-    ``limit + 1`` where there is none, and `least` where nothing is known. And the indices of the choices
-    of the best solution found, or None; it holds up to the slack only, and must be checked. Once
-    `stop` is set, by another thread, the solver gives up as where the time is up. That no solution
-    has fewer changes than `least` is known.
+    ``limit + 1`` where there is none, and `least`, which is known before, where nothing else is.
+    And the indices of the choices of the best solution found, or None; it holds up to the slack
+    only, and must be checked. Once `stop` is set, by another thread, the solver gives up as where
+    the time is up.
     """
     from highspy import HighsModelStatus, SolutionStatus
 
@@ -221,7 +221,8 @@ def _linear_program(program: Program, least: int, limit: int) -> HighsLp:
     from scipy.sparse import block_array, coo_array
 
     total = len(program.slots)
-    more = program.more or Variables(*np.empty((3, 0)), np.empty((len(program.gaps), 0)))
+    none = np.empty(0)
+    more = program.more or Variables(none, none, none, np.empty((len(program.gaps), 0)))
     groups, group_of = np.unique(program.groups, return_inverse=True)
     slots, slot_of = np.unique(program.slots, return_inverse=True)
     picks = coo_array((np.ones(total), (slot_of, np.arange(total))))

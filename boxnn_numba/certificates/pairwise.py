@@ -141,10 +141,16 @@ class BoxSets:
         distances = self.part_distances(codes)
         totals = self.totals(distances)
         classes = self.class_totals(totals)
-        sorted_codes = [np.ascontiguousarray(codes[:, order]) for order in self.orders]
+        columns = [np.ascontiguousarray(codes[:, order]) for order in self.orders]
+
+        def of_input(sets: list[np.ndarray], i: int) -> list[np.ndarray]:
+            return [of_set[i] for of_set in sets]
+
         return [
-            Threat(self, codes[i], *([part[i] for part in of_sets] for of_sets in
-                           (sorted_codes, distances, totals)), classes[i])
+            Threat(
+                self, codes[i], of_input(columns, i), of_input(distances, i), of_input(totals, i),
+                classes[i],
+            )
             for i in range(len(codes))
         ]  # fmt: skip
 
