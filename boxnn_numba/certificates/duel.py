@@ -111,6 +111,13 @@ def _slots(threat: Threat, own: Sequence[Rows], rivals: Sequence[Rows]) -> list[
     ]  # fmt: skip
 
 
+def _joined(found: list[Distance]) -> Distance:
+    """Return the least of distances that depend on one slot: one number for each of its choices."""
+    after = np.min([one.constant + one.gains for one in found], axis=0)
+    now = min(one.constant for one in found)
+    return Distance(now, after - now, {})
+
+
 class _Distances:
     """Distances to the rows and templates of a set, as the program knows them."""
 
@@ -119,6 +126,7 @@ class _Distances:
         self._builder, self._written = builder, written
         self._both = written.codes, threat.input[written.features]
         self._part = threat.sets.parts[e][written.features[written.starts[:-1]]]
+        self._alone = threat.sets.tables[e].alone
         self._gains: dict[int, np.ndarray] = {}
 
     def templates(self, rows: Rows, least: Callable[[list[Distance]], Distance]) -> list[Distance]:
@@ -127,7 +135,8 @@ class _Distances:
         for parts in rows.values():
             total = self._builder.zero()
             for p, of_part in enumerate(parts):
-                total = total.plus(least([self._row(m, p) for m in of_part]))
+                known = [self._row(m, p) for m in of_part]
+                total = total.plus(_joined(known) if self._alone[p] else least(known))
             found.append(total)
         return found
 

@@ -294,14 +294,20 @@ class _Rows:
     """The rows of own templates that a program knows, for each part; `used` by template."""
 
     def __init__(self, table: Table) -> None:
-        self._rows = table.rows
+        self._rows, self._alone = table.rows, table.alone
         self.used: dict[int, list[list[int]]] = {}
 
     def add(self, t: int, distance: np.ndarray) -> bool:
-        """Add the nearest rows of a template by distances (P, M); say whether any is new."""
+        """Add the nearest rows of a template by distances (P, M); say whether any is new.
+
+        In a part of one slot, where the least of all rows is as easy as one, all of them.
+        """
         first, last = self._rows[t], self._rows[t + 1]
         nearest = (first + distance[:, first:last].argmin(axis=1)).tolist()
-        known = self.used.setdefault(t, [[] for _ in nearest])
+        if t not in self.used:
+            every = list(range(first, last))
+            self.used[t] = [every.copy() if alone else [] for alone in self._alone]
+        known = self.used[t]
         fresh = [(rows, row) for rows, row in zip(known, nearest, strict=True) if row not in rows]
         for rows, row in fresh:
             rows.append(row)
