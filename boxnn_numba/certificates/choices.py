@@ -50,6 +50,8 @@ def worth_writing(
         tried = np.flatnonzero(allowed[feature] & _useful(slot, k, allowed))
         if count > 1:
             tried = np.union1d(tried, codes[feature])
+            alone = [np.minimum(_excess(tried, side, k), width) for side in (own, rival)]
+            tried = tried[_undominated(np.concatenate([alone[0], -alone[1]]))]
         found = np.column_stack([np.repeat(found, len(tried), axis=0), np.tile(tried, len(found))])
         held, paid = (
             np.minimum(before[:, :, None] + _excess(tried, side, k)[:, None], width).reshape(
@@ -58,7 +60,7 @@ def worth_writing(
             for before, side in ((held, own), (paid, rival))
         )
         if count > 1:
-            if found.shape[0] > _MOST:
+            if len(found) > _MOST:
                 return None
             kept = _undominated(np.concatenate([held, -paid]))
             found, held, paid = found[kept], held[:, kept], paid[:, kept]

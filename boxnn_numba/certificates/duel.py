@@ -126,7 +126,8 @@ class _Distances:
         self._builder, self._written = builder, written
         self._both = written.codes, threat.input[written.features]
         self._part = threat.sets.parts[e][written.features[written.starts[:-1]]]
-        self._alone = threat.sets.tables[e].alone
+        table = threat.sets.tables[e]
+        self._alone = np.diff(table.groups[table.parts]) == 1
         self._gains: dict[int, np.ndarray] = {}
 
     def templates(self, rows: Rows, least: Callable[[list[Distance]], Distance]) -> list[Distance]:

@@ -294,13 +294,14 @@ class _Rows:
     """The rows of own templates that a program knows, for each part; `used` by template."""
 
     def __init__(self, table: Table) -> None:
-        self._rows, self._alone = table.rows, table.alone
+        self._rows = table.rows
+        self._alone = np.diff(table.caps[table.groups[table.parts]]) == 1
         self.used: dict[int, list[list[int]]] = {}
 
     def add(self, t: int, distance: np.ndarray) -> bool:
         """Add the nearest rows of a template by distances (P, M); say whether any is new.
 
-        In a part of one slot, where the least of all rows is as easy as one, all of them.
+        In a part of one feature, where the least of all rows is as easy as one, all of them.
         """
         first, last = self._rows[t], self._rows[t + 1]
         nearest = (first + distance[:, first:last].argmin(axis=1)).tolist()

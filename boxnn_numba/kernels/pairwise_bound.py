@@ -59,11 +59,6 @@ class Table(NamedTuple):
     width: int
     unit: int
 
-    @property
-    def alone(self) -> np.ndarray:
-        """(P,) bool, parts in which everything is capped as a whole."""
-        return np.diff(self.groups[self.parts]) == 1
-
 
 class Work(NamedTuple):
     """Scratch arrays of one thread: of groups (G + 2,), of gains (unit + 1,), of parts (P,)."""

@@ -89,7 +89,7 @@ def test_all_codes_of_a_group() -> None:
     """Any codes may be written, not those of a grid only: one group of two features, and one."""
     every = np.array(list(itertools.product(range(0, 256, 15), repeat=3)), np.uint8)
     rng = np.random.default_rng(0)
-    for width in (1, 40, 255):
+    for width in (1, 40, 100):
         low = 15 * rng.integers(0, 13, (8, 3))
         boxes = Boxes(
             low, low + 15 * rng.integers(0, 4, low.shape), [0, 0, 0, 0, 1, 1, 1, 1], width,
