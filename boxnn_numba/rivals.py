@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import InputError
 
@@ -45,6 +46,23 @@ def need_two_classes(model: Classifier) -> None:
     """Raise unless boxes of at least two classes exist."""
     if len(np.unique(model.boxes.labels)) < 2:
         raise InputError("the model has boxes of one class only; no other can be predicted")
+
+
+def patch_image(model: Classifier, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    """Return height, width and channels of a model's images, for patches of some sizes.
+
+    sizes are those of `boxnn_numba.validation.patches`. Raises unless there are boxes of two classes
+    and the model is of images that hold the patches.
+    """
+    need_two_classes(model)
+    shape = validation.image_shape(model.feature_shape or (), sizes)
+    pixel = np.arange(model.boxes.n_features) // shape[2]
+    pairs = np.stack((model.boxes.group, pixel))
+    if len(np.unique(pairs, axis=1).T) != model.boxes.structure.n_groups:
+        raise InputError(
+            "the model has groups of features in several pixels; patches need each group within one"
+        )
+    return shape
 
 
 def need_one_set(model: Classifier, what: str) -> None:

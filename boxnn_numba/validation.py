@@ -371,6 +371,14 @@ def patches(name: str, value: Any) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+def one_patch(name: str, value: Any) -> tuple[int, int]:
+    """Return the one size of blocks that is given, as for `patches`."""
+    sizes = patches(name, value)
+    if len(sizes) > 1:
+        raise OptionError(f"{name} is {value!r}; pass one size of blocks, e.g. 5 or 3x7")
+    return sizes[0]
+
+
 def patches_for(certificate: str, patch: Any) -> tuple[tuple[int, int], ...]:
     """Return the sizes of blocks of a kind of certificate, none but for patches."""
     if certificate == "patch":

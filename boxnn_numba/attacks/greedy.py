@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,15 @@ from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.attack import greedy_attacks
 from boxnn_numba.kernels.attack_moves import VALUES
 from boxnn_numba.kernels.attack_state import Task, View, Work
-from boxnn_numba.rivals import group_count, need_two_classes, rival_tuples, simplest
+from boxnn_numba.kernels.patch_attack import patch_attacks
+from boxnn_numba.rivals import (
+    group_count,
+    groups_changed,
+    need_two_classes,
+    patch_image,
+    rival_tuples,
+    simplest,
+)
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 16
@@ -37,6 +46,7 @@ def greedy_attack(
     tries: int = 32,
     seed: int = 0,
     threads: int | None = None,
+    patch: Any = None,
 ) -> AttackResult:
     """Change as few features as can be found so that the prediction changes (white box).
 
@@ -61,11 +71,17 @@ def greedy_attack(
     rivals, own
         Rival boxes to try, and boxes of the predicted class to keep in view.
     tries
-        Rounds of the random search after the greedy one.
+        Rounds of the random search after the greedy one; with a patch, places for it that are
+        tried for each rival.
     seed
         Of that search. The result is the same for any number of threads and any batch.
     threads
         Threads to use; all cores by default.
+    patch
+        Change pixels of one block only, anywhere in the image, as many as it takes: the side of a
+        square, (rows, columns), or text as ``"3x7"``. The model is of images, as for
+        `patch_certified`. Blocks are tried in which the gains against the nearest own box add up
+        to most.
 
     Returns
     -------
@@ -98,8 +114,10 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
     codes = model.encode(raw)
     raw = codes if model.grid is None else validation.features("x", raw)
     need_two_classes(model)
+    size = None if patch is None else validation.one_patch("patch", patch)
+    image = None if size is None else patch_image(model, [size])
     writable = domain_of(model, domain, features, raw.dtype)
-    task = _task(model, writable, tries, limit)
+    task = _task(model, writable, tries, limit, by_patch=size is not None)
     found = np.empty_like(codes)
     changed = np.empty(len(codes), np.int32)
 
@@ -111,12 +129,18 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
             with limit_threads(1):
                 distance = [_distances(block, boxes) for boxes in model.box_sets]
             predicted, order = rival_tuples(distance, model, rivals)
-            greedy_attacks(
-                task, *scratch, block, _joined(distance), predicted, order,
-                _seeds(block, seed), found[rows], changed[rows],
-            )  # fmt: skip
+            known = task, *scratch, block, _joined(distance), predicted, order
+            if size is None or image is None:
+                greedy_attacks(*known, _seeds(block, seed), found[rows], changed[rows])
+            else:
+                pixel = _pixels(task, image)
+                patch_attacks(*known, pixel, (*size, *image[:2]), found[rows], changed[rows])
 
     get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
+    if size is not None:
+        changed = np.where(changed < 0, -1, groups_changed(codes, found, model.groups))
+        changed = np.where(changed <= limit, changed, -1).astype(np.int32)
+        found = np.where(changed[:, None] < 0, codes, found)
     x_adv = writable.decode(raw, codes, found)
     with limit_threads(threads):
         return AttackResult(x_adv, changed, model.predict(x_adv))
@@ -136,8 +160,18 @@ def _joined(distances: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(fill, axis=2) if len(fill) > 1 else fill[0]
 
 
-def _task(model: Classifier, domain: Domain, tries: int, limit: int) -> Task:
+def _pixels(task: Task, image: tuple[int, int, int]) -> np.ndarray:
+    """Return (G, 2) int64, row and column of the pixel of each group."""
+    pixel = task.members[task.starts[:-1]] // image[2]
+    return np.stack((pixel // image[1], pixel % image[1]), axis=1)
+
+
+def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: bool) -> Task:
     sets = model.box_sets
+    # A block takes all codes of a pixel, those of the first version's groups one by one.
+    groups, reach = model.groups, model.reach // len(sets)
+    if by_patch:
+        groups, reach = model.boxes.group, model.boxes.width
     structures = [simplest(boxes) for boxes in sets]
     lower, upper = (
         np.concatenate([getattr(boxes, side) for boxes in sets]) for side in ("lower", "upper")
@@ -146,7 +180,7 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int) -> Task:
     first_template = np.cumsum([0, *(len(one.rows) - 1 for one in structures)])
     rows = [start + one.rows[:-1] for start, one in zip(first_row, structures, strict=False)]
     rows = np.append(np.concatenate(rows), first_row[-1])
-    members = np.argsort(model.groups, kind="stable")
+    members = np.argsort(groups, kind="stable")
     return Task(
         lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),
         labels=np.concatenate([boxes.labels for boxes in sets]),
@@ -157,9 +191,9 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int) -> Task:
         ),
         part=np.array([one.part for one in structures]),
         members=members,
-        starts=np.searchsorted(model.groups[members], np.arange(group_count(model) + 1)),
+        starts=np.searchsorted(groups[members], np.arange(groups.max() + 2)),
         offset=model.offset, up=domain.up(), down=domain.down(), free=domain.free,
-        width=model.boxes.width, cap=model.reach // len(sets),
+        width=model.boxes.width, cap=reach,
         tries=tries, limit=limit,
     )  # fmt: skip
 

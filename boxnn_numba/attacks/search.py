@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -216,12 +216,12 @@ class _Search:
 def _groups(group_size: int | ArrayLike, n: int) -> np.ndarray:
     """Return the number of the group of each of n features."""
     if np.ndim(group_size) == 0:
-        return np.arange(n) // validation.positive("group_size", group_size)
+        return np.arange(n) // validation.positive("group_size", cast(int, group_size))
     groups = np.asarray(group_size)
     if groups.shape != (n,) or groups.dtype.kind not in "iu" or groups.min() < 0:
         raise OptionError(
-            f"`group_size` has shape {groups.shape} and dtype {groups.dtype}; pass a number, or the "
-            f"groups of {n} features"
+            f"`group_size` has shape {groups.shape} and dtype {groups.dtype}; pass a number, or "
+            f"the groups of {n} features"
         )
     if len(np.unique(groups)) <= groups.max():
         raise OptionError(f"`group_size` leaves out numbers of 0..{groups.max()}; use each of them")

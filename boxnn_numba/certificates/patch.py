@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,8 @@ from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Classifier
 from boxnn_numba.distances import pairwise_distance, part_distance
-from boxnn_numba.errors import InputError
 from boxnn_numba.kernels.patch_bound import patch_gaps
-from boxnn_numba.rivals import need_two_classes
+from boxnn_numba.rivals import patch_image
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 64
@@ -101,22 +99,6 @@ def patch_certified(
 
     get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
     return np.asarray(model.classes)[index], certified
-
-
-def patch_image(model: Classifier, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """Return height, width and channels of a model's images, or raise what `patch_certified` does.
-
-    sizes are those of `boxnn_numba.validation.patches`.
-    """
-    need_two_classes(model)
-    shape = validation.image_shape(model.feature_shape or (), sizes)
-    pixel = np.arange(model.boxes.n_features) // shape[2]
-    pairs = np.stack((model.boxes.group, pixel))
-    if len(np.unique(pairs, axis=1).T) != model.boxes.structure.n_groups:
-        raise InputError(
-            "the model has groups of features in several pixels; patches need each group within one"
-        )
-    return shape
 
 
 def patch_sides(patch: Any, certified: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def _advance(task, work, view, own, size, best):
 
 
 @register_jitable
-def _prune(task, work, own):
+def prune(task, work, own):
     """Take back every change that the flip does not need; return how many remain."""
     size = 0
     for group in range(len(work.changed)):
@@ -93,7 +93,7 @@ def _improve(task, work, view, own, best, floor):
         aim_at_nearest(task, work, own)
         # As many as before will do too: from there the next round starts elsewhere.
         if _advance(task, work, view, own, size, best + 1) >= 0:
-            best = _prune(task, work, own)
+            best = prune(task, work, own)
             work.best[:] = work.code
     return best
 
@@ -116,7 +116,7 @@ def _attack(task, work, view, distance, own, rivals):
         if bound >= best:
             break
         if _advance(task, work, view, own, 0, best) >= 0:
-            best = _prune(task, work, own)
+            best = prune(task, work, own)
             work.best[:] = work.code
     if best > task.limit:
         return -1

@@ -153,7 +153,7 @@ def _middle(task, near, k, low, high):
 
 @register_jitable
 def prepare(task, work, view):
-    """List the codes to try against the rival for every feature of the parts that are stale."""
+    """List the codes to try against the rival for the groups of stale parts that may change."""
     if not view.stale.any():
         return
     # Not all arrays at once: to pass them takes longer than to list a code.
@@ -163,7 +163,7 @@ def prepare(task, work, view):
         first, last = task.starts[group], task.starts[group + 1]
         stale = False
         for e in range(len(rival)):
-            stale |= view.stale[task.part[e, task.members[first]]]
+            stale |= view.stale[task.part[e, task.members[first]]] and not work.banned[group]
         for place in range(first, last if stale else first):
             k = task.members[place]
             view.counts[k] = 0

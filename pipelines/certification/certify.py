@@ -13,7 +13,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import KINDS, margin
 from boxnn_numba.certificates.exact import exact_radii
 from boxnn_numba.certificates.pairwise import pairwise_radius
-from boxnn_numba.certificates.patch import patch_certified, patch_image
+from boxnn_numba.certificates.patch import patch_certified
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
@@ -21,7 +21,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-from boxnn_numba.rivals import need_two_classes
+from boxnn_numba.rivals import need_two_classes, patch_image
 
 #: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
 #: certificates those chunks whose samples take the whole time limit.
