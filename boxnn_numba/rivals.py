@@ -51,8 +51,8 @@ def need_two_classes(model: Classifier) -> None:
 def patch_image(model: Classifier, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
     """Return height, width and channels of a model's images, for patches of some sizes.
 
-    sizes are those of `boxnn_numba.validation.patches`. Raises unless there are boxes of two classes
-    and the model is of images that hold the patches.
+    sizes are those of `boxnn_numba.validation.patches`. Raises unless there are boxes of two
+    classes and the model is of images that hold the patches.
     """
     need_two_classes(model)
     shape = validation.image_shape(model.feature_shape or (), sizes)

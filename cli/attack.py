@@ -29,6 +29,11 @@ from boxnn_numba.cli.certify import cluster_text
     type=click.Path(exists=True, dir_okay=False),
     help="A .npy file of booleans, one for each feature: those that may change.",
 )
+@click.option(
+    "--patch",
+    metavar="SIZE",
+    help="Change one block of pixels only: its side, or rows x columns as 3x7.",
+)
 @click.option("--rivals", default=16, help="Rival boxes to try.")
 @click.option("--tries", default=32, help="Rounds of local search.")
 @click.option("--queries", default=1000, help="Of the random method.")
@@ -55,6 +60,8 @@ def attack(
 
 def _text(result: dict[str, Any]) -> str:
     curve = result["radii"]
+    if result["patches"]:
+        return "\n".join(_patch_text(result)) + cluster_text(result.get("cluster"))
     changed = result["mean_changed"]
     return "\n".join(
         [
@@ -69,3 +76,14 @@ def _text(result: dict[str, Any]) -> str:
             + "".join(f"{row['robust_accuracy']:>7.1f}" for row in curve.values()),
         ]
     ) + cluster_text(result.get("cluster"))
+
+
+def _patch_text(result: dict[str, Any]) -> list[str]:
+    ((size, row),) = result["patches"].items()
+    return [
+        f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
+        f"{result['accuracy']:.2f}%; attacks by one block of {size} found on "
+        f"{result['found']:.2f}%",
+        f"certified accuracy           {row['certified_accuracy']:>7.1f}",
+        f"robust accuracy under attack {row['robust_accuracy']:>7.1f}",
+    ]

@@ -158,6 +158,11 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
         + ("" if most is None else f" with at most {most} changes")
         + ("" if attacked["features"] is None else f" of features in {attacked['features']}")
         + f"; {attacked['meets']:.2f}% need exactly one change more than is certified, none fewer",
+        *(
+            f"by one block of {size}: {row['robust_accuracy']:.1f}% right under attack"
+            + (f", {row['certified_accuracy']:.1f}% certified" if row["gap"] is not None else "")
+            for size, row in attacked["patches"].items()
+        ),
     ]
 
 

@@ -178,8 +178,10 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: b
     )
     first_row = np.cumsum([0, *map(len, sets)])
     first_template = np.cumsum([0, *(len(one.rows) - 1 for one in structures)])
-    rows = [start + one.rows[:-1] for start, one in zip(first_row, structures, strict=False)]
-    rows = np.append(np.concatenate(rows), first_row[-1])
+    rows = np.concatenate(
+        [start + one.rows[:-1] for start, one in zip(first_row, structures, strict=False)]
+        + [first_row[-1:]]
+    )
     members = np.argsort(groups, kind="stable")
     return Task(
         lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),

@@ -12,6 +12,7 @@ from boxnn_numba import validation
 from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
 from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates import patch_certified
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name, absolute, location
@@ -19,8 +20,10 @@ from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.attack.comparison import (
+    Blocks,
     Standing,
     check_sound,
+    joined,
     keep_counterexample,
     random_budget,
     standing,
@@ -55,6 +58,9 @@ class AttackOptions:
         Of `random_search`.
     seed
         Of both.
+    patch
+        Size of the one block of pixels that the greedy attack may change, as ``"5"`` or ``"3x7"``;
+        None for any features.
     """
 
     method: str = "greedy"
@@ -66,6 +72,14 @@ class AttackOptions:
     tries: int = 32
     queries: int = 1000
     seed: int = 0
+    patch: str | None = None
+
+    def blocks(self, model: BoxNN, x: np.ndarray) -> Blocks | None:
+        """Return the blocks that may be changed and what is certified of samples against them."""
+        if self.patch is None:
+            return None
+        size = validation.one_patch("patch", self.patch)
+        return Blocks(size, patch_certified(model, x, size)[1][:, 0])
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class AttackWorker:
         check_sound(
             rows, found.changed, index == before, radius,
             lambda at: keep_counterexample(beside, x[at], found.x_adv[at], int(rows[at])),
+            self.options.blocks(model, x),
         )  # fmt: skip
         return {"x": found.x_adv, "changed": found.changed, "prediction": index, "row": rows}
 
@@ -120,10 +135,13 @@ class AttackWorker:
         options = self.options
         features = None if self.mask is None else np.frombuffer(self.mask, bool)
         if options.method == "random":
+            if options.patch is not None:
+                raise OptionError("`patch` is for the greedy attack; leave out `method` random")
             return _random(model, x, options, features, first)
         return greedy_attack(
             model, x, max_features=options.max_features, domain=(options.low, options.high),
             features=features, rivals=options.rivals, tries=options.tries, seed=options.seed,
+            patch=options.patch,
         )  # fmt: skip
 
 
@@ -198,13 +216,14 @@ def attack(
         **of_mask,
     }
     spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
-    file, outcomes = open_attack(out), []
+    file, outcomes, blocks = open_attack(out), [], []
     for start in range(0, len(file), CHUNK_ROWS):
         x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])
         outcomes.append(classifier.radii(classifier.class_distance(x)))
+        blocks.append(options.blocks(classifier, x))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     return AttackSummary(
-        **standing(prediction, radius, file.label, file.changed, radii), attack=str(out),
+        **standing(prediction, radius, file.label, file.changed, radii, joined(blocks)), attack=str(out),
         method=options.method, split=split, seconds=time.perf_counter() - began, cluster=spent,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
@@ -41,6 +42,9 @@ class Standing(Result):
     radii
         Radius as string -> ``certified_accuracy``, ``robust_accuracy`` under attack, and the
         ``gap``, robust less certified accuracy.
+    patches
+        Of an attack by blocks of pixels, their size as ``"3x7"`` -> the same, where the certified
+        accuracy and the gap are None if that size was not certified. Empty for other attacks.
     """
 
     attack: str
@@ -51,6 +55,48 @@ class Standing(Result):
     mean_changed: float | None
     accuracy: float
     radii: dict[str, dict[str, float]]
+    patches: dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of pixels that an attack rewrote.
+
+    Attributes
+    ----------
+    size
+        Rows and columns.
+    withstands
+        (N,) bool, samples that are certified against them; None where that is not known.
+    """
+
+    size: tuple[int, int]
+    withstands: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        """Their size, as ``"3x7"``."""
+        return "x".join(map(str, self.size))
+
+    def accuracy(self, right: np.ndarray, found: np.ndarray) -> dict[str, float | None]:
+        """Return what of the right predictions is certified, left by attacks, and the gap."""
+        robust = 100.0 * float((right & ~found).mean())
+        known = self.withstands
+        certified = None if known is None else 100.0 * float((right & known).mean())
+        return {
+            "certified_accuracy": certified,
+            "robust_accuracy": robust,
+            "gap": None if certified is None else robust - certified,
+        }
+
+
+def joined(blocks: Sequence[Blocks | None]) -> Blocks | None:
+    """Return those of some chunks of samples as one."""
+    known = [one for one in blocks if one is not None]
+    if not known:
+        return None
+    withstands = [one.withstands for one in known if one.withstands is not None]
+    return Blocks(known[0].size, np.concatenate(withstands) if withstands else None)
 
 
 def standing(
@@ -59,6 +105,7 @@ def standing(
     label: np.ndarray,
     changed: np.ndarray,
     radii: Sequence[int],
+    blocks: Blocks | None = None,
 ) -> dict[str, Any]:
     """Return a `Standing` but for its file; `changed` is what attacks need, -1 for none found."""
     found = changed >= 0
@@ -76,6 +123,9 @@ def standing(
         "mean_changed": float(changed[found].mean()) if found.any() else None,
         "accuracy": 100.0 * float((prediction == label).mean()),
         "radii": curves,
+        "patches": {}
+        if blocks is None
+        else {blocks.name: blocks.accuracy(prediction == label, found)},
     }
 
 
@@ -85,13 +135,17 @@ def check_sound(
     same: np.ndarray,
     radius: np.ndarray,
     keep: Callable[[int], Location],
+    blocks: Blocks | None = None,
 ) -> None:
     """Raise `UnsoundError` unless every attack is one, and none is within the certified radius.
 
     The error names the first such row, and the file to which `keep` writes what is at its index.
-    `changed` is -1 where there is no attack, `same` whether the prediction stays the same.
+    `changed` is -1 where there is no attack, `same` whether the prediction stays the same; `blocks`
+    are those that were rewritten.
     """
     none, beaten = (changed >= 0) & same, (changed >= 0) & (changed <= radius)
+    if blocks is not None and blocks.withstands is not None:
+        beaten |= (changed >= 0) & blocks.withstands
     if not (none | beaten).any():
         return
     at = int((none | beaten).argmax())
@@ -101,9 +155,13 @@ def check_sound(
             f"the attack on row {row} does not change the prediction; this is a defect, "
             f"please report it with {path}"
         )
+    if blocks is not None and changed[at] > radius[at]:
+        what = f"by one block of {blocks.name}, against which it is certified"
+    else:
+        what = f"with {changed[at]} features, within its certified radius {radius[at]}"
     raise UnsoundError(
-        f"an attack changes the prediction of row {row} with {changed[at]} features, within its "
-        f"certified radius {radius[at]}; the certificate is wrong, please report it with {path}"
+        f"an attack changes the prediction of row {row} {what}; the certificate is wrong, please "
+        f"report it with {path}"
     )
 
 
@@ -166,13 +224,27 @@ def hold_against(
             return keep_counterexample(file.path, _input(certificate, row), x, row)
         return file.path
 
-    check_sound(rows, changed, file.prediction[attacked] == prediction, radius, keep)
     options = file.attributes["options"]
+    blocks = _blocks(certificate, options.get("patch"), certified)
+    check_sound(rows, changed, file.prediction[attacked] == prediction, radius, keep, blocks)
     return UnderAttack(
-        **standing(prediction, radius, label, changed, radii),
+        **standing(prediction, radius, label, changed, radii, blocks),
         attack=str(attack), method=options["method"], max_features=_most_changes(file),
         features=options.get("features"), of=len(certificate),
     )  # fmt: skip
+
+
+def _blocks(certificate: CertificateFile, patch: Any, rows: np.ndarray) -> Blocks | None:
+    """Return the blocks of an attack with what is certified of some rows; None of other attacks."""
+    if patch is None:
+        return None
+    size = validation.one_patch("patch", patch)
+    sizes = np.array(certificate.attributes.get("patch") or np.zeros((0, 2)))
+    # A block that is withstood covers those within it.
+    covers = (sizes >= size).all(axis=1)
+    if certificate.withstands is None or not covers.any():
+        return Blocks(size, None)
+    return Blocks(size, certificate.withstands[rows][:, covers].any(axis=1))
 
 
 def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) -> list[Run]:
@@ -187,13 +259,17 @@ def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) 
         same = [run.attributes.get("model_digest") == digest for run in runs]
         at = same.index(True) if any(same) else 0  # of another model: `hold_against` says so
         run = found[at]
-        if run.robust is not None:
+        if run.attack is not None:
             raise OptionError(f"{attack} is a second attack on {run.name}; pass one for each run")
         assert run.path is not None
         last = max(int(run.radius.max()), int(file.changed.max()))
         most = _most_changes(file)
         last = last if most is None else min(last, most)
         result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)
+        if result.patches:
+            left = {size: row["robust_accuracy"] or 0.0 for size, row in result.patches.items()}
+            found[at] = replace(run, robust_patches=left, attacked=result.n, attack=file)
+            continue
         robust = np.array([row["robust_accuracy"] for row in result.radii.values()])
         found[at] = replace(run, robust=robust, attacked=result.n, attack=file)
     return found

@@ -57,6 +57,8 @@ class Run:
         The file with the attack's inputs, or None.
     patches
         Percent right and certified by size of patch; None where that was not looked at.
+    robust_patches
+        Percent that an attack by patches leaves right, by their size; None where none was made.
     row
         (N,) number of each sample in the split; 0, 1, ... where it is None.
     """
@@ -74,6 +76,7 @@ class Run:
     attack: AttackFile | None = None
     row: np.ndarray | None = None
     patches: dict[str, float] | None = None
+    robust_patches: dict[str, float] | None = None
 
     @property
     def numbers(self) -> np.ndarray:

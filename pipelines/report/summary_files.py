@@ -66,15 +66,16 @@ def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Publ
                 for changes, value in enumerate(run.robust)  # type: ignore[arg-type]
             ),
         )
-    patched = [run for run in runs if run.patches]
+    patched = [run for run in runs if run.patches or run.robust_patches]
     if patched:
         _write_csv(
             folder / "patches.csv",
-            ("run", "patch", "certified_accuracy"),
+            ("run", "patch", "certified_accuracy", "robust_accuracy"),
             (
-                (run.name, size, f"{value:.4f}")
+                (run.name, size, *(f"{of[size]:.4f}" if size in of else "" for of in both))
                 for run in patched
-                for size, value in (run.patches or {}).items()
+                for both in [(run.patches or {}, run.robust_patches or {})]
+                for size in both[0] | both[1]
             ),
         )
     if published:

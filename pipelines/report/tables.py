@@ -57,9 +57,10 @@ def patch_rows(
 ) -> tuple[list[str], list[tuple[str, Sequence[float | None]]]]:
     """Return sizes of patches, and what runs and published methods certify against them.
 
-    There are none where no run has looked at patches.
+    There are none where no run has looked at patches. What an attack leaves right has its own rows.
     """
     rows = {run.name: run.patches for run in runs if run.patches}
+    rows |= {f"{run.name}, under attack": run.robust_patches for run in runs if run.robust_patches}
     found = {size for shares in rows.values() for size in shares}
     sizes = sorted(found, key=lambda size: (_pixels(size), size))
     others = {name: shares for name, shares in published.items() if found & shares.keys()}

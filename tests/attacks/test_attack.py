@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.attack_models import clusters, fewest_changes, groups_changed, levelled
+from support.certificate_models import factored
+from support.certificate_models import fewest_changes as factored_truth
 
 from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
+from boxnn_numba.certificates import patch_certified
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE
 from boxnn_numba.errors import InputError, OptionError
 
@@ -27,7 +30,7 @@ def check(model: BoxNN, x: np.ndarray, found: AttackResult) -> np.ndarray:
     assert found.changed.dtype == np.int32 and found.x_adv.dtype == x.dtype
     np.testing.assert_array_equal(found.prediction, model.predict(found.x_adv))
     np.testing.assert_array_equal(found.prediction != before, success)
-    counted = groups_changed(x, found.x_adv, model.group_size)
+    counted = groups_changed(x, found.x_adv, model.groups)
     np.testing.assert_array_equal(counted, np.where(success, found.changed, 0))
     assert (found.changed[success] > radius[success]).all()
     return success
@@ -62,6 +65,22 @@ def test_greedy_attack_is_nearly_always_the_smallest_on_tiny_grids() -> None:
     assert np.mean(smallest) > 0.97
 
 
+@pytest.mark.parametrize("sets", [1, 2])
+def test_greedy_attack_on_factored_boxes_is_nearly_always_the_smallest(sets: int) -> None:
+    """Parts, templates, groups of unequal sizes, offsets and ensembles, by brute force."""
+    smallest = []
+    for seed, (n, levels) in enumerate([(5, 3), (6, 2), (4, 4)] * 4):
+        for width, grouped in ((1, False), (60, True), (255, True)):
+            model, x, every = factored(seed, n, levels, width, sets, grouped=grouped, shift=15)
+            found = greedy_attack(model, x)
+            success = check(model, x, found)
+            fewest = np.array(factored_truth(model, x, every))
+            assert (found.changed[success] >= fewest[success]).all()
+            assert (fewest[success] > 0).all()
+            smallest.extend(found.changed == fewest)
+    assert np.mean(smallest) > 0.95
+
+
 def mnist_model() -> tuple[BoxNN, np.ndarray]:
     """Boxes around 25 bundled digits of each class, and other digits."""
     with np.load(BUNDLED_SAMPLE) as file:
@@ -80,8 +99,28 @@ def test_greedy_attack_meets_the_certificate_on_digits() -> None:
     assert (found.changed == model.certify(x).radius + 1).mean() >= 0.9
 
 
-def test_the_same_for_any_threads_and_batch() -> None:
+def factored_mnist() -> tuple[BoxNN, np.ndarray]:
+    """The same rows as templates of five, which recombine by quarters of the image."""
     model, x = mnist_model()
+    boxes, places = model.boxes, np.arange(784).reshape(28, 28)
+    part = 2 * (places // 28 >= 14) + (places % 28 >= 14)
+    parted = Boxes(
+        boxes.lower, boxes.upper, boxes.labels, 112, template=np.arange(250) // 5,
+        part=part.ravel(),
+    )  # fmt: skip
+    return BoxNN(parted, list(range(10)), feature_shape=(28, 28)), x
+
+
+def test_greedy_attack_meets_the_certificate_of_factored_boxes() -> None:
+    model, x = factored_mnist()
+    found = greedy_attack(model, x)
+    assert check(model, x, found).all()
+    assert (found.changed == model.certify(x).radius + 1).mean() >= 0.9
+
+
+@pytest.mark.parametrize("make", [mnist_model, lambda: factored_mnist()])
+def test_the_same_for_any_threads_and_batch(make: Callable[[], Any]) -> None:
+    model, x = make()
     whole = greedy_attack(model, x, threads=1)
     threaded = greedy_attack(model, x, threads=3)
     alone = [greedy_attack(model, x[i : i + 1], threads=1) for i in (0, 17, 39)]
@@ -140,6 +179,72 @@ def test_raw_features_are_decoded_to_values_with_the_new_codes(dtype: type) -> N
     assert (found.x_adv[:, 1] == 5).all() and np.isfinite(found.x_adv).all()
 
 
+def test_a_colour_that_is_saturated_alone_still_takes_all_of_its_group() -> None:
+    """Only the change of all three codes brings a group that is capped as a whole anything."""
+    boxes = Boxes([[0] * 6, [200] * 6], [[0] * 6, [200] * 6], [0, 1], 100, group=[0, 1, 0, 1, 0, 1])
+    found = greedy_attack(BoxNN(boxes, [0, 1], group_size=1), [[0] * 6])
+    assert found.changed.tolist() == [2]
+    np.testing.assert_array_equal(found.x_adv, [[200] * 6])
+
+
+# --- patches --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 3), (3, 1)])
+def test_patches_by_brute_force(size: tuple[int, int]) -> None:
+    """An attack rewrites one block, and is found nearly wherever there is one of a few codes."""
+    outcomes = []
+    for seed, parts in enumerate([1, 2, 3] * 5):
+        rng = np.random.default_rng([seed, *size])
+        shape, n = ((3, 3), 9) if seed % 2 else ((3, 3, 2), 18)
+        group = np.arange(n) // (n // 9)
+        part = (rng.permutation(9) % parts)[group]
+        sides = np.sort(rng.choice([0, 40, 200], (2, 12, n), p=[0.3, 0.1, 0.6]), axis=0)
+        sides[:, 6:] = np.where(rng.random((6, n)) < 0.7, 0, sides[:, 6:])
+        boxes = Boxes(
+            *sides, np.arange(12) // 6, 60, template=np.arange(12) // 3, part=part, group=group
+        )
+        model = BoxNN(boxes, [0, 1], feature_shape=shape, offset=rng.integers(-60, 60, 2))
+        x = rng.choice(np.array([0, 40, 200], np.uint8), (6, n))
+        found = greedy_attack(model, x, patch=size)
+        success, before = found.changed >= 0, model.predict(x)
+        np.testing.assert_array_equal(found.prediction != before, success)
+        pixels = (found.x_adv != x).reshape(6, 3, 3, -1).any(axis=3)
+        for one in pixels[success]:
+            assert (np.ptp(np.argwhere(one), axis=0) < size).all()
+        np.testing.assert_array_equal(pixels.sum(axis=(1, 2))[success], found.changed[success])
+        assert not patch_certified(model, x, size)[1][success].any()
+        outcomes += list(zip(success, block_flips(model, x, size), strict=True))
+    flips = [hit for hit, possible in outcomes if possible]
+    assert 10 < len(flips) < len(outcomes) and np.mean(flips) > 0.9
+
+
+def block_flips(model: BoxNN, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Whether some block of pixels of one of the levels each, or of all colours alike, flips."""
+    before, flips = model.predict(x), np.zeros(len(x), bool)
+    places = np.arange(x.shape[1]).reshape(3, 3, -1)
+    for y, left in np.ndindex(4 - size[0], 4 - size[1]):
+        block = places[y : y + size[0], left : left + size[1]]
+        levels = itertools.product([0, 40, 200], repeat=block[..., 0].size)
+        written = np.repeat(np.array(list(levels), np.uint8), block.shape[2], axis=1)
+        for i, row in enumerate(x):
+            tries = np.repeat(row[None], len(written), axis=0)
+            tries[:, block.ravel()] = written
+            flips[i] |= (model.predict(tries) != before[i]).any()
+    return flips
+
+
+def test_patches_of_a_model_whose_groups_are_of_the_first_version() -> None:
+    model, x = mnist_model()
+    old = BoxNN(model.boxes, model.classes, feature_shape=(28, 28), group_size=2)
+    found = greedy_attack(old, x[:10], patch="9x9")
+    assert (found.changed >= 0).any()
+    counted = groups_changed(x[:10], found.x_adv, old.groups)
+    np.testing.assert_array_equal(np.where(counted == 0, -1, counted), found.changed)
+    few = greedy_attack(old, x[:10], patch="9x9", max_features=int(found.changed.max()) - 1)
+    assert (few.changed < found.changed.max()).all()
+
+
 # --- random search --------------------------------------------------------------------------
 
 
@@ -187,6 +292,18 @@ def test_random_search_changes_only_what_it_may(group_size: int) -> None:
         random_search(scores_of(model), x, groups + 1, group_size=group_size, features=mask)
 
 
+def test_random_search_takes_groups_of_any_sizes() -> None:
+    model, x = clusters(5, 31, 60, 3, half=40)
+    with_number = random_search(scores_of(model), x, 9, 200, group_size=3)
+    with_groups = random_search(scores_of(model), x, 9, 200, group_size=model.groups)
+    np.testing.assert_array_equal(with_number.x_adv, with_groups.x_adv)
+    groups = np.random.default_rng(2).permutation(np.arange(31) * np.arange(31) // 70)
+    found = random_search(scores_of(model), x, groups.max() + 1, 200, group_size=groups)
+    success = found.changed >= 0
+    counted = groups_changed(x, found.x_adv, groups)
+    assert success.any() and (counted[success] == found.changed[success]).all()
+
+
 def test_random_search_beats_the_greedy_attack_on_nothing_small() -> None:
     model, x = clusters(6, 24, 100)
     fewest = greedy_attack(model, x).changed
@@ -206,6 +323,7 @@ def test_random_search_on_floats_and_a_single_query() -> None:
 # --- bad input ----------------------------------------------------------------------------
 
 MODEL = BoxNN(Boxes([[0] * 3, [99] * 3], [[9] * 3, [99] * 3], [0, 1], 5), [0, 1])
+IMAGE = BoxNN(MODEL.boxes, [0, 1], feature_shape=(1, 3))
 ONE_CLASS = BoxNN(Boxes([[0] * 3], [[9] * 3], [0], 5, n_classes=2), [0, 1])
 X = [[1, 2, 3]]
 
@@ -224,6 +342,9 @@ X = [[1, 2, 3]]
         (lambda: greedy_attack(MODEL, X, domain=(9, 3)), OptionError, "low 9 > high 3"),
         (lambda: greedy_attack(MODEL, X, domain=([0, 0], 3)), OptionError, "shape (2,)"),
         (lambda: greedy_attack(MODEL, X, features=[1, 0, 1]), OptionError, "3 booleans"),
+        (lambda: greedy_attack(MODEL, X, patch=2), InputError, "patches are of images"),
+        (lambda: greedy_attack(MODEL, X, patch="2,3"), OptionError, "one size of blocks"),
+        (lambda: greedy_attack(IMAGE, X, patch=2), OptionError, "does not fit"),
         (lambda: greedy_attack(MODEL, [[1, 2]]), InputError, "2 features"),
         (lambda: greedy_attack(MODEL, [[1, 2, 300]]), InputError, "300"),
         (lambda: greedy_attack(ONE_CLASS, X), InputError, "one class only"),
@@ -234,6 +355,8 @@ X = [[1, 2, 3]]
         (lambda: random_search(lambda x: 1, np.uint8(X), 1), InputError, "shape ()"),
         (lambda: random_search(lambda x: x[:, :1], np.uint8(X), 1), InputError, "two classes"),
         (lambda: random_search(lambda x: x * np.nan, np.uint8(X), 1), InputError, "NaN"),
+        (lambda: random_search(any, np.uint8(X), 1, group_size=[0, 1]), OptionError, "3 features"),
+        (lambda: random_search(any, np.uint8(X), 1, group_size=[0, 2, 2]), OptionError, "0..2"),
         (lambda: random_search(MODEL.predict, [["a"]], 1), InputError, "numbers"),
     ],
 )

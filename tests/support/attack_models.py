@@ -52,10 +52,10 @@ def levelled(
     return model, x.astype(float), every
 
 
-def groups_changed(x: np.ndarray, other: np.ndarray, group_size: int) -> np.ndarray:
+def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """How many groups of features differ, row by row."""
-    differs = np.pad(x != other, ((0, 0), (0, -x.shape[1] % group_size)))
-    return differs.reshape(len(differs), -1, group_size).any(axis=2).sum(axis=1)
+    differs = x != other
+    return np.array([len({int(groups[k]) for k in np.flatnonzero(row)}) for row in differs])
 
 
 def fewest_changes(model: BoxNN, x: np.ndarray, every: np.ndarray) -> list[int]:
@@ -64,6 +64,6 @@ def fewest_changes(model: BoxNN, x: np.ndarray, every: np.ndarray) -> list[int]:
     fewest = []
     for row, label in zip(x, model.predict(x), strict=True):
         flips = every[reached != label]
-        needed = groups_changed(np.broadcast_to(row, flips.shape), flips, model.group_size)
+        needed = groups_changed(np.broadcast_to(row, flips.shape), flips, model.groups)
         fewest.append(int(needed.min()) if len(needed) else -1)
     return fewest
