@@ -35,7 +35,7 @@ def check_file(path: str, data: str = "tiny.zarr") -> np.ndarray:
     after = np.asarray(model.classes)[file.prediction]
     np.testing.assert_array_equal(after, model.predict(file.x))
     np.testing.assert_array_equal(after != before, file.changed >= 0)
-    counted = groups_changed(model.encode(x), model.encode(file.x), model.group_size)
+    counted = groups_changed(model.encode(x), model.encode(file.x), model.groups)
     np.testing.assert_array_equal(np.maximum(file.changed, 0), counted)
     assert (file.changed[file.changed >= 0] > radius[file.changed >= 0]).all()
     np.testing.assert_array_equal(file.label, y)

@@ -52,9 +52,11 @@ def levelled(
     return model, x.astype(float), every
 
 
-def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """How many groups of features differ, row by row."""
+def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray | int) -> np.ndarray:
+    """How many groups of features differ, row by row; of a size, or numbered."""
     differs = x != other
+    if isinstance(groups, int):
+        groups = np.arange(x.shape[1]) // groups
     return np.array([len({int(groups[k]) for k in np.flatnonzero(row)}) for row in differs])
 
 
