@@ -223,8 +223,8 @@ def attack(
         blocks.append(options.blocks(classifier, x))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     return AttackSummary(
-        **standing(prediction, radius, file.label, file.changed, radii, joined(blocks)), attack=str(out),
-        method=options.method, split=split, seconds=time.perf_counter() - began, cluster=spent,
+        **standing(prediction, radius, file.label, file.changed, radii, joined(blocks)),
+        attack=str(out), method=options.method, split=split, seconds=time.perf_counter() - began, cluster=spent,
     )  # fmt: skip
 
 
