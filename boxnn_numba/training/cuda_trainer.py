@@ -105,7 +105,7 @@ class CudaTrainer:
         moments = n_moments(options)
         needed = 4 * int(np.prod(planes)) + 4 * (1 + moments) * 2 * masters[0].size
         with runtime.enough_memory(needed, "use fewer `boxes`, or `device` cpu"):
-            self._masters = runtime.send(np.stack(masters).astype(np.float32))
+            self._masters = runtime.send(_stacked(masters))
             shape = self._masters.shape
             self._moments = [runtime.send(np.zeros(shape, np.float32)) for _ in range(moments)]
             self._planes = runtime.send(np.zeros(planes, np.uint32))
@@ -222,7 +222,7 @@ class CudaTrainer:
 
     def deploy(self, lower: np.ndarray, upper: np.ndarray) -> None:
         """Take over boxes (M, n) uint8 as they are."""
-        self._masters.copy_to_device(np.stack([lower, upper]).astype(np.float32))
+        self._masters.copy_to_device(_stacked((lower, upper)))
         self._settle()
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -325,8 +325,8 @@ class CudaTrainer:
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned."""
         for name, pair in self._pairs():
-            both = np.stack([arrays[f"{name}_lower"], arrays[f"{name}_upper"]])
-            pair.copy_to_device(both.astype(np.float32))
+            both = arrays[f"{name}_lower"], arrays[f"{name}_upper"]
+            pair.copy_to_device(_stacked(both))
         self._steps = int(arrays["steps"])
         self._settle()
 
@@ -340,6 +340,11 @@ class CudaTrainer:
             self._masters, self._columns, np.int32(self.problem.options.forward_width),
             self._planes,
         )  # fmt: skip
+
+
+def _stacked(pair: Pair) -> np.ndarray:
+    """Return two arrays (M, n) as one, C-contiguous float32, that can be sent."""
+    return np.ascontiguousarray(np.stack(pair), np.float32)
 
 
 _lock = threading.Lock()

@@ -235,13 +235,14 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
     data = shortened(tiny_dataset, tmp_path) if SIMULATED else tiny_dataset
-    options = TrainingOptions(boxes=4, epochs=1, batch=8)
+    options = TrainingOptions(boxes=6, epochs=1, batch=8, parts="2", templates=1)
     one = ClusterOptions(workers=1, threads_per_worker=1)
     train(data, tmp_path / "m-one", options, run=RunOptions(device="cpu", threads=1))
     train(
         data, tmp_path / "m-worker", options, run=RunOptions(device="cuda", threads=1, cluster=one)
     )
     models = [load_model(tmp_path / name) for name in ("m-one", "m-worker")]
+    assert not models[0].boxes.structure.is_plain
     np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
     np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
     certify(tmp_path / "m-one", data, tmp_path / "c-one", run=RunOptions(device="cpu", threads=1))
