@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-#: Most joint codes of a group that are told apart.
+#: Most joint codes of a slot that are compared.
 _MOST = 2048
 
 Bounds = tuple[np.ndarray, np.ndarray]
+#: Features (f,), and codes (C, f) to write into them.
+Entry = tuple[np.ndarray, np.ndarray]
 
 
 class Slot(NamedTuple):
@@ -29,39 +31,45 @@ class Slot(NamedTuple):
     rival: Sequence[Bounds]
 
 
-def worth_writing(
-    codes: np.ndarray, slot: Slot, width: int, allowed: np.ndarray
-) -> np.ndarray | None:
-    """List joint codes (C, f) worth writing into the features of a slot; None if too many.
+def worth_writing(codes: np.ndarray, slot: Slot, width: int, allowed: np.ndarray) -> list[Entry]:
+    """List what is worth writing into a slot: of each entry, one row of codes may be written.
+
+    There is one entry of joint codes or, where they are too many, one for each feature. Codes are
+    left out where others, or leaving the slot as it is, add as much or more to every own distance
+    and as little or less to every rival's, of one rival row to every difference.
 
     codes (n,) are those of the input, allowed (n, 256) those that may be written; a feature of
-    several may stay as it is. Codes are left out where others, or leaving the slot as it is, add as
-    much or more to every own distance and as little or less to every rival's, of one rival row to
-    every difference.
+    several may stay as it is.
     """
-    features, count = slot.features, len(slot.features)
+    features = slot.features
     own, rival = (
         [np.concatenate(side) for side in zip(*rows, strict=True)]
         for rows in (slot.own, slot.rival)
     )
+    if len(features) == 1:
+        tried = [np.flatnonzero(allowed[features[0]] & _useful(slot, 0, allowed))]
+    else:
+        tried = [
+            _of_several(codes, slot, k, own, rival, width, allowed) for k in range(len(features))
+        ]
     found = np.empty((1, 0), np.int64)
     held, paid = np.zeros((len(own[0]), 1), np.int64), np.zeros((len(rival[0]), 1), np.int64)
-    for k, feature in enumerate(features):
-        tried = np.flatnonzero(allowed[feature] & _useful(slot, k, allowed))
-        if count > 1:
-            tried = np.union1d(tried, codes[feature])
-            alone = [np.minimum(_excess(tried, side, k), width) for side in (own, rival)]
-            tried = tried[_undominated(np.concatenate([alone[0], -alone[1]]))]
-        found = np.column_stack([np.repeat(found, len(tried), axis=0), np.tile(tried, len(found))])
+    for k, of_feature in enumerate(tried):
+        if len(found) * len(of_feature) > _MOST:
+            return [
+                (features[i, None], of_one[of_one != codes[features[i]], None])
+                for i, of_one in enumerate(tried)
+            ]
+        found = np.column_stack(
+            [np.repeat(found, len(of_feature), axis=0), np.tile(of_feature, len(found))]
+        )
         held, paid = (
-            np.minimum(before[:, :, None] + _excess(tried, side, k)[:, None], width).reshape(
+            np.minimum(before[:, :, None] + _excess(of_feature, side, k)[:, None], width).reshape(
                 len(before), -1
             )
             for before, side in ((held, own), (paid, rival))
         )
-        if count > 1:
-            if len(found) > _MOST:
-                return None
+        if len(features) > 1:
             kept = _undominated(np.concatenate([held, -paid]))
             found, held, paid = found[kept], held[:, kept], paid[:, kept]
     now = codes[features]
@@ -74,7 +82,18 @@ def worth_writing(
         first = last
     lead = np.concatenate(leads)
     useful = np.flatnonzero((lead > 0).any(axis=0))
-    return np.asarray(found[useful[_undominated(lead[:, useful])]])
+    return [(features, found[useful[_undominated(lead[:, useful])]])]
+
+
+def _of_several(
+    codes: np.ndarray, slot: Slot, k: int, own: Any, rival: Any, width: int, allowed: np.ndarray
+) -> np.ndarray:
+    """Return codes of feature k that are worth writing beside others, its own one among them."""
+    feature = slot.features[k]
+    tried = np.flatnonzero(allowed[feature] & _useful(slot, k, allowed))
+    tried = np.union1d(tried, codes[feature])
+    held, paid = (np.minimum(_excess(tried, side, k), width) for side in (own, rival))
+    return np.asarray(tried[_undominated(np.concatenate([held, -paid]))])
 
 
 def _useful(slot: Slot, k: int, allowed: np.ndarray) -> np.ndarray:

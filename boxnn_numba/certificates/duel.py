@@ -13,6 +13,7 @@ from boxnn_numba.certificates.pairwise import Threat
 
 #: Rows by template and part.
 Rows = dict[int, list[list[int]]]
+Least = Callable[[list[Distance]], Distance]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +22,15 @@ class Written:
 
     Attributes
     ----------
+    slots
+        (Z,) what each writes to, as in `BoxSets.slots`; several may write to one at once if it is
+        among `split`, each to one feature.
     starts, features, codes
         Choice z writes ``codes[starts[z]:starts[z + 1]]`` into the features at these places.
     """
+
+    slots: np.ndarray
+    split: list[int]
 
     starts: np.ndarray
     features: np.ndarray
@@ -40,29 +47,31 @@ class Written:
 
 def duel(
     threat: Threat, rival: int, most: int, own: Sequence[Rows], allowed: np.ndarray
-) -> tuple[Program, Written] | None:
+) -> tuple[Program, Written]:
     """Return the program in which a rival overtakes by less than `most` changes.
 
     The rival is a template, or of an ensemble a class; own are the rows that are known of each set,
-    allowed (n, 256) the codes that may be written. None where a group has too many joint codes.
+    allowed (n, 256) the codes that may be written.
     """
     sets = threat.sets
     rivals = [_rival_rows(threat, e, rival, most) for e in range(len(sets.tables))]
     slots = _slots(threat, own, rivals)
-    codes = []
-    for slot in slots:
-        found = worth_writing(threat.input, slot, sets.width, allowed)
-        if found is None:
-            return None
-        codes.append(found)
+    entries = [
+        (i, *entry)
+        for i, slot in enumerate(slots)
+        for entry in worth_writing(threat.input, slot, sets.width, allowed)
+    ]
+    slot_of, features, codes = zip(*entries, strict=True)
     counts = [len(found) for found in codes]
-    slot_of = np.repeat(np.arange(len(slots)), counts)
     written = Written(
-        np.cumsum([0, *np.repeat([len(slot.features) for slot in slots], counts)]),
-        np.concatenate([np.tile(s.features, c) for s, c in zip(slots, counts, strict=True)]),
+        np.repeat(slot_of, counts),
+        np.flatnonzero(np.bincount(slot_of) > 1).tolist(),
+        np.cumsum([0, *np.repeat([len(places) for places in features], counts)]),
+        np.concatenate([np.tile(f, c) for f, c in zip(features, counts, strict=True)]),
         np.concatenate([found.ravel() for found in codes]),
     )
-    builder = Builder(slot_of, sets.model.groups[sets.leaders[slot_of]])
+    groups = sets.model.groups[sets.leaders[written.slots]]
+    builder = Builder(np.repeat(np.arange(len(entries)), counts), groups)
     distances = [_Distances(threat, e, builder, written) for e in range(len(sets.tables))]
     rival_sum, ahead = builder.zero(), int(threat.ahead[threat.class_of(rival)])
     for of_set, rows in zip(distances, rivals, strict=True):
@@ -123,37 +132,57 @@ class _Distances:
 
     def __init__(self, threat: Threat, e: int, builder: Builder, written: Written) -> None:
         self._boxes, self._distance = threat.sets.model.box_sets[e], threat.distances[e]
+        self._input, self._slots = threat.input, threat.sets.slots
         self._builder, self._written = builder, written
-        self._both = written.codes, threat.input[written.features]
-        self._part = threat.sets.parts[e][written.features[written.starts[:-1]]]
-        table = threat.sets.tables[e]
+        self._part = threat.sets.parts[e][threat.sets.leaders]
+        # Parts of one slot, which is written at once.
+        table, split = threat.sets.tables[e], self._part[written.split]
         self._alone = np.diff(table.groups[table.parts]) == 1
-        self._gains: dict[int, np.ndarray] = {}
+        self._alone[split] = False
 
-    def templates(self, rows: Rows, least: Callable[[list[Distance]], Distance]) -> list[Distance]:
+    def templates(self, rows: Rows, least: Least) -> list[Distance]:
         """Return the distances to templates of which some rows are known."""
         found = []
         for parts in rows.values():
             total = self._builder.zero()
             for p, of_part in enumerate(parts):
-                known = [self._row(m, p) for m in of_part]
+                known = [self._row(m, p, least) for m in of_part]
                 total = total.plus(_joined(known) if self._alone[p] else least(known))
             found.append(total)
         return found
 
-    def _row(self, m: int, p: int) -> Distance:
-        if m not in self._gains:
-            after, before = map(self._penalties, (m, m), self._both)
-            self._gains[m] = after - before
-        gains = np.where(self._part == p, self._gains[m], 0)
-        return Distance(int(self._distance[p, m]), gains, {})
+    def _row(self, m: int, p: int, least: Least) -> Distance:
+        """Return the distance to a row in a part.
+
+        Of slots whose features are written one by one, ``min(sum, W)`` is the least of the two.
+        """
+        written, width = self._written, self._boxes.width
+        after, before = (
+            self._penalties(m, codes) for codes in (written.codes, self._input[written.features])
+        )
+        gains = np.where(self._part[written.slots] == p, after - before, 0)
+        total = Distance(
+            int(self._distance[p, m]), np.where(np.isin(written.slots, written.split), 0, gains), {}
+        )
+        for slot in written.split:
+            if self._part[slot] != p:
+                continue
+            places = self._slots[slot]
+            now = int(self._excess(m, places, self._input[places]).clip(max=width).sum())
+            summed = Distance(now, np.where(written.slots == slot, gains, 0), {})
+            if self._builder.limits(summed)[1] > width:
+                summed = least([summed, self._builder.zero(width)])
+            total = total.plus(summed).plus(self._builder.zero(min(now, width)), -1)
+        return total
 
     def _penalties(self, m: int, codes: np.ndarray) -> np.ndarray:
         """(Z,) penalties of what each choice writes, or of what was there."""
-        features, starts = self._written.features, self._written.starts[:-1]
+        excess, starts = self._excess(m, self._written.features, codes), self._written.starts[:-1]
+        total = np.add.reduceat(excess, starts) if len(starts) else excess
+        return np.minimum(total, self._boxes.width)
+
+    def _excess(self, m: int, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
         low, high = (
             side[m, features].astype(np.int64) for side in (self._boxes.lower, self._boxes.upper)
         )
-        excess = np.maximum(np.maximum(low - codes, codes - high), 0)
-        total = np.add.reduceat(excess, starts) if len(starts) else excess
-        return np.minimum(total, self._boxes.width)
+        return np.maximum(np.maximum(low - codes, codes - high), 0)

@@ -61,8 +61,8 @@ def exact_radius(
     rival are picked part by part. Own boxes that a solution violates are added, row by row, and it
     is solved again. `greedy_attack` gives the upper bound to begin with.
 
-    The codes of a group whose penalty is capped as a whole are chosen together. Where those worth
-    writing are too many (large groups that many different boxes see), bounds are returned.
+    The codes of a group whose penalty is capped as a whole are chosen together; where those worth
+    writing are too many, one by one, with variables for the capped sums.
 
     Parameters
     ----------
@@ -239,10 +239,9 @@ class _Hunt:
             if seconds <= 0 or self.stop.is_set():
                 return bound
             # One more change at a time: the fewer, the fewer rows of the rival come into question.
-            made = duel(self.threat, rival, bound + 1, [rows.used for rows in own], self.allowed)
-            if made is None:
-                return bound
-            program, written = made
+            program, written = duel(
+                self.threat, rival, bound + 1, [rows.used for rows in own], self.allowed
+            )
             proved, taken = solve(program, bound, seconds, self.stop, least=bound)
             if taken is None:
                 if proved <= bound:

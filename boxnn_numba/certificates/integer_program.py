@@ -106,7 +106,7 @@ class Builder:
         """Return a distance that is at least one of those given, whichever is picked."""
         if len(found) == 1:
             return found[0]
-        low, high = zip(*map(self._limits, found), strict=True)
+        low, high = zip(*map(self.limits, found), strict=True)
         least = self._variable(min(low), max(high), False)
         picks = self.zero(-1)  # at least one
         for one, most in zip(found, high, strict=True):
@@ -121,7 +121,7 @@ class Builder:
         """Return a distance that is at most each of those given."""
         if len(found) == 1:
             return found[0]
-        low, high = zip(*map(self._limits, found), strict=True)
+        low, high = zip(*map(self.limits, found), strict=True)
         least = self._variable(min(low), min(high), False)
         for one in found:
             self.rows.append(one.plus(self.zero(0, {least: 1}), -1))
@@ -148,7 +148,7 @@ class Builder:
         self.whole.append(whole)
         return len(self.low) - 1
 
-    def _limits(self, one: Distance) -> tuple[int, int]:
+    def limits(self, one: Distance) -> tuple[int, int]:
         """Return what a distance is at least and at most."""
         starts = np.flatnonzero(np.diff(self.slots, prepend=-1))
         low = high = one.constant

@@ -89,7 +89,7 @@ def test_all_codes_of_a_group() -> None:
     """Any codes may be written, not those of a grid only: one group of two features, and one."""
     every = np.array(list(itertools.product(range(0, 256, 15), repeat=3)), np.uint8)
     rng = np.random.default_rng(0)
-    for width in (1, 40, 100):
+    for width in (1, 40, 255):
         low = 15 * rng.integers(0, 13, (8, 3))
         boxes = Boxes(
             low, low + 15 * rng.integers(0, 4, low.shape), [0, 0, 0, 0, 1, 1, 1, 1], width,
@@ -107,16 +107,13 @@ def test_all_codes_of_a_group() -> None:
             assert pairwise_radius(model, [row]).radius[0] <= lower == upper <= fewest - 1
 
 
-def test_where_joint_codes_are_too_many_bounds_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sets", [1, 2])
+def test_where_joint_codes_are_too_many(sets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of a group are written one by one, and variables stand for the capped sums."""
     monkeypatch.setattr(choices, "_MOST", 1)
-    exact = pairwise = 0
-    for seed in range(3):
-        model, x, every = factored(seed, 5, 3, 60)
-        for row, fewest in zip(x, fewest_changes(model, x, every), strict=True):
-            _, lower, upper, _ = exact_radius(model, row)
-            assert lower <= (fewest - 1 if fewest > 0 else model.groups.max() + 1) <= upper
-            exact, pairwise = exact + (lower == upper), pairwise + (lower < upper)
-    assert pairwise
+    for seed, width in enumerate((1, 60, 255)):
+        model, x, every = factored(seed, *SIZES[seed + 1], width, sets)
+        check(model, x[:4], every)
 
 
 def test_version_1_groups_are_of_models_without_parts() -> None:
