@@ -1,4 +1,4 @@
-"""Draw a template of a factored model and the box it becomes for an image: docs/images/template.png.
+"""Draw docs/images/template.png: a template of a model, and the box it becomes for an image.
 
 Usage: python tools/draw_template.py MODEL DATASET [ROW]
 """

@@ -104,8 +104,8 @@ def frontier(
 ) -> Frontier:
     """Train a family of models and choose among them at every radius by held-out data.
 
-    The family is presets ``"accurate"`` and ``"graded"``, and preset ``"target"`` at each target. The test split is
-    read once, when all is trained and chosen, and by the chosen models only.
+    The family is presets ``"accurate"`` and ``"graded"``, and preset ``"target"`` at each target.
+    The test split is read once, when all is trained and chosen, and by the chosen models only.
 
     Parameters
     ----------

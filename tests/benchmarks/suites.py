@@ -26,6 +26,7 @@ FORMAT, VERSION = "boxnn-bench", 1
 SUITES = {
     "kernel": ("kernels", "kernel_suite"),
     "peers": ("peers", "peers_suite"),
+    "factored": ("factored", "factored_suite"),
     "training": ("training", "training_suite"),
     "certification": ("processes", "certification_suite"),
     "growth": ("growth", "growth_suite"),
@@ -172,6 +173,11 @@ def targets(records: Sequence[Record], threads: int) -> list[dict[str, Any]]:
         add(f"distances, times {peer}", medians("peers", "", ours + peer), at_least=least)
     add("training step, times torch broadcast",
         medians("training", "step", "ours / torch broadcast"), at_least=100)  # fmt: skip
+    for width in (1, 128, 255):
+        shares = medians("factored", f"W={width} random", "2x2 parts / plain")
+        add(f"2x2 parts, 10 rows a template, W={width}, of plain boxes", shares, at_least=0.85)
+    add("epoch with 2x2 parts, times that of plain boxes",
+        medians("factored", "epoch", "2x2 parts / plain"), at_most=1.25)  # fmt: skip
     best = medians("training", "step", "ours / torch")
     add("training step, times the best of torch", best, at_least=30)
     add("epoch of 60,000, M=2500, batch 1000, s",
