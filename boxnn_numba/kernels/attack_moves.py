@@ -79,12 +79,14 @@ def look(task, work, view, own):
     share = (task.offset[rival] - task.offset[own]) // len(view.near)
     for e in range(len(view.near)):
         t, least = nearest_of(work.total, task.classes[e, own], task.classes[e, own + 1])
-        view.aim[e] = np.int32((rival_distance(work, e) + least + share) // 2 + task.cap)
+        view.aim[e] = np.int32(
+            (rival_distance(work.distance, work.rival, e) + least + share) // 2 + task.cap
+        )
     for p in range(len(work.distance)):
         viewed = True
         for e in range(len(view.near)):
             t = nearest_of(work.total, task.classes[e, own], task.classes[e, own + 1])[0]
-            viewed &= (view.near[e, p] == nearest_row(task, work, t, p)).any()
+            viewed &= (view.near[e, p] == nearest_row(work.distance[p], task.rows, t)).any()
         if not viewed:
             view_part(task, work, view, own, p)
 
@@ -366,7 +368,7 @@ def best_group(task, work, view):
         moved = task.part[0, k] != part or len(view.near) > 1
         if part < 0 or (moved and len(work.distance) > 1):
             part = task.part[0, k]
-            base = _enter_part(task, work, view, k)
+            base = _enter_part(view.here, view.running, aim, task.part, k)
         if stop == start + 1:
             pick, score = _best_code(here, aim, gains[k], costs[k], counts[k], _WORST)
             if pick >= 0:
@@ -387,15 +389,14 @@ def best_group(task, work, view):
 
 
 @register_jitable
-def _enter_part(task, work, view, k):
+def _enter_part(here, running, aim, part, k):
     """Bring the view of the part of a feature here; return the score of leaving it as it is."""
     least, total = np.int64(0), np.int64(0)
-    for e in range(len(view.here)):
-        here, running, aim = view.here[e], view.running[e, task.part[e, k]], view.aim[e]
-        first = np.int32(FAR)
-        for j in range(len(here)):
-            here[j] = running[j]
-            first = min(first, here[j])
-            total += min(here[j], aim)
+    for e in range(len(here)):
+        first, p = np.int32(FAR), part[e, k]
+        for j in range(here.shape[1]):
+            here[e, j] = running[e, p, j]
+            first = min(first, here[e, j])
+            total += min(here[e, j], aim[e])
         least += first
     return (least << np.int64(32)) + total

@@ -185,37 +185,40 @@ def begin(task, work, distance):
 @register_jitable
 def refresh(task, work):
     """Bring the least distances of templates up to date."""
-    if len(work.distance) == 1:
-        return
-    for p in range(len(work.dirty)):
-        if not work.dirty[p]:
-            continue
-        work.dirty[p] = False
-        distance, least, total = work.distance[p], work.least[p], work.total
-        for t in range(len(total)):
-            found = distance[task.rows[t]]
-            for m in range(task.rows[t] + 1, task.rows[t + 1]):
-                found = min(found, distance[m])
-            total[t] += found - least[t]
-            least[t] = found
+    if len(work.distance) > 1:
+        _refresh_parts(work.distance, work.least, work.total, work.dirty, task.rows)
 
 
 @register_jitable
-def _rewrite(task, work, k, code):
-    """Write a code into a feature whose group counts as the sum of its features."""
-    before, after, width = work.code[k], np.int32(code), np.int32(task.width)
-    if before == after:
-        return
-    for e in range(len(task.part)):
+def _refresh_parts(distance, least, total, dirty, rows):
+    for p in range(len(dirty)):
+        if dirty[p]:
+            dirty[p] = False
+            for t in range(len(total)):
+                found = distance[p, rows[t]]
+                for m in range(rows[t] + 1, rows[t + 1]):
+                    found = min(found, distance[p, m])
+                total[t] += found - least[p, t]
+                least[p, t] = found
+
+
+@register_jitable
+def _rewrite(bounds, place, width, distance, dirty, k, before, after):
+    """Bring distances up to date for a new code of a feature whose group adds up its features.
+
+    bounds are those of all boxes by feature, place is where sets begin and the parts of features.
+    """
+    lower_t, upper_t = bounds
+    sets, part = place
+    for e in range(len(part)):
         # Slices with a loop over all of them: only that becomes vector instructions.
-        first, last, p = task.sets[e], task.sets[e + 1], task.part[e, k]
-        low, high = task.lower_t[k, first:last], task.upper_t[k, first:last]
-        distance = work.distance[p, first:last]
-        work.dirty[p] = True
-        for m in range(len(distance)):
+        first, last, p = sets[e], sets[e + 1], part[e, k]
+        low, high = lower_t[k, first:last], upper_t[k, first:last]
+        row = distance[p, first:last]
+        dirty[p] = True
+        for m in range(len(row)):
             a, b = np.int32(low[m]), np.int32(high[m])
-            distance[m] += np.int32(graded(after, a, b, width) - graded(before, a, b, width))
-    work.code[k] = after
+            row[m] += np.int32(graded(after, a, b, width) - graded(before, a, b, width))
 
 
 @register_jitable
@@ -255,7 +258,13 @@ def restore(task, work, group, codes):
     elif moves:
         for place in range(task.starts[group], task.starts[group + 1]):
             k = task.members[place]
-            _rewrite(task, work, k, codes[k])
+            before, after = work.code[k], np.int32(codes[k])
+            if before != after:
+                _rewrite(
+                    (task.lower_t, task.upper_t), (task.sets, task.part), np.int32(task.width),
+                    work.distance, work.dirty, k, before, after,
+                )  # fmt: skip
+                work.code[k] = after
     work.changed[group] = differs
     return differs
 
@@ -276,20 +285,20 @@ def restore_all(task, work, codes):
 
 
 @register_jitable
-def class_distance(task, work, c):
+def class_distance(total, classes, offset, c):
     """Sum over the sets of the distance to the nearest template of a class, with its offset."""
-    total = task.offset[c]
-    for e in range(len(task.classes)):
-        total += nearest_of(work.total, task.classes[e, c], task.classes[e, c + 1])[1]
-    return total
+    found = offset[c]
+    for e in range(len(classes)):
+        found += nearest_of(total, classes[e, c], classes[e, c + 1])[1]
+    return found
 
 
 @register_jitable
-def best_rival(task, work, own):
+def best_rival(total, classes, offset, own):
     """The nearest class but `own`, ties to the smaller, and its distance."""
     found, least = -1, np.int64(0)
-    for c in range(task.classes.shape[1] - 1):
-        d = class_distance(task, work, c)
+    for c in range(classes.shape[1] - 1):
+        d = class_distance(total, classes, offset, c)
         if c != own and (found < 0 or d < least):
             found, least = c, d
     return found, least
@@ -299,8 +308,9 @@ def best_rival(task, work, own):
 def flipped(task, work, own):
     """Whether another class than `own` is predicted, ties to the smaller class."""
     refresh(task, work)
-    rival, least = best_rival(task, work, own)
-    return least < class_distance(task, work, own) + (rival < own)
+    total, classes, offset = work.total, task.classes, task.offset
+    rival, least = best_rival(total, classes, offset, own)
+    return least < class_distance(total, classes, offset, own) + (rival < own)
 
 
 # --- the rival ----------------------------------------------------------------------------
@@ -312,34 +322,34 @@ def rival_gap(task, work, own):
     label = task.labels[work.rival[0, 0]]
     gap = task.offset[label] + (1 if label > own else 0)
     for e in range(len(work.rival)):
-        gap += rival_distance(work, e)
-    return gap - class_distance(task, work, own)
+        gap += rival_distance(work.distance, work.rival, e)
+    return gap - class_distance(work.total, task.classes, task.offset, own)
 
 
 @register_jitable
-def rival_distance(work, e):
+def rival_distance(distance, rival, e):
     """The distance to the rival in a set."""
     found = np.int64(0)
-    for p in range(len(work.distance)):
-        found += work.distance[p, work.rival[e, p]]
+    for p in range(len(distance)):
+        found += distance[p, rival[e, p]]
     return found
 
 
 @register_jitable
-def nearest_row(task, work, t, p):
+def nearest_row(distance, rows, t):
     """The row of a template that is nearest in a part, the first of equals."""
-    return nearest_of(work.distance[p], task.rows[t], task.rows[t + 1])[0]
+    return nearest_of(distance, rows[t], rows[t + 1])[0]
 
 
 @register_jitable
 def aim_at_nearest(task, work, own):
     """Make the nearest templates of the nearest other class the rival."""
     refresh(task, work)
-    c = best_rival(task, work, own)[0]
+    c = best_rival(work.total, task.classes, task.offset, own)[0]
     for e in range(len(work.rival)):
         t = nearest_of(work.total, task.classes[e, c], task.classes[e, c + 1])[0]
         for p in range(len(work.distance)):
-            work.rival[e, p] = nearest_row(task, work, t, p)
+            work.rival[e, p] = nearest_row(work.distance[p], task.rows, t)
 
 
 @register_jitable
@@ -350,7 +360,7 @@ def reassemble(task, work, stale):
     for e in range(len(work.rival)):
         t = task.template[work.rival[e, 0]]
         for p in range(len(work.distance)):
-            row = nearest_row(task, work, t, p)
+            row = nearest_row(work.distance[p], task.rows, t)
             if work.distance[p, row] < work.distance[p, work.rival[e, p]]:
                 work.rival[e, p] = row
                 stale[p] = True

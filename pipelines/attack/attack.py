@@ -224,7 +224,8 @@ def attack(
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     return AttackSummary(
         **standing(prediction, radius, file.label, file.changed, radii, joined(blocks)),
-        attack=str(out), method=options.method, split=split, seconds=time.perf_counter() - began, cluster=spent,
+        attack=str(out), method=options.method, split=split,
+        seconds=time.perf_counter() - began, cluster=spent,
     )  # fmt: skip
 
 
