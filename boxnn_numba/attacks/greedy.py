@@ -233,7 +233,7 @@ def _scratch(task: Task, own: int) -> tuple[Work, View]:
         load=np.empty((sets, own + 1), np.int32),
         values=np.empty((n, codes), np.int32),
         counts=np.empty(n, np.int64),
-        costs=np.empty((n, codes, sets), np.int32),
+        costs=np.empty((n, codes, sets + 1), np.int32),
         gains=np.empty((n, codes, sets, own), np.int32),
         before=np.empty((n, sets, own + 1), np.int32),
     )

@@ -7,8 +7,11 @@ from numba.extending import register_jitable
 
 from boxnn_numba.kernels.attack_moves import best_group, look, prepare, view_nearest
 from boxnn_numba.kernels.attack_state import (
+    aim_at,
     aim_at_nearest,
     begin,
+    copy,
+    fill,
     flipped,
     reassemble,
     refresh,
@@ -79,7 +82,7 @@ def _improve(task, work, view, own, best, floor):
             break
         restore_all(task, work, work.best)
         size = best
-        work.banned[:] = False
+        fill(work.banned, False)
         for _ in range(1 + _draw(work, min(4, best))):
             skip = _draw(work, size)
             for group in range(len(work.changed)):
@@ -94,7 +97,7 @@ def _improve(task, work, view, own, best, floor):
         # As many as before will do too: from there the next round starts elsewhere.
         if _advance(task, work, view, own, size, best + 1) >= 0:
             best = prune(task, work, own)
-            work.best[:] = work.code
+            copy(work.best, work.code)
     return best
 
 
@@ -110,14 +113,14 @@ def _attack(task, work, view, distance, own, rivals):
     for place in range(len(rivals)):
         begin(task, work, distance)
         refresh(task, work)
-        work.rival[:] = rivals[place]
+        aim_at(work.rival, rivals[place])
         bound = max(1, -(-rival_gap(task, work, own) // unit))
         floor = bound if place == 0 else floor
         if bound >= best:
             break
         if _advance(task, work, view, own, 0, best) >= 0:
             best = prune(task, work, own)
-            work.best[:] = work.code
+            copy(work.best, work.code)
     if best > task.limit:
         return -1
     return _improve(task, work, view, own, best, floor)
@@ -132,8 +135,8 @@ def greedy_attacks(task, work, view, x, distance, own, rivals, seeds, out, chang
     """
     for i in range(len(x)):
         work.random[0] = seeds[i]
-        work.start[:] = x[i]
-        work.best[:] = x[i]
+        copy(work.start, x[i])
+        copy(work.best, x[i])
         changed[i] = _attack(task, work, view, distance[i], own[i], rivals[i])
         for k in range(x.shape[1]):
             out[i, k] = work.best[k] if changed[i] >= 0 else x[i, k]

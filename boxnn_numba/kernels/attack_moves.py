@@ -26,7 +26,8 @@ from numba.extending import register_jitable
 
 from boxnn_numba.kernels.attack_state import (
     FAR,
-    capped,
+    copy,
+    fill,
     nearest_of,
     nearest_row,
     refresh,
@@ -73,6 +74,14 @@ def view_part(task, work, view, own, p):
 
 
 @register_jitable
+def _holds(values, value):
+    found = False
+    for i in range(len(values)):
+        found |= values[i] == value
+    return found
+
+
+@register_jitable
 def look(task, work, view, own):
     """Set the aims, and view the parts in which the nearest own row is not in view."""
     rival = task.labels[work.rival[0, 0]]
@@ -86,7 +95,8 @@ def look(task, work, view, own):
         viewed = True
         for e in range(len(view.near)):
             t = nearest_of(work.total, task.classes[e, own], task.classes[e, own + 1])[0]
-            viewed &= (view.near[e, p] == nearest_row(work.distance[p], task.rows, t)).any()
+            row = nearest_row(work.distance[p], task.rows, t)
+            viewed &= _holds(view.near[e, p], row)
         if not viewed:
             view_part(task, work, view, own, p)
 
@@ -101,15 +111,18 @@ def _add_value(task, near, rival, listed, k, start, code):
             return
     values[k, place] = code
     counts[k] = place + 1
+    total = 0
     for e in range(len(rival)):
         p = task.part[e, k]
         box = rival[e, p]
         a, b = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
-        costs[k, place, e] = graded(code, a, b, width) - graded(start, a, b, width)
+        cost = graded(code, a, b, width) - graded(start, a, b, width)
+        costs[k, place, e], total = cost, total + cost
         rows, gain = near[e, p], gains[k, place, e]
         for j in range(len(rows)):
             a, b = np.int64(task.lower[rows[j], k]), np.int64(task.upper[rows[j], k])
             gain[j] = graded(code, a, b, width) - graded(start, a, b, width)
+    costs[k, place, len(rival)] = total
 
 
 @register_jitable
@@ -125,8 +138,9 @@ def _ends_to_one(listed, k):
         first &= one[j] >= other[j]
         second &= other[j] >= one[j]
     if second and not first:
-        values[k, 0], costs[k, 0, 0] = values[k, 1], costs[k, 1, 0]
-        one[:] = other
+        values[k, 0] = values[k, 1]
+        copy(costs[k, 0], costs[k, 1])
+        copy(one, other)
     if first or second:
         counts[k] = 1
     return first or second
@@ -156,7 +170,7 @@ def _middle(task, near, k, low, high):
 @register_jitable
 def prepare(task, work, view):
     """List the codes to try against the rival for the groups of stale parts that may change."""
-    if not view.stale.any():
+    if not _holds(view.stale, True):
         return
     # Not all arrays at once: to pass them takes longer than to list a code.
     near, rival = view.near, work.rival
@@ -173,9 +187,9 @@ def prepare(task, work, view):
                 for e in range(len(rival)):
                     box = rival[e, task.part[e, k]]
                     _add_ends(task, near, rival, listed, k, work.start[k], box)
-            if last > first + 1:
+            if (last - first) * task.width > task.cap:
                 _note_penalties(task, near, rival, view.before, k, np.int64(work.start[k]))
-    view.stale[:] = False
+    fill(view.stale, False)
 
 
 @register_jitable
@@ -231,20 +245,18 @@ def _score_set(running, gains, aim):
 
 
 @register_jitable
-def _score(running, aim, gains, costs):
+def _score(running, aim, gains, cost):
     """How near a code brings the rival, then (in the lower 32 bits) how far it gets the others.
 
-    running (E, L) are distances of the own combinations in view, gains (E, L) and costs (E,) what
+    running (E, L) are distances of the own combinations in view, gains (E, L) and the cost what
     the code adds to them and to the rival. The rival comes nearer by the least of their distances
     less its cost; others count as far as they are nearer than the aim.
     """
     nearest, total = _score_set(running[0], gains[0], aim[0])
-    cost = np.int64(costs[0])
     for e in range(1, len(running)):
         least, nearer = _score_set(running[e], gains[e], aim[e])
         nearest, total = nearest + least, total + nearer
-        cost += costs[e]
-    return ((nearest - cost) << np.int64(32)) + total
+    return ((nearest - np.int64(cost)) << np.int64(32)) + total
 
 
 @register_jitable
@@ -252,7 +264,7 @@ def _best_code(running, aim, gains, costs, count, score):
     """The first of `count` codes whose score is the largest, -1 if it is not above `score`."""
     pick = -1
     for v in range(count):
-        found = _score(running, aim, gains[v], costs[v])
+        found = _score(running, aim, gains[v], costs[v, len(running)])
         if found > score:
             pick, score = v, found
     return pick, score
@@ -273,8 +285,8 @@ def _try_group(members, trial, here, aim, listed, pick, code):
         if v >= 0:  # of a group, some features may stay as they are
             score = best - cost
             pick[k] = values[k, v]
+            cost += np.int64(costs[k, v, len(trial)]) << np.int64(32)
             for e in range(len(trial)):
-                cost += np.int64(costs[k, v, e]) << np.int64(32)
                 gain = gains[k, v, e]
                 for j in range(len(gain)):
                     trial[e, j] += gain[j]
@@ -321,10 +333,11 @@ def _capped_score(trial, aim, load, cap):
 def _try_capped(members, trial, here, aim, listed, pick, start, before, load, cap):
     """Pick again what `_try_group` has picked, under the cap of the group; return the score."""
     own, rival = trial.shape[1], np.int64(0)
-    load[:] = 0
-    for k in members:
-        load += before[k]
     for e in range(len(trial)):
+        fill(load[e], 0)
+        for k in members:
+            for j in range(own + 1):
+                load[e, j] += before[k, e, j]
         for j in range(own):
             trial[e, j] = here[e, j] - min(load[e, j], cap)
         rival += min(load[e, own], cap)
@@ -376,7 +389,7 @@ def best_group(task, work, view):
         else:
             members = task.members[start:stop]
             score = _try_group(members, view.trial, here, aim, listed, work.pick, work.code)
-            if capped(task, group):
+            if (stop - start) * task.width > task.cap:
                 score = _try_capped(
                     members, view.trial, here, aim, listed, work.pick, work.start, view.before,
                     view.load, np.int32(task.cap),

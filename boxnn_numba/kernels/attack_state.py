@@ -130,9 +130,9 @@ class View(NamedTuple):
     here, trial, load
         Scratch: `running` of the part that is looked at (E, L), (E, L), (E, L + 1).
     values, counts, costs, gains, before
-        Codes to try (n, V), how many, and what they add to the penalty of the rival (n, V, E) and
-        of the own rows (n, V, E, L), which is (n, E, L + 1) with that of the rival last; V is
-        VALUES times E.
+        Codes to try (n, V), how many, and what they add to the penalty of the rival (n, V, E + 1),
+        in all sets last, and of the own rows (n, V, E, L). For groups that are capped as a whole,
+        what the input's code adds to these (n, E, L + 1), to the rival last. V is VALUES times E.
     """
 
     near: np.ndarray
@@ -147,6 +147,20 @@ class View(NamedTuple):
     costs: np.ndarray
     gains: np.ndarray
     before: np.ndarray
+
+
+@register_jitable
+def copy(into, values):
+    """Copy a row of numbers; an assignment to a slice would take far longer to compile."""
+    for i in range(len(into)):
+        into[i] = values[i]
+
+
+@register_jitable
+def fill(into, value):
+    """Set a row of numbers to one."""
+    for i in range(len(into)):
+        into[i] = value
 
 
 @register_jitable
@@ -172,14 +186,16 @@ def capped(task, group):
 @register_jitable
 def begin(task, work, distance):
     """Return to the input, whose distances (P, M) are given."""
-    work.distance[:] = distance
-    work.code[:] = work.start
-    work.changed[:] = False
-    work.banned[:] = False
+    for p in range(len(distance)):
+        copy(work.distance[p], distance[p])
+    copy(work.code, work.start)
+    fill(work.changed, False)
+    fill(work.banned, False)
     if len(distance) > 1:
-        work.least[:] = 0
-        work.total[:] = 0
-        work.dirty[:] = True
+        for p in range(len(distance)):
+            fill(work.least[p], 0)
+        fill(work.total, 0)
+        fill(work.dirty, True)
 
 
 @register_jitable
@@ -227,8 +243,8 @@ def _rewrite_capped(task, work, group, codes):
     members = task.members[task.starts[group] : task.starts[group + 1]]
     width, cap = np.int32(task.width), np.int32(task.cap)
     before, after = work.sums
-    before[:] = 0
-    after[:] = 0
+    fill(before, 0)
+    fill(after, 0)
     for k in members:
         low, high = task.lower_t[k], task.upper_t[k]
         was, code = work.code[k], np.int32(codes[k])
@@ -339,6 +355,13 @@ def rival_distance(distance, rival, e):
 def nearest_row(distance, rows, t):
     """The row of a template that is nearest in a part, the first of equals."""
     return nearest_of(distance, rows[t], rows[t + 1])[0]
+
+
+@register_jitable
+def aim_at(rival, rows):
+    """Make rows (E, P) the rival."""
+    for e in range(len(rival)):
+        copy(rival[e], rows[e])
 
 
 @register_jitable

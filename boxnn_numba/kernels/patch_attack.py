@@ -11,14 +11,25 @@ from numba.extending import register_jitable
 
 from boxnn_numba.kernels.attack import prune
 from boxnn_numba.kernels.attack_moves import best_group, look, prepare, view_nearest
-from boxnn_numba.kernels.attack_state import begin, flipped, reassemble, refresh, restore, rival_gap
+from boxnn_numba.kernels.attack_state import (
+    aim_at,
+    begin,
+    capped,
+    copy,
+    fill,
+    flipped,
+    reassemble,
+    refresh,
+    restore,
+    rival_gap,
+)
 from boxnn_numba.kernels.compile import kernel
 
 
 @register_jitable
 def _gain(task, work, view, group):
     """The most that a group may gain for the rival against the nearest own combination, about."""
-    total, cap = np.int64(0), np.int64(task.cap)
+    total, cap, whole = np.int64(0), np.int64(task.cap), capped(task, group)
     for e in range(len(view.here)):
         own, rival, more, less = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         for place in range(task.starts[group], task.starts[group + 1]):
@@ -31,7 +42,7 @@ def _gain(task, work, view, group):
             if pick >= 0:
                 more += view.gains[k, pick, e, 0]
                 less += view.costs[k, pick, e]
-            if place > task.starts[group] or task.starts[group + 1] > place + 1:
+            if whole:
                 own += view.before[k, e, 0]
                 rival += view.before[k, e, view.before.shape[2] - 1]
         total += min(own + more, cap) - min(own, cap) + min(rival, cap) - min(rival + less, cap)
@@ -42,7 +53,8 @@ def _gain(task, work, view, group):
 def _sums(task, work, view, pixel, area, shape, sums):
     """Write for each block, by its first pixel, what its groups may gain together."""
     rows, columns = shape
-    area[:] = 0
+    for y in range(len(area)):
+        fill(area[y], 0)
     for group in range(len(pixel)):
         area[pixel[group, 0] + 1, pixel[group, 1] + 1] += _gain(task, work, view, group)
     for y in range(1, area.shape[0]):
@@ -78,7 +90,7 @@ def _attack(task, work, view, distance, own, rivals, pixel, area, shape, sums):
     for place in range(len(rivals)):
         begin(task, work, distance)
         refresh(task, work)
-        work.rival[:] = rivals[place]
+        aim_at(work.rival, rivals[place])
         gap = rival_gap(task, work, own)
         view_nearest(task, work, view, own)
         prepare(task, work, view)
@@ -89,7 +101,7 @@ def _attack(task, work, view, distance, own, rivals, pixel, area, shape, sums):
                 break
             sums[y, x] = -1
             begin(task, work, distance)
-            work.rival[:] = rivals[place]
+            aim_at(work.rival, rivals[place])
             for group in range(len(pixel)):
                 down, right = pixel[group, 0] - y, pixel[group, 1] - x
                 work.banned[group] = not (0 <= down < rows and 0 <= right < columns)
@@ -110,7 +122,7 @@ def patch_attacks(task, work, view, x, distance, own, rivals, pixel, shape, out,
     area = np.zeros((height + 1, width + 1), np.int64)
     sums = np.zeros((height - rows + 1, width - columns + 1), np.int64)
     for i in range(len(x)):
-        work.start[:] = x[i]
+        copy(work.start, x[i])
         changed[i] = _attack(
             task, work, view, distance[i], own[i], rivals[i], pixel, area, (rows, columns), sums
         )  # fmt: skip
