@@ -11,15 +11,18 @@ from numpy.typing import ArrayLike
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.certificates.combinations import Combinations, of_all, of_set
 from boxnn_numba.classifier import Certificate, Classifier
 from boxnn_numba.distances import pairwise_distance, part_distance
-from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
+from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds, tuple_bounds
 from boxnn_numba.rivals import group_count, need_two_classes
 
 #: Most inputs that a thread takes at a time, and most distances of them that it keeps.
 _BLOCK_ROWS, _BLOCK_DISTANCES = 64, 4_000_000
 #: Own templates that each bound is taken against, and that an integer program begins with.
 OWN = 8
+#: Combinations of several sets that are looked at together.
+_TOGETHER = 16
 _NEVER = np.iinfo(np.int64).max // 4
 
 
@@ -261,6 +264,82 @@ class Threat:
 
     def _class_bound(self, rival: int, most: int) -> int:
         """Return groups that must change before a class overtakes that of an ensemble.
+
+        Combinations of rows in all sets, in order of margin, each by what groups gain in all sets
+        together. Where they are too many, the margin of the others, or what each set allows.
+        """
+        margin, unit = self.margin(rival), self.unit
+        nearest = self._tuples(rival, 0)
+        best = self._tuple_bound(nearest, margin, most)
+        slack = unit * (best - 1) - margin
+        if slack < 0:
+            return best
+        found = self._tuples(rival, slack)
+        bound = min(best, self._tuple_bound(found, margin, best))
+        beyond = -(-(margin + found.beyond) // unit)
+        if beyond >= bound:
+            return bound
+        return max(beyond, min(bound, self._separate_bound(rival, bound)))
+
+    def _tuples(self, c: int, slack: int) -> Combinations:
+        """Return combinations of a class in all sets, the nearest first."""
+        parts = zip(self.sets.tables, self.distances, self.totals, strict=True)
+        return of_all(
+            [of_set(*part, self.templates(e, c), slack) for e, part in enumerate(parts)], slack
+        )
+
+    def _tuple_bound(self, rivals: Combinations, margin: int, most: int) -> int:
+        """Return groups that must change before any of some combinations overtakes."""
+        table, order = self.sets.tables[0], self.sets.orders[0]
+        owns = self._bounds(self.owns.rows)
+        gains = np.empty(len(table.groups) - 1, np.int64)
+        counts = np.empty(self.unit + 1, np.int64)
+        for first in range(0, len(rivals.extra), _TOGETHER):
+            some = slice(first, first + _TOGETHER)
+            out = np.empty(len(rivals.extra[some]), np.int64)
+            bounds = self._bounds([rows[some] for rows in rivals.rows])
+            tuple_bounds(
+                self.input[order], owns, bounds, margin + rivals.extra[some], self.owns.extra,
+                table, self.unit, most, gains, counts, out,
+            )  # fmt: skip
+            most = min(most, int(out.min()))
+        return most
+
+    @cached_property
+    def owns(self) -> Combinations:
+        """The nearest own combinations of all sets: one, and those with another in one set."""
+        found = []
+        for e, (table, distance, total) in enumerate(
+            zip(self.sets.tables, self.distances, self.totals, strict=True)
+        ):
+            near = self.templates(e, self.own_class)[:2]
+            rows = [
+                table.rows[t] + distance[:, table.rows[t] : table.rows[t + 1]].argmin(axis=1)
+                for t in near
+            ]
+            found.append((total[near] - total[near[0]], np.array(rows)))
+        places = np.zeros((1 + len(found), len(found)), np.int64)
+        for e, (extra, _) in enumerate(found):
+            places[1 + e, e] = len(extra) - 1
+        extra = sum(extra[places[:, e]] for e, (extra, _) in enumerate(found))
+        rows = [rows[places[:, e]] for e, (_, rows) in enumerate(found)]
+        return Combinations(np.asarray(extra), rows, 0)
+
+    def _bounds(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return lower and upper bounds (C, E, n) of combinations, in the order of a table."""
+        order = self.sets.orders[0]
+        sides = [
+            np.stack([
+                getattr(boxes, side)[of_set[:, part[order]], order]
+                for boxes, of_set, part in zip(
+                    self.sets.model.box_sets, rows, self.sets.parts, strict=True)
+            ], axis=1)
+            for side in ("lower", "upper")
+        ]  # fmt: skip
+        return sides[0], sides[1]
+
+    def _separate_bound(self, rival: int, most: int) -> int:
+        """Return groups that must change before a class overtakes, each set with its own changes.
 
         The gap after k changes is at least the sum of the least gaps of all sets, each after its
         own k changes. It is looked at for few k at first.

@@ -15,7 +15,7 @@ from support.reference import factored_distances, part_distances
 
 from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.attacks import greedy_attack
-from boxnn_numba.certificates import choices, exact, exact_radius, pairwise_radius
+from boxnn_numba.certificates import choices, combinations, exact, exact_radius, pairwise_radius
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.model_store import save_model
@@ -125,6 +125,27 @@ def test_programs_find_attacks_by_themselves(
     for seed, width in enumerate((1, 60, 255)):
         model, x, every = factored(seed, *SIZES[seed + 1], width, sets)
         check(model, x[:3], every)
+
+
+@pytest.mark.parametrize(("near", "tuples"), [(2, 2), (3, 1000)])
+def test_where_combinations_of_sets_are_too_many(
+    near: int, tuples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest has the bound of its margin, or of each set by itself."""
+    sizes, finer = itertools.product(SIZES, (1, 60, 255)), 0
+    for seed, (size, width) in enumerate(sizes, 900):
+        model, x, every = factored(seed, *size, width, 2, grouped=seed % 2 == 0)
+        full = pairwise_radius(model, x, threads=1).radius
+        monkeypatch.setattr(combinations, "_NEAR", near)
+        monkeypatch.setattr(combinations, "_TUPLES", tuples)
+        some = pairwise_radius(model, x, threads=1).radius
+        monkeypatch.undo()
+        fewest = np.array(fewest_changes(model, x, every))
+        truth = np.where(fewest < 0, model.groups.max() + 1, fewest - 1)
+        assert (np.minimum(model.certify(x).radius, truth) <= some).all()
+        assert (some <= truth).all() and (full <= truth).all()
+        finer += (some < full).sum()
+    assert finer or near > 2
 
 
 def test_version_1_groups_are_of_models_without_parts() -> None:
