@@ -33,7 +33,8 @@ def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None)
     box A of the predicted class, at most ``max_v (p_A(v) - p_B(v)) - (p_A(x_i) - p_B(x_i))``; the
     fewest features, largest gains first, that close ``D_B - D_A`` must change before B overtakes A.
     So for groups, and in each part of a template; what k changes gain is shared among the parts as
-    is best for the rival. Of an ensemble k changes gain in each set what they can there.
+    is best for the rival. Of an ensemble, groups gain what codes gain in all sets
+    together; where rows of all sets make too many combinations, in each set what they can there.
 
     Parameters
     ----------
