@@ -319,17 +319,17 @@ def lane_tables(table: BoxTable, structure: Structure) -> tuple[LaneTable, ...]:
         inside = np.flatnonzero(structure.part == p)
         group = np.unique(structure.group[inside], return_inverse=True)[1]
         frame = frame_of(np.zeros(len(inside), np.int64), group, lanes=1)
-        sides = [
+        low, high = (
             frame.padded(side[:, inside], len(side), value)
             for side, value in ((lower, 0), (upper, 255))
-        ]
-        lanes, columns = lane_table(*sides, np.int32), table.frame.place[inside[frame.source]]
+        )
+        lanes, columns = lane_table(low, high, np.int32), table.frame.place[inside[frame.source]]
+        low, high = lanes.lower, lanes.upper
         if frame.planes > 1:
-            shape = (len(lanes.lower), frame.planes, frame.columns, distances.LANE_BOXES)
-            both = (side.reshape(shape) for side in (lanes.lower, lanes.upper))
-            tables.append(LaneTable(*both, columns.reshape(frame.planes, -1)))
-        else:
-            tables.append(LaneTable(lanes.lower, lanes.upper, columns))
+            shape = (len(low), frame.planes, frame.columns, distances.LANE_BOXES)
+            low, high = low.reshape(shape), high.reshape(shape)
+            columns = columns.reshape(frame.planes, -1)
+        tables.append(LaneTable(low, high, columns))
     return tuple(tables)
 
 

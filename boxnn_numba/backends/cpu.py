@@ -272,12 +272,12 @@ class CpuBackend:
         for start in range(first, last, _BLOCK_SAMPLES):
             stop = min(last, start + _BLOCK_SAMPLES)
             codes = self.samples(x[start:stop], layout.table.frame)
-            total = 0
+            total = np.zeros((len(codes), len(known)), np.int32)
             for lanes in layout.lanes:
                 block = _lane_distances(
                     _lane_codes(codes, lanes), lanes, (0, rows), np.int32(width), "graded"
                 )
-                total = total + np.minimum.reduceat(block[:, :rows], begins, axis=1)
+                total += np.minimum.reduceat(block[:, :rows], begins, axis=1)
             out[start:stop] = UNREACHABLE
             distances.nearest_per_class(total, stop - start, labels[known], out, start)
 

@@ -134,7 +134,8 @@ def current_boxes(update: BoxUpdate, *arrays: np.ndarray) -> BoxCopy | None:
             return known
         if update.problem is not None:
             structure = update.problem.structure
-            table = box_table(*arrays, frame_of(structure.part, structure.group))
+            lower, upper = arrays
+            table = box_table(lower, upper, frame_of(structure.part, structure.group))
             moved = BoxCopy(update.number, table, update.problem)
         elif arrays and known is not None and known.number == update.number - 1:
             del _copies[update.run]  # not to be found half changed, should this fail

@@ -206,7 +206,8 @@ def shard_distances(
 ) -> Shard:
     """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
     backend = get_backend("cpu", 1)
-    table = box_table(*codes, frame_of(structure.part, structure.group))
+    lower, upper = codes
+    table = box_table(lower, upper, frame_of(structure.part, structure.group))
     boxes = backend.operands(table, structure, problem.options.relaxation)
     samples = backend.samples(x, table.frame)
     found = Distances(backend, samples, boxes, structure, labels, problem)

