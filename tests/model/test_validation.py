@@ -165,6 +165,8 @@ WRONG: dict[str, list[Any]] = {
     "shear": [-0.1, 1.1],
     "shift": [-1.0, np.inf],
     "displacement": [-1.0, 101.0],
+    "mirror": [-0.1, 1.1],
+    "recall": [-0.1, 0.91],
     "leak": [-0.1, 1.1],
     "validation": [-0.1, 0.95, 1.0],
     "group_size": [-1, 1.5],
@@ -205,7 +207,7 @@ def test_presets() -> None:
     assert resolve("target", {"radius": 9}).objective == "target"
     with pytest.raises(OptionError, match="preset target needs a radius; pass `radius`"):
         resolve("target", {})
-    with pytest.raises(OptionError, match="unknown preset 'best'; choose one of paper, graded"):
+    with pytest.raises(OptionError, match="unknown preset 'best'; choose one of graded, accurate"):
         resolve("best", {})
     with pytest.raises(OptionError, match="unknown option 'lrr'"):
         resolve("graded", {"lrr": 1.0})

@@ -179,7 +179,7 @@ def test_fit_augments_images() -> None:
     x, y = sorts(90, (7, 7))
     choice = {"boxes": 6, "epochs": 2, "batch": 30, "lr": 0.1}
     one, two = (fit(x, y, augment=1.0, **choice) for _ in range(2))
-    plain = fit(x, y, **choice)
+    plain = fit(x, y, augment=0.0, **choice)
     np.testing.assert_array_equal(one.boxes.lower, two.boxes.lower)
     assert (one.boxes.lower != plain.boxes.lower).any() and one.feature_shape == (7, 7)
     assert one.training["options"]["augment"] == 1.0
