@@ -35,7 +35,7 @@ from boxnn_numba.errors import OptionError
         ((*TRAIN, "--group-size", 5), "--group-size 5 does not divide the 12 features"),
         (
             (*TRAIN, "--preset", "best"),
-            "Invalid value for '--preset': 'best' is not one of 'graded', 'accurate', 'target', 'paper'",
+            "Invalid value for '--preset': 'best' is not one of 'graded', 'accurate', 'target'",
         ),
         ((*TRAIN, "--preset", "target"), "preset target needs a radius; pass --radius"),
         ((*TRAIN, "--device", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
