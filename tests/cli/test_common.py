@@ -28,6 +28,7 @@ from boxnn_numba.pipelines.certification.baselines import CERTIFICATES
 from boxnn_numba.pipelines.reproduce.reproduce import SCALES, TARGETS
 from boxnn_numba.pipelines.training import train as train_pipeline
 from boxnn_numba.training.options import GROUPS, OPTIONS, PRESETS, resolve
+from boxnn_numba.training.options import KINDS as DATA_KINDS
 
 
 def test_running_takes_what_says_how_and_leaves_the_rest() -> None:
@@ -71,13 +72,14 @@ def test_help_is_in_sections_and_tells_the_defaults_of_the_presets(run_boxnn: Ru
     text = " ".join(text.split())
     assert "[default: 2500, images 3000; paper: 2500]" in text
     assert "[default: 8, images 30, in colour 8; accurate: 8, images 24, in colour 8;" in text
-    for preset, images in itertools.product(PRESETS, (False, True)):
-        options = resolve(preset, {"radius": 3} if preset == "target" else {}, images).as_dict()
+    for preset, kind in itertools.product(PRESETS, DATA_KINDS):
+        options = resolve(preset, {"radius": 3} if preset == "target" else {}, kind).as_dict()
         for name in set(options) - {"radius"}:
             parts = dict(part.split(": ") for part in f"graded: {default_text(name)}".split("; "))
-            tables, _, image = parts.get(preset, parts["graded"]).partition(", images ")
-            shown = image if images and image else tables
-            assert type(options[name])(shown) == options[name], (name, preset, images)
+            rest, _, colour = parts.get(preset, parts["graded"]).partition(", in colour ")
+            tables, _, image = rest.partition(", images ")
+            shown = (tables, image or tables, colour or image or tables)[DATA_KINDS.index(kind)]
+            assert type(options[name])(shown) == options[name], (name, preset, kind)
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "frontier"])

@@ -128,14 +128,7 @@ def test_fit_takes_labels_and_shapes_as_they_come() -> None:
     rng = np.random.default_rng(1)
     y = np.array(["cat", "dog", "emu"])[np.arange(90) % 3]
     x = np.clip(90 * (np.arange(90) % 3)[:, None] + rng.integers(0, 60, (90, 24)), 0, 255)
-    options: dict[str, Any] = {
-        "boxes": 6,
-        "epochs": 1,
-        "lr": 0.2,
-        "parts": 1,
-        "augment": 0,
-        "beta": 0,
-    }
+    options: dict[str, Any] = {"boxes": 6, "epochs": 1, "lr": 2.0, "preset": "paper", "beta": 9.0}
     model = fit(x.astype(np.uint8).reshape(90, 2, 12), y, **options)
     assert model.classes == ["cat", "dog", "emu"]
     assert model.feature_shape == (2, 12) and model.grid is None
