@@ -69,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.simulate:
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-        sys.setswitchinterval(1e-4)
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+        importlib.import_module("support.gpu_arrays")  # mends a race of the simulator
     sys.path.insert(0, str(ROOT))
     from boxnn_numba.backends.devices import get_backend
     from boxnn_numba.errors import BackendError
