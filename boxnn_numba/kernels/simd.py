@@ -234,17 +234,14 @@ def count_outside(typing: Any, x: Any, lower: Any, span: Any) -> tuple[Any, Call
 
 
 @intrinsic
-def count_up(
-    typing: Any, counts: Any, x: Any, lower: Any, span: Any
-) -> tuple[Any, Callable[..., Any]]:
-    """Return counts (bytes), one more in the lanes where x is outside [lower, lower + span]."""
+def beyond(typing: Any, x: Any, lower: Any, span: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return what is 0 in every lane where x is in [lower, lower + span], and not elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        counts, x, lower, span = arguments
-        outside = builder.icmp_unsigned(">", builder.sub(x, lower), span)
-        return builder.add(counts, builder.zext(outside, _BYTES))
+        x, lower, span = arguments
+        return _saturating_subtract(builder, builder.sub(x, lower), span)
 
-    return bytes_type(bytes_type, bytes_type, bytes_type, bytes_type), generate
+    return bytes_type(bytes_type, bytes_type, bytes_type), generate
 
 
 @intrinsic
