@@ -82,6 +82,8 @@ def test_local_workers_give_the_same_bits(
     ("shards", "choice"),
     [
         (0, {"optimizer": "adam", "lr": 0.01}),
+        (0, {"parts": "3", "templates": 1, "group_size": 2}),
+        (3, {"parts": "columns", "templates": 2, "optimizer": "adam", "lr": 0.01}),
         (2, {"softmin": "logsumexp", "relaxation": "l1", "beta": 9.0}),
         (40, {"softmin": "hard", "objective": "paper", "beta": 0.0}),
         (2, {"softmin": "mean", "objective": "target", "radius": 1, "width": 60, "batch": 500}),
