@@ -183,7 +183,7 @@ class BoxNN:
         if on_gpu(total):
             get_backend("cuda").add_up(total, self.offset)
             return total
-        moved = total + self.offset
+        moved = np.minimum(total + self.offset, UNREACHABLE - 1)
         return np.where(total == UNREACHABLE, UNREACHABLE, moved).astype(np.int32)
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:

@@ -335,7 +335,9 @@ def offsets(name: str, value: ArrayLike | None, n_classes: int) -> np.ndarray:
     Only their differences matter; the smallest becomes 0, so that distances stay above it.
     """
     array = np.zeros(n_classes, np.int64) if value is None else np.asarray(value)
-    if array.shape != (n_classes,) or array.dtype.kind not in "iu" or (abs(array) > 2**29).any():
+    # Both ends: the absolute value of the smallest integer is that integer.
+    small = array.dtype.kind in "iu" and bool(((array >= -(2**29)) & (array <= 2**29)).all())
+    if array.shape != (n_classes,) or not small:
         raise InputError(
             f"`{name}` has shape {array.shape} and dtype {array.dtype}; pass {n_classes} whole "
             "numbers, one per class, within 2 ** 29"
@@ -382,6 +384,8 @@ def one_patch(name: str, value: Any) -> tuple[int, int]:
 def patches_for(certificate: str, patch: Any) -> tuple[tuple[int, int], ...]:
     """Return the sizes of blocks of a kind of certificate, none but for patches."""
     if certificate == "patch":
+        if patch is None:
+            raise OptionError("the certificate patch needs `patch`, e.g. 5 or 3x7")
         return patches("patch", patch)
     if patch is not None:
         raise OptionError("`patch` is for the certificate patch; leave one of them out")

@@ -115,7 +115,7 @@ class CertificateFile(RowFile):
         if self.certificate != KINDS[0]:
             raise OptionError(
                 f"{self.path} holds {self.certificate} certificates, which have no convention but "
-                "the sound one; leave out `convention` or certify with `certificate` margin"
+                "the sound one; leave out `convention` or certify by margin"
             )
         kind = self.width, self.group_size, convention, self.members
         _, radius = certified_radius(self.class_distance, *kind)

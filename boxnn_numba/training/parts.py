@@ -54,7 +54,8 @@ def parts_of(
     count = int(options.parts)
     if count > groups:
         raise OptionError(
-            f"`parts` is {count} and there are {groups} columns; pass at most {groups}"
+            f"`parts` is {count}, more than the {groups} columns or groups of columns there are; "
+            f"pass at most {groups}"
         )
     if count == 1:
         return np.zeros(len(group), np.int64)

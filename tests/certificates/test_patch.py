@@ -285,7 +285,7 @@ def test_a_model_certifies_sides_of_squares() -> None:
     assert radius.radius.dtype == np.int32 and radius.radius.any()
     np.testing.assert_array_equal(radius.radius >= 2, held[:, 1])
     np.testing.assert_array_equal(radius.radius >= 1, held.any(axis=1))
-    with pytest.raises(OptionError, match="patch is None; pass the side"):
+    with pytest.raises(OptionError, match="the certificate patch needs `patch`"):
         model.certify(x, certificate="patch")
     with pytest.raises(OptionError, match="`patch` is for the certificate patch"):
         model.certify(x, patch=2)

@@ -205,3 +205,14 @@ def test_a_model_is_one_readable_line() -> None:
     table = model._repr_html_()
     assert table.startswith("<table>") and table.count("<tr>") == 3
     assert "&lt;b&gt;, two lines, c" in table and "<b>" not in table
+
+
+@pytest.mark.parametrize(
+    "offset",
+    [[0, -(2**63)], np.array([0, -(2**31)], np.int32), [0, 2**29 + 1], [0.5, 1.0], [1, 2, 3]],
+    ids=str,
+)
+def test_offsets_that_do_not_fit(offset: Any) -> None:
+    boxes = Boxes([[0] * 4, [100] * 4], [[50] * 4, [255] * 4], [0, 1], 10)
+    with pytest.raises(InputError, match=r"`offset` has shape .* within 2"):
+        BoxNN(boxes, [0, 1], offset=offset)

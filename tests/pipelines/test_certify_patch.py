@@ -116,7 +116,7 @@ def test_on_a_cluster(images: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--certificate", "patch"), "--patch is None; pass the side of a square"),
+        (("--certificate", "patch"), "the certificate patch needs --patch"),
         (("--certificate", "patch", "--patch", "7"), "7 x 7 does not fit into images of 6 x 5"),
         (("--certificate", "patch", "--patch", "2x"), "--patch is '2x'"),
         (("--patch", "2"), "--patch is for the certificate patch"),
