@@ -143,6 +143,12 @@ def _exact_lines(exact: dict[str, Any] | None) -> list[str]:
 def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     if attacked is None:
         return []
+    if attacked["patches"]:  # its changes are not the fewest, and say nothing of radii
+        return [
+            f"by one block of {size}: {row['robust_accuracy']:.1f}% right under attack"
+            + (f", {row['certified_accuracy']:.1f}% certified" if row["gap"] is not None else "")
+            for size, row in attacked["patches"].items()
+        ]
     names = {"robust_accuracy": "under attack", "gap": "gap"}
     some = attacked["n"] < attacked["of"]
     if some:
@@ -158,11 +164,6 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
         + ("" if most is None else f" with at most {most} changes")
         + ("" if attacked["features"] is None else f" of features in {attacked['features']}")
         + f"; {attacked['meets']:.2f}% need exactly one change more than is certified, none fewer",
-        *(
-            f"by one block of {size}: {row['robust_accuracy']:.1f}% right under attack"
-            + (f", {row['certified_accuracy']:.1f}% certified" if row["gap"] is not None else "")
-            for size, row in attacked["patches"].items()
-        ),
     ]
 
 
