@@ -121,7 +121,7 @@ class BoxNN:
         ):
             raise InputError("`group_size` is for boxes without groups or parts; pass 1")
         offset = validation.offsets("offset", self.offset, len(self.classes))
-        object.__setattr__(self, "offset", offset - offset.min())
+        object.__setattr__(self, "offset", offset)
         object.__setattr__(self, "feature_shape", shape)
         object.__setattr__(self, "classes", list(self.classes))
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,23 +92,13 @@ def rivals_in_order(
     return predicted, np.take_along_axis(order, places, axis=1)
 
 
-def simplest(boxes: Boxes) -> Structure:
-    """Return the structure of boxes, of plain ones in one part and with a template for each row."""
-    kept = boxes.structure
-    if not kept.is_plain:
-        return kept
-    return kept._replace(
-        rows=np.arange(len(boxes) + 1), templates=boxes.offsets, part=np.zeros_like(kept.part)
-    )
-
-
 def rival_tuples(
     distances: Sequence[np.ndarray], model: Classifier, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what a model predicts, and combinations of one other class in every set, by margin.
 
-    distances are (N, P_e, M_e) to the rows of each of E sets in the parts of `simplest`. The
-    prediction has the smallest sum of class distances. A combination is a row in each part of a
+    distances are (N, P_e, M_e) to the rows of each of E sets, as its simplest structure has them.
+    The prediction has the smallest sum of class distances. A combination is a row in each part of a
     template: the nearest, or the nearest with some other row in one part. Of one set, those with
     the smallest margin are returned; of several the nearest of each class, and those with the
     second nearest in one set. Rows (N, R, E, P), R at most `count`, are places among those of all
@@ -167,7 +156,7 @@ class _Combinations:
     """
 
     def __init__(self, distance: np.ndarray, boxes: Boxes) -> None:
-        self.structure = structure = simplest(boxes)
+        self.structure = structure = boxes.structure.simplest
         self.template = np.repeat(np.arange(len(structure.rows) - 1), np.diff(structure.rows))
         n, self.parts, m = distance.shape
         # The least distance of a template's rows and the first of the rows that have it, at once.

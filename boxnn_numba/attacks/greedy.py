@@ -27,7 +27,6 @@ from boxnn_numba.rivals import (
     need_two_classes,
     patch_image,
     rival_tuples,
-    simplest,
 )
 
 #: Inputs that a thread takes at a time.
@@ -147,7 +146,7 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
 
 
 def _distances(x: np.ndarray, boxes: Boxes) -> np.ndarray:
-    """Return the distances (N, P, M) to rows in the parts of `simplest`."""
+    """Return the distances (N, P, M) to rows in the parts of `Structure.simplest`."""
     if boxes.structure.is_plain:
         return pairwise_distance(x, boxes)[:, None]
     return part_distance(x, boxes)
@@ -172,7 +171,7 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: b
     groups, reach = model.groups, model.reach // len(sets)
     if by_patch:
         groups, reach = model.boxes.group, model.boxes.width
-    structures = [simplest(boxes) for boxes in sets]
+    structures = [boxes.structure.simplest for boxes in sets]
     lower, upper = (
         np.concatenate([getattr(boxes, side) for boxes in sets]) for side in ("lower", "upper")
     )

@@ -54,9 +54,7 @@ class Frame:
     Attributes
     ----------
     source
-        (planes * columns,) int64, the feature of each column; any where `filler`.
-    filler
-        (planes * columns,) bool, columns that only pad.
+        (planes * columns,) int64, the feature of each column; any where it only pads.
     planes
         Number of planes: features of the largest group.
     segments
@@ -70,7 +68,6 @@ class Frame:
     """
 
     source: np.ndarray
-    filler: np.ndarray
     planes: int
     segments: np.ndarray
     quarters: bool
@@ -130,10 +127,9 @@ def frame_of(
     columns, planes = int(vectors.sum()) * lanes, int(sizes.max())
     place = within * columns + column[group]
     source = np.zeros(planes * columns, np.int64)
-    filler = np.ones(planes * columns, bool)
-    source[place], filler[place] = np.arange(len(group)), False
+    source[place] = np.arange(len(group))
     segments = np.stack((firsts, firsts + vectors), axis=1) * lanes
-    return Frame(source, filler, planes, segments, quarters, slot, place)
+    return Frame(source, planes, segments, quarters, slot, place)
 
 
 def _segments_of(counts: np.ndarray, lanes: int) -> tuple[bool, np.ndarray]:
@@ -256,12 +252,10 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> 
     owner = np.repeat(np.arange(len(counts)), padded)
     rows = begins[owner] + np.minimum(np.arange(len(owner)) - starts[owner], counts[owner] - 1)
     weight = _column_weights(lower, upper)
-    part = np.zeros_like(structure.part) if plain else structure.part
+    part = (structure.whole if plain else structure).part
     frame = frame_of(part, structure.group, weight)
     table = box_table(lower[rows], upper[rows], frame)
-    weights = (
-        np.where(frame.filler, 0.0, weight[frame.source]).reshape(frame.planes, -1).sum(axis=0)
-    )
+    weights = np.bincount(frame.place % frame.columns, weight, frame.columns)
     probes = []
     for first, last in frame.segments.tolist():
         share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))

@@ -109,7 +109,7 @@ class CpuBackend:
         if frame.in_order:
             return frame.padded(x, rows, 0)
         out = aligned((rows, len(frame.source)), 0)
-        distances.spread_columns(x, 0, len(x), frame.place, out)
+        distances.spread_columns(x, frame.place, out)
         return out
 
     def table(
@@ -172,7 +172,8 @@ class CpuBackend:
         if isinstance(boxes, tuple):
             totals = [
                 _lane_distances(
-                    _lane_codes(samples, lanes), lanes, (0, len(lanes.lower) * 64),
+                    _lane_codes(samples, lanes), lanes,
+                    (0, len(lanes.lower) * distances.LANE_BOXES),
                     np.int32(width), "graded",
                 ).reshape(len(samples) // tile, tile, -1)
                 for lanes in boxes
@@ -228,19 +229,16 @@ class CpuBackend:
             len(x), _BLOCK_SAMPLES, lambda first, last: work(x, first, last, layout, width, out)
         )
 
-    @staticmethod
     def _vector_classes(
-        x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
+        self, x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
     ) -> None:
         table, structure = layout.table, layout.structure
         frame = table.frame
         for start in range(first, last, _BLOCK_ROWS):
             stop = min(last, start + _BLOCK_ROWS)
-            rows = round_up(stop - start, distances.TILE_SAMPLES)
-            codes = aligned((rows, len(frame.source)), 0)
-            distances.spread_columns(x, start, stop, frame.place, codes)
+            codes = self.samples(x[start:stop], frame)
             steps = layout.steps(codes[: stop - start])
-            nearest = np.full((out.shape[1], rows), UNREACHABLE, np.int32)
+            nearest = np.full((out.shape[1], len(codes)), UNREACHABLE, np.int32)
             bounds = table.lower, table.upper
             if not frame.quarters and frame.segments.shape[0] == 1:
                 kernel = distances.vector_kernels(width, frame.planes)[1]

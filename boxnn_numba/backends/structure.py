@@ -89,6 +89,14 @@ class Structure(NamedTuple):
         return self._replace(part=np.zeros_like(self.part))
 
     @property
+    def simplest(self) -> Structure:
+        """The same distances: where each row is one of a plain set, in one part, and a template."""
+        if not self.is_plain:
+            return self
+        alone = np.arange(int(self.rows[-1]) + 1)
+        return self.whole._replace(rows=alone, templates=self.offsets)
+
+    @property
     def is_plain(self) -> bool:
         """Whether the nearest row alone decides: one part, or one row in every template."""
         return self.n_parts == 1 or len(self.rows) - 1 == int(self.rows[-1])

@@ -355,10 +355,10 @@ def used_columns(x, floor, ceiling, planes, first, last):
 
 
 @kernel
-def spread_columns(x, first, last, columns, out):
-    """Copy rows first..last to rows 0.. of `out`, column k to ``columns[k]``."""
-    for i in range(first, last):
-        row, target = x[i], out[i - first]
+def spread_columns(x, columns, out):
+    """Copy the rows of x to those of `out`, column k to ``columns[k]``."""
+    for i in range(len(x)):
+        row, target = x[i], out[i]
         for k in range(len(columns)):
             target[columns[k]] = row[k]
 

@@ -381,14 +381,16 @@ def grouped_gradient(
 
 
 @register_jitable
-def _settle(master_lower, master_upper, lower, upper):
+def _settle(masters, codes, m, first, last):
     """Keep masters inside the codes, uncross them, and round them to the deployed box."""
-    for k in range(len(master_lower)):
-        low, high = formulas.settled(master_lower[k], master_upper[k])
+    lows, highs = masters[0][m, first:last], masters[1][m, first:last]
+    low_codes, high_codes = codes[0][m, first:last], codes[1][m, first:last]
+    for k in range(len(lows)):
+        low, high = formulas.settled(lows[k], highs[k])
         # Codes follow from the float32 that is stored, so that a resumed run finds the same.
-        master_lower[k], master_upper[k] = low, high
-        lower[k] = formulas.rounded(low)
-        upper[k] = formulas.rounded(high)
+        lows[k], highs[k] = low, high
+        low_codes[k] = formulas.rounded(low)
+        high_codes[k] = formulas.rounded(high)
 
 
 @kernel
@@ -424,10 +426,7 @@ def sgd_step(
                         master[k], _ = formulas.sgd_update(
                             master[k], share * gradient[k], 0.0, rate, 0.0, decay
                         )
-            _settle(
-                masters[0][m, first:last], masters[1][m, first:last],
-                codes[0][m, first:last], codes[1][m, first:last],
-            )  # fmt: skip
+            _settle(masters, codes, m, first, last)
 
 
 @kernel
@@ -451,17 +450,14 @@ def adam_step(
                         master[k], scale * gradient[k], mean[k], square[k], rate, decay,
                         correct1, correct2,
                     )  # fmt: skip
-            _settle(
-                masters[0][m, first:last], masters[1][m, first:last],
-                codes[0][m, first:last], codes[1][m, first:last],
-            )  # fmt: skip
+            _settle(masters, codes, m, first, last)
 
 
 @kernel
 def settle(masters, codes):
     """Settle all boxes, after initialisation."""
     for m in range(masters[0].shape[0]):
-        _settle(masters[0][m], masters[1][m], codes[0][m], codes[1][m])
+        _settle(masters, codes, m, 0, masters[0].shape[1])
 
 
 @kernel

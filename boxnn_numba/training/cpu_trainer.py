@@ -174,23 +174,25 @@ class CpuTrainer:
 
     # --- state, for checkpoints ---------------------------------------------------------
 
+    def _pairs(self) -> Iterator[tuple[str, Pair]]:
+        """Yield what is laid out under the names that all trainers give it."""
+        yield "master", self.masters
+        for index, moment in enumerate(self._moments):
+            yield f"moment{index}", moment
+
     def state(self) -> dict[str, np.ndarray]:
         """Return masters, moments and the number of steps."""
-        pairs = {"master": self.masters}
-        pairs |= {f"moment{index}": pair for index, pair in enumerate(self._moments)}
         place = self._frame.place
         arrays = {
             f"{name}_{side}": pair[index][:, place]
-            for name, pair in pairs.items()
+            for name, pair in self._pairs()
             for index, side in enumerate(("lower", "upper"))
         }
         return {**arrays, "steps": np.array(self._steps)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned."""
-        pairs = {"master": self.masters}
-        pairs |= {f"moment{index}": pair for index, pair in enumerate(self._moments)}
-        for name, pair in pairs.items():
+        for name, pair in self._pairs():
             self._take(pair, (arrays[f"{name}_lower"], arrays[f"{name}_upper"]))
         self._steps = int(arrays["steps"])
         self._settle()

@@ -168,10 +168,7 @@ class Problem:
             raise OptionError(
                 f"relaxation {options.relaxation} overflows with {n_features} features; use graded"
             )
-        if structure.is_plain:
-            structure = Structure.plain(structure.offsets, n_features)._replace(
-                group=structure.group
-            )
+        structure = structure.simplest
         if options.relaxation != "graded" and not (structure.is_plain and not structure.is_grouped):
             raise OptionError(
                 f"relaxation {options.relaxation} is for boxes without parts and groups; pass "

@@ -255,11 +255,17 @@ class Training:
     @functools.cached_property
     def outcome(self) -> Validation:
         """What the best boxes with their offsets achieve; ask when the run is over."""
+        if not self.offset.any():  # found when they were made
+            best = next(r for r in (self.start, *self.history) if r.epoch == self.best_epoch)
+            return Validation(
+                best.accuracy, best.median_certified_radius, best.mean_certified_radius, best.score,
+                self._best_recall,
+            )  # fmt: skip
         return validate(self.best, self._feed, self.problem, self.backend, self.offset)
 
     def given_up(self) -> dict[int, float]:
         """Return the class indices that the best boxes hardly predict, and how often they do."""
-        return given_up(self.outcome.recall if self.offset.any() else self._best_recall)
+        return given_up(self.outcome.recall)
 
     # --- state, for checkpoints ---------------------------------------------------------
 
