@@ -1,0 +1,207 @@
+"""Columns of tables: kinds found on all rows, cells as raw values, by name."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boxnn_numba.columns import MOST_CATEGORIES, Column, Columns, Survey
+from boxnn_numba.errors import InputError
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
+NAN = float("nan")
+MIXED = {
+    "amount": ["1", "2.5", "?"],
+    "city": ["Bonn", " Kiel", "Bonn"],
+    "member": ["True", "false", ""],
+    "since": ["2024-01-01", "2024-01-02 12:00", None],
+    "rate": [1, None, 3.5],
+    "open": [True, None, False],
+}
+RAW = [
+    [1, 0, 1, 19723, 1, 1],
+    [2.5, 1, 0, 19724.5, NAN, NAN],
+    [NAN, 0, NAN, NAN, 3.5, 0],
+]
+
+
+def test_kinds_and_raw_values_of_a_mixed_table() -> None:
+    columns = Columns.of(MIXED)
+    kinds = ["number", "category", "boolean", "date", "number", "boolean"]
+    assert [column.kind for column in columns] == kinds
+    assert [column.missing for column in columns] == [True, False, True, True, True, True]
+    np.testing.assert_array_equal(columns.values(MIXED), RAW)
+    shown = [columns.text(k, value) for k, value in enumerate(RAW[1])]
+    assert shown == ["2.5", "Kiel", "False", "2024-01-02 12:00:00", "missing", "missing"]
+    assert columns.text(1, 2) == "other" and columns.text(3, 19723) == "2024-01-01"
+    assert Columns.from_list(columns.as_list()) == columns
+    backwards = dict(reversed(MIXED.items()))
+    np.testing.assert_array_equal(columns.values(backwards), RAW)
+    array = np.array([*MIXED.values()], object).T
+    np.testing.assert_array_equal(columns.values(array), RAW)
+    np.testing.assert_array_equal(columns.values(np.array(RAW)), RAW)
+
+
+def test_frames_are_read_alike() -> None:
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pa = pytest.importorskip("pyarrow")
+    days = [datetime(2024, 1, 1), datetime(2024, 5, 1, 12), None]
+    polars = pl.DataFrame(
+        {
+            "n": pl.Series([1, None, 3]),
+            "s": ["b", None, "a"],
+            "c": pl.Series(["u", "v", None], dtype=pl.Categorical),
+            "e": pl.Series(["u", "v", None], dtype=pl.Enum(["u", "v"])),
+            "t": days,
+            "d": [date(2024, 1, 1), date(2024, 5, 1), None],
+            "b": [True, None, False],
+        }
+    )
+    pandas = pd.DataFrame(
+        {
+            "n": pd.array([1, None, 3], "Int64"),
+            "s": ["b", None, "a"],
+            "c": pd.Categorical(["u", "v", None]),
+            "e": pd.Categorical(["u", "v", None]),
+            "t": pd.to_datetime(days).tz_localize("UTC"),
+            "d": [date(2024, 1, 1), date(2024, 5, 1), None],
+            "b": pd.array([True, None, False], "boolean"),
+        }
+    )
+    expected = [
+        [1, 1, 0, 0, 19723, 19723, 1],
+        [NAN, NAN, 1, 1, 19844.5, 19844, NAN],
+        [3, 0, NAN, NAN, NAN, NAN, 0],
+    ]
+    frames: list[Any] = [polars, pandas, polars.to_arrow(), pa.Table.from_pandas(pandas)]
+    for frame in frames:
+        columns = Columns.of(frame)
+        assert columns == Columns.of(polars)
+        np.testing.assert_array_equal(columns.values(frame), expected)
+        np.testing.assert_array_equal(columns.values(frame.select(columns.names[::-1])
+                                      if hasattr(frame, "select")
+                                      else frame[columns.names[::-1]]), expected)  # fmt: skip
+
+
+def test_numbers_of_a_category_type_are_categories() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"code": pd.Categorical([10.0, 2.0, None, 10.0])})
+    columns = Columns.of(frame)
+    assert columns[0] == Column("code", "category", ("2", "10"), missing=True)
+    np.testing.assert_array_equal(columns.values(frame)[:, 0], [1, 0, NAN, 1])
+    np.testing.assert_array_equal(columns.values({"code": [2, 10, 3]})[:, 0], [0, 1, 2])
+    assert Columns.of(frame, numeric=["code"])[0].kind == "number"
+
+
+def test_a_kind_is_decided_on_all_rows() -> None:
+    survey = Survey()
+    for cells in (["1", "2"], ["3", "?"], ["x", "1"]):
+        survey.add({"a": cells, "b": ["2020-02-29", "true"]})
+    columns = survey.columns()
+    assert columns[0] == Column("a", "category", ("1", "2", "3", "x"), missing=True)
+    assert columns[1].kind == "category"
+    with pytest.raises(InputError, match="column 'c' is in some blocks only"):
+        survey.add({"a": ["1"], "b": ["1"], "c": ["1"]})
+
+
+def test_the_most_frequent_categories_are_kept_and_others_are_other() -> None:
+    cells = [f"c{i:04}" for i in range(10_000)] + [f"c{i:04}" for i in range(9_000, 9_100)] * 2
+    (column,) = columns = Columns.of({"a": cells})
+    assert len(column.categories) == MOST_CATEGORIES
+    assert {f"c{i:04}" for i in range(9_000, 9_100)} <= set(column.categories)
+    values = columns.values({"a": ["c9000", "c9999", "new", None]})[:, 0]
+    assert values[0] < 254 and values[1] == values[2] == 254 and np.isnan(values[3])
+
+
+def test_categories_of_numbers_and_missing_texts() -> None:
+    columns = Columns.of({"zip": ["10", "9", "NA"], "a": [3, 1, 3]}, ["zip", "a"], missing=())
+    assert columns[0].categories == ("10", "9", "NA") and columns[1].categories == ("1", "3")
+    np.testing.assert_array_equal(
+        columns.values({"zip": ["NA", "null", "9"], "a": ["3", 1.0, 7]}),
+        [[2, 1], [NAN, 0], [1, 2]],
+    )
+
+
+KINDS_OF_CELLS = (
+    st.floats(-1e9, 1e9),
+    st.integers(-(10**9), 10**9),
+    st.text("abcx01 ", max_size=3),
+    st.booleans(),
+    st.dates(date(1900, 1, 1)),
+    st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)),
+)
+
+
+@SETTINGS
+@given(st.one_of(*(st.lists(st.none() | kind, min_size=1) for kind in KINDS_OF_CELLS)))
+def test_cells_have_the_raw_value_that_their_text_has(cells: list[Any]) -> None:
+    """A table and the CSV that is written of it are one to a model."""
+    words = ["" if cell is None else str(cell) for cell in cells]
+    try:
+        columns = Columns.of({"a": cells})
+    except InputError as error:
+        assert "no value in any row" in str(error) and not any(map(str.strip, words))
+        return
+    np.testing.assert_array_equal(columns.values({"a": cells}), columns.values({"a": words}))
+    shown = [columns.text(0, value) for value in columns.values({"a": cells})[:, 0]]
+    again = columns.values({"a": [None if text == "missing" else text for text in shown]})
+    close = timedelta(seconds=1) / timedelta(days=1) if columns[0].kind == "date" else 0
+    np.testing.assert_allclose(again, columns.values({"a": cells}), rtol=0, atol=close)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"amount": [1]}, "column 'city' is missing; there are: amount"),
+        ({"amount": [1], "citi": ["a"]}, "column 'city' is missing; did you mean 'citi'"),
+        ({"amount": [1], "city": ["a"], "x": [1]}, "column 'x' is unknown; drop it"),
+        ({"amount": [1, 2], "city": ["a"]}, "'amount' has 2 rows and 'city' 1"),
+        ({"amount": ["1", "soon"], "city": ["a", "b"]}, "column 'amount' holds 'soon' at row 1"),
+        (
+            {"amount": np.array(["2020-01-01"], "M8[D]"), "city": ["a"]},
+            "holds a date at row 0, which is no number",
+        ),
+        ({"amount": [1j], "city": ["a"]}, "column 'amount' holds '1j' at row 0"),
+        ({"amount": np.array([1j]), "city": ["a"]}, "column 'amount' has dtype complex128"),
+        ({"amount": np.ones((1, 2)), "city": ["a"]}, "column 'amount' has cells of shape"),
+        (np.ones((2, 3)), "x has shape .*; the columns are 2"),
+        ({}, "the table has no columns"),
+    ],
+)
+def test_tables_that_do_not_fit(table: Any, message: str) -> None:
+    columns = Columns.of({"amount": [1, 2], "city": ["Bonn", "Kiel"]})
+    with pytest.raises(InputError, match=message):
+        columns.values(table)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Columns.of({"a": [None, "?"]}), "column 'a' has no value in any row"),
+        (lambda: Columns.of({"a": ["1", "x"]}, numeric=["a"]), "in `numeric` and holds 'x'"),
+        (lambda: Columns.of({"a": [1]}, categorical=["b"]), "there is no column 'b'"),
+        (lambda: Columns.of({"a": [1]}, ["a"], ["a"]), "'a' is in `categorical` and in `numeric`"),
+        (lambda: Columns([]), "there are no columns"),
+        (lambda: Columns([Column("a"), Column("a")]), "two columns are named 'a'"),
+        (lambda: Column("a", "text"), "column 'a' has the kind 'text'"),
+        (lambda: Column("a", "category"), "has 0 categories"),
+        (lambda: Column("a", "number", ("x",)), "has 1 categories"),
+        (lambda: Column("a", "category", ("x", "x")), "has 2 categories"),
+        (lambda: Columns.from_list([{"nam": "a"}]), "not what as_list returns"),
+        (lambda: Columns.of({"a": [1]}).position("b"), "there is no column 'b'"),
+    ],
+)
+def test_columns_that_cannot_be(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_two_columns_of_a_frame_with_one_name() -> None:
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(InputError, match="two columns are named 'a'"):
+        Columns.of(pd.DataFrame([[1, 2]], columns=["a", "a"]))
