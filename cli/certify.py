@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -94,24 +95,32 @@ def predict(model: str, file: str, out: str, run: Any) -> options.Output:
 def curve_table(result: dict[str, Any]) -> str:
     """Return the summary of a certificate file as text."""
     curve = result["certified_accuracy"]
+    always = f"always {result['majority']['class']}"[:18].ljust(19)
     lines = [
         f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
         f"{result['median_certified_radius']}   ({_kind(result)})",
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
-        "certified accuracy " + "".join(f"{value:>7.1f}" for value in curve.values()),
+        "certified accuracy " + _values(curve.values()),
+        always + _values([result["majority"]["accuracy"]] * len(curve)),
+        "balanced           " + _values(result["balanced_certified_accuracy"].values()),
+        always + _values([result["majority"]["balanced_accuracy"]] * len(curve)),
         *_patch_lines(result.get("patches")),
         *_exact_lines(result.get("exact")),
         *_attack_lines(result.get("under_attack")),
         "",
-        "class              n   accuracy   median   mean radius",
+        "class              n     recall   median   mean radius",
     ]
     lines += [
-        f"{row['class']!s:<14}{row['n']:>6}{100 * row['accuracy']:>10.1f}%"
+        f"{row['class']!s:<14}{row['n']:>6}{100 * row['recall']:>10.1f}%"
         f"{row['median_certified_radius']:>9}{row['mean_certified_radius']:>14.2f}"
         for row in result["per_class"]
     ]
     return "\n".join(lines)
+
+
+def _values(values: Iterable[float]) -> str:
+    return "".join(f"{value:>7.1f}" for value in values)
 
 
 def _kind(result: dict[str, Any]) -> str:
@@ -126,7 +135,7 @@ def _patch_lines(patches: dict[str, float] | None) -> list[str]:
         return []
     return [
         "patch of pixels    " + "".join(f"{size:>7}" for size in patches),
-        "certified accuracy " + "".join(f"{value:>7.1f}" for value in patches.values()),
+        "certified accuracy " + _values(patches.values()),
     ]
 
 
@@ -134,7 +143,7 @@ def _exact_lines(exact: dict[str, Any] | None) -> list[str]:
     if exact is None or exact["settled"] == 100:
         return []
     return [
-        "true value at most " + "".join(f"{value:>7.1f}" for value in exact["upper"].values()),
+        "true value at most " + _values(exact["upper"].values()),
         f"the true radius of {100 - exact['settled']:.2f}% is known by bounds only; certify with "
         f"a --time-limit above {exact['time_limit']:g} s to settle more",
     ]
@@ -157,7 +166,7 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     return [
         *([f"the {attacked['n']} attacked rows of {attacked['of']}:"] if some else []),
         *(
-            f"{title:<19}" + "".join(f"{row[name]:>7.1f}" for row in attacked["radii"].values())
+            f"{title:<19}" + _values(row[name] for row in attacked["radii"].values())
             for name, title in names.items()
         ),
         f"attack: {attacked['method']}, found on {attacked['found']:.2f}%"
@@ -170,7 +179,9 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
 @options.command("Summarise a certificate file.")
 @click.argument("certificate", type=options.StorePath(exists=True))
 @click.option(
-    "--radii", default="0,4,8,12,16,20,24,28,32,36,40", help="Radii to count at, with commas."
+    "--radii",
+    help="Radii to count at, with commas; by default 0,4,...,40 of images, else to where the curve "
+    "ends.",
 )
 @options.convention
 @click.option(
@@ -179,16 +190,19 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
     help="Attack file of the same model, data and split, to hold against the certificates.",
 )
 def evaluate(
-    certificate: str, radii: str, convention: str, attack: str | None, quiet: bool
+    certificate: str, radii: str | None, convention: str, attack: str | None, quiet: bool
 ) -> options.Output:
     """Print the certified accuracy at each radius, the median radius and a table per class.
+
+    Balanced counts all classes alike; the line "always" is a constant, which is certified at every
+    radius: what is below it has proved nothing.
 
     With --attack also the accuracy that is left under attack, and the gap. An attack within a
     certified radius is an error.
 
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
-    chosen = options.whole_numbers("--radii", radii, "0,4,8")
+    chosen = None if radii is None else options.whole_numbers("--radii", radii, "0,4,8")
     from boxnn_numba.pipelines.evaluate import evaluate as work
 
     result = work(certificate, chosen, convention, attack).as_dict()

@@ -100,6 +100,8 @@ class CertificateFile(RowFile):
     def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prediction, radius under a convention, and true label.
 
+        A radius is at most the number of columns (or groups) there are to rewrite.
+
         Where the prediction is -1 the classifier abstains, and an unknown label is -2, so that the
         two are never taken for a right answer. The published defences have one convention.
 
@@ -111,7 +113,7 @@ class CertificateFile(RowFile):
         label = np.where(self.label < 0, _UNKNOWN, self.label)
         validation.choice("convention", convention, CONVENTIONS)
         if convention == "sound" or self.method != BOX_NN:
-            return self.prediction, self.radius, label
+            return self.prediction, np.minimum(self.radius, self.groups), label
         if self.certificate != KINDS[0]:
             raise OptionError(
                 f"{self.path} holds {self.certificate} certificates, which have no convention but "
@@ -119,7 +121,7 @@ class CertificateFile(RowFile):
             )
         kind = self.width, self.group_size, convention, self.members
         _, radius = certified_radius(self.class_distance, *kind)
-        return self.prediction, radius, label
+        return self.prediction, np.minimum(radius, self.groups), label
 
 
 def open_certificate(path: Name) -> CertificateFile:

@@ -10,10 +10,14 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.certificates import margin
-from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Name
 from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
+from boxnn_numba.pipelines.figures.runs import certified_curve
+from boxnn_numba.pipelines.figures.scales import last_visible, tick_step
 from boxnn_numba.pipelines.running import Result
+
+_OF_IMAGES = range(0, 41, 4)
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,15 @@ class Evaluation(Result):
         Radius as string -> percent.
     accuracy
         In percent.
+    balanced_certified_accuracy, balanced_accuracy
+        The same with all classes that occur counted alike.
+    majority
+        What the constant that says the most frequent class reaches at every radius: ``class``,
+        ``accuracy`` and ``balanced_accuracy`` in percent.
     n
         Number of samples.
     per_class
-        A row for each class.
+        A row for each class, with its ``recall``.
     abstained
         Percent, of a published defence; wrong at every radius.
     under_attack
@@ -53,6 +62,9 @@ class Evaluation(Result):
     median_certified_radius: int
     certified_accuracy: dict[str, float]
     accuracy: float
+    balanced_certified_accuracy: dict[str, float]
+    balanced_accuracy: float
+    majority: dict[str, Any]
     mean_certified_radius: float
     certificate: str
     n: int
@@ -67,7 +79,7 @@ class Evaluation(Result):
 
 def evaluate(
     certificate: Name,
-    radii: Sequence[int],
+    radii: Sequence[int] | None = None,
     convention: str = "sound",
     attack: Name | None = None,
 ) -> Evaluation:
@@ -78,7 +90,8 @@ def evaluate(
     certificate
         Path of a certificate file.
     radii
-        Radii of the curve, each >= 0.
+        Radii of the curve, each >= 0. By default 0, 4, ..., 40 of images, else about a dozen to
+        where the curve ends.
     convention
         ``"sound"``, or ``"paper"`` to compare with the paper's tables.
     attack
@@ -97,13 +110,14 @@ def evaluate(
     UnsoundError
         An attack succeeded within a certified radius; it is kept beside the attack file.
     """
-    validation.radii(radii)
+    if radii is not None:
+        validation.radii(radii)
     file = open_certificate(certificate)
     outcome = prediction, _, label = file.outcome(convention)
+    radii = _radii(file, radii, outcome)
 
     def curve(radius: np.ndarray) -> dict[str, float]:
-        shares = 100.0 * margin.certified_accuracy(prediction, radius, label, radii)
-        return {str(r): round(float(share), 4) for r, share in zip(radii, shares, strict=True)}
+        return _percents(radii, margin.certified_accuracy(prediction, radius, label, radii))
 
     exact = None
     if file.upper is not None:
@@ -112,11 +126,24 @@ def evaluate(
         exact = {"settled": settled, "time_limit": limit, "upper": curve(file.upper)}
     abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
     table = margin.per_class_table(*outcome, len(file.classes))
+    known = [part[label >= 0] for part in outcome]
+    balanced, constant = np.zeros(1 + len(radii)), margin.Majority(0, 0.0, 0.0)
+    if len(known[0]):
+        balanced = margin.balanced_certified_accuracy(*known, [0, *radii])
+        constant = margin.majority(known[2])
     return Evaluation(
         method=file.method,
         median_certified_radius=margin.median_certified_radius(*outcome),
         certified_accuracy=curve(outcome[1]),
         accuracy=round(100.0 * float((prediction == label).mean()), 4),
+        balanced_certified_accuracy=_percents(radii, balanced[1:]),
+        balanced_accuracy=round(100.0 * float(balanced[0]), 4),
+        majority={
+            "class": file.classes[int(constant.label)],
+            # Of all rows: those of an unknown class are wrong, as above.
+            "accuracy": round(100.0 * constant.accuracy * len(known[0]) / len(file), 4),
+            "balanced_accuracy": round(100.0 * constant.balanced, 4),
+        },
         mean_certified_radius=margin.mean_certified_radius(*outcome),
         certificate=file.certificate,
         n=len(file),
@@ -128,3 +155,21 @@ def evaluate(
         exact=exact,
         patches=file.patches,
     )
+
+
+def _radii(
+    file: CertificateFile,
+    radii: Sequence[int] | None,
+    outcome: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> Sequence[int]:
+    """Return the radii to count at: those given or, for None, what suits the file."""
+    if radii is not None:
+        return radii
+    if file.unit == "pixels":
+        return [radius for radius in _OF_IMAGES if radius <= file.groups]
+    last = last_visible(certified_curve(outcome))
+    return range(0, last + 1, tick_step(last))
+
+
+def _percents(radii: Sequence[int], shares: np.ndarray) -> dict[str, float]:
+    return {str(r): round(100.0 * float(s), 4) for r, s in zip(radii, shares, strict=True)}

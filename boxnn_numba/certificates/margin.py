@@ -7,6 +7,7 @@ are used there without a copy, as by `boxnn_numba.distances`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -127,6 +128,71 @@ def certified_accuracy(
     return (len(certified) - np.searchsorted(certified, radii)) / len(certified)
 
 
+def balanced_certified_accuracy(
+    prediction: ArrayLike, radius: ArrayLike, y: ArrayLike, radii: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Return certified accuracy at each radius with all classes counted alike.
+
+    It is the mean of the certified accuracies of the classes that occur in `y`, each among its own
+    samples. Parameters, result and errors are those of `certified_accuracy`.
+
+    Examples
+    --------
+    >>> from boxnn_numba.certificates.margin import balanced_certified_accuracy
+    >>> balanced_certified_accuracy([0, 0, 0, 0], [9, 9, 9, 9], [0, 0, 0, 1], [0, 4])
+    array([0.5, 0.5])
+    """
+    prediction, radius, y = validation.outcomes(prediction, radius, y)
+    radii = validation.radii(radii)
+    of_class = [y == label for label in np.unique(y)]
+    curves = [certified_accuracy(prediction[at], radius[at], y[at], radii) for at in of_class]
+    return np.asarray(np.mean(curves, axis=0))
+
+
+class Majority(NamedTuple):
+    """The classifier that says the same class whatever it is given, certified at every radius.
+
+    Attributes
+    ----------
+    label
+        The most frequent class, the first of equals.
+    accuracy
+        Its share of the samples: the certified accuracy at every radius.
+    balanced
+        One by the number of classes: the balanced certified accuracy at every radius.
+    """
+
+    label: Any
+    accuracy: float
+    balanced: float
+
+
+def majority(y: ArrayLike) -> Majority:
+    """Return what a constant reaches: a curve below it has proved nothing.
+
+    Parameters
+    ----------
+    y
+        (N,) true classes, N >= 1.
+
+    Raises
+    ------
+    InputError
+        `y` is empty or no vector.
+
+    Examples
+    --------
+    >>> from boxnn_numba.certificates.margin import majority
+    >>> label, accuracy, balanced = majority(["no", "no", "no", "yes"])
+    >>> str(label), accuracy, balanced
+    ('no', 0.75, 0.5)
+    """
+    y = validation.outcomes(y, y, y)[0]
+    labels, counts = np.unique(y, return_counts=True)
+    first = int(counts.argmax())
+    return Majority(labels[first], float(counts[first] / len(y)), 1 / len(labels))
+
+
 def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike) -> int:
     """Return the largest radius at which certified accuracy is at least one half.
 
@@ -167,8 +233,9 @@ def per_class_table(
     Returns
     -------
     list of dict
-        For each class 0..K-1 that occurs in `y`: ``class``, ``n``, ``accuracy`` (fraction),
-        ``median_certified_radius`` and ``mean_certified_radius``.
+        For each class 0..K-1 that occurs in `y`: ``class``, ``n``, ``recall`` (the fraction of it
+        that is right; also as ``accuracy``), ``median_certified_radius`` and
+        ``mean_certified_radius``.
     """
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     table: list[dict[str, float | int]] = []
@@ -177,11 +244,13 @@ def per_class_table(
         if not of_class.any():
             continue
         outcome = prediction[of_class], radius[of_class], y[of_class]
+        recall = float((outcome[0] == index).mean())
         table.append(
             {
                 "class": index,
                 "n": int(of_class.sum()),
-                "accuracy": float((outcome[0] == index).mean()),
+                "accuracy": recall,
+                "recall": recall,
                 "median_certified_radius": median_certified_radius(*outcome),
                 "mean_certified_radius": mean_certified_radius(*outcome),
             }

@@ -13,10 +13,13 @@ from boxnn_numba.pipelines.figures.runs import Run
 def last_radius(runs: Sequence[Run], published: Sequence[PublishedRow]) -> int:
     """Return the radius at which the axis ends: beyond it no run certifies 0.5% of samples."""
     ends = [row.radii[-1] for row in published]
-    for run in runs:
-        visible = np.flatnonzero(run.curve() >= 0.5)
-        ends.append(int(visible[-1]) if len(visible) else 0)
-    return max([*ends, 1])
+    return max([*ends, *(last_visible(run.curve()) for run in runs), 1])
+
+
+def last_visible(curve: np.ndarray) -> int:
+    """Return the last radius at which a curve in percent is at least 0.5, or 0."""
+    visible = np.flatnonzero(curve >= 0.5)
+    return int(visible[-1]) if len(visible) else 0
 
 
 def tick_step(last: int) -> int:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from support import reference
 
 from boxnn_numba import certified_accuracy, certified_radius, median_certified_radius
-from boxnn_numba.certificates.margin import mean_certified_radius, per_class_table
+from boxnn_numba.certificates.margin import (
+    balanced_certified_accuracy,
+    majority,
+    mean_certified_radius,
+    per_class_table,
+)
 from boxnn_numba.errors import InputError, OptionError
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=150)
@@ -125,10 +130,29 @@ def test_summaries_are_those_of_loops(outcomes: list[tuple[int, int, int]]) -> N
         of_class = [item for item in outcomes if item[2] == row["class"]]
         columns = [list(column) for column in zip(*of_class, strict=True)]
         assert row["n"] == len(of_class) > 0
-        assert row["accuracy"] == pytest.approx(reference.accuracy_at(*columns, 0))
+        assert row["recall"] == row["accuracy"] == pytest.approx(reference.accuracy_at(*columns, 0))
         assert row["median_certified_radius"] == reference.median_radius(*columns)
     known = {item[2] for item in outcomes if item[2] >= 0}
     assert {row["class"] for row in per_class_table(prediction, radius, y, 5)} == known
+
+
+@SETTINGS
+@given(st.lists(outcome, min_size=1, max_size=12))
+def test_balanced_accuracy_and_the_constant_are_those_of_loops(
+    outcomes: list[tuple[int, int, int]],
+) -> None:
+    prediction, radius, y = (list(column) for column in zip(*outcomes, strict=True))
+    of_class = {label: [item for item in outcomes if item[2] == label] for label in set(y)}
+    found = balanced_certified_accuracy(prediction, radius, y, range(12))
+    for at, value in enumerate(found):
+        columns = [list(zip(*rows, strict=True)) for rows in of_class.values()]
+        each = [reference.accuracy_at(*rows, at) for rows in columns]
+        assert value == pytest.approx(sum(each) / len(each))
+    label, accuracy, balanced = majority(y)
+    assert y.count(label) == max(map(y.count, y))
+    constant = [label] * len(y), [99] * len(y), y
+    assert accuracy == pytest.approx(certified_accuracy(*constant, [50])[0])
+    assert balanced == pytest.approx(balanced_certified_accuracy(*constant, [50])[0])
 
 
 def test_median_is_minus_one_below_half() -> None:

@@ -81,7 +81,7 @@ def test_the_table_says_which_rows_were_attacked(attacked: Run) -> None:
     assert (code, err) == (0, "")
     plain = attacked(*EVALUATE[:-2])[1].splitlines()
     lines = out.splitlines()
-    at = next(k for k, line in enumerate(lines) if line.startswith("certified accuracy")) + 1
+    at = next(k for k, line in enumerate(lines) if line.startswith("balanced")) + 2
     assert lines[:at] + lines[at + 5 :] == plain
     heads = ["the 13 attacked rows of 40:", "certified, these", "under attack", "gap", "attack:"]
     for line, head in zip(lines[at : at + 5], heads, strict=True):
