@@ -1,0 +1,295 @@
+"""Boosted stumps with contributions that are clipped, and their exact l0 certificate.
+
+The score of a class is a sum of one table entry for each column, so an adversary of r columns does
+best to rewrite those r from which a rival gains most (Wang, Zhang, Chen, Boning and Hsieh, ICML
+2020, for stumps and any lp norm). Tables hold integers: what is certified is what is deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from boxnn_numba import validation as check
+from boxnn_numba.baselines.encodings import submodel_input, training_data
+from boxnn_numba.certificates.margin import certified_accuracy
+from boxnn_numba.errors import InputError
+from boxnn_numba.training.selection import validation_split
+
+LEVELS = 256
+#: Units of a score of 1, i.e. of a factor e in the odds.
+UNITS = 2**16
+#: What is chosen from on held-out data: rounds of boosting, and clips as shares of the largest
+#: contribution.
+ROUNDS = (30, 100, 300)
+CLIPS = tuple(0.5**k for k in range(10))
+_RATE = 0.1
+#: Contributions stay below this, so that sums of millions of columns fit 64 bits.
+_LARGEST = 2**30
+#: Gains sorted at a time in `AdditiveModel.certify`, and probes of a column evaluated at a time.
+_CHUNK_GAINS, _CHUNK_PROBES = 2**21, 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class AdditiveModel:
+    """Scores that are sums over columns: stumps, once they are added up.
+
+    Parameters
+    ----------
+    table
+        (n, 256, K) integers, what each code of a column adds to each class, in units.
+    offset
+        (K,) integers, what each class has before.
+
+    Raises
+    ------
+    InputError
+        Shapes do not fit, or the arrays are not of integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from boxnn_numba.baselines.stumps import AdditiveModel
+    >>> table = np.zeros((3, 256, 2), int)
+    >>> table[:, 100:, 1] = 2
+    >>> model = AdditiveModel(table, [3, 0])
+    >>> model.certify(np.uint8([[0, 0, 0], [200, 200, 200]]))
+    (array([0, 1], dtype=int32), array([1, 1], dtype=int32))
+    """
+
+    table: np.ndarray
+    offset: np.ndarray
+
+    def __post_init__(self) -> None:
+        table, offset = np.asarray(self.table), np.asarray(self.offset)
+        if table.ndim != 3 or table.shape[1] != LEVELS or offset.shape != table.shape[2:]:
+            raise InputError("table and offset of stumps do not fit each other; train them again")
+        if not all(np.issubdtype(array.dtype, np.integer) for array in (table, offset)):
+            raise InputError("table and offset of stumps must be integers; train them again")
+        if np.abs(table).max(initial=0) > _LARGEST:
+            raise InputError("table of stumps holds more than 2^30 units; train them again")
+        object.__setattr__(self, "table", np.ascontiguousarray(table, np.int64))
+        object.__setattr__(self, "offset", offset.astype(np.int64))
+
+    @property
+    def n_features(self) -> int:
+        """Number n of columns."""
+        return len(self.table)
+
+    @property
+    def n_classes(self) -> int:
+        """Number K of classes."""
+        return len(self.offset)
+
+    def scores(self, x: ArrayLike) -> np.ndarray:
+        """Return scores (N, K) int64, in units, of codes (N, n)."""
+        codes = submodel_input(x, self.n_features)
+        found = np.tile(self.offset, (len(codes), 1))
+        for column, values in zip(codes.T, self.table, strict=True):
+            found += values[column]
+        return found
+
+    def certify(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions and radii of codes (N, n).
+
+        Returns
+        -------
+        prediction : (N,) int32
+            The class with the largest score, ties to the smaller.
+        radius : (N,) int32
+            How many columns may change, at most n; exact, i.e. where it is below n, some change of
+            one column more overturns the prediction.
+
+        Notes
+        -----
+        Against each rival the k columns with the largest gains do most, and columns do not depend
+        on each other, so the sums of sorted gains decide: exact for any number of classes.
+        """
+        codes = submodel_input(x, self.n_features)
+        scores = self.scores(codes)
+        prediction = scores.argmax(axis=1)
+        radius = np.full(len(codes), self.n_features, np.int32)
+        for own in np.unique(prediction):
+            rows = np.flatnonzero(prediction == own)
+            for rival in set(range(self.n_classes)) - {int(own)}:
+                lead = self.table[:, :, own] - self.table[:, :, rival]
+                needed = scores[rows, own] - scores[rows, rival] + int(rival > own)
+                found = _changes_below(lead, codes[rows], needed)
+                radius[rows] = np.minimum(radius[rows], found)
+        return prediction.astype(np.int32), radius
+
+
+def _changes_below(lead: np.ndarray, codes: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """Return how many columns may change before a lead (n, 256) by code can fall by `needed`."""
+    columns = np.arange(codes.shape[1])
+    losses = lead - lead.min(axis=1, keepdims=True)
+    found = np.empty(len(codes), np.int32)
+    step = max(1, _CHUNK_GAINS // max(1, len(columns)))
+    for start in range(0, len(codes), step):
+        part = slice(start, start + step)
+        largest = np.sort(losses[columns, codes[part]], axis=1)[:, ::-1]
+        found[part] = (largest.cumsum(axis=1) < needed[part, None]).sum(axis=1)
+    return found
+
+
+# --- training -----------------------------------------------------------------------------
+
+
+def train_stumps(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    n_classes: int,
+    rounds: int | None = None,
+    clip: float | None = None,
+    radii: Sequence[int] = (1, 2, 4),
+    validation: float = 0.25,
+    class_weight: Any = "balanced",
+    seed: int = 0,
+) -> tuple[AdditiveModel, dict[str, Any]]:
+    """Train boosted stumps and clip what each column contributes.
+
+    Parameters
+    ----------
+    x
+        (N, n) codes.
+    y
+        (N,) class indices 0..K-1; each class must occur.
+    n_classes
+        Number of classes K.
+    rounds
+        Rounds of boosting; by default the best of `ROUNDS`.
+    clip
+        Most that a column adds to or takes from the score of a class, as a share of the largest
+        contribution, above 0 and at most 1; by default the best of `CLIPS`.
+    radii
+        The best have the highest mean balanced certified accuracy at these radii on held-out rows.
+    validation
+        Fraction of the rows held out to choose; the model is trained on all of them then.
+    class_weight
+        As for `sklearn.ensemble.HistGradientBoostingClassifier`.
+    seed
+        Of the split and the training.
+
+    Returns
+    -------
+    model : AdditiveModel
+    settings : dict
+        ``rounds`` and ``clip`` as they were chosen, and ``validation_score``, the mean of the
+        certified accuracies (None where there was nothing to choose).
+
+    Raises
+    ------
+    InputError
+        `x` or `y` cannot be used, or a class has no sample.
+    OptionError
+        An option is out of range.
+    """
+    codes, classes = training_data(x, y, n_classes)
+    seed = check.integer("seed", seed, low=0)
+    stages = ROUNDS if rounds is None else (check.positive("rounds", rounds),)
+    clips = CLIPS if clip is None else (check.real("clip", clip, 0, 1),)
+    best: float | None = None
+    if len(stages) * len(clips) > 1:
+        rows, held = validation_split(classes, check.fraction("validation", validation), seed)
+        best = -1.0
+        for stage, raw in _stages(
+            codes[rows], classes[rows], n_classes, stages, class_weight, seed
+        ):
+            for share in clips:
+                model = _clipped(raw, share, codes[rows], classes[rows])
+                score = _score(*model.certify(codes[held]), classes[held], radii)
+                if score > best:
+                    best, rounds, clip = score, stage, share
+    else:
+        (rounds,), (clip,) = stages, clips
+    ((_, raw),) = _stages(codes, classes, n_classes, (rounds,), class_weight, seed)
+    model = _clipped(raw, clip, codes, classes)
+    return model, {"rounds": rounds, "clip": clip, "validation_score": best}
+
+
+def _score(
+    prediction: np.ndarray, radius: np.ndarray, y: np.ndarray, radii: Sequence[int]
+) -> float:
+    """Return the mean over classes and radii of the certified accuracy."""
+    of_classes = [
+        certified_accuracy(prediction[y == c], radius[y == c], y[y == c], radii).mean()
+        for c in np.unique(y)
+    ]
+    return float(np.mean(of_classes))
+
+
+def _stages(
+    codes: np.ndarray,
+    classes: np.ndarray,
+    n_classes: int,
+    stages: Sequence[int],
+    class_weight: Any,
+    seed: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Boost stumps; yield numbers of rounds and what columns contribute then, (n, 256, K)."""
+    booster = HistGradientBoostingClassifier(
+        max_iter=max(stages), max_leaf_nodes=2, learning_rate=_RATE, early_stopping=False,
+        min_samples_leaf=int(np.clip(len(codes) // 50, 1, 20)), max_bins=255,
+        categorical_features=None, class_weight=class_weight, random_state=seed,
+    ).fit(codes, classes)  # fmt: skip
+    n = codes.shape[1]
+    tables = {stage: np.zeros((n, LEVELS, n_classes)) for stage in stages}
+    step = max(1, _CHUNK_PROBES // (LEVELS * n))
+    for start in range(0, n, step):
+        columns = np.arange(start, min(n, start + step))
+        # All codes of one column, the others 0: a sum over columns changes by this one's part.
+        probes = np.zeros((len(columns), LEVELS, n), np.uint8)
+        probes[np.arange(len(columns)), :, columns] = np.arange(LEVELS)
+        found = booster.staged_decision_function(probes.reshape(-1, n))
+        for stage, scores in enumerate(found, start=1):
+            if stage in tables:
+                part = scores.reshape(len(columns), LEVELS, -1)
+                # Of two classes there is one score, the second's.
+                tables[stage][columns, :, -part.shape[2] :] = part - part[:, :1]
+    yield from tables.items()
+
+
+def _clipped(
+    raw: np.ndarray, share: float, codes: np.ndarray, classes: np.ndarray
+) -> AdditiveModel:
+    """Clip contributions around their means, and fit offsets to what is left, in integers."""
+    n_classes = raw.shape[2]
+    counts = np.bincount(classes, minlength=n_classes)
+    weight = 1 / (n_classes * counts[classes])
+    centred = raw - raw.mean(axis=2, keepdims=True)
+    means = np.stack(
+        [weight @ values[column] for column, values in zip(codes.T, centred, strict=True)]
+    )
+    centred -= means[:, None]
+    most = share * np.abs(centred).max()
+    table = np.clip(centred, -most, most)
+    scores = sum(values[column] for column, values in zip(codes.T, table, strict=True))
+    offset = _offsets(scores, classes, weight)
+    return AdditiveModel(
+        np.rint(UNITS * table).astype(np.int64), np.rint(UNITS * offset).astype(np.int64)
+    )
+
+
+def _offsets(scores: np.ndarray, classes: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return offsets of classes that, with some scale, make scores the best log odds."""
+    rows, n_classes = np.arange(len(classes)), scores.shape[1]
+    target = np.eye(n_classes)[classes]
+
+    def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
+        scale, offset = np.exp(free[0]), free[1:]
+        log_odds = log_softmax(scale * scores + offset, axis=1)
+        slope = (np.exp(log_odds) - target) * weight[:, None]
+        of_scale = scale * float((slope * scores).sum())
+        return -float(weight @ log_odds[rows, classes]), np.append(of_scale, slope.sum(axis=0))
+
+    found = minimize(loss, np.zeros(1 + n_classes), jac=True, method="L-BFGS-B",
+                     bounds=[(-10, 10)] + [(-50, 50)] * n_classes).x  # fmt: skip
+    return np.asarray(found[1:] / np.exp(found[0]))
