@@ -46,8 +46,14 @@ def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Out
 
 def _text(result: dict[str, Any]) -> str:
     lines = [
-        f"{run['name']}: accuracy {run['accuracy']:.2f}%, median certified radius "
+        f"{run['name']}: accuracy {run['accuracy']:.2f}%, balanced "
+        f"{run['balanced_accuracy']:.2f}%, median certified radius "
         f"{run['median_certified_radius']} ({result['convention']}, {run['n']} samples)"
         for run in result["runs"]
     ]
+    constant = result["constant"]
+    lines.append(
+        f"always {constant['name']}: {constant['accuracy']:.2f}%, balanced "
+        f"{constant['balanced_accuracy']:.2f}%, at every radius"
+    )
     return "\n".join([*lines, *result["notes"], f"Report: {result['page']}"])

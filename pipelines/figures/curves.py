@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from boxnn_numba.data.paths import Location
+from boxnn_numba.pipelines.figures.palette import CONSTANT, run_colour, run_mark
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
-from boxnn_numba.pipelines.figures.palette import run_colour, run_mark
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method
-from boxnn_numba.pipelines.figures.runs import Run, unit_of_runs
+from boxnn_numba.pipelines.figures.runs import Constant, Run, constant_of, unit_of_runs
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
     histogram_edges,
@@ -75,12 +75,13 @@ def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
 def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], title: str) -> Figure:
     """Draw certified accuracy against certified radius, with a legend beside it.
 
-    Runs are solid, named with their median certified radius, and dashed what an attack leaves of
-    them; rows of the paper are dotted: its Box-NN in red, the others thin, one colour a family.
+    Runs are solid steps, named with their median certified radius, and dashed what an attack leaves
+    of them; dash-dotted is what a constant reaches; rows of the paper are dotted: its Box-NN in
+    red, the others thin, one colour a family.
     """
     # Room for the legend: 30 letters and 18 lines fit without more.
     longest = max(len(shortened(run.name, _LONGEST_NAME)) for run in runs)
-    lines = len(runs) + sum(run.robust is not None for run in runs) + len(FAMILIES)
+    lines = 1 + len(runs) + sum(run.robust is not None for run in runs) + len(FAMILIES)
     figure = new_figure(8.6 + 0.09 * max(0, longest - 18), max(4.8, 0.23 * lines + 0.5))
     axes = figure.subplots()
     handles = []
@@ -89,6 +90,7 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
         handles.append(_draw_run(axes, run, index, tick_step(last)))
         if run.robust is not None:
             handles.append(_draw_attack(axes, run, index))
+    handles.append(_draw_constant(axes, constant_of(runs), last))
     finish_curves(figure, handles, published, last, title, unit_of_runs(runs))
     return figure
 
@@ -133,6 +135,7 @@ def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
     (line,) = axes.plot(
         # The step down to zero after the largest radius belongs to the curve.
         np.append(run.curve(), 0.0),
+        drawstyle="steps-post",
         color=run_colour(index).light,
         linewidth=2.4,
         marker=run_mark(index),
@@ -153,6 +156,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
     assert run.robust is not None
     (line,) = axes.plot(
         run.robust,
+        drawstyle="steps-post",
         color=run_colour(index).light,
         linestyle=(0, (4, 3)),
         linewidth=1.4,
@@ -162,6 +166,19 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
         + (f" ({run.attacked:,} samples)" if run.attacked < len(run.label) else ""),
     )
     return line
+
+
+def _draw_constant(axes: Axes, constant: Constant, last: int) -> Any:
+    return axes.hlines(
+        constant.accuracy,
+        0,
+        last,
+        color=CONSTANT.light,
+        linewidth=1.3,
+        linestyle=(0, (6, 2.5, 1, 2.5)),
+        zorder=3,
+        label=f"always {shortened(constant.name)}, at every radius",
+    )
 
 
 def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.paths import Location, Name, location
-from boxnn_numba.data.row_files import unit_of
+from boxnn_numba.data.row_files import group_count_of, unit_of
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.pipelines.figures.published import Method, method
 
@@ -20,13 +20,35 @@ if TYPE_CHECKING:
 
 
 class Summary(NamedTuple):
-    """Samples in one line: their number, accuracy in percent, median and mean certified radius."""
+    """Samples in one line; accuracies are in percent, balanced with all classes counted alike."""
 
     name: str
     n: int
     accuracy: float
+    balanced_accuracy: float
     median_certified_radius: int
     mean_certified_radius: float
+
+
+class ClassSummary(NamedTuple):
+    """Samples of one true class in one line; recall is the percentage that is right."""
+
+    name: str
+    n: int
+    recall: float
+    median_certified_radius: int
+    mean_certified_radius: float
+
+
+class Constant(NamedTuple):
+    """The classifier that always says the most frequent class, certified at every radius.
+
+    Its accuracy, and the same with all classes counted alike, are in percent.
+    """
+
+    name: str
+    accuracy: float
+    balanced_accuracy: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,28 +146,54 @@ class Run:
         """Prediction, radius and label, as `boxnn_numba.certificates.margin` takes them."""
         return self.prediction, self.radius, self.label
 
+    @property
+    def most(self) -> float:
+        """Features, or groups of them, that an adversary counts; infinity where unknown."""
+        known = {"feature_shape", "group_size"} <= self.attributes.keys()
+        return group_count_of(self.attributes) if known else np.inf
+
     def curve(self) -> np.ndarray:
         """Return certified accuracy in percent at every radius 0, 1, ..., the largest."""
         return certified_curve(self.outcome)
 
+    def balanced_curve(self) -> np.ndarray:
+        """Return the same with all classes that occur counted alike."""
+        known = self.label >= 0
+        outcome = [values[known] for values in self.outcome]
+        radii = np.arange(int(self.radius.max()) + 1)
+        return 100 * margin.balanced_certified_accuracy(*outcome, radii)
+
     def summary(self) -> Summary:
         """Return the figures that describe the run in one line."""
-        return _summary(self.name, *self.outcome)
+        n, accuracy, *radii = _figures(*self.outcome)
+        return Summary(self.name, n, accuracy, round(float(self.balanced_curve()[0]), 4), *radii)
 
-    def per_class(self) -> list[Summary]:
+    def per_class(self) -> list[ClassSummary]:
         """Return the figures of each true class that occurs, under its name."""
         return [
-            _summary(str(name), *(values[of_class] for values in self.outcome))
+            ClassSummary(str(name), *_figures(*(values[of_class] for values in self.outcome)))
             for index, name in enumerate(self.classes)
             if (of_class := self.label == index).any()
         ]
 
 
-def _summary(name: str, prediction: np.ndarray, radius: np.ndarray, label: np.ndarray) -> Summary:
+def _figures(
+    prediction: np.ndarray, radius: np.ndarray, label: np.ndarray
+) -> tuple[int, float, int, float]:
+    """Return how many samples there are, percent right, and their median and mean radius."""
     accuracy = 100 * float((prediction == label).mean())
     median = margin.median_certified_radius(prediction, radius, label)
     mean = margin.mean_certified_radius(prediction, radius, label)
-    return Summary(name, len(label), round(accuracy, 4), median, round(mean, 4))
+    return len(label), round(accuracy, 4), median, round(mean, 4)
+
+
+def constant_of(runs: Sequence[Run]) -> Constant:
+    """Return what a constant reaches on the samples of the run that has most of them."""
+    run = max(runs, key=lambda run: len(run.label))
+    known = run.label[run.label >= 0]
+    label, accuracy, balanced = margin.majority(known)
+    share = 100 * accuracy * len(known) / len(run.label)
+    return Constant(str(run.classes[int(label)]), round(share, 4), round(100 * balanced, 4))
 
 
 def unit_of_runs(runs: Sequence[Run]) -> str:

@@ -11,9 +11,15 @@ from boxnn_numba.pipelines.figures.runs import Run
 
 
 def last_radius(runs: Sequence[Run], published: Sequence[PublishedRow]) -> int:
-    """Return the radius at which the axis ends: beyond it no run certifies 0.5% of samples."""
+    """Return the radius at which the axis ends: from it on no run certifies 0.5% of samples.
+
+    It is no more than a run has features to rewrite.
+    """
     ends = [row.radii[-1] for row in published]
-    return max([*ends, *(last_visible(run.curve()) for run in runs), 1])
+    for run in runs:
+        curves = run.curve(), run.balanced_curve()
+        ends.append(int(min(1 + max(map(last_visible, curves)), run.most)))
+    return max([*ends, 1])
 
 
 def last_visible(curve: np.ndarray) -> int:

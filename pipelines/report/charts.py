@@ -10,14 +10,14 @@ import numpy as np
 
 from boxnn_numba.pipelines.figures.palette import run_mark
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
     histogram_edges,
     last_radius,
     tick_step,
 )
-from boxnn_numba.pipelines.report.series import of_method
+from boxnn_numba.pipelines.report.series import of_constant, of_method
 
 #: Width and height of the view box of the curves; the other charts have the same width.
 VIEW = (720, 450)
@@ -54,6 +54,15 @@ class Area:
         points = zip(radii, values, strict=True)
         return "M" + "L".join(f"{self.x(r)} {self.y(v)}" for r, v in points if r <= self.last)
 
+    def steps(self, values: Sequence[float] | np.ndarray) -> str:
+        """Return a line through the values at radii 0, 1, ...: each holds until the next radius.
+
+        What ends before the axis does falls to nothing there.
+        """
+        last = int(self.last)
+        moves = [f"H{self.x(r)}V{self.y(v)}" for r, v in enumerate(values[: last + 1]) if r > 0]
+        return f"M{self.x(0)} {self.y(values[0])}{''.join(moves)}"
+
     @property
     def radii(self) -> range:
         """Radii at ticks."""
@@ -75,8 +84,13 @@ class Line(NamedTuple):
     attack: str = ""
 
 
-def curves(runs: Sequence[Run], published: Sequence[PublishedRow]) -> tuple[Area, list[Line]]:
-    """Return the certified curves: published ones, then those of runs on top."""
+def curves(
+    runs: Sequence[Run], published: Sequence[PublishedRow], balanced: bool = False
+) -> tuple[Area, list[Line]]:
+    """Return the certified curves: published ones, then those of runs on top.
+
+    With `balanced` all classes count alike; then there are no published curves and no attacks.
+    """
     last = last_radius(runs, published)
     area = Area(52, 36, 652, 350, 0, last)
     lines = []
@@ -84,12 +98,15 @@ def curves(runs: Sequence[Run], published: Sequence[PublishedRow]) -> tuple[Area
         for row in published:
             if family(row.method) == name:
                 lines.append(Line(of_method(name).key, area.path(row.radii, row.percents)))
+    constant = constant_of(runs)
+    share = constant.balanced_accuracy if balanced else constant.accuracy
+    lines.append(Line("constant", area.path((0, last), (share, share))))
     for index, run in enumerate(runs):
         # The step down to zero after the largest radius belongs to the curve.
-        values = np.append(run.curve(), 0.0)[: last + 1]
-        path = area.path(range(len(values)), values)
+        values = np.append(run.balanced_curve() if balanced else run.curve(), 0.0)
+        path = area.steps(values)
         marks = [(area.x(r), area.y(values[r])) for r in area.radii if r < len(values)]
-        attack = "" if run.robust is None else area.path(range(len(run.robust)), run.robust)
+        attack = "" if run.robust is None or balanced else area.steps(run.robust)
         lines.append(Line(f"run-{index}", path, run_mark(index), marks, attack))
     return area, lines
 
@@ -151,7 +168,17 @@ def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[dict[str, Any]]
 def curve_data(
     runs: Sequence[Run], published: Sequence[PublishedRow], area: Area
 ) -> dict[str, Any]:
-    """Return what the page's script needs to show values: the area, runs and published rows."""
+    """Return what the page's script needs to show values: the area, runs and published rows.
+
+    The constant is the last of the runs.
+    """
+    constant = constant_of(runs)
+    always = {
+        "key": "constant",
+        "name": of_constant(constant).name,
+        "values": [constant.accuracy] * (int(area.last) + 1),
+        "attack": None,
+    }
     return {
         "area": {key: getattr(area, key) for key in ("left", "top", "width", "height")},
         "view": VIEW,
@@ -164,7 +191,8 @@ def curve_data(
                 "attack": None if run.robust is None else run.robust.round(4).tolist(),
             }
             for index, run in enumerate(runs)
-        ],
+        ]
+        + [always],
         "published": [
             {
                 "key": of_method(row.method).key,

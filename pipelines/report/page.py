@@ -27,11 +27,11 @@ from boxnn_numba.pipelines.figures.published import (
     published_patches,
     published_rows,
 )
-from boxnn_numba.pipelines.figures.runs import Run, unit_of_runs
+from boxnn_numba.pipelines.figures.runs import Run, constant_of, unit_of_runs
 from boxnn_numba.pipelines.figures.scales import table_radii
 from boxnn_numba.pipelines.report import charts, tables
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample
-from boxnn_numba.pipelines.report.series import Series, of_method, of_runs, shades
+from boxnn_numba.pipelines.report.series import Series, of_constant, of_method, of_runs, shades
 from boxnn_numba.pipelines.report.summary_files import run_settings, software_versions
 
 #: Bytes of gallery in all runs together; the page stays well below 5 MB.
@@ -122,8 +122,8 @@ def _style(series: Sequence[Series]) -> dict[str, Any]:
     """Return the colours of the style sheet, and which of them each series has."""
     colours = shades()
     used = {one.key: f"run-{index % len(RUNS)}" for index, one in enumerate(series)}
-    families = {key: key for key in colours if key.startswith("family")}
-    return {"changed": CHANGED, "shades": colours, "used": used | families}
+    others = {key: key for key in colours if not key.startswith("run")}
+    return {"changed": CHANGED, "shades": colours, "used": used | others}
 
 
 def _compared(
@@ -132,7 +132,7 @@ def _compared(
     """Return the curves and the tables of runs beside published methods."""
     radii = table_radii(runs, published)
     accuracy = tables.accuracy_rows(runs, published, radii)
-    columns = zip(*(values for _, _, values in accuracy), strict=True)
+    balanced = tables.balanced_rows(runs, radii)
     area, lines = charts.curves(runs, published)
     present = {family(row.method) for row in published}
     right = {row.method: row.percents[0] for row in published}
@@ -144,10 +144,23 @@ def _compared(
         "data": charts.curve_data(runs, published, area),
         "radii": radii,
         "accuracy": accuracy,
-        "best": [max(value or 0.0 for value in column) for column in columns],
+        "best": _best(accuracy),
+        "balanced": balanced,
+        "best_balanced": _best(balanced),
+        "balanced_lines": charts.curves(runs, published, balanced=True)[1],
+        "constant": constant_of(runs),
+        "constant_series": of_constant(constant_of(runs)),
         "attack": tables.attack_rows(runs, radii),
         "patches": tables.patch_rows(runs, published_patches(runs[0].dataset_name)),
     }
+
+
+def _best(rows: Sequence[tables.Row]) -> list[float]:
+    """Return the highest value at each radius, but for the constant, whose row is the last."""
+    return [
+        max(value or 0.0 for value in column)
+        for column in zip(*(row[2] for row in rows[:-1]), strict=True)
+    ]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from boxnn_numba.pipelines.attack.comparison import with_attacks
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.published import is_sample, published_rows
-from boxnn_numba.pipelines.figures.runs import Run, load_runs
+from boxnn_numba.pipelines.figures.runs import Run, constant_of, load_runs
 from boxnn_numba.pipelines.report import gallery_views
 from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample, select_samples
@@ -55,8 +55,11 @@ class Report(Result):
     convention, dataset, split
         What was compared, and how radii were counted.
     runs
-        Each with ``name``, ``n``, ``accuracy`` in percent, the median and mean certified radius,
-        and ``certificate``.
+        Each with ``name``, ``n``, ``accuracy`` and ``balanced_accuracy`` in percent, the median
+        and mean certified radius, and ``certificate``.
+    constant
+        What the classifier reaches at every radius that always says the most frequent class:
+        ``name``, ``accuracy`` and ``balanced_accuracy`` in percent.
     notes
         What is missing and how to get it.
     """
@@ -68,6 +71,7 @@ class Report(Result):
     dataset: str
     split: str | None
     runs: list[dict[str, Any]]
+    constant: dict[str, Any]
     notes: list[str]
 
 
@@ -134,6 +138,7 @@ def report(
         dataset=runs[0].dataset_name,
         split=runs[0].attributes.get("split"),
         runs=[{**one.summary()._asdict(), "certificate": str(one.path)} for one in runs],
+        constant=constant_of(runs)._asdict(),
         notes=notes,
     )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from boxnn_numba.pipelines.figures import palette
 from boxnn_numba.pipelines.figures.published import Method, family, method
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import Constant, Run
 
 
 class Series(NamedTuple):
@@ -35,7 +35,14 @@ def of_method(name: str) -> Series:
     return Series("family-" + family(name).lower().replace("^", "-"), name, method(name))
 
 
+def of_constant(constant: Constant) -> Series:
+    """Return the series of the classifier that always says one class."""
+    name = f"always {constant.name}"
+    return Series("constant", name, Method(name))
+
+
 def shades() -> dict[str, palette.Shades]:
     """Return the colours of all series by key; those of runs are used again."""
     colours = {f"run-{index}": shades for index, shades in enumerate(palette.RUNS)}
+    colours["constant"] = palette.CONSTANT
     return colours | {of_method(name).key: pair for name, pair in palette.FAMILIES.items()}

@@ -10,7 +10,7 @@ from typing import Any
 from boxnn_numba._version import versions
 from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.published import PublishedRow
-from boxnn_numba.pipelines.figures.runs import Run, Summary
+from boxnn_numba.pipelines.figures.runs import ClassSummary, Run, Summary
 
 _SETTINGS = (
     "model",
@@ -41,18 +41,18 @@ def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Publ
     """Write the CSV files of a report: curves, summary, classes, attacks and published rows."""
     _write_csv(
         folder / "certified_curves.csv",
-        ("run", "radius", "certified_accuracy"),
+        ("run", "radius", "certified_accuracy", "balanced_certified_accuracy"),
         (
-            (run.name, radius, f"{value:.4f}")
+            (run.name, radius, *(f"{value:.4f}" for value in values))
             for run in runs
-            for radius, value in enumerate(run.curve())
+            for radius, values in enumerate(zip(run.curve(), run.balanced_curve(), strict=True))
         ),
     )
-    columns = Summary._fields[1:]
-    _write_csv(folder / "summary.csv", ("run", *columns), (run.summary() for run in runs))
+    head = "run", *Summary._fields[1:]
+    _write_csv(folder / "summary.csv", head, (run.summary() for run in runs))
     _write_csv(
         folder / "per_class.csv",
-        ("run", "class", *columns),
+        ("run", "class", *ClassSummary._fields[1:]),
         ((run.name, *row) for run in runs for row in run.per_class()),
     )
     attacked = [run for run in runs if run.robust is not None]

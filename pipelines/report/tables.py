@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.pipelines.figures.published import PublishedRow
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.report.gallery import Sample, attack_places
-from boxnn_numba.pipelines.report.series import Series, of_method, of_runs
+from boxnn_numba.pipelines.report.series import Series, of_constant, of_method, of_runs
 
 #: With more classes only the distances to the predicted class and to its rival are shown.
 _MOST_DISTANCES = 12
@@ -30,7 +30,18 @@ def accuracy_rows(
         known = dict(zip(row.radii, row.percents, strict=True))
         note = " (paper)" if row.method == "Box-NN" else ""
         rows.append((of_method(row.method), note, [known.get(radius) for radius in radii]))
-    return rows
+    constant = constant_of(runs)
+    return [*rows, (of_constant(constant), "", [constant.accuracy] * len(radii))]
+
+
+def balanced_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
+    """Return certified accuracy at radii with all classes counted alike, a row for each run."""
+    rows: list[Row] = []
+    for series, run in zip(of_runs(runs), runs, strict=True):
+        curve = run.balanced_curve()
+        rows.append((series, "", [curve[r] if r < len(curve) else 0.0 for r in radii]))
+    constant = constant_of(runs)
+    return [*rows, (of_constant(constant), "", [constant.balanced_accuracy] * len(radii))]
 
 
 def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:

@@ -5,7 +5,7 @@ const data = JSON.parse(byId("data").textContent);
 const percent = (value) => `${value.toFixed(1)} %`;
 const followers = [];  // called when runs are shown or hidden
 
-const plot = byId("plot"), chart = byId("curves"), cursor = byId("cursor"), tip = byId("tip");
+const plot = byId("plot"), chart = byId("curves"), cursor = byId("curves-cursor"), tip = byId("tip");
 const area = data.area;
 const entries = all("#legend > li").map((item) => ({
   key: item.dataset.key,

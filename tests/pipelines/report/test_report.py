@@ -9,13 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+from support.report_page import make_page
 from support.report_samples import WIDTH, make_model, make_run, pairwise_loops, part_loops
 
 from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures import published, scales
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.report import charts, gallery, page
 from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.report import gallery_views
@@ -93,6 +94,41 @@ def test_curves_draw_every_run_and_row_with_the_papers_in_red():
     assert axes.get_xlabel() == "certified radius (pixels)"
     assert axes.get_ylabel() == "certified accuracy (%)"
     assert axes.get_xlim()[1] >= 40
+
+
+def test_what_a_constant_reaches_is_drawn_beside_the_steps():
+    run, _, _ = make_run(n=60)
+    label = np.where(np.arange(60) < 45, 0, run.label)
+    run = Run("r", run.prediction, run.radius, label, run.classes)
+    constant = constant_of([run])
+    share = 100 * (label == 0).mean()
+    assert constant == ("0", pytest.approx(share, abs=1e-3), pytest.approx(100 / 3, abs=1e-3))
+    (axes,) = plots.certified_curves([run], [], "t").axes
+    (line,) = axes.collections
+    assert line.get_segments()[0][:, 1].tolist() == [constant.accuracy] * 2
+    assert axes.lines[0].get_drawstyle() == "steps-post"
+    area, lines = charts.curves([run], [])
+    moves = next(line.path for line in lines if line.key == "run-0")
+    at, curve = area.y(run.curve()[0]), [*run.curve(), 0.0]
+    assert moves.startswith(f"M{area.x(0)} {at}H{area.x(1)}V{area.y(curve[1])}")
+    assert area.last == scales.last_radius([run], []) == len(curve) - 1
+    balanced = [
+        np.mean(
+            [100 * ((run.prediction == c) & (run.radius >= r))[label == c].mean() for c in range(3)]
+        )
+        for r in range(len(curve) - 1)
+    ]
+    np.testing.assert_allclose(run.balanced_curve(), balanced)
+    text = make_page([run])
+    assert f"always says 0, right on {share:.1f}%" in text
+    assert 'id="balanced"' in text and f"{run.summary().balanced_accuracy:.2f}" in text
+
+
+def test_axes_end_where_all_features_are_rewritten():
+    run, _, _ = make_run()
+    few = {"feature_shape": [3], "group_size": 1}
+    run = Run("r", run.label, np.full(len(run.label), 3), run.label, run.classes, few)
+    assert scales.last_radius([run], []) == 3 == scales.table_radii([run], [])[-1]
 
 
 def test_figures_are_deterministic_pngs(tmp_path, oracle_distance):

@@ -216,11 +216,16 @@ def test_copies_are_the_csv_files(page, made, clipboard):
             "navigator.clipboard.writeText = () => Promise.reject(new Error('refused'));"
         )
     files = {
-        "summary": ("summary.csv", ("accuracy", "median_certified_radius", "n")),
-        "class-0": ("per_class.csv", ("accuracy", "mean_certified_radius", "n")),
+        "summary": (
+            "summary.csv",
+            ("accuracy", "balanced_accuracy", "median_certified_radius", "n"),
+        ),
+        "class-0": ("per_class.csv", ("recall", "mean_certified_radius", "n")),
     }
     heads = {
         "accuracy": "Accuracy, %",
+        "balanced_accuracy": "Balanced, %",
+        "recall": "Recall, %",
         "median_certified_radius": "Median radius",
         "mean_certified_radius": "Mean radius",
         "n": "Samples",
