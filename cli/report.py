@@ -36,7 +36,11 @@ from boxnn_numba.cli import options
 def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Output:
     """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
 
-    CERT are files made by `boxnn certify`, all of one data set and split.
+    CERT are files made by `boxnn certify`, all of one data set and split. A file that ends in .csv
+    has radii of another method, a line for each row of the split, below the header
+    prediction,radius.
+
+    Example: boxnn report cert.zarr other-method.csv --out report
     """
     from boxnn_numba.pipelines.report.report import report as make_report
 

@@ -14,7 +14,7 @@ from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.palette import CONSTANT, run_colour, run_mark
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method
-from boxnn_numba.pipelines.figures.runs import Constant, Run, constant_of, unit_of_runs
+from boxnn_numba.pipelines.figures.runs import Constant, Run, constant_of
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
     histogram_edges,
@@ -91,7 +91,7 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
         if run.robust is not None:
             handles.append(_draw_attack(axes, run, index))
     handles.append(_draw_constant(axes, constant_of(runs), last))
-    finish_curves(figure, handles, published, last, title, unit_of_runs(runs))
+    finish_curves(figure, handles, published, last, title, runs[0].unit)
     return figure
 
 
@@ -221,7 +221,7 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
         tidy(axes, "y")
         axes.legend(loc="upper right", frameon=False, fontsize=9)
     panels[-1].set_xlim(-0.5, edges[-1] - 0.5)
-    panels[-1].set_xlabel(f"certified radius of the prediction ({unit_of_runs(runs)})")
+    panels[-1].set_xlabel(f"certified radius of the prediction ({runs[0].unit})")
     figure.text(0.01, 1 - 0.12 / height, title, fontsize=11, ha="left", va="top")
     return figure
 

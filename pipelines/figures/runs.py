@@ -10,6 +10,7 @@ import numpy as np
 
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.paths import Location, Name, location
+from boxnn_numba.data.radii_table import read_radii
 from boxnn_numba.data.row_files import group_count_of, unit_of
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.pipelines.figures.published import Method, method
@@ -196,11 +197,6 @@ def constant_of(runs: Sequence[Run]) -> Constant:
     return Constant(str(run.classes[int(label)]), round(share, 4), round(100 * balanced, 4))
 
 
-def unit_of_runs(runs: Sequence[Run]) -> str:
-    """Return what the radii of runs count, of several kinds with a stroke between."""
-    return "/".join(sorted({run.unit for run in runs}))
-
-
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Return certified accuracy in percent at radii 0, 1, ..., the largest of an outcome."""
     radii = np.arange(int(outcome[1].max()) + 1)
@@ -210,48 +206,80 @@ def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.nd
 def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     """Read certificate files of one data set and split, in their order, under names that differ.
 
+    A path that ends in ``.csv`` is of another method (`read_radii`), of the same split. Its
+    curve is of the samples of the certificate file that has most of them.
+
     With the `convention` ``"paper"`` radii are recomputed from the stored class distances as the
     paper's tables count them.
 
     Raises
     ------
     OptionError
-        No file, the same file twice, or files of different data sets or splits.
+        No certificate file, a file twice, or files of different data sets or splits, or whose
+        radii count different things.
     CertificateFileError
         A file cannot be read, holds no sample, or holds no true class.
     """
     from boxnn_numba.data.certificate_store import open_certificate
 
-    if not paths:
+    if all(map(_is_table, paths)):
         raise OptionError("no certificate was given; pass at least one made by boxnn certify")
     resolved = [location(path).resolve() for path in paths]
     for position, place in enumerate(resolved):
         if place in resolved[:position]:
             raise OptionError(f"{paths[position]} was given twice; pass each certificate once")
-    runs: list[Run] = []
-    files = [open_certificate(path) for path in paths]
-    for path, file, name in zip(paths, files, _names(resolved, files), strict=True):
+    files = [None if _is_table(path) else open_certificate(path) for path in paths]
+    runs: dict[int, Run] = {}
+    names = _names(resolved, files)
+    for place, (path, file) in enumerate(zip(paths, files, strict=True)):
+        if file is None:
+            continue
         known = *file.outcome(convention), list(file.classes), dict(file.attributes)
-        run = Run(
-            name, *known, file.class_distance, location(path), row=file.row, patches=file.patches
-        )
+        run = runs[place] = Run(
+            names[place], *known, file.class_distance, location(path), row=file.row,
+            patches=file.patches,
+        )  # fmt: skip
         if not (run.label >= 0).any():
             raise CertificateFileError(
                 f"{path} has no sample whose true class is known; certify a data set with labels"
             )
-        runs.append(run)
-        _check_comparable(runs[0], run)
-    return runs
+        _check_comparable(next(iter(runs.values())), run)
+    # Radii of other methods are of the samples that most is known of.
+    beside = max(runs.values(), key=lambda run: len(run.label))
+    for place, (path, file) in enumerate(zip(paths, files, strict=True)):
+        if file is None:
+            runs[place] = _of_table(path, names[place], beside)
+    return [runs[place] for place in range(len(paths))]
 
 
-def _names(paths: Sequence[Location], files: Sequence[CertificateFile]) -> list[str]:
+def _is_table(path: Name) -> bool:
+    return str(path).lower().endswith(".csv")
+
+
+def _of_table(path: Name, name: str, beside: Run) -> Run:
+    """Return the run of another method, of the samples of a run that is `beside` it."""
+    known = dict(beside.attributes)
+    rows = int(known.get("split_rows") or len(beside.label))
+    prediction, radius = (part[beside.numbers] for part in read_radii(path, beside.classes, rows))
+    shared = ("dataset", "dataset_name", "dataset_digest", "split", "feature_shape", "group_size")
+    attributes = {key: known[key] for key in (*shared, "groups") if key in known}
+    attributes |= {"method": name, "certificate": "as given"}
+    radius = np.minimum(radius, group_count_of(known))
+    return Run(
+        name, prediction, radius, beside.label, beside.classes, attributes,
+        path=location(path), row=beside.numbers,
+    )  # fmt: skip
+
+
+def _names(paths: Sequence[Location], files: Sequence[CertificateFile | None]) -> list[str]:
     """Name each run: a published defence as the paper does where that tells them apart."""
-    methods, names = [_published_name(file.attributes) for file in files], []
+    methods = [None if file is None else _published_name(file.attributes) for file in files]
+    names = []
     for published, stem, file in zip(methods, _distinct_names(paths), files, strict=True):
         if published is not None:
             once = methods.count(published) == 1
             names.append(published if once else f"{published} ({stem})")
-        elif file.certificate == "margin" or file.certificate in stem:
+        elif file is None or file.certificate == "margin" or file.certificate in stem:
             names.append(stem)
         else:
             names.append(f"{stem} ({file.certificate})")
@@ -287,3 +315,8 @@ def _check_comparable(first: Run, other: Run) -> None:
                 f"{first.path} and {other.path} are of different {noun}s ({words(first, key)} and "
                 f"{words(other, key)}); make one report for each"
             )
+    if first.unit != other.unit:
+        raise OptionError(
+            f"the radii of {first.path} count {first.unit} and those of {other.path} {other.unit}; "
+            "make one report for each"
+        )

@@ -27,7 +27,7 @@ from boxnn_numba.pipelines.figures.published import (
     published_patches,
     published_rows,
 )
-from boxnn_numba.pipelines.figures.runs import Run, constant_of, unit_of_runs
+from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.figures.scales import table_radii
 from boxnn_numba.pipelines.report import charts, tables
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample
@@ -69,7 +69,7 @@ def render(
     html = _environment()
     page = html.get_template("report.html").render(
         title=title,
-        unit=unit_of_runs(runs),
+        unit=runs[0].unit,
         convention=convention,
         notes=notes,
         is_sample=is_sample(name),

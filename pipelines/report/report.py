@@ -90,7 +90,10 @@ def report(
     Parameters
     ----------
     certificates
-        Certificate files of one data set and split.
+        Certificate files of one data set and split, whose radii count the same. A path that ends in
+        ``.csv`` holds radii of another method: a header ``prediction,radius`` and a line for each
+        row of the split, in its order; an empty prediction abstains. At least one is a
+        certificate file, from which the true classes are.
     out
         Folder to make: ``report.html`` (self-contained), PNG and CSV files. Of many runs the
         PNG files show only the first.
@@ -112,8 +115,8 @@ def report(
     Raises
     ------
     OptionError
-        The certificates are of different data sets or splits, `out` exists, or a model or data
-        set is not the one that was certified.
+        The certificates are of different data sets or splits or count different things, `out`
+        exists, or a model or data set is not the one that was certified.
     CertificateFileError, ModelFileError, AttackFileError, DataError
         A file is damaged.
     UnsoundError

@@ -345,7 +345,7 @@ def test_without_a_script_everything_can_be_read(browser, made):
     try:
         browser.get((made / "out" / "report.html").as_uri())
         assert len(shown(browser, "figure.card")) == len(find(browser, "figure.card")) > 20
-        assert len(shown(browser, "#accuracy tr")) == 1 + 2 + 19
+        assert len(shown(browser, "#accuracy tr")) == 1 + 2 + 19 + 1
         assert shown(browser, "button") == shown(browser, "input") == []
         assert len(shown(browser, "#curves .line")) > 20
     finally:

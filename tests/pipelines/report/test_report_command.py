@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,16 @@ from boxnn_numba.cli.report import report as command
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.model_store import load_model
-from boxnn_numba.errors import BoxNNError, DataError, ModelFileError, OptionError
+from boxnn_numba.errors import (
+    BoxNNError,
+    CertificateFileError,
+    DataError,
+    ModelFileError,
+    OptionError,
+)
 from boxnn_numba.pipelines.figures import curves as plots
+from boxnn_numba.pipelines.figures import runs
+from boxnn_numba.pipelines.figures.runs import Run, load_runs
 from boxnn_numba.pipelines.report.report import report
 from boxnn_numba.pipelines.running import RunOptions
 
@@ -158,6 +167,50 @@ def test_rgb_images_are_drawn(work):
     assert "gallery_rgb-cert.png" in report(["rgb-cert.zarr"], "out").files
 
 
+def test_radii_of_another_method_are_a_curve_of_their_own(work):
+    file = open_certificate("one.zarr")
+    lines = [
+        f"{k},{'' if k == 3 else float(p)},{2 * r}"
+        for k, (p, r) in enumerate(zip(file.prediction, file.radius, strict=True))
+    ]
+    (work / "other.csv").write_text("\n".join(["id,prediction,radius", *lines, ""]))
+    result = report(["other.csv", "one.zarr"], "out")
+    assert [run["name"] for run in result.runs] == ["other", "one"]
+    right = file.prediction == file.label
+    right[3] = False
+    radius = np.minimum(2 * file.radius, file.groups)
+    rows = [row for row in read_csv(work / "out" / "certified_curves.csv") if row["run"] == "other"]
+    assert [float(row["certified_accuracy"]) for row in rows] == pytest.approx(
+        [100 * (right & (radius >= r)).mean() for r in range(len(rows))], abs=1e-4
+    )
+    assert "gallery_other.png" not in result.files
+    # Of a part of the rows, the same part is taken.
+    run = load_runs(["other.csv", "one.zarr"])[0]
+    attributes = {**file.attributes, "split_rows": len(file), "feature_shape": [6, 5]}
+    some = Run("some", run.prediction[::3], radius[::3], file.label[::3], run.classes, attributes)
+    part = runs._of_table("other.csv", "other", replace(some, row=np.arange(0, len(file), 3)))
+    np.testing.assert_array_equal(part.prediction, run.prediction[::3])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prediction,radius\n0,1\n", "has 1 rows and the split 300"),
+        ("label,radius\n0,1\n", "no column prediction"),
+        ("prediction,radius\n", "no column prediction"),
+        ("prediction,radius\n" + "0,1\n" * 299 + "7,1\n", "predicts '7' in row 299"),
+        ("prediction,radius\n" + "0,-1\n" * 300, "radius '-1' in row 0"),
+        ("prediction,radius\n" + "0\n" * 300, "radius None in row 0"),
+        ('prediction,radius\n"0', "not a CSV table"),
+    ],
+)
+def test_bad_radii_of_another_method_are_refused(work, text, words):
+    (work / "other.csv").write_text(text)
+    with pytest.raises(CertificateFileError, match=words) as error:
+        report(["one.zarr", "other.csv"], "out")
+    assert "\n" not in str(error.value)
+
+
 def test_names_of_runs_differ(work):
     (work / "sub").mkdir()
     shutil.copytree(work / "one.zarr", work / "sub" / "one.zarr")
@@ -180,6 +233,17 @@ class Bad:
         model = (work / "one-model.zarr", load_model(work / "one-model.zarr"))
         certify(work / "train-cert.zarr", model, open_dataset(work / "data.zarr"), split="train")
         return ["one.zarr", "train-cert.zarr"], {}
+
+    @staticmethod
+    def other_units(work):
+        data = open_dataset(work / "data.zarr")
+        certify(work / "two-each.zarr", make_model(work / "m.zarr", data, 0, group_size=2), data)
+        return ["one.zarr", "two-each.zarr"], {}
+
+    @staticmethod
+    def radii_without_a_certificate(work):
+        (work / "other.csv").write_text("prediction,radius\n0,1\n")
+        return ["other.csv"], {}
 
     @staticmethod
     def changed_model(work):
