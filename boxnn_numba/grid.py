@@ -1,18 +1,25 @@
-"""Grid: real features <-> codes 0..255, learned on training data and kept in the model."""
+"""Grid: raw values <-> codes 0..255, learned on training data and kept in the model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.errors import InputError
+from boxnn_numba.columns import Column
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.kernels import distances
 
 MAX_LEVELS = 256
+#: Codes between a missing number and the numbers.
+_APART = 64
+#: Rows of all classes together that a category counts besides its own.
+_SMOOTH = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +36,10 @@ class Grid:
     counts
         (n,) int32, how many edges each feature has, at most 255; feature i has
         ``counts[i] + 1`` levels.
+    codes
+        (n, L + 1) uint8, the code of each level; spread evenly over 0..255 by default.
+    missing
+        (n,) uint8, the code of a missing value, NaN; by default there are none.
 
     Raises
     ------
@@ -39,6 +50,14 @@ class Grid:
     -----
     The levels of a feature are spread evenly over the codes 0..255, so that a
     width means the same for a feature of few levels as for one of many.
+
+    Categories are levels too: their raw values are 0, 1, ..., and the edges lie half way between.
+    Their codes are not in that order but in that of the classes' shares in the training data, as
+    gradient boosting orders them, so that an interval of codes holds categories that are alike. The
+    last level is of all categories that are not told apart, those that training did not see among
+    them. A missing category has a code of its own by the same order. A missing number has one far
+    from those of the numbers, on the side of the numbers whose classes are more like its own.
+    Where training saw nothing missing, it has the code of the median, or of unseen categories.
 
     Examples
     --------
@@ -53,6 +72,8 @@ class Grid:
 
     edges: np.ndarray
     counts: np.ndarray
+    codes: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    missing: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         edges = np.ascontiguousarray(validation.matrix("edges", self.edges), dtype=np.float64)
@@ -67,34 +88,79 @@ class Grid:
             raise InputError("edges of a Grid must ascend, at most 255 a feature; fit it again")
         object.__setattr__(self, "edges", edges)
         object.__setattr__(self, "counts", counts)
+        for name, shape in (
+            ("codes", (len(edges), edges.shape[1] + 1)),
+            ("missing", (len(edges),)),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                value = np.ascontiguousarray(value)
+                if value.shape != shape or value.dtype != np.uint8:
+                    raise InputError(f"{name} of a Grid do not fit its edges; fit the Grid again")
+                object.__setattr__(self, name, value)
+        if self.codes is None:
+            object.__setattr__(self, "codes", self._even_codes())
 
     @classmethod
-    def fit(cls, x: ArrayLike, levels: int = MAX_LEVELS) -> Grid:
+    def fit(
+        cls,
+        x: ArrayLike,
+        levels: int = MAX_LEVELS,
+        columns: Sequence[Column] | None = None,
+        y: ArrayLike | None = None,
+        missing: bool | None = None,
+    ) -> Grid:
         """Learn the edges from training data.
 
         Parameters
         ----------
         x
-            (N, n) finite real features.
+            (N, n) finite real features, or raw values of `columns`; NaN where one is missing.
         levels
             Most levels a feature may have, 2..256. A feature with no more distinct values
-            gets one level each, edges half way between them; others get quantiles.
+            gets one level each, edges half way between them; others get quantiles. Categories have
+            all their levels.
+        columns
+            The columns of a table, where x is of one; n numbers by default.
+        y
+            (N,) labels, by which categories are ordered; without them in their own order.
+        missing
+            Whether missing values can be encoded; by default where there are some in x, or x is of
+            a table.
 
         Raises
         ------
         InputError
-            `x` is empty or not finite.
+            `x` is empty or holds what is infinite; or `columns` or `y` do not fit it.
         OptionError
-            `levels` is out of range.
+            `levels` is out of range, or `missing` is false and x has missing values.
         """
-        features = validation.features("x", x)
+        features = validation.features("x", x, missing=True)
         levels = validation.integer("levels", levels, 2, MAX_LEVELS)
-        found = [_feature_edges(column, levels) for column in features.T]
-        counts = np.array([len(edges) for edges in found], np.int32)
+        shape = features.shape
+        given = [Column(f"feature {k}") for k in range(shape[1])] if columns is None else columns
+        if len(given) != shape[1]:
+            raise InputError(f"x has {shape[1]} features and `columns` are {len(given)}")
+        tally = None if y is None else _Tally.of(validation.labels("y", y, shape[0]))
+        found = [
+            (_listed if column.is_listed else _number)(values, column, levels, tally)
+            for values, column in zip(features.T, given, strict=True)
+        ]
+        counts = np.array([len(one.edges) for one in found], np.int32)
         edges = np.full((len(found), max(1, int(counts.max()))), np.inf)
-        for row, values in zip(edges, found, strict=True):
-            row[: len(values)] = values
-        return cls(edges, counts)
+        codes = np.full((len(found), edges.shape[1] + 1), 255, np.uint8)
+        for k, one in enumerate(found):
+            edges[k, : len(one.edges)], codes[k, : len(one.codes)] = one.edges, one.codes
+        absent = bool(np.isnan(features).any())
+        if missing is False and absent:
+            raise OptionError("x has missing values and `missing` is false; leave it out")
+        wanted = absent or columns is not None if missing is None else missing
+        return cls(
+            edges,
+            counts,
+            codes,
+            np.array([one.missing for one in found], np.uint8) if wanted else None,
+        )
 
     @property
     def n_features(self) -> int:
@@ -102,19 +168,22 @@ class Grid:
         return len(self.edges)
 
     @property
-    def codes(self) -> np.ndarray:
-        """(n, L + 1) uint8, the code of each level."""
+    def is_plain(self) -> bool:
+        """Whether all levels are in order and evenly spread, and nothing may be missing."""
+        return self.missing is None and bool((self.codes == self._even_codes()).all())
+
+    def _even_codes(self) -> np.ndarray:
         levels = np.arange(self.edges.shape[1] + 1)
         spread = np.rint(255.0 * levels / np.maximum(self.counts, 1)[:, None])
         return np.minimum(spread, 255).astype(np.uint8)
 
     def encode(self, x: ArrayLike) -> np.ndarray:
-        """Return the codes of real features.
+        """Return the codes of raw values.
 
         Parameters
         ----------
         x
-            (N, n) finite real features.
+            (N, n) finite numbers; or NaN, where the grid has codes of missing values.
 
         Returns
         -------
@@ -125,13 +194,14 @@ class Grid:
         InputError
             `x` is not finite or has another number of features.
         """
-        features = validation.features("x", x)
+        features = validation.features("x", x, missing=self.missing is not None)
         validation.same_features("x", features, self.n_features, "the grid")
         out = np.empty(features.shape, np.uint8)
-        codes = self.codes
 
         def work(first: int, last: int) -> None:
-            distances.bin_features(features, first, last, self.edges, self.counts, codes, out)
+            distances.bin_features(features, first, last, self.edges, self.counts, self.codes, out)
+            if self.missing is not None:
+                distances.mark_missing(features, first, last, self.missing, out)
 
         get_backend("cpu").parallel(len(features), 1024, work)
         return out
@@ -147,19 +217,136 @@ class Grid:
         Returns
         -------
         low, high : (M, n) float64
-            A raw value v has a code in [lower, upper] if and only if low <= v < high; -inf and
-            inf where a side is open. Empty boxes (between two codes) have low == high.
+            A number v has a code in [lower, upper] if and only if low <= v < high; -inf and
+            inf where a side is open. Empty boxes (between two codes) have low == high. NaN for
+            categories, of which `admitted` tells.
         """
         low = validation.codes("lower", lower)
         high = validation.codes("upper", upper)
-        first = np.empty(low.shape)
-        last = np.empty(high.shape)
-        for feature, (codes, count) in enumerate(zip(self.codes, self.counts, strict=True)):
-            bounds = np.concatenate(([-np.inf], self.edges[feature, :count], [np.inf]))
-            used = codes[: count + 1]
-            first[:, feature] = bounds[np.searchsorted(used, low[:, feature], side="left")]
-            last[:, feature] = bounds[np.searchsorted(used, high[:, feature], side="right")]
+        first, last = np.empty(low.shape), np.empty(high.shape)
+        for k in range(self.n_features):
+            first[:, k], last[:, k] = self._range(k, low[:, k], high[:, k])
         return first, last
+
+    def _range(self, feature: int, lower: ArrayLike, upper: ArrayLike) -> tuple[ArrayLike, ...]:
+        """Return the ends of the numbers of a feature that have codes in [lower, upper]."""
+        used = self.codes[feature, : self.counts[feature] + 1]
+        if (used[1:] < used[:-1]).any():
+            return np.full(np.shape(lower), np.nan), np.full(np.shape(lower), np.nan)
+        bounds = np.concatenate(([-np.inf], self.edges[feature, : len(used) - 1], [np.inf]))
+        return (
+            bounds[np.searchsorted(used, lower, side="left")],
+            bounds[np.searchsorted(used, upper, side="right")],
+        )
+
+    def admitted(self, feature: int, lower: int, upper: int, column: Column | None = None) -> str:
+        """Return in words which raw values of a feature have codes in [lower, upper].
+
+        Numbers are ``12 to 30`` (up to, but without, 30), ``below 12``, ``from 12 on``; categories
+        are listed. `column` is that of the feature in a table.
+        """
+        column = Column("") if column is None else column
+        used = self.codes[feature, : self.counts[feature] + 1]
+        inside = (lower <= used) & (used <= upper)
+        gap = self.missing is not None and lower <= self.missing[feature] <= upper
+        if inside.all() and (gap or not column.missing):
+            return "anything"
+        if column.is_listed:
+            found = [column.text(level) for level in np.flatnonzero(inside).tolist()]
+        else:
+            low, high = map(float, self._range(feature, lower, upper))  # type: ignore[arg-type]
+            found = [_range_text(column, low, high)] if low < high else []
+        # Where nothing was missing in training, its code is another's.
+        return ", ".join([*found, *["missing"] * (gap and column.missing)]) or "nothing"
+
+
+# --- learning ------------------------------------------------------------------------------
+
+
+class _Levels(NamedTuple):
+    """The levels of a feature: its edges, their codes, and that of a missing value."""
+
+    edges: np.ndarray
+    codes: np.ndarray
+    missing: int
+
+
+class _Tally(NamedTuple):
+    """The classes of training rows: the (N,) class of each, and the (K,) shares."""
+
+    of_row: np.ndarray
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> _Tally:
+        _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return cls(index, counts / len(labels))
+
+    def scores(self, items: np.ndarray, count: int) -> np.ndarray:
+        """Return one number for each of `count` items, near for items of like classes.
+
+        items is the item of each row. Of two classes it is the smoothed share of the second; of
+        more the place on the first principal axis of the smoothed shares.
+        """
+        kinds = len(self.shares)
+        cells = np.bincount(items * kinds + self.of_row, minlength=count * kinds)
+        rows = cells.reshape(count, kinds).astype(np.float64)
+        total = rows.sum(axis=1, keepdims=True)
+        # A rare class counts as much as a frequent one.
+        profile = (rows + _SMOOTH * self.shares) / (total + _SMOOTH) / np.sqrt(self.shares)
+        away = profile - np.sqrt(self.shares)
+        axis = np.linalg.eigh((away * total).T @ away)[1][:, -1]
+        axis = axis * np.sign(axis[np.abs(axis).argmax()])
+        # Rounded, so that another processor's last bits change no order.
+        return np.round(away @ axis, 9)
+
+
+def _spread(count: int, low: int = 0, high: int = 255) -> np.ndarray:
+    """Return `count` codes evenly between two."""
+    return np.rint(low + (high - low) * np.arange(count) / max(1, count - 1)).astype(np.uint8)
+
+
+def _number(values: np.ndarray, column: Column, levels: int, tally: _Tally | None) -> _Levels:
+    empty = np.isnan(values)
+    some = bool(empty.any())
+    present = values[~empty] if some else values
+    if not (some or column.missing):
+        edges = _feature_edges(present, levels)
+        codes = _spread(len(edges) + 1)
+        middle = np.searchsorted(edges, np.median(present), side="right")
+        return _Levels(edges, codes, int(codes[middle]))
+    if not len(present):
+        return _Levels(np.empty(0), _spread(1), 255)
+    edges = _feature_edges(present, min(levels, MAX_LEVELS - _APART))
+    if _is_low(present, np.flatnonzero(empty), np.flatnonzero(~empty), tally):
+        return _Levels(edges, _spread(len(edges) + 1, _APART), 0)
+    return _Levels(edges, _spread(len(edges) + 1, 0, 255 - _APART), 255)
+
+
+def _is_low(
+    present: np.ndarray, absent_rows: np.ndarray, rows: np.ndarray, tally: _Tally | None
+) -> bool:
+    """Return whether rows without a value have classes more like those of low numbers."""
+    if tally is None or not len(absent_rows):
+        return False
+    items = np.full(len(tally.of_row), 2)
+    items[rows] = present > np.median(present)
+    low, high, absent = tally.scores(items, 3)
+    return bool(abs(low - absent) < abs(high - absent))
+
+
+def _listed(values: np.ndarray, column: Column, levels: int, tally: _Tally | None) -> _Levels:
+    """Return the levels of categories; the last but one item is `OTHER`, the last is missing."""
+    others = len(column.categories)
+    empty = np.isnan(values)
+    items = np.where(empty, others + 1, np.clip(np.nan_to_num(values), 0, others)).astype(np.intp)
+    some = column.missing or bool(empty.any())
+    scores = np.arange(others + 2.0) if tally is None else tally.scores(items, others + 2)
+    order = np.argsort(scores[: others + 1 + some], kind="stable")
+    codes = np.empty(len(order), np.uint8)
+    codes[order] = _spread(len(order))
+    missing = int(codes[others + 1 if some else others])
+    return _Levels(np.arange(others) + 0.5, codes[: others + 1], missing)
 
 
 def _feature_edges(column: np.ndarray, levels: int) -> np.ndarray:
@@ -172,3 +359,15 @@ def _feature_edges(column: np.ndarray, levels: int) -> np.ndarray:
     middle = distinct[:-1] / 2 + distinct[1:] / 2
     # Neighbouring floats have no middle: the upper one separates them.
     return np.where(middle > distinct[:-1], middle, distinct[1:])
+
+
+def _range_text(column: Column, low: float, high: float) -> str:
+    if np.isinf(low) and np.isinf(high):
+        return "any value"
+    if np.isinf(low):
+        return f"below {column.text(high)}"
+    return (
+        f"from {column.text(low)} on"
+        if np.isinf(high)
+        else (f"{column.text(low)} to {column.text(high)}")
+    )

@@ -123,18 +123,21 @@ def codes(name: str, value: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.uint8)
 
 
-def features(name: str, value: ArrayLike) -> np.ndarray:
-    """Return a finite float matrix (float32 stays, everything else becomes float64)."""
+def features(name: str, value: ArrayLike, missing: bool = False) -> np.ndarray:
+    """Return a finite float matrix (float32 stays, everything else becomes float64).
+
+    With `missing` cells may be NaN.
+    """
     array = flat_rows(name, value)
     if array.dtype.kind not in "iufb":
         raise InputError(f"{name} has dtype {array.dtype}; features must be numbers")
     array = np.ascontiguousarray(array, dtype=None if array.dtype == np.float32 else np.float64)
-    finite = np.isfinite(array)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
+    wrong = np.isinf(array) if missing else ~np.isfinite(array)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        drop = "drop or fill" + (" infinite" if missing else " NaN and infinite")
         raise InputError(
-            f"{name} holds {array[row, column]} at row {row}, feature {column}; "
-            "drop or fill NaN and infinite values first"
+            f"{name} holds {array[row, column]} at row {row}, feature {column}; {drop} values first"
         )
     return array
 

@@ -440,3 +440,12 @@ def bin_features(x, first, last, edges, counts, codes, out):
                 else:
                     high = middle
             out[i, k] = codes[k, low]
+
+
+@kernel
+def mark_missing(x, first, last, missing, out):
+    """Write the code of a missing value wherever a feature is NaN."""
+    for i in range(first, last):
+        for k in range(x.shape[1]):
+            if np.isnan(x[i, k]):
+                out[i, k] = missing[k]

@@ -53,6 +53,8 @@ def codes_before(n_features: int, grid: Grid | None = None) -> np.ndarray:
     used = np.arange(grid.edges.shape[1] + 1) <= grid.counts[:, None]
     row, level = np.nonzero(used)
     taken[row, grid.codes[row, level].astype(np.intp) + 1] = 1
+    if grid.missing is not None:
+        taken[np.arange(n_features), grid.missing.astype(np.intp) + 1] = 1
     return np.cumsum(taken, axis=1, dtype=np.uint16)
 
 
