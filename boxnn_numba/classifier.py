@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.columns import Columns
 from boxnn_numba.grid import Grid
 
 
@@ -43,6 +44,9 @@ class Classifier(Protocol):
     def grid(self) -> Grid | None: ...
 
     @property
+    def columns(self) -> Columns | None: ...
+
+    @property
     def feature_shape(self) -> tuple[int, ...] | None: ...
 
     @property
@@ -56,6 +60,8 @@ class Classifier(Protocol):
 
     @property
     def offset(self) -> np.ndarray: ...
+
+    def rows(self, x: ArrayLike) -> np.ndarray: ...
 
     def encode(self, x: ArrayLike) -> np.ndarray: ...
 

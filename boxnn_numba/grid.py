@@ -257,7 +257,9 @@ class Grid:
             low, high = map(float, self._range(feature, lower, upper))  # type: ignore[arg-type]
             found = [_range_text(column, low, high)] if low < high else []
         # Where nothing was missing in training, its code is another's.
-        return ", ".join([*found, *["missing"] * (gap and column.missing)]) or "nothing"
+        if gap and column.missing:
+            found.append("missing")
+        return ", ".join(found) or "nothing"
 
 
 # --- learning ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from boxnn_numba import certificates, validation
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
+from boxnn_numba.columns import Columns, is_table
 from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
@@ -47,6 +49,9 @@ class BoxNN:
         (K,) integers in units, added to the class distances; zeros by default. A constant of a
         class changes no difference that an adversary can make, so it leaves the certificate alone.
         Only differences between classes matter: it is kept with 0 as the smallest.
+    columns
+        Names and kinds of the features, where the training data were a table. Samples are then
+        matched by name if they are a table, too.
 
     Attributes
     ----------
@@ -87,6 +92,7 @@ class BoxNN:
     training: dict[str, Any] = field(default_factory=dict)
     others: tuple[Boxes, ...] = ()
     offset: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "others", tuple(self.others))
@@ -115,6 +121,7 @@ class BoxNN:
             raise InputError(f"feature_shape {shape} does not hold the boxes' {n} features")
         if self.grid is not None and self.grid.n_features != n:
             raise InputError(f"the grid has {self.grid.n_features} features, the boxes {n}")
+        self._check_columns()
         validation.positive("group_size", self.group_size)
         if self.group_size > 1 and any(
             boxes.structure.is_grouped or boxes.structure.n_parts > 1 for boxes in self.box_sets
@@ -124,6 +131,21 @@ class BoxNN:
         object.__setattr__(self, "offset", offset)
         object.__setattr__(self, "feature_shape", shape)
         object.__setattr__(self, "classes", list(self.classes))
+
+    def _check_columns(self) -> None:
+        if self.columns is None:
+            return
+        if self.grid is None or self.grid.n_features != len(self.columns):
+            raise InputError(
+                f"`columns` are {len(self.columns)} and the boxes have {self.boxes.n_features} "
+                "features; columns need a grid of as many"
+            )
+        for column, count in zip(self.columns, self.grid.counts.tolist(), strict=True):
+            if column.is_listed and len(column.categories) != count:
+                raise InputError(
+                    f"column {column.name!r} has {len(column.categories)} categories and the grid "
+                    f"{count}; fit the grid with these columns"
+                )
 
     @property
     def box_sets(self) -> tuple[Boxes, ...]:
@@ -142,14 +164,41 @@ class BoxNN:
         """Most units that rewriting one group moves a class distance by."""
         return self.boxes.width * self.group_size * len(self.box_sets)
 
+    def rows(self, x: ArrayLike) -> np.ndarray:
+        """Return samples as a matrix: of raw values where the model has a grid, else of codes.
+
+        Parameters
+        ----------
+        x
+            (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
+            0..255. Where it has columns, a table (see `Columns.values`), or raw values by position.
+
+        Returns
+        -------
+        (N, n) uint8, float32 or float64
+
+        Raises
+        ------
+        InputError
+            Wrong number of features, values that are not finite, or not codes; of a table, a column
+            that is missing, unknown or of another kind.
+        """
+        if self.columns is not None:
+            cells = is_table(x) or np.asarray(x).dtype.kind not in "iufb"
+            x = self.columns.values(x) if cells else x
+        flat = validation.flat_rows("x", x)
+        validation.same_features("x", flat, self.boxes.n_features, "the model")
+        if self.grid is None:
+            return validation.codes("x", flat)
+        return validation.features("x", flat, missing=self.grid.missing is not None)
+
     def encode(self, x: ArrayLike) -> np.ndarray:
         """Return samples as codes.
 
         Parameters
         ----------
         x
-            (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
-            0..255. Codes may be on a GPU.
+            As for `rows`. Codes may be on a GPU.
 
         Returns
         -------
@@ -158,15 +207,14 @@ class BoxNN:
         Raises
         ------
         InputError
-            Wrong number of features, values that are not finite, or not codes.
+            As for `rows`.
         """
         if on_gpu(x):
             if self.grid is not None:
                 raise InputError("real features on a GPU are not binned there; pass a NumPy array")
             return x.reshape(len(x), -1) if x.ndim > 2 else x  # type: ignore[union-attr, arg-type, return-value]
-        flat = validation.flat_rows("x", x)
-        validation.same_features("x", flat, self.boxes.n_features, "the model")
-        return validation.codes("x", flat) if self.grid is None else self.grid.encode(flat)
+        rows = self.rows(x)
+        return rows if self.grid is None else self.grid.encode(rows)
 
     def class_distance(
         self, x: ArrayLike, device: str = "cpu", chunk: int | None = None
@@ -275,11 +323,17 @@ class BoxNN:
             "boxes": f"{sum(map(len, self.box_sets)):,} of width {self.boxes.width}"
             + (f" in {sets} sets" if sets > 1 else "")
             + self._templates(),
-            "features": f"{shape} {'codes' if self.grid is None else 'real numbers'}"
+            "features": f"{shape} {'codes' if self.grid is None else self._kinds()}"
             + self._grouped(),
             # Names of a stranger's are shown, not sent to the terminal.
             "classes": "".join(c if c.isprintable() else " " for c in listed + more),
         }
+
+    def _kinds(self) -> str:
+        """Return what the raw values are, in a few words."""
+        kinds = Counter(column.kind for column in self.columns or ())
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return f"columns ({listed})" if kinds else "real numbers"
 
     def _grouped(self) -> str:
         """Return what features are rewritten together, in a few words; nothing where none are."""

@@ -20,6 +20,7 @@ from zarr.storage import ZipStore
 from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.columns import Columns
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Location, Name, put, read_problem
@@ -106,6 +107,10 @@ def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:
         arrays["offset"] = model.offset
     if model.grid is not None:
         arrays |= {"grid/edges": model.grid.edges, "grid/counts": model.grid.counts}
+        if not model.grid.is_plain:
+            arrays["grid/codes"] = model.grid.codes
+        if model.grid.missing is not None:
+            arrays["grid/missing"] = model.grid.missing
     return arrays
 
 
@@ -126,6 +131,7 @@ def _attributes(
             "width": model.boxes.width,
             "group_size": model.group_size,
             **({"members": len(model.box_sets)} if model.others else {}),
+            **({"columns": model.columns.as_list()} if model.columns is not None else {}),
         }
     attributes = {
         **own,
@@ -165,6 +171,7 @@ def load_model(path: Name) -> BoxNN:
             attributes["training"],
             tuple(others),
             arrays["offset"] if attributes["version"] > 1 else None,  # type: ignore[arg-type]
+            Columns.from_list(attributes["columns"]) if "columns" in attributes else None,
         )
 
 
@@ -216,7 +223,8 @@ def load_baseline(path: Name) -> BaselineModel:
 def _grid(arrays: dict[str, np.ndarray]) -> Grid | None:
     if "grid/edges" not in arrays:
         return None
-    return Grid(arrays["grid/edges"], arrays["grid/counts"])
+    optional = {name: arrays.get(f"grid/{name}") for name in ("codes", "missing")}
+    return Grid(arrays["grid/edges"], arrays["grid/counts"], **optional)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -85,6 +85,7 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
         ("shape of samples", first.feature_shape, other.feature_shape),
         ("width", first.boxes.width, other.boxes.width),
         ("group size", first.group_size, other.group_size),
+        ("set of columns", first.columns, other.columns),
     ):
         if mine != yours:
             raise OptionError(
@@ -105,4 +106,7 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
 def _same_grid(first: Grid | None, other: Grid | None) -> bool:
     if first is None or other is None:
         return first is other
-    return np.array_equal(first.counts, other.counts) and np.array_equal(first.edges, other.edges)
+    return all(
+        np.array_equal(getattr(first, name), getattr(other, name))
+        for name in ("counts", "edges", "codes", "missing")
+    )

@@ -26,8 +26,8 @@ class Domain:
     allowed
         (n, 256) bool, codes that may be written.
     values
-        (n, 256) raw features that have these codes, NaN where there is none; None where the data
-        are codes.
+        (n, 256) raw features that have these codes, NaN where there is none or it is a missing
+        value; None where the data are codes.
     """
 
     allowed: np.ndarray
@@ -95,14 +95,17 @@ def domain_of(
     if model.grid is None:
         return Domain(allowed)
     values = raw_values(model.grid, np.dtype(dtype))
-    return Domain(allowed & ~np.isnan(values), values)
+    known = ~np.isnan(values)
+    if model.grid.missing is not None:
+        known[np.arange(n), model.grid.missing] = True
+    return Domain(allowed & known, values)
 
 
 def raw_values(grid: Grid, dtype: np.dtype) -> np.ndarray:
     """Return an (n, 256) table of raw features of a type that have each code; NaN if none has.
 
     The value is in the middle of its bin; outside the outer edges it is as far from them as
-    the next edge, or 1.
+    the next edge, or 1. Between the edges 0.5, 1.5, ... these are whole numbers, as categories are.
     """
     values = np.full((grid.n_features, 256), np.nan, dtype)
     for k, (edges, codes) in enumerate(zip(grid.edges, grid.codes, strict=True)):
@@ -113,6 +116,8 @@ def raw_values(grid: Grid, dtype: np.dtype) -> np.ndarray:
             continue
         step = inner[-1] - inner[0] if count > 1 else 1.0
         step = step if np.isfinite(step) else 1.0
+        if (inner == np.arange(count) + 0.5).all():
+            step = 0.5
         middle = inner[:-1] / 2 + inner[1:] / 2
         with np.errstate(over="ignore"):
             tries = np.concatenate(([inner[0] - step], middle, [inner[-1] + step])).astype(dtype)

@@ -142,7 +142,7 @@ def exact_radii(
         As for `exact_radius`, or `threads` is below 1.
     """
     _check(model, time_limit)
-    found = _each(model, validation.flat_rows("x", x), time_limit, threads)
+    found = _each(model, x, time_limit, threads)
     lower, upper = np.array([[one.lower, one.upper] for one in found], np.int32).T
     return lower, upper
 
@@ -153,11 +153,12 @@ def _check(model: Classifier, time_limit: float) -> None:
 
 
 def _each(
-    model: Classifier, x: np.ndarray, time_limit: float, threads: int | None, seed: int = 0
+    model: Classifier, x: ArrayLike, time_limit: float, threads: int | None, seed: int = 0
 ) -> list[ExactRadius]:
     """Settle the rows of x, each in a thread of a pool; what stops this thread stops them."""
     # Of the raw values only float64 reaches every code of a grid.
-    raw = x if model.grid is None else validation.features("x", x).astype(np.float64)
+    raw = model.rows(x)
+    raw = raw if model.grid is None else raw.astype(np.float64)
     codes, sets, stop = model.encode(raw), BoxSets(model), threading.Event()
     with ThreadPoolExecutor(get_backend("cpu", threads).threads) as pool:
         try:

@@ -262,7 +262,7 @@ def _random(
     codes = model.encode(x)
     nearest = _nearest(domain_of(model, dtype=x.dtype))
     columns = np.arange(codes.shape[1])
-    of_codes = replace(model, grid=None)
+    of_codes = replace(model, grid=None, columns=None)
     found = random_search(
         lambda batch: -of_codes.class_distance(nearest[columns, batch]),
         codes, budget, options.queries, int(seed.generate_state(1)[0]), (low, high),

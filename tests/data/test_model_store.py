@@ -14,9 +14,10 @@ import pytest
 import zarr
 
 from boxnn_numba import Boxes, BoxNN, Grid, load_model, save_model
+from boxnn_numba.columns import Columns
 from boxnn_numba.data import zarr_format
-from boxnn_numba.data.model_store import model_digest
-from boxnn_numba.errors import ModelFileError, OptionError, OutputError
+from boxnn_numba.data.model_store import _arrays, model_digest
+from boxnn_numba.errors import InputError, ModelFileError, OptionError, OutputError
 
 SUFFIXES = ("", ".zip")
 CODES = BoxNN(
@@ -338,3 +339,27 @@ def test_what_version_1_cannot_hold_has_a_digest_of_its_own() -> None:
         digest(part=[0, 0], group=[0, 0]), digest(part=[0, 0], template=[0, 0]),
     ]  # fmt: skip
     assert len(set(found)) == len(found)
+
+
+def test_a_model_of_a_table_keeps_its_columns(tmp_path: Path) -> None:
+    table = {"city": ["a", "b", None], "amount": [1.0, 2.0, None]}
+    columns = Columns.of(table)
+    raw = columns.values(table)
+    grid = Grid.fit(raw, columns=columns, y=[1, 0, 1])
+    boxes = Boxes([[0, 0], [128, 0]], [[127, 255], [255, 255]], [0, 1], 10)
+    model = BoxNN(boxes, ["no", "yes"], grid, columns=columns)
+    save_model(model, tmp_path / "model.zarr")
+    again = load_model(tmp_path / "model.zarr")
+    assert again.columns == columns and model_digest(again) == model_digest(model)
+    turned = dict(reversed(table.items()))
+    assert again.predict(turned).tolist() == model.predict(raw).tolist()
+    with pytest.raises(InputError, match="column 'city' is missing"):
+        again.certify({"amount": [1.0]})
+    plain = BoxNN(boxes, ["no", "yes"], Grid.fit([[0.0, 1.0], [1.0, 2.0]]))
+    assert set(_arrays(plain)) & {"grid/codes", "grid/missing"} == set()
+    group = zarr.open_group(tmp_path / "model.zarr")
+    attributes: dict[str, Any] = dict(group.attrs)
+    attributes["columns"][0]["categories"].append("c")
+    group.attrs.put(zarr_format.with_digest({k: v for k, v in attributes.items() if k != "digest"}))
+    with pytest.raises(ModelFileError, match="column 'city' has 3 categories and the grid 2"):
+        load_model(tmp_path / "model.zarr")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from boxnn_numba import Grid
+from boxnn_numba.columns import Column
 from boxnn_numba.errors import InputError, OptionError
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=120)
@@ -186,3 +187,108 @@ def test_other_bad_input() -> None:
     ):
         with pytest.raises(InputError, match="Grid"):
             Grid(np.array(edges), np.array(counts))
+
+
+# --- categories and missing values ---------------------------------------------------------
+
+
+def test_categories_are_ordered_by_the_share_of_the_second_class() -> None:
+    """Three categories, of which 1 goes with class 0 most, then 2, then 0; unseen ones between."""
+    raw = np.repeat([0.0, 1.0, 2.0], 100)[:, None]
+    y = np.concatenate([np.arange(100) < share for share in (90, 10, 30)]).astype(int)
+    column = Column("city", "category", ("a", "b", "c"))
+    grid = Grid.fit(raw, columns=[column], y=y)
+    codes = grid.encode([[0.0], [1.0], [2.0], [3.0], [99.0], [np.nan]])[:, 0].tolist()
+    assert codes == [255, 0, 85, 170, 170, 170]  # the mean share of class 1 is 43%
+    assert grid.admitted(0, 0, 85, column) == "b, c"
+    assert grid.admitted(0, 100, 255, column) == "a, other"
+    assert grid.admitted(0, 1, 84, column) == "nothing"
+    assert grid.admitted(0, 0, 255, column) == "anything"
+    low, high = grid.interval([[0]], [[85]])
+    assert np.isnan([low[0, 0], high[0, 0]]).all()
+    ordered = Grid.fit(raw, columns=[column]).encode([[0.0], [1.0], [2.0], [3.0]])[:, 0]
+    assert ordered.tolist() == [0, 85, 170, 255]
+
+
+@SETTINGS
+@given(st.integers(1, 254), st.integers(2, 5), st.booleans(), st.integers(0, 2**32 - 1))
+def test_every_category_has_a_code_of_its_own(
+    count: int, classes: int, gaps: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, count + 1, (300, 1)).astype(float)
+    raw[rng.random((300, 1)) < 0.1 * gaps] = np.nan
+    y = np.append(rng.integers(0, classes, 300 - classes), np.arange(classes))
+    names = tuple(map(str, range(count)))
+    grid = Grid.fit(raw, columns=[Column("c", "category", names, gaps)], y=y)
+    codes = grid.encode(np.append(np.arange(count + 1.0), np.nan)[:, None])[:, 0]
+    assert len(set(codes.tolist())) == count + 1 + gaps
+    assert (codes.min(), codes.max()) == (0, 255) and gaps == (codes[-1] != codes[-2])
+
+
+def test_categories_of_many_classes_lie_beside_those_like_them() -> None:
+    """Six categories that go with three classes, two with each: pairs are neighbours."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 3000)
+    raw = (2 * y + rng.integers(0, 2, 3000)) % 6
+    raw = np.where(rng.random(3000) < 0.1, rng.integers(0, 6, 3000), raw)
+    column = Column("c", "category", tuple("abcdef"))
+    for sign in (1, -1):  # classes in another order: still pairs
+        grid = Grid.fit(raw[:, None], columns=[column], y=sign * y)
+        place = np.argsort(np.argsort(grid.codes[0, :6]))
+        assert all(abs(place[2 * k] - place[2 * k + 1]) == 1 for k in range(3))
+
+
+@pytest.mark.parametrize("low", [True, False])
+def test_a_missing_number_is_far_from_the_numbers_on_the_side_of_its_classes(low: bool) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(400, 2))
+    y = (x[:, 0] > 0) ^ low
+    x[:100, 0], y[:100] = np.nan, True
+    grid = Grid.fit(x, y=y)
+    numbers = grid.encode(x[100:])[:, 0]
+    missing = grid.encode([[np.nan, 0.0]])[0, 0]
+    assert missing == (0 if low else 255) and np.abs(numbers.astype(int) - missing).min() == 64
+    assert np.isin([0, 255], [*numbers, missing]).all()
+    assert grid.encode([[0.0, np.nan]])[0, 1] == grid.encode([[0.0, np.median(x[:, 1])]])[0, 1]
+    column = Column("a", missing=True)
+    first, last = sorted([int(missing), int(numbers.max() if low else numbers.min())])
+    assert grid.admitted(0, first, last, column) == "anything"
+    assert grid.admitted(0, missing, missing, column) == "missing"
+    assert not grid.is_plain and grid.missing is not None
+
+
+@SETTINGS
+@given(columns, columns, st.data())
+def test_interval_and_words_of_a_number_with_missing_values(
+    training: list[float], other: list[float], data: st.DataObject
+) -> None:
+    grid = Grid.fit(column([*training, np.nan]))
+    lower = data.draw(st.integers(0, 255))
+    upper = data.draw(st.integers(lower, 255))
+    low, high = (side[0, 0] for side in grid.interval([[lower]], [[upper]]))
+    values = [*training, *other]
+    for value, code in zip(values, grid.encode(column(values))[:, 0], strict=True):
+        assert (low <= value < high) == (lower <= code <= upper)
+    words = grid.admitted(0, lower, upper, Column("a", missing=True))
+    assert (words == "anything" or "missing" in words) == (lower <= grid.missing[0] <= upper)
+
+
+def test_a_column_without_any_value_in_these_rows() -> None:
+    grid = Grid.fit(np.array([[np.nan, 1.0], [np.nan, 2.0]]))
+    assert grid.encode([[np.nan, 1.0], [7.0, 2.0]]).tolist() == [[255, 0], [0, 255]]
+
+
+def test_missing_values_that_do_not_fit() -> None:
+    x = [[0.0, np.nan], [1.0, 2.0]]
+    with pytest.raises(OptionError, match="x has missing values"):
+        Grid.fit(x, missing=False)
+    with pytest.raises(InputError, match="x has 2 features and `columns` are 1"):
+        Grid.fit(x, columns=[Column("a")])
+    with pytest.raises(InputError, match="2 rows"):
+        Grid.fit(x, y=[1])
+    grid = Grid.fit([[0.0, 1.0], [1.0, 2.0]], missing=True)
+    assert grid.encode([[np.nan, 1.0]]).tolist() == [[255, 0]]
+    for codes, missing in ((np.zeros((2, 3), np.uint8), None), (None, np.zeros(2, int))):
+        with pytest.raises(InputError, match="of a Grid do not fit its edges"):
+            Grid(grid.edges, grid.counts, codes, missing)
