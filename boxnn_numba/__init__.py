@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from boxnn_numba.classifier import Certificate
     from boxnn_numba.data.model_store import load_model, save_model
+    from boxnn_numba.display import CertifiedAccuracyDisplay
     from boxnn_numba.distances import box_distance, class_distance, pairwise_distance
     from boxnn_numba.estimator import BoxNNClassifier
     from boxnn_numba.grid import Grid
@@ -31,6 +32,7 @@ __all__ = [
     "BoxNNClassifier",
     "Boxes",
     "Certificate",
+    "CertifiedAccuracyDisplay",
     "Grid",
     "box_distance",
     "certified_accuracy",
@@ -48,6 +50,7 @@ _HOMES = {
     "certificates.margin": "certified_accuracy certified_radius median_certified_radius",
     "classifier": "Certificate",
     "data.model_store": "load_model save_model",
+    "display": "CertifiedAccuracyDisplay",
     "distances": "box_distance class_distance pairwise_distance",
     "estimator": "BoxNNClassifier",
     "grid": "Grid",

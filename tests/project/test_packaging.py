@@ -93,7 +93,7 @@ LAYERS = (
     "certificates",
     "model",
     "training",
-    "baselines estimator theory",
+    "baselines display estimator theory",
     "data __init__",
     "pipelines",
     "cli __main__",
@@ -114,7 +114,7 @@ CONFINED = {
     "rich": ("boxnn_numba.cli",),
     "dask": ("boxnn_numba.pipelines", "boxnn_numba.cli"),
     "distributed": ("boxnn_numba.pipelines",),
-    "matplotlib": ("boxnn_numba.pipelines",),
+    "matplotlib": ("boxnn_numba.pipelines", "boxnn_numba.display"),
     "pipelines": (),  # It is boxnn_numba.pipelines.
     "cli": (),
     "data": (),
