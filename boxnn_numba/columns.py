@@ -184,7 +184,7 @@ class Columns(Sequence[Column]):
             There is none of that name.
         """
         if name not in self._places:
-            raise InputError(f"there is no column {name!r}; {_nearest(name, self.names)}")
+            raise InputError(f"there is no column {name!r}; {nearest(name, self.names)}")
         return self._places[name]
 
     def text(self, position: int, value: float) -> str:
@@ -241,12 +241,12 @@ class Columns(Sequence[Column]):
     def _check_names(self, given: Collection[str]) -> None:
         for name in self.names:
             if name not in given:
-                raise InputError(f"column {name!r} is missing; {_nearest(name, list(given))}")
+                raise InputError(f"column {name!r} is missing; {nearest(name, list(given))}")
         for name in given:
             if name not in self._places:
                 raise InputError(
                     f"column {name!r} is unknown; drop it, or rename it: "
-                    f"{_nearest(name, self.names)}"
+                    f"{nearest(name, self.names)}"
                 )
 
 
@@ -309,7 +309,7 @@ class Survey:
         """
         for name in sorted(self._categorical | self._numeric):
             if name not in self._found:
-                raise InputError(f"there is no column {name!r}; {_nearest(name, self._found)}")
+                raise InputError(f"there is no column {name!r}; {nearest(name, self._found)}")
         return Columns([self._column(name, found) for name, found in self._found.items()])
 
     def _column(self, name: str, found: _Found) -> Column:
@@ -493,7 +493,11 @@ def _cell_text(cell: Any) -> Any:
         number = float(cell)
         if number != number:
             return None
-        return str(int(number)) if abs(number) < _WHOLE and number == int(number) else repr(number)
+        if abs(number) < _WHOLE and number == int(number):
+            return str(int(number))
+        # What data sets store: 0.1 of 32 bits is 0.1, not 0.10000000149011612.
+        short = abs(number) < np.finfo(np.float32).max and np.float32(number) == number
+        return str(np.float32(number)) if short else repr(number)
     return str(cell)
 
 
@@ -620,7 +624,7 @@ def _repeated(names: Any) -> str:
     return Counter(names).most_common(1)[0][0]
 
 
-def _nearest(name: str, names: Collection[str]) -> str:
+def nearest(name: str, names: Collection[str]) -> str:
     """Return which of some names is meant, and what there is, in a few words."""
     close = difflib.get_close_matches(name, list(names), 1)
     listed = ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "")

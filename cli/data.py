@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,46 +33,93 @@ def list_(quiet: bool) -> options.Output:
     for item in sources:
         place = item["available"] or f"not here; run `boxnn data fetch {item['name']}`"
         lines += [f"{item['name']:14} {item['description']}", f"{'':14} {place}"]
-    own = "Your own: a folder of IDX files, .npz, .npy, .csv, .tsv, .parquet (boxnn data ingest)."
+    own = (
+        "Your own: tables (.csv, .tsv, .parquet), images (a folder or .zip), .npz, .npy, IDX files "
+        "(boxnn data ingest)."
+    )
     return {"sources": sources}, "\n".join([*lines, own])
 
 
 @data.command(short_help="Download a data set from its official mirror.", doing="Fetching {name}")
 @click.argument("name")
 def fetch(name: str, run: Any) -> options.Output:
-    """Download data set NAME (mnist or fashion-mnist) from its official mirror."""
+    """Download data set NAME (mnist, fashion-mnist or cifar-10) from its official mirror."""
     from boxnn_numba.data.sources.catalogue import fetch as fetch_files
 
     folder = fetch_files(name, run.progress)
     return {"name": name, "path": str(folder)}, f"{name} is in {folder}"
 
 
+def _table_options(command: Any) -> Any:
+    """Add what says how a table is read."""
+    table = functools.partial(options.option, section="Tables")
+    return options.all_of(
+        table("--label", metavar="COLUMN", help="Label column; without it rows have none."),
+        table("--test", type=PATH, help="A second table, the test split."),
+        table("--split", "split_column", metavar="COLUMN", help="Column that says train or test."),
+        table("--id", "id_column", metavar="COLUMN", help="Column that names rows; kept aside."),
+        table("--drop", metavar="COLUMNS", help="Columns to leave out, with commas."),
+        table("--categorical", metavar="COLUMNS", help="Columns that are categories anyway."),
+        table("--numeric", metavar="COLUMNS", help="Columns that must be numbers."),
+        options.missing,
+        options.separator,
+        table("--like", type=options.StorePath(exists=True), metavar="MODEL",
+              help="All rows are to test this model, with its columns; --label may be left out."),
+    )(command)  # fmt: skip
+
+
 @data.command(doing="Ingesting {source}")
 @click.argument("source")
 @options.out("Dataset to make, e.g. mnist.zarr.")
-@click.option("--from", "directory", type=PATH, help="Folder with the four IDX files.")
-@click.option("--label", metavar="COLUMN", help="Label column of a CSV or Parquet table.")
+@click.option("--from", "directory", type=PATH, help="Folder of the files of a named data set.")
 @click.option("--labels", type=PATH, help="File with the labels of an .npy or IDX file.")
 @click.option("--codes", is_flag=True, help="Features are whole numbers 0..255; keep them so.")
 @click.option("--shape", metavar="H,W[,C]", help="Shape of one sample, e.g. 28,28.")
 @click.option("--name", help="Name of the dataset; that of the source by default.")
 @click.option("--test-fraction", default=0.2, help="If there is no test split.")
 @click.option("--seed", default=0, help="Seed of the test split.")
+@_table_options
 @options.overwrite()
 def ingest(source: str, out: str, shape: str | None, **given: Any) -> options.Output:
     """Write SOURCE as a dataset.
 
-    SOURCE is mnist, fashion-mnist, digits, mnist-sample, a folder of IDX files, or an .npz
-    (arrays x, y and optionally x_test, y_test), .npy, .csv, .tsv or .parquet file.
+    SOURCE is mnist, fashion-mnist, cifar-10, digits, mnist-sample, a table (.csv, .tsv or .parquet,
+    also with .gz or .zst), a folder or zip of images (CLASS/NAME.png, or train/CLASS/NAME.png and
+    test/CLASS/NAME.png), an .npz (arrays x, y and optionally x_test, y_test; or x_train, ...) or
+    .npy file, or a folder of IDX files.
+
+    Of a table numbers, categories, booleans and ISO dates are told apart by all rows, and cells may
+    be empty.
+
+    Example: boxnn data ingest table.csv --label kind --out table.zarr
     """
     sizes = _sizes(shape)
+    from boxnn_numba.data.sources.tables import TableOptions
     from boxnn_numba.pipelines.ingest import ingest as write_source
 
-    made = write_source(source, out, shape=sizes, **given)
-    return made, (
+    table = TableOptions(**options.table_values(given))
+    made = write_source(source, out, shape=sizes, table=table, **given)
+    return made, "\n".join(_ingested(out, made))
+
+
+def _ingested(out: str, made: Any) -> Iterator[str]:
+    """Say what was written."""
+    yield (
         f"{out}: {made.rows['train']} training and {made.rows['test']} test rows, "
         f"{made.features} features, {len(made.classes)} classes in {made.seconds:.1f} s"
     )
+    if made.unlabelled:
+        yield f"{made.unlabelled} rows have no label"
+    if set(made.columns or ()) - {"number"}:
+        plurals = {"number": "numbers", "category": "categories", "boolean": "booleans",
+                   "date": "dates"}  # fmt: skip
+        kinds = (
+            f"{count} {kind if count == 1 else plurals[kind]}"
+            for kind, count in made.columns.items()
+        )
+        yield f"columns: {', '.join(kinds)}"
+    for note in made.notes:
+        yield f"note: {console.as_flags(note)}"
 
 
 @data.command()
@@ -80,12 +129,16 @@ def info(path: str, quiet: bool) -> options.Output:
     import numpy as np
 
     from boxnn_numba.data.dataset import open_dataset
+    from boxnn_numba.pipelines.ingest import column_facts
 
     dataset = open_dataset(path)
     splits = {}
     for split in dataset.splits:
-        counts = np.bincount(dataset.read_labels(split), minlength=len(dataset.classes))
+        y = dataset.read_labels(split)
+        counts = np.bincount(y[y >= 0], minlength=len(dataset.classes))
         splits[split] = {"rows": dataset.n_rows(split), "rows_per_class": counts.tolist()}
+        if (y < 0).any():
+            splits[split]["unlabelled"] = int((y < 0).sum())
     result = {
         "name": dataset.name,
         "path": str(path),
@@ -97,18 +150,47 @@ def info(path: str, quiet: bool) -> options.Output:
         "splits": splits,
         "digest": dataset.digest,
     }
-    kind = "uint8 codes" if dataset.is_codes else "float32 values"
-    shape = " x ".join(map(str, dataset.feature_shape))
-    text = [
-        f"{dataset.name}, from {dataset.source}",
-        f"{shape} features, {kind}; {len(dataset.classes)} classes; digest {dataset.digest[:12]}",
-        f"{'class':>16} {'train':>9} {'test':>9}",
-    ]
-    for index, name in enumerate(dataset.classes):
-        numbers = [splits[split]["rows_per_class"][index] for split in dataset.splits]
-        text.append(f"{name!s:>16} {numbers[0]:9} {numbers[1]:9}")
-    text.append(f"{'all':>16} {dataset.n_rows('train'):9} {dataset.n_rows('test'):9}")
-    return result, "\n".join(text)
+    facts = column_facts(dataset)
+    if facts is not None:
+        result["columns"] = facts
+    if dataset.id_name is not None:
+        result["id"] = dataset.id_name
+    return result, "\n".join([*_info_lines(result), *_column_lines(facts or [])])
+
+
+def _info_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Show what is in a dataset, and how many rows each class has."""
+    kind = "uint8 codes" if result["codes"] else "float32 values"
+    shape, classes = " x ".join(map(str, result["feature_shape"])), result["classes"]
+    named = f"; rows are named by {result['id']!r}" if "id" in result else ""
+    yield f"{result['name']}, from {result['source']}{named}"
+    yield f"{shape} features, {kind}; {len(classes)} classes; digest {result['digest'][:12]}"
+    yield f"{'class':>16} {'train':>9} {'test':>9}"
+    train, test = result["splits"].values()
+    counts = zip(classes, train["rows_per_class"], test["rows_per_class"], strict=True)
+    for name, *numbers in counts:
+        yield f"{name!s:>16} {numbers[0]:9} {numbers[1]:9}"
+    bare = [split.get("unlabelled", 0) for split in (train, test)]
+    if any(bare):
+        yield f"{'(no label)':>16} {bare[0]:9} {bare[1]:9}"
+    yield f"{'all':>16} {train['rows']:9} {test['rows']:9}"
+
+
+def _column_lines(facts: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Show the columns of a dataset as a table."""
+    if not facts:
+        return
+    width = min(32, max(6, *(len(fact["name"]) for fact in facts)))
+    yield ""
+    yield f"{'column':<{width}}  {'kind':<8} {'missing':>8} {'distinct':>9}  values"
+    for fact in facts:
+        distinct = f"{fact['distinct']}{'+' if fact['more'] else ''}"
+        # Names of a stranger's are shown, not sent to the terminal.
+        name, values = (
+            "".join(sign if sign.isprintable() else " " for sign in text)
+            for text in (fact["name"][:width], fact["values"])
+        )
+        yield f"{name:<{width}}  {fact['kind']:<8} {fact['missing']:>8} {distinct:>9}  {values}"
 
 
 @data.command(short_help="Compare a dataset with its checksums.")

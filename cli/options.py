@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -193,6 +194,36 @@ cluster = all_of(
     _where("--box-shards", default=0, help="Split the boxes too, in this many parts."),
     _where("--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."),
 )
+
+
+missing = option(
+    "--missing", section="Tables", multiple=True, metavar="TEXT",
+    help="Text of a cell without a value, besides the usual ones; can be given again.",
+)  # fmt: skip
+separator = option(
+    "--sep", section="Tables", metavar="SIGN", help="What stands between cells, e.g. ';' or tab."
+)
+
+
+def table_values(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options out that say how a table is read, those with commas as tuples."""
+    listed = ("drop", "categorical", "numeric")
+    names = ("label", "id_column", "split_column", "missing", "sep", *listed)
+    found = {name: given.pop(name) for name in names if name in given}
+    for name in listed:
+        if name in found:
+            found[name] = names_of(found[name])
+    return found
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Return the names of an option that takes several, with commas between them.
+
+    A name with a comma stands in double quotes, as in a CSV table.
+    """
+    if not text:
+        return ()
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True)))
 
 
 def whole_numbers(flag: str, text: str, example: str) -> list[int]:

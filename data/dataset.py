@@ -1,21 +1,27 @@
 """Datasets on disk: the schema on Zarr, written and read chunk by chunk, always verified.
 
-A dataset is a Zarr v3 group with the arrays ``train/x``, ``train/y``, ``test/x`` and ``test/y``.
+A dataset is a Zarr v3 group with the arrays ``train/x``, ``train/y``, ``test/x`` and ``test/y``,
+and ``train/id`` and ``test/id`` where rows have names.
 The group's attributes hold a manifest with the SHA-256 of every chunk's raw bytes, because Zarr
 reads a missing chunk as fill value without a word; a chunk is compared with it on every read.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 
+from boxnn_numba.columns import Columns
 from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.column_match import column_match
 from boxnn_numba.data.manifest import (
+    ID,
     PARTS,
     REMEDY,
     SPLITS,
@@ -73,6 +79,13 @@ class Dataset:
         Labels by class index, sorted.
     feature_shape : tuple of int
         Shape of one sample before it was flattened, e.g. (28, 28).
+    columns : Columns or None
+        Of data that came from a table: what the raw values mean.
+    table : dict
+        How the table was read: ``label``, ``id_column``, ``split_column``, ``drop``, ``missing``,
+        where they were given.
+    id_name : str or None
+        What names the rows.
     digest : str
         SHA-256 that identifies the whole dataset.
     splits : tuple of str
@@ -87,12 +100,39 @@ class Dataset:
         self.classes: list[Any] = attributes["classes"]
         self.feature_shape: tuple[int, ...] = tuple(attributes["feature_shape"])
         self.digest: str = attributes["digest"]
+        listed = attributes.get("columns")
+        self.columns = None if listed is None else Columns.from_list(listed)
+        self.table: dict[str, Any] = attributes.get("table", {})
+        self.id_name: str | None = attributes.get("id")
+        self._match: Callable[[np.ndarray], np.ndarray] | None = None
         self.splits: tuple[str, ...] = SPLITS
         self.split_digests: dict[str, str] = attributes["split_digests"]
         self._manifest: dict[str, Any] = attributes["arrays"]
         self._arrays = {
             key: _open_array(path, group, key, self._manifest) for key in self._manifest
         }
+
+    def matched(self, columns: Columns | None, model: Name) -> Dataset:
+        """Return the same data with the columns of `model`: in its order, of its categories.
+
+        Where either has no columns they are taken by position.
+
+        Raises
+        ------
+        DataError
+            A column of the model is not there, is of another kind, or the model has no such column.
+        """
+        if columns is None or self.columns is None or columns == self.columns:
+            return self
+        view = copy.copy(self)
+        view.columns = columns
+        view._match = column_match(self.columns, columns, str(self.path), str(model))
+        return view
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the arrays of each split."""
+        return PARTS if self.id_name is None else (*PARTS, ID)
 
     @property
     def is_codes(self) -> bool:
@@ -145,11 +185,22 @@ class Dataset:
         DataError
             The chunk is damaged or missing.
         """
-        return self._read_part(split, "x", index), self._read_part(split, "y", index)
+        return self._features(split, index), self._read_part(split, "y", index)
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Read and verify all rows of a split; the result of `read_chunk` put together."""
-        return self._read_all(split, "x"), self._read_all(split, "y")
+        x = self._read_all(split, "x")
+        return (x if self._match is None else self._match(x)), self._read_all(split, "y")
+
+    def read_ids(self, split: str) -> np.ndarray | None:
+        """Read and verify what names the rows (rows,), int64 or texts; None where nothing does."""
+        if self.id_name is None:
+            return None
+        values = self._read_all(split, ID)
+        if values.dtype != np.uint8:
+            return values[:, 0]
+        texts = [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in values]
+        return np.array(texts) if texts else np.empty(0, "<U1")
 
     def read_labels(self, split: str) -> np.ndarray:
         """Read and verify the class indices (rows,) int32 of a split, without its features."""
@@ -178,6 +229,10 @@ class Dataset:
         places, x, y = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.argsort(places)
         return x[order], y[order]
+
+    def _features(self, split: str, index: int) -> np.ndarray:
+        x = self._read_part(split, "x", index)
+        return x if self._match is None else self._match(x)
 
     def _read_all(self, split: str, part: str) -> np.ndarray:
         array = self._array(split, part)
@@ -244,13 +299,46 @@ def verify_dataset(path: Name) -> list[str]:
     except DataError as error:
         return list(dict.fromkeys([*problems, str(error)]))
     for split in dataset.splits:
-        for part in PARTS:
+        for part in dataset.parts:
             for index in range(len(dataset.chunks(split))):
                 try:
                     dataset._read_part(split, part, index)
                 except DataError as error:
                     problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+@dataclass(frozen=True)
+class IdFormat:
+    """How rows are named: by integers, or by texts of at most `text_bytes` in UTF-8.
+
+    `name` is that of the column. On disk they are (N, 1) int64 or (N, `text_bytes`) uint8, filled
+    up with zeros.
+    """
+
+    name: str
+    text_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Values a row."""
+        return self.text_bytes or 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Their type."""
+        return np.dtype(np.uint8 if self.text_bytes else np.int64)
+
+
+def _stored_ids(ids: np.ndarray | None, array: zarr.Array) -> np.ndarray:
+    """Return names of rows as they are stored."""
+    if ids is None:
+        raise InputError("rows have no ids; pass `ids` as declared")
+    if array.dtype == np.int64:
+        return np.asarray(ids).astype(np.int64)[:, None]
+    encoded = [str(text).encode() for text in ids.tolist()]
+    packed = b"".join(text.ljust(array.shape[1], b"\0") for text in encoded)
+    return np.frombuffer(packed, np.uint8).reshape(len(encoded), array.shape[1])
 
 
 class _SplitWriter:
@@ -281,8 +369,11 @@ class _SplitWriter:
             for part in arrays
         }
 
-    def append(self, x: np.ndarray, y: np.ndarray) -> None:
+    def append(self, x: np.ndarray, y: np.ndarray, ids: np.ndarray | None) -> None:
         array = self._arrays["x"]
+        given = {"x": x, "y": y}
+        if ID in self._arrays:
+            given[ID] = _stored_ids(ids, self._arrays[ID])
         if x.dtype != array.dtype or x.shape != (len(y), array.shape[1]):
             raise InputError(
                 f"{self._split} got {x.dtype} features of shape {x.shape} for {len(y)} labels; "
@@ -292,7 +383,7 @@ class _SplitWriter:
         while taken < len(x):
             count = min(array.chunks[0] - self._filled, len(x) - taken)
             target = slice(self._filled, self._filled + count)
-            for part, rows in (("x", x), ("y", y)):
+            for part, rows in given.items():
                 self._buffers[part][target] = rows[taken : taken + count]
             self._filled += count
             taken += count
@@ -328,7 +419,8 @@ class DatasetWriter:
     """Writes a dataset chunk by chunk; holds at most one chunk per split in memory.
 
     `folder` is empty, e.g. from `boxnn_numba.data.atomic.staged_output`; features are uint8 codes
-    or else float32; `n_rows` are those of each split, and the rest is as for `write_dataset`.
+    or else float32; `n_rows` are those of each split, `columns` and `table` as in `Dataset`, `ids`
+    says how rows are named, and the rest is as for `write_dataset`.
     """
 
     def __init__(
@@ -341,6 +433,9 @@ class DatasetWriter:
         classes: Sequence[int] | Sequence[str],
         codes: bool,
         n_rows: Mapping[str, int],
+        columns: Columns | None = None,
+        table: Mapping[str, Any] | None = None,
+        ids: IdFormat | None = None,
     ) -> None:
         self._folder = folder
         self._attributes = {
@@ -352,7 +447,11 @@ class DatasetWriter:
             "classes": [
                 label.item() if isinstance(label, np.generic) else label for label in classes
             ],
+            **({} if columns is None else {"columns": columns.as_list()}),
+            **({"table": dict(table)} if table else {}),
+            **({} if ids is None else {"id": ids.name}),
         }
+        self._parts = PARTS if ids is None else (*PARTS, ID)
         n_features = math.prod(feature_shape)
         dtype = np.dtype(np.uint8 if codes else np.float32)
         rows = chunk_rows(n_features, dtype)
@@ -362,11 +461,21 @@ class DatasetWriter:
             n = n_rows[split]
             x = create_array(self._group, f"{split}/x", (n, n_features), dtype, (rows, n_features))
             y = create_array(self._group, f"{split}/y", (n,), LABEL_DTYPE, (rows,))
-            self._splits[split] = _SplitWriter(folder, split, {"x": x, "y": y})
+            arrays = {"x": x, "y": y}
+            if ids is not None:
+                arrays[ID] = create_array(
+                    self._group, f"{split}/{ID}", (n, ids.size), ids.dtype, (rows, ids.size)
+                )
+            self._splits[split] = _SplitWriter(folder, split, arrays)
 
-    def append(self, split: str, x: np.ndarray, y: np.ndarray) -> None:
-        """Add rows (rows, n_features) of the stored dtype and their class indices (rows,)."""
-        self._splits[split].append(x, y)
+    def append(
+        self, split: str, x: np.ndarray, y: np.ndarray, ids: np.ndarray | None = None
+    ) -> None:
+        """Add rows (rows, n_features) of the stored dtype, class indices (rows,), and names.
+
+        The class index of a row without a label is -1.
+        """
+        self._splits[split].append(x, y, ids)
 
     def finish(self) -> str:
         """Write what is left and the manifest; return the dataset's digest."""
@@ -377,7 +486,7 @@ class DatasetWriter:
             group = zarr.open_group(self._group.store, path=split, mode="r+", zarr_format=3)
             write_attributes(group, {"files": writer.files})
         split_digests = {
-            split: json_digest({part: arrays[f"{split}/{part}"] for part in PARTS})
+            split: json_digest({part: arrays[f"{split}/{part}"] for part in self._parts})
             for split in SPLITS
         }
         write_attributes(

@@ -19,7 +19,8 @@ from boxnn_numba.data.paths import Location
 from boxnn_numba.data.zarr_format import attributes_digest
 
 SPLITS = ("train", "test")
-PARTS = ("x", "y")
+#: Arrays of each split; `ID` only where rows have names.
+PARTS, ID = ("x", "y"), "id"
 REMEDY = "run `boxnn data verify` and ingest again"
 
 
@@ -37,7 +38,7 @@ def file_digest(path: Location) -> str | None:
 def chunk_path(folder: Location, key: str, index: int) -> Location:
     """Return where a chunk of the array `key`, e.g. ``train/x``, lies."""
     position = folder / key / "c" / str(index)
-    return position / "0" if key.endswith("x") else position
+    return position if key.endswith("y") else position / "0"
 
 
 def chunk_problem(folder: Location, key: str, index: int) -> str:
@@ -59,9 +60,8 @@ def file_problems(folder: Location) -> Iterator[str]:
         if attributes is None:
             yield metadata_problem(folder, split)
             continue
-        for part in PARTS:
+        for part, files in attributes["files"].items():
             key = f"{split}/{part}"
-            files = attributes["files"][part]
             if file_digest(folder / key / "zarr.json") != files["metadata"]:
                 yield metadata_problem(folder, key)
             for index, digest in enumerate(files["chunks"]):

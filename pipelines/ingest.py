@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.columns import Column, Columns
 from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.dataset import DatasetWriter
-from boxnn_numba.data.paths import Name
-from boxnn_numba.data.sources.blocks import stored_features
-from boxnn_numba.data.sources.catalogue import Source, open_source
+from boxnn_numba.data.dataset import Dataset, DatasetWriter, IdFormat
+from boxnn_numba.data.model_store import load_model
+from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.data.sources.blocks import UNLABELLED, Block, Table, stored_features
+from boxnn_numba.data.sources.catalogue import Like, Source, open_source
 from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
-from boxnn_numba.errors import DataError
+from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
+from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+from boxnn_numba.progress import Progress
 
 
 @dataclass(frozen=True)
 class Ingested(Result):
-    """A dataset that was written: `rows` of each split, the number of `features`, the labels."""
+    """A dataset that was written: `rows` of each split, the number of `features`, the labels.
+
+    Attributes
+    ----------
+    unlabelled
+        Rows without a label.
+    columns
+        Of a table, how many there are of each kind; None of other sources.
+    notes
+        Sentences on columns that may not be what one thinks.
+    """
 
     name: str
     feature_shape: tuple[int, ...]
@@ -35,6 +51,9 @@ class Ingested(Result):
     classes: list[Any]
     digest: str
     seconds: float
+    unlabelled: int = 0
+    columns: dict[str, int] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def ingest(
@@ -44,6 +63,9 @@ def ingest(
     directory: str | os.PathLike[str] | None = None,
     label: str | None = None,
     labels: str | os.PathLike[str] | None = None,
+    table: TableOptions = DEFAULT_TABLE,
+    test: str | os.PathLike[str] | None = None,
+    like: Name | None = None,
     codes: bool = False,
     shape: Sequence[int] | None = None,
     name: str | None = None,
@@ -53,22 +75,32 @@ def ingest(
 ) -> Ingested:
     """Write a source as a dataset.
 
-    The source is read twice, block by block: once for its labels, once for everything.
-    Memory does not grow with the number of rows.
+    The source is read twice, block by block: once for its labels and the kinds of its columns, once
+    for everything. Memory does not grow with the number of rows.
 
     Parameters
     ----------
     source
-        ``"mnist"``, ``"fashion-mnist"``, ``"digits"``, ``"mnist-sample"``, or a path: a folder of
-        IDX files, or an ``.npz``, ``.npy``, ``.csv``, ``.tsv`` or ``.parquet`` file.
+        ``"mnist"``, ``"fashion-mnist"``, ``"cifar-10"``, ``"digits"``, ``"mnist-sample"``, or a
+        path: a folder of IDX files, a folder or zip of images (``CLASS/NAME.png``, or
+        ``train/CLASS/...`` and ``test/CLASS/...``), an ``.npz`` or ``.npy`` file, or a table,
+        ``.csv``, ``.tsv`` or ``.parquet``, optionally with ``.gz`` or ``.zst``.
     out
         Folder to make, or its URL.
     directory
-        Folder of the IDX files of ``mnist`` and ``fashion-mnist``.
+        Folder of the files of ``mnist``, ``fashion-mnist`` and ``cifar-10``.
     label
-        Label column of a table.
+        Label column of a table. Without it all rows are for testing and have no label.
     labels
         File of the labels of an ``.npy`` or IDX file.
+    table
+        How else to read a table.
+    test
+        A second table, the test split. Its categories are those of the first one.
+    like
+        A model: all rows are for testing it, with its columns and classes. A label, if there is
+        one, is read by default from where that of its training data was; what is not among the
+        model's classes comes after them.
     codes
         Store features as uint8 codes; they must be whole numbers 0..255. uint8 arrays
         always stay codes, everything else becomes float32.
@@ -97,92 +129,316 @@ def ingest(
     started = time.perf_counter()
     validation.fraction("test_fraction", test_fraction)
     validation.integer("seed", seed, low=0)
+    model = None if like is None else load_model(like)
     opened = open_source(
         os.fspath(source),
         directory=None if directory is None else Path(directory),
-        label=label,
         labels=None if labels is None else Path(labels),
+        table=table if label is None else replace(table, label=label),
+        test=None if test is None else Path(test),
+        like=None if model is None else _like(model),
     )
     header: dict[str, Any] = {
         "name": name or opened.name,
-        "feature_shape": _feature_shape(opened, shape),
-        "codes": codes or opened.train.is_uint8,
+        "feature_shape": _feature_shape(opened, shape, model),
+        "codes": _are_codes(opened, codes, model),
     }
-    sources = [name for name in (source, labels, directory) if name is not None]
+    sources = [name for name in (source, labels, directory, test, like) if name is not None]
     local = [name for name in sources if Path(name).exists()]
     with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
-        index, n_rows, split = _plan(opened, test_fraction, seed)
-        about = {"source": opened.description, "classes": index.classes, **header}
-        writer = DatasetWriter(folder, n_rows=n_rows, **about)
-        run.progress.start(sum(n_rows.values()), "rows")
-        for part, x, y in _rows(opened, index, split, header["codes"]):
-            writer.append(part, x, y)
-            run.progress.advance(len(y))
-        digest = writer.finish()
+        plan = _plan(opened, test_fraction, seed, model)
+        digest, facts = _write(folder, opened, plan, header, run.progress)
     return Ingested(
         **header,
         path=str(out),
-        rows=n_rows,
+        rows=plan.rows,
         features=opened.train.n_features,
-        classes=index.classes,
+        classes=plan.index.classes,
         digest=digest,
         seconds=round(time.perf_counter() - started, 3),
+        **facts,
     )
 
 
-def _feature_shape(source: Source, shape: Sequence[int] | None) -> tuple[int, ...]:
+def _write(
+    folder: Location, source: Source, plan: _Plan, header: dict[str, Any], progress: Progress
+) -> tuple[str, dict[str, Any]]:
+    """Write all rows; return the digest, and what `Ingested` tells of columns and labels."""
+    columns = None if header["codes"] else source.train.columns
+    writer = DatasetWriter(
+        folder, n_rows=plan.rows, source=source.description, classes=plan.index.classes,
+        columns=columns, ids=plan.ids, **header,
+        table=source.train.roles if isinstance(source.train, FrameTable) else None,
+    )  # fmt: skip
+    notes = _Notes(columns)
+    progress.start(sum(plan.rows.values()), "rows")
+    for part, x, y, ids in _rows(source, plan, header["codes"]):
+        writer.append(part, x, y, ids)
+        notes.add(x, y)
+        progress.advance(len(y))
+    return writer.finish(), {
+        "unlabelled": notes.unlabelled,
+        "columns": None if columns is None else dict(Counter(column.kind for column in columns)),
+        "notes": notes.sentences(),
+    }
+
+
+def _like(model: BoxNN) -> Like:
+    columns = getattr(model, "columns", None)
+    return Like(columns, model.boxes.n_features, model.training.get("table") or {})
+
+
+def _are_codes(source: Source, codes: bool, model: BoxNN | None) -> bool:
+    """Return whether features are stored as codes."""
+    if model is None:
+        return codes or source.train.is_uint8
+    if codes and model.grid is not None:
+        raise OptionError("`codes` does not go with `like`, a model of real numbers; leave it away")
+    return model.grid is None
+
+
+def _feature_shape(
+    source: Source, shape: Sequence[int] | None, model: BoxNN | None
+) -> tuple[int, ...]:
     found = source.train.feature_shape
     if source.test is not None and source.test.feature_shape != found:
         raise DataError(
             f"training samples have shape {found} and test samples {source.test.feature_shape}; "
             "they must agree"
         )
+    if model is not None and source.train.n_features != model.boxes.n_features:
+        raise DataError(
+            f"{source.train.place} has {source.train.n_features} features and the model "
+            f"{model.boxes.n_features}; they must agree"
+        )
     if shape is None:
-        return found
+        return found if model is None else tuple(model.feature_shape or found)
     return validation.sample_shape(shape, source.train.n_features)
 
 
-def _plan(
-    source: Source, test_fraction: float, seed: int
-) -> tuple[LabelIndex, dict[str, int], StratifiedSplit | None]:
-    """Return the classes, the rows of each split, and how a source without splits is split."""
-    train = source.train
-    found = count_labels(train.labels())
-    if not found:
+@dataclass(frozen=True)
+class _Plan:
+    """What is known of all rows before any is written.
+
+    Attributes
+    ----------
+    index
+        The classes.
+    rows
+        How many there are of each split.
+    ids
+        How rows are named, if they are.
+    is_test
+        Says of the rows of a block of the first table, and their class indices, which are for
+        testing.
+    """
+
+    index: LabelIndex
+    rows: dict[str, int]
+    ids: IdFormat | None
+    is_test: Callable[[Block, np.ndarray], np.ndarray]
+
+
+def _plan(source: Source, test_fraction: float, seed: int, model: BoxNN | None) -> _Plan:
+    train, names = source.train, _Names()
+    found = _counted(train, names)
+    if not sum(map(Counter.total, found)):
         raise DataError(f"{train.place} has no rows; pass at least one sample of two classes")
-    index = LabelIndex(found)
-    if len(index.classes) < 2:
-        raise DataError(
-            f"{train.place} has one class only ({index.classes[0]!r}); a classifier needs two"
+    tested = Counter[Any]()
+    if source.test is not None:
+        # What its cells mean was decided on the training rows.
+        source.test.columns = train.columns
+        tested = sum(_counted(source.test, names), tested)
+    ids = names.format(getattr(train, "id_name", None))
+    everything = sum(found, Counter[Any]())
+    if model is not None or (set(everything) == {UNLABELLED} and source.test is None
+                             and not found[1]):  # fmt: skip
+        index = LabelIndex(everything, () if model is None else model.classes)
+        index.counts(everything, train.place)
+        return _Plan(
+            index, {"train": 0, "test": everything.total()}, ids, lambda _, y: np.ones(len(y), bool)
         )
-    counts = index.counts(found, train.place)
-    total = int(counts.sum())
-    if source.test is None:
-        split = StratifiedSplit(counts, test_fraction, seed)
-        n_test = int(split.test_counts.sum())
-        if n_test == 0:
-            raise DataError(
-                f"no class of {train.place} has enough rows for a test split of "
-                f"{test_fraction:g}; raise `test_fraction`"
+    learned = found[0]
+    index = LabelIndex(learned)
+    _check_classes(index, train)
+    counts = index.counts(learned, train.place)
+    place = f"the test split of {(source.test or train).place}"
+    if source.test is not None or found[1]:
+        tested += found[1]
+        index.counts(tested, place)
+        rows = {"train": learned.total(), "test": tested.total()}
+        return _Plan(index, rows, ids, _by_split)
+    split = StratifiedSplit(counts, test_fraction, seed)
+    n_test = int(split.test_counts.sum())
+    if n_test == 0:
+        raise DataError(
+            f"no class of {train.place} has enough rows for a test split of "
+            f"{test_fraction:g}; raise `test_fraction`"
+        )
+    rows = {"train": learned.total() - n_test, "test": n_test}
+    return _Plan(index, rows, ids, lambda _, y: split.is_test(y))
+
+
+def _check_classes(index: LabelIndex, train: Table) -> None:
+    """Raise if the training rows are of fewer than two classes."""
+    if len(index.classes) < 2:
+        one = f"one class only ({index.classes[0]!r})" if index.classes else "no labels"
+        raise DataError(f"{train.place} has {one}; a classifier needs two classes")
+
+
+def _by_split(block: Block, y: np.ndarray) -> np.ndarray:
+    return np.zeros(len(y), bool) if block.is_test is None else block.is_test
+
+
+def _counted(table: Table, names: _Names) -> tuple[Counter[Any], Counter[Any]]:
+    """Return how often each label occurs in the rows for training, and in those for testing."""
+    found = Counter[Any](), Counter[Any]()
+    for block in table.scan():
+        if block.ids is not None:
+            names.add(block.ids)
+        is_test = _by_split(block, block.labels)
+        for counts, rows in zip(found, (~is_test, is_test), strict=True):
+            if rows.any():
+                counts.update(count_labels([block.labels[rows]]))
+    return found
+
+
+class _Names:
+    """What names of rows need on disk."""
+
+    def __init__(self) -> None:
+        self._whole, self._longest = True, 1
+
+    def add(self, ids: np.ndarray) -> None:
+        texts = ids.astype(str)
+        if self._whole:
+            self._whole = ids.dtype.kind == "i" or all(map(_is_whole, texts.tolist()))
+        self._longest = max(self._longest, max(len(text.encode()) for text in texts.tolist()))
+
+    def format(self, name: str | None) -> IdFormat | None:
+        if name is None:
+            return None
+        return IdFormat(name, 0 if self._whole else self._longest)
+
+
+def _is_whole(text: str) -> bool:
+    """Return whether a text is how Python writes an integer of 64 bits."""
+    return text.removeprefix("-").isdecimal() and len(text) < 19 and str(int(text)) == text
+
+
+class _Notes:
+    """Gathers what may be odd about the columns of a table."""
+
+    def __init__(self, columns: Columns | None) -> None:
+        self.unlabelled = 0
+        self._columns = columns
+        n = 0 if columns is None else len(columns)
+        self._low, self._high = np.full(n, np.inf), np.full(n, -np.inf)
+        self._missing = np.zeros(n, np.int64)
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Take note of some rows."""
+        self.unlabelled += int((y < 0).sum())
+        if self._columns is not None and len(x):
+            self._low = np.fmin(self._low, np.fmin.reduce(x, axis=0))
+            self._high = np.fmax(self._high, np.fmax.reduce(x, axis=0))
+            self._missing += np.isnan(x).sum(axis=0)
+
+    def sentences(self) -> list[str]:
+        """Return a sentence for each kind of oddity."""
+        if self._columns is None:
+            return []
+        constant = (self._low == self._high) & (self._missing == 0)
+        categories = [column.kind == "category" for column in self._columns]
+        kept = [len(column.categories) for column in self._columns]
+        mostly = [_mostly_numbers(column.categories) for column in self._columns]
+        return [
+            f"{_named([c.name for c, yes in zip(self._columns, marks, strict=True) if yes])} {text}"
+            for marks, text in (
+                (constant, "with one value only, which tells nothing"),
+                (
+                    categories & (self._high >= kept),
+                    "with categories that are not told apart: they are taken for one",
+                ),
+                (
+                    mostly,
+                    "of numbers but for some texts, so taken for categories: name it in `numeric`, "
+                    "and the texts in `missing`",
+                ),
             )
-        return index, {"train": total - n_test, "test": n_test}, split
-    place = f"the test split of {source.test.place}"
-    n_test = int(index.counts(count_labels(source.test.labels()), place).sum())
-    return index, {"train": total, "test": n_test}, None
+            if any(marks)
+        ]
+
+
+def _mostly_numbers(categories: Sequence[str]) -> bool:
+    """Return whether texts look like a column of numbers in which a few cells went wrong."""
+    numbers = sum(text.replace(".", "", 1).strip("+-").isdecimal() for text in categories)
+    return 10 <= numbers < len(categories) and numbers >= 0.8 * len(categories)
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return f"{'column' if len(names) == 1 else f'{len(names)} columns'} {shown}"
 
 
 def _rows(
-    source: Source, index: LabelIndex, split: StratifiedSplit | None, codes: bool
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    source: Source, plan: _Plan, codes: bool
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray | None]]:
     for name, table in (("train", source.train), ("test", source.test)):
         if table is None:
             continue
         for block in table.blocks():
             x = stored_features(block, table, codes)
-            y = index.encode(block.labels, table.place)
-            if split is None:
-                yield name, x, y
-                continue
-            is_test = split.is_test(y)
-            yield "train", x[~is_test], y[~is_test]
-            yield "test", x[is_test], y[is_test]
+            y = plan.index.encode(block.labels, table.place)
+            is_test = plan.is_test(block, y) if name == "train" else np.ones(len(y), bool)
+            for split, rows in (("train", ~is_test), ("test", is_test)):
+                if rows.any():
+                    yield split, x[rows], y[rows], None if block.ids is None else block.ids[rows]
+
+
+# --- what is in the columns ------------------------------------------------------------------
+
+#: Different values of a column that are counted.
+MOST_COUNTED = 10_000
+
+
+def column_facts(dataset: Dataset) -> list[dict[str, Any]] | None:
+    """Return what is in each column of a dataset, of all its rows; None where it has no columns.
+
+    For each ``name``, ``kind``, ``categories``, how many cells are ``missing``, how many values are
+    ``distinct`` (and whether there are ``more`` than are counted), and ``values``, the categories
+    or the range in words.
+    """
+    if dataset.columns is None:
+        return None
+    n = len(dataset.columns)
+    missing, found = np.zeros(n, np.int64), [np.empty(0, np.float32)] * n
+    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    for split in dataset.splits:
+        for index in range(len(dataset.chunks(split))):
+            x, _ = dataset.read_chunk(split, index)
+            missing += np.isnan(x).sum(axis=0)
+            low, high = np.fmin(low, np.fmin.reduce(x)), np.fmax(high, np.fmax.reduce(x))
+            for place, values in enumerate(x.T):
+                if len(found[place]) <= MOST_COUNTED:
+                    known = values[~np.isnan(values)]
+                    found[place] = np.union1d(found[place], known)[: MOST_COUNTED + 1]
+    return [
+        {
+            "name": column.name, "kind": column.kind, "categories": list(column.categories),
+            "missing": int(missing[place]), "distinct": min(len(found[place]), MOST_COUNTED),
+            "more": len(found[place]) > MOST_COUNTED,
+            "values": _range(column, found[place], low[place], high[place]),
+        }
+        for place, column in enumerate(dataset.columns)
+    ]  # fmt: skip
+
+
+def _range(column: Column, found: np.ndarray, low: float, high: float) -> str:
+    """Return the categories of a column, or its range, in words."""
+    if not len(found):
+        return "none"
+    if not column.is_listed:
+        return f"{column.text(low)} .. {column.text(high)}"
+    shown = ", ".join(column.text(value) for value in found[:20])
+    return shown if len(shown) <= 60 and len(found) <= 20 else f"{shown[:57]}..."

@@ -15,31 +15,53 @@ import numpy as np
 from boxnn_numba.data.sources.blocks import ArrayTable, FileRows, MemoryRows, Rows, reading
 from boxnn_numba.errors import DataError
 
-ARRAYS = ("x", "y", "x_test", "y_test")
+#: Names of training features and labels: ours, and those of Keras's archives.
+_TRAIN = (("x", "y"), ("x_train", "y_train"))
+_TEST = ("x_test", "y_test")
 
 
-def npz_tables(path: Path) -> tuple[ArrayTable, ArrayTable | None]:
+def npz_tables(path: Path, need_labels: bool = True) -> tuple[ArrayTable, ArrayTable | None]:
     """Return the training split of an archive and the test split, if it has one.
 
-    The arrays are ``x`` and ``y``, and optionally ``x_test`` and ``y_test``.
+    The arrays are ``x`` and ``y``, or ``x_train`` and ``y_train``, and optionally ``x_test`` and
+    ``y_test``. Without `need_labels` those of the labels may be missing.
     """
     with reading(str(path)), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-    needed = ("x", "y") if not names & {"x_test", "y_test"} else ARRAYS
-    missing = [name for name in needed if name not in names]
+    found = [pair for pair in _TRAIN if names & {*pair}] or [_TRAIN[0]]
+    if len(found) > 1:
+        raise DataError(f"{path} has arrays {', '.join(sorted(names))}; leave one of x, x_train")
+    pairs = [*found, *([_TEST] if names & {*_TEST} else [])]
+    missing = [
+        name for x, y in pairs for name in ((x, y) if need_labels else (x,)) if name not in names
+    ]
     if missing:
         raise DataError(
             f"{path} has no array {missing[0]!r} (found {', '.join(sorted(names)) or 'nothing'}); "
             "save it with np.savez(FILE, x=..., y=...) and optionally x_test, y_test"
         )
-    rows = {name: _member_rows(path, name) for name in needed}
-    train = ArrayTable(rows["x"], rows["y"])
-    return train, ArrayTable(rows["x_test"], rows["y_test"]) if len(needed) > 2 else None
+    train, *test = (
+        ArrayTable(_member_rows(path, x), _member_rows(path, y) if y in names else None)
+        for x, y in pairs
+    )
+    return train, test[0] if test else None
 
 
-def npy_table(x_path: Path, y_path: Path) -> ArrayTable:
-    """Return features and labels that lie in two `.npy` files."""
-    return ArrayTable(_file_rows(x_path), _file_rows(y_path))
+def npy_table(x_path: Path, y_path: Path | None) -> ArrayTable:
+    """Return features and labels that lie in two `.npy` files, or features only."""
+    return ArrayTable(_file_rows(x_path), None if y_path is None else _file_rows(y_path))
+
+
+def array_rows(path: Path) -> Rows:
+    """Return the features of an ``.npy`` file, or of an ``.npz`` archive: its ``x``, or all."""
+    if path.suffix != ".npz":
+        return _file_rows(path)
+    with reading(str(path)), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    chosen = names if len(names) == 1 else [name for name in names if name == "x"]
+    if not chosen:
+        raise DataError(f"{path} has arrays {', '.join(sorted(names))}; name the samples x")
+    return _member_rows(path, chosen[0])
 
 
 def _file_rows(path: Path) -> Rows:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from typing import IO, Protocol
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.columns import Columns
 from boxnn_numba.errors import BoxNNError, DataError, InputError, first_line
 
 #: Size of a block of features, in bytes of the source's own type.
@@ -33,7 +35,11 @@ READ_FAILURES = (
     RuntimeError,
     zlib.error,
     zipfile.BadZipFile,
+    tarfile.TarError,
 )
+
+#: Stands for a label where a row has none.
+UNLABELLED = ""
 
 
 @contextlib.contextmanager
@@ -56,19 +62,25 @@ class Block:
     Attributes
     ----------
     x : ndarray (rows, n_features)
-        Features as found.
+        Features as found; without features, (rows, 0), where they are not asked for.
     labels : ndarray (rows,)
-        Integers or strings as found.
+        Integers or strings as found; `UNLABELLED` where a row has none.
     start : int
         Number of the first row in its split, from 0.
     lines : sequence of int or None
         Line of each row, where the source is a text file.
+    ids : ndarray (rows,) or None
+        Integers or strings that name the rows, where the source has them.
+    is_test : ndarray (rows,) or None
+        Whether each row is for testing, where the source says so.
     """
 
     x: np.ndarray
     labels: np.ndarray
     start: int
     lines: Sequence[int] | None = None
+    ids: np.ndarray | None = None
+    is_test: np.ndarray | None = None
 
 
 class Table(ABC):
@@ -82,14 +94,14 @@ class Table(ABC):
         Shape of one sample.
     is_uint8 : bool
         Whether the features are stored as unsigned bytes.
-    columns : sequence of str or None
-        Names of the features, where they have any.
+    columns : Columns or None
+        Of a table, known when all of `scan` was read; None of other sources.
     """
 
     place: str
     feature_shape: tuple[int, ...]
     is_uint8: bool
-    columns: Sequence[str] | None = None
+    columns: Columns | None = None
 
     @property
     def n_features(self) -> int:
@@ -97,12 +109,12 @@ class Table(ABC):
         return math.prod(self.feature_shape)
 
     @abstractmethod
-    def blocks(self) -> Iterator[Block]:
-        """Read all rows in order."""
+    def scan(self) -> Iterator[Block]:
+        """Read what has to be known of all rows before any is stored: everything but features."""
 
     @abstractmethod
-    def labels(self) -> Iterator[np.ndarray]:
-        """Read all labels in order, without the features where that is possible."""
+    def blocks(self) -> Iterator[Block]:
+        """Read all rows in order."""
 
 
 class Rows(Protocol):
@@ -186,17 +198,17 @@ class ArrayTable(Table):
     x
         Features, (N, ...) numbers.
     y
-        Labels, (N,) integers or strings.
+        Labels, (N,) or (N, 1) integers or strings; None where there are none.
     """
 
-    def __init__(self, x: Rows, y: Rows) -> None:
+    def __init__(self, x: Rows, y: Rows | None) -> None:
         if len(x.shape) < 2:
             raise DataError(
                 f"{x.place} has shape {x.shape}; features must be (rows, features) or images"
             )
-        if len(y.shape) != 1:
+        if y is not None and math.prod(y.shape) != y.shape[0]:
             raise DataError(f"{y.place} has shape {y.shape}; labels must be one-dimensional")
-        if x.shape[0] != y.shape[0]:
+        if y is not None and x.shape[0] != y.shape[0]:
             raise DataError(
                 f"{x.place} has {x.shape[0]} rows and {y.place} has {y.shape[0]} labels; "
                 "they must belong together"
@@ -214,20 +226,31 @@ class ArrayTable(Table):
         self.is_uint8 = x.dtype == np.uint8
         self._x = x
         self._y = y
+        self._n_rows = x.shape[0]
         self._step = max(1, BLOCK_BYTES // (self.n_features * x.dtype.itemsize))
 
     def blocks(self) -> Iterator[Block]:
         """Read all rows in order."""
         start = 0
-        parts = zip(self._x.blocks(self._step), self._y.blocks(self._step), strict=True)
-        for x, y in parts:
-            yield Block(x.reshape(len(x), -1), clean_labels(y, self._y.place), start)
+        parts = zip(self._x.blocks(self._step), self._labels(self._step), strict=True)
+        for x, labels in parts:
+            yield Block(x.reshape(len(x), -1), labels, start)
             start += len(x)
 
-    def labels(self) -> Iterator[np.ndarray]:
+    def scan(self) -> Iterator[Block]:
         """Read all labels in order."""
-        for y in self._y.blocks(BLOCK_BYTES // 64):
-            yield clean_labels(y, self._y.place)
+        start = 0
+        for labels in self._labels(BLOCK_BYTES // 64):
+            yield Block(np.empty((len(labels), 0)), labels, start)
+            start += len(labels)
+
+    def _labels(self, step: int) -> Iterator[np.ndarray]:
+        if self._y is not None:
+            for y in self._y.blocks(step):
+                yield clean_labels(y.reshape(-1), self._y.place)
+            return
+        for start in range(0, self._n_rows, step):
+            yield np.full(min(step, self._n_rows - start), UNLABELLED)
 
 
 def clean_labels(values: np.ndarray, place: str) -> np.ndarray:
@@ -251,36 +274,39 @@ def stored_features(block: Block, table: Table, codes: bool) -> np.ndarray:
     table
         Names the place in messages.
     codes
-        Store uint8 codes, which must be whole numbers 0..255; otherwise finite float32.
+        Store uint8 codes, which must be whole numbers 0..255; otherwise float32, which must be
+        finite but for missing values of a table.
 
     Raises
     ------
     DataError
         Naming the row, the column and the value that does not fit.
     """
-    x = block.x
+    x, columns = block.x, table.columns
     if codes:
         if x.dtype == np.uint8:
             return x
         wrong = ~((x >= 0) & (x <= validation.MAX_CODE) & (x == np.floor(x)))
         _refuse(wrong, block, table, "codes must be whole numbers 0..255 (leave `codes` away)")
         return x.astype(np.uint8)
-    _refuse(~np.isfinite(x), block, table, "drop or fill NaN and infinite values first")
+    finite = np.isfinite(x) if columns is None else ~np.isinf(x)
+    remedy = "drop or fill NaN and infinite values first"
+    _refuse(~finite, block, table, remedy if columns is None else "name it in `missing` or drop it")
     with np.errstate(over="ignore"):
         stored = x.astype(np.float32)
-    _refuse(~np.isfinite(stored), block, table, "features must fit in float32; scale them")
+    _refuse(np.isinf(stored), block, table, "features must fit in float32; scale them")
     return stored
 
 
-def cell(block: Block, table: Table, row: int, column: int) -> str:
-    """Say where a value of a block is."""
-    line = f"line {block.lines[row]}" if block.lines is not None else f"row {block.start + row}"
-    name = f"column {table.columns[column]!r}" if table.columns else f"feature {column}"
-    return f"{line}, {name} of {table.place}"
+def where(block: Block, row: int) -> str:
+    """Say where a row of a block is."""
+    return f"line {block.lines[row]}" if block.lines is not None else f"row {block.start + row}"
 
 
 def _refuse(wrong: np.ndarray, block: Block, table: Table, remedy: str) -> None:
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
+        names = None if table.columns is None else table.columns.names
+        name = f"feature {column}" if names is None else f"column {names[column]!r}"
         value = block.x[row, column]
-        raise DataError(f"{value} at {cell(block, table, row, column)}; {remedy}")
+        raise DataError(f"{value} at {where(block, row)}, {name} of {table.place}; {remedy}")

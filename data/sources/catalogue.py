@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from boxnn_numba.columns import Columns
+from boxnn_numba.data.sources import cifar
 from boxnn_numba.data.sources.arrays import npy_table, npz_tables
 from boxnn_numba.data.sources.blocks import ArrayTable, MemoryRows, Table
+from boxnn_numba.data.sources.cells import COMPRESSED, Reader, is_table, is_text, open_table
 from boxnn_numba.data.sources.idx import idx_table, idx_tables, is_idx
-from boxnn_numba.data.sources.tables import CsvTable, ParquetTable
+from boxnn_numba.data.sources.images import has_images, image_tables
+from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.progress import SILENT, Progress
 
@@ -30,13 +35,14 @@ FILES = (
 class Mirror:
     """Official files of a data set.
 
-    `url` is the folder that has the `FILES`, `sha256` are the digests of these, and
+    `url` is the folder that has the `files`, `sha256` are the digests of these, and
     `system_folders` are where a distribution's package puts them.
     """
 
     url: str
     sha256: tuple[str, ...]
     system_folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = FILES
 
 
 MIRRORS = {
@@ -59,12 +65,18 @@ MIRRORS = {
         ),
         ("/usr/share/datasets/fashion-mnist",),  # Debian's dataset-fashion-mnist
     ),
+    "cifar-10": Mirror(
+        "https://www.cs.toronto.edu/~kriz/",
+        ("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",),
+        files=(cifar.ARCHIVE,),
+    ),
 }
 
 #: name -> what it is
 NAMED = {
     "mnist": "handwritten digits, 60,000 + 10,000 images of 28 x 28, 10 classes",
     "fashion-mnist": "articles of clothing, 60,000 + 10,000 images of 28 x 28, 10 classes",
+    "cifar-10": "photographs, 50,000 + 10,000 images of 32 x 32 with colours, 10 classes",
     "digits": "scikit-learn's handwritten digits, 1,797 images of 8 x 8, 10 classes",
     "mnist-sample": "the first 10,000 + 2,000 images of MNIST, bundled with this package",
 }
@@ -92,26 +104,52 @@ class Source:
     test: Table | None = None
 
 
+@dataclass(frozen=True)
+class Like:
+    """What data must be like: those of a model.
+
+    Attributes
+    ----------
+    columns : Columns or None
+        Its columns, if it has any.
+    n_features : int
+        How many features it takes.
+    table : dict
+        How the table that it was trained on was read, as in `Dataset.table`.
+    """
+
+    columns: Columns | None
+    n_features: int
+    table: dict[str, Any]
+
+
 def open_source(
     source: str,
     *,
     directory: Path | None = None,
-    label: str | None = None,
     labels: Path | None = None,
+    table: TableOptions = DEFAULT_TABLE,
+    test: Path | None = None,
+    like: Like | None = None,
 ) -> Source:
     """Find a source and check what can be checked without reading it all.
 
     Parameters
     ----------
     source
-        A name of `NAMED`, or a path: a folder or file of IDX, ``.npz``, ``.npy``, ``.csv``,
-        ``.tsv`` or ``.parquet``.
+        A name of `NAMED`, or a path: a folder or file of IDX, a folder or zip of images, ``.npz``,
+        ``.npy``, or a table, ``.csv``, ``.tsv`` or ``.parquet``, optionally with ``.gz`` or
+        ``.zst``.
     directory
-        Folder of the IDX files of ``mnist`` and ``fashion-mnist``.
-    label
-        Label column of a table.
+        Folder of the files of ``mnist``, ``fashion-mnist`` and ``cifar-10``.
     labels
         File of the labels of an ``.npy`` or IDX file.
+    table
+        How to read a table.
+    test
+        A second table, the test split.
+    like
+        Where the data are for an existing model: labels may then be missing.
 
     Raises
     ------
@@ -121,28 +159,42 @@ def open_source(
         The source is missing, damaged or not understood.
     """
     if source in NAMED:
-        _refuse_options(source, label=label, labels=labels)
-        if source in MIRRORS:
-            folder = directory or _find(source)
-            return Source(source, f"{source} (official IDX files)", *idx_tables(folder))
-        _refuse_options(source, directory=directory)
-        if source == "digits":
-            return Source(source, "digits (scikit-learn)", _digits())
-        return Source(source, "mnist-sample (bundled)", *npz_tables(BUNDLED_SAMPLE))
+        _refuse_options(source, labels=labels, test=test, **table.given())
+        return _named(source, directory)
     path = Path(source)
     if not path.exists():
         raise DataError(
             f"{source} is neither a file nor a known data set ({', '.join(NAMED)}); check the path"
         )
     _refuse_options(source, directory=directory)
-    return _open_path(path, label, labels)
+    if is_table(path) or (table.sep is not None and path.is_file()):
+        _refuse_options(source, labels=labels)
+        return _tables(path, table, test, like)
+    _refuse_options(source, test=test, **table.given())
+    return _open_path(path, labels, like is None)
+
+
+def _named(source: str, directory: Path | None) -> Source:
+    if source == "cifar-10":
+        return Source(
+            source, "cifar-10 (official binary files)",
+            *cifar.cifar_tables(directory or _find(source)),
+        )  # fmt: skip
+    if source in MIRRORS:
+        return Source(
+            source, f"{source} (official IDX files)", *idx_tables(directory or _find(source))
+        )
+    _refuse_options(source, directory=directory)
+    if source == "digits":
+        return Source(source, "digits (scikit-learn)", _digits())
+    return Source(source, "mnist-sample (bundled)", *npz_tables(BUNDLED_SAMPLE))
 
 
 def available(name: str) -> str | None:
     """Say where a named data set would be read from; None where it must be fetched first."""
     if name not in MIRRORS:
         return "built in"
-    return next((str(folder) for folder in _folders(name) if _is_complete(folder)), None)
+    return next((str(folder) for folder in _folders(name) if _is_complete(name, folder)), None)
 
 
 def fetch(name: str, progress: Progress = SILENT) -> Path:
@@ -153,7 +205,7 @@ def fetch(name: str, progress: Progress = SILENT) -> Path:
     Parameters
     ----------
     name
-        ``"mnist"`` or ``"fashion-mnist"``.
+        A name of `MIRRORS`.
     progress
         Is told of each file that is there.
 
@@ -178,8 +230,8 @@ def fetch(name: str, progress: Progress = SILENT) -> Path:
     pooch.get_logger().setLevel("WARNING")
     mirror = MIRRORS[name]
     folder = _folders(name)[0 if os.environ.get("BOXNN_DATA") else -1]
-    progress.start(len(FILES), "files")
-    for file, sha256 in zip(FILES, mirror.sha256, strict=True):
+    progress.start(len(mirror.files), "files")
+    for file, sha256 in zip(mirror.files, mirror.sha256, strict=True):
         try:
             pooch.retrieve(
                 mirror.url + file,
@@ -198,37 +250,77 @@ def fetch(name: str, progress: Progress = SILENT) -> Path:
                 else type(error).__name__
             )
             raise DataError(
-                f"could not download {mirror.url}{file} ({reason}); copy the four IDX files by "
-                f"hand and run `boxnn data ingest {name} --from DIR`"
+                f"could not download {mirror.url}{file} ({reason}); copy {file} by hand and run "
+                f"`boxnn data ingest {name} --from DIR`"
             ) from error
         progress.advance(1)
     return folder
 
 
-def _open_path(path: Path, label: str | None, labels: Path | None) -> Source:
-    kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    name = path.name.removesuffix(".gz").split(".")[0] or path.name
-    if path.is_dir():
-        _refuse_options(str(path), label=label, labels=labels)
-        return Source(path.resolve().name, "IDX files", *idx_tables(path))
-    if kind in (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq"):
+def _open_path(path: Path, labels: Path | None, need_labels: bool) -> Source:
+    name = _stem(path)
+    if path.is_dir() or path.suffix == ".zip":
         _refuse_options(str(path), labels=labels)
-        if label is None:
-            raise OptionError(f"{path} is a table; name its label column with `label`")
-        table = ParquetTable if kind in (".parquet", ".pq") else CsvTable
-        return Source(name, f"{path.name}, label column {label!r}", table(path, label))
-    _refuse_options(str(path), label=label)
-    if kind == ".npz":
+        if path.is_dir() and not has_images(path):
+            return Source(path.resolve().name, "IDX files", *idx_tables(path))
+        return Source(path.resolve().stem, "image files", *image_tables(path))
+    if path.suffix == ".npz":
         _refuse_options(str(path), labels=labels)
-        return Source(name, path.name, *npz_tables(path))
-    pair = npy_table if kind == ".npy" else idx_table if is_idx(path) else None
-    if pair is None:
-        raise DataError(f"{path} is of no known kind; pass IDX, .npz, .npy, .csv, .tsv or .parquet")
-    if labels is None:
-        raise OptionError(f"{path} has no labels; name their file with `labels`")
-    if not labels.exists():
+        return Source(name, path.name, *npz_tables(path, need_labels))
+    if labels is not None and not labels.exists():
         raise DataError(f"{labels} does not exist; check the path given to `labels`")
-    return Source(name, f"{path.name}, labels {labels.name}", pair(path, labels))
+    if path.suffix != ".npy" and not is_idx(path):
+        raise DataError(
+            f"{path} is of no known kind; pass IDX, .npz, .npy, .csv, .tsv, .parquet or images, or "
+            "say what stands between the cells of a table with `sep`"
+        )
+    if labels is None and (need_labels or path.suffix != ".npy"):
+        raise OptionError(f"{path} has no labels; name their file with `labels`")
+    about = path.name if labels is None else f"{path.name}, labels {labels.name}"
+    if path.suffix == ".npy":
+        return Source(name, about, npy_table(path, labels))
+    assert labels is not None
+    return Source(name, about, idx_table(path, labels))
+
+
+def _tables(path: Path, options: TableOptions, test: Path | None, like: Like | None) -> Source:
+    """Open a table, and the one of the test split."""
+    reader = open_table(path, options.sep)
+    if like is not None:
+        options = options.or_else(like.table, reader.names)
+    if test is not None and (options.split_column is not None or like is not None):
+        other = "like" if like is not None else "split_column"
+        raise OptionError(f"`test` and `{other}` both say which rows are for testing; pass one")
+    columns = None if like is None else like.columns
+    train = FrameTable(reader, options, columns, need_labels=like is None)
+    about = [path.name]
+    if options.label is not None:
+        about.append(f"label column {options.label!r}")
+    if test is None:
+        return Source(_stem(path), ", ".join(about), train)
+    if not test.exists():
+        raise DataError(f"{test} does not exist; check the path given to `test`")
+    second = open_table(test, options.sep if is_text(test) else None)
+    return Source(
+        _stem(path), ", ".join([*about, f"test rows {test.name}"]), train,
+        FrameTable(second, _those_there(options, second), features=train.features,
+                   need_labels=False),
+    )  # fmt: skip
+
+
+def _those_there(options: TableOptions, reader: Reader) -> TableOptions:
+    """Return options without what a second table does not have: label, ids, dropped columns."""
+    roles = {
+        role: name if (name := getattr(options, role)) in reader.names else None
+        for role in ("label", "id_column")
+    }
+    drop = tuple(name for name in options.drop if name in reader.names)
+    return replace(options, drop=drop, categorical=(), numeric=(), **roles)
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED else path.name
+    return name.split(".")[0] or path.name
 
 
 def _refuse_options(source: str, **options: object) -> None:
@@ -246,7 +338,9 @@ def _folders(name: str) -> list[Path]:
     return [*own, *system, cache / "boxnn-numba" / name]
 
 
-def _is_complete(folder: Path) -> bool:
+def _is_complete(name: str, folder: Path) -> bool:
+    if name == "cifar-10":
+        return cifar.is_cifar(folder)
     return all(
         (folder / file).is_file() or (folder / file.removesuffix(".gz")).is_file() for file in FILES
     )
@@ -257,7 +351,7 @@ def _find(name: str) -> Path:
     if folder is None:
         raise DataError(
             f"{name} is not on this machine; run `boxnn data fetch {name}` or pass `directory`, "
-            "the folder of its four IDX files"
+            f"the folder of its files ({', '.join(MIRRORS[name].files)})"
         )
     return Path(folder)
 

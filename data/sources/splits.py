@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba.data.sources.blocks import UNLABELLED
 from boxnn_numba.errors import DataError
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -33,7 +34,9 @@ class LabelIndex:
     ----------
     labels
         Labels of the training split. If all are whole numbers, also as text, the classes are
-        integers in numeric order; otherwise strings in order.
+        integers in numeric order; otherwise strings in order. `UNLABELLED` is none of them.
+    classes
+        Classes that come first, in this order: those of a model, whose type they all have.
 
     Attributes
     ----------
@@ -41,23 +44,26 @@ class LabelIndex:
         Sorted unique labels.
     """
 
-    def __init__(self, labels: Iterable[Label]) -> None:
-        found = list(labels)
-        self._integers = all(_as_integer(label) is not None for label in found)
+    def __init__(self, labels: Iterable[Label], classes: Sequence[Any] = ()) -> None:
+        found = [label for label in labels if label != UNLABELLED]
+        self._integers = all(_as_integer(label) is not None for label in classes or found)
         # All of one type, which the type checker cannot know.
         unique: set[Any] = {self._class(label) for label in found}
-        self.classes: list[int] | list[str] = sorted(unique)
+        kind = int if self._integers else str
+        new = sorted(label for label in unique.difference(classes) if isinstance(label, kind))
+        self.classes: list[int] | list[str] = [*classes, *new]
         self._index = {label: index for index, label in enumerate(self.classes)}
 
     def counts(self, found: Counter[Label], place: str) -> np.ndarray:
         """Return (K,) int64 counts per class from counts per label."""
         totals = np.zeros(len(self.classes), np.int64)
         for label, number in found.items():
-            totals[self._lookup(label, place)] += number
+            if label != UNLABELLED:
+                totals[self._lookup(label, place)] += number
         return totals
 
     def encode(self, labels: np.ndarray, place: str) -> np.ndarray:
-        """Return int32 class indices.
+        """Return int32 class indices, -1 for `UNLABELLED`.
 
         Raises
         ------
@@ -69,6 +75,8 @@ class LabelIndex:
         return np.array(indices, np.int32)[inverse.reshape(-1)]
 
     def _lookup(self, label: Label, place: str) -> int:
+        if label == UNLABELLED:
+            return -1
         index = self._index.get(self._class(label))
         if index is None:
             raise DataError(

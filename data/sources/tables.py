@@ -1,226 +1,313 @@
-"""Users' tables with a label column: CSV and Parquet, read block by block."""
+"""Users' tables: which column is what, and the rest as raw values, block by block."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
-from boxnn_numba.data.sources.blocks import BLOCK_BYTES, Block, Table, cell, clean_labels, reading
-from boxnn_numba.errors import DataError
+from boxnn_numba.columns import MISSING, Columns, Survey, nearest
+from boxnn_numba.data.sources.blocks import (
+    MAX_FEATURES,
+    UNLABELLED,
+    Block,
+    Table,
+    clean_labels,
+    where,
+)
+from boxnn_numba.data.sources.cells import Cells, Reader
+from boxnn_numba.errors import DataError, InputError, OptionError
 
-#: Cells of text in a block; as Python strings they take some sixty bytes each.
-BLOCK_CELLS = 200_000
+#: What stands in a column that names the split.
+_SPLITS = {"train": False, "training": False, "test": True, "testing": True}
 
 
-class CsvTable(Table):
-    """A text table with a header line; every column but the label's is a feature.
+@dataclass(frozen=True)
+class TableOptions:
+    """How to read a table.
+
+    Attributes
+    ----------
+    label, id_column, split_column : str or None
+        Columns with the label, with what names a row, and with its split, ``train`` or ``test``.
+    drop : tuple of str
+        Columns to leave out.
+    missing : tuple of str
+        Texts of cells without a value, besides the usual ones.
+    categorical, numeric : tuple of str
+        Columns that are categories or numbers whatever they look like.
+    sep : str or None
+        What stands between the cells of a text table.
+    """
+
+    label: str | None = None
+    id_column: str | None = None
+    split_column: str | None = None
+    drop: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    sep: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("drop", "missing", "categorical", "numeric"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def missing_texts(self) -> tuple[str, ...]:
+        """All texts of cells without a value."""
+        return (*MISSING, *self.missing)
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not the default."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if getattr(self, item.name) != item.default
+        }
+
+    def roles(self) -> dict[str, Any]:
+        """Return what is kept with the data, so that files like it are read alike."""
+        kept = ("label", "id_column", "split_column", "drop", "missing")
+        found = {name: value for name, value in self.given().items() if name in kept}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}
+
+    def or_else(self, roles: Mapping[str, Any], names: Sequence[str]) -> Self:
+        """Return this, and what is not given as in `roles` where a table has such columns."""
+        found: dict[str, Any] = {}
+        for role in ("label", "id_column", "split_column"):
+            column = roles.get(role)
+            if getattr(self, role) is None and column in names:
+                found[role] = column
+        dropped = [name for name in roles.get("drop", ()) if name in names]
+        found["drop"] = tuple(dict.fromkeys([*self.drop, *dropped]))
+        found["missing"] = tuple(dict.fromkeys([*self.missing, *roles.get("missing", ())]))
+        return replace(self, **found)
+
+
+#: As tables are read where nothing is said.
+DEFAULT_TABLE = TableOptions()
+
+
+class FrameTable(Table):
+    """A table; every column without another role is a feature.
 
     Parameters
     ----------
-    path
-        ``.csv`` (commas) or ``.tsv`` (tabs), optionally with ``.gz``.
-    label
-        Header of the label column.
+    reader
+        Its cells.
+    options
+        Which column is what.
+    columns
+        What the features must be; found out by `scan` where it is None.
+    features
+        Names that the features must have, in any order; None for what there is.
+    need_labels
+        Whether each row must have a label, unless it is for testing.
+
+    Raises
+    ------
+    DataError
+        A column that is named is not there or there twice, or no feature is left.
     """
 
     is_uint8 = False
 
-    def __init__(self, path: Path, label: str) -> None:
-        self.place = str(path)
-        self._path = path
-        with reading(self.place), self._open() as file:
-            header = next(self._reader(file), None)
-        if not header:
-            raise DataError(f"{path} is empty; pass a table with a header line")
-        self._header = [name.strip() for name in header]
-        self._label = _label_position(self._header, label, self.place)
-        self.columns = _without(self._header, self._label)
-        self.feature_shape = (len(self.columns),)
+    def __init__(
+        self,
+        reader: Reader,
+        options: TableOptions,
+        columns: Columns | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        need_labels: bool = True,
+    ) -> None:
+        self.place = reader.place
+        self.columns = columns
+        self._reader, self._options = reader, options
+        self._need_labels = need_labels and options.label is not None
+        single = {
+            "label": options.label, "id_column": options.id_column,
+            "split_column": options.split_column,
+        }  # fmt: skip
+        self._roles = {role: name for role, name in single.items() if name is not None}
+        self._check_roles()
+        apart = {*self._roles.values(), *options.drop}
+        self.features = [name for name in reader.names if name not in apart]
+        if columns is not None:
+            features = columns.names
+        self._check_features(features)
+        self.feature_shape = (len(self.features),)
 
-    def labels(self) -> Iterator[np.ndarray]:
-        """Read all labels in order; also checks the number of cells in every line."""
-        for rows, lines in self._rows():
-            yield self._labels(rows, lines)
+    @property
+    def id_name(self) -> str | None:
+        """The column that names the rows."""
+        return self._options.id_column
 
-    def blocks(self) -> Iterator[Block]:
-        """Read all rows in order."""
-        start = 0
-        for rows, lines in self._rows():
-            labels = self._labels(rows, lines)
-            text = [_without(row, self._label) for row in rows]
-            try:
-                x = np.array(text, dtype=np.float64)
-            except ValueError:
-                raise self._not_a_number(text, lines) from None
-            yield Block(x, labels, start, lines)
-            start += len(rows)
+    @property
+    def roles(self) -> dict[str, Any]:
+        """How the table is read, as in `Dataset.table`."""
+        return self._options.roles()
 
-    def _open(self) -> IO[str]:
-        if self._path.suffix == ".gz":
-            return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
-        return self._path.open(encoding="utf-8-sig", newline="")
-
-    def _reader(self, file: IO[str]) -> Any:
-        tabs = self._path.name.removesuffix(".gz").endswith(".tsv")
-        return csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
-
-    def _rows(self) -> Iterator[tuple[list[list[str]], list[int]]]:
-        step = max(1, BLOCK_CELLS // len(self._header))
-        with reading(self.place), self._open() as file:
-            try:
-                yield from self._read(self._reader(file), step)
-            except csv.Error as error:
-                raise DataError(f"{self.place} is not a CSV table: {error}; repair it") from error
-
-    def _read(self, reader: Any, step: int) -> Iterator[tuple[list[list[str]], list[int]]]:
-        next(reader)
-        rows: list[list[str]] = []
-        lines: list[int] = []
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(self._header):
-                raise DataError(
-                    f"line {reader.line_num} of {self.place} has {len(row)} cells and the header "
-                    f"{len(self._header)}; repair the line"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
-            if len(rows) == step:
-                yield rows, lines
-                rows, lines = [], []
-        if rows:
-            yield rows, lines
-
-    def _labels(self, rows: list[list[str]], lines: list[int]) -> np.ndarray:
-        labels = np.array([row[self._label].strip() for row in rows])
-        empty = np.flatnonzero(labels == "")
-        if len(empty):
-            raise DataError(
-                f"line {lines[empty[0]]} of {self.place} has no label; fill it or drop the line"
-            )
-        return labels
-
-    def _not_a_number(self, text: list[list[str]], lines: list[int]) -> DataError:
-        row, column = next(
-            (row, column)
-            for row, cells in enumerate(text)
-            for column, value in enumerate(cells)
-            if not _is_number(value)
-        )
-        value = text[row][column]
-        problem = f"{value!r} is not a number" if value.strip() else "empty cell"
-        block = Block(np.empty((0, 0)), np.empty(0), 0, lines)
-        return DataError(f"{problem} at {cell(block, self, row, column)}; features must be numbers")
-
-
-class ParquetTable(Table):
-    """A Parquet file; every column but the label's is a numeric feature.
-
-    Parameters
-    ----------
-    path
-        The file.
-    label
-        Name of the label column.
-    """
-
-    def __init__(self, path: Path, label: str) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise DataError(
-                "reading Parquet needs pyarrow; run pip install 'boxnn-numba[parquet]'"
-            ) from None
-        self.place = str(path)
-        self._path = path
-        with reading(self.place):
-            schema = pq.read_schema(path)
-        self._label_name = label
-        position = _label_position(schema.names, label, self.place)
-        self.columns = _without(schema.names, position)
-        types = [schema.field(name).type for name in self.columns]
-        for name, kind in zip(self.columns, types, strict=True):
-            numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-            if not (numeric or pa.types.is_boolean(kind)):
-                raise DataError(
-                    f"column {name!r} of {path} has type {kind}; features must be numbers"
-                )
-        self.feature_shape = (len(self.columns),)
-        self.is_uint8 = all(pa.types.is_uint8(kind) for kind in types)
-
-    def labels(self) -> Iterator[np.ndarray]:
-        """Read all labels in order, without the features."""
-        start = 0
-        for batch in self._batches([self._label_name]):
-            yield self._labels(batch.column(0), start)
-            start += batch.num_rows
+    def scan(self) -> Iterator[Block]:
+        """Read labels, ids and splits, and learn the columns."""
+        wanted = list(self._roles.values())
+        survey, n_rows = None, 0
+        if self.columns is None:
+            options = self._options
+            wanted = [*self.features, *wanted]
+            with _naming(self.place):
+                survey = Survey(options.categorical, options.numeric, options.missing_texts)
+        for cells in self._reader.blocks(wanted or self.features[:1]):
+            n_rows += cells.n_rows
+            if survey is not None:
+                with _naming(self.place, cells):
+                    survey.add({name: cells.columns[name] for name in self.features})
+            yield self._block(cells, np.empty((cells.n_rows, 0)))
+        if survey is not None and n_rows:
+            with _naming(self.place):
+                self.columns = survey.columns()
 
     def blocks(self) -> Iterator[Block]:
-        """Read all rows in order."""
+        """Read all rows in order; after `scan`, or with columns given."""
         assert self.columns is not None
-        start = 0
-        for batch in self._batches([*self.columns, self._label_name]):
-            names = batch.schema.names
-            columns = [
-                self._numbers(batch.column(names.index(name)), name, start) for name in self.columns
-            ]
-            labels = self._labels(batch.column(names.index(self._label_name)), start)
-            yield Block(np.stack(columns, axis=1), labels, start)
-            start += batch.num_rows
+        for cells in self._reader.blocks([*self.features, *self._roles.values()]):
+            given = {name: cells.columns[name] for name in self.features}
+            with _naming(self.place, cells):
+                x = self.columns.values(given, self._options.missing_texts)
+            yield self._block(cells, x)
 
-    def _batches(self, columns: list[str]) -> Iterator[Any]:
-        import pyarrow.parquet as pq
-
-        step = max(1, BLOCK_BYTES // (8 * (self.n_features + 1)))
-        with reading(self.place), pq.ParquetFile(self._path) as file:
-            yield from file.iter_batches(batch_size=step, columns=columns)
-
-    def _numbers(self, column: Any, name: str, start: int) -> np.ndarray:
-        if column.null_count:
-            raise DataError(
-                f"missing value at row {start + _first_null(column)}, column {name!r} of "
-                f"{self.place}; drop or fill missing values first"
+    def _block(self, cells: Cells, x: np.ndarray) -> Block:
+        block = Block(x, np.empty(0), cells.start, cells.lines)
+        is_test = ids = None
+        if "split_column" in self._roles:
+            is_test = self._splits(cells, block)
+        if "id_column" in self._roles:
+            ids = self._keys(cells, "id_column")
+        if "label" not in self._roles:
+            labels = np.full(cells.n_rows, UNLABELLED)
+        else:
+            labels = self._keys(cells, "label")
+            bare = np.flatnonzero(
+                (labels == UNLABELLED) & (True if is_test is None else ~is_test)
+                if labels.dtype.kind == "U" and self._need_labels
+                else np.zeros(len(labels), bool)
             )
-        values: np.ndarray = column.to_numpy(zero_copy_only=False)
-        return values if values.dtype == np.uint8 else values.astype(np.float64)
+            if len(bare):
+                raise DataError(
+                    f"{where(block, bare[0])} of {self.place} has no label; fill it or drop the row"
+                )
+        return replace(block, labels=labels, ids=ids, is_test=is_test)
 
-    def _labels(self, column: Any, start: int) -> np.ndarray:
-        if column.null_count:
-            row = start + _first_null(column)
-            raise DataError(f"row {row} of {self.place} has no label; fill it or drop the row")
-        values = column.to_numpy(zero_copy_only=False)
-        return clean_labels(values, f"column {self._label_name!r} of {self.place}")
+    def _keys(self, cells: Cells, role: str) -> np.ndarray:
+        """Return labels or ids, integers or texts; the empty text where a cell has none."""
+        name = self._roles[role]
+        values = cells.columns[name]
+        if isinstance(values, tuple):
+            found = np.char.strip(np.array(values))
+        else:
+            found = _plain(values)
+            if role == "label":
+                found = clean_labels(found, f"column {name!r} of {self.place}")
+            elif found.dtype.kind not in "iuU":
+                found = found.astype(str)
+        if self._options.missing and found.dtype.kind == "U":
+            found = np.where(np.isin(found, self._options.missing), UNLABELLED, found)
+        return found
+
+    def _splits(self, cells: Cells, block: Block) -> np.ndarray:
+        words = self._keys(cells, "split_column").astype(str)
+        known = [_SPLITS.get(word.lower()) for word in words.tolist()]
+        if None in known:
+            row, name = known.index(None), self._roles["split_column"]
+            raise DataError(
+                f"{str(words[row])!r} at {where(block, row)}, column {name!r} of {self.place} is "
+                "no split; write train or test"
+            )
+        return np.array(known, bool)
+
+    def _check_roles(self) -> None:
+        names = self._reader.names
+        options = self._options
+        lists = {role: getattr(options, role) for role in ("drop", "categorical", "numeric")}
+        wanted = [
+            *self._roles.items(),
+            *((r, name) for r, found in lists.items() for name in found),
+        ]
+        for role, name in wanted:
+            count = names.count(name)
+            if count != 1:
+                problem = "has no column" if count == 0 else f"has {count} columns named"
+                raise DataError(
+                    f"{self.place} {problem} {name!r} ({nearest(name, names)}); choose another "
+                    f"`{role}`"
+                )
+        used: dict[str, str] = {}
+        for role, name in wanted:
+            if role in ("categorical", "numeric") and name not in used:
+                continue
+            if name in used and used[name] != role:
+                raise OptionError(
+                    f"column {name!r} is named by `{used[name]}` and by `{role}`; choose one"
+                )
+            used[name] = role
+
+    def _check_features(self, wanted: Sequence[str] | None) -> None:
+        names = self.features
+        if not names:
+            raise DataError(f"{self.place} has no column but {self._reader.names[0]!r}; "
+                            "it needs at least one feature")  # fmt: skip
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{self.place} has 2 columns named {twice!r}; rename one")
+        if len(names) > MAX_FEATURES:
+            raise DataError(f"{self.place} has {len(names)} columns; at most {MAX_FEATURES} are "
+                            "supported")  # fmt: skip
+        if wanted is None:
+            return
+        for name in wanted:
+            if name not in names:
+                raise DataError(
+                    f"{self.place} has no column {name!r} ({nearest(name, names)}); add it"
+                )
+        for name in names:
+            if name not in wanted:
+                raise DataError(
+                    f"column {name!r} of {self.place} is unknown ({nearest(name, list(wanted))}); "
+                    "name it in `drop`"
+                )
 
 
-def _first_null(column: Any) -> int:
-    return int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-
-
-def _label_position(names: Sequence[str], label: str, place: str) -> int:
-    count = list(names).count(label)
-    if count != 1:
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        problem = "has no column" if count == 0 else f"has {count} columns named"
-        raise DataError(f"{place} {problem} {label!r} (columns: {shown}); choose another `label`")
-    if len(names) < 2:
-        raise DataError(f"{place} has no column but {label!r}; it needs at least one feature")
-    return list(names).index(label)
-
-
-def _is_number(text: str) -> bool:
+@contextlib.contextmanager
+def _naming(place: str, cells: Cells | None = None) -> Iterator[None]:
+    """Say of errors in a block which file they are of, and which line."""
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        yield
+    except InputError as error:
+        text = str(error)
+        if cells is not None:
+            block = Block(np.empty(0), np.empty(0), cells.start, cells.lines)
+            text = re.sub(r"at row (\d+)", lambda at: f"at {where(block, int(at[1]))}", text)
+        raise DataError(f"{place}: {text}") from error
 
 
-def _without(items: Sequence[str], position: int) -> list[str]:
-    return [*items[:position], *items[position + 1 :]]
+def _plain(column: Any) -> np.ndarray:
+    """Return a column of pyarrow as integers or texts; the empty text where it has no value."""
+    missing = np.asarray(column.is_null())
+    values = column.drop_null().to_numpy() if missing.any() else column.to_numpy()
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.rint(values)).all():
+        values = values.astype(np.int64)  # as pandas makes them of integers with gaps
+    if values.dtype.kind == "O":
+        values = values.astype(str)
+    if values.dtype.kind == "U":
+        values = np.char.strip(values)
+    if not missing.any():
+        return values
+    texts = values.astype(str)
+    filled = np.full(len(missing), UNLABELLED, dtype=texts.dtype if len(texts) else "<U1")
+    filled[~missing] = texts
+    return filled

@@ -99,7 +99,9 @@ def test_list(run_boxnn: Run) -> None:
     code, out, _ = run_boxnn("data", "list")
     assert code == 0 and "not here; run `boxnn data fetch mnist`" in out
     listed = json.loads(run_boxnn("data", "list", "--json")[1])["sources"]
-    assert [item["name"] for item in listed] == ["mnist", "fashion-mnist", "digits", "mnist-sample"]
+    assert [item["name"] for item in listed] == [
+        "mnist", "fashion-mnist", "cifar-10", "digits", "mnist-sample"
+    ]  # fmt: skip
     write_idx_folder(Path("cache/boxnn-numba/mnist"))
     listed = json.loads(run_boxnn("data", "list", "--json")[1])["sources"]
     assert listed[0]["available"].endswith("mnist")
@@ -118,7 +120,7 @@ def test_failures_are_one_line_and_leave_nothing(run_boxnn: Run) -> None:
     failed(run_boxnn("data", "ingest", "mnist", "--out", "m.zarr"), 1, "boxnn data fetch mnist")
     Path("t.csv").write_text("a,y\n1,0\n2,1\n3,0\n4,oops\nx,1\n")
     words = ("data", "ingest", "t.csv", "--label", "y", "--test-fraction", "0.5", "--out", "m.zarr")
-    failed(run_boxnn(*words), 1, "'x' is not a number at line 6, column 'a' of t.csv")
+    failed(run_boxnn(*words, "--numeric", "a"), 1, "t.csv: column 'a' is in --numeric and holds")
     failed(run_boxnn("data", "ingest", "none.npz", "--out", "m.zarr"), 1, "none.npz")
     failed(run_boxnn("data", "ingest", "digits", "--out", "no/m.zarr"), 2, "create it or choose")
     code, _, err = run_boxnn("data", "ingest", "digits")

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from support.data_files import CODES, X, Y, expected_rows, refused, run, together
 
-from boxnn_numba.data.dataset import open_dataset
-from boxnn_numba.data.sources import tables
+from boxnn_numba.data.dataset import open_dataset, verify_dataset
+from boxnn_numba.data.sources import cells as tables
+from boxnn_numba.data.sources.tables import TableOptions
+from boxnn_numba.errors import BoxNNError, OptionError
+from boxnn_numba.pipelines.ingest import ingest
 
 pytestmark = pytest.mark.usefixtures("no_data_around")
 
@@ -57,15 +60,15 @@ def test_csv_dialect() -> None:
     [
         ([], "t.csv is empty; pass a table with a header line"),
         (["a,y"], "t.csv has no rows"),
-        (["a,b", "1,2"], r"has no column 'y' \(columns: a, b\); choose another `label`"),
+        (["a,b", "1,2"], r"has no column 'y' \(there are: a, b\); choose another `label`"),
         (["a,y,y", "1,2,3"], "has 2 columns named 'y'"),
         (["y", "1"], "has no column but 'y'"),
         (["a,y", "1,0", "2"], "line 3 of t.csv has 1 cells and the header 2"),
         (["a,y", "1,0", "2,"], "line 3 of t.csv has no label"),
-        (["a,y", *["1,0", "2,1"] * 5, "x,1"], "'x' is not a number at line 12, column 'a' of t.c"),
-        (["a,y", *["1,0", "2,1"] * 5, ",1"], "empty cell at line 12, column 'a' of t.csv"),
-        (["a,y", *["1,0", "2,1"] * 5, "nan,1"], "nan at line 12, column 'a' of t.csv; drop"),
-        (["a,y", *["1,0", "2,1"] * 5, "-inf,1"], "inf at line 12, column 'a'"),
+        (["a,y", *["1,0", "2,1"] * 5, "-inf,1"], "inf at line 12, column 'a' of t.csv; name it in"),
+        (["a,y", *[",0", "?,1"] * 5], "t.csv: column 'a' has no value in any row; drop it"),
+        (["a,a,y", "1,2,0"], "has 2 columns named 'a'; rename one"),
+        (["a;y", "1;0"], "has no ',' between its columns; pass `sep` ';'"),
         (["a,y", *["1,0", "2,1"] * 5, "1e40,1"], "line 12, column 'a' .* must fit in float32"),
         (["a,y", "1,0", "2,0"], "has one class only"),
         (["a,y", "1,0", "2,1"], "enough rows for a test split of 0.2; raise `test_fraction`"),
@@ -107,15 +110,17 @@ def test_parquet() -> None:
     assert open_dataset("out.zarr").classes == [0, 1]
 
 
-def test_parquet_of_bytes_are_codes() -> None:
+def test_parquet_of_bytes_are_numbers_unless_they_are_said_to_be_codes() -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
     codes = CODES.astype(np.uint8)
     pq.write_table(pa.table({**{f"p{i}": codes[:, i] for i in range(4)}, "y": Y}), "t.parquet")
-    found = run("t.parquet", label="y")
-    assert found["train"][0].dtype == np.uint8
-    np.testing.assert_array_equal(together(found), expected_rows(codes, Y))
+    for options, dtype in (({}, np.float32), ({"codes": True}, np.uint8)):
+        found = run("t.parquet", label="y", **options)
+        assert found["train"][0].dtype == dtype
+        assert (open_dataset("out.zarr").columns is None) == bool(options)
+        np.testing.assert_array_equal(together(found), expected_rows(codes.astype(dtype), Y))
 
 
 def test_unusable_parquet() -> None:
@@ -125,15 +130,14 @@ def test_unusable_parquet() -> None:
     def write(**columns: Any) -> None:
         pq.write_table(pa.table(columns), "t.parquet")
 
-    write(a=["x", "y"], y=[0, 1])
-    refused("column 'a' of t.parquet has type string; features must be num", "t.parquet", label="y")
+    write(a=[1.0, 2.0], y=[0, 1])
     refused("has no column 'z'", "t.parquet", label="z")
-    write(a=[1.0, 2.0, None, 4.0] * 5, y=[0, 1] * 10)
-    refused("missing value at row 2, column 'a' of t.parquet", "t.parquet", label="y")
-    write(a=[1.0, 2.0, np.nan, 4.0] * 5, y=[0, 1] * 10)
-    refused("nan at row 2, column 'a' of t.parquet", "t.parquet", label="y")
+    write(a=[[1.0], [2.0]] * 5, y=[0, 1] * 5)
+    refused("column 'a' of t.parquet has cells of type list<", "t.parquet", label="y")
     write(a=[1.0, 2.0], y=["u", None])
     refused("row 1 of t.parquet has no label", "t.parquet", label="y")
+    write(a=[None, None], y=[0, 1])
+    refused("column 'a' has no value in any row", "t.parquet", label="y")
     write(a=list(range(4000)), y=[0, 1] * 2000)
     good = Path("t.parquet").read_bytes()
     for content in (b"", b"PAR1nonsense", good[:-5], good[: len(good) // 2]):
@@ -154,3 +158,183 @@ def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("t.parquet").write_bytes(b"")
     monkeypatch.setattr(builtins, "__import__", no_pyarrow)
     refused(r"run pip install 'boxnn-numba\[parquet\]'", "t.parquet", label="y")
+
+
+# --- columns of every kind ---------------------------------------------------------------------
+
+MIXED = (
+    "amount,city,paid,day,kind,row\n"
+    "1.5,Bonn,True,2024-01-01,b,a1\n"
+    ",Kiel,false,2024-01-02,a,a2\n"
+    "3,Bonn,TRUE,,a,a3\n"
+    "4,?,False,2024-03-01,b,a4\n"
+)
+#: Raw values of the table above, in its order.
+RAW = np.array(
+    [
+        [1.5, 0, 1, 19723],
+        [np.nan, 1, 0, 19724],
+        [3, 0, 1, np.nan],
+        [4, np.nan, 0, 19783],
+    ],
+    np.float32,
+)
+ROLES = TableOptions(id_column="row")
+
+
+def both(name: str = "out.zarr") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, labels and ids of both splits."""
+    dataset = open_dataset(name)
+    pieces = [(*dataset.read(split), dataset.read_ids(split)) for split in dataset.splits]
+    x, y, ids = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    return x, y, ids
+
+
+def mixed(ending: str) -> Path:
+    """Write the table above."""
+    path = Path(f"t{ending}")
+    data = MIXED.replace(",", "\t" if ".tsv" in ending else ",").encode()
+    if "parquet" in ending:
+        pytest.importorskip("pyarrow")
+        import pyarrow.csv
+        import pyarrow.parquet as pq
+
+        Path("plain.csv").write_bytes(data.replace(b"?", b""))
+        table = pyarrow.csv.read_csv("plain.csv", convert_options=pyarrow.csv.ConvertOptions(
+            strings_can_be_null=True))  # fmt: skip
+        pq.write_table(table, "plain.parquet")
+        data = Path("plain.parquet").read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.compress(data)
+    if path.suffix == ".zst":
+        data = pytest.importorskip("pyarrow").Codec("zstd").compress(data, asbytes=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "ending", [".csv", ".tsv", ".csv.gz", ".csv.zst", ".parquet", ".parquet.gz", ".parquet.zst"]
+)
+def test_a_mixed_table(ending: str) -> None:
+    summary = ingest(mixed(ending), "out.zarr", label="kind", table=ROLES, test_fraction=0.5)
+    assert verify_dataset("out.zarr") == []
+    dataset = open_dataset("out.zarr")
+    assert dataset.columns is not None and dataset.id_name == "row"
+    kinds = [(column.name, column.kind, column.missing) for column in dataset.columns]
+    assert kinds == [
+        ("amount", "number", True), ("city", "category", True), ("paid", "boolean", False),
+        ("day", "date", True),
+    ]  # fmt: skip
+    assert dataset.columns[1].categories == ("Bonn", "Kiel")
+    x, y, ids = both()
+    order = np.argsort(ids)
+    assert ids[order].tolist() == ["a1", "a2", "a3", "a4"]
+    np.testing.assert_array_equal(x[order], RAW)
+    assert y[order].tolist() == [1, 0, 0, 1]
+    assert summary.columns == {"number": 1, "category": 1, "boolean": 1, "date": 1}
+    assert dataset.table == {"label": "kind", "id_column": "row"}
+
+
+def test_other_ways_to_read_a_table() -> None:
+    Path("t.txt").write_text("a;b;c;kind\n1;x;-;0\n2;none;5;1\n1;;6;0\n2;x;7;1\n")
+    options = TableOptions(sep=";", missing=("none", "-"), categorical=("a",), drop=("c",))
+    ingest("t.txt", "out.zarr", label="kind", table=options, test_fraction=0.5)
+    columns = open_dataset("out.zarr").columns
+    assert columns is not None and columns.names == ["a", "b"]
+    assert [column.kind for column in columns] == ["category", "category"]
+    assert columns[1].categories == ("x",) and columns[1].missing
+    words = TableOptions(sep=";", numeric=("b",))
+    refused(r"t.txt: column 'b' is in `numeric` and holds 'x'", "t.txt", label="kind", table=words)
+    for bad, match in (
+        (TableOptions(sep=";", drop=("z",)), r"has no column 'z' .*; choose another `drop`"),
+        (TableOptions(sep=";", categorical=("z",)), "choose another `categorical`"),
+        (TableOptions(sep=";", drop=("kind",)), "'kind' is named by `label` and by `drop`"),
+        (TableOptions(sep=";;"), "`sep` is ';;'; pass one sign"),
+    ):
+        refused(match, "t.txt", label="kind", table=bad, error=BoxNNError)
+
+
+def test_kinds_are_decided_on_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BLOCK_CELLS", 20)
+    rows = [*(f"{i},{i % 2}" for i in range(50)), "x,1", *(f"{i},{i % 2}" for i in range(50))]
+    Path("t.csv").write_text("a,y\n" + "\n".join(rows) + "\n")
+    summary = ingest("t.csv", "out.zarr", label="y")
+    columns = open_dataset("out.zarr").columns
+    assert columns is not None and columns[0].kind == "category"
+    assert summary.notes == [
+        "column 'a' of numbers but for some texts, so taken for categories: name it in `numeric`, "
+        "and the texts in `missing`"
+    ]
+    ingest("t.csv", "b.zarr", label="y", table=TableOptions(missing=("x",)))
+    columns = open_dataset("b.zarr").columns
+    assert columns is not None and columns[0].kind == "number" and columns[0].missing
+
+
+def test_many_categories_and_single_values_are_told() -> None:
+    rows = [f"c{i % 300},5,{i % 2}" for i in range(600)]
+    Path("t.csv").write_text("a,b,y\n" + "\n".join(rows) + "\n")
+    summary = ingest("t.csv", "out.zarr", label="y")
+    assert [note.split(" with ")[0] for note in summary.notes] == ["column 'b'", "column 'a'"]
+    dataset = open_dataset("out.zarr")
+    assert dataset.columns is not None and len(dataset.columns[0].categories) == 254
+    x = np.concatenate([dataset.read(split)[0] for split in dataset.splits])
+    assert (x[:, 0] == 254).sum() == 46 * 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype"),
+    [(["7", "-8", "9", "10"], "i"), (["007", "8", "9", "10"], "U"), (["ä", "", "b", "cc"], "U")],
+)
+def test_names_of_rows(ids: list[str], dtype: str) -> None:
+    rows = [f"{name},{k},{k % 2}" for k, name in enumerate(ids)]
+    Path("t.csv").write_text("who,a,y\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    ingest("t.csv", "o.zarr", label="y", table=TableOptions(id_column="who"), test_fraction=0.5)
+    x, _, found = both("o.zarr")
+    assert found.dtype.kind == dtype
+    assert [str(name) for name in found[np.argsort(x[:, 0])]] == ids
+    damaged = Path("o.zarr/test/id/c/0/0")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    assert verify_dataset("o.zarr") == [
+        "test/id chunk 0 of o.zarr is damaged or missing; run `boxnn data verify` and ingest again"
+    ]
+
+
+# --- where the test rows come from ---------------------------------------------------------------
+
+
+def test_a_second_table_is_the_test_split() -> None:
+    Path("a.csv").write_text("n,c,y\n1,u,k\n2,v,l\n")
+    Path("b.csv").write_text("c,n,y\nv,3,l\nw,4,k\n")
+    found = run("a.csv", label="y", test="b.csv")
+    assert found["train"][0].tolist() == [[1, 0], [2, 1]]
+    assert found["test"][0].tolist() == [[3, 1], [4, 2]]  # w is another category than these two
+    assert found["test"][1].tolist() == ["l", "k"]
+    Path("b.csv").write_text("c,n\nv,3\n")
+    assert ingest("a.csv", "c.zarr", label="y", test="b.csv").unlabelled == 1
+    assert open_dataset("c.zarr").read_labels("test").tolist() == [-1]
+    Path("b.csv").write_text("c,m,y\nv,3,l\n")
+    refused(r"b.csv has no column 'n' .*; add it", "a.csv", label="y", test="b.csv")
+    Path("b.csv").write_text("c,n,m,y\nv,3,4,l\n")
+    refused(r"column 'm' of b.csv is unknown", "a.csv", label="y", test="b.csv")
+    Path("b.csv").write_text("c,n,y\nv,1,l\nv,x,l\n")
+    refused("b.csv: column 'n' holds 'x' at line 3", "a.csv", label="y", test="b.csv")
+    refused("nothing.csv does not exist", "a.csv", label="y", test="nothing.csv")
+
+
+def test_a_column_names_the_split() -> None:
+    Path("a.csv").write_text("n,s,y\n1,train,k\n2,TEST,l\n3,Train,l\n4,test,\n")
+    table = TableOptions(split_column="s")
+    found = run("a.csv", label="y", table=table)
+    assert found["train"][0].tolist() == [[1], [3]] and found["test"][0].tolist() == [[2], [4]]
+    assert open_dataset("out.zarr").read_labels("test").tolist() == [1, -1]
+    Path("a.csv").write_text("n,s,y\n1,train,k\n2,dev,l\n")
+    refused("'dev' at line 3, column 's' of a.csv is no split", "a.csv", label="y", table=table)
+    refused("both say which rows", "a.csv", OptionError, label="y", table=table, test="a.csv")
+
+
+def test_rows_without_labels() -> None:
+    Path("a.csv").write_text("n,c\n1,u\n2,v\n")
+    summary = ingest("a.csv", "out.zarr")
+    assert summary.rows == {"train": 0, "test": 2} and summary.unlabelled == 2
+    dataset = open_dataset("out.zarr")
+    assert dataset.classes == [] and dataset.read_labels("test").tolist() == [-1, -1]

@@ -1,0 +1,181 @@
+"""Images: a folder or a zip of files, with a folder for each class, decoded block by block."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+
+from boxnn_numba.data.sources.blocks import BLOCK_BYTES, Block, Table, reading
+from boxnn_numba.errors import DataError, first_line
+
+#: Endings of the files that are taken; others are left alone.
+ENDINGS = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+)
+#: Names of the folders of a split.
+SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+#: Modes of Pillow whose values are bytes; of them those without colours.
+_MODES, _GREY = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}, {"1", "L", "LA"}
+_LAYOUT = "lay images out as CLASS/NAME.png, or train/CLASS/NAME.png and test/CLASS/NAME.png"
+
+#: A class and a file.
+Labelled = tuple[str, str]
+
+
+class ImageTable(Table):
+    """Images of one size, their folder's name being the label.
+
+    Parameters
+    ----------
+    place
+        The folder or archive.
+    files
+        Class and name of each image, in order.
+    opener
+        Opens an image by its name.
+    shape
+        Rows and columns, and 3 where they have colours.
+    """
+
+    is_uint8 = True
+
+    def __init__(
+        self,
+        place: str,
+        files: Sequence[Labelled],
+        opener: Callable[[str], IO[bytes]],
+        shape: tuple[int, ...],
+    ) -> None:
+        self.place = place
+        self.feature_shape = shape
+        self._files = files
+        self._opener = opener
+        self._step = max(1, BLOCK_BYTES // self.n_features)
+
+    def scan(self) -> Iterator[Block]:
+        """Yield the labels."""
+        for start, files in self._pieces():
+            yield Block(np.empty((len(files), 0)), _labels(files), start)
+
+    def blocks(self) -> Iterator[Block]:
+        """Decode all images in order."""
+        for start, files in self._pieces():
+            x = np.stack([self._decoded(name) for _, name in files])
+            yield Block(x.reshape(len(files), -1), _labels(files), start)
+
+    def _pieces(self) -> Iterator[tuple[int, Sequence[Labelled]]]:
+        for start in range(0, len(self._files), self._step):
+            yield start, self._files[start : start + self._step]
+
+    def _decoded(self, name: str) -> np.ndarray:
+        place = f"image {name} of {self.place}"
+        with _image(place, self._opener, name) as image:
+            if (image.height, image.width) != self.feature_shape[:2]:
+                raise DataError(
+                    f"{place} has {image.height} x {image.width} pixels and the first one "
+                    f"{self.feature_shape[0]} x {self.feature_shape[1]}; make them equal"
+                )
+            return np.asarray(image.convert("RGB" if len(self.feature_shape) > 2 else "L"))
+
+
+def image_tables(path: Path) -> tuple[ImageTable, ImageTable | None]:
+    """Return the images of a folder or zip: the training split, and the test split if it has one.
+
+    They have colours if any of them has.
+    """
+    if path.is_dir():
+        names = [str(found.relative_to(path).as_posix()) for found in sorted(path.rglob("*"))]
+        splits = _by_split(str(path), [name for name in names if (path / name).is_file()])
+        return _tables(str(path), splits, lambda name: (path / name).open("rb"))
+    with reading(str(path)):
+        archive = zipfile.ZipFile(path)
+        splits = _by_split(str(path), [name for name in archive.namelist() if name[-1:] != "/"])
+        return _tables(str(path), splits, archive.open)
+
+
+def has_images(folder: Path) -> bool:
+    """Say whether there is an image somewhere in a folder."""
+    return any(_is_image(path.relative_to(folder).as_posix()) for path in folder.rglob("*.*"))
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__")) for part in path.parts)
+    return path.suffix.lower() in ENDINGS and not hidden
+
+
+def _by_split(place: str, names: Sequence[str]) -> dict[str, list[Labelled]]:
+    """Return class and name of the images of each split."""
+    names = sorted(filter(_is_image, names))
+    if not names:
+        raise DataError(f"{place} has no images; {_LAYOUT}")
+    parts = [PurePosixPath(name).parts for name in names]
+    # A folder around everything, as archives often have, says nothing.
+    while (
+        len({found[0] for found in parts}) == 1
+        and min(map(len, parts)) > 2
+        and parts[0][0].lower() not in SPLIT_FOLDERS
+    ):
+        parts = [found[1:] for found in parts]
+    found: dict[str, list[Labelled]] = {"train": [], "test": []}
+    splits = [SPLIT_FOLDERS.get(folders[0].lower()) for folders in parts]
+    named = all(
+        split is not None and len(folders) > 2 for split, folders in zip(splits, parts, strict=True)
+    )
+    for name, folders, split in zip(names, parts, splits, strict=True):
+        if len(folders) != 2 + named:
+            raise DataError(f"{place} has {name}; {_LAYOUT}")
+        found[str(split) if named else "train"].append((folders[-2], name))
+    if not found["train"]:
+        raise DataError(f"{place} has no training images; {_LAYOUT}")
+    return found
+
+
+def _tables(
+    place: str, splits: dict[str, list[Labelled]], opener: Callable[[str], IO[bytes]]
+) -> tuple[ImageTable, ImageTable | None]:
+    shape: tuple[int, ...] = ()
+    for _, name in [*splits["train"], *splits["test"]]:
+        with _image(f"image {name} of {place}", opener, name) as image:
+            shape = shape or (image.height, image.width)
+            if image.mode not in _GREY:
+                shape = (*shape, 3)
+                break
+    train, test = (
+        ImageTable(place, splits[split], opener, shape) if splits[split] else None
+        for split in ("train", "test")
+    )
+    assert train is not None
+    return train, test
+
+
+@contextlib.contextmanager
+def _image(place: str, opener: Callable[[str], IO[bytes]], name: str) -> Iterator[Any]:
+    """Open an image, and close it and its file."""
+    from PIL import Image
+
+    try:
+        with (
+            reading(place),
+            warnings.catch_warnings(),
+            opener(name) as file,
+            Image.open(file) as image,
+        ):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if image.mode not in _MODES:
+                raise DataError(
+                    f"{place} has pixels of mode {image.mode}; save it with 8 bits a colour"
+                )
+            yield image
+    except (Image.DecompressionBombError, SyntaxError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"cannot read {place}: {first_line(error)}; leave it away") from error
+
+
+def _labels(files: Sequence[Labelled]) -> np.ndarray:
+    return np.array([label for label, _ in files])
