@@ -18,6 +18,8 @@ from boxnn_numba.kernels import distances
 MAX_LEVELS = 256
 #: Codes between a missing number and the numbers.
 _APART = 64
+#: Categories that are listed in words.
+_MOST_LISTED = 12
 #: Rows of all classes together that a category counts besides its own.
 _SMOOTH = 10
 
@@ -248,18 +250,18 @@ class Grid:
         column = Column("") if column is None else column
         used = self.codes[feature, : self.counts[feature] + 1]
         inside = (lower <= used) & (used <= upper)
-        gap = self.missing is not None and lower <= self.missing[feature] <= upper
-        if inside.all() and (gap or not column.missing):
+        gap = self.missing is not None and bool(lower <= self.missing[feature] <= upper)
+        gap &= column.missing  # else its code is another's
+        if inside.all() and gap == column.missing:
             return "anything"
         if column.is_listed:
-            found = [column.text(level) for level in np.flatnonzero(inside).tolist()]
-        else:
-            low, high = map(float, self._range(feature, lower, upper))  # type: ignore[arg-type]
-            found = [_range_text(column, low, high)] if low < high else []
-        # Where nothing was missing in training, its code is another's.
-        if gap and column.missing:
-            found.append("missing")
-        return ", ".join(found) or "nothing"
+            texts = [column.text(level) for level in range(len(used))]
+            return _listed_text(
+                [*texts, *["missing"] * column.missing], [*inside.tolist(), *[gap] * column.missing]
+            )
+        low, high = map(float, self._range(feature, lower, upper))  # type: ignore[arg-type]
+        found = [_range_text(column, low, high)] if low < high else []
+        return ", ".join([*found, *["missing"] * gap]) or "nothing"
 
 
 # --- learning ------------------------------------------------------------------------------
@@ -373,3 +375,13 @@ def _range_text(column: Column, low: float, high: float) -> str:
         if np.isinf(high)
         else (f"{column.text(low)} to {column.text(high)}")
     )
+
+
+def _listed_text(texts: list[str], inside: list[bool]) -> str:
+    """Return which texts are inside, or which are not, whichever is shorter."""
+    found = [text for text, within in zip(texts, inside, strict=True) if within]
+    rest = [text for text, within in zip(texts, inside, strict=True) if not within]
+    if len(rest) < min(len(found), _MOST_LISTED):
+        return f"anything but {', '.join(rest)}"
+    more = f", ... ({len(found)})" if len(found) > _MOST_LISTED else ""
+    return ", ".join(found[:_MOST_LISTED]) + more or "nothing"

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.columns import Columns
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import OptionError
+from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Boxes that are written of templates at most.
@@ -54,9 +56,11 @@ def export_boxes(
         into ``classes``, ``template`` (M,) int32, ``group`` (n,) int32, ``part`` (E, n) int32 of
         each set of boxes, ``offset`` (K,) int64, ``width``, ``group_size`` and ``feature_shape``;
         with a grid also ``low`` and ``high`` (M, n) float64, so that raw values v in
-        ``low <= v < high`` are in the box; of an ensemble ``member`` (M,) int32, the set that a box
-        is in. Templates are numbered through all sets. Where ``group_size`` is above 1 (models of
-        the first version of the file format) the features of a group are capped one by one.
+        ``low <= v < high`` are in the box; of a table ``column`` (n,) names and ``admitted`` (M, n)
+        words for what a box admits, which list categories (there ``low`` and ``high`` are NaN); of
+        an ensemble ``member`` (M,) int32, the set that a box is in. Templates are numbered through
+        all sets. Where ``group_size`` is above 1 (models of the first version of the file format)
+        the features of a group are capped one by one.
     expand
         Write every box that the templates stand for, each choice of a row for every part, instead
         of their rows. At most `MOST_EXPANDED`.
@@ -104,12 +108,27 @@ def export_boxes(
     }
     if classifier.grid is not None:
         arrays["low"], arrays["high"] = classifier.grid.interval(lower, upper)
+        if classifier.columns is not None:
+            arrays["column"] = np.array(classifier.columns.names)
+            arrays["admitted"] = _admitted(classifier.grid, classifier.columns, lower, upper)
     if classifier.others:
         arrays["member"] = np.repeat(np.arange(len(sets), dtype=np.int32), list(map(len, sets)))
     staged = staged_output(target, overwrite=run.overwrite, directory=False, inputs=[model])
     with staged as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return ExportedBoxes(str(target), *lower.shape)
+
+
+def _admitted(grid: Grid, columns: Columns, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Return (M, n) words for the raw values that boxes admit."""
+    known: dict[tuple[int, int, int], str] = {}
+    for k, column in enumerate(columns):
+        for pair in set(zip(lower[:, k].tolist(), upper[:, k].tolist(), strict=True)):
+            known[k, *pair] = grid.admitted(k, *pair, column)
+    return np.array([
+        [known[k, *pair] for k, pair in enumerate(zip(low, high, strict=True))]
+        for low, high in zip(lower.tolist(), upper.tolist(), strict=True)
+    ])  # fmt: skip
 
 
 def export_certificates(

@@ -13,6 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba._version import versions
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.boxes import Boxes
+from boxnn_numba.columns import Columns
 from boxnn_numba.errors import InputError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
@@ -123,11 +124,12 @@ def trained_model(
     grid: Grid | None,
     feature_shape: tuple[int, ...],
     provenance: dict[str, Any],
+    columns: Columns | None = None,
 ) -> BoxNN:
     """Return the model of a finished run, of its best boxes.
 
-    Classes, grid and feature_shape are as for `BoxNN`; `provenance` is what else to record under
-    ``training``.
+    Classes, grid, feature_shape and columns are as for `BoxNN`; `provenance` is what else to record
+    under ``training``.
     """
     settings: TrainingOptions = run.options
     boxes = Boxes(
@@ -142,4 +144,6 @@ def trained_model(
         "history": [record.as_dict() for record in run.history],
         "versions": versions("numpy", "numba"),
     }
-    return BoxNN(boxes, classes, grid, feature_shape, training=training, offset=run.offset)
+    return BoxNN(
+        boxes, classes, grid, feature_shape, training=training, offset=run.offset, columns=columns
+    )

@@ -204,6 +204,7 @@ def test_categories_are_ordered_by_the_share_of_the_second_class() -> None:
     assert grid.admitted(0, 100, 255, column) == "a, other"
     assert grid.admitted(0, 1, 84, column) == "nothing"
     assert grid.admitted(0, 0, 255, column) == "anything"
+    assert grid.admitted(0, 1, 255, column) == "anything but b"
     low, high = grid.interval([[0]], [[85]])
     assert np.isnan([low[0, 0], high[0, 0]]).all()
     ordered = Grid.fit(raw, columns=[column]).encode([[0.0], [1.0], [2.0], [3.0]])[:, 0]

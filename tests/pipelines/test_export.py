@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from support.cli_runs import Run, failed, here
 
-from boxnn_numba import Boxes, BoxNN, class_distance, load_model, save_model
+from boxnn_numba import Boxes, BoxNN, Grid, class_distance, load_model, save_model
+from boxnn_numba.columns import Columns
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, write_dataset
+from boxnn_numba.pipelines.export import export_boxes
 
 
 def test_boxes_predict_the_same_from_the_numpy_file(trained: Run) -> None:
@@ -45,6 +47,19 @@ def test_boxes_of_raw_features(run_boxnn: Run) -> None:
         np.testing.assert_array_equal(
             inside, (file["lower"][m] <= codes) & (codes <= file["upper"][m])
         )
+
+
+def test_boxes_of_a_table_say_what_they_admit(tmp_path: Path) -> None:
+    table = {"city": ["a", "b", "c", None], "amount": [1.0, 2.0, 3.0, None]}
+    columns = Columns.of(table)
+    grid = Grid.fit(columns.values(table), columns=columns, y=[0, 0, 1, 1])
+    codes = grid.encode(columns.values(table))
+    boxes = Boxes(codes[[0, 2]], codes[[0, 2]], [0, 1], 10)
+    save_model(BoxNN(boxes, [0, 1], grid, columns=columns), tmp_path / "m.zarr")
+    export_boxes(tmp_path / "m.zarr", tmp_path / "b.npz")
+    file = np.load(tmp_path / "b.npz", allow_pickle=False)
+    assert file["column"].tolist() == ["city", "amount"]
+    assert file["admitted"].tolist() == [["a", "below 1.5"], ["c", "from 2.5 on"]]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
