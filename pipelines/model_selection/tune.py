@@ -227,7 +227,7 @@ class _Trial:
                         return "pruned", None
         except DivergenceError:
             return "diverged", None
-        model = trained_model(run, self.dataset.classes, grid, shape, {})
+        model = trained_model(run, self.dataset.classes, grid, shape, {}, self.dataset.columns)
         outcome = held_out_outcome(model, self.dataset)
         if self.radius is None:
             return "complete", margin.mean_certified_radius(*outcome)

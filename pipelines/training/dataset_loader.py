@@ -62,11 +62,18 @@ class _Windows:
 
     def _fit_grid(self) -> Grid:
         step = -(-len(self.labels) // GRID_ROWS)
+        kept = [self._training[chunk] for chunk in self._chunks]
         rows = [
-            self._dataset.read_chunk("train", index)[0][self._training[chunk]][::step]
-            for index, chunk in enumerate(self._chunks)
+            self._dataset.read_chunk("train", index)[0][mask][::step]
+            for index, mask in enumerate(kept)
         ]
-        return Grid.fit(np.concatenate(rows))
+        labels = [
+            self._labels[chunk][mask][::step]
+            for chunk, mask in zip(self._chunks, kept, strict=True)
+        ]
+        return Grid.fit(
+            np.concatenate(rows), columns=self._dataset.columns, y=np.concatenate(labels)
+        )
 
     def _codes(self, index: int, rows: np.ndarray) -> np.ndarray:
         x, _ = self._dataset.read_chunk("train", index)

@@ -129,7 +129,9 @@ def train(
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
         }
-        model = trained_model(training, dataset.classes, grid, dataset.feature_shape, provenance)
+        model = trained_model(
+            training, dataset.classes, grid, dataset.feature_shape, provenance, dataset.columns
+        )
         write_model(model, partial / name, single=name == "model.zip")
     best = training.outcome
     return TrainedModel(
