@@ -314,6 +314,22 @@ class BoxNN:
         kind = self.boxes.width, self.group_size, convention, len(self.box_sets)
         return Certificate(*certificates.certified_radius(distance, *kind))
 
+    def explain(
+        self, x: ArrayLike, time_limit: float = 1.0, seed: int = 0
+    ) -> list[certificates.Explanation]:
+        """Return for each sample its nearest boxes in raw values, and the smallest change found.
+
+        As `boxnn_numba.certificates.explain`; ``print(model.explain(x)[0])`` is to be read.
+        """
+        return certificates.explain(self, x, time_limit=time_limit, seed=seed)
+
+    def column_importances(self, x: ArrayLike, seed: int = 0) -> np.ndarray:
+        """Return how often each column is in the smallest change found of some samples, (n,).
+
+        As `boxnn_numba.certificates.column_importances`.
+        """
+        return certificates.column_importances(self, x, seed)
+
     def _parts(self) -> dict[str, str]:
         """Return what the model is made of, in a few words each."""
         sets, shape = len(self.box_sets), " x ".join(map(str, self.feature_shape or ()))

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.distances import UNREACHABLE, part_distance
 from boxnn_numba.errors import InputError
 
 if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes
     from boxnn_numba.classifier import Classifier
 
+#: Distances of samples to rows of boxes, part by part, that are in memory at a time.
+_MOST_DISTANCES = 1 << 24
 #: Margin of what does not count.
 _NONE = np.iinfo(np.int64).max // 4
 
@@ -71,6 +74,36 @@ def need_one_set(model: Classifier, what: str) -> None:
             f"the model is an ensemble of {len(model.box_sets)} sets of boxes, and {what} of one "
             "set only; pass one of its members"
         )
+
+
+def nearest_rows(
+    codes: np.ndarray, boxes: Boxes, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows, one a part, of the nearest box of given classes, and its distance in units.
+
+    Rows are (N, C, P) and distances (N, C) int64 for C classes (N, C).
+    """
+    kind, starts = boxes.structure, boxes.structure.rows
+    label, step = boxes.labels[starts[:-1]], max(1, _MOST_DISTANCES // kind.n_parts // len(boxes))
+    rows = np.empty((*classes.shape, kind.n_parts), np.int64)
+    distance = np.empty(classes.shape, np.int64)
+    for first in range(0, len(codes), step):
+        block = slice(first, first + step)
+        units = np.asarray(part_distance(codes[block], boxes))
+        total = np.minimum.reduceat(units, starts[:-1], axis=2).sum(axis=1, dtype=np.int64)
+        for i, of_part in enumerate(units, start=first):
+            for k, index in enumerate(classes[i]):
+                own = np.where(label == index, total[i - first], UNREACHABLE)
+                t = int(own.argmin())
+                rows[i, k] = starts[t] + of_part[:, starts[t] : starts[t + 1]].argmin(axis=1)
+                distance[i, k] = own[t]
+    return rows, distance
+
+
+def assembled(boxes: Boxes, rows: np.ndarray) -> np.ndarray:
+    """Return the bounds (C, 2, n), lower and upper, of boxes from rows (C, P) one a part."""
+    of_feature, every = rows[:, boxes.part], np.arange(boxes.n_features)
+    return np.stack([side[of_feature, every] for side in (boxes.lower, boxes.upper)], axis=1)
 
 
 def rivals_in_order(

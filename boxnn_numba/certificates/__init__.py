@@ -1,6 +1,12 @@
 """Certificates: how many features may be rewritten before a prediction can change."""
 
 from boxnn_numba.certificates.exact import ExactRadius, exact_radii, exact_radius
+from boxnn_numba.certificates.explanation import (
+    Explanation,
+    column_importances,
+    explain,
+    smallest_changes,
+)
 from boxnn_numba.certificates.margin import (
     certified_accuracy,
     certified_radius,
@@ -18,13 +24,17 @@ __all__ = [
     "KINDS",
     "Certificate",
     "ExactRadius",
+    "Explanation",
     "certified_accuracy",
     "certified_radius",
+    "column_importances",
     "exact_radii",
     "exact_radius",
+    "explain",
     "mean_certified_radius",
     "median_certified_radius",
     "pairwise_radius",
     "patch_certified",
     "patch_sides",
+    "smallest_changes",
 ]

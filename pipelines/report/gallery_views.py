@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxnn_numba.distances import UNREACHABLE, part_distance
+from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures.runs import Run
 from boxnn_numba.pipelines.report.gallery import Attack, FeatureRow, Sample, attack_places
+from boxnn_numba.rivals import assembled, nearest_rows
 
 if TYPE_CHECKING:
-    from boxnn_numba.boxes import Boxes
     from boxnn_numba.model import BoxNN
 
 #: Larger images are shown reduced: a page holds hundreds of them.
 LONGEST_SIDE = 64
 #: Features in the table of a sample that is not an image.
 MOST_FEATURES = 12
-#: Distances of samples to rows of boxes, part by part, that are in memory at a time.
-_MOST_DISTANCES = 1 << 24
 
 
 def is_image(feature_shape: Sequence[int]) -> bool:
@@ -49,7 +47,7 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     classes = np.array([(sample.prediction, sample.rival) for sample in samples])
     stored = [(sample.own_distance, sample.rival_distance) for sample in samples]
     # Of an ensemble the mean over the sets of boxes is shown, and boxes of the first.
-    sets = [_nearest(codes, boxes, classes) for boxes in model.box_sets]
+    sets = [nearest_rows(codes, boxes, classes) for boxes in model.box_sets]
     total = np.minimum(sum(distance for _, distance in sets), UNREACHABLE)
     given = np.where(total < UNREACHABLE, total + model.offset[classes], UNREACHABLE)
     if not np.allclose(given / (model.boxes.width * len(sets)), stored):
@@ -63,7 +61,7 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
     shown, kind = [], model.boxes.structure
     samples = [replace(each, parts=1 if kind.is_plain else kind.n_parts) for each in samples]
     for sample, values, own, rows in zip(samples, x, codes, sets[0][0], strict=True):
-        place, bounds = places[run.place(sample.index)], _put_together(model.boxes, rows)
+        place, bounds = places[run.place(sample.index)], assembled(model.boxes, rows)
         written, attack = _attacked(run, place) or (values, None)
         if not is_image(shape):
             lines = _feature_rows(model, values, own, written, bounds)
@@ -75,34 +73,6 @@ def show_samples(run: Run, samples: Sequence[Sample], x: np.ndarray, model: BoxN
         images = tuple(map(draw.image, (own, *bounds.reshape(4, -1))))
         shown.append(replace(sample, images=images, attack=attack))
     return shown
-
-
-def _nearest(codes: np.ndarray, boxes: Boxes, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows, one a part, of the nearest box of given classes, and its distance in units.
-
-    Rows are (N, C, P) and distances (N, C) int64 for C classes (N, C).
-    """
-    kind, starts = boxes.structure, boxes.structure.rows
-    label, step = boxes.labels[starts[:-1]], max(1, _MOST_DISTANCES // kind.n_parts // len(boxes))
-    rows = np.empty((*classes.shape, kind.n_parts), np.int64)
-    distance = np.empty(classes.shape, np.int64)
-    for first in range(0, len(codes), step):
-        block = slice(first, first + step)
-        units = np.asarray(part_distance(codes[block], boxes))
-        total = np.minimum.reduceat(units, starts[:-1], axis=2).sum(axis=1, dtype=np.int64)
-        for i, of_part in enumerate(units, start=first):
-            for k, index in enumerate(classes[i]):
-                own = np.where(label == index, total[i - first], UNREACHABLE)
-                t = int(own.argmin())
-                rows[i, k] = starts[t] + of_part[:, starts[t] : starts[t + 1]].argmin(axis=1)
-                distance[i, k] = own[t]
-    return rows, distance
-
-
-def _put_together(boxes: Boxes, rows: np.ndarray) -> np.ndarray:
-    """Return the bounds (C, 2, n), lower and upper, of boxes from rows (C, P) one a part."""
-    of_feature, every = rows[:, boxes.part], np.arange(boxes.n_features)
-    return np.stack([side[of_feature, every] for side in (boxes.lower, boxes.upper)], axis=1)
 
 
 def _attacked(run: Run, place: int) -> tuple[np.ndarray, Attack] | None:

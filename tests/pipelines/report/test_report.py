@@ -26,7 +26,7 @@ UNATTACKED = [group for group in gallery.GROUPS if group != "attacked"]
 
 @pytest.fixture
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr("boxnn_numba.pipelines.report.gallery_views.part_distance", part_loops)
+    monkeypatch.setattr("boxnn_numba.rivals.part_distance", part_loops)
 
 
 # --- published rows ----------------------------------------------------------------------

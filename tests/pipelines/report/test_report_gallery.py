@@ -27,7 +27,7 @@ from boxnn_numba.pipelines.report.summary_files import run_settings
 
 @pytest.fixture(autouse=True)
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr("boxnn_numba.pipelines.report.gallery_views.part_distance", part_loops)
+    monkeypatch.setattr("boxnn_numba.rivals.part_distance", part_loops)
 
 
 def attacked_run(every=2, seed=1):

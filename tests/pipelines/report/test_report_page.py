@@ -15,7 +15,7 @@ from boxnn_numba.pipelines.report import gallery, gallery_views, page
 
 @pytest.fixture
 def oracle_distance(monkeypatch):
-    monkeypatch.setattr("boxnn_numba.pipelines.report.gallery_views.part_distance", part_loops)
+    monkeypatch.setattr("boxnn_numba.rivals.part_distance", part_loops)
 
 
 def drawn_page(**changes):

@@ -1,0 +1,387 @@
+"""Explanations: nearest boxes in raw values, what each column costs, and the smallest change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import validation
+from boxnn_numba.attacks.greedy import greedy_attack
+from boxnn_numba.certificates.exact import exact_radius
+from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.classifier import Classifier
+from boxnn_numba.columns import Column
+from boxnn_numba.distances import UNREACHABLE, ensemble_distance
+from boxnn_numba.errors import InputError
+from boxnn_numba.rivals import assembled, group_count, groups_changed, nearest_rows, unit_name
+
+#: Columns in the text of an explanation.
+_MOST_LISTED = 12
+#: Letters of a cell there.
+_LONGEST = 32
+
+
+class SmallestChanges(NamedTuple):
+    """The smallest change found for each sample that gives it another prediction.
+
+    Attributes
+    ----------
+    x_adv
+        (N, n) changed samples, raw values or codes; the sample itself where none was found.
+    touched
+        (N, n) bool, features that the change rewrites.
+    count
+        (N,) int32, how many features (or groups) that is, -1 where none was found.
+    prediction
+        (N,) labels of `x_adv`.
+    proven
+        (N,) bool, whether no smaller change exists (of those with -1: none at all).
+    radius
+        (N,) int32, certified radius: no change of so many features has an effect.
+    """
+
+    x_adv: np.ndarray
+    touched: np.ndarray
+    count: np.ndarray
+    prediction: np.ndarray
+    proven: np.ndarray
+    radius: np.ndarray
+
+
+def smallest_changes(
+    model: Classifier, x: ArrayLike, time_limit: float = 1.0, seed: int = 0
+) -> SmallestChanges:
+    """Return the smallest change of each sample that is found to give another prediction.
+
+    `greedy_attack` finds it; where the pairwise certificate does not prove that none is smaller,
+    `exact_radius` settles it if it can.
+
+    Parameters
+    ----------
+    model
+        The classifier, with boxes of two classes or more.
+    x
+        Samples, as for `BoxNN.encode`.
+    time_limit
+        Seconds for each sample that needs `exact_radius`; with 0 that is left out.
+    seed
+        Of the attack.
+
+    Raises
+    ------
+    InputError
+        As for `BoxNN.encode`, or the model has boxes of one class only.
+    OptionError
+        `time_limit` is below 0.
+    """
+    validation.real("time_limit", time_limit, 0)
+    rows = _rows(model, x)
+    codes, groups = model.encode(rows), group_count(model)
+    attack = greedy_attack(model, rows, seed=seed)
+    found, radius = attack.x_adv.copy(), pairwise_radius(model, rows).radius.copy()
+    open_ = np.where(attack.changed < 0, groups, attack.changed - 1) > radius
+    for i in np.flatnonzero(open_) if time_limit > 0 else ():
+        exact = exact_radius(model, rows[i], time_limit, seed)
+        radius[i] = exact.lower
+        if exact.adversarial is not None:
+            found[i] = exact.adversarial
+    after = model.encode(found)
+    touched = codes != after
+    changed = groups_changed(codes, after, model.groups)
+    count = np.where(touched.any(axis=1), changed, -1).astype(np.int32)
+    proven = np.where(count < 0, radius >= groups, count == radius + 1)
+    return SmallestChanges(found, touched, count, model.predict(found), proven, radius)
+
+
+def _rows(model: Classifier, x: ArrayLike) -> np.ndarray:
+    rows = model.rows(x)
+    # Of the raw values only float64 reaches every code of a grid.
+    return rows if model.grid is None else rows.astype(np.float64)
+
+
+def column_importances(model: Classifier, x: ArrayLike, seed: int = 0) -> np.ndarray:
+    """Return how often each column is part of the smallest change that is found, (n,) in 0..1.
+
+    It is the share of the samples for which a change was found; a change of several columns counts
+    for each of them, so the sum is the mean number of columns of a change. A column with 0 is one
+    that an adversary of these samples has no need of. Parameters and errors are those of
+    `smallest_changes`, whose changes these are without `exact_radius`.
+    """
+    rows = _rows(model, x)
+    found = greedy_attack(model, rows, seed=seed)
+    touched = model.encode(rows) != model.encode(found.x_adv)
+    some = touched.any(axis=1)
+    return np.asarray(touched[some].mean(axis=0) if some.any() else np.zeros(rows.shape[1]))
+
+
+@dataclass(frozen=True)
+class ColumnCost:
+    """A column of a sample beside its two boxes.
+
+    Attributes
+    ----------
+    name, value
+        Of the column, and what the sample has there, as text.
+    own, rival
+        What the nearest box of the predicted class admits there, and that of the rival, as text.
+    own_cost, rival_cost
+        What the column adds to the distances to them, in units.
+    """
+
+    name: str
+    value: str
+    own: str
+    own_cost: int
+    rival: str
+    rival_cost: int
+
+
+@dataclass(frozen=True)
+class ColumnChange:
+    """A column that a change rewrites, and its value before and after, as text."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a sample has its prediction, and what would change it; `str` of it is to be read.
+
+    Attributes
+    ----------
+    prediction, rival
+        Its label, and the label of the class that limits its certificate.
+    radius
+        Certified: no rewriting of so many columns changes the prediction.
+    own_distance, rival_distance
+        To the nearest box of either, in units, with the constants of the classes.
+    unit
+        Units of a whole column: the width, of an ensemble times its sets.
+    columns
+        All columns, in order. Boxes are put together from templates, and of an ensemble those of
+        the first set are shown, while costs are of all its sets.
+    changes
+        What the smallest change found rewrites; empty where none was found.
+    count
+        How many columns (or groups) that is, -1 where none was found.
+    becomes
+        The prediction after it, None without one.
+    proven
+        Whether no smaller change exists.
+    noun
+        What is counted: "columns" of tables, else "features" or "pixels".
+    """
+
+    prediction: Any
+    rival: Any
+    radius: int
+    own_distance: int
+    rival_distance: int
+    unit: int
+    columns: tuple[ColumnCost, ...]
+    changes: tuple[ColumnChange, ...]
+    count: int
+    becomes: Any
+    proven: bool
+    noun: str = "columns"
+
+    def __str__(self) -> str:
+        own, rival = self.own_distance / self.unit, self.rival_distance / self.unit
+        lines = [
+            f"{self.prediction}: no rewriting of {_counted(self.radius, self.noun)} changes that",
+            f"distance {own:.2f} {self.noun} to the nearest box of {self.prediction}, {rival:.2f} "
+            f"to that of {self.rival}",
+            *self._table(),
+            *self._change(),
+        ]
+        # Names of a stranger's are shown, not sent to the terminal.
+        return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+    def _table(self) -> list[str]:
+        """Return lines on the columns that tell the boxes apart, the most telling first."""
+        if all(one.own_cost == one.rival_cost for one in self.columns):
+            return []
+        told = [one for one in self.columns if one.own_cost != one.rival_cost]
+        told.sort(key=lambda one: -abs(one.rival_cost - one.own_cost))
+        head = ("", "value", f"box of {self.prediction}", "cost", f"box of {self.rival}", "cost")
+        rows = [
+            [_short(cell) for cell in row]
+            for row in [head]
+            + [
+                (one.name, one.value, one.own, f"{one.own_cost / self.unit:.2f}",
+                 one.rival, f"{one.rival_cost / self.unit:.2f}")
+                for one in told[:_MOST_LISTED]
+            ]
+        ]  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        rest = len(self.columns) - len(rows) + 1
+        more = "cost the same" if len(told) <= _MOST_LISTED else "tell less"
+        return [*lines, f"({rest} more {more})"] if rest else lines
+
+    def _change(self) -> list[str]:
+        if self.becomes is None:
+            return ["no change has another label" if self.proven else "no change was found"]
+        kind = "smallest change" if self.proven else "smallest change found"
+        lines = [f"{kind}, of {_counted(self.count, self.noun)}, to {self.becomes}:"]
+        return lines + [f"  {one.name}: {one.before} -> {one.after}" for one in self.changes]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun if count != 1 else noun.removesuffix('s')}"
+
+
+def explain(
+    model: Classifier,
+    x: ArrayLike,
+    names: Sequence[str] | None = None,
+    time_limit: float = 1.0,
+    seed: int = 0,
+) -> list[Explanation]:
+    """Explain predictions: nearest boxes in raw values, costs of columns, and smallest changes.
+
+    Parameters
+    ----------
+    model
+        The classifier, with boxes of two classes or more.
+    x
+        Samples, as for `BoxNN.encode`.
+    names
+        n names of features, where the model has no columns; "feature 0", ... by default.
+    time_limit, seed
+        As for `smallest_changes`.
+
+    Returns
+    -------
+    list of Explanation
+        One for each sample.
+
+    Raises
+    ------
+    InputError, OptionError
+        As for `smallest_changes`, or `names` are not n.
+
+    Examples
+    --------
+    >>> from boxnn_numba import Boxes, BoxNN
+    >>> from boxnn_numba.certificates import explain
+    >>> model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
+    >>> print(explain(model, [[25, 25, 90, 25, 255]])[0])
+    a: no rewriting of 1 feature changes that
+    distance 1.40 features to the nearest box of a, 4.00 to that of b
+               value  box of a  cost  box of b    cost
+    feature 0  25     0 to 50   0.00  200 to 255  1.00
+    feature 1  25     0 to 50   0.00  200 to 255  1.00
+    feature 3  25     0 to 50   0.00  200 to 255  1.00
+    feature 4  255    0 to 50   1.00  200 to 255  0.00
+    feature 2  90     0 to 50   0.40  200 to 255  1.00
+    smallest change, of 2 features, to b:
+      feature 0: 25 -> 200
+      feature 1: 25 -> 200
+    """
+    rows = _rows(model, x)
+    told = _columns(model, names)
+    change = smallest_changes(model, rows, time_limit, seed)
+    codes = model.encode(rows)
+    classes, distance = _two_classes(model, codes)
+    labels, reach = np.asarray(model.classes), model.boxes.width * len(model.box_sets)
+    bounds = []
+    costs = np.zeros((2, *codes.shape), np.int64)
+    for boxes in model.box_sets:
+        nearest, _ = nearest_rows(codes, boxes, classes)
+        bounds.append(np.stack([assembled(boxes, one) for one in nearest]))  # (N, C, 2, n)
+        beyond = np.maximum(
+            bounds[-1][:, :, 0].astype(int) - codes[:, None],
+            codes[:, None].astype(int) - bounds[-1][:, :, 1],
+        )
+        costs += np.clip(beyond, 0, model.boxes.width).swapaxes(0, 1)
+    unit = (
+        "columns"
+        if model.columns is not None
+        else unit_name(model.feature_shape or (), group_count(model))
+    )
+    return [
+        Explanation(
+            labels[classes[i, 0]].item(), labels[classes[i, 1]].item(), int(change.radius[i]),
+            int(distance[i, 0]), int(distance[i, 1]), reach,
+            _costs(model, told, rows[i], bounds[0][i], costs[:, i]),
+            _changes(model, told, rows[i], change, i), int(change.count[i]),
+            change.prediction[i].item() if change.count[i] >= 0 else None,
+            bool(change.proven[i]), unit,
+        )
+        for i in range(len(rows))
+    ]  # fmt: skip
+
+
+def _columns(model: Classifier, names: Sequence[str] | None) -> Sequence[Column]:
+    if model.columns is not None:
+        return list(model.columns)
+    n = model.boxes.n_features
+    names = [f"feature {k}" for k in range(n)] if names is None else [str(name) for name in names]
+    if len(names) != n:
+        raise InputError(f"`names` are {len(names)} and the model has {n} features")
+    return [Column(name) for name in names]
+
+
+def _two_classes(model: Classifier, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted class and the rival that limits the margin (N, 2), and distances."""
+    total = np.asarray(ensemble_distance(codes, model.box_sets), dtype=np.int64)
+    total = np.where(total < UNREACHABLE, total + model.offset, UNREACHABLE)
+    own = total.argmin(axis=1)
+    slack = total - (np.arange(total.shape[1]) < own[:, None])
+    slack[np.arange(len(codes)), own] = np.iinfo(np.int64).max
+    found = np.stack([own, slack.argmin(axis=1)], axis=1)
+    return found, np.take_along_axis(total, found, axis=1)
+
+
+def _costs(
+    model: Classifier,
+    told: Sequence[Column],
+    row: np.ndarray,
+    bounds: np.ndarray,
+    costs: np.ndarray,
+) -> tuple[ColumnCost, ...]:
+    (own_low, own_high), (rival_low, rival_high) = bounds.tolist()
+    return tuple(
+        ColumnCost(
+            column.name, _text(model, column, row[k]),
+            admitted(model, column, k, own_low[k], own_high[k]), int(costs[0, k]),
+            admitted(model, column, k, rival_low[k], rival_high[k]), int(costs[1, k]),
+        )
+        for k, column in enumerate(told)
+    )  # fmt: skip
+
+
+def _changes(
+    model: Classifier, told: Sequence[Column], row: np.ndarray, change: SmallestChanges, i: int
+) -> tuple[ColumnChange, ...]:
+    return tuple(
+        ColumnChange(
+            told[k].name, _text(model, told[k], row[k]), _text(model, told[k], change.x_adv[i, k])
+        )
+        for k in np.flatnonzero(change.touched[i])
+    )
+
+
+def _text(model: Classifier, column: Column, value: Any) -> str:
+    """Show a raw value, in five digits where it is a plain number, or a code."""
+    if model.grid is None or column.kind != "number" or np.isnan(value):
+        return column.text(float(value))
+    return f"{float(value):.5g}"
+
+
+def admitted(model: Classifier, column: Column, feature: int, lower: int, upper: int) -> str:
+    """Say which raw values, or codes, of a feature are in a box that has these bounds there."""
+    if model.grid is not None:
+        return model.grid.admitted(feature, lower, upper, column)
+    return str(lower) if lower == upper else f"{lower} to {upper}"

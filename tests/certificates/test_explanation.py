@@ -1,0 +1,122 @@
+"""Explanations: their boxes and costs by plain loops, their changes against all that there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.certificate_models import factored, fewest_changes
+
+from boxnn_numba import Boxes, BoxNN, Grid
+from boxnn_numba.certificates import column_importances, explain, smallest_changes
+from boxnn_numba.columns import Columns
+from boxnn_numba.errors import InputError, OptionError
+
+
+@pytest.mark.parametrize(("seed", "sets", "grouped"), [(0, 1, False), (1, 1, True), (2, 2, True)])
+def test_smallest_changes_are_those_of_brute_force(seed: int, sets: int, grouped: bool) -> None:
+    model, x, every = factored(seed, 5, 3, 40, sets, grouped=grouped)
+    found = smallest_changes(model, x)
+    truth = fewest_changes(model, x, every)
+    assert found.proven.all() and found.count.tolist() == truth
+    flipped = found.count >= 0
+    np.testing.assert_array_equal(model.predict(found.x_adv), found.prediction)
+    assert ((found.prediction != model.predict(x)) == flipped).all()
+    np.testing.assert_array_equal(found.touched, model.encode(x) != model.encode(found.x_adv))
+    groups = [len(np.unique(model.groups[row])) for row in found.touched]
+    assert groups == [max(0, count) for count in truth]
+    quick = smallest_changes(model, x, time_limit=0)
+    assert (quick.count[quick.proven] == found.count[quick.proven]).all()
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_costs_add_up_to_the_distances(sets: int) -> None:
+    model, x, _ = factored(3, 6, 3, 40, sets, grouped=False)
+    distance, names = model.class_distance(x), list(model.classes)
+    for one, row, label in zip(explain(model, x), distance, model.predict(x), strict=True):
+        own, rival = names.index(one.prediction), names.index(one.rival)
+        assert one.prediction == label and one.unit == 40 * sets
+        assert (one.own_distance, one.rival_distance) == (row[own], row[rival])
+        limits = [row[c] - row[own] - (c < own) for c in range(3) if c != own]
+        assert row[rival] - row[own] - (rival < own) == min(limits)
+        assert sum(c.own_cost for c in one.columns) == row[own] - model.offset[own]
+        assert sum(c.rival_cost for c in one.columns) == row[rival] - model.offset[rival]
+
+
+def mixed() -> tuple[BoxNN, dict[str, list[object]]]:
+    """A table of 30 rows where the amount decides, and the city where that is missing."""
+    table: dict[str, list[object]] = {
+        "amount": [*range(10), *range(90, 100), *[None] * 10],
+        "city": ["Bonn", "Kiel"] * 15,
+        "day": ["2024-01-31"] * 30,
+    }
+    columns, y = Columns.of(table), np.array([0] * 10 + [1] * 10 + [0, 1] * 5)
+    raw = columns.values(table)
+    grid = Grid.fit(raw, columns=columns, y=y)
+    codes = grid.encode(raw)
+    low, high = (
+        np.stack([side(codes[rows], axis=0) for rows in (y == 0, y == 1)]).astype(np.uint8)
+        for side in (np.min, np.max)
+    )
+    # Of the first ten and the second ten rows only; the city as it is there.
+    low[:, 0], high[:, 0] = [codes[0, 0], codes[10, 0]], [codes[9, 0], codes[19, 0]]
+    low[:, 1] = high[:, 1] = codes[[20, 21], 1]
+    return BoxNN(Boxes(low, high, [0, 1], 100), ["no", "yes"], grid, columns=columns), table
+
+
+def test_a_table_is_told_in_its_own_words() -> None:
+    model, table = mixed()
+    one, other = explain(model, {name: [cells[0], cells[21]] for name, cells in table.items()})
+    amount, city, day = one.columns
+    assert [c.name for c in one.columns] == ["amount", "city", "day"]
+    assert (amount.value, amount.own_cost, amount.rival_cost) == ("0", 0, 100)
+    assert (city.value, city.own, city.rival) == ("Bonn", "Bonn", "Kiel")
+    assert day.value == "2024-01-31"
+    assert one.noun == "columns" and one.prediction == "no" and one.becomes == "yes"
+    assert one.proven and len(one.changes) == one.radius + 1
+    changed = {name: [cells[0]] for name, cells in table.items()}
+    changed |= {change.name: [change.after] for change in one.changes}
+    assert model.predict(changed).tolist() == ["yes"]
+    text = str(one)
+    assert text.startswith(f"no: no rewriting of {one.radius} column")
+    assert "smallest change, of" in text and "amount: 0 -> " in text
+    assert len({line.index("box of no") for line in text.splitlines()[2:3]}) == 1
+    assert other.columns[0].value == "missing" and other.prediction == "yes"
+
+
+def test_of_all_columns_those_that_decide_are_important() -> None:
+    model, table = mixed()
+    share = column_importances(model, table)
+    touched = smallest_changes(model, table).touched
+    np.testing.assert_allclose(share, touched[touched.any(axis=1)].mean(axis=0))
+    assert share[:2].min() > 0 and share[2] == 0
+    np.testing.assert_array_equal(share, model.column_importances(table))
+
+
+def test_names_of_columns_and_unprintable_ones() -> None:
+    model = BoxNN(Boxes([[0, 0], [200, 200]], [[50, 50], [255, 255]], [0, 1], 9), ["a\x1b", "b"])
+    (one,) = model.explain([[20, 30]])
+    assert [c.name for c in one.columns] == ["feature 0", "feature 1"]
+    assert "\x1b" not in str(one)
+    (named,) = explain(model, [[20, 30]], names=["left", "right"])
+    assert [c.name for c in named.changes] == ["left", "right"]
+    assert str(named).splitlines()[-2:] == ["  left: 20 -> 200", "  right: 30 -> 200"]
+
+
+def test_no_change_at_all() -> None:
+    # Of two boxes that admit the same the first class is nearer by its constant.
+    boxes = Boxes([[0], [0]], [[255], [255]], [0, 1], 9)
+    (one,) = explain(BoxNN(boxes, ["a", "b"], offset=np.array([0, 20])), [[7]])
+    assert (one.becomes, one.changes, one.proven, one.radius) == (None, (), True, 1)
+    assert str(one).endswith("no change has another label")
+
+
+def test_refused_in_one_line() -> None:
+    model, table = mixed()
+    with pytest.raises(InputError, match="`names` are 1"):
+        explain(BoxNN(model.boxes, ["no", "yes"]), [[1, 2, 3]], names=["a"])
+    with pytest.raises(OptionError, match="time_limit"):
+        explain(model, table, time_limit=-1)
+    with pytest.raises(InputError, match="'city' is missing"):
+        explain(model, {"amount": [1], "day": [""]})
+    with pytest.raises(InputError, match="one class only"):
+        explain(BoxNN(Boxes([[0]], [[9]], [0], 9, 2), ["a", "b"]), [[7]])
