@@ -52,8 +52,9 @@ def certify(
 
     result = work(out=out, certificate=certificate or "margin", limit=limit, **given).as_dict()
     return result, (
-        f"{out}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
-        f"{result['accuracy']:.2f}%, median certified radius {result['median_certified_radius']}"
+        f"{out}: {result['n']} samples in {result['seconds']:.2f} s, "
+        + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")
+        + f", median certified radius {result['median_certified_radius']}"
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
         + "".join(
             f"\nright and certified against {size} patches {share:.2f}%"

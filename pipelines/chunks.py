@@ -18,6 +18,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
+from boxnn_numba.columns import Columns
 from boxnn_numba.data.atomic import partial_path, staged_output, write_failure
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import model_digest
@@ -158,12 +159,14 @@ def _run(
 # in the key make sure that it is still what the client saw.
 @functools.lru_cache(maxsize=2)
 def _open_inputs(job: ChunkJob) -> tuple[Any, Dataset, np.ndarray]:
-    model, dataset = job.load(job.model), open_dataset(job.data)
+    model = job.load(job.model)
+    dataset = open_dataset(job.data).matched(columns_of(model), job.model)
     if model_digest(model) != job.model_digest or dataset.digest != job.data_digest:
         raise DataError(f"{job.model} or {job.data} changed while it was used; start again")
     known = {label: index for index, label in enumerate(model.classes)}
-    # Of the data set's classes among the model's; -1 for one that it never saw.
-    positions = np.array([known.get(label, -1) for label in dataset.classes], np.int32)
+    # Of the data set's classes among the model's; -1 for one that it never saw, and, last, for a
+    # row without a label, whose index is -1.
+    positions = np.array([*(known.get(label, -1) for label in dataset.classes), -1], np.int32)
     return model, dataset, positions
 
 
@@ -190,6 +193,14 @@ def run_chunk(index: int, job: ChunkJob) -> Spent:
     return Spent(1, computed - read, transfer, nbytes)
 
 
+def columns_of(model: BoxNN | BaselineModel) -> Columns | None:
+    """Return the columns that a model was trained on, if its data were a table."""
+    if isinstance(model, BoxNN):
+        return model.columns
+    listed = model.training.get("columns")
+    return None if listed is None else Columns.from_list(listed)
+
+
 # --- what a job is of ------------------------------------------------------------------------
 
 
@@ -214,7 +225,8 @@ class Subject:
         cls, load: Callable[[Name], Any], model: Name, data: Name, split: str, limit: int | None
     ) -> Subject:
         """Open a model by `load`, and a dataset, of which all rows are taken without a limit."""
-        stored, dataset = load(model), open_dataset(data)
+        stored = load(model)
+        dataset = open_dataset(data).matched(columns_of(stored), model)
         validation.choice("split", split, dataset.splits)
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
@@ -259,6 +271,8 @@ class Subject:
             "dataset_digest": dataset.digest,
             "split": self.split,
             **({"limit": self.n_rows, "split_rows": total} if some else {}),
+            **({} if dataset.id_name is None else {"id": dataset.id_name}),
+            **({} if dataset.columns is None else {"columns": dataset.columns.as_list()}),
             **_shape_of(self.stored),
         }
 

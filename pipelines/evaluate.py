@@ -12,6 +12,7 @@ from boxnn_numba import validation
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
 from boxnn_numba.pipelines.figures.runs import certified_curve
 from boxnn_numba.pipelines.figures.scales import last_visible, tick_step
@@ -114,6 +115,11 @@ def evaluate(
         validation.radii(radii)
     file = open_certificate(certificate)
     outcome = prediction, _, label = file.outcome(convention)
+    if (label < 0).all():
+        raise CertificateFileError(
+            f"{certificate} has no row with a label that the model knows, so nothing is right or "
+            "wrong; `boxnn export certificates` writes its predictions and radii"
+        )
     radii = _radii(file, radii, outcome)
 
     def curve(radius: np.ndarray) -> dict[str, float]:
@@ -127,10 +133,8 @@ def evaluate(
     abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
     table = margin.per_class_table(*outcome, len(file.classes))
     known = [part[label >= 0] for part in outcome]
-    balanced, constant = np.zeros(1 + len(radii)), margin.Majority(0, 0.0, 0.0)
-    if len(known[0]):
-        balanced = margin.balanced_certified_accuracy(*known, [0, *radii])
-        constant = margin.majority(known[2])
+    balanced = margin.balanced_certified_accuracy(*known, [0, *radii])
+    constant = margin.majority(known[2])
     return Evaluation(
         method=file.method,
         median_certified_radius=margin.median_certified_radius(*outcome),

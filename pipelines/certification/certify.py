@@ -39,7 +39,7 @@ class Certified(Result):
     split, n
         Which samples, and how many.
     accuracy, median_certified_radius
-        In percent, and in features.
+        In percent, and in features. Of rows without any label None, and the median of the radii.
     seconds
         That it took.
     patches
@@ -54,7 +54,7 @@ class Certified(Result):
     kind: str
     split: str
     n: int
-    accuracy: float
+    accuracy: float | None
     median_certified_radius: int
     seconds: float
     patches: dict[str, float] | None = None
@@ -158,11 +158,13 @@ def certify(
         optional=optional,
     )  # fmt: skip
     file = open_certificate(out)
-    prediction, _, label = outcome = file.outcome()
+    prediction, radius, label = file.outcome()
+    known = bool((label >= 0).any())
+    truth = label if known else prediction
     return Certified(
         str(out), certificate, split, len(file),
-        accuracy=round(100.0 * float((prediction == label).mean()), 4),
-        median_certified_radius=margin.median_certified_radius(*outcome),
+        accuracy=round(100.0 * float((prediction == label).mean()), 4) if known else None,
+        median_certified_radius=margin.median_certified_radius(prediction, radius, truth),
         patches=file.patches,
         settled=100.0 * float((file.radius == file.upper).mean()) if exact else None,
         seconds=time.perf_counter() - began,

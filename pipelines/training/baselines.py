@@ -173,6 +173,8 @@ def _trained(
         {
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
+            **({} if dataset.columns is None else {"columns": dataset.columns.as_list()}),
+            **({"table": dataset.table} if dataset.table else {}),
             **provenance,
             "versions": versions("numpy", "numba"),
         },

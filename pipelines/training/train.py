@@ -128,6 +128,8 @@ def train(
             "preset": preset,
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
+            # So that rows to predict are read as the training data were.
+            **({"table": dataset.table} if dataset.table else {}),
         }
         model = trained_model(
             training, dataset.classes, grid, dataset.feature_shape, provenance, dataset.columns
