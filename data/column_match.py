@@ -43,13 +43,13 @@ def column_match(
         out = x[:, order]
         for place, (old, new) in enumerate(pairs):
             if (old.kind, old.categories) != (new.kind, new.categories):
-                out[:, place] = _translated(out[:, place], old, new, f"{data}, trained {model}")
+                out[:, place] = _translated(out[:, place], old, new, data, model)
         return out
 
     return match
 
 
-def _translated(values: np.ndarray, old: Column, new: Column, place: str) -> np.ndarray:
+def _translated(values: np.ndarray, old: Column, new: Column, data: str, model: str) -> np.ndarray:
     """Return raw values (rows,) of a column as those of another of the same name."""
     distinct, index = np.unique(values, return_inverse=True)
     found = np.full(len(distinct), np.nan)
@@ -65,7 +65,7 @@ def _translated(values: np.ndarray, old: Column, new: Column, place: str) -> np.
             found[known] = Columns([new]).values({new.name: texts}, missing=())[:, 0]
         except InputError as error:
             raise DataError(
-                f"column {new.name!r} is a {new.kind} in the model and a {old.kind} in {place}: "
-                f"{error}; ingest the data with `like`"
+                f"column {new.name!r} is a {old.kind} in {data} and a {new.kind} in {model}; mend "
+                "its cells, and run `boxnn data ingest FILE --like MODEL`"
             ) from error
     return found.astype(values.dtype)[index.reshape(-1)]

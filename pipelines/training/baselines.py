@@ -22,7 +22,11 @@ from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-from boxnn_numba.pipelines.training.dataset_loader import dataset_feed, training_dataset
+from boxnn_numba.pipelines.training.dataset_loader import (
+    dataset_feed,
+    dataset_provenance,
+    training_dataset,
+)
 from boxnn_numba.training.options import TrainingOptions
 
 #: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
@@ -171,10 +175,8 @@ def _trained(
         network.arrays(),
         grid,
         {
-            "dataset": dataset.name,
-            "dataset_digest": dataset.digest,
+            **dataset_provenance(dataset),
             **({} if dataset.columns is None else {"columns": dataset.columns.as_list()}),
-            **({"table": dataset.table} if dataset.table else {}),
             **provenance,
             "versions": versions("numpy", "numba"),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,16 @@ def training_dataset(data: Name) -> Dataset:
     if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
     return dataset
+
+
+def dataset_provenance(dataset: Dataset) -> dict[str, Any]:
+    """Return what a model records of the dataset that it was trained on."""
+    return {
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+        # So that rows to predict are read as the training data were.
+        **({"table": dataset.table} if dataset.table else {}),
+    }
 
 
 class _Windows:

@@ -20,7 +20,11 @@ from boxnn_numba.pipelines.training.cluster_trainer import (
     StepStatistics,
     training_on,
 )
-from boxnn_numba.pipelines.training.dataset_loader import dataset_feed, training_dataset
+from boxnn_numba.pipelines.training.dataset_loader import (
+    dataset_feed,
+    dataset_provenance,
+    training_dataset,
+)
 from boxnn_numba.progress import Progress
 from boxnn_numba.training.fit import trained_model, training_warnings
 from boxnn_numba.training.options import TrainingOptions
@@ -124,16 +128,10 @@ def train(
             about = {**options.as_dict(), "dataset digest": dataset.digest}
             checkpoint = Checkpoint(partial, about, checkpoint_seconds)
             _run_epochs(training, partial, checkpoint, run.progress)
-        provenance = {
-            "preset": preset,
-            "dataset": dataset.name,
-            "dataset_digest": dataset.digest,
-            # So that rows to predict are read as the training data were.
-            **({"table": dataset.table} if dataset.table else {}),
-        }
         model = trained_model(
-            training, dataset.classes, grid, dataset.feature_shape, provenance, dataset.columns
-        )
+            training, dataset.classes, grid, dataset.feature_shape,
+            {"preset": preset, **dataset_provenance(dataset)}, dataset.columns,
+        )  # fmt: skip
         write_model(model, partial / name, single=name == "model.zip")
     best = training.outcome
     return TrainedModel(
