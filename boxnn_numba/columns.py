@@ -496,7 +496,8 @@ def _cell_text(cell: Any) -> Any:
         if abs(number) < _WHOLE and number == int(number):
             return str(int(number))
         # What data sets store: 0.1 of 32 bits is 0.1, not 0.10000000149011612.
-        short = abs(number) < np.finfo(np.float32).max and float(np.float32(number)) == number
+        small = abs(number) < float(np.finfo(np.float32).max)
+        short = small and float(np.float32(number)) == number
         return str(np.float32(number)) if short else repr(number)
     return str(cell)
 

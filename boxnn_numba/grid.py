@@ -317,7 +317,7 @@ def _number(values: np.ndarray, column: Column, levels: int, tally: _Tally | Non
     if not (some or column.missing):
         edges = _feature_edges(present, levels)
         codes = _spread(len(edges) + 1)
-        middle = np.searchsorted(edges, np.median(present), side="right")
+        middle = np.searchsorted(edges, np.quantile(present, 0.5, method="lower"), side="right")
         return _Levels(edges, codes, int(codes[middle]))
     if not len(present):
         return _Levels(np.empty(0), _spread(1), 255)
@@ -334,7 +334,7 @@ def _is_low(
     if tally is None or not len(absent_rows):
         return False
     items = np.full(len(tally.of_row), 2)
-    items[rows] = present > np.median(present)
+    items[rows] = present > np.quantile(present, 0.5, method="lower")
     low, high, absent = tally.scores(items, 3)
     return bool(abs(low - absent) < abs(high - absent))
 
@@ -366,15 +366,12 @@ def _feature_edges(column: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _range_text(column: Column, low: float, high: float) -> str:
-    if np.isinf(low) and np.isinf(high):
-        return "any value"
-    if np.isinf(low):
-        return f"below {column.text(high)}"
-    return (
-        f"from {column.text(low)} on"
-        if np.isinf(high)
-        else (f"{column.text(low)} to {column.text(high)}")
+    first, last = (
+        column.text(float(f"{end:.6g}") if column.kind == "number" else end) for end in (low, high)
     )
+    if np.isinf(low):
+        return "any value" if np.isinf(high) else f"below {last}"
+    return f"from {first} on" if np.isinf(high) else f"{first} to {last}"
 
 
 def _listed_text(texts: list[str], inside: list[bool]) -> str:

@@ -290,7 +290,7 @@ def explain(
       feature 1: 25 -> 200
     """
     rows = _rows(model, x)
-    told = _columns(model, names)
+    told = columns_of(model, names)
     change = smallest_changes(model, rows, time_limit, seed)
     codes = model.encode(rows)
     classes, distance = _two_classes(model, codes)
@@ -323,7 +323,8 @@ def explain(
     ]  # fmt: skip
 
 
-def _columns(model: Classifier, names: Sequence[str] | None) -> Sequence[Column]:
+def columns_of(model: Classifier, names: Sequence[str] | None = None) -> Sequence[Column]:
+    """Return the columns of a model; of one without, columns of given names or numbered ones."""
     if model.columns is not None:
         return list(model.columns)
     n = model.boxes.n_features
@@ -354,7 +355,7 @@ def _costs(
     (own_low, own_high), (rival_low, rival_high) = bounds.tolist()
     return tuple(
         ColumnCost(
-            column.name, _text(model, column, row[k]),
+            column.name, value_text(model, column, row[k]),
             admitted(model, column, k, own_low[k], own_high[k]), int(costs[0, k]),
             admitted(model, column, k, rival_low[k], rival_high[k]), int(costs[1, k]),
         )
@@ -365,19 +366,17 @@ def _costs(
 def _changes(
     model: Classifier, told: Sequence[Column], row: np.ndarray, change: SmallestChanges, i: int
 ) -> tuple[ColumnChange, ...]:
+    ends = row, change.x_adv[i]
     return tuple(
-        ColumnChange(
-            told[k].name, _text(model, told[k], row[k]), _text(model, told[k], change.x_adv[i, k])
-        )
+        ColumnChange(told[k].name, *(value_text(model, told[k], values[k]) for values in ends))
         for k in np.flatnonzero(change.touched[i])
     )
 
 
-def _text(model: Classifier, column: Column, value: Any) -> str:
-    """Show a raw value, in five digits where it is a plain number, or a code."""
-    if model.grid is None or column.kind != "number" or np.isnan(value):
-        return column.text(float(value))
-    return f"{float(value):.5g}"
+def value_text(model: Classifier, column: Column, value: Any) -> str:
+    """Show a raw value or a code as a user writes it, numbers in six digits."""
+    plain = model.grid is not None and column.kind == "number"
+    return column.text(float(f"{value:.6g}" if plain else value))
 
 
 def admitted(model: Classifier, column: Column, feature: int, lower: int, upper: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from boxnn_numba.certificates.explanation import admitted, columns_of, value_text
 from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures.runs import Run
@@ -121,40 +122,19 @@ def _feature_rows(
     value = codes.astype(int)
     beyond = np.maximum(lower.astype(int) - value, value - upper.astype(int))
     outside = np.clip(beyond, 0, width) / width
-    rank = np.abs(outside[1] - outside[0]) + np.where(written != x, 2.0, 0.0)
+    changed = np.asarray(model.encode(written[None]))[0] != codes
+    rank = np.abs(outside[1] - outside[0]) + np.where(changed, 2.0, 0.0)
     chosen = np.sort(np.argsort(-rank, kind="stable")[:MOST_FEATURES])
-    # Raw values that a box admits at each feature, first of the own box, then of the rival.
-    say: Callable[[Any, Any], str] = _codes
-    ends: tuple[Any, Any] = lower, upper
-    if model.grid is not None:
-        say, ends = _range, model.grid.interval(lower, upper)
-    admitted = [[say(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(*ends, strict=True)]
+    columns = columns_of(model, [str(at) for at in range(len(codes))])
     return tuple(
         FeatureRow(
-            str(at),
-            _number(x[at]),
-            _number(written[at]) if written[at] != x[at] else "",
-            admitted[0][at],
+            columns[at].name,
+            value_text(model, columns[at], x[at]),
+            value_text(model, columns[at], written[at]) if changed[at] else "",
+            admitted(model, columns[at], at, int(lower[0, at]), int(upper[0, at])),
             f"{outside[0, at]:.2f}",
-            admitted[1][at],
+            admitted(model, columns[at], at, int(lower[1, at]), int(upper[1, at])),
             f"{outside[1, at]:.2f}",
         )
-        for at in chosen
+        for at in chosen.tolist()
     )
-
-
-def _number(value: Any) -> str:
-    return f"{float(value):.5g}"
-
-
-def _codes(lower: int, upper: int) -> str:
-    return str(lower) if lower == upper else f"{lower} to {upper}"
-
-
-def _range(low: float, high: float) -> str:
-    """Say which raw values v have low <= v < high."""
-    if low == high:
-        return "none"
-    if np.isneginf(low):
-        return "any" if np.isposinf(high) else f"below {_number(high)}"
-    return f"{_number(low)} or more" if np.isposinf(high) else f"{_number(low)} to {_number(high)}"

@@ -210,7 +210,9 @@ def _samples(run: Run, origins: Origins) -> tuple[Sequence[Sample], str]:
     model, dataset = origins.model(run), origins.dataset(run)
     if model is not None and dataset is not None:
         split = str(run.attributes["split"])
-        x, _ = dataset.read_rows(split, [sample.index for sample in chosen])
+        x, _ = dataset.matched(model.columns, str(run.attributes.get("model"))).read_rows(
+            split, [sample.index for sample in chosen]
+        )
         return gallery_views.show_samples(run, chosen, x, model), ""
     nouns, options = [], []
     if model is None:

@@ -12,7 +12,9 @@ import pytest
 from support.report_page import Checker, make_page
 from support.report_samples import SHAPE, WIDTH, make_model, make_run, pairwise_loops, part_loops
 
-from boxnn_numba import Grid
+from boxnn_numba import Boxes, BoxNN, Grid
+from boxnn_numba.certificates.margin import certified_radius
+from boxnn_numba.columns import Columns
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures import palette
 from boxnn_numba.pipelines.figures.runs import Run
@@ -223,11 +225,38 @@ def test_tables_of_features_say_what_boxes_admit(real):
                     assert bounds == pytest.approx(wanted, abs=0.01)
 
 
-def test_ranges_in_words():
-    inf = np.inf
-    ranges = ((-inf, inf), (-inf, 2.5), (2.5, inf), (1.0, 2.5), (1.0, 1.0))
-    words = [gallery_views._range(low, high) for low, high in ranges]
-    assert words == ["any", "below 2.5", "2.5 or more", "1 to 2.5", "none"]
+def test_tables_with_columns_are_told_in_their_own_words():
+    rng = np.random.default_rng(0)
+    table = {
+        "amount": rng.normal(size=60),
+        "city": np.array(["Bonn", "Kiel", "Ulm"])[np.arange(60) % 3],
+    }
+    table["amount"][::7] = np.nan
+    columns = Columns.of(table)
+    raw, y = columns.values(table), np.arange(60) % 2
+    grid = Grid.fit(raw, columns=columns, y=y)
+    bounds = np.sort(rng.integers(0, 256, (2, 4, 2)), axis=0)
+    model = BoxNN(Boxes(*bounds, [0, 0, 1, 1], 9), ["no", "yes"], grid, columns=columns)
+    distance = model.class_distance(raw)
+    prediction, radius = certified_radius(distance, 9)
+    known = {"width": 9, "group_size": 1, "feature_shape": [2], "split": "test"}
+    run = Run("r", prediction, radius, y, ["no", "yes"], known, distance)
+    samples = gallery.select_samples(run)
+    shown = gallery_views.show_samples(run, samples, raw[[s.index for s in samples]], model)
+    names = {row.feature: row.value for row in shown[0].rows}
+    assert names.keys() == {"amount", "city"} and names["city"] in ("Bonn", "Kiel", "Ulm")
+    values = {row.value for one in shown for row in one.rows if row.feature == "amount"}
+    assert "missing" in values
+    cities = {
+        word
+        for one in shown
+        for row in one.rows
+        if row.feature == "city"
+        for word in row.own.removeprefix("anything but ").split(", ")
+    }
+    assert cities <= {"Bonn", "Kiel", "Ulm", "other", "nothing", "anything"}
+    text = make_page([run], [shown])
+    assert ">amount</th>" in text and ">city</th>" in text
 
 
 # --- classes -----------------------------------------------------------------------------
