@@ -317,7 +317,7 @@ def _number(values: np.ndarray, column: Column, levels: int, tally: _Tally | Non
     if not (some or column.missing):
         edges = _feature_edges(present, levels)
         codes = _spread(len(edges) + 1)
-        middle = np.searchsorted(edges, np.quantile(present, 0.5, method="lower"), side="right")
+        middle = np.searchsorted(edges, 2 * np.median(present / 2), side="right")
         return _Levels(edges, codes, int(codes[middle]))
     if not len(present):
         return _Levels(np.empty(0), _spread(1), 255)
@@ -334,7 +334,7 @@ def _is_low(
     if tally is None or not len(absent_rows):
         return False
     items = np.full(len(tally.of_row), 2)
-    items[rows] = present > np.quantile(present, 0.5, method="lower")
+    items[rows] = present > 2 * np.median(present / 2)
     low, high, absent = tally.scores(items, 3)
     return bool(abs(low - absent) < abs(high - absent))
 
