@@ -75,22 +75,52 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
     )
 
 
-@options.command("Predict and certify the rows of a .npy file.", "predicting")
+@options.command("Predict and certify rows of a table or an array.", "predicting")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@options.out("CSV file: label, radius per row.")
+@options.out("The .csv, .tsv, .json or .parquet file; - is the standard output.")
+@options.choice(
+    "--certificate",
+    ("margin", "pairwise", "exact"),
+    default=None,
+    help="Kind of the radii, each at least as large as the one before, and slower.",
+)
+@click.option("--distances", is_flag=True, help="Add the distance to every class, in units.")
+@click.option("--changes", is_flag=True, help="Add the smallest change that is found, in words.")
+@options.option(
+    "--id",
+    "id_column",
+    section="Tables",
+    metavar="COLUMN",
+    help="Column that names rows; that of the training data by default.",
+)
+@options.option(
+    "--drop",
+    section="Tables",
+    metavar="COLUMNS",
+    help="Columns to leave out, with commas, besides those of the training data.",
+)
+@options.missing
+@options.separator
 @options.overwrite("Replace what is at --out.")
 @options.device
 @options.chunk
-def predict(model: str, file: str, out: str, run: Any) -> options.Output:
-    """Write the label and certified radius of every row of FILE, an .npy array.
+def predict(model: str, file: str, out: str, **given: Any) -> options.Output | None:
+    """Write the label and certified radius of every row of FILE.
 
-    Example: boxnn predict model.zarr samples.npy --out predictions.csv
+    FILE is a table (.csv, .tsv or .parquet, also with .gz or .zst), whose columns are matched by
+    name, or an .npy or .npz array. The label column of the training data may be there or not.
+
+    Example: boxnn predict model.zarr rows.csv --out predictions.csv
     """
+    from boxnn_numba.data.sources.tables import TableOptions
+    from boxnn_numba.data.table_files import STDOUT
     from boxnn_numba.pipelines.predict import predict as work
 
-    result = work(model, file, out, run=run)
-    return result, f"{out}: {result.n} rows"
+    table = TableOptions(**options.table_values(given))
+    as_json = bool(click.get_current_context().obj["json"])
+    result = work(model, file, out, table=table, as_json=as_json, **given)
+    return None if out == STDOUT else (result, f"{out}: {result.n} rows")
 
 
 def curve_table(result: dict[str, Any]) -> str:

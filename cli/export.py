@@ -11,9 +11,22 @@ from boxnn_numba.cli import options
 _overwrite = options.overwrite("Replace what is at --out.")
 
 
-@click.group(cls=options.Group, short_help="Write boxes or certificates for other programs.")
+_table = options.out("The .csv, .tsv, .json or .parquet file; - is the standard output.")
+_data = click.option(
+    "--data", type=options.StorePath(exists=True), help="The data set, if it is not where it was."
+)
+
+
+@click.group(cls=options.Group, short_help="Write boxes or results for other programs.")
 def export() -> None:
-    """Write boxes to a NumPy file, or certificates to a CSV or Parquet table."""
+    """Write boxes to a NumPy file, or certificates or attacks to a table."""
+
+
+def _shown(made: Any) -> options.Output | None:
+    from boxnn_numba.data.table_files import STDOUT
+
+    text = f"{made.out}: {made.rows} rows, {made.columns} columns"
+    return None if made.out == STDOUT else (made, text)
 
 
 @export.command(short_help="Write the boxes of a model as .npz.", doing="exporting")
@@ -35,16 +48,33 @@ def boxes(model: str, out: str, expand: bool, run: Any) -> options.Output:
     return made, f"{out}: {made.boxes} boxes of {made.features} features"
 
 
-@export.command(short_help="Write a certificate file as .csv or .parquet.", doing="exporting")
+@export.command(short_help="Write a certificate file as a table.", doing="exporting")
 @click.argument("certificate", type=options.StorePath(exists=True))
-@options.out("The .csv or .parquet file.")
+@_table
+@_data
 @_overwrite
-def certificates(certificate: str, out: str, run: Any) -> options.Output:
+def certificates(certificate: str, out: str, **given: Any) -> options.Output | None:
     """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
+
+    Rows that have names in the data set have them here.
 
     Example: boxnn export certificates cert.zarr --out cert.parquet
     """
     from boxnn_numba.pipelines.export import export_certificates
 
-    made = export_certificates(certificate, out, run=run)
-    return made, f"{out}: {made.rows} rows, {made.columns} columns"
+    return _shown(export_certificates(certificate, out, **given))
+
+
+@export.command(short_help="Write what attacks change as a table.", doing="exporting")
+@click.argument("attack", type=options.StorePath(exists=True))
+@_table
+@_data
+@_overwrite
+def attacks(attack: str, out: str, **given: Any) -> options.Output | None:
+    """Write what is changed by ATTACK: row, column, and its value before and after.
+
+    Example: boxnn export attacks attack.zarr --out changes.csv
+    """
+    from boxnn_numba.pipelines.export import export_attacks
+
+    return _shown(export_attacks(attack, out, **given))

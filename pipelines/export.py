@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +12,19 @@ import numpy as np
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.columns import Columns
 from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
+from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Location, Name, location
-from boxnn_numba.errors import OptionError
+from boxnn_numba.data.row_files import RowFile
+from boxnn_numba.data.table_files import ENDINGS, STDOUT, table_output
+from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
+#: Columns of our own, which no column that names rows hides.
+_TAKEN = {"row", "label", "prediction", "radius", "upper", "column", "from", "to"}
 #: Boxes that are written of templates at most.
 MOST_EXPANDED = 100_000
 
@@ -132,7 +137,7 @@ def _admitted(grid: Grid, columns: Columns, lower: np.ndarray, upper: np.ndarray
 
 
 def export_certificates(
-    certificate: Name, out: Name, *, run: RunOptions = DEFAULT_RUN
+    certificate: Name, out: Name, *, data: Name | None = None, run: RunOptions = DEFAULT_RUN
 ) -> ExportedTable:
     """Write a certificate file as a table.
 
@@ -141,10 +146,12 @@ def export_certificates(
     certificate
         Path of a certificate file of any method.
     out
-        The ``.csv`` or ``.parquet`` file to write. Columns: ``row`` of the split, ``label`` (empty
-        where it is unknown), ``prediction`` (empty where the method abstains), ``radius``,
-        ``upper`` of exact certificates, ``withstands_ROWSxCOLUMNS`` of patches, and
-        ``distance_CLASS`` of every class, in units.
+        The table to write, as for `table_output`. Columns: ``row`` of the split, what names it
+        where the data set has that, ``label`` (empty where it is unknown), ``prediction`` (empty
+        where the method abstains), ``radius``, ``upper`` of exact certificates,
+        ``withstands_ROWSxCOLUMNS`` of patches, and ``distance_CLASS`` of every class, in units.
+    data
+        The data set, where rows are named and it is not where it was.
     run
         Whether to replace what is at `out`.
 
@@ -158,16 +165,106 @@ def export_certificates(
         `out` has another ending or exists, or Parquet is wanted and pyarrow is not installed.
     CertificateFileError
         The file is missing, damaged or unfinished.
+    DataError
+        Rows are named in the data set, which is not there.
     OutputError
         `out` cannot be written.
     """
-    target = _named(out, (".csv", ".parquet"))
-    write = _write_csv if target.suffix == ".csv" else _parquet_writer()
-    columns = _columns(open_certificate(certificate))
-    staged = staged_output(target, overwrite=run.overwrite, directory=False, inputs=[certificate])
-    with staged as partial:
-        write(partial, columns)
-    return ExportedTable(str(target), len(columns["row"]), len(columns))
+    _check_ending(out)
+    file = open_certificate(certificate)
+    named = _names(file, _dataset(file, data)) if "id" in file.attributes else {}
+    return _written(out, named | _columns(file), run, certificate)
+
+
+def export_attacks(
+    attack: Name, out: Name, *, data: Name | None = None, run: RunOptions = DEFAULT_RUN
+) -> ExportedTable:
+    """Write what attacks change as a table, a row for each value that is rewritten.
+
+    Parameters
+    ----------
+    attack
+        Path of an attack file.
+    out
+        The table to write, as for `table_output`. Columns: ``row`` of the split, what names it
+        where the data set has that, ``column`` (of data without columns the number of the feature),
+        ``from`` and ``to``, as a user writes them.
+    data
+        The data set that was attacked, where it is not where it was.
+    run
+        Whether to replace what is at `out`.
+
+    Returns
+    -------
+    ExportedTable
+
+    Raises
+    ------
+    OptionError
+        `out` has another ending or exists, or Parquet is wanted and pyarrow is not installed.
+    AttackFileError
+        The file is missing, damaged or unfinished.
+    DataError
+        The data set is not there, or another one.
+    OutputError
+        `out` cannot be written.
+    """
+    _check_ending(out)
+    file = open_attack(attack)
+    dataset = _dataset(file, data)
+    listed = file.attributes.get("columns")
+    columns = None if listed is None else Columns.from_list(listed)
+    dataset = dataset.matched(columns, str(attack))
+    x = dataset.read_rows(file.attributes["split"], file.row)[0] if len(file) else file.x
+    # NaN stays NaN: a missing value that is left alone is no change.
+    different = (file.x != x) & ~(np.isnan(file.x) & np.isnan(x)) & (file.changed > 0)[:, None]
+    places, features = np.nonzero(different)
+    named = _names(file, dataset) if dataset.id_name is not None else {"row": file.row}
+    found: dict[str, Any] = {name: np.asarray(values)[places] for name, values in named.items()}
+    pairs = [
+        [_value(columns, k, values[i, k]) for i, k in zip(places, features, strict=True)]
+        for values in (x, file.x)
+    ]
+    names = features if columns is None else np.array(columns.names, object)[features]
+    found |= {"column": names, "from": pairs[0], "to": pairs[1]}
+    return _written(out, found, run, attack)
+
+
+def _value(columns: Columns | None, place: int, value: Any) -> Any:
+    """Return a raw value as a user writes it."""
+    return value.item() if columns is None else columns.text(place, value)
+
+
+def _dataset(file: RowFile, data: Name | None) -> Dataset:
+    """Return the data set that a file is of."""
+    path = data or file.attributes["dataset"]
+    try:
+        dataset = open_dataset(path)
+    except DataError as error:
+        raise DataError(f"{error} (pass the data set of {file.path} as `data`)") from error
+    if dataset.digest != file.attributes["dataset_digest"]:
+        raise DataError(f"{path} is not the data set of {file.path}; pass that one as `data`")
+    return dataset
+
+
+def _names(file: RowFile, dataset: Dataset) -> dict[str, Any]:
+    """Return the number of each row, and what names it."""
+    ids = dataset.read_ids(file.attributes["split"])
+    assert ids is not None and dataset.id_name is not None
+    row = file.row  # type: ignore[attr-defined]
+    name = dataset.id_name if dataset.id_name not in _TAKEN else "id"
+    return {"row": row, name: ids[row]}
+
+
+def _written(out: Name, rows: dict[str, Any], run: RunOptions, source: Name) -> ExportedTable:
+    with table_output(out, overwrite=run.overwrite, inputs=[source]) as write:
+        write(rows)
+    return ExportedTable(str(out), len(rows["row"]), len(rows))
+
+
+def _check_ending(out: Name) -> None:
+    if str(out) != STDOUT:
+        _named(out, ENDINGS)
 
 
 def _check_expandable(model: Name, sets: Sequence[Boxes]) -> None:
@@ -209,7 +306,7 @@ def _expanded(boxes: Boxes) -> Boxes:
 def _named(out: Name, endings: tuple[str, ...]) -> Location:
     target = location(out)
     if target.suffix not in endings:
-        raise OptionError(f"`out` is {out}; its name must end in {' or '.join(endings)}")
+        raise OptionError(f"`out` is {out}; its name must end in {', '.join(endings)}")
     return target
 
 
@@ -245,27 +342,3 @@ def _columns(file: CertificateFile) -> dict[str, Any]:
         **patches,
         **distance,
     }
-
-
-def _write_csv(path: Location, columns: Mapping[str, Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(columns)
-        values = [np.asarray(column, object).tolist() for column in columns.values()]
-        table.writerows(zip(*values, strict=True))
-
-
-def _parquet_writer() -> Callable[[Location, Mapping[str, Any]], None]:
-    try:
-        import pyarrow
-        from pyarrow.parquet import write_table
-    except ImportError as error:
-        raise OptionError(
-            "writing Parquet needs pyarrow; run pip install 'boxnn-numba[parquet]' or choose .csv"
-        ) from error
-
-    def write(path: Location, columns: Mapping[str, Any]) -> None:
-        with path.open("wb") as file:
-            write_table(pyarrow.table(dict(columns)), file)
-
-    return write

@@ -1,22 +1,35 @@
-"""Prediction: labels and certified radii of the rows of a ``.npy`` file."""
+"""Prediction: labels and certified radii of the rows of a table or an array, as a table."""
 
 from __future__ import annotations
 
-import csv
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.data.atomic import staged_output
+from boxnn_numba.certificates.explanation import smallest_changes
+from boxnn_numba.columns import Column, Columns
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
+from boxnn_numba.data.sources.arrays import array_rows
+from boxnn_numba.data.sources.blocks import stored_features
+from boxnn_numba.data.sources.cells import is_table, open_table
+from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
+from boxnn_numba.data.table_files import table_output
 from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Rows of a user's array that are predicted at a time.
 _ROWS = 4096
+
+#: Certificates of single rows that `predict` writes.
+CERTIFICATES = ("margin", "pairwise", "exact")
 
 
 @dataclass(frozen=True)
@@ -32,18 +45,38 @@ def predict(
     samples: str | os.PathLike[str],
     out: Name,
     *,
+    certificate: str | None = None,
+    distances: bool = False,
+    changes: bool = False,
+    table: TableOptions = DEFAULT_TABLE,
+    as_json: bool = False,
     run: RunOptions = DEFAULT_RUN,
 ) -> Predicted:
-    """Predict and certify the rows of a ``.npy`` file; write ``label,radius`` per row as CSV.
+    """Predict and certify the rows of a table or an array; write them as a table.
 
     Parameters
     ----------
     model
         Path of a model.
     samples
-        A ``.npy`` file (N, n) or (N, *feature_shape), read piece by piece.
+        A table, ``.csv``, ``.tsv`` or ``.parquet``, whose columns are matched by name; or a
+        ``.npy`` or ``.npz`` file (N, n) or (N, *feature_shape), its ``x``. Read piece by piece.
     out
-        The CSV file to write.
+        The ``.csv``, ``.tsv``, ``.json`` or ``.parquet`` file to write, or ``"-"`` for the standard
+        output. Columns: what names the row, where that is given, ``label``, ``radius``; for other
+        endings CSV.
+    certificate
+        One of `CERTIFICATES`.
+    distances
+        Add ``distance_CLASS`` of every class, in units.
+    changes
+        Add ``changes``, the columns that the smallest change found rewrites, from what to what, and
+        ``becomes``, the label after it.
+    table
+        How to read a table. By default as that of the training data was: the same columns name
+        rows, are dropped or mean the label, which is not needed.
+    as_json
+        Write JSON to the standard output.
     run
         How to run, in this process.
 
@@ -54,30 +87,114 @@ def predict(
     Raises
     ------
     BoxNNError
-        Bad model or array, or an output that cannot be written.
+        Bad model or samples, or an output that cannot be written.
     """
     get_backend(run.device, chunk=run.chunk)
     classifier = load_model(model)
+    kind = validation.choice("certificate", certificate or CERTIFICATES[0], CERTIFICATES)
+    path = Path(samples)
+    if is_table(path) or table.sep is not None:
+        name, pieces = _table_rows(classifier, path, table)
+    else:
+        name, pieces = None, _array_pieces(path)
+    count, inputs = 0, [model, samples]
+    with table_output(out, overwrite=run.overwrite, inputs=inputs, as_json=as_json) as write:
+        for x, ids in pieces:
+            rows = {} if ids is None or name is None else {name: ids}
+            rows |= _certified(classifier, x, kind, distances, run)
+            write(rows | (_changes(classifier, x) if changes else {}))
+            count += len(x)
+            run.progress.start(count, "samples")  # nobody knows how many there will be
+            run.progress.advance(count)
+        if not count:
+            raise DataError(f"{samples} has no rows; pass at least one")
+    return Predicted(str(out), count)
+
+
+def _certified(
+    model: BoxNN, x: np.ndarray, certificate: str, distances: bool, run: RunOptions
+) -> dict[str, Any]:
+    """Return columns of a piece: label, radius, and the distances if they are wanted."""
+    margins = certificate == "margin"
+    where = {"device": run.device, "chunk": run.chunk} if margins else {}
+    label, radius = model.certify(x, certificate=certificate, **where)  # type: ignore[arg-type]
+    rows: dict[str, Any] = {"label": label, "radius": radius}
+    if distances:
+        found = model.class_distance(x, run.device, run.chunk)
+        names = map(str, model.classes)
+        rows |= {f"distance_{name}": found[:, k] for k, name in enumerate(names)}
+    return rows
+
+
+def _changes(model: BoxNN, x: np.ndarray) -> dict[str, Any]:
+    """Return what the smallest change found does to each row, in words."""
+    found = smallest_changes(model, x, time_limit=0)
+    columns = model.columns or [Column(str(place)) for place in range(found.touched.shape[1])]
+    rows = x.reshape(len(x), -1)
+    words = [
+        "; ".join(
+            f"{columns[k].name}: {columns[k].text(rows[i, k])} -> "
+            f"{columns[k].text(found.x_adv[i, k])}"
+            for k in np.flatnonzero(touched)
+        )
+        for i, touched in enumerate(found.touched)
+    ]
+    after = [
+        label if count > 0 else None
+        for label, count in zip(found.prediction.tolist(), found.count.tolist(), strict=True)
+    ]
+    return {"changes": words, "becomes": after}
+
+
+# --- what is read ------------------------------------------------------------------------------
+
+Pieces = Iterator[tuple[np.ndarray, np.ndarray | None]]
+
+
+def _table_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | None, Pieces]:
+    """Return what names the rows of a table, and its features with these names."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path")
+    reader = open_table(path, options.sep)
+    options = options.or_else(model.training.get("table") or {}, reader.names)
+    columns, features = model.columns, None
+    if columns is None:
+        # Of a model of arrays columns are features by position, and numbers.
+        apart = {options.label, options.id_column, options.split_column, *options.drop}
+        features = [name for name in reader.names if name not in apart]
+        columns = Columns([Column(name) for name in features])
+        if len(columns) != model.boxes.n_features:
+            raise InputError(
+                f"{path} has {len(columns)} features and the model {model.boxes.n_features}; they "
+                "must agree"
+            )
+    frame = FrameTable(reader, options, columns, need_labels=False)
+    name = options.id_column
+    taken = {"label", "radius", "changes", "becomes"}
+
+    def pieces() -> Pieces:
+        for block in frame.blocks():
+            yield stored_features(block, frame, model.grid is None), block.ids
+
+    return ("id" if name in taken else name), pieces()
+
+
+def _array_pieces(path: Path) -> Pieces:
+    """Return the rows of an array; nothing names them."""
+    if path.suffix == ".npz":
+        rows = array_rows(path)
+        if len(rows.shape) < 2 or 0 in rows.shape:
+            raise InputError(f"{path} must hold samples as rows, (N, features) with N >= 1")
+        for part in rows.blocks(_ROWS):
+            yield part, None
+        return
     try:
-        array = np.load(samples, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{samples} is not a readable .npy file of numbers; save it with np.save"
+            f"{path} is not a readable .npy file of numbers; save it with np.save"
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim < 2 or len(array) == 0:
-        raise InputError(f"{samples} must hold samples as rows, (N, features) with N >= 1")
-    run.progress.start(len(array), "samples")
-    with (
-        staged_output(
-            out, overwrite=run.overwrite, directory=False, inputs=[model, samples]
-        ) as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(["label", "radius"])
-        for start in range(0, len(array), _ROWS):
-            part = array[start : start + _ROWS]
-            labels, radii = classifier.certify(part, device=run.device, chunk=run.chunk)
-            table.writerows(zip(labels.tolist(), radii.tolist(), strict=True))
-            run.progress.advance(len(labels))
-    return Predicted(str(out), len(array))
+        raise InputError(f"{path} must hold samples as rows, (N, features) with N >= 1")
+    for start in range(0, len(array), _ROWS):
+        yield array[start : start + _ROWS], None

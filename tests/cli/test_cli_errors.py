@@ -117,8 +117,9 @@ def test_predict_never_unpickles(trained: Run) -> None:
     failed(
         trained("predict", "model.zarr", "x.npy", "--out", "p.csv"), 1, "x.npy is not a readable"
     )
-    np.savez("x.npz", x=np.zeros((2, 12)))
-    failed(trained("predict", "model.zarr", "x.npz", "--out", "p.csv"), 1, "x.npz")
+    np.savez("x.npz", x=np.array([[object()] * 12], dtype=object), allow_pickle=True)
+    words = "array 'x' of x.npz holds Python objects"
+    failed(trained("predict", "model.zarr", "x.npz", "--out", "p.csv"), 1, words)
 
 
 def test_data_that_the_model_was_not_trained_for(trained: Run) -> None:

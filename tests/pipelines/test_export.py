@@ -130,7 +130,9 @@ def test_bad_arguments(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("there.csv").write_text("mine")
     before = here()
     tables, boxes = ("export", "certificates"), ("export", "boxes")
-    failed(trained(*tables, "c.zarr", "--out", "c.xlsx"), 2, "must end in .csv or .parquet")
+    failed(
+        trained(*tables, "c.zarr", "--out", "c.xlsx"), 2, "must end in .csv, .tsv, .json, .parquet"
+    )
     failed(trained(*boxes, "model.zarr", "--out", "b.npy"), 2, "must end in .npz")
     failed(trained(*tables, "model.zarr", "--out", "c.csv"), 1, "model.zarr is not a certificate")
     failed(trained(*boxes, "c.zarr", "--out", "b.npz"), 1, "c.zarr")

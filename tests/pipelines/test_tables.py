@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from support.cli_runs import Run, failed
 from support.mixed_tables import HEADER, as_csv, mixed_rows
 
 from boxnn_numba import load_model
+from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
 
@@ -119,3 +122,143 @@ def test_labels_that_the_model_does_not_know(fraud: Run) -> None:
     assert fraud("data", "ingest", "n.csv", "--like", "m.zarr", "--out", "n.zarr")[0] == 0
     assert open_dataset("n.zarr").classes == ["fine", "fraud", "other"]
     assert certified(fraud, "n.zarr")[1].tolist()[:3] == [-1] * 3
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+
+def predicted(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV table."""
+    with Path(name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_of_a_table(fraud: Run) -> None:
+    model = load_model("m.zarr")
+    cells = {name: [row[name] for row in NEW] for name in HEADER[1:5]}
+    # As data sets store them, in 32 bits.
+    label, radius = model.certify(model.rows(cells).astype(np.float32))
+    expected = [
+        {"who": row["who"], "label": str(a), "radius": str(b)}
+        for row, a, b in zip(NEW, label, radius, strict=True)
+    ]
+    # With and without the label, in any order, and as the training data were read: ids are found.
+    for header in (HEADER, HEADER[:5], HEADER[::-1]):
+        Path("n.csv").write_text(as_csv(NEW, header))
+        code, out, err = fraud("predict", "m.zarr", "n.csv", "--out", "p.csv", "--overwrite")
+        assert (code, out, err) == (0, "p.csv: 40 rows\n", "")
+        assert predicted("p.csv") == expected
+    Path("n.tsv").write_text(as_csv(NEW).replace(",", ";"))
+    assert fraud("predict", "m.zarr", "n.tsv", "--sep", ";", "--out", "q.csv")[0] == 0
+    assert predicted("q.csv") == expected
+    code, out, err = fraud("predict", "m.zarr", "n.csv", "--out", "-")
+    assert (code, err) == (0, "") and out == Path("p.csv").read_text()
+    words = ("predict", "m.zarr", "n.csv", "--out")
+    as_json = json.loads(fraud(*words, "-", "--json")[1])
+    assert [{k: str(v) for k, v in row.items()} for row in as_json] == expected
+    assert fraud(*words, "p.json")[0] == 0 and json.loads(Path("p.json").read_text()) == as_json
+    pq = pytest.importorskip("pyarrow.parquet")
+    assert fraud(*words, "p.parquet")[0] == 0
+    assert pq.read_table("p.parquet").to_pylist() == as_json
+
+
+def test_predictions_with_distances_and_changes(fraud: Run) -> None:
+    Path("n.csv").write_text(as_csv(NEW))
+    words = ("predict", "m.zarr", "n.csv", "--out", "p.csv", "--certificate", "exact")
+    assert fraud(*words, "--distances", "--changes")[0] == 0
+    rows = predicted("p.csv")
+    assert list(rows[0]) == [
+        "who", "label", "radius", "distance_fine", "distance_fraud", "changes", "becomes",
+    ]  # fmt: skip
+    model = load_model("m.zarr")
+    for row, given in zip(rows, NEW, strict=True):
+        distances = [int(row["distance_fine"]), int(row["distance_fraud"])]
+        assert row["label"] == model.classes[int(np.argmin(distances))]
+        changes = dict(change.split(": ", 1) for change in row["changes"].split("; "))
+        assert len(changes) > int(row["radius"])
+        changed = {name: given[name] for name in HEADER[1:5]}
+        for name, words_ in changes.items():
+            before, _, after = words_.partition(" -> ")
+            if name == "amount" and before != "missing":
+                assert float(before) == float(given[name])
+            changed[name] = after if after not in ("missing", "other") else ""
+        if "other" not in row["changes"]:
+            found = model.predict({name: [text] for name, text in changed.items()})
+            assert found.tolist() == [row["becomes"]] != [row["label"]]
+
+
+def test_tables_that_do_not_fit_a_model(fraud: Run) -> None:
+    rows = as_csv(NEW)
+    for text, words in (
+        (rows.replace("amount", "sum", 1), "n.csv has no column 'amount'"),
+        (as_csv([row | {"x": "1"} for row in NEW], (*HEADER, "x")), "'x' of n.csv is unknown"),
+        (rows.replace(NEW[3]["day"], "soon"), "column 'day' holds 'soon' at line "),
+        (rows.splitlines()[0], "n.csv has no rows"),
+        ("", "n.csv is empty"),
+    ):
+        Path("n.csv").write_text(text)
+        failed(fraud("predict", "m.zarr", "n.csv", "--out", "p.csv"), 1, words)
+        assert not Path("p.csv").exists()
+    Path("n.csv").write_text(as_csv([row | {"x": "1"} for row in NEW], (*HEADER, "x")))
+    assert fraud("predict", "m.zarr", "n.csv", "--out", "p.csv", "--drop", "x")[0] == 0
+    words = ("--out", "p.csv", "--id", "nobody")
+    failed(fraud("predict", "m.zarr", "n.csv", *words), 1, "has no column 'nobody'")
+
+
+def test_tables_for_a_model_of_arrays(trained: Run) -> None:
+    x, _ = open_dataset("tiny.zarr").read("test")
+    label, radius = load_model("model.zarr").certify(x)
+    lines = [",".join(f"f{k}" for k in range(12)), *(",".join(map(str, row)) for row in x)]
+    Path("x.csv").write_text("\n".join(lines))
+    np.savez("x.npz", x=x, other=np.zeros(3))
+    for name in ("x.csv", "x.npz"):
+        assert trained("predict", "model.zarr", name, "--out", "p.csv", "--overwrite")[0] == 0
+        assert [int(row["radius"]) for row in predicted("p.csv")] == radius.tolist()
+        assert [int(row["label"]) for row in predicted("p.csv")] == label.tolist()
+    np.savez("x.npz", a=x, b=x)
+    failed(trained("predict", "model.zarr", "x.npz", "--out", "q.csv"), 1, "name the samples x")
+    Path("x.csv").write_text("a,b\n1,2\n")
+    failed(trained("predict", "model.zarr", "x.csv", "--out", "q.csv"), 1, "has 2 features and the")
+
+
+# --- exports -------------------------------------------------------------------------------------
+
+
+def test_exports_name_rows_and_columns(fraud: Run) -> None:
+    assert fraud("certify", "m.zarr", "t.zarr", "--out", "c.zarr", "--limit", 20)[0] == 0
+    assert fraud("attack", "m.zarr", "t.zarr", "--out", "a.zarr", "--limit", 20)[0] == 0
+    dataset = open_dataset("t.zarr")
+    ids = dataset.read_ids("test")
+    assert ids is not None and fraud("export", "certificates", "c.zarr", "--out", "c.csv")[0] == 0
+    rows = predicted("c.csv")
+    assert [row["who"] for row in rows] == [ids[int(row["row"])] for row in rows]
+    original = {row["who"]: row for row in TRAINING}
+    assert all(original[row["who"]]["label"] == row["label"] for row in rows)
+    assert fraud("export", "attacks", "a.zarr", "--out", "a.csv")[0] == 0
+    file = open_attack("a.zarr")
+    changes: dict[str, dict[str, str]] = {}
+    for row in predicted("a.csv"):
+        assert ids[int(row["row"])] == row["who"]
+        before = original[row["who"]][row["column"]]
+        assert row["from"] == (before or "missing") or float(row["from"]) == float(before)
+        changes.setdefault(row["row"], {})[row["column"]] = row["to"]
+    found = file.changed > 0
+    assert {int(row): len(of) for row, of in changes.items()} == dict(
+        zip(file.row[found].tolist(), file.changed[found].tolist(), strict=True)
+    )
+    Path("t.zarr").rename("moved.zarr")
+    words = ("export", "attacks", "a.zarr", "--out", "b.csv")
+    failed(fraud(*words), 1, "t.zarr does not exist", "pass the data set of a.zarr as --data")
+    assert fraud(*words, "--data", "moved.zarr")[0] == 0
+    assert Path("b.csv").read_text() == Path("a.csv").read_text()
+
+
+def test_attacks_on_images_are_exported_by_feature(trained: Run) -> None:
+    assert trained("attack", "model.zarr", "tiny.zarr", "--out", "a.zarr")[0] == 0
+    assert trained("export", "attacks", "a.zarr", "--out", "a.csv")[0] == 0
+    x, _ = open_dataset("tiny.zarr").read("test")
+    file = open_attack("a.zarr")
+    for row in predicted("a.csv"):
+        at = int(row["row"]), int(row["column"])
+        assert int(row["from"]) == x[at] != file.x[at] == int(row["to"])
+    assert len(predicted("a.csv")) == (x != file.x).sum()
