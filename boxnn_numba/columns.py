@@ -591,10 +591,19 @@ def _raw_numbers(column: Column, cells: _Cells) -> np.ndarray:
 
 def is_table(value: Any) -> bool:
     """Return whether something has named columns: a frame, a pyarrow table or a mapping."""
-    return isinstance(value, Mapping) or any(
+    if isinstance(value, Mapping):
+        return not hasattr(value, "shape")  # as SciPy's dictionary of keys has
+    return any(
         hasattr(value, names) and hasattr(value, rows)
         for names, rows in (("columns", "__getitem__"), ("column_names", "column"))
     )
+
+
+def headers(table: Any) -> list[Any]:
+    """Return the names of the columns of a table as they are; pandas has others than texts."""
+    if isinstance(table, Mapping):
+        return list(table)
+    return list(getattr(table, "column_names", table.columns))
 
 
 def named_columns(table: Any) -> dict[str, Any]:
@@ -605,12 +614,12 @@ def named_columns(table: Any) -> dict[str, Any]:
     InputError
         Two columns have one name, or there are none.
     """
+    names = headers(table)
     if isinstance(table, Mapping):
-        names, columns = list(table), list(table.values())
+        columns = list(table.values())
     elif hasattr(table, "column_names"):  # pyarrow
-        names, columns = list(table.column_names), list(table.columns)
+        columns = list(table.columns)
     else:
-        names = list(table.columns)
         at = table.iloc if hasattr(table, "iloc") else None
         columns = [table[name] if at is None else at[:, k] for k, name in enumerate(names)]
     named = dict(zip(map(str, names), columns, strict=True))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import column_or_1d
 
 from boxnn_numba import validation
@@ -17,6 +16,7 @@ from boxnn_numba.certificates.margin import (
     majority,
 )
 from boxnn_numba.errors import InputError
+from boxnn_numba.pipeline_steps import last_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,9 +252,7 @@ class CertifiedAccuracyDisplay:
 
 def _certified(estimator: Any, X: Any, given: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return predictions and radii of samples."""
-    if isinstance(estimator, Pipeline):
-        *steps, (_, last) = estimator.steps
-        return _certified(last, estimator[:-1].transform(X) if steps else X, given)
+    estimator, X = last_step(estimator, X)
     if not hasattr(estimator, "certify"):
         raise InputError(f"{type(estimator).__name__} has no certify; pass a BoxNNClassifier")
     found = estimator.certify(X, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.pipeline import Pipeline
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import (
+    _check_sample_weight,
+    _check_y,
+    check_consistent_length,
     check_is_fitted,
     check_random_state,
     column_or_1d,
@@ -23,11 +26,16 @@ from sklearn.utils.validation import (
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.threads import default_threads, limit_threads
 from boxnn_numba.certificates.margin import certified_accuracy
+from boxnn_numba.columns import Columns, headers, is_table
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.grid import Grid
+from boxnn_numba.input_columns import columns_of, has_texts
 from boxnn_numba.model import BoxNN
+from boxnn_numba.pipeline_steps import last_step
+from boxnn_numba.probabilities import probabilities, sharpness
 from boxnn_numba.rivals import group_count
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.fit import trained_model
@@ -40,6 +48,8 @@ from boxnn_numba.training.selection import validation_split
 _MOST_BOXES = 2500
 # uint8 data that span less of 0..255 are numbers like any other, and not brightness.
 _CODES_SPAN = 128
+#: Training rows that probabilities are fitted to where none are held out.
+_CALIBRATION_ROWS = 10_000
 
 
 class BoxNNClassifier(ClassifierMixin, BaseEstimator):
@@ -56,6 +66,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         Passes of `fit` over the training data.
     radius
         Radius that preset ``"target"`` aims at.
+    width, parts, templates
+        Fields of the same name of `boxnn_numba.training.options.TrainingOptions`; by default those
+        of the preset.
     options
         Other fields of `boxnn_numba.training.options.TrainingOptions`, as a dict. Without
         ``alpha`` the initial boxes are as large as the room between the classes allows, at most
@@ -67,11 +80,25 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         Seed, a RandomState, or None for a random seed.
     device
         As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. Where it is fitted.
+    categorical_features
+        Which columns are categories. ``"from_dtype"``: those of a categorical type in a pandas or
+        polars frame, and those of texts that are not all numbers, booleans or dates. A list of
+        names, of positions or of booleans says which are besides. None: all columns must be
+        numbers.
+    class_weight
+        None, ``"balanced"``, or a dict of weights by label.
+    n_jobs
+        Threads; None or -1 for all cores.
+    verbose
+        Above 0 the figures of every epoch are printed.
 
     Attributes
     ----------
     classes_ : (K,) ndarray
         Class labels.
+    columns_ : Columns or None
+        What `fit` found of a frame, or of an array with categories: name, kind, categories and
+        missing values of each column.
     model_ : BoxNN
         The trained model, which `boxnn_numba.save_model` takes.
     n_features_in_ : int
@@ -86,9 +113,15 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     taken as codes, as images are. A classifier fitted on codes predicts any type of
     whole numbers 0..255, and raises for others; one fitted on other numbers takes any.
 
+    Frames of pandas and polars may hold texts, booleans and dates, and any cell may be missing
+    (NaN). One column is one feature and one unit of the radius, whatever its kind: whoever rewrites
+    it may write any category, one that training did not see, or nothing. A frame is matched by
+    name, in any order of its columns; a column that is missing or unknown is an error. So does
+    `model_`, which has the same columns.
+
     The certified radius counts columns that the classifier sees. In a Pipeline it counts raw
-    columns if the steps before map each column on its own (scaling, imputing), and not if they mix
-    them (PCA).
+    columns if the steps before map each column on its own (scaling, imputing); where they mix them
+    (PCA) `certified_radius` and the scorer raise and say why.
 
     Examples
     --------
@@ -112,6 +145,14 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         validation: float = 0.0,
         random_state: Any = 0,
         device: str = "auto",
+        *,
+        width: int | None = None,
+        parts: Any = None,
+        templates: Any = None,
+        categorical_features: Any = "from_dtype",
+        class_weight: Any = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.preset = preset
         self.boxes = boxes
@@ -121,23 +162,40 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self.validation = validation
         self.random_state = random_state
         self.device = device
+        self.width = width
+        self.parts = parts
+        self.templates = templates
+        self.categorical_features = categorical_features
+        self.class_weight = class_weight
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn may pass: missing values, too."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     # --- training -----------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> BoxNNClassifier:
-        """Train on (n_samples, n_features) numbers and (n_samples,) labels.
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> BoxNNClassifier:
+        """Train on (n_samples, n_features) cells and (n_samples,) labels.
 
         Parameters
         ----------
         X
-            Finite numbers, an array or a pandas or polars frame.
+            An array of numbers, or a pandas or polars frame of any cells; NaN where one is missing.
         y
             Integers, strings or booleans.
+        sample_weight
+            (n_samples,) numbers of at least 0: how much each row counts.
 
         Raises
         ------
         ValueError
-            The data are not finite, do not fit, or hold one class only; an option is out of range.
+            The data are infinite, do not fit, or hold one class only; an option is out of range.
 
         Warns
         -----
@@ -145,10 +203,14 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             Training diverged; the boxes of the last good epoch are kept.
         """
         samples, labels = self._checked(X, y, reset=True)
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, samples, ensure_non_negative=True)
+            if not weights.any():
+                raise InputError("`sample_weight` is 0 in every row; give some rows weight")
         classes, index = np.unique(labels, return_inverse=True)
         self._begin(classes, samples.shape[1])
         rows, held_out = validation_split(index, self._settings.validation, self._settings.seed)
-        grid = _grid_for(samples[rows])
+        grid = _grid_for(samples[rows], self.columns_, index[rows])
         codes = _codes(samples, grid)
         held = codes[held_out], index[held_out]
         self._train(codes[rows], index[rows], held, grid)
@@ -160,9 +222,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """Go on from the present boxes: one pass over new data.
 
         Samples that the present boxes get wrong become the centres of new ones, up to `boxes`. The
-        first call fixes classes, features, and how these are binned, so its data should be
-        representative; after `fit`, all that is known already. The same calls in the same order
-        give the same classifier. An optimiser's moments are not carried over.
+        first call fixes classes, features, their categories, and how these are binned, so its data
+        should be representative; after `fit`, all that is known already. The same calls in the same
+        order give the same classifier. An optimiser's moments are not carried over.
 
         Parameters
         ----------
@@ -189,17 +251,44 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             self._begin(self.classes_, samples.shape[1])
         if self._settings.parts != "1":
             raise OptionError("boxes with `parts` are trained at once; use fit, or `parts` 1")
-        grid = _grid_for(samples) if first else self.model_.grid
-        codes, index = _codes(samples, grid), self._class_index(labels)
+        index = self._class_index(labels)
+        grid = _grid_for(samples, self.columns_, index) if first else self.model_.grid
+        codes = _codes(samples, grid)
         self._train(codes, index, (codes[:0], index[:0]), grid, self._calls + 1)
         return self
 
     def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        samples, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
+        """Return raw values and labels of samples to train on; `reset` fixes the columns."""
+        if is_table(X) or has_texts(X):
+            labels = _check_y(y, estimator=self)
+            samples = self._raw(X, reset)
+            check_consistent_length(samples, labels)
+        else:
+            samples, labels = validate_data(
+                self, X, y, dtype="numeric", ensure_all_finite="allow-nan", reset=reset
+            )
+            samples = self._raw(samples, reset)
         if labels.dtype == object and len({isinstance(item, str) for item in labels}) > 1:
             raise InputError("y mixes strings and other labels; convert them to one type")
         check_classification_targets(labels)
         return samples, labels
+
+    def _raw(self, X: Any, reset: bool = False) -> np.ndarray:
+        """Return raw values of a table, or of an array that scikit-learn has checked."""
+        if reset:
+            self.columns_: Columns | None = columns_of(X, self.categorical_features)
+        if self.columns_ is None:
+            return np.asarray(X)
+        if reset:
+            self.n_features_in_ = len(self.columns_)
+            names = headers(X) if is_table(X) else []
+            self.__dict__.pop("feature_names_in_", None)
+            if names and all(isinstance(name, str) for name in names):
+                self.feature_names_in_ = np.array(names, dtype=object)
+        if is_table(X) or has_texts(X):
+            return self.columns_.values(X if is_table(X) else np.asarray(X, dtype=object))
+        # Numbers of an array are cells here, not raw values: 7 is the category "7".
+        return self.columns_.values(dict(zip(self.columns_.names, np.asarray(X).T, strict=True)))
 
     def _class_index(self, y: np.ndarray) -> np.ndarray:
         """Return the class indices of labels."""
@@ -221,12 +310,18 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31)
+        structure = {
+            "width": self.width,
+            "parts": None if self.parts is None else str(self.parts),
+            "templates": self.templates,
+        }
         own = {
             "boxes": max(_MOST_BOXES, len(classes)) if self.boxes is None else self.boxes,
             "epochs": self.epochs,
             "radius": self.radius,
             "validation": self.validation,
             "seed": seed,
+            **{name: value for name, value in structure.items() if value is not None},
         }
         given = {} if self.options is None else self.options
         if not isinstance(given, Mapping) or not own.keys().isdisjoint(given):
@@ -261,20 +356,34 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             seed=self._settings.seed + call,
         )
         feed = Feed.from_arrays(codes, index, held_out, settings.seed)
-        backend = get_backend(self.device)
+        backend = get_backend(self.device, self._threads())
         run = Training(settings, feed, len(self.classes_), backend, start=seeds)
         if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
-            _run_epochs(run)
+            _run_epochs(run, validation.integer("verbose", int(self.verbose), 0) > 0)
             # Later calls go on with the clip that was chosen for the first boxes.
             self._settings = replace(self._settings, beta=run.options.beta)
         history = {"preset": self.preset, "partial_fit_calls": call}
-        self.model_: BoxNN = trained_model(run, self._names, grid, codes.shape[1:], history)
+        self.model_: BoxNN = trained_model(
+            run, self._names, grid, codes.shape[1:], history, self.columns_
+        )
         # The exact bounds, where they are those of the best epoch: small steps add up over calls.
         state = run.trainer.state()
         exact = run.best_epoch == run.epoch
         lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
         self._seeds = Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
         self._calls = call
+        known = held_out if len(held_out[1]) else (codes, index)
+        step = -(-len(known[1]) // _CALIBRATION_ROWS)
+        self._sharpness = sharpness(self._scores(known[0][::step]), known[1][::step])
+
+    def _threads(self) -> int | None:
+        """Return the threads that `n_jobs` allows; None where that is not said."""
+        if self.n_jobs is None:
+            return None
+        jobs = validation.integer("n_jobs", self.n_jobs, -1)
+        if jobs == 0:
+            raise OptionError("n_jobs is 0; pass a number of threads, or -1 for all cores")
+        return default_threads() if jobs < 0 else jobs
 
     def _grown(self, codes: np.ndarray, index: np.ndarray, call: int) -> Seeds:
         """Return the present boxes and those that samples of these codes call for."""
@@ -288,11 +397,27 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     # --- what it says -------------------------------------------------------------------
 
+    def _rows(self, X: ArrayLike) -> np.ndarray:
+        """Return samples as the raw values or codes that `model_` takes."""
+        check_is_fitted(self, "model_")
+        if self.columns_ is not None and (is_table(X) or has_texts(X)):
+            return self._raw(X)
+        samples = validate_data(
+            self, X, reset=False, dtype="numeric", ensure_all_finite="allow-nan"
+        )
+        return self._raw(samples)
+
     def _distance(self, X: ArrayLike) -> np.ndarray:
         """Return the (N, K) int32 class distances of samples, in units."""
-        check_is_fitted(self, "model_")
-        samples = validate_data(self, X, reset=False, dtype="numeric")
-        return self.model_.class_distance(samples)
+        rows = self._rows(X)
+        with limit_threads(self._threads()):
+            return self.model_.class_distance(rows)
+
+    def _scores(self, codes: np.ndarray) -> np.ndarray:
+        """Return minus the class distances of codes, in features."""
+        return -(class_distance(codes, self.model_.boxes) + self.model_.offset) / (
+            self.model_.boxes.width
+        )
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) predicted labels."""
@@ -310,6 +435,16 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """
         scores = -self._distance(X) / self.model_.boxes.width
         return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Return the (n_samples, n_classes) probabilities of the classes.
+
+        They are a softmax of `decision_function`, as sharp as fits the rows that `validation` held
+        out best; without such rows those of the training, for which they are too sure. They are not
+        certified: within the radius of a sample its most probable class stays the same, and its
+        probability need not.
+        """
+        return probabilities(-self._distance(X) / self.model_.boxes.width, self._sharpness)
 
     def certify(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) certified radii: columns that may change arbitrarily."""
@@ -369,31 +504,81 @@ def certified_accuracy_scorer(radius: int) -> Callable[..., float]:
 
 
 def _certified_score(estimator: Any, X: ArrayLike, y: ArrayLike, radius: int) -> float:
-    if isinstance(estimator, Pipeline):
-        *steps, (_, last) = estimator.steps
-        return _certified_score(last, estimator[:-1].transform(X) if steps else X, y, radius)
-    if not hasattr(estimator, "certified_score"):
-        raise InputError(
-            f"{type(estimator).__name__} has no certified_score; score a BoxNNClassifier"
-        )
-    return float(estimator.certified_score(X, y, radius))
+    last, samples = last_step(estimator, X)
+    if not hasattr(last, "certified_score"):
+        raise InputError(f"{type(last).__name__} has no certified_score; score a BoxNNClassifier")
+    return float(last.certified_score(samples, y, radius))
 
 
-def _grid_for(X: np.ndarray) -> Grid | None:
-    """Return the grid of training data; None where they are codes."""
+def certified_radius(estimator: Any, X: ArrayLike, **certificate: Any) -> np.ndarray:
+    """Return certified radii in raw columns, of a `BoxNNClassifier` or a Pipeline that ends in one.
+
+    Parameters
+    ----------
+    estimator
+        Fitted.
+    X
+        (n_samples, n_features) what the estimator predicts.
+    **certificate
+        As for `BoxNNClassifier.certify`.
+
+    Returns
+    -------
+    (n_samples,) ndarray of int
+        Columns of X that may be rewritten arbitrarily without changing the prediction.
+
+    Raises
+    ------
+    InputError
+        A step makes a column of several, or several of one, so that a radius behind it says nothing
+        of columns before it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from boxnn_numba import BoxNNClassifier
+    >>> from boxnn_numba.estimator import certified_radius
+    >>> x, y = load_wine(return_X_y=True)
+    >>> scaled = make_pipeline(StandardScaler(), BoxNNClassifier(epochs=2)).fit(x, y)
+    >>> certified_radius(scaled, x).shape
+    (178,)
+    >>> mixed = make_pipeline(PCA(), BoxNNClassifier(epochs=2)).fit(x, y)
+    >>> certified_radius(mixed, x)
+    Traceback (most recent call last):
+        ...
+    boxnn_numba.errors.InputError: step PCA makes each column of several, so radii behind it say \
+nothing of raw columns; certify without it
+    """
+    last, samples = last_step(estimator, X)
+    if not hasattr(last, "certify"):
+        raise InputError(f"{type(last).__name__} has no certify; pass a BoxNNClassifier")
+    return np.asarray(last.certify(samples, **certificate))
+
+
+def _grid_for(X: np.ndarray, columns: Columns | None, index: np.ndarray) -> Grid | None:
+    """Return the grid of training data of some classes; None where they are codes."""
     codes = X.dtype == np.uint8 and int(X.max()) - int(X.min()) >= _CODES_SPAN
-    return None if codes else Grid.fit(X)
+    return None if codes else Grid.fit(X, columns=columns, y=index, missing=True)
 
 
 def _codes(X: np.ndarray, grid: Grid | None) -> np.ndarray:
     return validation.codes("X", X) if grid is None else grid.encode(X)
 
 
-def _run_epochs(run: Training) -> None:
+def _run_epochs(run: Training, verbose: bool) -> None:
     """Train to the end, or until it diverges."""
     try:
         while run.epoch < run.options.epochs:
-            run.run_epoch()
+            record = run.run_epoch()
+            if verbose:
+                sys.stdout.write(
+                    f"epoch {record.epoch} of {run.options.epochs}, {record.seconds:.2f} s:"
+                    f" margin {record.margin:.3g}, held-out accuracy {record.accuracy:.3g}, "
+                    f"mean certified radius {record.mean_certified_radius:.3g}\n"
+                )
     except DivergenceError as error:
         what = str(error).split(";")[0]
         warnings.warn(

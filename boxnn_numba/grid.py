@@ -247,8 +247,10 @@ class Grid:
         Numbers are ``12 to 30`` (up to, but without, 30), ``below 12``, ``from 12 on``; categories
         are listed. `column` is that of the feature in a table.
         """
-        column = Column("") if column is None else column
         used = self.codes[feature, : self.counts[feature] + 1]
+        if column is None:
+            own = self.missing is not None and self.missing[feature] not in used
+            column = Column("", missing=bool(own))
         inside = (lower <= used) & (used <= upper)
         gap = self.missing is not None and bool(lower <= self.missing[feature] <= upper)
         gap &= column.missing  # else its code is another's
