@@ -15,7 +15,7 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
 from boxnn_numba.pipelines.figures.runs import certified_curve
-from boxnn_numba.pipelines.figures.scales import last_visible, tick_step
+from boxnn_numba.pipelines.figures.scales import default_radii, last_visible
 from boxnn_numba.pipelines.running import Result
 
 _OF_IMAGES = range(0, 41, 4)
@@ -169,10 +169,8 @@ def _radii(
     """Return the radii to count at: those given or, for None, what suits the file."""
     if radii is not None:
         return radii
-    if file.unit == "pixels":
-        return [radius for radius in _OF_IMAGES if radius <= file.groups]
     last = last_visible(certified_curve(outcome))
-    return range(0, last + 1, tick_step(last))
+    return default_radii(file.unit, file.groups, last, _OF_IMAGES)
 
 
 def _percents(radii: Sequence[int], shares: np.ndarray) -> dict[str, float]:

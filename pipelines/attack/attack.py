@@ -29,6 +29,7 @@ from boxnn_numba.pipelines.attack.comparison import (
     standing,
 )
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
+from boxnn_numba.pipelines.figures.scales import default_radii
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 
@@ -153,7 +154,7 @@ def attack(
     *,
     split: str = "test",
     limit: int | None = None,
-    radii: Sequence[int] = (0, 4, 8, 12, 16, 20, 24, 28),
+    radii: Sequence[int] | None = None,
     run: RunOptions = DEFAULT_RUN,
 ) -> AttackSummary:
     """Attack samples of a split and write an attack file.
@@ -174,7 +175,8 @@ def attack(
     limit
         Attack only this many rows, ``(arange(limit) * total) // limit``.
     radii
-        Of the summary.
+        Of the summary; by default 0, 4, ..., 28 of images, else about a dozen to where attacks on
+        all samples were found.
     run
         How to run; on the CPU only. Workers of a cluster must see all paths.
 
@@ -194,7 +196,8 @@ def attack(
         raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
     get_backend("cpu", run.threads)
     validation.choice("method", options.method, METHODS)
-    validation.radii(radii)
+    if radii is not None:
+        validation.radii(radii)
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored
     need_two_classes(classifier)
@@ -222,6 +225,8 @@ def attack(
         outcomes.append(classifier.radii(classifier.class_distance(x)))
         blocks.append(options.blocks(classifier, x))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
+    if radii is None:
+        radii = default_radii(file.unit, file.groups, int(file.changed.max()), range(0, 29, 4))
     return AttackSummary(
         **standing(prediction, radius, file.label, file.changed, radii, joined(blocks)),
         attack=str(out), method=options.method, split=split,

@@ -38,6 +38,17 @@ def tick_step(last: int) -> int:
         scale *= 10
 
 
+def default_radii(unit: str, most: int, last: int, of_images: Sequence[int]) -> Sequence[int]:
+    """Return radii for a table in text: `of_images` of pixels, else about a dozen up to `last`.
+
+    None is above `most`, the number of features that there are to rewrite.
+    """
+    if unit == "pixels":
+        return [radius for radius in of_images if radius <= most]
+    last = max(0, min(last, most))
+    return range(0, last + 1, tick_step(last))
+
+
 def table_radii(runs: Sequence[Run], published: Sequence[PublishedRow]) -> list[int]:
     """Return the published radii, continued to where the runs end, or about a dozen."""
     last = last_radius(runs, published)
