@@ -1,4 +1,4 @@
-"""`boxnn baseline`: the published defences RA, RA^B, FPA^A and FPA^B."""
+"""`boxnn baseline`: the published defences RA, RA^B, FPA^A and FPA^B, and boosted stumps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,18 @@ def ra() -> None:
 
 @baseline.group(short_help="Feature partition, FPA^A and FPA^B.")
 def fpa() -> None:
-    """Feature partition aggregation: many networks, each of which sees its own features."""
+    """Feature partition aggregation: many submodels, each of which sees its own features."""
 
 
-for _group in (ra, fpa):
+@baseline.group(short_help="Boosted stumps, for tables.")
+def stumps() -> None:
+    """Boosted stumps: scores that are sums over columns, each clipped, certified exactly."""
+
+
+for _group in (ra, fpa, stumps):
     _evaluate = copy.copy(evaluate)
-    _own = f"boxnn baseline {_group.name} evaluate {_group.name}-a.zarr"
+    _file = "stumps-cert" if _group is stumps else f"{_group.name}-a"
+    _own = f"boxnn baseline {_group.name} evaluate {_file}.zarr"
     _evaluate.help = (evaluate.help or "").replace("boxnn evaluate cert.zarr", _own)
     _group.add_command(_evaluate)
 
@@ -42,10 +48,12 @@ for _group in (ra, fpa):
 _train_options = options.all_of(
     click.argument("data", type=options.StorePath(exists=True)),
     options.out("Where it goes (or .zip)."),
-    click.option("--epochs", type=int, help="Most passes over the training data."),
     click.option("--seed", default=0, help="Seed of the training."),
     options.run,
 )
+
+
+_epochs = click.option("--epochs", type=int, help="Most passes of networks over the data.")
 
 
 def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
@@ -54,15 +62,18 @@ def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
     result = train_baseline(data, out, method=method, **given).as_dict()
     accuracy = result["validation_accuracy"]
     words = "" if accuracy is None else f", {accuracy:.1f}% of single validation samples right"
+    chosen = [f"{result[name]:g} {name}" for name in ("rounds", "parts") if name in result]
+    chosen += [f"clip {result['clip']:g}"] if "clip" in result else []
     return result, (
-        f"{out}: {result['multiply_adds']:,} multiply-adds an evaluation, "
-        f"{result['seconds']:.1f} s{words}"
+        f"{out}: {', '.join([*chosen, ''])}{result['multiply_adds']:,} multiply-adds an "
+        f"evaluation, {result['seconds']:.1f} s{words}"
     )
 
 
 @ra.command("train", short_help="Train a network on ablated samples.", doing="training")
 @click.option("--retained", type=int, required=True, help="Features k that a sample keeps.")
 @click.option("--base", type=click.Choice(["cnn", "mlp"]), help="[default: cnn for images]")
+@_epochs
 @_train_options
 def train_ra(**given: Any) -> options.Output:
     """Train a network on the training split of DATA, of which it sees K random features a time.
@@ -73,31 +84,51 @@ def train_ra(**given: Any) -> options.Output:
 
 
 @fpa.command("train", short_help="Train the submodels of a partition.", doing="training")
-@click.option("--parts", type=int, required=True, help="Number of submodels T.")
+@click.option("--parts", type=int, help="Submodels T. [default: with trees, the best]")
 @options.choice(
     "--partition",
     ("strided", "strided-columns", "random", "patch"),
     help="Which features a submodel sees.",
 )
-@click.option("--base", type=click.Choice(["mlp"]), help="[default: mlp]")
+@click.option("--base", type=click.Choice(["mlp", "trees"]), help="[default: mlp]")
+@click.option("--trees", type=int, help="Trees of a submodel. [default: 50]")
+@_epochs
 @_train_options
 def train_fpa(**given: Any) -> options.Output:
-    """Train one network for each part of the features on the training split of DATA.
+    """Train a network, or trees, for each part of the features on the training split of DATA.
 
-    Example: boxnn baseline fpa train mnist.zarr --out fpa.zarr --parts 60
+    Trees suit tables and need no torch; without --parts the number of
+    parts is chosen on held-out rows.
+
+    Example: boxnn baseline fpa train table.zarr --out fpa.zarr --base trees
     """
     return _train("fpa", **given)
+
+
+@stumps.command("train", short_help="Boost stumps and clip each column.", doing="training")
+@click.option("--rounds", type=int, help="Rounds of boosting. [default: the best on held-out rows]")
+@click.option("--clip", type=float, help="Most a column adds, as a share. [default: the best]")
+@_train_options
+def train_stumps(**given: Any) -> options.Output:
+    """Boost stumps on the training split of DATA, and clip what each column contributes.
+
+    A small clip certifies more columns. Needs no torch.
+
+    Example: boxnn baseline stumps train table.zarr --out stumps.zarr
+    """
+    return _train("stumps", **given)
 
 
 # --- certify ---------------------------------------------------------------------------
 
 
-def _certify_options(letters: str) -> options.Decorator:
+def _certify_options(letters: str = "") -> options.Decorator:
+    letter = [options.choice("--certificate", ("a", "b"), help=letters)] if letters else []
     return options.all_of(
         click.argument("model", type=options.StorePath(exists=True)),
         click.argument("data", type=options.StorePath(exists=True)),
         options.out("The certificate file."),
-        options.choice("--certificate", ("a", "b"), help=letters),
+        *letter,
         options.split,
         click.option("--limit", type=int, help="Certify only so many samples, evenly spread."),
         options.cluster,
@@ -148,3 +179,15 @@ def certify_fpa(**given: Any) -> options.Output:
     Example: boxnn baseline fpa certify fpa.zarr mnist.zarr --out fpa-b.zarr --certificate b
     """
     return _certify("fpa", **given)
+
+
+@stumps.command("certify", short_help="Certify samples of a split exactly.", doing="certifying")
+@_certify_options()
+def certify_stumps(**given: Any) -> options.Output:
+    """Certify samples of dataset DATA with MODEL, made by boxnn baseline stumps train.
+
+    Radii are exact: the columns that a rival gains most from count first.
+
+    Example: boxnn baseline stumps certify stumps.zarr table.zarr --out stumps-cert.zarr
+    """
+    return _certify("stumps", certificate="exact", **given)

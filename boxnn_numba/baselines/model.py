@@ -13,7 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba.grid import Grid
 
 #: Methods by the name that the command line has for them.
-METHODS = {"ra": "randomized ablation", "fpa": "feature partition"}
+METHODS = {"ra": "randomized ablation", "fpa": "feature partition", "stumps": "boosted stumps"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +23,16 @@ class BaselineModel:
     Parameters
     ----------
     method
-        ``"ra"`` or ``"fpa"``.
+        ``"ra"``, ``"fpa"`` or ``"stumps"``.
     settings
-        JSON values: ``retained``, or ``parts`` and ``partition``; and ``base``, what the networks
-        are rebuilt from.
+        JSON values: ``retained``, or ``parts`` and ``partition``, or ``rounds`` and ``clip``; and
+        ``base``, what the networks, trees or stumps are rebuilt from.
     classes
         The K class labels.
     feature_shape
         Shape of one sample.
     weights
-        The networks' arrays by name.
+        The arrays of the networks, trees or stumps by name.
     grid
         Codes of real features; None where the data are codes.
     training

@@ -7,20 +7,22 @@ best to rewrite those r from which a rival gains most (Wang, Zhang, Chen, Boning
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from boxnn_numba import validation as check
 from boxnn_numba.baselines.encodings import submodel_input, training_data
-from boxnn_numba.certificates.margin import certified_accuracy
+from boxnn_numba.certificates.margin import balanced_certified_accuracy
 from boxnn_numba.errors import InputError
+from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.selection import validation_split
 
 LEVELS = 256
@@ -31,6 +33,8 @@ UNITS = 2**16
 ROUNDS = (30, 100, 300)
 CLIPS = tuple(0.5**k for k in range(10))
 _RATE = 0.1
+#: Fewer codes than these are boosted in one thread.
+_FEW_CODES = 2**19
 #: Contributions stay below this, so that sums of millions of columns fit 64 bits.
 _LARGEST = 2**30
 #: Gains sorted at a time in `AdditiveModel.certify`, and probes of a column evaluated at a time.
@@ -47,6 +51,8 @@ class AdditiveModel:
         (n, 256, K) integers, what each code of a column adds to each class, in units.
     offset
         (K,) integers, what each class has before.
+    settings
+        JSON values: how it was trained.
 
     Raises
     ------
@@ -66,6 +72,7 @@ class AdditiveModel:
 
     table: np.ndarray
     offset: np.ndarray
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         table, offset = np.asarray(self.table), np.asarray(self.offset)
@@ -87,6 +94,23 @@ class AdditiveModel:
     def n_classes(self) -> int:
         """Number K of classes."""
         return len(self.offset)
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], device: str = "cpu"
+    ) -> Self:
+        """Return the model from what `arrays` and `settings` gave; any device means the CPU."""
+        if missing := {"table", "offset"} - arrays.keys():
+            raise InputError(f"array {min(missing)} of stumps is missing; train them again")
+        return cls(arrays["table"], arrays["offset"], dict(settings))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all arrays by name; contributions fit int32."""
+        return {"table": self.table.astype(np.int32), "offset": self.offset}
+
+    def multiply_adds(self) -> int:
+        """Return the additions of one evaluation of one sample."""
+        return self.n_features * self.n_classes
 
     def scores(self, x: ArrayLike) -> np.ndarray:
         """Return scores (N, K) int64, in units, of codes (N, n)."""
@@ -153,7 +177,8 @@ def train_stumps(
     validation: float = 0.25,
     class_weight: Any = "balanced",
     seed: int = 0,
-) -> tuple[AdditiveModel, dict[str, Any]]:
+    progress: Progress = SILENT,
+) -> AdditiveModel:
     """Train boosted stumps and clip what each column contributes.
 
     Parameters
@@ -177,13 +202,14 @@ def train_stumps(
         As for `sklearn.ensemble.HistGradientBoostingClassifier`.
     seed
         Of the split and the training.
+    progress
+        Told how far training is.
 
     Returns
     -------
-    model : AdditiveModel
-    settings : dict
-        ``rounds`` and ``clip`` as they were chosen, and ``validation_score``, the mean of the
-        certified accuracies (None where there was nothing to choose).
+    AdditiveModel
+        Its `settings` are ``rounds`` and ``clip`` as they were chosen, and ``validation_score``,
+        the mean of the certified accuracies (None where there was nothing to choose).
 
     Raises
     ------
@@ -195,46 +221,54 @@ def train_stumps(
     codes, classes = training_data(x, y, n_classes)
     seed = check.integer("seed", seed, low=0)
     stages = ROUNDS if rounds is None else (check.positive("rounds", rounds),)
-    clips = CLIPS if clip is None else (check.real("clip", clip, 0, 1),)
-    best: float | None = None
-    if len(stages) * len(clips) > 1:
-        rows, held = validation_split(classes, check.fraction("validation", validation), seed)
-        best = -1.0
-        for stage, raw in _stages(
-            codes[rows], classes[rows], n_classes, stages, class_weight, seed
-        ):
-            for share in clips:
-                model = _clipped(raw, share, codes[rows], classes[rows])
-                score = _score(*model.certify(codes[held]), classes[held], radii)
-                if score > best:
-                    best, rounds, clip = score, stage, share
-    else:
-        (rounds,), (clip,) = stages, clips
-    ((_, raw),) = _stages(codes, classes, n_classes, (rounds,), class_weight, seed)
-    model = _clipped(raw, clip, codes, classes)
-    return model, {"rounds": rounds, "clip": clip, "validation_score": best}
+    clips = CLIPS if clip is None else (check.real("clip", clip, 0, 1, open_low=True),)
+    options = {"n_classes": n_classes, "class_weight": class_weight, "seed": seed}
+    progress.start(2, "fits")
+    # Threads wait for each other longer than small sums and few rows take.
+    limits = {"blas": 1} | ({"openmp": 1} if codes.size < _FEW_CODES else {})
+    with threadpool_limits(limits):
+        best = _best(codes, classes, stages, clips, check.radii(radii), validation, options)
+        progress.advance(1)
+        score, stage, share = best
+        raw = _boosted(codes, classes, [stage], **options)[stage]
+        model = _clipped(raw, share, codes, classes)
+    progress.advance(1)
+    return replace(model, settings={"rounds": stage, "clip": share, "validation_score": score})
 
 
-def _score(
-    prediction: np.ndarray, radius: np.ndarray, y: np.ndarray, radii: Sequence[int]
-) -> float:
-    """Return the mean over classes and radii of the certified accuracy."""
-    of_classes = [
-        certified_accuracy(prediction[y == c], radius[y == c], y[y == c], radii).mean()
-        for c in np.unique(y)
-    ]
-    return float(np.mean(of_classes))
-
-
-def _stages(
+def _best(
     codes: np.ndarray,
     classes: np.ndarray,
-    n_classes: int,
     stages: Sequence[int],
+    clips: Sequence[float],
+    radii: np.ndarray,
+    fraction: float,
+    options: dict[str, Any],
+) -> tuple[float | None, int, float]:
+    """Return the best held-out score, and rounds and clip that have it; no score of one choice."""
+    if len(stages) * len(clips) == 1:
+        return None, stages[0], clips[0]
+    rows, held = validation_split(classes, check.fraction("validation", fraction), options["seed"])
+    held = held if len(held) else rows
+    best = -1.0, stages[0], clips[0]
+    for stage, raw in _boosted(codes[rows], classes[rows], stages, **options).items():
+        for share in clips:
+            outcome = _clipped(raw, share, codes[rows], classes[rows]).certify(codes[held])
+            score = balanced_certified_accuracy(*outcome, classes[held], radii).mean()
+            if score > best[0]:
+                best = float(score), stage, share
+    return best
+
+
+def _boosted(
+    codes: np.ndarray,
+    classes: np.ndarray,
+    stages: Sequence[int],
+    n_classes: int,
     class_weight: Any,
     seed: int,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Boost stumps; yield numbers of rounds and what columns contribute then, (n, 256, K)."""
+) -> dict[int, np.ndarray]:
+    """Boost stumps; return what columns contribute after numbers of rounds, (n, 256, K) each."""
     booster = HistGradientBoostingClassifier(
         max_iter=max(stages), max_leaf_nodes=2, learning_rate=_RATE, early_stopping=False,
         min_samples_leaf=int(np.clip(len(codes) // 50, 1, 20)), max_bins=255,
@@ -254,7 +288,7 @@ def _stages(
                 part = scores.reshape(len(columns), LEVELS, -1)
                 # Of two classes there is one score, the second's.
                 tables[stage][columns, :, -part.shape[2] :] = part - part[:, :1]
-    yield from tables.items()
+    return tables
 
 
 def _clipped(

@@ -1,4 +1,4 @@
-"""Certification of a split of a dataset by randomized ablation or feature partition."""
+"""Certification of a split of a dataset by randomized ablation, feature partition or stumps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ from boxnn_numba.pipelines.chunks import Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Certificates of each method.
-CERTIFICATES = {"ra": {"a": "RA", "b": "RA^B"}, "fpa": {"a": "FPA^A", "b": "FPA^B"}}
+CERTIFICATES = {
+    "ra": {"a": "RA", "b": "RA^B"},
+    "fpa": {"a": "FPA^A", "b": "FPA^B"},
+    "stumps": {"exact": "stumps"},
+}
 #: Evaluations of a base classifier that a chunk makes at least, and the most rows that it has.
 _CHUNK_EVALUATIONS, _CHUNK_ROWS = 32_000, 256
+#: Rows of a chunk of stumps, of which each is certified in no time.
+_CHUNK_STUMPS = 4096
 #: Votes that a certificate file can count.
 _MOST_SAMPLES = 2**31 - 1
 
@@ -51,7 +57,7 @@ class CertifiedBaseline(Result):
     Attributes
     ----------
     certificate, method
-        The file, and ``"RA"``, ``"RA^B"``, ``"FPA^A"`` or ``"FPA^B"``.
+        The file, and ``"RA"``, ``"RA^B"``, ``"FPA^A"``, ``"FPA^B"`` or ``"stumps"``.
     split, n, accuracy, median_certified_radius, seconds
         As for `Certified`.
     abstained
@@ -94,6 +100,8 @@ class BaselineWorker:
         """Return the arrays of a certificate file but for the labels."""
         if model.method == "ra":
             return self._ablation(model, x, rows)
+        if model.method == "stumps":
+            return _stumps(_networks(model, self.device), model.encode(x))
         scores = _networks(model, self.device).scores(model.encode(x))
         counts = partition.votes_of(scores)
         if self.certificate == "a":
@@ -130,14 +138,35 @@ def _columns(
     return {"prediction": prediction, "radius": radius, "class_distance": missing}
 
 
+def _stumps(model: Any, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns of stumps; their class distance is what a class's score lacks."""
+    (prediction, radius), scores = model.certify(codes), model.scores(codes)
+    lacking = np.minimum(scores.max(axis=1, keepdims=True) - scores, np.iinfo(np.int32).max)
+    return {"prediction": prediction, "radius": radius, "class_distance": lacking}
+
+
 @functools.lru_cache(maxsize=1)
 def _networks(stored: BaselineModel, device: str) -> Any:
-    """Return the networks of a model, on as many threads as a task may use."""
+    """Return the networks, trees or stumps of a model, on as many threads as a task may use."""
+    settings = stored.settings["base"]
+    if stored.method == "stumps":
+        from boxnn_numba.baselines.stumps import AdditiveModel
+
+        return AdditiveModel.from_arrays(stored.weights, settings)
+    if _uses_trees(stored):
+        from boxnn_numba.baselines.trees import TreeSubmodels
+
+        return TreeSubmodels.from_arrays(stored.weights, settings)
     from boxnn_numba.baselines import base_classifiers
 
     ra = stored.method == "ra"
     kind = base_classifiers.MaskedNetwork if ra else base_classifiers.SubmodelNetworks
-    return kind.from_arrays(stored.weights, stored.settings["base"], device)
+    return kind.from_arrays(stored.weights, settings, device)
+
+
+def _uses_trees(stored: BaselineModel) -> bool:
+    """Return whether the submodels of a partition are trees."""
+    return bool(stored.settings["base"].get("base") == "trees")
 
 
 @functools.lru_cache(maxsize=1)
@@ -173,9 +202,9 @@ def certify_baseline(
     out, split, limit
         As for `boxnn_numba.pipelines.certification.certify.certify`.
     certificate
-        ``"a"`` or ``"b"``: RA or RA^B, FPA^A or FPA^B.
+        ``"a"`` or ``"b"``: RA or RA^B, FPA^A or FPA^B; ``"exact"`` of stumps.
     method
-        ``"ra"`` or ``"fpa"`` to refuse a model of the other; None takes any.
+        ``"ra"``, ``"fpa"`` or ``"stumps"`` to refuse a model of another; None takes any.
     samples, guess_samples, alpha, seed
         For RA, as for `boxnn_numba.baselines.ablation`. The result does not depend on where
         chunks run.
@@ -196,8 +225,6 @@ def certify_baseline(
     BoxNNError
         Bad model, data or options, no torch, or an output that cannot be written.
     """
-    from boxnn_numba.baselines.torch_networks import usable_device
-
     began = time.perf_counter()
     subject = Subject.open(load_baseline, model, data, split, limit)
     _check(subject, method, certificate)
@@ -207,7 +234,7 @@ def certify_baseline(
         votes, sampling = _open_votes(votes_from, subject, sampling)
         subject = subject.limited(sampling.limit)
     worker = BaselineWorker(
-        certificate, alpha, sampling, usable_device(run.device),
+        certificate, alpha, sampling, _device(subject.stored, run.device),
         None if votes is None else (absolute(votes.path), votes.attributes["digest"]),
     )  # fmt: skip
     stored: BaselineModel = subject.stored
@@ -235,6 +262,15 @@ def certify_baseline(
     )  # fmt: skip
 
 
+def _device(stored: BaselineModel, device: str) -> str:
+    """Return the device of networks; trees and stumps need no torch and have the CPU."""
+    if stored.method == "stumps" or _uses_trees(stored):
+        return "cpu"
+    from boxnn_numba.baselines.torch_networks import usable_device
+
+    return usable_device(device)
+
+
 def _check(subject: Subject, method: str | None, certificate: str) -> None:
     stored, dataset, model = subject.stored, subject.dataset, subject.model
     if method not in (None, stored.method):
@@ -255,6 +291,8 @@ def _some(classes: Sequence[Any]) -> str:
 
 def _chunk_rows(stored: BaselineModel, sampling: Sampling) -> int:
     """Return the rows of a chunk: few where each is thousands of evaluations."""
+    if stored.method == "stumps":
+        return _CHUNK_STUMPS
     if stored.method == "fpa":
         return _CHUNK_ROWS
     each = sampling.samples + sampling.guess_samples

@@ -1,4 +1,4 @@
-"""Train the base classifiers of a published defence on a dataset, and certify with them."""
+"""Train the base classifiers of a published defence, or stumps, on a dataset."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ from boxnn_numba.pipelines.training.dataset_loader import (
     dataset_provenance,
     training_dataset,
 )
+from boxnn_numba.progress import Progress
 from boxnn_numba.training.options import TrainingOptions
 
+#: Bases of FPA; trees that each part has unless it is said; what trees and stumps may choose.
+FPA_BASES = ("mlp", "trees")
+TREES = 50
+CHOSEN = ("parts", "rounds", "clip")
 #: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
 #: network.
 Fit = Callable[..., Any]
@@ -41,9 +46,9 @@ class TrainedBaseline(Result):
     Attributes
     ----------
     model, method
-        Where it is, and ``"ra"`` or ``"fpa"``.
+        Where it is, and ``"ra"``, ``"fpa"`` or ``"stumps"``.
     settings
-        ``retained``, or ``parts`` and ``partition``.
+        ``retained``, or ``parts`` and ``partition``, or ``rounds`` and ``clip``.
     seed
         Of the training.
     validation_accuracy
@@ -78,11 +83,14 @@ def train_baseline(
     parts: int | None = None,
     partition: str = "strided",
     base: str | None = None,
+    trees: int | None = None,
+    rounds: int | None = None,
+    clip: float | None = None,
     epochs: int | None = None,
     seed: int = 0,
     run: RunOptions = DEFAULT_RUN,
 ) -> TrainedBaseline:
-    """Train the networks of RA or FPA on the training split of a dataset and write them.
+    """Train the base classifiers of RA or FPA, or stumps, on the training split of a dataset.
 
     Parameters
     ----------
@@ -91,21 +99,26 @@ def train_baseline(
     out
         Where they go: a directory, or one file if it ends in ``.zip``; or its URL.
     method
-        ``"ra"`` or ``"fpa"``.
+        ``"ra"``, ``"fpa"`` or ``"stumps"``.
     retained
         For RA, how many features k a sample keeps, 1..n.
     parts, partition
         For FPA, the number of submodels T, 1..n, and how the features are divided among them, as
-        for `boxnn_numba.baselines.partition.make_partition`.
+        for `boxnn_numba.baselines.partition.make_partition`. With trees, `parts` is chosen on
+        held-out rows if None.
     base
-        For RA, ``"cnn"`` (the default for images) or ``"mlp"``; FPA has ``"mlp"``.
+        For RA, ``"cnn"`` (the default for images) or ``"mlp"``; FPA has ``"mlp"`` and ``"trees"``.
+    trees
+        For FPA with trees, how many each part has; 50 if None.
+    rounds, clip
+        For stumps, as for `boxnn_numba.baselines.stumps.train_stumps`.
     epochs
-        Most passes over the training data; the networks' own default if None.
+        Most passes of networks over the training data; their own default if None.
     seed
         Of the weights, the order of samples, what is retained and a random partition.
     run
-        How to run; threads are torch's on a CPU. A run that was stopped is resumed from the last
-        epoch that it finished, to the same bits.
+        How to run; threads are torch's on a CPU, or scikit-learn's. A run of networks that was
+        stopped is resumed from the last epoch that it finished, to the same bits.
 
     Returns
     -------
@@ -116,23 +129,20 @@ def train_baseline(
     BoxNNError
         Bad data or options, no torch, a diverged run, or an output that cannot be written.
     """
-    from boxnn_numba.baselines.torch_networks import load_torch, usable_device
-
     validation.choice("method", method, METHODS)
-    load_torch()
-    device = usable_device(run.device)
+    sizes = {"retained": retained, "parts": parts, "base": base, "trees": trees}
+    sizes |= {"rounds": rounds, "clip": clip, "epochs": epochs}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    _check_given(method, given)
+    in_arrays = method == "stumps" or base == "trees"
+    device = "cpu" if in_arrays else _torch_device(run.device)
     dataset = training_dataset(data)
     _check_labels(dataset, data)
     common: dict[str, Any] = {"seed": validation.integer("seed", seed, low=0), "device": device}
     if run.threads is not None:
         common["threads"] = validation.positive("threads", run.threads)
-    if epochs is not None:
-        common["epochs"] = validation.positive("epochs", epochs)
-    sizes = {"retained": retained, "parts": parts}
-    if method == "ra":
-        settings, fit = _fit(dataset, sizes, None, base, common)
-    else:
-        settings, fit = _fit(dataset, dict(reversed(sizes.items())), partition, base, common)
+    fit_kind = _table_fit if in_arrays else _network_fit
+    settings, fit = fit_kind(dataset, method, given, partition, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
         out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
@@ -143,6 +153,7 @@ def train_baseline(
         with keep_on_interrupt(lambda: checkpoint.state.get("ran", 0), "the epochs", partial):
             network = fit(x, y, progress=run.progress, checkpoint=checkpoint)
         seconds = checkpoint.seconds
+        settings |= {key: network.settings[key] for key in CHOSEN if key in network.settings}
         provenance = {"seed": seed, "device": device, "seconds": seconds}
         model = _trained(method, settings, network, dataset, grid, provenance)
         write_model(model, partial / name, single=name == "model.zip")
@@ -156,6 +167,30 @@ def train_baseline(
         network.multiply_adds(),
         seconds,
     )
+
+
+def _check_given(method: str, given: Mapping[str, Any]) -> None:
+    """Raise for an option of another method, or without the one that a method needs."""
+    takes = {
+        "ra": {"retained", "base", "epochs"},
+        "fpa": {"parts", "base", "trees" if given.get("base") == "trees" else "epochs"},
+        "stumps": {"rounds", "clip"},
+    }[method]
+    for name in given.keys() - takes:
+        raise OptionError(
+            f"`{name}` is for another defence or base; leave it out, {METHODS[method]} here takes "
+            f"{', '.join(f'`{item}`' for item in sorted(takes))}"
+        )
+    size = {"ra": "retained", "fpa": "parts"}.get(method)
+    if size is not None and size not in given and given.get("base") != "trees":
+        raise OptionError(f"`{size}` is missing; pass how many features or parts there are")
+
+
+def _torch_device(device: str) -> str:
+    from boxnn_numba.baselines.torch_networks import load_torch, usable_device
+
+    load_torch()
+    return usable_device(device)
 
 
 def _trained(
@@ -183,30 +218,25 @@ def _trained(
     )
 
 
-def _fit(
+def _network_fit(
     dataset: Dataset,
-    sizes: Mapping[str, int | None],
-    partition: str | None,
-    base: str | None,
+    method: str,
+    given: Mapping[str, Any],
+    partition: str,
     common: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Fit]:
-    """Return the settings of a defence and what fits its networks, after checking both.
-
-    The first of `sizes` is the defence's own; FPA has a `partition`.
-    """
+    """Return the settings of a defence and what fits its networks, after checking both."""
     from boxnn_numba.baselines import base_classifiers
 
-    (size, value), (foreign, other) = sizes.items()
-    if value is None:
-        raise OptionError(f"`{size}` is missing; pass how many features or parts there are")
-    if other is not None:
-        raise OptionError(f"`{foreign}` is for the other defence; pass `{size}` alone")
-    count = validation.integer(size, value, low=1, high=dataset.n_features)
-    shape = dataset.feature_shape
+    size = "retained" if method == "ra" else "parts"
+    count = validation.integer(size, given[size], low=1, high=dataset.n_features)
+    shape, base = dataset.feature_shape, given.get("base")
     options = {"n_classes": len(dataset.classes), "feature_shape": shape, **common}
-    if partition is not None:
+    if "epochs" in given:
+        options["epochs"] = validation.positive("epochs", given["epochs"])
+    if method == "fpa":
         part = make_partition(partition, dataset.n_features, count, common["seed"], shape)
-        validation.choice("base", base or "mlp", ("mlp",))
+        validation.choice("base", base or "mlp", FPA_BASES)
         fit: Fit = functools.partial(base_classifiers.train_submodels, part=part, **options)
         return {size: count, "partition": partition}, fit
     base = base or ("cnn" if base_classifiers.is_image(shape) else "mlp")
@@ -214,6 +244,37 @@ def _fit(
         base_classifiers.image_shape(shape)
     fit = functools.partial(base_classifiers.train_masked, retained=count, base=base, **options)
     return {size: count}, fit
+
+
+def _table_fit(
+    dataset: Dataset,
+    method: str,
+    given: Mapping[str, Any],
+    partition: str,
+    common: Mapping[str, Any],
+) -> tuple[dict[str, Any], Fit]:
+    """Return the settings of stumps, or of a partition with trees, and what fits them."""
+    n, shape = dataset.n_features, dataset.feature_shape
+    options = {"n_classes": len(dataset.classes), "seed": common["seed"]}
+    if method == "fpa":
+        if "parts" in given:
+            validation.integer("parts", given["parts"], low=1, high=n)
+            make_partition(partition, n, given["parts"], common["seed"], shape)
+        options |= {"feature_shape": shape, "trees": given.get("trees", TREES)}
+        options |= {"parts": given.get("parts"), "partition": partition}
+    else:
+        options |= {name: given[name] for name in ("rounds", "clip") if name in given}
+
+    def fit(x: np.ndarray, y: np.ndarray, progress: Progress, checkpoint: Checkpoint) -> Any:
+        from threadpoolctl import threadpool_limits
+
+        from boxnn_numba.baselines import stumps, trees
+
+        train = trees.train_partition if method == "fpa" else stumps.train_stumps
+        with threadpool_limits(common.get("threads")):
+            return train(x, y, progress=progress, **options)
+
+    return ({"partition": partition} if method == "fpa" else {}), fit
 
 
 def _check_labels(dataset: Dataset, data: Name) -> None:

@@ -204,10 +204,11 @@ def stumps(case: Case) -> Outcome:
     """Fit boosted stumps; rounds and clip are chosen within."""
     began = time.perf_counter()
     encode = Encoder(case.x, case.y)
-    model, chosen = train_stumps(encode(case.x), case.y, n_classes=case.n_classes)
+    model = train_stumps(encode(case.x), case.y, n_classes=case.n_classes)
     fitted = time.perf_counter()
     prediction, radius = model.certify(encode(case.x_test))
-    return Outcome(prediction, radius, fitted - began, time.perf_counter() - fitted, chosen)
+    certify = time.perf_counter() - fitted
+    return Outcome(prediction, radius, fitted - began, certify, model.settings)
 
 
 def partition(case: Case, runoff: bool) -> Outcome:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import fake_networks
 from support.cli_runs import Run, failed, here
 
+from boxnn_numba.baselines import torch_networks
+from boxnn_numba.baselines.partition import runoff_radius, votes_of
+from boxnn_numba.baselines.stumps import AdditiveModel
+from boxnn_numba.baselines.trees import TreeSubmodels
 from boxnn_numba.data.certificate_store import open_certificate
+from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.data.model_store import load_baseline
 
 RA = ("baseline", "ra")
 FPA = ("baseline", "fpa")
+STUMPS = ("baseline", "stumps")
 TRAIN_RA = (*RA, "train", "tiny.zarr", "--out", "ra.zarr", "--retained", 4, "--device", "cpu")
 TRAIN_FPA = (*FPA, "train", "tiny.zarr", "--out", "fpa.zip", "--parts", 5, "--device", "cpu")
 FEW = ("--samples", 60, "--guess-samples", 20, "--device", "cpu")
@@ -60,6 +68,59 @@ def test_a_session_of_feature_partition(fake: Run) -> None:
         assert out.startswith(f"{letter}: FPA^{letter.upper()}, 120 samples in ")
     code, out, err = fake(*FPA, "evaluate", "a", "--json")
     assert (code, err) == (0, "") and json.loads(out)["abstained"] == 0
+
+
+def test_a_session_of_stumps_and_trees_without_torch(
+    boxnn: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_networks, "load_torch", lambda: pytest.fail("torch is not needed"))
+    words = ("tiny.zarr", "--out", "s.zip", "--rounds", 20, "--seed", 1)
+    code, out, err = boxnn(*STUMPS, "train", *words)
+    assert (code, err) == (0, "")
+    assert out.startswith("s.zip: 20 rounds, clip ") and "36 multiply-adds an evaluation" in out
+    code, out, err = boxnn(*STUMPS, "certify", "s.zip", "tiny.zarr", "--out", "s.cert")
+    assert (code, err) == (0, "") and out.startswith("s.cert: stumps, 40 samples in ")
+    model, (x, _) = load_baseline("s.zip"), open_dataset("tiny.zarr").read("test")
+    stored = AdditiveModel.from_arrays(model.weights, model.settings["base"])
+    prediction, radius, _ = open_certificate("s.cert").outcome()
+    for found, expected in zip((prediction, radius), stored.certify(x), strict=True):
+        assert np.array_equal(found, expected)
+    words = ("tiny.zarr", "--out", "f.zarr", "--base", "trees", "--trees", 4, "--json")
+    code, out, err = boxnn(*FPA, "train", *words)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["parts"] in (3, 5, 7, 11, 12)
+    words = ("certify", "f.zarr", "tiny.zarr", "--out", "f.cert", "--certificate", "b")
+    assert boxnn(*FPA, *words)[0] == 0
+    model = load_baseline("f.zarr")
+    scores = TreeSubmodels(model.weights, model.settings["base"]).scores(x)
+    prediction, radius, _ = open_certificate("f.cert").outcome()
+    assert np.array_equal(radius, runoff_radius(votes_of(scores), scores)[1])
+    code, out, err = boxnn("report", "s.cert", "f.cert", "--out", "r")
+    assert (code, err) == (0, "") and out.startswith("s (exact): accuracy")
+    assert f"\nFPA_{model.settings['parts']}^B: accuracy" in out
+    assert boxnn(*STUMPS, "evaluate", "s.cert")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((*STUMPS, "train", "tiny.zarr", "--out", "m", "--clip", 2), 2, "clip is 2.0"),
+        ((*STUMPS, "train", "tiny.zarr", "--out", "m", "--rounds", 0), 2, "rounds is 0"),
+        ((*FPA, "train", "tiny.zarr", "--out", "m", "--base", "trees", "--epochs", 2), 2,
+         "--epochs is for another defence or base; leave it out"),
+        ((*FPA, "train", "tiny.zarr", "--out", "m", "--parts", 3, "--trees", 2), 2,
+         "--trees is for another defence or base"),
+        ((*FPA, "train", "tiny.zarr", "--out", "m", "--base", "trees", "--partition", "patch"), 2,
+         "--parts is missing; pass how many patches"),
+        ((*FPA, "train", "tiny.zarr", "--out", "m", "--base", "trees", "--parts", 13), 2,
+         "parts is 13"),
+    ],
+)  # fmt: skip
+def test_errors_of_stumps_and_trees(
+    words: tuple[object, ...], code: int, message: str, boxnn: Run
+) -> None:
+    failed(boxnn(*words), code, message)
+    assert here() == {"tiny.zarr"}
 
 
 def test_one_line_where_every_sample_abstains(fake: Run) -> None:
