@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.greedy import greedy_attack
 from boxnn_numba.backends.devices import get_backend
@@ -159,7 +160,7 @@ def _each(
     # Of the raw values only float64 reaches every code of a grid.
     raw = model.rows(x)
     raw = raw if model.grid is None else raw.astype(np.float64)
-    codes, sets, stop = model.encode(raw), BoxSets(model), threading.Event()
+    codes, sets, stop = model.encode(raw), BoxSets(model, Adversary.of(model)), threading.Event()
     with ThreadPoolExecutor(get_backend("cpu", threads).threads) as pool:
         try:
             found = [

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates.combinations import Combinations, of_all, of_set
 from boxnn_numba.classifier import Certificate, Classifier
 from boxnn_numba.distances import pairwise_distance, part_distance
-from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds, tuple_bounds
-from boxnn_numba.rivals import group_count, need_two_classes
+from boxnn_numba.kernels.budget import Edges
+from boxnn_numba.kernels.pairwise_block import Block, least_bounds
+from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
+from boxnn_numba.kernels.tuple_bound import tuple_bounds
+from boxnn_numba.rivals import need_two_classes
 
 #: Most inputs that a thread takes at a time, and most distances of them that it keeps.
-_BLOCK_ROWS, _BLOCK_DISTANCES = 64, 4_000_000
+_BLOCK_ROWS, _BLOCK_DISTANCES = 256, 1_000_000
 #: Own templates that each bound is taken against, and that an integer program begins with.
 OWN = 8
 #: Combinations of several sets that are looked at together.
@@ -26,7 +31,14 @@ _TOGETHER = 16
 _NEVER = np.iinfo(np.int64).max // 4
 
 
-def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None) -> Certificate:
+def pairwise_radius(
+    model: Classifier,
+    x: ArrayLike,
+    threads: int | None = None,
+    *,
+    attackable: Any = None,
+    costs: Any = None,
+) -> Certificate:
     """Return predictions and radii that look at each rival on its own.
 
     For the margin every feature may gain 2 W. Here feature i gains, for a rival box B against a
@@ -44,6 +56,8 @@ def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None)
         Samples, as for `BoxNN.encode`.
     threads
         Threads to use; all cores by default.
+    attackable, costs
+        Who rewrites, as for `Adversary.of`; with costs radii are budgets.
 
     Returns
     -------
@@ -56,7 +70,7 @@ def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None)
     InputError
         As for `BoxNN.encode`, or there are boxes of one class only.
     OptionError
-        `threads` is below 1.
+        `threads` is below 1, or `attackable` or `costs` do not fit.
 
     Examples
     --------
@@ -66,24 +80,39 @@ def pairwise_radius(model: Classifier, x: ArrayLike, threads: int | None = None)
     >>> model.certify([[25] * 5]).radius, pairwise_radius(model, [[25] * 5]).radius
     (array([0], dtype=int32), array([1], dtype=int32))
     """
+    adversary = Adversary.of(model, attackable, costs)
+    index, bound = pairwise_bounds(model, model.encode(x), adversary, threads)
+    return Certificate(np.asarray(model.classes)[index], adversary.radius(bound))
+
+
+def pairwise_bounds(
+    model: Classifier, codes: np.ndarray, adversary: Adversary, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted class indices (N,), and what must be spent before they change (N,) int64.
+
+    codes are (N, n) uint8. Bounds are in units of the adversary's costs, one more than all of them
+    where nothing changes the prediction.
+    """
     need_two_classes(model)
-    codes = model.encode(x)
-    sets, most = BoxSets(model), group_count(model) + 1
-    index = np.empty(len(codes), np.int64)
-    radius = np.empty(len(codes), np.int32)
+    sets = BoxSets(model, adversary)
+    index = np.empty(len(codes), np.int32)
+    bound = np.empty(len(codes), np.int64)
 
     def work(first: int, last: int) -> None:
+        block = _Block(sets) if len(sets.tables) == 1 else None
         step = min(_BLOCK_ROWS, max(1, _BLOCK_DISTANCES // sets.distances))
         for start in range(first, last, step):
             rows = slice(start, min(last, start + step))
             with limit_threads(1):
+                if block is not None:
+                    block.bounds(codes[rows], index[rows], bound[rows])
+                    continue
                 threats = sets.threats(codes[rows])
             for i, threat in enumerate(threats, start):
-                index[i] = threat.own_class
-                radius[i] = threat.least_bound(most) - 1
+                index[i], bound[i] = threat.own_class, threat.least_bound()
 
     get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
-    return Certificate(np.asarray(model.classes)[index], radius)
+    return index, bound
 
 
 class BoxSets:
@@ -101,9 +130,9 @@ class BoxSets:
         How many distances one input has.
     """
 
-    def __init__(self, model: Classifier) -> None:
-        self.model = model
-        found = [_table(boxes, model.groups) for boxes in model.box_sets]
+    def __init__(self, model: Classifier, adversary: Adversary) -> None:
+        self.model, self.adversary = model, adversary
+        found = [_table(boxes, model.groups, adversary) for boxes in model.box_sets]
         self.tables, self.orders, self.parts = zip(*found, strict=True)
         self.width, group = model.boxes.width, model.boxes.group
         order = np.argsort(group, kind="stable")
@@ -224,19 +253,28 @@ class Threat:
         return int(rival if len(self.sets.tables) > 1 else self.sets.tables[0].labels[rival])
 
     def rivals(self, most: int) -> np.ndarray:
-        """Return the rivals that could overtake by less than `most` changes, in order of margin."""
+        """Return the rivals that could overtake for less than `most`, in order of margin."""
         rivals, margin = self.margins
-        near = np.flatnonzero(margin <= self.unit * (most - 1))
+        near = np.flatnonzero(margin <= self.slack(most))
         return np.asarray(rivals[near[np.argsort(margin[near], kind="stable")]])
+
+    def slack(self, most: int) -> int:
+        """Return how much as many changes as cost less than `most` can gain."""
+        return self.unit * (int(np.searchsorted(self.sets.adversary.price, most)) - 1)
+
+    def least(self, behind: int) -> int:
+        """Return what it costs at least to gain as much as something is behind."""
+        return int(self.sets.adversary.least(np.int64(max(1, -(-behind // self.unit)))))
 
     def templates(self, e: int, c: int) -> np.ndarray:
         """Return the templates of a class in a set, the nearest first."""
         first, last = np.searchsorted(self.sets.tables[e].labels, [c, c + 1])
         return np.asarray(first + np.argsort(self.totals[e][first:last], kind="stable"))
 
-    def least_bound(self, most: int) -> int:
-        """Return how many groups must change before any rival overtakes; `most` caps."""
-        nearest = -(-int(self.margins[1].min()) // self.unit)
+    def least_bound(self) -> int:
+        """Return what must be spent before any rival overtakes."""
+        most = int(self.sets.adversary.price[-1])
+        nearest = self.least(int(self.margins[1].min()))
         # What is known of the nearest ones leaves few others to look at.
         for limit in (nearest + 1, most):
             rivals = self.rivals(min(limit, most))
@@ -244,7 +282,7 @@ class Threat:
         return most
 
     def bounds(self, rivals: np.ndarray, most: int, running: bool = False) -> np.ndarray:
-        """Return (R,) int64, groups that must change before each rival overtakes; `most` caps.
+        """Return (R,) int64, what must be spent before each rival overtakes; `most` caps.
 
         Rivals are in order of margin. If `running`, only the least bound matters, and others may be
         smaller than they could be.
@@ -264,20 +302,20 @@ class Threat:
         return out
 
     def _class_bound(self, rival: int, most: int) -> int:
-        """Return groups that must change before a class overtakes that of an ensemble.
+        """Return what must be spent before a class overtakes that of an ensemble.
 
         Combinations of rows in all sets, in order of margin, each by what groups gain in all sets
         together. Where they are too many, the margin of the others, or what each set allows.
         """
-        margin, unit = self.margin(rival), self.unit
+        margin = self.margin(rival)
         nearest = self._tuples(rival, 0)
         best = self._tuple_bound(nearest, margin, most)
-        slack = unit * (best - 1) - margin
+        slack = self.slack(best) - margin
         if slack < 0:
             return best
         found = self._tuples(rival, slack)
         bound = min(best, self._tuple_bound(found, margin, best))
-        beyond = -(-(margin + found.beyond) // unit)
+        beyond = self.least(margin + found.beyond)
         if beyond >= bound:
             return bound
         return max(beyond, min(bound, self._separate_bound(rival, bound)))
@@ -290,18 +328,16 @@ class Threat:
         )
 
     def _tuple_bound(self, rivals: Combinations, margin: int, most: int) -> int:
-        """Return groups that must change before any of some combinations overtakes."""
-        table, order = self.sets.tables[0], self.sets.orders[0]
-        owns = self._bounds(self.owns.rows)
-        gains = np.empty(len(table.groups) - 1, np.int64)
-        counts = np.empty(self.unit + 1, np.int64)
+        """Return what must be spent before any of some combinations overtakes."""
+        table, order = self.sets.tables[0]._replace(unit=self.unit), self.sets.orders[0]
+        owns, work = self._bounds(self.owns.rows), _scratch(table)
         for first in range(0, len(rivals.extra), _TOGETHER):
             some = slice(first, first + _TOGETHER)
             out = np.empty(len(rivals.extra[some]), np.int64)
             bounds = self._bounds([rows[some] for rows in rivals.rows])
             tuple_bounds(
                 self.input[order], owns, bounds, margin + rivals.extra[some], self.owns.extra,
-                table, self.unit, most, gains, counts, out,
+                table, most, work, out,
             )  # fmt: skip
             most = min(most, int(out.min()))
         return most
@@ -340,16 +376,18 @@ class Threat:
         return sides[0], sides[1]
 
     def _separate_bound(self, rival: int, most: int) -> int:
-        """Return groups that must change before a class overtakes, each set with its own changes.
+        """Return what must be spent before a class overtakes, each set with its own changes.
 
         The gap after k changes is at least the sum of the least gaps of all sets, each after its
         own k changes. It is looked at for few k at first.
         """
         unit, own, margin = self.unit, self.own_class, self.margin(rival)
-        bound = min(most, max(1, -(-margin // unit)))
-        count = bound
-        while count < most:
-            count = min(most, 2 * count + 8)
+        price = self.sets.adversary.price
+        last = int(np.searchsorted(price, most))
+        fewest = min(last, max(1, -(-margin // unit)))
+        count = fewest
+        while count < last:
+            count = min(last, 2 * count + 8)
             gaps = np.full(count, self.ahead[rival])
             for e, table in enumerate(self.sets.tables):
                 least_gaps(
@@ -359,11 +397,45 @@ class Threat:
                 )  # fmt: skip
             closed = np.flatnonzero(gaps <= 0)
             if len(closed):
-                return max(bound, int(closed[0]))
+                return min(most, int(price[max(fewest, closed[0])]))
         return most
 
 
-def _table(boxes: Boxes, counted: np.ndarray) -> tuple[Table, np.ndarray, np.ndarray]:
+class _Block:
+    """The kernel for one set of boxes, with scratch arrays of a thread."""
+
+    def __init__(self, sets: BoxSets) -> None:
+        self._sets, self._table, self._order = sets, sets.tables[0], sets.orders[0]
+        table = self._table
+        templates, parts, n = len(table.labels), len(table.parts) - 1, table.lower.shape[1]
+        own = min(OWN, int(np.bincount(table.labels).max()))
+        # Of one part, distances to rows are what is fastest.
+        self._additive = 1 < parts == n
+        ungrouped = len(table.groups) - 1 == n
+        total, behind = np.empty((2, templates), np.int64)
+        low, high = np.empty((2, own if ungrouped else 0, n), np.int32)
+        self._work, self._offset = _scratch(table), sets.model.offset
+        self._block = Block(
+            total, behind, np.empty(own, np.int64), np.empty(own, np.bool_),
+            np.empty((own, parts), np.int64), low, high,
+            np.empty((templates if self._additive else 0, n), np.int32),
+        )  # fmt: skip
+
+    def bounds(self, codes: np.ndarray, index: np.ndarray, bound: np.ndarray) -> None:
+        """Write predictions and bounds of some inputs, as `pairwise_bounds` returns them."""
+        distance = np.empty((1, 1, 1), np.int32)
+        if not self._additive:
+            distance = self._sets.part_distances(codes)[0]
+        if (self._order[1:] < self._order[:-1]).any():
+            codes = codes[:, self._order]
+        least_bounds(
+            codes, distance, self._table, self._offset, self._work, self._block, index, bound
+        )  # fmt: skip
+
+
+def _table(
+    boxes: Boxes, counted: np.ndarray, adversary: Adversary
+) -> tuple[Table, np.ndarray, np.ndarray]:
     """Return boxes as a table, its features, and parts; in plain boxes each row is a template.
 
     counted (n,) are the groups that are rewritten together.
@@ -379,8 +451,11 @@ def _table(boxes: Boxes, counted: np.ndarray) -> tuple[Table, np.ndarray, np.nda
     parts = _starts(part[order][caps[groups[:-1]]])
     rows = np.arange(len(boxes) + 1) if structure.is_plain else structure.rows
     unit = 2 * width * int(np.diff(groups).max())
+    rewritten = counted[order][caps[groups[:-1]]]
     table = Table(
-        lower, upper, rows, boxes.labels[rows[:-1]], caps, groups, parts, width, unit
+        lower, upper, rows, boxes.labels[rows[:-1]], caps, groups, parts, width, unit,
+        adversary.free[rewritten].astype(np.int32), adversary.cost[rewritten], adversary.price,
+        adversary.unit is not None,
     )  # fmt: skip
     return table, order, part
 
@@ -392,7 +467,10 @@ def _starts(values: np.ndarray) -> np.ndarray:
 
 def _scratch(table: Table) -> Work:
     groups, parts = len(table.groups) + 1, len(table.parts) - 1
-    gains, curve, total, worst = np.empty((4, groups), np.int64)
+    curve, total, worst = np.empty((3, groups), np.int64)
     own, rival = np.empty((2, parts), np.int64)
-    return Work(gains.astype(np.int32), curve, total, worst,
-                np.empty(table.unit + 1, np.int32), rival, own)  # fmt: skip
+    # Each row of a template has a point for each group of a part, and one more.
+    rows = int(np.diff(table.rows).max()) if table.priced else 0
+    edges = np.empty((5, max(groups, rows * (groups + parts))), np.int64)
+    return Work(*np.empty((2, groups), np.int32), curve, total, worst,
+                np.empty(table.unit + 1, np.int32), rival, own, Edges(*edges))  # fmt: skip

@@ -15,6 +15,9 @@ Gap after k changes, of a rival template against an own combination (a row A_p i
 at least ``sum_p f_p(k_p)`` with ``sum_p k_p = k``, where ``f_p(k) = min over rows B of the template
 of d_B - d_A less the k largest gains in p``: a group lies in one part, so the changes split among
 the parts. The least sum is found one part after another (a knapsack).
+
+An adversary may reach some groups only: the others gain nothing. Where groups have costs, bounds
+are costs: what the fewest groups cost at the least, or what `budget` says if that is more.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
+from boxnn_numba.kernels.budget import Edges, add_hull, add_points, cheapest
 from boxnn_numba.kernels.compile import kernel
 from boxnn_numba.kernels.formulas import excess, graded
 
@@ -47,6 +51,13 @@ class Table(NamedTuple):
         are a part.
     width, unit
         Width W, and the most that a group gains.
+    free, cost
+        (G,) int32 0 or 1, whether a group may be rewritten; (G,) int64 what that costs, at least 1.
+    price
+        (A + 2,) int64, what k of the A groups that may be rewritten cost at the least; the last,
+        one more than all of them cost, stands for never.
+    priced
+        Whether costs differ from 1; else ``price[k]`` is k.
     """
 
     lower: np.ndarray
@@ -58,18 +69,39 @@ class Table(NamedTuple):
     parts: np.ndarray
     width: int
     unit: int
+    free: np.ndarray
+    cost: np.ndarray
+    price: np.ndarray
+    priced: bool
 
 
 class Work(NamedTuple):
     """Scratch arrays of one thread: of groups (G + 2,), of gains (unit + 1,), of parts (P,)."""
 
     gains: np.ndarray
+    most: np.ndarray
     curve: np.ndarray
     total: np.ndarray
     worst: np.ndarray
     counts: np.ndarray
     rival: np.ndarray
     own: np.ndarray
+    edges: Edges
+
+
+@register_jitable
+def least_price(table, behind):
+    """The least cost after which a rival that is behind can overtake: all groups gain a unit."""
+    count = max(1, -(-behind // table.unit))
+    return table.price[min(count, len(table.price) - 1)]
+
+
+@register_jitable
+def count_below(table, most):
+    """The largest number of groups that may cost less than `most`, above 0."""
+    if table.priced:
+        return np.searchsorted(table.price, most) - 1
+    return most - 1
 
 
 @register_jitable
@@ -84,7 +116,8 @@ def _write_gains(x, table, own, rival, first, last, gains):
             code, a, b = np.int32(x[k]), np.int32(own_low[k]), np.int32(own_high[k])
             start, stop = np.int32(low[k]), np.int32(high[k])
             reached = max(graded(start, a, b, width), graded(stop, a, b, width))
-            gains[k] = reached - graded(code, a, b, width) + graded(code, start, stop, width)
+            gain = reached - graded(code, a, b, width) + graded(code, start, stop, width)
+            gains[k] = gain * table.free[k]
         return
     for g in range(first, last):
         gain = np.int32(0)
@@ -97,17 +130,22 @@ def _write_gains(x, table, own, rival, first, last, gains):
                 held += excess(code, a, b)
                 paid += excess(code, start, stop)
             gain += min(reached, width) - min(held, width) + min(paid, width)
-        gains[g] = gain
+        gains[g] = gain * table.free[g]
 
 
 @register_jitable
-def _fewest(gains, gap, most, counts):
+def fewest_gains(gains, gap, most, counts):
     """The fewest gains that close a gap, `most` if it takes that many or more."""
-    counts[:] = 0
+    largest = np.int32(0)
+    for gain in gains:
+        largest = max(largest, gain)
+    if gap > np.int64(largest) * (most - 1):  # often: then nothing needs to be counted
+        return most
+    counts[: largest + 1] = 0
     for gain in gains:
         counts[gain] += 1
     taken = 0
-    for gain in range(len(counts) - 1, 0, -1):
+    for gain in range(largest, 0, -1):
         enough = -(-gap // gain)
         if enough <= counts[gain]:
             return min(most, taken + enough)
@@ -141,7 +179,7 @@ def _sort_largest(gains, count, counts):
 
 
 @register_jitable
-def _nearest_rows(distance, table, t, out):
+def nearest_rows(distance, table, t, out):
     """Write the nearest row of a template in each part, the first of equals."""
     for p in range(len(distance)):
         best = table.rows[t]
@@ -182,34 +220,76 @@ def _write_gaps(x, distance, table, t, slack, count, work):
 
 
 @register_jitable
-def _needed(x, distance, table, t, gap, margin, ahead, most, work):
-    """The fewest groups after which template t overtakes the own rows, `most` if as many or more.
+def _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, most, work):
+    """The fewest groups after which template t overtakes the own rows, at most `most`.
 
     gap is that of its nearest rows, margin the one to the nearest own rows, `ahead` what is to be
-    added to gaps.
+    added to gaps. Where it is at most `found`, anything up to that.
     """
-    parts = table.parts
+    parts, groups = table.parts, table.parts[-1]
     for p in range(len(distance)):
         _write_gains(x, table, work.own[p], work.rival[p], parts[p], parts[p + 1], work.gains)
-    fewest = _fewest(work.gains[: parts[-1]], gap, most, work.counts)
+    fewest = fewest_gains(work.gains[:groups], gap, most, work.counts)
+    if fewest <= found:
+        return fewest
     slack = table.unit * (fewest - 1) - margin
     others = False
     for p in range(len(distance)):
+        first, last, near = parts[p], parts[p + 1], distance[p, work.rival[p]]
+        work.most[first:last] = work.gains[first:last]
         for m in range(table.rows[t], table.rows[t + 1]):
-            other = distance[p, m] - distance[p, work.rival[p]] <= slack
-            others |= other and m != work.rival[p]
+            if m == work.rival[p] or distance[p, m] - near > slack:
+                continue
+            others = True
+            _write_gains(x, table, work.own[p], m, first, last, work.gains)
+            for g in range(first, last):
+                work.most[g] = max(work.most[g], work.gains[g])
     if not others:
         return fewest
+    # The most that any row gains, as if it were as near as the nearest: often that is as many.
+    least = fewest_gains(work.most[:groups], gap, fewest, work.counts)
+    if least >= fewest:
+        return fewest
     _write_gaps(x, distance, table, t, slack, fewest, work)
-    for k in range(1, fewest):
+    for k in range(max(1, least), fewest):
         if work.total[k] + ahead <= 0:
             return k
     return fewest
 
 
+@register_jitable
+def _least_cost(x, distance, table, t, ahead, never, work):
+    """What it costs at the least until template t overtakes the own rows; `never` caps."""
+    gap, count, edges = np.int64(ahead), 0, work.edges
+    for p in range(len(distance)):
+        first, last, points = table.parts[p], table.parts[p + 1], 0
+        for m in range(table.rows[t], table.rows[t + 1]):
+            _write_gains(x, table, work.own[p], m, first, last, work.gains)
+            left = np.int64(distance[p, m]) - distance[p, work.own[p]]
+            points = add_points(work.gains[first:last], table.cost[first:last], left, points, edges)
+        count = add_hull(points, count, edges)
+        gap += edges.left[edges.order[0]]
+    return cheapest(edges.gain[:count], edges.cost[:count], gap, edges.order, never)
+
+
+@register_jitable
+def needed(x, distance, table, t, gap, margin, ahead, found, best, work):
+    """The least cost after which template t overtakes the own rows, `best` if that or more.
+
+    Arguments are those of `_fewest_of_rows`. Where it is at most `found`, anything up to that.
+    """
+    if not table.priced:
+        return _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, best, work)
+    most = count_below(table, best) + 1
+    count = _fewest_of_rows(x, distance, table, t, gap, margin, ahead, 0, most, work)
+    if table.price[count] >= best:
+        return best
+    return max(table.price[count], _least_cost(x, distance, table, t, ahead, best, work))
+
+
 @kernel
 def rival_bounds(x, distance, total, own, rivals, ahead, table, most, running, work, out):
-    """Write for each rival template how many groups must change at least before it overtakes.
+    """Write for each rival template what must be paid at least before it overtakes.
 
     x (n,) uint8 in the order of the table, distance (P, M) int32 to all rows in each part, total
     (T,) int64 to all templates, own (L,) the nearest templates of the predicted class, rivals (R,)
@@ -223,20 +303,20 @@ def rival_bounds(x, distance, total, own, rivals, ahead, table, most, running, w
         t = rivals[place]
         extra = ahead[table.labels[t]]
         margin = total[t] - total[own[0]] + extra
-        bound = max(1, -(-margin // table.unit))
+        bound = least_price(table, margin)
         # In order of margin: no later template has a smaller bound than this.
         if bound >= best:
             out[place:] = min(bound, most)
             return
         found = bound
-        _nearest_rows(distance, table, t, work.rival)
+        nearest_rows(distance, table, t, work.rival)
         for j in range(len(own)):
             gap = total[t] - total[own[j]] + extra
             if gap <= 0 or found >= best:
                 continue
-            _nearest_rows(distance, table, own[j], work.own)
-            needed = _needed(x, distance, table, t, gap, margin, extra, best, work)
-            found = max(found, needed)
+            nearest_rows(distance, table, own[j], work.own)
+            least = needed(x, distance, table, t, gap, margin, extra, found, best, work)
+            found = max(found, least)
         out[place] = found
         if running:
             best = min(best, found)
@@ -255,10 +335,10 @@ def least_gaps(x, distance, total, own, rivals, slack, table, work, out):
         left = slack - (total[t] - total[rivals[0]])
         if left < 0:
             continue
-        _nearest_rows(distance, table, t, work.rival)
+        nearest_rows(distance, table, t, work.rival)
         work.worst[:count] = -_FAR
         for j in range(len(own)):
-            _nearest_rows(distance, table, own[j], work.own)
+            nearest_rows(distance, table, own[j], work.own)
             _write_gaps(x, distance, table, t, left, count, work)
             for k in range(count):
                 work.worst[k] = max(work.worst[k], work.total[k])
@@ -266,85 +346,3 @@ def least_gaps(x, distance, total, own, rivals, slack, table, work, out):
             least[k] = min(least[k], work.worst[k])
     for k in range(count):
         out[k] += least[k]
-
-
-@register_jitable
-def _lead(code, own_low, own_high, low, high, k, width):
-    """Penalties of feature k to the own rows of all sets less those to the rival rows."""
-    lead = np.int64(0)
-    for e in range(len(low)):
-        lead += graded(code, np.int64(own_low[e, k]), np.int64(own_high[e, k]), width)
-        lead -= graded(code, np.int64(low[e, k]), np.int64(high[e, k]), width)
-    return lead
-
-
-@register_jitable
-def _feature_gain(x, own_low, own_high, low, high, k, width):
-    """The most that one feature gains in all sets together, by one code.
-
-    The lead is linear between whole codes where it bends, so the best code is 0, 255, or one where
-    it bends downwards: an end of a rival interval, or where an own penalty reaches its cap.
-    """
-    best = max(
-        _lead(np.int64(0), own_low, own_high, low, high, k, width),
-        _lead(np.int64(255), own_low, own_high, low, high, k, width),
-    )
-    for e in range(len(low)):
-        for bend in (
-            np.int64(low[e, k]), np.int64(high[e, k]),
-            max(np.int64(own_low[e, k]) - width, 0), min(np.int64(own_high[e, k]) + width, 255),
-        ):  # fmt: skip
-            best = max(best, _lead(bend, own_low, own_high, low, high, k, width))
-    return best - _lead(np.int64(x[k]), own_low, own_high, low, high, k, width)
-
-
-@register_jitable
-def _shared_gain(x, own_low, own_high, low, high, first, last, width):
-    """At least what features first..last-1, capped as a whole, gain in all sets together."""
-    if last == first + 1:
-        return _feature_gain(x, own_low, own_high, low, high, first, width)
-    gain = np.int64(0)
-    for e in range(len(low)):
-        reached, held, paid = np.int64(0), np.int64(0), np.int64(0)
-        for k in range(first, last):
-            code, a, b = np.int64(x[k]), np.int64(own_low[e, k]), np.int64(own_high[e, k])
-            start, stop = np.int64(low[e, k]), np.int64(high[e, k])
-            reached += max(excess(start, a, b), excess(stop, a, b))
-            held += excess(code, a, b)
-            paid += excess(code, start, stop)
-        gain += min(reached, width) - min(held, width) + min(paid, width)
-    return gain
-
-
-@kernel
-def tuple_bounds(x, owns, rivals, margins, behind, table, unit, most, gains, counts, out):
-    """Write for each combination of rival rows in all sets what must change at least.
-
-    x (n,) in the order of the table, owns and rivals are lower and upper bounds (J, E, n) and
-    (R, E, n), rivals in order of margin; margins (R,) int64 are their gaps to the first own rows,
-    behind (J,) how much farther each own is than the first. `out` (R,) is as of `rival_bounds` if
-    `running`.
-    """
-    best, caps, groups = most, table.caps, table.groups
-    for place in range(len(margins)):
-        bound = max(1, -(-margins[place] // unit))
-        if bound >= best:
-            out[place:] = min(bound, most)
-            return
-        found = bound
-        low, high = rivals[0][place], rivals[1][place]
-        for j in range(len(behind)):
-            gap = margins[place] - behind[j]
-            if gap <= 0 or found >= best:
-                continue
-            own_low, own_high = owns[0][j], owns[1][j]
-            for g in range(len(groups) - 1):
-                gain = np.int64(0)
-                for i in range(groups[g], groups[g + 1]):
-                    gain += _shared_gain(
-                        x, own_low, own_high, low, high, caps[i], caps[i + 1], table.width
-                    )  # fmt: skip
-                gains[g] = gain
-            found = max(found, _fewest(gains, gap, best, counts))
-        out[place] = found
-        best = min(best, found)

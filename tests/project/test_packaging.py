@@ -88,7 +88,7 @@ LAYERS = (
     "_version errors progress statistics validation",
     "kernels",
     "backends",
-    "boxes classifier columns distances grid rivals",
+    "adversary boxes classifier columns distances grid rivals",
     "attacks",
     "certificates",
     "model",

@@ -1,0 +1,231 @@
+"""Adversary: which groups of features may be rewritten, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxnn_numba.errors import OptionError
+from boxnn_numba.rivals import group_count
+
+if TYPE_CHECKING:
+    from boxnn_numba.classifier import Classifier
+    from boxnn_numba.columns import Columns
+
+#: Most units that the costs of all groups may add up to: far from where a float64 is not exact.
+_MOST_UNITS = 10**9
+
+
+@dataclass(frozen=True, eq=False)
+class Adversary:
+    """Who rewrites groups of features: which of them, and at what cost.
+
+    Costs are taken as the decimal numbers that they are written as, and kept as whole multiples of
+    their largest common unit, so that sums of them are exact.
+
+    Attributes
+    ----------
+    free
+        (G,) bool, groups that may be rewritten.
+    cost
+        (G,) int64, what that costs in units; ones without costs.
+    unit
+        What a unit is; None without costs, when a budget counts groups.
+    """
+
+    free: np.ndarray
+    cost: np.ndarray
+    unit: Fraction | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Classifier,
+        attackable: Sequence[str | int] | np.ndarray | None = None,
+        costs: Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
+    ) -> Adversary:
+        """Return the one that is described, for a model.
+
+        Parameters
+        ----------
+        model
+            Names are those of its columns.
+        attackable
+            Names of columns, or numbers of groups 0..G-1; all by default. A column of a group
+            stands for the group.
+        costs
+            A positive number for each group (G,), or for each column that may be rewritten by its
+            name.
+
+        Raises
+        ------
+        OptionError
+            Nothing may be rewritten, a name or number is unknown, a cost is missing, not positive,
+            or has so many digits that costs have no common unit.
+        """
+        free = np.ones(group_count(model), np.bool_)
+        if attackable is not None:
+            free[:] = False
+            free[_numbers(model, attackable)] = True
+        if costs is None:
+            return cls(free, free.astype(np.int64))
+        shares = [Fraction(0)] * len(free)
+        for group, share in _shares(model, costs).items():
+            shares[group] = share
+        missing = [group for group in np.flatnonzero(free) if not shares[group]]
+        if missing:
+            raise OptionError(
+                f"`costs` has none for {_name(model, missing[0])}; give it one, or name in "
+                "`attackable` the columns that may be rewritten"
+            )
+        paid = [shares[group] for group in np.flatnonzero(free)]
+        whole = math.lcm(*(share.denominator for share in paid))
+        units = [int(share * whole) for share in paid]
+        unit = Fraction(math.gcd(*units), whole)
+        if sum(paid) / unit > _MOST_UNITS:
+            raise OptionError(
+                f"`costs` add up to {sum(paid) / unit:.2g} of their largest common unit, "
+                f"{float(unit):g}; round them, so that there are at most {_MOST_UNITS:,}"
+            )
+        cost = np.zeros(len(free), np.int64)
+        cost[free] = [int(share / unit) for share in paid]
+        return cls(free, cost, unit)
+
+    @property
+    def count(self) -> int:
+        """Number |A| of groups that may be rewritten."""
+        return int(self.free.sum())
+
+    @property
+    def is_anyone(self) -> bool:
+        """Whether all groups may be rewritten, and only their number counts."""
+        return self.unit is None and bool(self.free.all())
+
+    @cached_property
+    def price(self) -> np.ndarray:
+        """(A + 2,) int64, the least cost of k groups; the last is one more than all cost."""
+        paid = np.cumsum(np.sort(self.cost[self.free]))
+        return np.concatenate([[0], paid, [paid[-1] + 1]])
+
+    def paid_for(self, changed: np.ndarray) -> np.ndarray:
+        """Return the units (N,) that rewriting groups (N, G) bool costs."""
+        return np.asarray(changed @ self.cost)
+
+    def least(self, count: np.ndarray) -> np.ndarray:
+        """Return the units that so many groups cost at least; more than there are cost `never`."""
+        return np.asarray(self.price[np.minimum(count, self.count + 1)])
+
+    def radius(self, bound: Any) -> np.ndarray:
+        """Return radii of bounds (N,) in units: what may be spent, which is less than the bound.
+
+        Numbers of groups (int32); of costs budgets (float64), the largest multiple of the unit
+        below the bound. It is rounded to the next float64, which is far nearer than the next sum of
+        costs, so that what is not above it is not above the exact one.
+        """
+        spent = np.asarray(bound) - 1
+        if self.unit is None:
+            return np.asarray(spent.astype(np.int32))
+        over = spent * self.unit.numerator  # exact: within a float64, or as Python's integers
+        if self.unit.numerator * _MOST_UNITS >= 2**53 or self.unit.denominator >= 2**53:
+            exact = [float(Fraction(int(one)) * self.unit) for one in spent.ravel()]
+            return np.array(exact).reshape(spent.shape)
+        return np.asarray(over / self.unit.denominator)
+
+    def features(self, groups: np.ndarray) -> np.ndarray:
+        """Return (n,) bool, features that may be rewritten; groups (n,) are those of a model."""
+        return np.asarray(self.free[groups])
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what a file says of it: numbers of groups, and costs by group; often nothing."""
+        if self.is_anyone:
+            return {}
+        said: dict[str, Any] = {}
+        if not self.free.all():
+            said["attackable"] = np.flatnonzero(self.free).tolist()
+        if self.unit is not None:
+            said["costs"] = [
+                float(int(units) * self.unit) if free else None
+                for units, free in zip(self.cost, self.free, strict=True)
+            ]
+        return said
+
+
+def _columns(model: Classifier) -> Columns | None:
+    found: Columns | None = getattr(model, "columns", None)
+    return found
+
+
+def _name(model: Classifier, group: int) -> str:
+    """Return what a group is called in messages."""
+    columns, first = _columns(model), int((model.groups == group).argmax())
+    return f"column {group}" if columns is None else f"column {columns.names[first]!r}"
+
+
+def _numbers(model: Classifier, named: Any) -> list[int]:
+    """Return the numbers of groups that are named."""
+    given = np.asarray(named)
+    if given.dtype == np.bool_ and given.shape == (group_count(model),):
+        given = np.flatnonzero(given)
+    if isinstance(named, str) or given.ndim != 1:
+        raise OptionError(f"`attackable` is {named!r}; pass a list of columns")
+    if len(given) == 0:
+        raise OptionError("`attackable` is empty; name at least one column")
+    return [_number(model, one, "attackable") for one in given.tolist()]
+
+
+def _number(model: Classifier, one: Any, what: str) -> int:
+    """Return the number of a group that is named, or given by number (as text, too)."""
+    columns, groups, text = _columns(model), group_count(model), str(one)
+    if columns is not None and text in columns.names:
+        return int(model.groups[columns.position(text)])
+    whole = text.lstrip("-").isdecimal() and not isinstance(one, bool | float)
+    if whole and 0 <= int(text) < groups:
+        return int(text)
+    if columns is not None and not whole:
+        return columns.position(text)  # which names the nearest
+    raise OptionError(
+        f"`{what}` has {one!r}; pass numbers 0..{groups - 1}"
+        + ("" if columns is None else " or names")
+        + ("" if columns is not None or whole else ": the model knows no names of columns")
+    )
+
+
+def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
+    """Return the costs of groups."""
+    if isinstance(costs, Mapping):
+        named = [(str(name), _number(model, name, "costs"), value) for name, value in costs.items()]
+    else:
+        values = np.asarray(costs)
+        groups = group_count(model)
+        if values.shape != (groups,):
+            raise OptionError(
+                f"`costs` has shape {values.shape}; pass {groups} numbers, one for each group, or "
+                "a mapping from names to numbers"
+            )
+        named = [(_name(model, group), group, one) for group, one in enumerate(values.tolist())]
+    found: dict[int, Fraction] = {}
+    for name, group, value in named:
+        share = _share(name, value)
+        if found.setdefault(group, share) != share:
+            raise OptionError(
+                f"`costs` of {name} is {value}, and another column that is rewritten with it costs "
+                f"{float(found[group]):g}; give them one cost"
+            )
+    return found
+
+
+def _share(name: str, value: Any) -> Fraction:
+    """Return a cost as the decimal number that it is written as: 0.1 is a tenth."""
+    try:
+        share = None if isinstance(value, bool) else Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        share = None
+    if share is None or share <= 0:
+        raise OptionError(f"`costs` of {name} is {value!r}; it must be a number above 0")
+    return share
