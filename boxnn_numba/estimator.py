@@ -25,8 +25,10 @@ from sklearn.utils.validation import (
 )
 
 from boxnn_numba import validation
+from boxnn_numba.attacks.domain import domain_of
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import default_threads, limit_threads
+from boxnn_numba.certificates.explanation import Explanation, column_importances, explain
 from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.columns import Columns, headers, is_table
 from boxnn_numba.distances import class_distance
@@ -48,6 +50,8 @@ from boxnn_numba.training.selection import validation_split
 _MOST_BOXES = 2500
 # uint8 data that span less of 0..255 are numbers like any other, and not brightness.
 _CODES_SPAN = 128
+#: Training rows that the importances of columns are counted on.
+_IMPORTANCE_ROWS = 200
 #: Training rows that probabilities are fitted to where none are held out.
 _CALIBRATION_ROWS = 10_000
 
@@ -101,6 +105,11 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         missing values of each column.
     model_ : BoxNN
         The trained model, which `boxnn_numba.save_model` takes.
+    column_importances_ : (n,) ndarray
+        How often each column is in the smallest change found that gives a training row another
+        prediction, 0..1; of 200 rows spread over the training data, when it is first asked for.
+        They tell what an adversary makes use of, and add up to the mean number of columns of a
+        change. Of other rows: ``model_.column_importances(x)``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : (n,) ndarray of str
@@ -134,6 +143,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     >>> classifier.score(x_test, y_test) > 0.9, int(np.median(classifier.certify(x_test))) >= 4
     (True, True)
     """
+
+    columns_: Columns | None = None
 
     def __init__(
         self,
@@ -276,7 +287,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def _raw(self, X: Any, reset: bool = False) -> np.ndarray:
         """Return raw values of a table, or of an array that scikit-learn has checked."""
         if reset:
-            self.columns_: Columns | None = columns_of(X, self.categorical_features)
+            self.columns_ = columns_of(X, self.categorical_features)
         if self.columns_ is None:
             return np.asarray(X)
         if reset:
@@ -372,6 +383,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
         self._seeds = Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
         self._calls = call
+        self._seen = codes[:: -(-len(codes) // _IMPORTANCE_ROWS)]
+        self.__dict__.pop("_importances", None)
         known = held_out if len(held_out[1]) else (codes, index)
         step = -(-len(known[1]) // _CALIBRATION_ROWS)
         self._sharpness = sharpness(self._scores(known[0][::step]), known[1][::step])
@@ -445,6 +458,39 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         probability need not.
         """
         return probabilities(-self._distance(X) / self.model_.boxes.width, self._sharpness)
+
+    def explain(self, X: ArrayLike, time_limit: float = 1.0) -> list[Explanation]:
+        """Explain predictions: nearest boxes in raw values, costs of columns, smallest changes.
+
+        Parameters
+        ----------
+        X
+            (n_samples, n_features) samples.
+        time_limit
+            Seconds for each sample to prove that no change is smaller than the one found; 0 to
+            leave that out.
+
+        Returns
+        -------
+        list of boxnn_numba.certificates.Explanation
+            One for each sample, to be printed.
+        """
+        rows = self._rows(X)
+        names = getattr(self, "feature_names_in_", None)
+        with limit_threads(self._threads()):
+            return explain(self.model_, rows, names, time_limit)
+
+    @property
+    def column_importances_(self) -> np.ndarray:
+        """(n,) how often each column is in a smallest change of training rows."""
+        check_is_fitted(self, "model_")
+        if not hasattr(self, "_importances"):
+            domain = domain_of(self.model_)
+            columns = np.arange(self._seen.shape[1])
+            rows = self._seen if domain.values is None else domain.values[columns, self._seen]
+            with limit_threads(self._threads()):
+                self._importances = column_importances(self.model_, rows)
+        return self._importances
 
     def certify(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) certified radii: columns that may change arbitrarily."""

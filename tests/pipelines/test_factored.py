@@ -23,7 +23,7 @@ from support.factored_models import (
 )
 from support.reference import part_distances
 
-from boxnn_numba import Boxes, BoxNN, BoxNNClassifier, Grid, load_model, save_model
+from boxnn_numba import Boxes, BoxNN, BoxNNClassifier, Grid, load_model, rivals, save_model
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.pipelines.figures.runs import load_runs
@@ -200,7 +200,7 @@ def assembled(model: BoxNN, codes: np.ndarray, index: int) -> np.ndarray:
 def test_reports_show_assembled_boxes_in_colour(
     most: int, made: Run, model: BoxNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery_views, "_MOST_DISTANCES", most)
+    monkeypatch.setattr(rivals, "_MOST_DISTANCES", most)
     x, _ = samples(model, 40, 1)
     (run,) = load_runs(["c.zarr"])
     chosen = gallery.select_samples(run)
