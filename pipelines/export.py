@@ -222,7 +222,10 @@ def export_attacks(
     named = _names(file, dataset) if dataset.id_name is not None else {"row": file.row}
     found: dict[str, Any] = {name: np.asarray(values)[places] for name, values in named.items()}
     pairs = [
-        [_value(columns, k, values[i, k]) for i, k in zip(places, features, strict=True)]
+        [
+            _value(columns, k, values[i, k])
+            for i, k in zip(places.tolist(), features.tolist(), strict=True)
+        ]
         for values in (x, file.x)
     ]
     names = features if columns is None else np.array(columns.names, object)[features]

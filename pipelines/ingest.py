@@ -144,7 +144,7 @@ def ingest(
         "codes": _are_codes(opened, codes, model),
     }
     sources = [name for name in (source, labels, directory, test, like) if name is not None]
-    local = [name for name in sources if Path(name).exists()]
+    local = [name for name in sources if Path(str(name)).exists()]
     with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
         plan = _plan(opened, test_fraction, seed, model)
         digest, facts = _write(folder, opened, plan, header, run.progress)

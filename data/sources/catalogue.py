@@ -310,7 +310,7 @@ def _tables(path: Path, options: TableOptions, test: Path | None, like: Like | N
 
 def _those_there(options: TableOptions, reader: Reader) -> TableOptions:
     """Return options without what a second table does not have: label, ids, dropped columns."""
-    roles = {
+    roles: dict[str, Any] = {
         role: name if (name := getattr(options, role)) in reader.names else None
         for role in ("label", "id_column")
     }

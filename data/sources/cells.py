@@ -217,7 +217,7 @@ def _binary(path: Path) -> Any:
     if path.suffix != ".zst":
         return path.open("rb")
     try:
-        from compression import zstd  # type: ignore[import-not-found]  # of Python 3.14
+        from compression import zstd  # of Python 3.14
 
         return zstd.open(path)
     except ImportError:

@@ -84,19 +84,14 @@ def cifar_tables(folder: Path) -> tuple[CifarTable, CifarTable]:
         )
 
     def table(split: str) -> CifarTable:
-        if files is not None:
-            return CifarTable(
-                [
-                    (str(files / name), functools.partial((files / name).open, "rb"))
-                    for name in FILES[split]
-                ]
-            )
-        return CifarTable(
-            [
-                (f"{name} of {archive}", functools.partial(_member, archive, f"{FOLDER}/{name}"))
-                for name in FILES[split]
-            ]
-        )
+        found: list[tuple[str, Opener]] = []
+        for name in FILES[split]:
+            if files is not None:
+                found.append((str(files / name), functools.partial(_file, files / name)))
+            else:
+                member = functools.partial(_member, archive, f"{FOLDER}/{name}")
+                found.append((f"{name} of {archive}", member))
+        return CifarTable(found)
 
     return table("train"), table("test")
 
@@ -112,6 +107,10 @@ def _unpacked(folder: Path) -> Path | None:
         if all((place / name).is_file() for name in names):
             return place
     return None
+
+
+def _file(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 @contextlib.contextmanager

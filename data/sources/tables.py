@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from boxnn_numba.columns import MISSING, Columns, Survey, nearest
+from boxnn_numba.columns import MISSING, Column, Columns, Survey, nearest
 from boxnn_numba.data.sources.blocks import (
     MAX_FEATURES,
     UNLABELLED,
@@ -166,6 +166,10 @@ class FrameTable(Table):
             n_rows += cells.n_rows
             if survey is not None:
                 with _naming(self.place, cells):
+                    # What is said to be numbers is parsed at once, so that the line is told.
+                    for name in self._options.numeric:
+                        numbers = Columns([Column(name)])
+                        numbers.values({name: cells.columns[name]}, self._options.missing_texts)
                     survey.add({name: cells.columns[name] for name in self.features})
             yield self._block(cells, np.empty((cells.n_rows, 0)))
         if survey is not None and n_rows:

@@ -120,7 +120,7 @@ def test_failures_are_one_line_and_leave_nothing(run_boxnn: Run) -> None:
     failed(run_boxnn("data", "ingest", "mnist", "--out", "m.zarr"), 1, "boxnn data fetch mnist")
     Path("t.csv").write_text("a,y\n1,0\n2,1\n3,0\n4,oops\nx,1\n")
     words = ("data", "ingest", "t.csv", "--label", "y", "--test-fraction", "0.5", "--out", "m.zarr")
-    failed(run_boxnn(*words, "--numeric", "a"), 1, "t.csv: column 'a' is in --numeric and holds")
+    failed(run_boxnn(*words, "--numeric", "a"), 1, "t.csv: column 'a' holds 'x' at line 6")
     failed(run_boxnn("data", "ingest", "none.npz", "--out", "m.zarr"), 1, "none.npz")
     failed(run_boxnn("data", "ingest", "digits", "--out", "no/m.zarr"), 2, "create it or choose")
     code, _, err = run_boxnn("data", "ingest", "digits")

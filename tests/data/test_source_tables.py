@@ -244,7 +244,12 @@ def test_other_ways_to_read_a_table() -> None:
     assert [column.kind for column in columns] == ["category", "category"]
     assert columns[1].categories == ("x",) and columns[1].missing
     words = TableOptions(sep=";", numeric=("b",))
-    refused(r"t.txt: column 'b' is in `numeric` and holds 'x'", "t.txt", label="kind", table=words)
+    refused(
+        "t.txt: column 'b' holds 'x' at line 2, which is no number",
+        "t.txt",
+        label="kind",
+        table=words,
+    )
     for bad, match in (
         (TableOptions(sep=";", drop=("z",)), r"has no column 'z' .*; choose another `drop`"),
         (TableOptions(sep=";", categorical=("z",)), "choose another `categorical`"),
