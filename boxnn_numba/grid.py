@@ -144,10 +144,17 @@ class Grid:
         if len(given) != shape[1]:
             raise InputError(f"x has {shape[1]} features and `columns` are {len(given)}")
         tally = None if y is None else _Tally.of(validation.labels("y", y, shape[0]))
-        found = [
-            (_listed if column.is_listed else _number)(values, column, levels, tally)
-            for values, column in zip(features.T, given, strict=True)
-        ]
+
+        def learned(first: int, last: int) -> list[_Levels]:
+            return [
+                (_listed if given[k].is_listed else _number)(
+                    features[:, k], given[k], levels, tally
+                )
+                for k in range(first, last)
+            ]
+
+        pieces = get_backend("cpu").parallel(shape[1], 1, learned)
+        found = [one for piece in pieces for one in piece]
         counts = np.array([len(one.edges) for one in found], np.int32)
         edges = np.full((len(found), max(1, int(counts.max()))), np.inf)
         codes = np.full((len(found), edges.shape[1] + 1), 255, np.uint8)
@@ -356,12 +363,13 @@ def _listed(values: np.ndarray, column: Column, levels: int, tally: _Tally | Non
 
 
 def _feature_edges(column: np.ndarray, levels: int) -> np.ndarray:
-    distinct = np.unique(column).astype(np.float64)
+    ordered = np.sort(column).astype(np.float64)
+    distinct = ordered[np.append(True, ordered[1:] > ordered[:-1])]
     if len(distinct) > levels:
         steps = np.linspace(0, 1, levels + 1)[1:-1]
-        distinct = np.unique(np.quantile(column.astype(np.float64), steps))
+        least, distinct = distinct[0], np.unique(np.quantile(ordered, steps))
         # A value on an edge counts as above it, so the smallest value may not be an edge.
-        return distinct[distinct > column.min()]
+        return distinct[distinct > least]
     middle = distinct[:-1] / 2 + distinct[1:] / 2
     # Neighbouring floats have no middle: the upper one separates them.
     return np.where(middle > distinct[:-1], middle, distinct[1:])
