@@ -197,7 +197,9 @@ def train_trees(
     )
     members = PartColumns(parts).members
     progress.start(len(members), "parts")
-    found, first, nodes, leaves = [], [], 0, 0
+    found: list[dict[str, np.ndarray]] = []
+    first: list[list[int]] = []
+    nodes, leaves = 0, 0
     for own in members:
         fitted = forest.fit(codes[:, own], classes)
         first.append([])
