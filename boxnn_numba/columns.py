@@ -474,10 +474,8 @@ def _object_cells(array: np.ndarray) -> _Cells:
     if present != {str}:
         cells = [cell if type(cell) is str else _cell_text(cell) for cell in cells]
         absent = {type(None)}
-    places: dict[Any, int] = {}
-    index = np.fromiter(
-        (places.setdefault(cell, len(places)) for cell in cells), np.intp, len(cells)
-    )
+    places = {cell: place for place, cell in enumerate(dict.fromkeys(cells))}
+    index = np.fromiter(map(places.__getitem__, cells), np.intp, len(cells))
     # Texts that differ in blanks only are one; -1 stands for what is missing.
     texts = {text.strip(): 0 for text in places if type(text) not in absent}
     places_of = {text: place for place, text in enumerate(texts)}

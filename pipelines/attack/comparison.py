@@ -11,6 +11,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.certificates import margin
+from boxnn_numba.columns import Columns
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Location, Name
@@ -310,6 +311,11 @@ def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:
     with contextlib.suppress(BoxNNError):
         dataset = Origins([certificate]).dataset(certificate)
         if dataset is not None:
-            split = str(certificate.attributes["split"])
+            split, listed = (
+                str(certificate.attributes["split"]),
+                certificate.attributes.get("columns"),
+            )
+            columns = None if listed is None else Columns.from_list(listed)
+            dataset = dataset.matched(columns, certificate.path)
             return np.asarray(dataset.read_rows(split, np.array([row]))[0][0])
     return None
