@@ -12,15 +12,15 @@ import numpy as np
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.columns import Columns
 from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.attack_store import open_attack
+from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
-from boxnn_numba.data.dataset import Dataset, open_dataset
+from boxnn_numba.data.dataset import Dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Location, Name, location
-from boxnn_numba.data.row_files import RowFile
 from boxnn_numba.data.table_files import ENDINGS, STDOUT, table_output
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
+from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
 #: Columns of our own, which no column that names rows hides.
@@ -201,11 +201,12 @@ def export_attacks(
     Raises
     ------
     OptionError
-        `out` has another ending or exists, or Parquet is wanted and pyarrow is not installed.
+        `out` has another ending or exists, Parquet is wanted and pyarrow is not installed, or the
+        data set is another one.
     AttackFileError
         The file is missing, damaged or unfinished.
     DataError
-        The data set is not there, or another one.
+        The data set is not there.
     OutputError
         `out` cannot be written.
     """
@@ -238,23 +239,22 @@ def _value(columns: Columns | None, place: int, value: Any) -> Any:
     return value.item() if columns is None else columns.text(place, value)
 
 
-def _dataset(file: RowFile, data: Name | None) -> Dataset:
-    """Return the data set that a file is of."""
-    path = data or file.attributes["dataset"]
-    try:
-        dataset = open_dataset(path)
-    except DataError as error:
-        raise DataError(f"{error} (pass the data set of {file.path} as `data`)") from error
-    if dataset.digest != file.attributes["dataset_digest"]:
-        raise DataError(f"{path} is not the data set of {file.path}; pass that one as `data`")
-    return dataset
+def _dataset(file: CertificateFile | AttackFile, data: Name | None) -> Dataset:
+    """Return the data set that a file is of, where that says it is or where `data` does."""
+    found = Origins([file], data).dataset(file)
+    if found is None:
+        raise DataError(
+            f"the data set {file.attributes['dataset']} of {file.path} is not there; pass it as "
+            "`data`"
+        )
+    return found
 
 
-def _names(file: RowFile, dataset: Dataset) -> dict[str, Any]:
+def _names(file: CertificateFile | AttackFile, dataset: Dataset) -> dict[str, Any]:
     """Return the number of each row, and what names it."""
     ids = dataset.read_ids(file.attributes["split"])
     assert ids is not None and dataset.id_name is not None
-    row = file.row  # type: ignore[attr-defined]
+    row = file.row
     name = dataset.id_name if dataset.id_name not in _TAKEN else "id"
     return {"row": row, name: ids[row]}
 

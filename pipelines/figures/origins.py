@@ -11,6 +11,7 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.figures.runs import Run
 
 if TYPE_CHECKING:
+    from boxnn_numba.data.attack_store import AttackFile
     from boxnn_numba.data.certificate_store import CertificateFile
     from boxnn_numba.data.dataset import Dataset
     from boxnn_numba.model import BoxNN
@@ -24,7 +25,7 @@ class Origins:
 
     def __init__(
         self,
-        runs: Sequence[Run | CertificateFile],
+        runs: Sequence[Run | CertificateFile | AttackFile],
         data: Name | None = None,
         models: Sequence[Name] = (),
     ) -> None:
@@ -57,7 +58,7 @@ class Origins:
             self._models[digest] = model
         return self._models.get(digest)
 
-    def dataset(self, run: Run | CertificateFile) -> Dataset | None:
+    def dataset(self, run: Run | CertificateFile | AttackFile) -> Dataset | None:
         """Return the data set of a run, or None if it is not where the run says."""
         from boxnn_numba.data.dataset import open_dataset
 
@@ -65,14 +66,14 @@ class Origins:
             dataset = open_dataset(path)
             if dataset.digest != run.attributes.get("dataset_digest"):
                 raise OptionError(
-                    f"{path} is not the data set that {run.path} certifies; pass that one with "
+                    f"{path} is not the data set that {run.path} is of; pass that one with "
                     "`data` or certify again"
                 )
             self._dataset = dataset
         return self._dataset
 
 
-def _find(run: Run | CertificateFile, key: str) -> Location | None:
+def _find(run: Run | CertificateFile | AttackFile, key: str) -> Location | None:
     """Return the path that a certificate names, from here or from beside the certificate.
 
     A URL in a certificate is not opened, whatever its protocol: the file may be a stranger's, and

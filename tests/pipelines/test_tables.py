@@ -248,7 +248,10 @@ def test_exports_name_rows_and_columns(fraud: Run) -> None:
     )
     Path("t.zarr").rename("moved.zarr")
     words = ("export", "attacks", "a.zarr", "--out", "b.csv")
-    failed(fraud(*words), 1, "t.zarr does not exist", "pass the data set of a.zarr as --data")
+    failed(fraud(*words), 1, "t.zarr of a.zarr is not there; pass it as --data")
+    Path("n.csv").write_text(as_csv(NEW))
+    assert fraud("data", "ingest", "n.csv", "--like", "m.zarr", "--out", "n.zarr")[0] == 0
+    failed(fraud(*words, "--data", "n.zarr"), 2, "n.zarr is not the data set that a.zarr is of")
     assert fraud(*words, "--data", "moved.zarr")[0] == 0
     assert Path("b.csv").read_text() == Path("a.csv").read_text()
 
