@@ -125,8 +125,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     Frames of pandas and polars may hold texts, booleans and dates, and any cell may be missing
     (NaN). One column is one feature and one unit of the radius, whatever its kind: whoever rewrites
     it may write any category, one that training did not see, or nothing. A frame is matched by
-    name, in any order of its columns; a column that is missing or unknown is an error. So does
-    `model_`, which has the same columns.
+    name, in any order of its columns; a column that is missing or unknown is an error. `model_` has
+    the same columns, and does the same.
 
     The certified radius counts columns that the classifier sees. In a Pipeline it counts raw
     columns if the steps before map each column on its own (scaling, imputing); where they mix them

@@ -140,18 +140,13 @@ class Grid:
         features = validation.features("x", x, missing=True)
         levels = validation.integer("levels", levels, 2, MAX_LEVELS)
         shape = features.shape
-        given = [Column(f"feature {k}") for k in range(shape[1])] if columns is None else columns
+        given = [None] * shape[1] if columns is None else columns
         if len(given) != shape[1]:
             raise InputError(f"x has {shape[1]} features and `columns` are {len(given)}")
         tally = None if y is None else _Tally.of(validation.labels("y", y, shape[0]))
 
         def learned(first: int, last: int) -> list[_Levels]:
-            return [
-                (_listed if given[k].is_listed else _number)(
-                    features[:, k], given[k], levels, tally
-                )
-                for k in range(first, last)
-            ]
+            return [_learned(features[:, k], given[k], levels, tally) for k in range(first, last)]
 
         pieces = get_backend("cpu").parallel(shape[1], 1, learned)
         found = [one for piece in pieces for one in piece]
@@ -298,8 +293,8 @@ class _Tally(NamedTuple):
     def scores(self, items: np.ndarray, count: int) -> np.ndarray:
         """Return one number for each of `count` items, near for items of like classes.
 
-        items is the item of each row. Of two classes it is the smoothed share of the second; of
-        more the place on the first principal axis of the smoothed shares.
+        items is the item of each row. Of two classes it grows with the smoothed share of the rarer;
+        of more it is the place on the first principal axis of the smoothed shares.
         """
         kinds = len(self.shares)
         cells = np.bincount(items * kinds + self.of_row, minlength=count * kinds)
@@ -319,18 +314,24 @@ def _spread(count: int, low: int = 0, high: int = 255) -> np.ndarray:
     return np.rint(low + (high - low) * np.arange(count) / max(1, count - 1)).astype(np.uint8)
 
 
-def _number(values: np.ndarray, column: Column, levels: int, tally: _Tally | None) -> _Levels:
+def _learned(
+    values: np.ndarray, column: Column | None, levels: int, tally: _Tally | None
+) -> _Levels:
+    """Return the levels of a feature, of a column if it is one of a table."""
+    if column is not None and column.is_listed:
+        return _listed(values, column, tally)
+    between, known = column is not None, column is not None and column.missing
     empty = np.isnan(values)
     some = bool(empty.any())
     present = values[~empty] if some else values
-    if not (some or column.missing):
-        edges = _feature_edges(present, levels)
+    if not (some or known):
+        edges = _feature_edges(present, levels, between)
         codes = _spread(len(edges) + 1)
         middle = np.searchsorted(edges, 2 * np.median(present / 2), side="right")
         return _Levels(edges, codes, int(codes[middle]))
     if not len(present):
         return _Levels(np.empty(0), _spread(1), 255)
-    edges = _feature_edges(present, min(levels, MAX_LEVELS - _APART))
+    edges = _feature_edges(present, min(levels, MAX_LEVELS - _APART), between)
     if _is_low(present, np.flatnonzero(empty), np.flatnonzero(~empty), tally):
         return _Levels(edges, _spread(len(edges) + 1, _APART), 0)
     return _Levels(edges, _spread(len(edges) + 1, 0, 255 - _APART), 255)
@@ -348,7 +349,7 @@ def _is_low(
     return bool(abs(low - absent) < abs(high - absent))
 
 
-def _listed(values: np.ndarray, column: Column, levels: int, tally: _Tally | None) -> _Levels:
+def _listed(values: np.ndarray, column: Column, tally: _Tally | None) -> _Levels:
     """Return the levels of categories; the last but one item is `OTHER`, the last is missing."""
     others = len(column.categories)
     empty = np.isnan(values)
@@ -362,17 +363,25 @@ def _listed(values: np.ndarray, column: Column, levels: int, tally: _Tally | Non
     return _Levels(np.arange(others) + 0.5, codes[: others + 1], missing)
 
 
-def _feature_edges(column: np.ndarray, levels: int) -> np.ndarray:
+def _feature_edges(column: np.ndarray, levels: int, between: bool = False) -> np.ndarray:
+    """Return the edges of numbers; with `between` all of them half way between two values.
+
+    Data sets round numbers to 32 bits, so that an edge on a value would tell 0.1 from itself.
+    """
     ordered = np.sort(column).astype(np.float64)
     distinct = ordered[np.append(True, ordered[1:] > ordered[:-1])]
-    if len(distinct) > levels:
-        steps = np.linspace(0, 1, levels + 1)[1:-1]
-        least, distinct = distinct[0], np.unique(np.quantile(ordered, steps))
-        # A value on an edge counts as above it, so the smallest value may not be an edge.
-        return distinct[distinct > least]
     middle = distinct[:-1] / 2 + distinct[1:] / 2
     # Neighbouring floats have no middle: the upper one separates them.
-    return np.where(middle > distinct[:-1], middle, distinct[1:])
+    middle = np.where(middle > distinct[:-1], middle, distinct[1:])
+    if len(distinct) <= levels:
+        return middle
+    steps = np.linspace(0, 1, levels + 1)[1:-1]
+    quantiles = np.unique(np.quantile(ordered, steps))
+    # A value on an edge counts as above it, so the smallest value may not be an edge.
+    quantiles = quantiles[quantiles > distinct[0]]
+    if not between:
+        return quantiles
+    return np.asarray(middle[np.unique(np.searchsorted(distinct, quantiles)) - 1])
 
 
 def _range_text(column: Column, low: float, high: float) -> str:

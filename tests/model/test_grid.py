@@ -293,3 +293,13 @@ def test_missing_values_that_do_not_fit() -> None:
     for codes, missing in ((np.zeros((2, 3), np.uint8), None), (None, np.zeros(2, int))):
         with pytest.raises(InputError, match="of a Grid do not fit its edges"):
             Grid(grid.edges, grid.counts, codes, missing)
+
+
+def test_numbers_of_a_table_have_one_code_in_32_and_in_64_bits() -> None:
+    x = np.round(np.random.default_rng(0).gamma(2, 30, (5000, 1)), 2)
+    known = [Column("amount")]
+    for training in (x, x.astype(np.float32)):
+        grid, on_values = Grid.fit(training, columns=known), Grid.fit(training)
+        np.testing.assert_array_equal(grid.encode(x), grid.encode(x.astype(np.float32)))
+        np.testing.assert_array_equal(grid.encode(training), on_values.encode(training))
+    assert (on_values.encode(x) != on_values.encode(x.astype(np.float32))).any()
