@@ -108,11 +108,13 @@ def train_fpa(**given: Any) -> options.Output:
 @stumps.command("train", short_help="Boost stumps and clip each column.", doing="training")
 @click.option("--rounds", type=int, help="Rounds of boosting. [default: the best on held-out rows]")
 @click.option("--clip", type=float, help="Most a column adds, as a share. [default: the best]")
+@click.option("--sampled", type=float, help="Share of columns a stump sees. [default: the best]")
 @_train_options
 def train_stumps(**given: Any) -> options.Output:
     """Boost stumps on the training split of DATA, and clip what each column contributes.
 
-    A small clip certifies more columns. Needs no torch.
+    With a small clip and few sampled columns no column decides alone, so
+    more of them may change. Needs no torch.
 
     Example: boxnn baseline stumps train table.zarr --out stumps.zarr
     """

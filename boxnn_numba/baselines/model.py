@@ -25,8 +25,8 @@ class BaselineModel:
     method
         ``"ra"``, ``"fpa"`` or ``"stumps"``.
     settings
-        JSON values: ``retained``, or ``parts`` and ``partition``, or ``rounds`` and ``clip``; and
-        ``base``, what the networks, trees or stumps are rebuilt from.
+        JSON values: ``retained``, or ``parts`` and ``partition``, or ``rounds``, ``clip`` and
+        ``sampled``; and ``base``, what the networks, trees or stumps are rebuilt from.
     classes
         The K class labels.
     feature_shape

@@ -7,6 +7,7 @@ best to rewrite those r from which a rival gains most (Wang, Zhang, Chen, Boning
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -28,8 +29,10 @@ from boxnn_numba.training.selection import validation_split
 LEVELS = 256
 #: Units of a score of 1, i.e. of a factor e in the odds.
 UNITS = 2**16
-#: What is chosen from on held-out data: rounds of boosting, and clips as shares of the largest
-#: contribution.
+#: What is chosen from on held-out data: the share of the columns that a stump chooses among (with
+#: few of them many columns decide, and none alone), rounds of boosting, and clips as shares of the
+#: largest contribution.
+SAMPLED = (1.0, 0.1)
 ROUNDS = (30, 100, 300)
 CLIPS = tuple(0.5**k for k in range(10))
 _RATE = 0.1
@@ -173,6 +176,7 @@ def train_stumps(
     n_classes: int,
     rounds: int | None = None,
     clip: float | None = None,
+    sampled: float | None = None,
     radii: Sequence[int] = (1, 2, 4),
     validation: float = 0.25,
     class_weight: Any = "balanced",
@@ -194,6 +198,9 @@ def train_stumps(
     clip
         Most that a column adds to or takes from the score of a class, as a share of the largest
         contribution, above 0 and at most 1; by default the best of `CLIPS`.
+    sampled
+        Share of the columns, drawn anew each time, that a stump chooses among, above 0 and at most
+        1; by default the best of `SAMPLED`.
     radii
         The best have the highest mean balanced certified accuracy at these radii on held-out rows.
     validation
@@ -208,8 +215,9 @@ def train_stumps(
     Returns
     -------
     AdditiveModel
-        Its `settings` are ``rounds`` and ``clip`` as they were chosen, and ``validation_score``,
-        the mean of the certified accuracies (None where there was nothing to choose).
+        Its `settings` are ``rounds``, ``clip`` and ``sampled`` as they were chosen, and
+        ``validation_score``, the mean of the certified accuracies (None where there was nothing to
+        choose).
 
     Raises
     ------
@@ -222,41 +230,45 @@ def train_stumps(
     seed = check.integer("seed", seed, low=0)
     stages = ROUNDS if rounds is None else (check.positive("rounds", rounds),)
     clips = CLIPS if clip is None else (check.real("clip", clip, 0, 1, open_low=True),)
+    shares = SAMPLED if sampled is None else (check.real("sampled", sampled, 0, 1, open_low=True),)
     options = {"n_classes": n_classes, "class_weight": class_weight, "seed": seed}
     progress.start(2, "fits")
     # Threads wait for each other longer than small sums and few rows take.
     limits = {"blas": 1} | ({"openmp": 1} if codes.size < _FEW_CODES else {})
     with threadpool_limits(limits):
-        best = _best(codes, classes, stages, clips, check.radii(radii), validation, options)
+        choices = shares, stages, clips
+        best = _best(codes, classes, choices, check.radii(radii), validation, options)
         progress.advance(1)
-        score, stage, share = best
-        raw = _boosted(codes, classes, [stage], **options)[stage]
-        model = _clipped(raw, share, codes, classes)
+        stage, share = best["rounds"], best["sampled"]
+        raw = _boosted(codes, classes, [stage], share, **options)[stage]
+        model = _clipped(raw, best["clip"], codes, classes)
     progress.advance(1)
-    return replace(model, settings={"rounds": stage, "clip": share, "validation_score": score})
+    return replace(model, settings=best)
 
 
 def _best(
     codes: np.ndarray,
     classes: np.ndarray,
-    stages: Sequence[int],
-    clips: Sequence[float],
+    choices: tuple[Sequence[float], Sequence[int], Sequence[float]],
     radii: np.ndarray,
     fraction: float,
     options: dict[str, Any],
-) -> tuple[float | None, int, float]:
-    """Return the best held-out score, and rounds and clip that have it; no score of one choice."""
-    if len(stages) * len(clips) == 1:
-        return None, stages[0], clips[0]
+) -> dict[str, Any]:
+    """Return the settings with the best held-out score; no score where there is no choice."""
+    shares, stages, clips = choices
+    best: dict[str, Any] = {"rounds": stages[0], "clip": clips[0], "sampled": shares[0]}
+    best["validation_score"] = None
+    if len(shares) * len(stages) * len(clips) == 1:
+        return best
     rows, held = validation_split(classes, check.fraction("validation", fraction), options["seed"])
     held = held if len(held) else rows
-    best = -1.0, stages[0], clips[0]
-    for stage, raw in _boosted(codes[rows], classes[rows], stages, **options).items():
-        for share in clips:
-            outcome = _clipped(raw, share, codes[rows], classes[rows]).certify(codes[held])
-            score = balanced_certified_accuracy(*outcome, classes[held], radii).mean()
-            if score > best[0]:
-                best = float(score), stage, share
+    for share in shares:
+        found = _boosted(codes[rows], classes[rows], stages, share, **options)
+        for stage, clip in itertools.product(stages, clips):
+            outcome = _clipped(found[stage], clip, codes[rows], classes[rows]).certify(codes[held])
+            score = float(balanced_certified_accuracy(*outcome, classes[held], radii).mean())
+            if best["validation_score"] is None or score > best["validation_score"]:
+                best = {"rounds": stage, "clip": clip, "sampled": share, "validation_score": score}
     return best
 
 
@@ -264,6 +276,7 @@ def _boosted(
     codes: np.ndarray,
     classes: np.ndarray,
     stages: Sequence[int],
+    sampled: float,
     n_classes: int,
     class_weight: Any,
     seed: int,
@@ -271,7 +284,7 @@ def _boosted(
     """Boost stumps; return what columns contribute after numbers of rounds, (n, 256, K) each."""
     booster = HistGradientBoostingClassifier(
         max_iter=max(stages), max_leaf_nodes=2, learning_rate=_RATE, early_stopping=False,
-        min_samples_leaf=int(np.clip(len(codes) // 50, 1, 20)), max_bins=255,
+        min_samples_leaf=int(np.clip(len(codes) // 50, 1, 20)), max_bins=255, max_features=sampled,
         categorical_features=None, class_weight=class_weight, random_state=seed,
     ).fit(codes, classes)  # fmt: skip
     n = codes.shape[1]

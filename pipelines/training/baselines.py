@@ -33,7 +33,8 @@ from boxnn_numba.training.options import TrainingOptions
 #: Bases of FPA; trees that each part has unless it is said; what trees and stumps may choose.
 FPA_BASES = ("mlp", "trees")
 TREES = 50
-CHOSEN = ("parts", "rounds", "clip")
+STUMPS = ("rounds", "clip", "sampled")
+CHOSEN = ("parts", *STUMPS)
 #: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
 #: network.
 Fit = Callable[..., Any]
@@ -48,7 +49,8 @@ class TrainedBaseline(Result):
     model, method
         Where it is, and ``"ra"``, ``"fpa"`` or ``"stumps"``.
     settings
-        ``retained``, or ``parts`` and ``partition``, or ``rounds`` and ``clip``.
+        ``retained``, or ``parts`` and ``partition``, or ``rounds``, ``clip`` and
+        ``sampled``.
     seed
         Of the training.
     validation_accuracy
@@ -86,6 +88,7 @@ def train_baseline(
     trees: int | None = None,
     rounds: int | None = None,
     clip: float | None = None,
+    sampled: float | None = None,
     epochs: int | None = None,
     seed: int = 0,
     run: RunOptions = DEFAULT_RUN,
@@ -110,7 +113,7 @@ def train_baseline(
         For RA, ``"cnn"`` (the default for images) or ``"mlp"``; FPA has ``"mlp"`` and ``"trees"``.
     trees
         For FPA with trees, how many each part has; 50 if None.
-    rounds, clip
+    rounds, clip, sampled
         For stumps, as for `boxnn_numba.baselines.stumps.train_stumps`.
     epochs
         Most passes of networks over the training data; their own default if None.
@@ -131,7 +134,7 @@ def train_baseline(
     """
     validation.choice("method", method, METHODS)
     sizes = {"retained": retained, "parts": parts, "base": base, "trees": trees}
-    sizes |= {"rounds": rounds, "clip": clip, "epochs": epochs}
+    sizes |= {"rounds": rounds, "clip": clip, "sampled": sampled, "epochs": epochs}
     given = {name: value for name, value in sizes.items() if value is not None}
     _check_given(method, given)
     in_arrays = method == "stumps" or base == "trees"
@@ -174,7 +177,7 @@ def _check_given(method: str, given: Mapping[str, Any]) -> None:
     takes = {
         "ra": {"retained", "base", "epochs"},
         "fpa": {"parts", "base", "trees" if given.get("base") == "trees" else "epochs"},
-        "stumps": {"rounds", "clip"},
+        "stumps": {"rounds", "clip", "sampled"},
     }[method]
     for name in given.keys() - takes:
         raise OptionError(
@@ -263,7 +266,7 @@ def _table_fit(
         options |= {"feature_shape": shape, "trees": given.get("trees", TREES)}
         options |= {"parts": given.get("parts"), "partition": partition}
     else:
-        options |= {name: given[name] for name in ("rounds", "clip") if name in given}
+        options |= {name: given[name] for name in STUMPS if name in given}
 
     def fit(x: np.ndarray, y: np.ndarray, progress: Progress, checkpoint: Checkpoint) -> Any:
         from threadpoolctl import threadpool_limits
