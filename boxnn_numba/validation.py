@@ -76,9 +76,11 @@ def choice(name: str, value: str, known: Collection[str]) -> str:
     return value
 
 
-def radii(values: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return radii as an int64 vector, each at least 0."""
+def radii(values: Sequence[float] | np.ndarray, budgets: bool = False) -> np.ndarray:
+    """Return radii as an int64 vector, each at least 0; budgets may be float64 as well."""
     array = np.atleast_1d(np.asarray(values))
+    if budgets and array.dtype.kind == "f" and array.ndim == 1 and (array >= 0).all():
+        return array.astype(np.float64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) == 0 or array.min() < 0:
         raise OptionError(f"radii are {values!r}; they must be whole numbers of at least 0")
     return array.astype(np.int64)

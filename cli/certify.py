@@ -129,7 +129,7 @@ def curve_table(result: dict[str, Any]) -> str:
     always = f"always {result['majority']['class']}"[:18].ljust(19)
     lines = [
         f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
-        f"{result['median_certified_radius']}   ({_kind(result)})",
+        f"{result['median_certified_radius']:g}   ({_kind(result)})",
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
         "certified accuracy " + _values(curve.values()),
@@ -144,7 +144,7 @@ def curve_table(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"{row['class']!s:<14}{row['n']:>6}{100 * row['recall']:>10.1f}%"
-        f"{row['median_certified_radius']:>9}{row['mean_certified_radius']:>14.2f}"
+        f"{row['median_certified_radius']:>9g}{row['mean_certified_radius']:>14.2f}"
         for row in result["per_class"]
     ]
     return "\n".join(lines)
@@ -158,7 +158,9 @@ def _kind(result: dict[str, Any]) -> str:
     words = f"{result['convention']} convention"
     if result["certificate"] in ("pairwise", "exact"):
         words = f"{result['certificate']} certificate"
-    return f"{words}, radii in {result['unit']}"
+    words = f"{words}, radii in {result['unit']}"
+    free = result.get("attackable")
+    return words if free is None else f"{words}, {free} of them attackable"
 
 
 def _patch_lines(patches: dict[str, float] | None) -> list[str]:
@@ -233,7 +235,7 @@ def evaluate(
 
     Example: boxnn evaluate cert.zarr --radii 0,4,8
     """
-    chosen = None if radii is None else options.whole_numbers("--radii", radii, "0,4,8")
+    chosen = None if radii is None else options.numbers("--radii", radii, "0,4,8")
     from boxnn_numba.pipelines.evaluate import evaluate as work
 
     result = work(certificate, chosen, convention, attack).as_dict()

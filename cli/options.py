@@ -226,6 +226,16 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True)))
 
 
+def numbers(flag: str, text: str, example: str) -> list[float]:
+    """Return the numbers of an option that takes several, as ints where they are whole."""
+    try:
+        return [float(word) if "." in word else int(word) for word in text.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"{flag} is {text!r}; it must be numbers with commas, e.g. {example}"
+        ) from None
+
+
 def whole_numbers(flag: str, text: str, example: str) -> list[int]:
     """Return the numbers of an option that takes several, with commas between them."""
     try:

@@ -97,10 +97,13 @@ class CertificateFile(RowFile):
         sizes = ["x".join(map(str, size)) for size in self.attributes["patch"]]
         return {size: round(float(share), 4) for size, share in zip(sizes, shares, strict=True)}
 
+    def _limited(self, radius: np.ndarray) -> np.ndarray:
+        return np.minimum(radius, np.asarray(self.most, dtype=radius.dtype))
+
     def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prediction, radius under a convention, and true label.
 
-        A radius is at most the number of columns (or groups) there are to rewrite.
+        A radius is at most what there is to rewrite, or what all of that costs.
 
         Where the prediction is -1 the classifier abstains, and an unknown label is -2, so that the
         two are never taken for a right answer. The published defences have one convention.
@@ -113,7 +116,7 @@ class CertificateFile(RowFile):
         label = np.where(self.label < 0, _UNKNOWN, self.label)
         validation.choice("convention", convention, CONVENTIONS)
         if convention == "sound" or self.method != BOX_NN:
-            return self.prediction, np.minimum(self.radius, self.groups), label
+            return self.prediction, self._limited(self.radius), label
         if self.certificate != KINDS[0]:
             raise OptionError(
                 f"{self.path} holds {self.certificate} certificates, which have no convention but "
@@ -121,7 +124,7 @@ class CertificateFile(RowFile):
             )
         kind = self.width, self.group_size, convention, self.members
         _, radius = certified_radius(self.class_distance, *kind)
-        return self.prediction, np.minimum(radius, self.groups), label
+        return self.prediction, self._limited(radius), label
 
 
 def open_certificate(path: Name) -> CertificateFile:

@@ -37,8 +37,18 @@ def group_count_of(attributes: Mapping[str, Any]) -> int:
     return int(attributes.get("groups", -(-features // attributes["group_size"])))
 
 
+def most_of(attributes: Mapping[str, Any]) -> float:
+    """Return the radius of a file that means never: all that may be rewritten, or its cost."""
+    free, costs = attributes.get("attackable"), attributes.get("costs")
+    if costs is not None:
+        return math.fsum(cost for cost in costs if cost is not None)
+    return group_count_of(attributes) if free is None else len(free)
+
+
 def unit_of(attributes: Mapping[str, Any]) -> str:
-    """Return what the radii and changes of a file count: ``"pixels"`` or ``"features"``."""
+    """Return what radii and changes of a file count: ``"pixels"``, ``"features"`` or ``"cost"``."""
+    if "costs" in attributes:
+        return "cost"
     return unit_name(attributes["feature_shape"], group_count_of(attributes))
 
 
@@ -135,6 +145,11 @@ class RowFile:
     def groups(self) -> int:
         """Features, or groups of them, that an adversary counts."""
         return group_count_of(self.attributes)
+
+    @property
+    def most(self) -> float:
+        """The radius that means never: all that may be rewritten, or what it costs."""
+        return most_of(self.attributes)
 
     @property
     def unit(self) -> str:

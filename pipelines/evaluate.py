@@ -14,7 +14,7 @@ from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.attack.comparison import UnderAttack, hold_against
-from boxnn_numba.pipelines.figures.runs import certified_curve
+from boxnn_numba.pipelines.figures.runs import certified_curve, cost_step, in_steps
 from boxnn_numba.pipelines.figures.scales import default_radii, last_visible
 from boxnn_numba.pipelines.running import Result
 
@@ -32,7 +32,9 @@ class Evaluation(Result):
     median_certified_radius, mean_certified_radius
         In the `unit`.
     unit
-        What radii count: ``"pixels"`` of images, ``"features"`` of other data.
+        What radii count: ``"pixels"`` of images, ``"features"`` of other data, or ``"cost"``.
+    attackable
+        How many of them may be rewritten; None where all.
     certified_accuracy
         Radius as string -> percent.
     accuracy
@@ -76,11 +78,12 @@ class Evaluation(Result):
     under_attack: UnderAttack | None = None
     exact: dict[str, Any] | None = None
     patches: dict[str, float] | None = None
+    attackable: int | None = None
 
 
 def evaluate(
     certificate: Name,
-    radii: Sequence[int] | None = None,
+    radii: Sequence[float] | None = None,
     convention: str = "sound",
     attack: Name | None = None,
 ) -> Evaluation:
@@ -112,7 +115,7 @@ def evaluate(
         An attack succeeded within a certified radius; it is kept beside the attack file.
     """
     if radii is not None:
-        validation.radii(radii)
+        validation.radii(radii, budgets=True)
     file = open_certificate(certificate)
     outcome = prediction, _, label = file.outcome(convention)
     if (label < 0).all():
@@ -125,7 +128,7 @@ def evaluate(
     def curve(radius: np.ndarray) -> dict[str, float]:
         return _percents(radii, margin.certified_accuracy(prediction, radius, label, radii))
 
-    exact = None
+    exact, free = None, file.attributes.get("attackable")
     if file.upper is not None:
         settled = 100.0 * float((file.radius == file.upper).mean())
         limit = file.attributes["time_limit"]
@@ -158,20 +161,24 @@ def evaluate(
         under_attack=None if attack is None else hold_against(file, attack, radii, convention),
         exact=exact,
         patches=file.patches,
+        attackable=None if free is None else len(free),
     )
 
 
 def _radii(
     file: CertificateFile,
-    radii: Sequence[int] | None,
+    radii: Sequence[float] | None,
     outcome: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> Sequence[int]:
+) -> Sequence[float]:
     """Return the radii to count at: those given or, for None, what suits the file."""
     if radii is not None:
         return radii
-    last = last_visible(certified_curve(outcome))
-    return default_radii(file.unit, file.groups, last, _OF_IMAGES)
+    step = cost_step(file.attributes)
+    prediction, radius, label = outcome
+    last = last_visible(certified_curve((prediction, in_steps(radius, file.attributes), label)))
+    radii = default_radii(file.unit, int(file.most // step), last, _OF_IMAGES)
+    return radii if step == 1 else [step * radius for radius in radii]
 
 
-def _percents(radii: Sequence[int], shares: np.ndarray) -> dict[str, float]:
-    return {str(r): round(100.0 * float(s), 4) for r, s in zip(radii, shares, strict=True)}
+def _percents(radii: Sequence[float], shares: np.ndarray) -> dict[str, float]:
+    return {f"{r:g}": round(100.0 * float(s), 4) for r, s in zip(radii, shares, strict=True)}

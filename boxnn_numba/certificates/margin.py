@@ -93,7 +93,7 @@ def certified_radius(
 
 
 def certified_accuracy(
-    prediction: ArrayLike, radius: ArrayLike, y: ArrayLike, radii: Sequence[int] | np.ndarray
+    prediction: ArrayLike, radius: ArrayLike, y: ArrayLike, radii: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """Return the fraction of samples that are right and certified at each radius.
 
@@ -102,7 +102,8 @@ def certified_accuracy(
     prediction, radius, y
         (N,) predicted classes, certified radii and true classes, N >= 1.
     radii
-        Radii at which to evaluate, each >= 0.
+        Radii at which to evaluate, each >= 0; whole numbers, unless radius is of budgets, which
+        are floats.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def certified_accuracy(
     >>> certified_accuracy([0, 1, 1], [3, 5, 0], [0, 1, 0], [0, 4])
     array([0.66666667, 0.33333333])
     """
-    radii = validation.radii(radii)
+    radii = validation.radii(radii, _are_budgets(radius))
     if on_gpu(radius):
         counts = get_backend("cuda").radius_counts(prediction, radius, y, int(radii.max()))
         return counts[::-1].cumsum()[::-1][radii] / len(radius)  # type: ignore[arg-type]
@@ -128,8 +129,13 @@ def certified_accuracy(
     return (len(certified) - np.searchsorted(certified, radii)) / len(certified)
 
 
+def _are_budgets(radius: ArrayLike) -> bool:
+    """Return whether radii are what rewriting costs, and no numbers of features."""
+    return not on_gpu(radius) and np.asarray(radius).dtype.kind == "f"
+
+
 def balanced_certified_accuracy(
-    prediction: ArrayLike, radius: ArrayLike, y: ArrayLike, radii: Sequence[int] | np.ndarray
+    prediction: ArrayLike, radius: ArrayLike, y: ArrayLike, radii: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """Return certified accuracy at each radius with all classes counted alike.
 
@@ -143,7 +149,7 @@ def balanced_certified_accuracy(
     array([0.5, 0.5])
     """
     prediction, radius, y = validation.outcomes(prediction, radius, y)
-    radii = validation.radii(radii)
+    radii = validation.radii(radii, _are_budgets(radius))
     of_class = [y == label for label in np.unique(y)]
     curves = [certified_accuracy(prediction[at], radius[at], y[at], radii) for at in of_class]
     return np.asarray(np.mean(curves, axis=0))
@@ -205,7 +211,7 @@ def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLi
     """
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     certified = np.sort(np.where(prediction == y, radius, -1))
-    return int(certified[len(certified) // 2])
+    return certified[len(certified) // 2].item()
 
 
 def mean_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike) -> float:

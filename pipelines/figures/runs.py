@@ -11,7 +11,7 @@ import numpy as np
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.data.radii_table import read_radii
-from boxnn_numba.data.row_files import group_count_of, unit_of
+from boxnn_numba.data.row_files import most_of, unit_of
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.pipelines.figures.published import Method, method
 
@@ -117,9 +117,10 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """What radii count: ``"pixels"`` or ``"features"``."""
+        """What radii count: ``"pixels"``, ``"features"`` or ``"cost"``."""
         known = {"feature_shape", "group_size"} <= self.attributes.keys()
-        return unit_of(self.attributes) if known else "features"
+        unit = unit_of(self.attributes) if known else "features"
+        return unit if self.step == 1 else f"{unit} in steps of {self.step:g}"
 
     @property
     def distance_unit(self) -> str:
@@ -149,9 +150,14 @@ class Run:
 
     @property
     def most(self) -> float:
-        """Features, or groups of them, that an adversary counts; infinity where unknown."""
+        """The radius that means never, in `unit`; infinity where unknown."""
         known = {"feature_shape", "group_size"} <= self.attributes.keys()
-        return group_count_of(self.attributes) if known else np.inf
+        return most_of(self.attributes) // self.step if known else np.inf
+
+    @property
+    def step(self) -> float:
+        """What a radius of 1 is worth: more or less than a cost of 1 where costs are odd."""
+        return cost_step(self.attributes)
 
     def curve(self) -> np.ndarray:
         """Return certified accuracy in percent at every radius 0, 1, ..., the largest."""
@@ -197,6 +203,31 @@ def constant_of(runs: Sequence[Run]) -> Constant:
     return Constant(str(run.classes[int(label)]), round(share, 4), round(100 * balanced, 4))
 
 
+def cost_step(attributes: Mapping[str, Any]) -> float:
+    """Return the cost that a radius counts as one: 1, or so that all costs together are 20 to 200.
+
+    1 where there are no costs.
+    """
+    if "costs" not in attributes:
+        return 1.0
+    most, step = most_of(attributes), 1.0
+    scale = 10.0 ** np.floor(np.log10(most / 20))
+    if not 20 <= most <= 200:
+        step = max(base * scale for base in (1, 2, 5) if most / (base * scale) >= 20)
+    return float(f"{step:.3g}")
+
+
+def in_steps(radius: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
+    """Return radii as whole numbers of the steps that are counted, rounded down."""
+    if "costs" not in attributes:
+        return radius
+    steps = np.asarray(radius, dtype=np.float64) / cost_step(attributes)
+    near = np.rint(steps)
+    # A sum of costs such as 0.3 is not quite three times 0.1 as a float.
+    whole = np.where(np.abs(steps - near) <= 1e-12 * near, near, np.floor(steps))
+    return whole.astype(np.int64)
+
+
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Return certified accuracy in percent at radii 0, 1, ..., the largest of an outcome."""
     radii = np.arange(int(outcome[1].max()) + 1)
@@ -234,7 +265,9 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     for place, (path, file) in enumerate(zip(paths, files, strict=True)):
         if file is None:
             continue
-        known = *file.outcome(convention), list(file.classes), dict(file.attributes)
+        prediction, radius, label = file.outcome(convention)
+        attributes = dict(file.attributes)
+        known = prediction, in_steps(radius, attributes), label, list(file.classes), attributes
         run = runs[place] = Run(
             names[place], *known, file.class_distance, location(path), row=file.row,
             patches=file.patches,
@@ -261,10 +294,11 @@ def _of_table(path: Name, name: str, beside: Run) -> Run:
     known = dict(beside.attributes)
     rows = int(known.get("split_rows") or len(beside.label))
     prediction, radius = (part[beside.numbers] for part in read_radii(path, beside.classes, rows))
-    shared = ("dataset", "dataset_name", "dataset_digest", "split", "feature_shape", "group_size")
-    attributes = {key: known[key] for key in (*shared, "groups") if key in known}
+    shared = ("dataset", "dataset_name", "dataset_digest", "split", "feature_shape", "group_size",
+              "groups", "attackable", "costs")  # fmt: skip
+    attributes = {key: known[key] for key in shared if key in known}
     attributes |= {"method": name, "certificate": "as given"}
-    radius = np.minimum(radius, group_count_of(known))
+    radius = in_steps(np.minimum(radius, most_of(known)), known)
     return Run(
         name, prediction, radius, beside.label, beside.classes, attributes,
         path=location(path), row=beside.numbers,
@@ -279,11 +313,20 @@ def _names(paths: Sequence[Location], files: Sequence[CertificateFile | None]) -
         if published is not None:
             once = methods.count(published) == 1
             names.append(published if once else f"{published} ({stem})")
-        elif file is None or file.certificate == "margin" or file.certificate in stem:
-            names.append(stem)
         else:
-            names.append(f"{stem} ({file.certificate})")
+            words = _words_of(file, stem)
+            names.append(f"{stem} ({', '.join(words)})" if words else stem)
     return names
+
+
+def _words_of(file: CertificateFile | None, stem: str) -> list[str]:
+    """Return what a legend says of a file besides its name: its kind, and who is the adversary."""
+    if file is None:
+        return []
+    plain = file.certificate == "margin" or file.certificate in stem
+    words = [] if plain else [file.certificate]
+    free = file.attributes.get("attackable")
+    return words if free is None else [*words, f"{len(free)} attackable"]
 
 
 def _published_name(attributes: Mapping[str, Any]) -> str | None:
@@ -315,8 +358,11 @@ def _check_comparable(first: Run, other: Run) -> None:
                 f"{first.path} and {other.path} are of different {noun}s ({words(first, key)} and "
                 f"{words(other, key)}); make one report for each"
             )
-    if first.unit != other.unit:
+    if first.unit != other.unit or first.attributes.get("costs") != other.attributes.get("costs"):
+        what = [run.unit for run in (first, other)]
+        if what[0] == what[1]:
+            what = ["some costs", "others"]
         raise OptionError(
-            f"the radii of {first.path} count {first.unit} and those of {other.path} {other.unit}; "
+            f"the radii of {first.path} count {what[0]} and those of {other.path} {what[1]}; "
             "make one report for each"
         )

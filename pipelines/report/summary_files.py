@@ -21,6 +21,8 @@ _SETTINGS = (
     "width",
     "group_size",
     "groups",
+    "attackable",
+    "costs",
     "offset",
     "feature_shape",
     "seconds",

@@ -155,6 +155,15 @@ def test_balanced_accuracy_and_the_constant_are_those_of_loops(
     assert balanced == pytest.approx(balanced_certified_accuracy(*constant, [50])[0])
 
 
+def test_radii_may_be_budgets() -> None:
+    prediction, radius, y = [0, 1, 1, 0], np.array([0.5, 2.0, 1.5, 9.0]), [0, 1, 1, 1]
+    found = certified_accuracy(prediction, radius, y, [0, 0.5, 0.6, 2.0, 2.1])
+    np.testing.assert_allclose(found, [0.75, 0.75, 0.5, 0.25, 0])
+    balanced = balanced_certified_accuracy(prediction, radius, y, [0.5, 1.6])
+    np.testing.assert_allclose(balanced, [(1 + 2 / 3) / 2, 1 / 6])
+    assert median_certified_radius(prediction, radius, y) == 1.5
+
+
 def test_median_is_minus_one_below_half() -> None:
     assert median_certified_radius([0, 0, 0], [9, 9, 9], [0, 1, 1]) == -1
     assert median_certified_radius([0, 0], [9, 9], [0, 1]) == 9

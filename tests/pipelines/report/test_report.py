@@ -16,7 +16,7 @@ from boxnn_numba.certificates.margin import certified_accuracy, certified_radius
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures import published, scales
-from boxnn_numba.pipelines.figures.runs import Run, constant_of
+from boxnn_numba.pipelines.figures.runs import Run, constant_of, in_steps
 from boxnn_numba.pipelines.report import charts, gallery, page
 from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.report import gallery_views
@@ -122,6 +122,29 @@ def test_what_a_constant_reaches_is_drawn_beside_the_steps():
     text = make_page([run])
     assert f"always says 0, right on {share:.1f}%" in text
     assert 'id="balanced"' in text and f"{run.summary().balanced_accuracy:.2f}" in text
+
+
+COSTS = {"feature_shape": [4], "group_size": 1}
+
+
+@pytest.mark.parametrize("costs", [[0.1, 0.2, None, 0.4], [1, 2, 3, 50], [1000.0, 250.5, 3.0, 1.0]])
+def test_budgets_are_counted_in_whole_steps_and_rounded_down(costs):
+    known = {**COSTS, "costs": costs, "attackable": [0, 1, 3]}
+    total = sum(cost or 0 for cost in costs)
+    run = Run("r", np.zeros(2, int), np.zeros(2, int), np.zeros(2, int), ["a", "b"], known)
+    step = run.step
+    assert 19 <= total / step <= 200.5 and run.unit.startswith("cost")
+    budgets = np.concatenate([[0.0, total], step * np.arange(9), step * (np.arange(9) + 0.5)])
+    found = in_steps(budgets, known)
+    assert found.dtype == np.int64 and (found * step <= budgets * (1 + 1e-9)).all()
+    assert found[2:11].tolist() == found[11:].tolist() == list(range(9))
+    assert run.most == found[1]
+
+
+def test_radii_of_the_columns_that_may_be_rewritten():
+    run = Run("r", np.zeros(2, int), np.zeros(2, int), np.zeros(2, int), ["a"],
+              {**COSTS, "attackable": [1, 3]})  # fmt: skip
+    assert (run.most, run.unit, run.step) == (2, "features", 1)
 
 
 def test_axes_end_where_all_features_are_rewritten():
