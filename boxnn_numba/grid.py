@@ -16,8 +16,9 @@ from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.kernels import distances
 
 MAX_LEVELS = 256
-#: Codes between a missing number and the numbers.
-_APART = 64
+#: Codes between a missing number and the numbers: a usual width of boxes. Measured on three
+#: tables: next to the numbers, 64 apart, and the median all certify less.
+_APART = 24
 #: Categories that are listed in words.
 _MOST_LISTED = 12
 #: Rows of all classes together that a category counts besides its own.

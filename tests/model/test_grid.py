@@ -249,7 +249,7 @@ def test_a_missing_number_is_far_from_the_numbers_on_the_side_of_its_classes(low
     grid = Grid.fit(x, y=y)
     numbers = grid.encode(x[100:])[:, 0]
     missing = grid.encode([[np.nan, 0.0]])[0, 0]
-    assert missing == (0 if low else 255) and np.abs(numbers.astype(int) - missing).min() == 64
+    assert missing == (0 if low else 255) and np.abs(numbers.astype(int) - missing).min() == 24
     assert np.isin([0, 255], [*numbers, missing]).all()
     assert grid.encode([[0.0, np.nan]])[0, 1] == grid.encode([[0.0, np.median(x[:, 1])]])[0, 1]
     column = Column("a", missing=True)
