@@ -22,6 +22,7 @@ from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, data_kind, resolve
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.selection import validation_split
+from boxnn_numba.training.weights import class_weight_text, row_weights
 
 
 def fit(
@@ -30,6 +31,7 @@ def fit(
     *,
     preset: str = "graded",
     device: str = "auto",
+    sample_weight: ArrayLike | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     **options: Any,
 ) -> BoxNN:
@@ -46,11 +48,13 @@ def fit(
         certified accuracy at ``radius``) or ``"paper"``.
     device
         As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. The model is the same.
+    sample_weight
+        (N,) numbers >= 0: how much each sample counts.
     on_epoch
         Called with the figures of every epoch.
     **options
         Fields of `boxnn_numba.training.options.TrainingOptions`: ``boxes``, ``epochs``, ``width``,
-        ``radius``, ``seed``, ...
+        ``radius``, ``seed``, ... ``class_weight`` may be a dict of weights by label.
 
     Returns
     -------
@@ -84,10 +88,14 @@ def fit(
     (True, True)
     """
     flat = validation.flat_rows("x", x)
+    if "class_weight" in options:
+        options["class_weight"] = class_weight_text(options["class_weight"])
     settings = resolve(preset, options, data_kind(np.shape(x)[1:], flat.dtype == np.uint8))
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
     if len(classes) < 2:
         raise InputError("y holds one class; a classifier needs at least two")
+    names = classes.tolist()
+    weights = row_weights(index, names, settings.class_weight, sample_weight)
     rows, held_out = validation_split(index, settings.validation, settings.seed)
     grid = None if flat.dtype == np.uint8 else Grid.fit(flat[rows])
     codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
@@ -98,15 +106,16 @@ def fit(
         (codes[held_out], index[held_out]),
         settings.seed,
         augmentation(shape, grid, settings, backend.threads),
+        None if weights is None else weights[rows],
     )
     run = Training(settings, feed, len(classes), backend, feature_shape=shape, codes=grid is None)
     while run.epoch < settings.epochs:
         record = run.run_epoch()
         if on_epoch is not None:
             on_epoch(record)
-    for text in training_warnings(run, classes.tolist()):
+    for text in training_warnings(run, names):
         warnings.warn(text, stacklevel=2)
-    return trained_model(run, classes.tolist(), grid, shape, {"preset": preset})
+    return trained_model(run, names, grid, shape, {"preset": preset})
 
 
 def training_warnings(run: Training, classes: Sequence[Any]) -> list[str]:

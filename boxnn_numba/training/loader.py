@@ -37,6 +37,8 @@ class Feed:
     augment
         None, or a function of (codes, number of their first row, epoch) that returns the codes
         to train on; it does not touch `take` and `held_out`.
+    weights
+        None, or (N,) float64 >= 0, mean 1: how often an epoch visits each row, on average.
     """
 
     labels: np.ndarray
@@ -46,18 +48,35 @@ class Feed:
     held_out: Callable[[], Iterator[Pair]]
     seed: int
     augment: Augment | None = None
+    weights: np.ndarray | None = None
 
     @classmethod
     def from_arrays(
-        cls, x: np.ndarray, y: np.ndarray, held_out: Pair, seed: int, augment: Augment | None = None
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        held_out: Pair,
+        seed: int,
+        augment: Augment | None = None,
+        weights: np.ndarray | None = None,
     ) -> Feed:
         """Return a feed of one window: codes (N, n) and class indices (N,) in memory."""
         blocks = [held_out] if len(held_out[1]) else []
         labels, load = y.astype(np.int32), lambda window: x
-        return cls(labels, (len(x),), x.shape[1], load, lambda: iter(blocks), seed, augment)
+        return cls(
+            labels, (len(x),), x.shape[1], load, lambda: iter(blocks), seed, augment, weights
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def class_weights(self, n_classes: int) -> np.ndarray:
+        """Return (K,) the mean weight of the rows of each class; 1 for a class without rows."""
+        if self.weights is None:
+            return np.ones(n_classes)
+        counts = np.bincount(self.labels, minlength=n_classes)
+        sums = np.bincount(self.labels, self.weights, minlength=n_classes)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes of some training rows (numbers 0..N-1), in the order given."""
@@ -81,13 +100,16 @@ class Feed:
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """Yield codes and labels of an epoch with the rows of each batch of `size` in them.
 
-        The next window is loaded, and augmented, while this one is worked on.
+        The next window is loaded, and augmented, while this one is worked on. An epoch has N rows,
+        whatever their weights: a row of weight 2 comes twice, one of weight 0.5 in every other.
         """
         windows = np.random.default_rng([self.seed, 5, epoch]).permutation(len(self.sizes))
         rng = np.random.default_rng([self.seed, 3, epoch])
         starts = np.concatenate(([0], np.cumsum(self.sizes)))
+        visits = self._visits(epoch)
         x = np.empty((0, self.n_features), np.uint8)
         y = np.empty(0, np.int32)
+        times = np.empty(0, np.int64)
 
         def load(window: int) -> np.ndarray:
             codes = self.load(window)
@@ -101,16 +123,27 @@ class Feed:
                 codes = coming.result()
                 if position + 1 < len(windows):
                     coming = pool.submit(load, windows[position + 1])
-                labels = self.labels[starts[window] : starts[window + 1]]
+                inside = slice(starts[window], starts[window + 1])
                 # Rows left over from the window before join this one.
                 x = np.concatenate((x, codes)) if len(x) else codes
-                y = np.concatenate((y, labels))
-                order = rng.permutation(len(x))
+                y = np.concatenate((y, self.labels[inside]))
+                times = np.concatenate((times, visits[inside]))
+                order = rng.permutation(np.repeat(np.arange(len(x)), times))
                 last = position + 1 == len(windows)
-                whole = len(x) if last else len(x) // size * size
+                whole = len(order) if last else len(order) // size * size
                 # The order inside a batch does not matter (sums are exact); ascending rows
                 # read fast.
                 parts = [order[start : start + size] for start in range(0, whole, size)]
                 yield x, y, [np.sort(rows) for rows in parts]
-                rest = np.sort(order[whole:])
+                rest, times = np.unique(order[whole:], return_counts=True)
                 x, y = x[rest], y[rest]
+
+    def _visits(self, epoch: int) -> np.ndarray:
+        """Return (N,) how often an epoch visits each row: N in all, by systematic sampling."""
+        if self.weights is None:
+            return np.ones(len(self), np.int64)
+        first = np.random.default_rng([self.seed, 8, epoch]).random()
+        total = np.cumsum(self.weights)
+        ends = np.floor(total * (len(self) / total[-1]) + first).astype(np.int64)
+        ends[-1] = len(self)  # whatever the rounding of the sum
+        return np.diff(ends, prepend=0)

@@ -203,6 +203,12 @@ class TrainingOptions:
     mirror: float = _option(
         0.0, _AUGMENTATION, "Part of the training images that are mirrored left to right.",
         "Anew in every epoch.", high=1)
+    class_weight: str = _option(
+        "none", _DATA, "How much classes count: all rows alike (none), all classes alike "
+        "(balanced), or LABEL=WEIGHT,...", "An epoch visits rows as often as they weigh, and the "
+        "best epoch is chosen by the weighted figures.",
+        pattern=r"none|balanced|[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*",
+        form="none, balanced or LABEL=WEIGHT,...")
     validation: float = _option(
         0.1, _DATA, "Fraction of the training data kept apart to select and report; 0 for none.",
         high=0.9)

@@ -232,7 +232,7 @@ class Training:
             problem = "the margin is not finite"
         elif record.score < COLLAPSE * self._best_score:
             problem = f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
-        elif self._start_margin > 0 and record.margin < COLLAPSE * self._start_margin:
+        elif record.margin < COLLAPSE * max(0.0, self._worth(self._start_margin)):
             problem = f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
         if problem:
             kept = f"epoch {record.epoch - 1} is kept" if record.epoch > 1 else "nothing is kept"
@@ -243,6 +243,10 @@ class Training:
         if not record.score <= self._best_score:  # also where nothing is held out
             self.best, self.best_epoch = self.codes(), record.epoch
             self._best_score, self._best_recall = record.score, self._recall
+
+    def _worth(self, margin: float) -> float:
+        """Return what of a margin the objective asks for: no more than its clip or its target."""
+        return min(margin, self.problem.objective.bound)
 
     @functools.cached_property
     def offset(self) -> np.ndarray:

@@ -94,7 +94,10 @@ def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarr
 def validate(
     bounds: Pair, feed: Feed, problem: Problem, backend: Backend, offset: np.ndarray | int = 0
 ) -> Validation:
-    """Return what boxes (M, n) uint8 with class offsets achieve on a feed's held-out samples."""
+    """Return what boxes (M, n) uint8 with class offsets achieve on a feed's held-out samples.
+
+    Where training rows have weights, held-out rows count in the score as those of their class do.
+    """
     options, n_classes = problem.options, len(problem.offsets) - 1
     distance, y = held_out_distances(bounds, feed, problem, backend)
     if len(y) == 0:
@@ -104,9 +107,11 @@ def validate(
     counts = np.bincount(y, minlength=n_classes)
     right = np.bincount(y[prediction == y], minlength=n_classes)
     mean = margin.mean_certified_radius(*outcome)
-    score = mean
+    credit = np.where(prediction == y, radius, 0).astype(np.float64)
     if options.objective == "target":
-        score = float(margin.certified_accuracy(*outcome, [options.radius])[0])
+        credit = ((prediction == y) & (radius >= options.radius)).astype(np.float64)
+    weights = feed.class_weights(n_classes)[y]
+    score = float(np.average(credit, weights=weights if weights.any() else None))
     return Validation(
         float((prediction == y).mean()),
         margin.median_certified_radius(*outcome),

@@ -16,6 +16,7 @@ from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.selection import validation_split
+from boxnn_numba.training.weights import row_weights
 
 #: Codes of a window; two are in memory while the next one is loaded.
 WINDOW_BYTES = 128 * 2**20
@@ -127,7 +128,7 @@ def dataset_feed(
     dataset
         An open dataset with training rows.
     options
-        Gives the validation fraction, the seed and the augmentation.
+        Gives the validation fraction, the seed, the augmentation and the weights of the classes.
     window_bytes
         Codes in a window.
     threads
@@ -143,7 +144,7 @@ def dataset_feed(
     DataError
         A chunk is damaged.
     OptionError
-        Augmentation of samples that are no images.
+        Augmentation of samples that are no images, or weights of unknown classes.
     """
     windows = _Windows(dataset, options, window_bytes)
     feed = Feed(
@@ -154,5 +155,6 @@ def dataset_feed(
         windows.held_out,
         options.seed,
         augmentation(dataset.feature_shape, windows.grid, options, threads),
+        row_weights(windows.labels, dataset.classes, options.class_weight),
     )
     return feed, windows.grid

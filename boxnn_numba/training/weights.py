@@ -1,0 +1,125 @@
+"""Weights of classes and samples: how often an epoch visits each training row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import validation
+from boxnn_numba.errors import InputError, OptionError
+
+#: What option `class_weight` may be besides weights by label.
+EQUAL, BALANCED = "none", "balanced"
+
+
+def class_weight_text(value: Any) -> str:
+    """Return `class_weight` as scikit-learn has it as the option of that name.
+
+    Parameters
+    ----------
+    value
+        None, ``"balanced"``, a dict of weights by label, or the option itself.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    if value is None:
+        return EQUAL
+    if isinstance(value, Mapping):
+        return ",".join(f"{label}={weight}" for label, weight in value.items()) or EQUAL
+    if isinstance(value, str):
+        return value
+    raise OptionError(
+        f"`class_weight` is {value!r}; pass None, 'balanced' or a dict of weights by label"
+    )
+
+
+def class_weights(text: str, classes: Sequence[Any], counts: np.ndarray) -> np.ndarray:
+    """Return the (K,) weights of the classes; those that are not named weigh 1.
+
+    Parameters
+    ----------
+    text
+        Option `class_weight`: ``"none"``, ``"balanced"`` (``N / (K counts)``), or
+        ``"LABEL=WEIGHT,..."``.
+    classes
+        The K labels.
+    counts
+        (K,) training rows of each class.
+
+    Raises
+    ------
+    OptionError
+        A label is not among the classes, or a weight is no number >= 0.
+    """
+    if text == EQUAL:
+        return np.ones(len(classes))
+    if text == BALANCED:
+        present = np.maximum(counts, 1)
+        return np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * present), 0.0)
+    place = {str(label): index for index, label in enumerate(classes)}
+    out = np.ones(len(classes))
+    for item in text.split(","):
+        label, _, number = item.rpartition("=")
+        if label not in place:
+            known = ", ".join([*place][:8])
+            raise OptionError(f"`class_weight` names class {label!r}; the classes are {known}")
+        out[place[label]] = validation.real(f"class_weight of {label}", number, 0)
+    return out
+
+
+def row_weights(
+    labels: np.ndarray,
+    classes: Sequence[Any],
+    class_weight: str = EQUAL,
+    sample_weight: ArrayLike | None = None,
+) -> np.ndarray | None:
+    """Return the (N,) weights of training rows, with a mean of 1; None where all are equal.
+
+    Parameters
+    ----------
+    labels
+        (N,) class indices.
+    classes, class_weight
+        As for `class_weights`.
+    sample_weight
+        (N,) numbers >= 0, by which those of the classes are multiplied.
+
+    Raises
+    ------
+    OptionError, InputError
+        A weight is negative, not a number, or all weights are zero.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    weights = class_weights(class_weight, classes, counts)[labels]
+    if sample_weight is not None:
+        weights = weights * checked_sample_weight(sample_weight, len(labels))
+    total = float(weights.sum())
+    if total <= 0:
+        raise InputError("the weights of all rows are 0; give some a weight above 0")
+    if (weights == weights[0]).all():
+        return None
+    return np.asarray(weights * (len(labels) / total))
+
+
+def checked_sample_weight(value: ArrayLike, rows: int) -> np.ndarray:
+    """Return sample weights as (N,) float64, or raise `InputError` naming the first bad row."""
+    weights = np.asarray(value, dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(rows, float(weights))
+    if weights.shape != (rows,):
+        raise InputError(
+            f"`sample_weight` has shape {weights.shape} and there are {rows} rows; pass one for "
+            "each"
+        )
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise InputError(
+            f"`sample_weight` of row {bad[0]} is {weights[bad[0]]:g}; weights are finite and >= 0"
+        )
+    return weights
