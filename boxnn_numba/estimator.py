@@ -40,7 +40,7 @@ from boxnn_numba.pipeline_steps import last_step
 from boxnn_numba.probabilities import probabilities, sharpness
 from boxnn_numba.rivals import group_count
 from boxnn_numba.training.augmentation import augmentation
-from boxnn_numba.training.fit import trained_model
+from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
@@ -375,7 +375,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             self._settings = replace(self._settings, beta=run.options.beta)
         history = {"preset": self.preset, "partial_fit_calls": call}
         self.model_: BoxNN = trained_model(
-            run, self._names, grid, codes.shape[1:], history, self.columns_
+            [run], self._names, grid, codes.shape[1:], history, self.columns_
         )
         # The exact bounds, where they are those of the best epoch: small steps add up over calls.
         state = run.trainer.state()

@@ -470,3 +470,56 @@ def copy_cells(cells, spans, shape, codes, columns, lower, upper):
                 if columns[k] >= 0:
                     lower[m, columns[k]] = codes[0][m, k]
                     upper[m, columns[k]] = codes[1][m, k]
+
+
+# --- a whole step of few plain boxes: the kernels above one after the other, in two calls ----
+
+
+@kernel
+def stages(distance, labels, offsets, soft, worth, fixed_point, value, margin, out):
+    """Judge samples by their distances (>= rows, M) and write their entries; return the count.
+
+    As `nearest` to `emit` do it; entries that do not fit `out` are counted but not written.
+    """
+    rows = len(labels)
+    minima = np.full((rows, len(offsets) - 1), np.int32(2**31 - 1), np.int32)
+    own, sign, least = np.empty(rows, np.int32), np.empty(rows), np.empty((rows, 2), np.int32)
+    masses, slope = np.zeros((rows, 4), np.int64), np.empty(rows)
+    nearest(distance, rows, offsets, minima)
+    choose_sides(minima, labels, worth[0], own, sign, least)
+    weigh(distance, own, offsets, least, soft[0], soft[1], masses)
+    judge(sign, least, masses, soft, worth, value, margin, slope)
+    return emit(distance, 0, own, offsets, least, masses, slope, soft, fixed_point, out, 0)
+
+
+@kernel
+def move(
+    x, count, entries, spans, shape, width, leak, scale, by_adam, adam, sgd, limit, masters,
+    moments1, moments2, codes, masses, dense,
+):  # fmt: skip
+    """Move boxes along the first `count` entries, as `sort_by_box` to `adam_step` do it."""
+    samples, boxes, coefficients = entries
+    starts, order = np.empty(len(masses) + 1, np.int64), np.empty(count, np.int64)
+    sort_by_box(boxes, count, starts, order)
+    box_masses(starts, order, coefficients, masses)
+    touched = np.empty(len(masses), np.int64)
+    found = 0
+    for m in range(len(masses)):
+        if dense or starts[m + 1] > starts[m]:
+            touched[found] = m
+            found += 1
+    cells = touched[:found]
+    low = np.empty((found, shape[1]), np.int64)
+    high = np.empty((found, shape[1]), np.int64)
+    graded_gradient(
+        x, codes[0], codes[1], spans, shape, cells, starts, order, samples, coefficients, width,
+        leak, low, high,
+    )  # fmt: skip
+    if by_adam:
+        adam_step(
+            cells, spans, shape, (low, high), scale, masters, moments1, moments2, codes, adam
+        )
+    else:
+        sgd_step(
+            cells, spans, shape, (low, high), scale, masters, moments1, codes, sgd, masses, limit
+        )

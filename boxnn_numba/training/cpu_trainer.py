@@ -22,6 +22,8 @@ from boxnn_numba.training.softmin_stages import Entries, forward
 
 #: Cells, which are boxes in one part, that a thread updates at a time.
 _BLOCK_CELLS = 32
+#: Most codes of all boxes with which a step is two calls in one thread: more is work for several.
+_SMALL = 2**15
 
 
 class CpuTrainer:
@@ -61,6 +63,9 @@ class CpuTrainer:
         self._take(self.masters, masters)
         self._steps, self._masses = 0, np.zeros(shape[0] * structure.n_parts, np.int64)
         self._dense = is_dense(problem.options)
+        graded = problem.options.relaxation == "graded" and frame.planes == 1
+        self._small = problem.rows is None and graded and not apart and np.prod(shape) <= _SMALL
+        self._room = Entries.empty(1)
         self._settle()
 
     def _take(self, pair: Pair, values: Pair) -> None:
@@ -106,6 +111,8 @@ class CpuTrainer:
 
         Returns objective and margin, (batch,) float64, of every sample before the step.
         """
+        if self._small:
+            return self._small_step(x, labels, rate)
         entries, values, margins = self.entries(x, labels)
         starts = np.empty(len(self._masses) + 1, np.int64)
         order = np.empty(len(entries.boxes), np.int64)
@@ -125,6 +132,33 @@ class CpuTrainer:
                 self._copy(chosen)
 
         self.backend.parallel(len(cells), _BLOCK_CELLS, work)
+        return values, margins
+
+    def _small_step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Pair:
+        """Step with few plain boxes, for which the calls would take longer than the work."""
+        problem, options, frame = self.problem, self.problem.options, self.table.frame
+        width, samples = options.forward_width, self.backend.samples(x, frame)
+        boxes = self.backend.operands(self.table, problem.structure)
+        distance = self.backend.distances(samples, boxes, (0, self.table.n_boxes), width)
+        values, margins = np.empty(len(labels)), np.empty(len(labels))
+        while True:
+            count = training.stages(
+                distance, labels, problem.offsets, tuple(problem.softmin),
+                tuple(problem.objective), FIXED_POINT, values, margins, self._room.arrays(),
+            )  # fmt: skip
+            if count <= len(self._room.boxes):
+                break
+            self._room = Entries.empty(2 * count)
+        self._steps += 1
+        scale, settings = step_sizes(options, self.table.n_boxes, len(labels), rate, self._steps)
+        adam = options.optimizer == "adam"
+        first, second = (*self._moments, self.masters, self.masters)[:2]
+        none = (0.0,) * (3 if adam else 4)
+        training.move(
+            samples, count, self._room.arrays(), *self._spans(), width, options.leak, scale, adam,
+            settings if adam else none, none if adam else settings, options.crowd * FIXED_POINT,
+            self.masters, first, second, self._codes, self._masses, self._dense,
+        )  # fmt: skip
         return values, margins
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:

@@ -1,26 +1,31 @@
-"""Fit: a model from arrays in memory, and the model of a finished run."""
+"""Fit: a model from arrays in memory."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba._version import versions
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.boxes import Boxes
-from boxnn_numba.columns import Columns
 from boxnn_numba.errors import InputError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.options import TrainingOptions, data_kind, resolve
+from boxnn_numba.training.options import data_kind, default_preset, resolve
+from boxnn_numba.training.result import (
+    members_of,
+    outcome_of,
+    trained_model,
+    training_warnings,
+)
 from boxnn_numba.training.run import EpochRecord, Training
+from boxnn_numba.training.search import search
 from boxnn_numba.training.selection import validation_split
 from boxnn_numba.training.weights import class_weight_text, row_weights
 
@@ -29,7 +34,7 @@ def fit(
     x: ArrayLike,
     y: ArrayLike,
     *,
-    preset: str = "graded",
+    preset: str | None = None,
     device: str = "auto",
     sample_weight: ArrayLike | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -44,7 +49,8 @@ def fit(
     y
         (N,) labels, integers or strings.
     preset
-        ``"graded"`` (good everywhere), ``"accurate"`` (at small radii), ``"target"`` (best
+        ``"auto"`` (options of a table by a search, see `boxnn_numba.training.search`; the default
+        for tables), ``"graded"`` (good everywhere; the default for images), ``"accurate"`` (at small radii), ``"target"`` (best
         certified accuracy at ``radius``) or ``"paper"``.
     device
         As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. The model is the same.
@@ -90,7 +96,9 @@ def fit(
     flat = validation.flat_rows("x", x)
     if "class_weight" in options:
         options["class_weight"] = class_weight_text(options["class_weight"])
-    settings = resolve(preset, options, data_kind(np.shape(x)[1:], flat.dtype == np.uint8))
+    kind = data_kind(np.shape(x)[1:], flat.dtype == np.uint8)
+    preset = preset or default_preset(kind)
+    settings = resolve(preset, options, kind)
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
     if len(classes) < 2:
         raise InputError("y holds one class; a classifier needs at least two")
@@ -108,51 +116,21 @@ def fit(
         augmentation(shape, grid, settings, backend.threads),
         None if weights is None else weights[rows],
     )
-    run = Training(settings, feed, len(classes), backend, feature_shape=shape, codes=grid is None)
-    while run.epoch < settings.epochs:
-        record = run.run_epoch()
-        if on_epoch is not None:
-            on_epoch(record)
-    for text in training_warnings(run, names):
+    if preset == "auto":
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = search(feed, len(classes), given, threads=backend.threads)
+    runs = []
+    for member in members_of(settings):
+        of_member = replace(feed, seed=member.seed)
+        runs.append(
+            Training(
+                member, of_member, len(classes), backend, feature_shape=shape, codes=grid is None
+            )
+        )
+        while runs[-1].epoch < member.epochs:
+            record = runs[-1].run_epoch()
+            if on_epoch is not None:
+                on_epoch(record)
+    for text in training_warnings(outcome_of(runs), names):
         warnings.warn(text, stacklevel=2)
-    return trained_model(run, names, grid, shape, {"preset": preset})
-
-
-def training_warnings(run: Training, classes: Sequence[Any]) -> list[str]:
-    """Return a sentence for each class that the best boxes of a run hardly predict."""
-    return [
-        f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples are "
-        "predicted right; raise `keep` or `boxes`, or lower `radius`"
-        for index, recall in run.given_up().items()
-    ]
-
-
-def trained_model(
-    run: Training,
-    classes: list[Any],
-    grid: Grid | None,
-    feature_shape: tuple[int, ...],
-    provenance: dict[str, Any],
-    columns: Columns | None = None,
-) -> BoxNN:
-    """Return the model of a finished run, of its best boxes.
-
-    Classes, grid, feature_shape and columns are as for `BoxNN`; `provenance` is what else to record
-    under ``training``.
-    """
-    settings: TrainingOptions = run.options
-    boxes = Boxes(
-        *run.best, run.labels, settings.width, run.n_classes,
-        template=run.template, part=run.part, group=run.group,
-    )  # fmt: skip
-    training = {
-        **provenance,
-        "options": settings.as_dict(),
-        "seed": settings.seed,
-        "best_epoch": run.best_epoch,
-        "history": [record.as_dict() for record in run.history],
-        "versions": versions("numpy", "numba"),
-    }
-    return BoxNN(
-        boxes, classes, grid, feature_shape, training=training, offset=run.offset, columns=columns
-    )
+    return trained_model(runs, names, grid, shape, {"preset": preset})

@@ -73,30 +73,28 @@ def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
 def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds:
     """Return the boxes that a run starts from, their bounds still unclipped.
 
-    Options give boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization").
-    Boxes must not be fewer than classes, nor more in a class than it has samples.
+    Options give boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization"). A
+    class with fewer samples than boxes gets one for each.
     """
     share = even_shares(options.boxes, n_classes)
-    labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
     rng = np.random.default_rng([options.seed, 2])
+    half = 255 * options.alpha
     if options.initialisation == "random":
-        centres = rng.uniform(0, 255, (options.boxes, feed.n_features)).astype(np.float32)
+        centres = rng.uniform(0, 255, (options.boxes, feed.n_features))
     else:
         y = feed.labels
-        counts = np.bincount(y, minlength=n_classes)
-        short = np.flatnonzero(counts < share)
-        if len(short):
-            c = short[0]
-            raise OptionError(
-                f"class number {c} has {counts[c]} training samples, fewer than its {share[c]} "
-                f"boxes; lower `boxes` to at most {int(counts.min()) * n_classes}"
-            )
+        share = np.minimum(share, np.bincount(y, minlength=n_classes))
         rows = [
             rng.choice(np.flatnonzero(y == c), share[c], replace=False) for c in range(n_classes)
         ]
-        centres = feed.take(np.concatenate(rows)).astype(np.float32)
-    half = np.float32(255 * options.alpha)
-    return Seeds((centres - half, centres + half), labels)
+        centres = feed.take(np.concatenate(rows))
+    labels = np.repeat(np.arange(n_classes, dtype=np.int32), share)
+    seeds = Seeds.none(feed.n_features)
+    if options.initialisation == "room":
+        some = np.sort(rng.permutation(len(feed))[:_PROBES])
+        points = seeds.joined(centres, labels, 0.0)
+        half = half_side(points, feed.take(some), feed.labels[some], half, options.seed)
+    return seeds.joined(centres, labels, half)
 
 
 def templates_of(seeds: Seeds, n_templates: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,26 +118,21 @@ class Feed:
                 return codes
             return self.augment(codes, int(starts[window]), epoch)
 
-        with ThreadPoolExecutor(1, "boxnn-feed") as pool:
-            coming: Future[np.ndarray] = pool.submit(load, windows[0])
-            for position, window in enumerate(windows):
-                codes = coming.result()
-                if position + 1 < len(windows):
-                    coming = pool.submit(load, windows[position + 1])
-                inside = slice(starts[window], starts[window + 1])
-                # Rows left over from the window before join this one.
-                x = np.concatenate((x, codes)) if len(x) else codes
-                y = np.concatenate((y, self.labels[inside]))
-                times = np.concatenate((times, visits[inside]))
-                order = rng.permutation(np.repeat(np.arange(len(x)), times))
-                last = position + 1 == len(windows)
-                whole = len(order) if last else len(order) // size * size
-                # The order inside a batch does not matter (sums are exact); ascending rows
-                # read fast.
-                parts = [order[start : start + size] for start in range(0, whole, size)]
-                yield x, y, [np.sort(rows) for rows in parts]
-                rest, times = np.unique(order[whole:], return_counts=True)
-                x, y = x[rest], y[rest]
+        for position, (window, codes) in enumerate(_ahead(load, windows)):
+            inside = slice(starts[window], starts[window + 1])
+            # Rows left over from the window before join this one.
+            x = np.concatenate((x, codes)) if len(x) else codes
+            y = np.concatenate((y, self.labels[inside]))
+            times = np.concatenate((times, visits[inside]))
+            order = rng.permutation(np.repeat(np.arange(len(x)), times))
+            last = position + 1 == len(windows)
+            whole = len(order) if last else len(order) // size * size
+            parts = [order[start : start + size] for start in range(0, whole, size)]
+            # The order inside a batch does not matter (sums are exact); ascending rows
+            # read fast.
+            yield x, y, [np.sort(rows) for rows in parts]
+            rest, times = np.unique(order[whole:], return_counts=True)
+            x, y = x[rest], y[rest]
 
     def _visits(self, epoch: int) -> np.ndarray:
         """Return (N,) how often an epoch visits each row: N in all, by systematic sampling."""
@@ -147,3 +143,19 @@ class Feed:
         ends = np.floor(total * (len(self) / total[-1]) + first).astype(np.int64)
         ends[-1] = len(self)  # whatever the rounding of the sum
         return np.diff(ends, prepend=0)
+
+
+def _ahead(
+    load: Callable[[int], np.ndarray], windows: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield windows and their codes; the next one is loaded while a caller works on this one."""
+    if len(windows) == 1:
+        yield windows[0], load(windows[0])
+        return
+    with ThreadPoolExecutor(1, "boxnn-feed") as pool:
+        coming: Future[np.ndarray] = pool.submit(load, windows[0])
+        for window, following in itertools.pairwise(windows):
+            codes = coming.result()
+            coming = pool.submit(load, following)
+            yield window, codes
+        yield windows[-1], coming.result()

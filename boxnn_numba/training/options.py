@@ -21,7 +21,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 SOFTMINS = ("boltzmann", "logsumexp", "hard", "mean")
 OBJECTIVES = ("paper", "clip", "target")
 RELAXATIONS = ("graded", "l1", "l2")
-INITIALISATIONS = ("data", "random")
+INITIALISATIONS = ("data", "room", "random")
 
 Value = TypeVar("Value", int, float, str)
 
@@ -115,6 +115,9 @@ class TrainingOptions:
     templates: int = _option(
         20, _MODEL, "Templates of each class, which share its boxes; with `parts`.", low=1,
         high=_MOST)
+    members: int = _option(
+        1, _MODEL, "Sets of boxes, trained with seeds that follow each other, whose distances are "
+        "added up: an ensemble, certified as one.", low=1, high=64)
     width: int = _option(
         112, _MODEL, "Cap of one feature's penalty, in codes.", low=1, high=255)
     train_width: int = _option(
@@ -125,7 +128,8 @@ class TrainingOptions:
         "0.1 is 25.5 codes.", high=1)
     initialisation: str = _option(
         "data", _MODEL, "Centres of the initial boxes: training samples, balanced over the classes "
-        "(data), or uniform (random).", choices=INITIALISATIONS)
+        "(data; room: with sides that also fit between the classes), or uniform (random).",
+        choices=INITIALISATIONS)
     epochs: int = _option(
         8, _STEPS, "Passes over the training data.", low=1, high=_MOST)
     batch: int = _option(
@@ -288,6 +292,11 @@ _MOST_CHANNELS = 4
 KINDS = ("tables", "images", "colour images")
 #: What each preset changes of the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
+    # What its candidates begin with, see `boxnn_numba.training.search`.
+    "auto": {
+        "boxes": 40, "width": 48, "beta": 8.0, "tau": 2.0, "leak": 0.2, "optimizer": "adam",
+        "lr": 0.01, "initialisation": "room", "validation": 0.0,
+    },
     "graded": {"leak": 0.2},
     "accurate": {"leak": 0.2, "beta": 4.0},
     "target": {"leak": 0.2, "objective": "target", "warmup": 0.4, "keep": 0.05},
@@ -332,6 +341,11 @@ def data_kind(feature_shape: Sequence[int], codes: bool) -> str:
     return KINDS[2] if len(feature_shape) == 3 and feature_shape[2] > 1 else KINDS[1]
 
 
+def default_preset(kind: str) -> str:
+    """Return the preset of samples of one of `KINDS` where none is asked for."""
+    return "auto" if kind == KINDS[0] else "graded"
+
+
 def preset_value(name: str, preset: str, kind: str) -> str:
     """Return what an option is in a preset, for samples of one of `KINDS`, as text."""
     value = _changes(preset, kind).get(name, OPTIONS[name].default)
@@ -365,6 +379,8 @@ def resolve(preset: str, overrides: Mapping[str, Any], kind: str = KINDS[0]) -> 
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         validation.choice("option", name, OPTIONS)
+    if preset == "auto" and kind != KINDS[0]:
+        raise OptionError(f"preset auto is for tables, and these are {kind}; pass graded")
     if preset == "target" and "radius" not in given:
         raise OptionError("preset target needs a radius; pass `radius`")
     return TrainingOptions(**{**_changes(preset, kind), **given})

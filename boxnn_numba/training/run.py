@@ -21,8 +21,8 @@ from boxnn_numba.training.parts import groups_of, parts_of
 from boxnn_numba.training.problem import Problem, objective
 from boxnn_numba.training.selection import (
     Validation,
+    achieved,
     class_offsets,
-    given_up,
     held_out_distances,
     validate,
 )
@@ -267,9 +267,14 @@ class Training:
             )  # fmt: skip
         return validate(self.best, self._feed, self.problem, self.backend, self.offset)
 
-    def given_up(self) -> dict[int, float]:
-        """Return the class indices that the best boxes hardly predict, and how often they do."""
-        return given_up(self.outcome.recall)
+    def held_out_distances(self) -> Pair:
+        """Return class distances (N, K) of held-out samples to the best boxes, and labels (N,)."""
+        distance, y = held_out_distances(self.best, self._feed, self.problem, self.backend)
+        return distance + self.offset, y
+
+    def achieved(self, distance: np.ndarray, y: np.ndarray, members: int) -> Validation:
+        """Return what sums of such distances over some runs say."""
+        return achieved(distance, y, self.options, self._feed, members)
 
     # --- state, for checkpoints ---------------------------------------------------------
 

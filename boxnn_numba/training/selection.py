@@ -9,6 +9,7 @@ import numpy as np
 from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.certificates import margin
 from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import Problem
 
 #: A class is given up when less than this part of its validation samples, of which there must be
@@ -94,30 +95,40 @@ def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarr
 def validate(
     bounds: Pair, feed: Feed, problem: Problem, backend: Backend, offset: np.ndarray | int = 0
 ) -> Validation:
-    """Return what boxes (M, n) uint8 with class offsets achieve on a feed's held-out samples.
-
-    Where training rows have weights, held-out rows count in the score as those of their class do.
-    """
-    options, n_classes = problem.options, len(problem.offsets) - 1
+    """Return what boxes (M, n) uint8 with class offsets achieve on a feed's held-out samples."""
     distance, y = held_out_distances(bounds, feed, problem, backend)
+    return achieved(distance + offset, y, problem.options, feed)
+
+
+def achieved(
+    distance: np.ndarray, y: np.ndarray, options: TrainingOptions, feed: Feed, members: int = 1
+) -> Validation:
+    """Return what class distances (N, K), sums over some members, say of samples of classes y (N,).
+
+    Where the training rows of a feed have weights, samples count in the score as those of their
+    class do.
+    """
+    n_classes = distance.shape[1]
     if len(y) == 0:
         return Validation(np.nan, -1, np.nan, np.nan, np.full(n_classes, np.nan))
-    prediction, radius = margin.certified_radius(distance + offset, options.width)
-    outcome = prediction, radius, y
+    outcome = (*margin.certified_radius(distance, options.width, members=members), y)
+    prediction, radius, _ = outcome
+    right = prediction == y
     counts = np.bincount(y, minlength=n_classes)
-    right = np.bincount(y[prediction == y], minlength=n_classes)
-    mean = margin.mean_certified_radius(*outcome)
-    credit = np.where(prediction == y, radius, 0).astype(np.float64)
+    credit = np.where(right, radius, 0).astype(np.float64)
     if options.objective == "target":
-        credit = ((prediction == y) & (radius >= options.radius)).astype(np.float64)
+        credit = (right & (radius >= options.radius)).astype(np.float64)
     weights = feed.class_weights(n_classes)[y]
-    score = float(np.average(credit, weights=weights if weights.any() else None))
     return Validation(
-        float((prediction == y).mean()),
+        float(right.mean()),
         margin.median_certified_radius(*outcome),
-        mean,
-        score,
-        np.where(counts < _ENOUGH_SAMPLES, np.nan, right / np.maximum(counts, 1)),
+        margin.mean_certified_radius(*outcome),
+        float(np.average(credit, weights=weights if weights.any() else None)),
+        np.where(
+            counts < _ENOUGH_SAMPLES,
+            np.nan,
+            np.bincount(y[right], minlength=n_classes) / np.maximum(counts, 1),
+        ),
     )
 
 

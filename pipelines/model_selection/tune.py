@@ -20,7 +20,7 @@ from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, hel
 from boxnn_numba.pipelines.run_folder import write_text
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
-from boxnn_numba.training.fit import trained_model
+from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.run import Training
 
@@ -227,7 +227,7 @@ class _Trial:
                         return "pruned", None
         except DivergenceError:
             return "diverged", None
-        model = trained_model(run, self.dataset.classes, grid, shape, {}, self.dataset.columns)
+        model = trained_model([run], self.dataset.classes, grid, shape, {}, self.dataset.columns)
         outcome = held_out_outcome(model, self.dataset)
         if self.radius is None:
             return "complete", margin.mean_certified_radius(*outcome)

@@ -26,7 +26,7 @@ from boxnn_numba.pipelines.training.dataset_loader import (
     training_dataset,
 )
 from boxnn_numba.progress import Progress
-from boxnn_numba.training.fit import trained_model, training_warnings
+from boxnn_numba.training.result import trained_model, training_warnings
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
 

@@ -1,0 +1,80 @@
+"""Result of runs: the model of their best boxes, and what to warn of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba._version import versions
+from boxnn_numba.boxes import Boxes
+from boxnn_numba.columns import Columns
+from boxnn_numba.grid import Grid
+from boxnn_numba.model import BoxNN
+from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.run import Training
+from boxnn_numba.training.selection import Validation, given_up
+
+
+def members_of(options: TrainingOptions) -> list[TrainingOptions]:
+    """Return the options of the runs whose boxes are added up: their seeds follow each other."""
+    return [
+        replace(options, seed=options.seed + number, members=1) for number in range(options.members)
+    ]
+
+
+def outcome_of(runs: Sequence[Training]) -> Validation:
+    """Return what the best boxes of finished runs achieve together on held-out samples."""
+    if len(runs) == 1:
+        return runs[0].outcome
+    found = [run.held_out_distances() for run in runs]
+    total = np.sum([distance for distance, _ in found], axis=0)
+    return runs[0].achieved(total, found[0][1], len(runs))
+
+
+def training_warnings(outcome: Validation, classes: Sequence[Any]) -> list[str]:
+    """Return a sentence for each class that the best boxes hardly predict."""
+    return [
+        f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples are "
+        "predicted right; raise `keep` or `boxes`, or lower `radius`"
+        for index, recall in given_up(outcome.recall).items()
+    ]
+
+
+def trained_model(
+    runs: Sequence[Training],
+    classes: list[Any],
+    grid: Grid | None,
+    feature_shape: tuple[int, ...],
+    provenance: dict[str, Any],
+    columns: Columns | None = None,
+) -> BoxNN:
+    """Return the model of finished runs, of their best boxes: an ensemble where there are several.
+
+    Classes, grid, feature_shape and columns are as for `BoxNN`; `provenance` is what else to record
+    under ``training``.
+    """
+    first = runs[0]
+    settings = replace(first.options, members=len(runs))
+    boxes, *others = (
+        Boxes(
+            *run.best, run.labels, settings.width, run.n_classes,
+            template=run.template, part=run.part, group=run.group,
+        )
+        for run in runs
+    )  # fmt: skip
+    training = {
+        **provenance,
+        "options": settings.as_dict(),
+        "seed": settings.seed,
+        "best_epoch": first.best_epoch,
+        "history": [record.as_dict() for record in first.history],
+        "versions": versions("numpy", "numba"),
+    }
+    offset = np.sum([run.offset for run in runs], axis=0)
+    return BoxNN(
+        boxes, classes, grid, feature_shape, training=training, others=tuple(others),
+        offset=offset, columns=columns,
+    )  # fmt: skip

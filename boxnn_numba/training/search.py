@@ -1,0 +1,228 @@
+"""Search: options of a table by held-out certified accuracy, in rounds that halve the candidates.
+
+Preset ``auto`` is this. A round trains every candidate for a while on some of the rows, certifies
+others pairwise, and keeps the better half; the next one has more steps and other held-out rows.
+What it costs is counted in rows and steps, not in seconds, so the outcome depends on the data and
+the seed only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.errors import DivergenceError, OptionError
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import PRESETS, TrainingOptions
+from boxnn_numba.training.result import members_of, trained_model
+from boxnn_numba.training.run import Training
+
+#: Radii whose certified accuracies count, all alike.
+RADII = (0, 1, 2, 4)
+#: A candidate whose accuracy is so much below that of the best is out, whatever its radii: a
+#: constant is certified at every radius.
+_ACCURACY_LOST = 0.05
+#: What is tried; boxes are those of a class. Chosen for being different: from accurate to
+#: far-sighted, from few boxes to many.
+CANDIDATES: tuple[dict[str, Any], ...] = (
+    {},
+    {"beta": 4.0},
+    {"beta": 16.0},
+    {"beta": 2.0, "width": 64},
+    {"beta": 8.0, "width": 16},
+    {"beta": 2.0, "width": 128, "boxes": 60, "lr": 0.02},
+    {"beta": 4.0, "width": 64, "boxes": 60},
+    {"beta": 8.0, "boxes": 8, "tau": 1.0},
+    {"beta": 16.0, "width": 32, "boxes": 8, "tau": 0.25, "alpha": 0.3},
+    {"beta": 8.0, "width": 4, "boxes": 4, "tau": 0.25, "alpha": 0.3},
+    {"beta": 8.0, "parts": "4", "templates": 2, "boxes": 12},
+    {"beta": 2.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
+)
+#: Boxes of a class where a candidate does not say, and most of all classes together.
+_BOXES, _MOST_BOXES = 20, 400
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a candidate gets: training rows, steps, sets of boxes, and rows to be certified."""
+
+    rows: int
+    steps: int
+    members: int
+    held_out: int
+
+
+_ROUNDS = (Round(1000, 80, 1, 200), Round(3000, 160, 2, 400))
+#: Candidates that a round leaves.
+_KEPT = (4, 1)
+#: Sets of boxes, and steps besides one pass over the rows, of what is trained in the end.
+_MEMBERS, _STEPS = 3, 400
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate in one round: its options, and its certified accuracy at `RADII`."""
+
+    round: int
+    options: TrainingOptions
+    accuracy: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """What trials are compared by: the mean over `RADII`."""
+        return float(np.mean(self.accuracy))
+
+
+def search(
+    feed: Feed,
+    n_classes: int,
+    given: Mapping[str, Any],
+    *,
+    effort: float = 1.0,
+    threads: int = 1,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> TrainingOptions:
+    """Return the options with which boxes of some data are trained best.
+
+    Parameters
+    ----------
+    feed
+        The training rows; where they have weights, held-out rows count as those of their class.
+    n_classes
+        Number K of classes.
+    given
+        Options that are settled, by name; the seed among them.
+    effort
+        Factor of the steps of every round.
+    threads
+        Candidates that are tried at a time.
+    on_trial
+        Called with every `Trial`, in an order that does not depend on `threads`.
+
+    Raises
+    ------
+    OptionError
+        A settled option is out of range or does not fit the data.
+    """
+    seed = int(given.get("seed", 0))
+    candidates = _candidates(feed, n_classes, given)
+    for number, item in enumerate(_ROUNDS):
+        if len(candidates) == 1:
+            break
+        rows, held = _split(feed, n_classes, item, [seed, 9, number])
+        data = _Data(feed, n_classes, rows, held)
+
+        def attempt(options: TrainingOptions, item: Round = item, data: _Data = data) -> Any:
+            return data.outcome(options, item, effort)
+
+        with ThreadPoolExecutor(threads, "boxnn-search") as pool:
+            found = [*pool.map(attempt, candidates)]
+        trials = [Trial(number, *pair) for pair in zip(candidates, found, strict=True)]
+        for trial in trials:
+            if on_trial is not None:
+                on_trial(trial)
+        floor = max(trial.accuracy[0] for trial in trials) - _ACCURACY_LOST
+        fit = [trial for trial in trials if trial.accuracy[0] >= floor]
+        fit.sort(key=lambda trial: -trial.score)
+        candidates = [trial.options for trial in fit[: _KEPT[number]]]
+    return final_options(candidates[0], len(feed), given, effort)
+
+
+def final_options(
+    options: TrainingOptions, rows: int, given: Mapping[str, Any], effort: float = 1.0
+) -> TrainingOptions:
+    """Return options with the steps of the last run, of all rows, and its sets of boxes."""
+    batch = given.get("batch") or _batch(rows)
+    epochs = given.get("epochs") or math.ceil(effort * (_STEPS * batch / rows + 1))
+    members = given.get("members") or _MEMBERS
+    return replace(options, batch=batch, epochs=epochs, members=members)
+
+
+def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[TrainingOptions]:
+    """Return the options of the candidates, each once."""
+    found: dict[TrainingOptions, None] = {}
+    for candidate in CANDIDATES:
+        values = {**PRESETS["auto"], "boxes": _BOXES, **candidate}
+        values["boxes"] = max(n_classes, min(_MOST_BOXES, values["boxes"] * n_classes))
+        values |= {name: value for name, value in given.items() if value is not None}
+        parts = values.get("parts", "1")
+        if "parts" not in given and parts.isdigit() and feed.n_features < 2 * int(parts):
+            continue
+        found[TrainingOptions(**values)] = None
+    if not found:
+        raise OptionError("no candidate fits the data; pass fewer options, or another preset")
+    return [*found]
+
+
+def _batch(rows: int) -> int:
+    return int(np.clip(rows // 16, 16, 100))
+
+
+def _split(
+    feed: Feed, n_classes: int, item: Round, seed: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and held-out rows, ascending: of each class a quarter is held out at most.
+
+    Rare classes keep more of their rows than others where not all are taken.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(feed.labels, minlength=n_classes)
+    wanted = item.rows + item.held_out
+    # The largest cap on a class with which no more rows than wanted are taken.
+    fair = wanted / max(1, np.count_nonzero(counts))
+    cap = np.maximum(counts * min(1.0, wanted / counts.sum()), np.minimum(counts, fair / 2))
+    training, held = [], []
+    for label in np.flatnonzero(counts):
+        rows = rng.permutation(np.flatnonzero(feed.labels == label))[: math.ceil(cap[label])]
+        share = item.held_out / wanted if counts.sum() > 2 * wanted else 0.25
+        out = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held.append(rows[:out])
+        training.append(rows[out:])
+    return np.sort(np.concatenate(training)), np.sort(np.concatenate(held))
+
+
+class _Data:
+    """The rows of a round: what candidates are trained on, and what they are certified on."""
+
+    def __init__(self, feed: Feed, n_classes: int, rows: np.ndarray, held: np.ndarray) -> None:
+        self.n_classes = n_classes
+        self._x, self._y = feed.take(rows), feed.labels[rows]
+        self._held, self._labels = feed.take(held), feed.labels[held]
+        every = np.ones(len(feed)) if feed.weights is None else feed.weights
+        self._weights = None if feed.weights is None else every[rows]
+        counts = np.bincount(self._labels, minlength=n_classes)
+        # Held-out rows stand for all rows of their class.
+        mass = np.bincount(feed.labels, every, minlength=n_classes)
+        self._count = (mass / np.maximum(counts, 1))[self._labels]
+        if not self._count.any():
+            self._count = np.ones(len(held))
+
+    def outcome(self, options: TrainingOptions, item: Round, effort: float) -> tuple[float, ...]:
+        """Return the certified accuracies at `RADII` of boxes that are trained with options."""
+        rows, batch = len(self._y), min(options.batch, _batch(len(self._y)))
+        epochs = max(1, round(effort * item.steps * batch / rows))
+        options = replace(options, batch=batch, epochs=epochs, members=item.members, validation=0.0)
+        runs = []
+        for member in members_of(options):
+            none = self._x[:0], self._y[:0]
+            feed = Feed.from_arrays(self._x, self._y, none, member.seed, None, self._weights)
+            runs.append(Training(member, feed, self.n_classes, get_backend("cpu", 1)))
+            try:
+                while runs[-1].epoch < epochs:
+                    runs[-1].run_epoch()
+            except DivergenceError:
+                return (0.0,) * len(RADII)
+        shape = self._x.shape[1:]
+        model = trained_model(runs, [*range(self.n_classes)], None, shape, {})
+        prediction, radius = pairwise_radius(model, self._held, threads=1)
+        right = prediction == self._labels
+        return tuple(
+            float(np.average(right & (radius >= r), weights=self._count)) for r in RADII
+        )
