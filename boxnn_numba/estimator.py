@@ -40,10 +40,10 @@ from boxnn_numba.pipeline_steps import last_step
 from boxnn_numba.probabilities import probabilities, sharpness
 from boxnn_numba.rivals import group_count
 from boxnn_numba.training.augmentation import augmentation
-from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
+from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.run import Training
 from boxnn_numba.training.selection import validation_split
 

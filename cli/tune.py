@@ -7,14 +7,19 @@ from typing import Any
 import click
 
 from boxnn_numba.cli import options
-from boxnn_numba.cli.train import preset_option, training_options
+from boxnn_numba.cli.train import training_options
+from boxnn_numba.training.options import PRESETS
 
 
 @options.command("Search training options on held-out data.", "tuning")
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("JSON file of the study.", click.Path(dir_okay=False))
 @click.option("--trials", default=20, help="Trials that there are to be.")
-@preset_option
+@options.choice(
+    "--preset",
+    tuple(name for name in PRESETS if name != "auto"),
+    help="What the options below are where they are not given; target needs --radius.",
+)
 @click.option(
     "--search",
     help="Options to search, with commas; by default width,alpha,beta,tau,lr and, of images, "

@@ -28,11 +28,15 @@ class Checkpoint:
     """The state of a run, of Box-NN or of base classifiers; read again by a run that resumes it.
 
     `about` are options and data, as JSON values, by which a run is recognised; what was saved is
-    old after `age` seconds. `state` are the JSON values that are kept; empty where nothing is.
+    old after `age` seconds. `part` tells the runs apart that make one result. `state` are the JSON
+    values that are kept; empty where nothing is.
     """
 
-    def __init__(self, folder: Location, about: Mapping[str, Any], age: float = math.inf) -> None:
-        self._folder, self._path = folder, folder / "checkpoint.npz"
+    def __init__(
+        self, folder: Location, about: Mapping[str, Any], age: float = math.inf, part: int = 0
+    ) -> None:
+        self._folder = folder
+        self._path = folder / f"checkpoint{f'-{part}' if part else ''}.npz"
         self._about, self._age = dict(about), age
         self.state: dict[str, Any] = {}
         self._before, self._began = 0.0, time.perf_counter()

@@ -516,9 +516,7 @@ def move(
         leak, low, high,
     )  # fmt: skip
     if by_adam:
-        adam_step(
-            cells, spans, shape, (low, high), scale, masters, moments1, moments2, codes, adam
-        )
+        adam_step(cells, spans, shape, (low, high), scale, masters, moments1, moments2, codes, adam)
     else:
         sgd_step(
             cells, spans, shape, (low, high), scale, masters, moments1, codes, sgd, masses, limit

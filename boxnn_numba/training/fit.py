@@ -50,8 +50,8 @@ def fit(
         (N,) labels, integers or strings.
     preset
         ``"auto"`` (options of a table by a search, see `boxnn_numba.training.search`; the default
-        for tables), ``"graded"`` (good everywhere; the default for images), ``"accurate"`` (at small radii), ``"target"`` (best
-        certified accuracy at ``radius``) or ``"paper"``.
+        for tables), ``"graded"`` (good everywhere; the default for images), ``"accurate"`` (at
+        small radii), ``"target"`` (best certified accuracy at ``radius``) or ``"paper"``.
     device
         As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. The model is the same.
     sample_weight
@@ -118,7 +118,7 @@ def fit(
     )
     if preset == "auto":
         given = {name: value for name, value in options.items() if value is not None}
-        settings = search(feed, len(classes), given, threads=backend.threads)
+        settings, _ = search(feed, len(classes), given, threads=backend.threads)
     runs = []
     for member in members_of(settings):
         of_member = replace(feed, seed=member.seed)

@@ -292,17 +292,29 @@ _MOST_CHANNELS = 4
 KINDS = ("tables", "images", "colour images")
 #: What each preset changes of the defaults above.
 PRESETS: dict[str, dict[str, Any]] = {
-    # What its candidates begin with, see `boxnn_numba.training.search`.
-    "auto": {
-        "boxes": 40, "width": 48, "beta": 8.0, "tau": 2.0, "leak": 0.2, "optimizer": "adam",
-        "lr": 0.01, "initialisation": "room", "validation": 0.0,
-    },
     "graded": {"leak": 0.2},
     "accurate": {"leak": 0.2, "beta": 4.0},
     "target": {"leak": 0.2, "objective": "target", "warmup": 0.4, "keep": 0.05},
     # Table 4 of the paper; its tables count the radii of boxes of width 1.
     "paper": {"width": 1, "train_width": 255, "objective": "paper", "beta": 50.0, "lr": 0.2},
+    # What its candidates begin with.
+    "auto": {
+        "boxes": 40,
+        "width": 48,
+        "beta": 8.0,
+        "tau": 2.0,
+        "leak": 0.2,
+        "optimizer": "adam",
+        "lr": 0.01,
+        "initialisation": "room",
+        "validation": 0.0,
+    },
 }
+#: Options that preset auto chooses, see `boxnn_numba.training.search`.
+SEARCHED = (
+    "alpha", "batch", "beta", "boxes", "epochs", "lr", "members", "parts", "tau", "templates",
+    "width",
+)  # fmt: skip
 # Chosen on validation data of MNIST and Fashion-MNIST, and of CIFAR-10.
 _IMAGES = {
     "boxes": 3000, "parts": "2x2", "templates": 20, "width": 77, "tau": 2.0, "lr": 1.5,
@@ -348,6 +360,8 @@ def default_preset(kind: str) -> str:
 
 def preset_value(name: str, preset: str, kind: str) -> str:
     """Return what an option is in a preset, for samples of one of `KINDS`, as text."""
+    if preset == "auto" and name in SEARCHED:
+        return "searched"
     value = _changes(preset, kind).get(name, OPTIONS[name].default)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

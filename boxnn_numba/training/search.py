@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,19 @@ class Trial:
         """What trials are compared by: the mean over `RADII`."""
         return float(np.mean(self.accuracy))
 
+    def __str__(self) -> str:
+        names = ("boxes", "width", "beta", "tau", "parts", "templates")
+        told = " ".join(f"{name} {getattr(self.options, name):}" for name in names)
+        held = " ".join(f"{100 * share:.1f}" for share in self.accuracy)
+        return f"{told}: certified {held}% at {', '.join(map(str, RADII))}"
+
+
+class Chosen(NamedTuple):
+    """What a search found: options, and the trial of its last round that they come from."""
+
+    options: TrainingOptions
+    trial: Trial | None
+
 
 def search(
     feed: Feed,
@@ -88,7 +101,7 @@ def search(
     effort: float = 1.0,
     threads: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
-) -> TrainingOptions:
+) -> Chosen:
     """Return the options with which boxes of some data are trained best.
 
     Parameters
@@ -113,6 +126,7 @@ def search(
     """
     seed = int(given.get("seed", 0))
     candidates = _candidates(feed, n_classes, given)
+    best = None
     for number, item in enumerate(_ROUNDS):
         if len(candidates) == 1:
             break
@@ -131,12 +145,12 @@ def search(
         floor = max(trial.accuracy[0] for trial in trials) - _ACCURACY_LOST
         fit = [trial for trial in trials if trial.accuracy[0] >= floor]
         fit.sort(key=lambda trial: -trial.score)
-        candidates = [trial.options for trial in fit[: _KEPT[number]]]
-    return final_options(candidates[0], len(feed), given, effort)
+        candidates, best = [trial.options for trial in fit[: _KEPT[number]]], fit[0]
+    return Chosen(_final(candidates[0], len(feed), given, effort), best)
 
 
-def final_options(
-    options: TrainingOptions, rows: int, given: Mapping[str, Any], effort: float = 1.0
+def _final(
+    options: TrainingOptions, rows: int, given: Mapping[str, Any], effort: float
 ) -> TrainingOptions:
     """Return options with the steps of the last run, of all rows, and its sets of boxes."""
     batch = given.get("batch") or _batch(rows)
@@ -223,6 +237,4 @@ class _Data:
         model = trained_model(runs, [*range(self.n_classes)], None, shape, {})
         prediction, radius = pairwise_radius(model, self._held, threads=1)
         right = prediction == self._labels
-        return tuple(
-            float(np.average(right & (radius >= r), weights=self._count)) for r in RADII
-        )
+        return tuple(float(np.average(right & (radius >= r), weights=self._count)) for r in RADII)

@@ -20,8 +20,8 @@ from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, hel
 from boxnn_numba.pipelines.run_folder import write_text
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.dataset_loader import dataset_feed
-from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.options import TrainingOptions, resolve
+from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.run import Training
 
 if TYPE_CHECKING:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
+from boxnn_numba.data.dataset import Dataset
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
@@ -26,9 +30,17 @@ from boxnn_numba.pipelines.training.dataset_loader import (
     training_dataset,
 )
 from boxnn_numba.progress import Progress
-from boxnn_numba.training.result import trained_model, training_warnings
-from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import TrainingOptions, resolve
+from boxnn_numba.training.result import (
+    members_of,
+    outcome_of,
+    trained_model,
+    training_warnings,
+)
 from boxnn_numba.training.run import Training
+from boxnn_numba.training.search import Chosen, Trial, search
+from boxnn_numba.training.trainer import MakeTrainer
 
 
 @dataclass(frozen=True)
@@ -119,38 +131,90 @@ def train(
         with connect(cluster, threads, device=run.device) as executor:
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
-            backend, make = training_on(executor, run.device, threads)
-            training = Training(
-                options, feed, len(dataset.classes), backend, make_trainer=make,
-                feature_shape=dataset.feature_shape, codes=grid is None,
-            )  # fmt: skip
-            trainer = training.trainer
-            about = {**options.as_dict(), "dataset digest": dataset.digest}
-            checkpoint = Checkpoint(partial, about, checkpoint_seconds)
-            _run_epochs(training, partial, checkpoint, run.progress)
+            machine = training_on(executor, run.device, threads)
+            runs = []
+            for number, member in enumerate(members_of(options)):
+                about = {**member.as_dict(), "dataset digest": dataset.digest}
+                checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
+                runs.append(_begun(member, replace(feed, seed=member.seed), dataset, grid, machine))
+                _run_epochs(runs[-1], partial, checkpoint, run.progress)
+            trainer = runs[0].trainer
         model = trained_model(
-            training, dataset.classes, grid, dataset.feature_shape,
+            runs, dataset.classes, grid, dataset.feature_shape,
             {"preset": preset, **dataset_provenance(dataset)}, dataset.columns,
         )  # fmt: skip
         write_model(model, partial / name, single=name == "model.zip")
-    best = training.outcome
+    best = outcome_of(runs)
     return TrainedModel(
         str(out),
         preset,
         options.boxes,
         options.epochs,
         options.seed,
-        training.best_epoch,
+        runs[0].best_epoch,
         {
             key: None if value != value else value
             for key, value in best._asdict().items()
             if key != "recall"
         },
-        float(np.median([record.seconds for record in training.history])),
+        float(np.median([record.seconds for each in runs for record in each.history])),
         time.perf_counter() - began,
-        training_warnings(training, dataset.classes),
+        training_warnings(best, dataset.classes),
         trainer.statistics if isinstance(trainer, ClusterTrainer) else None,
     )
+
+
+def choose(
+    data: Name,
+    given: Mapping[str, Any],
+    *,
+    effort: float = 1.0,
+    run: RunOptions = DEFAULT_RUN,
+) -> Chosen:
+    """Choose the options of preset ``"auto"`` for a table, see `boxnn_numba.training.search`.
+
+    Parameters
+    ----------
+    data
+        A dataset made by ``boxnn data ingest``, or its URL. Its test split is not read.
+    given
+        Options that are settled, by name; None for one that is not.
+    effort
+        Factor of what the search costs.
+    run
+        Threads, and what is told of every trial; the search runs in this process.
+
+    Raises
+    ------
+    BoxNNError
+        Bad data or options.
+    """
+    dataset = training_dataset(data)
+    settled = {name: value for name, value in given.items() if value is not None}
+    settings = resolve("auto", settled, dataset.kind)
+    threads = get_backend("cpu", run.threads).threads
+    feed, _ = dataset_feed(dataset, settings, threads=threads)
+
+    def tell(trial: Trial) -> None:
+        run.progress.note(f"tried {trial}")
+
+    return search(
+        feed, len(dataset.classes), settled, effort=effort, threads=threads, on_trial=tell
+    )
+
+
+def _begun(
+    options: TrainingOptions,
+    feed: Feed,
+    dataset: Dataset,
+    grid: Grid | None,
+    machine: tuple[Backend, MakeTrainer],
+) -> Training:
+    backend, make = machine
+    return Training(
+        options, feed, len(dataset.classes), backend, make_trainer=make,
+        feature_shape=dataset.feature_shape, codes=grid is None,
+    )  # fmt: skip
 
 
 def _run_epochs(
