@@ -232,7 +232,7 @@ class Training:
             problem = "the margin is not finite"
         elif record.score < COLLAPSE * self._best_score:
             problem = f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
-        elif record.margin < COLLAPSE * max(0.0, self._worth(self._start_margin)):
+        elif self._start_margin > 0 and record.margin < COLLAPSE * self._worth(self._start_margin):
             problem = f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
         if problem:
             kept = f"epoch {record.epoch - 1} is kept" if record.epoch > 1 else "nothing is kept"

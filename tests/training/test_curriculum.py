@@ -11,11 +11,13 @@ from support.cli_runs import TRAIN, Run
 from boxnn_numba import fit
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import DivergenceError, OptionError
-from boxnn_numba.training.fit import trained_model, training_warnings
+from boxnn_numba.training import result
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import FIXED_POINT
+from boxnn_numba.training.result import trained_model, training_warnings
 from boxnn_numba.training.run import Training
+from boxnn_numba.training.selection import given_up
 
 CHOICE: dict[str, Any] = {"boxes": 12, "batch": 50, "beta": 6.0, "lr": 0.3}
 TARGET: dict[str, Any] = {"objective": "target", "radius": 3, "warmup": 0.4, "epochs": 5}
@@ -88,7 +90,11 @@ def test_the_clip_is_found_from_the_data() -> None:
     x, y = samples()
     choice = {**CHOICE, "beta": 0.0}
     found = fit(x, y, preset="target", radius=2, warmup=0.5, epochs=2, **choice).training["options"]
-    assert found["beta"] == fit(x, y, epochs=1, **choice).training["options"]["beta"] > 0
+    assert (
+        found["beta"]
+        == fit(x, y, preset="graded", epochs=1, **choice).training["options"]["beta"]
+        > 0
+    )
     assert (found["objective"], found["warmup"]) == ("target", 0.5)
 
 
@@ -111,17 +117,17 @@ def test_a_class_that_is_given_up_is_named() -> None:
     feed = Feed.from_arrays(x[66:], y[66:], (held, y[:66]), 0)
     run = Training(TrainingOptions(**{**CHOICE, "epochs": 1}), feed, 3, get_backend("cpu", 1))
     run.run_epoch()
-    model = trained_model(run, ["a", "b", "c"], None, (20,), {})
+    model = trained_model([run], ["a", "b", "c"], None, (20,), {})
     right = (model.predict(held) == np.array(["a", "b", "c"])[y[:66]])[y[:66] == 2].mean()
-    (sentence,) = training_warnings(run, ["a", "b", "c"])
+    (sentence,) = training_warnings(run.outcome, ["a", "b", "c"])
     assert sentence.startswith(
         f"class c was given up: {100 * right:.0f}% of its validation samples are predicted right"
     )
-    assert run.given_up() == {2: right}
+    assert given_up(run.outcome.recall) == {2: right}
 
 
 def test_the_command_says_so_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Training, "given_up", lambda self: {1: 0.1})
+    monkeypatch.setattr(result, "given_up", lambda recall: {1: 0.1})
     code, out, err = boxnn(*TRAIN)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1].startswith("warning: class 5 was given up: 10% of its validation")
@@ -146,7 +152,7 @@ def test_steps_of_crowded_boxes_are_scaled_down() -> None:
 
 @pytest.mark.parametrize("lr", [30.0, 100.0])
 def test_a_run_that_would_diverge_does_not_with_a_limit(lr: float) -> None:
-    steep = {"boxes": 12, "batch": 240, "epochs": 8, "lr": lr}
+    steep = {"preset": "graded", "boxes": 12, "batch": 240, "epochs": 8, "lr": lr}
     with pytest.raises(DivergenceError):
         fit(*samples(), **steep)
     scores = [record["score"] for record in fit(*samples(), crowd=4, **steep).training["history"]]
