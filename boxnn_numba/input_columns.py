@@ -15,7 +15,7 @@ FROM_DTYPE = "from_dtype"
 
 
 def has_texts(X: Any) -> bool:
-    """Return whether something is a matrix some cells of which are texts."""
+    """Return whether something is a matrix some cells of which are texts, or None."""
     if not isinstance(X, np.ndarray | list | tuple):
         return False
     try:
@@ -24,7 +24,9 @@ def has_texts(X: Any) -> bool:
         return False
     if array.ndim != 2 or array.dtype.kind not in "OUST":
         return False
-    return array.dtype.kind != "O" or any(isinstance(cell, str) for cell in array.flat)
+    return array.dtype.kind != "O" or any(
+        cell is None or isinstance(cell, str) for cell in array.flat
+    )
 
 
 def columns_of(X: Any, categorical_features: Any) -> Columns | None:

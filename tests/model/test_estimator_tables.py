@@ -140,6 +140,8 @@ def test_missing_numbers_of_an_array() -> None:
     full = small().fit(x, y)  # of a column that had none missing
     assert full.predict(gaps).shape == y.shape
     assert cross_val_score(small(), gaps, y, cv=3).mean() > 0.85
+    empty = np.where(np.isnan(gaps), None, gaps)
+    assert small().fit(empty, y).score(empty, y) > 0.85
     with pytest.raises(ValueError, match="infinity"):
         classifier.predict(np.where(np.isnan(gaps), np.inf, gaps))
 
