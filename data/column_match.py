@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from boxnn_numba.columns import Column, Columns, nearest
-from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.errors import DataError
 
 
 def column_match(
@@ -21,8 +21,8 @@ def column_match(
     Raises
     ------
     DataError
-        A column is missing or unknown. What is returned raises it for a cell that is not of the
-        model's kind.
+        A column is missing, unknown, or of another kind. What a cell was before it was taken for
+        another kind is not known any more: 01 as a number is 1, and no category 01.
     """
     for name in want.names:
         if name not in have.names:
@@ -37,35 +37,30 @@ def column_match(
                 f"({nearest(name, want.names)}); ingest data with the columns of the model"
             )
     order = [have.position(name) for name in want.names]
-    pairs = [(have[place], column) for place, column in zip(order, want, strict=True)]
+    for place, new in zip(order, want, strict=True):
+        if have[place].kind != new.kind:
+            raise DataError(
+                f"column {new.name!r} is a {have[place].kind} in {data} and a {new.kind} in "
+                f"{model}; ingest it anew with `boxnn data ingest FILE --like MODEL`"
+            )
+    places = {
+        at: _places(have[place], new)
+        for at, (place, new) in enumerate(zip(order, want, strict=True))
+        if new.is_listed
+    }
 
     def match(x: np.ndarray) -> np.ndarray:
         out = x[:, order]
-        for place, (old, new) in enumerate(pairs):
-            if (old.kind, old.categories) != (new.kind, new.categories):
-                out[:, place] = _translated(out[:, place], old, new, data, model)
+        for at, table in places.items():
+            known = ~np.isnan(out[:, at])
+            out[known, at] = table[out[known, at].astype(np.intp)]
         return out
 
     return match
 
 
-def _translated(values: np.ndarray, old: Column, new: Column, data: str, model: str) -> np.ndarray:
-    """Return raw values (rows,) of a column as those of another of the same name."""
-    distinct, index = np.unique(values, return_inverse=True)
-    found = np.full(len(distinct), np.nan)
-    known = ~np.isnan(distinct)
-    if old.is_listed and new.is_listed:
-        # "Other" is no text of a category, though a category may be called so.
-        other = known & (distinct >= len(old.categories))
-        found[other] = len(new.categories)
-        known &= ~other
-    texts = [old.text(value) for value in distinct[known]]
-    if texts:
-        try:
-            found[known] = Columns([new]).values({new.name: texts}, missing=())[:, 0]
-        except InputError as error:
-            raise DataError(
-                f"column {new.name!r} is a {old.kind} in {data} and a {new.kind} in {model}; mend "
-                "its cells, and run `boxnn data ingest FILE --like MODEL`"
-            ) from error
-    return found.astype(values.dtype)[index.reshape(-1)]
+def _places(old: Column, new: Column) -> np.ndarray:
+    """Return the place in a column of each category of another, and of its "other"."""
+    other = len(new.categories)
+    known = {text: place for place, text in enumerate(new.categories)}
+    return np.array([*(known.get(text, other) for text in old.categories), other])

@@ -96,7 +96,7 @@ def test_data_with_other_columns_are_refused(fraud: Run) -> None:
         failed(fraud("certify", "m.zarr", "o.zarr", "--out", "c"), 1, words)
     Path("o.csv").write_text(as_csv([row | {"amount": "much"} for row in NEW]))
     assert fraud("data", "ingest", "o.csv", "--drop", "who", *ingest[3:])[0] == 0
-    words = "column 'amount' is a category in "
+    words = "column 'amount' is a category in o.zarr and a number in m.zarr; ingest it anew with"
     failed(fraud("certify", "m.zarr", "o.zarr", "--out", "c"), 1, words, "--like MODEL")
     failed(
         fraud("data", "ingest", "o.csv", "--like", "m.zarr", "--out", "l.zarr"), 1,
