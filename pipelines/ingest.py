@@ -259,6 +259,8 @@ def _plan(source: Source, test_fraction: float, seed: int, model: BoxNN | None) 
             index, {"train": 0, "test": everything.total()}, ids, lambda _, y: np.ones(len(y), bool)
         )
     learned = found[0]
+    if not learned:
+        raise DataError(f"{train.place} has no rows for training; write train in some of them")
     index = LabelIndex(learned)
     _check_classes(index, train)
     counts = index.counts(learned, train.place)
@@ -326,6 +328,10 @@ def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and len(text) < 19 and str(int(text)) == text
 
 
+#: Rows below which whole numbers may be all different by chance.
+_FEW = 50
+
+
 class _Notes:
     """Gathers what may be odd about the columns of a table."""
 
@@ -334,7 +340,8 @@ class _Notes:
         self._columns = columns
         n = 0 if columns is None else len(columns)
         self._low, self._high = np.full(n, np.inf), np.full(n, -np.inf)
-        self._missing = np.zeros(n, np.int64)
+        self._missing, self._rows = np.zeros(n, np.int64), 0
+        self._total, self._whole = np.zeros(n), np.ones(n, bool)
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Take note of some rows."""
@@ -343,29 +350,36 @@ class _Notes:
             self._low = np.fmin(self._low, np.fmin.reduce(x, axis=0))
             self._high = np.fmax(self._high, np.fmax.reduce(x, axis=0))
             self._missing += np.isnan(x).sum(axis=0)
+            self._rows += len(x)
+            self._total += x.sum(axis=0, dtype=np.float64)
+            self._whole &= (x == np.rint(x)).all(axis=0)
 
     def sentences(self) -> list[str]:
         """Return a sentence for each kind of oddity."""
         if self._columns is None:
             return []
-        constant = (self._low == self._high) & (self._missing == 0)
-        categories = [column.kind == "category" for column in self._columns]
-        kept = [len(column.categories) for column in self._columns]
-        mostly = [_mostly_numbers(column.categories) for column in self._columns]
+        columns = self._columns
+        numbers, categories = (
+            np.array([column.kind == kind for column in columns]) for kind in ("number", "category")
+        )
+        # As many whole numbers as rows, with the sum of all in their range: each is there once.
+        each = (self._high - self._low + 1 == self._rows) & self._whole & (self._rows >= _FEW)
+        each &= self._total == (self._low + self._high) / 2 * self._rows
+        found = (
+            ((self._low == self._high) & (self._missing == 0),
+             "with one value only, which tells nothing"),
+            (numbers & each, "that may number the rows: name it in `id_column` or in `drop`"),
+            (categories & (self._high >= [len(column.categories) for column in columns]),
+             "with categories that are not told apart: they are taken for one"),
+            ([_mostly_numbers(column.categories) for column in columns],
+             "of numbers but for some texts, so taken for categories: name it in `numeric`, and "
+             "the texts in `missing`"),
+            ([_have_commas(column.categories) for column in columns],
+             "of numbers with commas, so taken for categories: write points"),
+        )  # fmt: skip
         return [
-            f"{_named([c.name for c, yes in zip(self._columns, marks, strict=True) if yes])} {text}"
-            for marks, text in (
-                (constant, "with one value only, which tells nothing"),
-                (
-                    categories & (self._high >= kept),
-                    "with categories that are not told apart: they are taken for one",
-                ),
-                (
-                    mostly,
-                    "of numbers but for some texts, so taken for categories: name it in `numeric`, "
-                    "and the texts in `missing`",
-                ),
-            )
+            f"{_named([c.name for c, yes in zip(columns, marks, strict=True) if yes])} {text}"
+            for marks, text in found
             if any(marks)
         ]
 
@@ -374,6 +388,14 @@ def _mostly_numbers(categories: Sequence[str]) -> bool:
     """Return whether texts look like a column of numbers in which a few cells went wrong."""
     numbers = sum(text.replace(".", "", 1).strip("+-").isdecimal() for text in categories)
     return 10 <= numbers < len(categories) and numbers >= 0.8 * len(categories)
+
+
+def _have_commas(categories: Sequence[str]) -> bool:
+    """Return whether texts are numbers as some countries write them."""
+    commas = sum("," in text for text in categories)
+    return commas > 0 and all(
+        text.replace(",", "", 1).strip("+-").isdecimal() for text in categories
+    )
 
 
 def _named(names: Sequence[str]) -> str:

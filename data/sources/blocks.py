@@ -49,6 +49,8 @@ def reading(place: str) -> Iterator[None]:
         yield
     except BoxNNError:
         raise
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {place}: {first_line(error)}; save it as UTF-8") from error
     except READ_FAILURES as error:
         raise DataError(
             f"cannot read {place}: {first_line(error)}; check the file or copy it again"

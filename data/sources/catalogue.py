@@ -285,12 +285,15 @@ def _open_path(path: Path, labels: Path | None, need_labels: bool) -> Source:
 
 def _tables(path: Path, options: TableOptions, test: Path | None, like: Like | None) -> Source:
     """Open a table, and the one of the test split."""
+    said = {"test": test, "split_column": options.split_column, "like": like}
+    both = [name for name, value in said.items() if value is not None]
+    if len(both) > 1:
+        raise OptionError(
+            f"`{both[0]}` and `{both[1]}` both say which rows are for testing; pass one"
+        )
     reader = open_table(path, options.sep)
     if like is not None:
         options = options.or_else(like.table, reader.names)
-    if test is not None and (options.split_column is not None or like is not None):
-        other = "like" if like is not None else "split_column"
-        raise OptionError(f"`test` and `{other}` both say which rows are for testing; pass one")
     columns = None if like is None else like.columns
     train = FrameTable(reader, options, columns, need_labels=like is None)
     about = [path.name]
@@ -309,13 +312,10 @@ def _tables(path: Path, options: TableOptions, test: Path | None, like: Like | N
 
 
 def _those_there(options: TableOptions, reader: Reader) -> TableOptions:
-    """Return options without what a second table does not have: label, ids, dropped columns."""
-    roles: dict[str, Any] = {
-        role: name if (name := getattr(options, role)) in reader.names else None
-        for role in ("label", "id_column")
-    }
+    """Return options without what a second table does not have: the label, dropped columns."""
+    label = options.label if options.label in reader.names else None
     drop = tuple(name for name in options.drop if name in reader.names)
-    return replace(options, drop=drop, categorical=(), numeric=(), **roles)
+    return replace(options, label=label, drop=drop, categorical=(), numeric=())
 
 
 def _stem(path: Path) -> str:

@@ -77,13 +77,17 @@ class TableOptions:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}
 
     def or_else(self, roles: Mapping[str, Any], names: Sequence[str]) -> Self:
-        """Return this, and what is not given as in `roles` where a table has such columns."""
+        """Return this, and what is not given as in `roles` where a table has such columns.
+
+        A column that named the split is left out.
+        """
         found: dict[str, Any] = {}
-        for role in ("label", "id_column", "split_column"):
+        for role in ("label", "id_column"):
             column = roles.get(role)
             if getattr(self, role) is None and column in names:
                 found[role] = column
-        dropped = [name for name in roles.get("drop", ()) if name in names]
+        dropped = [*roles.get("drop", ()), roles.get("split_column")]
+        dropped = [name for name in dropped if name in names and name != self.split_column]
         found["drop"] = tuple(dict.fromkeys([*self.drop, *dropped]))
         found["missing"] = tuple(dict.fromkeys([*self.missing, *roles.get("missing", ())]))
         return replace(self, **found)

@@ -73,7 +73,7 @@ def test_csv_dialect() -> None:
         (["a,y", "1,0", "2,0"], "has one class only"),
         (["a,y", "1,0", "2,1"], "enough rows for a test split of 0.2; raise `test_fraction`"),
         (["a,y", '1,"0', "2,1"], "is not a CSV table"),
-        (["a,y", "1,\udcff"], "can't decode"),
+        (["a,y", "1,\udcff"], "can't decode .*; save it as UTF-8"),
     ],
 )
 def test_unusable_csv(lines: list[str], match: str) -> None:
@@ -286,6 +286,17 @@ def test_many_categories_and_single_values_are_told() -> None:
     assert (x[:, 0] == 254).sum() == 46 * 2
 
 
+def test_columns_that_number_the_rows_or_have_commas_are_told() -> None:
+    rows = [f'{k + 7};{k};"1,{k}";{k % 2}' for k in np.random.default_rng(0).permutation(60)]
+    rows[0] = rows[0].replace(";", ";5", 1)
+    Path("t.csv").write_text(";a;b;y\n" + "\n".join(rows) + "\n")
+    summary = ingest("t.csv", "out.zarr", label="y", table=TableOptions(sep=";"))
+    assert summary.notes == [
+        "column 'Unnamed: 0' that may number the rows: name it in `id_column` or in `drop`",
+        "column 'b' of numbers with commas, so taken for categories: write points",
+    ]
+
+
 @pytest.mark.parametrize(
     ("ids", "dtype"),
     [(["7", "-8", "9", "10"], "i"), (["007", "8", "9", "10"], "U"), (["ä", "", "b", "cc"], "U")],
@@ -324,6 +335,9 @@ def test_a_second_table_is_the_test_split() -> None:
     Path("b.csv").write_text("c,n,y\nv,1,l\nv,x,l\n")
     refused("b.csv: column 'n' holds 'x' at line 3", "a.csv", label="y", test="b.csv")
     refused("nothing.csv does not exist", "a.csv", label="y", test="nothing.csv")
+    table = TableOptions(id_column="n")
+    Path("b.csv").write_text("c,y\nv,l\n")
+    refused("b.csv has no column 'n'", "a.csv", label="y", test="b.csv", table=table)
 
 
 def test_a_column_names_the_split() -> None:
@@ -335,6 +349,8 @@ def test_a_column_names_the_split() -> None:
     Path("a.csv").write_text("n,s,y\n1,train,k\n2,dev,l\n")
     refused("'dev' at line 3, column 's' of a.csv is no split", "a.csv", label="y", table=table)
     refused("both say which rows", "a.csv", OptionError, label="y", table=table, test="a.csv")
+    Path("a.csv").write_text("n,s,y\n1,test,k\n2,test,l\n")
+    refused("a.csv has no rows for training", "a.csv", label="y", table=table)
 
 
 def test_rows_without_labels() -> None:

@@ -116,6 +116,22 @@ def test_rows_without_labels_are_certified_and_not_evaluated(fraud: Run) -> None
     failed(fraud("train", "n.zarr", "--out", "x"), 1, "training samples of at least two classes")
 
 
+def test_a_column_that_named_the_split_is_left_out_of_new_data(run_boxnn: Run) -> None:
+    splits = [{"part": "test" if k % 4 == 0 else "train"} for k in range(len(TRAINING))]
+    rows = [row | more for row, more in zip(TRAINING, splits, strict=True)]
+    Path("t.csv").write_text(as_csv(rows, (*HEADER[1:], "part")))
+    words = ("data", "ingest", "t.csv", "--label", "label", "--out", "t.zarr")
+    code, out, _ = run_boxnn(*words, "--split", "part")
+    assert code == 0 and "225 training and 75 test rows, 4 features" in out
+    words = ("train", "t.zarr", "--out", "m.zarr", "--boxes", 6, "--epochs", 1)
+    assert run_boxnn(*words)[0] == 0
+    Path("n.csv").write_text(as_csv([row | {"part": "dev"} for row in NEW], (*HEADER[1:5], "part")))
+    like = ("data", "ingest", "n.csv", "--like", "m.zarr", "--out", "n.zarr")
+    assert run_boxnn(*like)[0] == 0
+    assert run_boxnn("predict", "m.zarr", "n.csv", "--out", "p.csv")[0] == 0
+    failed(run_boxnn(*like[:-1], "x", "--split", "part"), 2, "--split and --like both say which")
+
+
 def test_labels_that_the_model_does_not_know(fraud: Run) -> None:
     rows = [row | {"label": "other" if k < 3 else row["label"]} for k, row in enumerate(NEW)]
     Path("n.csv").write_text(as_csv(rows))
