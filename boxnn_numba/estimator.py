@@ -33,7 +33,7 @@ from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.columns import Columns, headers, is_table
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
-from boxnn_numba.grid import Grid
+from boxnn_numba.grid import Grid, are_codes
 from boxnn_numba.input_columns import columns_of, has_texts
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipeline_steps import last_step
@@ -48,8 +48,6 @@ from boxnn_numba.training.run import Training
 from boxnn_numba.training.selection import validation_split
 
 _MOST_BOXES = 2500
-# uint8 data that span less of 0..255 are numbers like any other, and not brightness.
-_CODES_SPAN = 128
 #: Training rows that the importances of columns are counted on.
 _IMPORTANCE_ROWS = 200
 #: Training rows that probabilities are fitted to where none are held out.
@@ -606,8 +604,7 @@ nothing of raw columns; certify without it
 
 def _grid_for(X: np.ndarray, columns: Columns | None, index: np.ndarray) -> Grid | None:
     """Return the grid of training data of some classes; None where they are codes."""
-    codes = X.dtype == np.uint8 and int(X.max()) - int(X.min()) >= _CODES_SPAN
-    return None if codes else Grid.fit(X, columns=columns, y=index, missing=True)
+    return None if are_codes(X) else Grid.fit(X, columns=columns, y=index, missing=True)
 
 
 def _codes(X: np.ndarray, grid: Grid | None) -> np.ndarray:

@@ -19,6 +19,8 @@ MAX_LEVELS = 256
 #: Codes between a missing number and the numbers: a usual width of boxes. Measured on three
 #: tables: next to the numbers, 64 apart, and the median all certify less.
 _APART = 24
+#: uint8 rows that span less of 0..255 are numbers like any other, and not brightness.
+_CODES_SPAN = 128
 #: Categories that are listed in words.
 _MOST_LISTED = 12
 #: Rows of all classes together that a category counts besides its own.
@@ -267,6 +269,17 @@ class Grid:
         low, high = map(float, self._range(feature, lower, upper))  # type: ignore[arg-type]
         found = [_range_text(column, low, high)] if low < high else []
         return ", ".join([*found, *["missing"] * gap]) or "nothing"
+
+
+def are_codes(x: np.ndarray) -> bool:
+    """Return whether training samples (N, ...) are codes, and not numbers that need a grid.
+
+    Codes are uint8, and either images or of at least half the range 0..255: flags and small counts
+    are numbers whatever their type.
+    """
+    if x.dtype != np.uint8:
+        return False
+    return x.ndim > 2 or int(x.max()) - int(x.min()) >= _CODES_SPAN
 
 
 # --- learning ------------------------------------------------------------------------------

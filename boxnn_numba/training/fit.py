@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.columns import Columns, is_table
 from boxnn_numba.errors import InputError
-from boxnn_numba.grid import Grid
+from boxnn_numba.grid import Grid, are_codes
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import Feed
@@ -45,7 +46,9 @@ def fit(
     Parameters
     ----------
     x
-        (N, ...) samples: uint8 is taken as codes, other numbers are binned by a `Grid`.
+        (N, ...) samples. Images of uint8, and uint8 rows that span at least half of 0..255, are
+        taken as codes; other numbers are binned by a `Grid`. Or a table, as a pandas or polars
+        frame or a mapping of names to columns, with texts, dates and missing values.
     y
         (N,) labels, integers or strings.
     preset
@@ -70,7 +73,7 @@ def fit(
     Raises
     ------
     InputError
-        Shapes do not agree, features are not finite, or there is one class only.
+        Shapes do not agree, features are infinite, or there is one class only.
     OptionError
         An option is unknown or out of range.
     DivergenceError
@@ -93,10 +96,12 @@ def fit(
     >>> bool((prediction == y).mean() > 0.99), bool(np.median(radius) >= 5)
     (True, True)
     """
-    flat = validation.flat_rows("x", x)
+    columns = Columns.of(x) if is_table(x) else None
+    x = np.asarray(x) if columns is None else columns.values(x)
+    flat, shape, codes_given = validation.flat_rows("x", x), x.shape[1:], are_codes(x)
     if "class_weight" in options:
         options["class_weight"] = class_weight_text(options["class_weight"])
-    kind = data_kind(np.shape(x)[1:], flat.dtype == np.uint8)
+    kind = data_kind(shape, codes_given)
     preset = preset or default_preset(kind)
     settings = resolve(preset, options, kind)
     classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
@@ -105,9 +110,12 @@ def fit(
     names = classes.tolist()
     weights = row_weights(index, names, settings.class_weight, sample_weight)
     rows, held_out = validation_split(index, settings.validation, settings.seed)
-    grid = None if flat.dtype == np.uint8 else Grid.fit(flat[rows])
+    grid = None
+    if not codes_given:
+        gaps = columns is not None or (flat.dtype.kind == "f" and bool(np.isnan(flat).any()))
+        grid = Grid.fit(flat[rows], columns=columns, y=index[rows], missing=gaps)
     codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
-    backend, shape = get_backend(device), np.shape(x)[1:]
+    backend = get_backend(device)
     feed = Feed.from_arrays(
         codes[rows],
         index[rows],
@@ -133,4 +141,4 @@ def fit(
                 on_epoch(record)
     for text in training_warnings(outcome_of(runs), names):
         warnings.warn(text, stacklevel=2)
-    return trained_model(runs, names, grid, shape, {"preset": preset})
+    return trained_model(runs, names, grid, shape, {"preset": preset}, columns)

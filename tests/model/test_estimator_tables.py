@@ -25,7 +25,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from boxnn_numba import BoxNNClassifier, load_model, save_model
+from boxnn_numba import BoxNNClassifier, fit, load_model, save_model
 from boxnn_numba.columns import Columns
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.estimator import certified_accuracy_scorer, certified_radius
@@ -152,6 +152,20 @@ def test_partial_fit_keeps_the_columns_of_its_first_call() -> None:
     columns = classifier.columns_
     classifier.partial_fit(frame[120:][["noise", "city", "since", "member", "amount"]], y[120:])
     assert classifier.columns_ is columns and classifier.score(frame, y) > 0.7
+
+
+def test_fit_takes_tables_and_flags_too() -> None:
+    frame, y = mixed("pandas")
+    model = fit(frame, y, preset="graded", boxes=20, epochs=2)
+    assert model.columns == Columns.of(frame) and (model.predict(frame) == y).mean() > 0.8
+    np.testing.assert_array_equal(
+        model.predict(frame), model.predict({name: frame[name] for name in frame.columns[::-1]})
+    )
+    flags = np.column_stack([y == "yes", np.arange(len(y)) % 2 == 0]).astype(np.uint8)
+    of_flags = fit(flags, y, preset="graded", boxes=2, epochs=1)
+    assert of_flags.encode(flags[:4]).max() == 255 == 255 * flags[:4].max()
+    gaps = np.where(np.arange(len(y)) % 7 == 3, np.nan, flags[:, 0])[:, None]
+    assert fit(gaps, y, preset="graded", boxes=4, epochs=1).predict([[np.nan]]).shape == (1,)
 
 
 # --- probabilities -----------------------------------------------------------------------

@@ -188,7 +188,10 @@ def test_fit_augments_images() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros((30, 49), np.uint8), r"needs images, .* and the samples have shape \(49,\)"),
+        (
+            np.tile([0, 255], (30, 25))[:, :49].astype(np.uint8),
+            r"needs images, .* and the samples have shape \(49,\)",
+        ),
         (np.zeros((30, 7, 1), np.uint8), "needs images"),
         (np.zeros((30, 3, 7, 7), np.uint8), "put channels last"),
         (np.zeros((30, 7, 7)), "needs images of whole numbers 0..255"),

@@ -288,7 +288,7 @@ def test_bad_data() -> None:
         fit(x[:0], y[:0], boxes=3)
     wrong = x.astype(float)
     wrong[4, 2] = np.inf
-    with pytest.raises(InputError, match="drop or fill and infinite values first"):
+    with pytest.raises(InputError, match="drop or fill infinite values first"):
         fit(wrong, y, boxes=3)
     with pytest.raises(OptionError, match="unknown device 'tpu'"):
         fit(x, y, boxes=3, device="tpu")
