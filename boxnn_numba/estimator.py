@@ -43,9 +43,11 @@ from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
-from boxnn_numba.training.result import trained_model
+from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
+from boxnn_numba.training.search import Trial, search
 from boxnn_numba.training.selection import validation_split
+from boxnn_numba.training.weights import class_weight_text, row_weights
 
 _MOST_BOXES = 2500
 #: Training rows that the importances of columns are counted on.
@@ -60,12 +62,14 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     preset
-        ``"graded"``, ``"target"`` (needs `radius`) or ``"paper"``.
+        ``"auto"``: options that are not given are chosen by certified accuracy on rows held out of
+        the training data, see `boxnn_numba.training.search`. Without a search: ``"graded"``,
+        ``"accurate"``, ``"target"`` (needs `radius`) or ``"paper"``.
     boxes
-        Most boxes, split evenly over the classes; 2,500 by default. A class with fewer samples
-        gets a box for each.
+        Most boxes, split evenly over the classes; by default as the search finds, or 2,500. A class
+        with fewer samples gets a box for each.
     epochs
-        Passes of `fit` over the training data.
+        Passes of `fit` over the training data; by default as the search finds, or 8.
     radius
         Radius that preset ``"target"`` aims at.
     width, parts, templates
@@ -88,11 +92,14 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         names, of positions or of booleans says which are besides. None: all columns must be
         numbers.
     class_weight
-        None, ``"balanced"``, or a dict of weights by label.
+        None, ``"balanced"``, or a dict of weights by label. What is chosen is chosen by figures
+        that are weighted alike.
+    effort
+        Factor of what the search of preset ``"auto"`` costs.
     n_jobs
         Threads; None or -1 for all cores.
     verbose
-        Above 0 the figures of every epoch are printed.
+        Above 0 what the search tries is printed, and the figures of every epoch.
 
     Attributes
     ----------
@@ -146,9 +153,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        preset: str = "graded",
+        preset: str = "auto",
         boxes: int | None = None,
-        epochs: int = 8,
+        epochs: int | None = None,
         radius: int | None = None,
         options: dict[str, Any] | None = None,
         validation: float = 0.0,
@@ -160,6 +167,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         templates: Any = None,
         categorical_features: Any = "from_dtype",
         class_weight: Any = None,
+        effort: float = 1.0,
         n_jobs: int | None = None,
         verbose: int = 0,
     ) -> None:
@@ -176,6 +184,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self.templates = templates
         self.categorical_features = categorical_features
         self.class_weight = class_weight
+        self.effort = effort
         self.n_jobs = n_jobs
         self.verbose = verbose
 
@@ -213,17 +222,37 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """
         samples, labels = self._checked(X, y, reset=True)
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, samples, ensure_non_negative=True)
-            if not weights.any():
-                raise InputError("`sample_weight` is 0 in every row; give some rows weight")
+            sample_weight = _check_sample_weight(sample_weight, samples)
         classes, index = np.unique(labels, return_inverse=True)
         self._begin(classes, samples.shape[1])
-        rows, held_out = validation_split(index, self._settings.validation, self._settings.seed)
+        settings = self._settings
+        weights = row_weights(index, self._names, settings.class_weight, sample_weight)
+        rows, held_out = validation_split(index, settings.validation, settings.seed)
         grid = _grid_for(samples[rows], self.columns_, index[rows])
         codes = _codes(samples, grid)
-        held = codes[held_out], index[held_out]
-        self._train(codes[rows], index[rows], held, grid)
+        feed = Feed.from_arrays(
+            codes[rows], index[rows], (codes[held_out], index[held_out]), settings.seed,
+            weights=None if weights is None else weights[rows],
+        )  # fmt: skip
+        trial = None
+        if self.preset == "auto":
+            self._settings, trial = search(
+                feed, len(classes), self._given, effort=self.effort,
+                threads=self._threads() or default_threads(), on_trial=self._tell,
+            )  # fmt: skip
+        self._train(feed, grid)
+        if trial is not None:
+            self._sharpness = sharpness(trial.scores, trial.labels)
         return self
+
+    def _tell(self, trial: Trial) -> None:
+        """Print what the search tried, if that is wanted."""
+        if self._is_verbose:
+            sys.stdout.write(f"{trial}\n")
+
+    @property
+    def _is_verbose(self) -> bool:
+        return validation.integer("verbose", int(self.verbose), 0) > 0
 
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
@@ -263,7 +292,11 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         index = self._class_index(labels)
         grid = _grid_for(samples, self.columns_, index) if first else self.model_.grid
         codes = _codes(samples, grid)
-        self._train(codes, index, (codes[:0], index[:0]), grid, self._calls + 1)
+        call = self._calls + 1
+        weights = row_weights(index, self._names, self._settings.class_weight)
+        none = codes[:0], index[:0]
+        seed = self._settings.seed + call
+        self._train(Feed.from_arrays(codes, index, none, seed, weights=weights), grid, call)
         return self
 
     def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -325,12 +358,13 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             "templates": self.templates,
         }
         own = {
-            "boxes": max(_MOST_BOXES, len(classes)) if self.boxes is None else self.boxes,
+            "boxes": self.boxes,
             "epochs": self.epochs,
             "radius": self.radius,
             "validation": self.validation,
             "seed": seed,
-            **{name: value for name, value in structure.items() if value is not None},
+            "class_weight": class_weight_text(self.class_weight),
+            **structure,
         }
         given = {} if self.options is None else self.options
         if not isinstance(given, Mapping) or not own.keys().isdisjoint(given):
@@ -338,52 +372,49 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 f"options are {given!r}; pass a dict without {', '.join(own)}, which are "
                 "parameters of their own (seed is random_state)"
             )
-        self._settings: TrainingOptions = resolve(self.preset, {**given, **own})
+        self._given = {k: v for k, v in {**given, **own}.items() if v is not None}
+        if self.preset != "auto":
+            self._given = {"boxes": max(_MOST_BOXES, len(classes)), **self._given}
+        self._settings: TrainingOptions = resolve(self.preset, self._given)
         validation.groups(max(1, self._settings.group_size), (n_features,))
         augmentation((n_features,), None, self._settings, 1)  # refused: columns are no images
-        self._shares = even_shares(self._settings.boxes, len(classes))
-        self._seeds = Seeds.none(n_features)
+        self._seeds: list[Seeds] = []
         self._calls = 0
         self.classes_, self._names = classes, names
 
-    def _train(
-        self,
-        codes: np.ndarray,
-        index: np.ndarray,
-        held_out: tuple[np.ndarray, np.ndarray],
-        grid: Grid | None,
-        call: int = 0,
-    ) -> None:
+    def _train(self, feed: Feed, grid: Grid | None, call: int = 0) -> None:
         """Add boxes to the present ones, train all, and keep them; call 0 is that of `fit`."""
-        seeds: Seeds | None = self._grown(codes, index, call)
-        if self._settings.initialisation == "random" and not len(self._seeds.labels):
-            seeds = None
-        settings = replace(
-            self._settings,
-            boxes=len(seeds.labels) if seeds else self._settings.boxes,
-            epochs=1 if call else self._settings.epochs,
-            seed=self._settings.seed + call,
-        )
-        feed = Feed.from_arrays(codes, index, held_out, settings.seed)
+        codes, index = feed.load(0), feed.labels
         backend = get_backend(self.device, self._threads())
-        run = Training(settings, feed, len(self.classes_), backend, start=seeds)
-        if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
-            _run_epochs(run, validation.integer("verbose", int(self.verbose), 0) > 0)
-            # Later calls go on with the clip that was chosen for the first boxes.
-            self._settings = replace(self._settings, beta=run.options.beta)
+        wrong = np.ones(len(index), bool)
+        if self._seeds:
+            wrong = self._scores(codes).argmax(axis=1) != index
+        runs = []
+        for number, member in enumerate(members_of(self._settings)):
+            present = self._seeds[number] if self._seeds else Seeds.none(codes.shape[1])
+            seeds = self._grown(present, member, codes, index, wrong, call)
+            settings = replace(
+                member,
+                boxes=len(seeds.labels) if seeds else member.boxes,
+                epochs=1 if call else member.epochs,
+                seed=member.seed + call,
+            )
+            own = replace(feed, seed=settings.seed)
+            run = Training(settings, own, len(self.classes_), backend, start=seeds)
+            if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
+                _run_epochs(run, self._is_verbose)
+                # Later calls go on with the clip that was chosen for the first boxes.
+                self._settings = replace(self._settings, beta=run.options.beta)
+            runs.append(run)
         history = {"preset": self.preset, "partial_fit_calls": call}
         self.model_: BoxNN = trained_model(
-            [run], self._names, grid, codes.shape[1:], history, self.columns_
+            runs, self._names, grid, codes.shape[1:], history, self.columns_
         )
-        # The exact bounds, where they are those of the best epoch: small steps add up over calls.
-        state = run.trainer.state()
-        exact = run.best_epoch == run.epoch
-        lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
-        self._seeds = Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
-        self._calls = call
+        self._seeds, self._calls = [*map(_kept, runs)], call
         self._seen = codes[:: -(-len(codes) // _IMPORTANCE_ROWS)]
         self.__dict__.pop("_importances", None)
-        known = held_out if len(held_out[1]) else (codes, index)
+        held_out = [*feed.held_out()]
+        known = held_out[0] if held_out else (codes, index)
         step = -(-len(known[1]) // _CALIBRATION_ROWS)
         self._sharpness = sharpness(self._scores(known[0][::step]), known[1][::step])
 
@@ -396,15 +427,22 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             raise OptionError("n_jobs is 0; pass a number of threads, or -1 for all cores")
         return default_threads() if jobs < 0 else jobs
 
-    def _grown(self, codes: np.ndarray, index: np.ndarray, call: int) -> Seeds:
-        """Return the present boxes and those that samples of these codes call for."""
-        wrong = np.ones(len(index), bool)
-        if len(self._seeds.labels):
-            distance = class_distance(codes, self.model_.boxes) + self.model_.offset
-            wrong = distance.argmin(axis=1) != index
-        half, seed = 255 * self._settings.alpha, self._settings.seed + call
+    def _grown(
+        self,
+        present: Seeds,
+        member: TrainingOptions,
+        codes: np.ndarray,
+        index: np.ndarray,
+        wrong: np.ndarray,
+        call: int,
+    ) -> Seeds | None:
+        """Return present boxes and those that wrong samples call for; None for the usual ones."""
+        if not len(present.labels) and member.initialisation == "random":
+            return None
         fits = (self.options or {}).get("alpha") is None
-        return grown(self._seeds, codes, index, wrong, self._shares, half, fits, seed)
+        half, seed = 255 * member.alpha, member.seed + call
+        shares = even_shares(member.boxes, len(self.classes_))
+        return grown(present, codes, index, wrong, shares, half, fits, seed)
 
     # --- what it says -------------------------------------------------------------------
 
@@ -426,9 +464,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, codes: np.ndarray) -> np.ndarray:
         """Return minus the class distances of codes, in features."""
-        return -(class_distance(codes, self.model_.boxes) + self.model_.offset) / (
-            self.model_.boxes.width
-        )
+        total = sum(class_distance(codes, boxes) for boxes in self.model_.box_sets)
+        return -(total + self.model_.offset) / self.model_.reach
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) predicted labels."""
@@ -444,7 +481,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             (n_samples, n_classes); for two classes (n_samples,), the distance to the first class
             minus that to the second, which is positive where the second is predicted.
         """
-        scores = -self._distance(X) / self.model_.boxes.width
+        scores = -self._distance(X) / self.model_.reach
         return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -455,7 +492,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         certified: within the radius of a sample its most probable class stays the same, and its
         probability need not.
         """
-        return probabilities(-self._distance(X) / self.model_.boxes.width, self._sharpness)
+        return probabilities(-self._distance(X) / self.model_.reach, self._sharpness)
 
     def explain(self, X: ArrayLike, time_limit: float = 1.0) -> list[Explanation]:
         """Explain predictions: nearest boxes in raw values, costs of columns, smallest changes.
@@ -609,6 +646,15 @@ def _grid_for(X: np.ndarray, columns: Columns | None, index: np.ndarray) -> Grid
 
 def _codes(X: np.ndarray, grid: Grid | None) -> np.ndarray:
     return validation.codes("X", X) if grid is None else grid.encode(X)
+
+
+def _kept(run: Training) -> Seeds:
+    """Return the boxes that later calls go on from."""
+    # The exact bounds, where they are those of the best epoch: small steps add up over calls.
+    state = run.trainer.state()
+    exact = run.best_epoch == run.epoch
+    lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
+    return Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
 
 
 def _run_epochs(run: Training, verbose: bool) -> None:

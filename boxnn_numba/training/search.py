@@ -68,11 +68,23 @@ _MEMBERS, _STEPS = 3, 400
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate in one round: its options, and its certified accuracy at `RADII`."""
+    """A candidate in one round.
+
+    Attributes
+    ----------
+    round, options
+        Number of the round, and what was tried.
+    accuracy
+        Certified accuracy at `RADII` on held-out rows, 0 where training diverged.
+    scores, labels
+        (N, K) minus the class distances of these rows, in features, and their class indices.
+    """
 
     round: int
     options: TrainingOptions
     accuracy: tuple[float, ...]
+    scores: np.ndarray
+    labels: np.ndarray
 
     @property
     def score(self) -> float:
@@ -81,7 +93,7 @@ class Trial:
 
     def __str__(self) -> str:
         names = ("boxes", "width", "beta", "tau", "parts", "templates")
-        told = " ".join(f"{name} {getattr(self.options, name):}" for name in names)
+        told = " ".join(f"{name} {getattr(self.options, name)}" for name in names)
         held = " ".join(f"{100 * share:.1f}" for share in self.accuracy)
         return f"{told}: certified {held}% at {', '.join(map(str, RADII))}"
 
@@ -138,7 +150,10 @@ def search(
 
         with ThreadPoolExecutor(threads, "boxnn-search") as pool:
             found = [*pool.map(attempt, candidates)]
-        trials = [Trial(number, *pair) for pair in zip(candidates, found, strict=True)]
+        trials = [
+            Trial(number, options, *outcome, data.labels)
+            for options, outcome in zip(candidates, found, strict=True)
+        ]
         for trial in trials:
             if on_trial is not None:
                 on_trial(trial)
@@ -208,18 +223,20 @@ class _Data:
     def __init__(self, feed: Feed, n_classes: int, rows: np.ndarray, held: np.ndarray) -> None:
         self.n_classes = n_classes
         self._x, self._y = feed.take(rows), feed.labels[rows]
-        self._held, self._labels = feed.take(held), feed.labels[held]
+        self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
         self._weights = None if feed.weights is None else every[rows]
-        counts = np.bincount(self._labels, minlength=n_classes)
+        counts = np.bincount(self.labels, minlength=n_classes)
         # Held-out rows stand for all rows of their class.
         mass = np.bincount(feed.labels, every, minlength=n_classes)
-        self._count = (mass / np.maximum(counts, 1))[self._labels]
+        self._count = (mass / np.maximum(counts, 1))[self.labels]
         if not self._count.any():
             self._count = np.ones(len(held))
 
-    def outcome(self, options: TrainingOptions, item: Round, effort: float) -> tuple[float, ...]:
-        """Return the certified accuracies at `RADII` of boxes that are trained with options."""
+    def outcome(
+        self, options: TrainingOptions, item: Round, effort: float
+    ) -> tuple[tuple[float, ...], np.ndarray]:
+        """Return accuracies and scores, as of a `Trial`, of boxes that are trained with options."""
         rows, batch = len(self._y), min(options.batch, _batch(len(self._y)))
         epochs = max(1, round(effort * item.steps * batch / rows))
         options = replace(options, batch=batch, epochs=epochs, members=item.members, validation=0.0)
@@ -232,9 +249,11 @@ class _Data:
                 while runs[-1].epoch < epochs:
                     runs[-1].run_epoch()
             except DivergenceError:
-                return (0.0,) * len(RADII)
+                return (0.0,) * len(RADII), np.zeros((len(self.labels), self.n_classes))
         shape = self._x.shape[1:]
         model = trained_model(runs, [*range(self.n_classes)], None, shape, {})
         prediction, radius = pairwise_radius(model, self._held, threads=1)
-        right = prediction == self._labels
-        return tuple(float(np.average(right & (radius >= r), weights=self._count)) for r in RADII)
+        right = prediction == self.labels
+        accuracy = [np.average(right & (radius >= r), weights=self._count) for r in RADII]
+        scores = -model.class_distance(self._held) / model.reach
+        return tuple(map(float, accuracy)), scores
