@@ -224,7 +224,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, samples)
         classes, index = np.unique(labels, return_inverse=True)
-        self._begin(classes, samples.shape[1])
+        self._begin(classes, samples.shape[1], self.preset)
         settings = self._settings
         weights = row_weights(index, self._names, settings.class_weight, sample_weight)
         rows, held_out = validation_split(index, settings.validation, settings.seed)
@@ -262,7 +262,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         Samples that the present boxes get wrong become the centres of new ones, up to `boxes`. The
         first call fixes classes, features, their categories, and how these are binned, so its data
         should be representative; after `fit`, all that is known already. The same calls in the same
-        order give the same classifier. An optimiser's moments are not carried over.
+        order give the same classifier. An optimiser's moments are not carried over. A first call
+        makes no search: preset ``"auto"`` is ``"graded"`` then.
 
         Parameters
         ----------
@@ -286,7 +287,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         if first:
             self.__dict__.pop("classes_", None)  # of a call that failed
         if _check_partial_fit_first_call(self, classes):
-            self._begin(self.classes_, samples.shape[1])
+            # A search needs all rows.
+            preset = "graded" if self.preset == "auto" else self.preset
+            self._begin(self.classes_, samples.shape[1], preset)
         if self._settings.parts != "1":
             raise OptionError("boxes with `parts` are trained at once; use fit, or `parts` 1")
         index = self._class_index(labels)
@@ -341,7 +344,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 raise InputError(f"y holds {label!r}; pass all classes in the first call")
         return np.array([known[label] for label in found.tolist()])[inverse]
 
-    def _begin(self, classes: np.ndarray, n_features: int) -> None:
+    def _begin(self, classes: np.ndarray, n_features: int, preset: str) -> None:
         """Fix the classes and options of a new classifier that has no boxes yet."""
         self.__dict__.pop("model_", None)
         if len(classes) < 2:
@@ -364,7 +367,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             "validation": self.validation,
             "seed": seed,
             "class_weight": class_weight_text(self.class_weight),
-            **structure,
+            **{name: value for name, value in structure.items() if value is not None},
         }
         given = {} if self.options is None else self.options
         if not isinstance(given, Mapping) or not own.keys().isdisjoint(given):
@@ -373,9 +376,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 "parameters of their own (seed is random_state)"
             )
         self._given = {k: v for k, v in {**given, **own}.items() if v is not None}
-        if self.preset != "auto":
+        if preset != "auto":
             self._given = {"boxes": max(_MOST_BOXES, len(classes)), **self._given}
-        self._settings: TrainingOptions = resolve(self.preset, self._given)
+        self._settings: TrainingOptions = resolve(preset, self._given)
         validation.groups(max(1, self._settings.group_size), (n_features,))
         augmentation((n_features,), None, self._settings, 1)  # refused: columns are no images
         self._seeds: list[Seeds] = []

@@ -116,8 +116,8 @@ class TrainingOptions:
         20, _MODEL, "Templates of each class, which share its boxes; with `parts`.", low=1,
         high=_MOST)
     members: int = _option(
-        1, _MODEL, "Sets of boxes, trained with seeds that follow each other, whose distances are "
-        "added up: an ensemble, certified as one.", low=1, high=64)
+        1, _MODEL, "Sets of boxes, each trained with a seed of its own, whose distances are added "
+        "up: an ensemble, certified as one.", low=1, high=64)
     width: int = _option(
         112, _MODEL, "Cap of one feature's penalty, in codes.", low=1, high=255)
     train_width: int = _option(

@@ -17,11 +17,15 @@ from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
 from boxnn_numba.training.selection import Validation, given_up
 
+#: Between the seeds of members, so that models of seeds that follow each other share none.
+_SEEDS_APART = 1_000_003
+
 
 def members_of(options: TrainingOptions) -> list[TrainingOptions]:
-    """Return the options of the runs whose boxes are added up: their seeds follow each other."""
+    """Return the options of the runs whose boxes are added up: each has a seed of its own."""
     return [
-        replace(options, seed=options.seed + number, members=1) for number in range(options.members)
+        replace(options, seed=options.seed + number * _SEEDS_APART, members=1)
+        for number in range(options.members)
     ]
 
 

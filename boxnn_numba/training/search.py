@@ -18,7 +18,7 @@ import numpy as np
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates.pairwise import pairwise_radius
-from boxnn_numba.errors import DivergenceError, OptionError
+from boxnn_numba.errors import DivergenceError
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
@@ -62,6 +62,8 @@ class Round:
 _ROUNDS = (Round(1000, 80, 1, 200), Round(3000, 160, 2, 400))
 #: Candidates that a round leaves.
 _KEPT = (4, 1)
+#: Rows with which all steps are made, and the least part of them.
+_MANY_ROWS, _LEAST_EFFORT = 1000, 0.25
 #: Sets of boxes, and steps besides one pass over the rows, of what is trained in the end.
 _MEMBERS, _STEPS = 3, 400
 
@@ -137,12 +139,16 @@ def search(
         A settled option is out of range or does not fit the data.
     """
     seed = int(given.get("seed", 0))
+    # Few rows are soon learned, and say little about which candidate is better.
+    effort *= min(1.0, max(_LEAST_EFFORT, math.sqrt(len(feed) / _MANY_ROWS)))
     candidates = _candidates(feed, n_classes, given)
     best = None
     for number, item in enumerate(_ROUNDS):
         if len(candidates) == 1:
             break
         rows, held = _split(feed, n_classes, item, [seed, 9, number])
+        if len(held) == 0:
+            break
         data = _Data(feed, n_classes, rows, held)
 
         def attempt(options: TrainingOptions, item: Round = item, data: _Data = data) -> Any:
@@ -182,11 +188,9 @@ def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[Tr
         values["boxes"] = max(n_classes, min(_MOST_BOXES, values["boxes"] * n_classes))
         values |= {name: value for name, value in given.items() if value is not None}
         parts = values.get("parts", "1")
-        if "parts" not in given and parts.isdigit() and feed.n_features < 2 * int(parts):
+        if "parts" not in given and parts != "1" and feed.n_features < 2 * int(parts):
             continue
         found[TrainingOptions(**values)] = None
-    if not found:
-        raise OptionError("no candidate fits the data; pass fewer options, or another preset")
     return [*found]
 
 

@@ -92,7 +92,7 @@ def one_run(number: int, rng: random.Random, work: Work, folder: Path) -> Result
     out = folder / f"run-{number}"
     words: list[object] = ["certify", work.model, work.data, "--out", out]
     if result.command == "train":
-        words = ["train", work.data, "--out", out, *TRAIN_WORDS]
+        words = ["train", work.data, "--preset", "graded", "--out", out, *TRAIN_WORDS]
         if rng.random() < 0.5:
             words += ["--box-shards", 3]
     words += ["--workers", rng.choice([1, 2]), "--threads-per-worker", 1]

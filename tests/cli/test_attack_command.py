@@ -126,7 +126,18 @@ def test_raw_features(run_boxnn: Run, method: str) -> None:
     x[:, 0] = np.round(x[:, 0])
     split = (x[:80], y[:80]), (x[80:], y[80:])
     write_dataset("real.zarr", name="r", classes=["n", "y"], train=split[0], test=split[1])
-    words = ("train", "real.zarr", "--out", "model.zarr", "--boxes", 6, "--epochs", 1)
+    words = (
+        "train",
+        "real.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "model.zarr",
+        "--boxes",
+        6,
+        "--epochs",
+        1,
+    )
     assert run_boxnn(*words)[0] == 0
     words = ("attack", "model.zarr", "real.zarr", "--out", "a.zarr", "--max-features", 6)
     code, _, err = run_boxnn(*words, "--method", method, "--queries", 60)

@@ -59,7 +59,20 @@ def test_train_certify_evaluate(boxnn: Run) -> None:
 
 
 def test_results_as_text(trained: Run) -> None:
-    words = ("train", "tiny.zarr", "--out", "m.zip", "--boxes", 6, "--epochs", 1, "--lr", 0.2)
+    words = (
+        "train",
+        "tiny.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m.zip",
+        "--boxes",
+        6,
+        "--epochs",
+        1,
+        "--lr",
+        0.2,
+    )
     code, out, err = trained(*words, "--quiet")
     assert (code, err) == (0, "") and out.startswith("m.zip: 6 boxes, best epoch ")
     code, out, err = trained("certify", "m.zip", "tiny.zarr", "--split", "train", "--out", "c")
@@ -100,7 +113,12 @@ def test_real_features_and_text_labels(run_boxnn: Run) -> None:
     lines = [line.replace("y,z", '"y,z"') for line in lines]
     Path("table.csv").write_text("\n".join(lines))
     assert run_boxnn("data", "ingest", "table.csv", "--label", "kind", "--out", "t.zarr")[0] == 0
-    assert run_boxnn("train", "t.zarr", "--out", "m.zarr", "--boxes", 4, "--epochs", 2)[0] == 0
+    assert (
+        run_boxnn(
+            "train", "t.zarr", "--preset", "graded", "--out", "m.zarr", "--boxes", 4, "--epochs", 2
+        )[0]
+        == 0
+    )
     np.save("x.npy", rng.normal(0, 1, (3, 3)))
     assert run_boxnn("predict", "m.zarr", "x.npy", "--out", "p.csv")[0] == 0
     with Path("p.csv").open(newline="") as file:
@@ -147,7 +165,9 @@ def test_config_file(boxnn: Run) -> None:
         "boxes = 9\nlr = 0.1\njson = true\n[train]\ngroup-size = 2\nepochs = 1\n"
         "out = 'm.zarr'\n[certify]\nsplit = 'train'\nout = 'c.zarr'\n"
     )
-    code, out, err = boxnn("train", "tiny.zarr", "--config", "run.toml", "--boxes", 6)
+    code, out, err = boxnn(
+        "train", "tiny.zarr", "--preset", "graded", "--config", "run.toml", "--boxes", 6
+    )
     assert (code, err) == (0, "")
     assert json.loads(out)["model"] == "m.zarr"
     options = load_model("m.zarr").training["options"]

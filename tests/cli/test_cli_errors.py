@@ -41,7 +41,10 @@ from boxnn_numba.errors import OptionError
         ((*TRAIN, "--device", "tpu"), "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         ((*TRAIN, "--optimizer", "lion"), "'lion' is not one of 'sgd', 'adam'"),
         ((*TRAIN, "--threads", 0), "threads is 0"),
-        (("train", "tiny.zarr", "--out", "no/where/m"), "does not exist; create it or choose"),
+        (
+            ("train", "tiny.zarr", "--preset", "graded", "--out", "no/where/m"),
+            "does not exist; create it or choose",
+        ),
         (
             ("certify", "model.zarr", "tiny.zarr", "--out", "c", "--split", "dev"),
             "'dev' is not one",
@@ -209,7 +212,20 @@ def test_debug_shows_the_traceback(boxnn: Run) -> None:
 def test_bad_config_files(content: str, words: str, boxnn: Run) -> None:
     Path("run.toml").write_text(content)
     failed(
-        boxnn("train", "tiny.zarr", "--out", "m", "--epochs", 1, "--config", "run.toml"), 2, words
+        boxnn(
+            "train",
+            "tiny.zarr",
+            "--preset",
+            "graded",
+            "--out",
+            "m",
+            "--epochs",
+            1,
+            "--config",
+            "run.toml",
+        ),
+        2,
+        words,
     )
     assert here() == {"tiny.zarr", "run.toml"}
 

@@ -60,7 +60,19 @@ def test_advice_in_results_names_options(
     run_boxnn: Run, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_pipeline, "training_warnings", lambda *rest: ["raise `boxes`"])
-    words = ["train", "tiny.zarr", "--out", "m", "--boxes", "6", "--epochs", "1", "--overwrite"]
+    words = [
+        "train",
+        "tiny.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m",
+        "--boxes",
+        "6",
+        "--epochs",
+        "1",
+        "--overwrite",
+    ]
     assert run_boxnn(*words)[1].endswith("warning: raise --boxes\n")
     assert json.loads(run_boxnn(*words, "--json")[1])["warnings"] == ["raise --boxes"]
 

@@ -135,7 +135,7 @@ def test_no_gpu_is_one_line_that_says_what_to_do(run_boxnn: Any, tiny_dataset: P
     with pytest.raises(BackendError, match=r"device cuda .*`device` cpu$") as caught:
         get_backend("cuda")
     assert "\n" not in str(caught.value)
-    words = "train", tiny_dataset, "--out", "m", "--device", "cuda"
+    words = "train", tiny_dataset, "--preset", "graded", "--out", "m", "--device", "cuda"
     code, _, complaint = run_boxnn(*words)
     done = run(TESTS / "benchmarks" / "gpu_bench.py")
     assert done.returncode == 1 and done.stdout == ""

@@ -23,7 +23,7 @@ from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import InputError, ModelFileError
 
-TRAIN = ("train", "tiny.zarr", "--boxes", 6, "--epochs", 2, "--lr", 0.2)
+TRAIN = ("train", "tiny.zarr", "--preset", "graded", "--boxes", 6, "--epochs", 2, "--lr", 0.2)
 
 
 def small(seed: int, n: int, members: int, levels: np.ndarray, group_size: int = 1) -> BoxNN:
@@ -184,7 +184,7 @@ def test_real_features_need_the_same_bins(run_boxnn: Run, tmp_path: Path) -> Non
     y = np.arange(60, dtype=np.int32) % 2
     split = (rng.normal(y[:, None], 0.5, (60, 4)).astype(np.float32), y)
     write_dataset(tmp_path / "r.zarr", name="r", classes=[0, 1], train=split, test=split)
-    words = ("train", "r.zarr", "--boxes", 4, "--epochs", 1)
+    words = ("train", "r.zarr", "--preset", "graded", "--boxes", 4, "--epochs", 1)
     for seed in (0, 1):
         assert run_boxnn(*words, "--seed", seed, "--out", f"v{seed}.zarr")[0] == 0
         same = ("--seed", seed, "--validation", 0, "--out", f"n{seed}.zarr")

@@ -35,7 +35,7 @@ WINE = load_wine(return_X_y=True)
 
 
 def small(**options: Any) -> BoxNNClassifier:
-    return BoxNNClassifier(**{"epochs": 2, **options})
+    return BoxNNClassifier(**{"preset": "graded", "epochs": 2, **options})
 
 
 # --- scikit-learn's own checks -----------------------------------------------------------
@@ -49,7 +49,7 @@ NOT_THE_SAME = {
 
 
 @parametrize_with_checks(
-    [BoxNNClassifier(), BoxNNClassifier("paper"), BoxNNClassifier("target", radius=1)],
+    [BoxNNClassifier(effort=0.05), BoxNNClassifier("paper"), BoxNNClassifier("target", radius=1)],
     expected_failed_checks=lambda _: NOT_THE_SAME,
 )
 def test_check_estimator(estimator: BoxNNClassifier, check: Any) -> None:
@@ -63,7 +63,7 @@ def test_no_check_is_skipped_but_for_what_is_not_installed(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SkipTestWarning)
         results = check_estimator(
-            BoxNNClassifier(epochs=1), on_fail=None, expected_failed_checks=NOT_THE_SAME
+            BoxNNClassifier("graded", epochs=1), on_fail=None, expected_failed_checks=NOT_THE_SAME
         )
     assert len(results) > 40
     for result in results:

@@ -23,7 +23,7 @@ NUMBERS = [np.int8, np.int16, np.int32, np.int64, np.uint16, np.uint64, np.float
 
 
 def small(**options: Any) -> BoxNNClassifier:
-    return BoxNNClassifier(**{"epochs": 2, **options})
+    return BoxNNClassifier(**{"preset": "graded", "epochs": 2, **options})
 
 
 def same(one: BoxNNClassifier, other: BoxNNClassifier) -> None:
@@ -173,8 +173,8 @@ def test_batches_larger_than_the_data_and_many_classes() -> None:
     )  # SGD sums over what there is
     many = np.arange(120) // 4
     spread = x[:120] + 5 * many[:, None]
-    assert BoxNNClassifier().fit(spread, many).score(spread, many) > 0.9
-    crowded = BoxNNClassifier(options={"alpha": 0.1}).fit(spread, many)
+    assert BoxNNClassifier("graded").fit(spread, many).score(spread, many) > 0.9
+    crowded = BoxNNClassifier("graded", options={"alpha": 0.1}).fit(spread, many)
     assert crowded.score(spread, many) < 0.5  # what the room between the classes is looked at for
 
 
@@ -196,7 +196,7 @@ def test_parts_come_close_to_the_whole(size: int) -> None:
     start = 40 if size == 1 else size
     classifier = BoxNNClassifier().partial_fit(x[:start], y[:start], classes=[0, 1, 2])
     stream(classifier, x[start:], y[start:], size)
-    whole = BoxNNClassifier().fit(x, y)
+    whole = BoxNNClassifier("graded").fit(x, y)
     assert classifier.score(x_test, y_test) > whole.score(x_test, y_test) - 0.1
     assert len(classifier.model_.boxes) < len(whole.model_.boxes)
 
@@ -366,13 +366,13 @@ def test_errors_of_wrong_widths_and_lengths() -> None:
 def test_boxes_with_parts_are_fitted_at_once() -> None:
     x, y = IRIS
     options = {"parts": "2", "templates": 2}
-    classifier = BoxNNClassifier(boxes=18, epochs=2, options=options).fit(x, y)
+    classifier = BoxNNClassifier("graded", boxes=18, epochs=2, options=options).fit(x, y)
     model = classifier.model_
     assert model.boxes.structure.n_parts == 2 and not model.boxes.structure.is_plain
     _, radius = certified(model, class_distances(model, model.encode(x)))
     np.testing.assert_array_equal(classifier.certify(x), np.minimum(radius, 4))
     assert classifier.score(x, y) > 0.7
-    fresh = BoxNNClassifier(options=options)
+    fresh = BoxNNClassifier("graded", options=options)
     for call in (lambda: classifier.partial_fit(x, y), lambda: fresh.partial_fit(x, y, [0, 1, 2])):
         with pytest.raises(ValueError, match="boxes with `parts` are trained at once"):
             call()

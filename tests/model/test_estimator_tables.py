@@ -38,7 +38,7 @@ CITIES = np.array(["Bonn", "Kiel", "Ulm", None], object)
 
 
 def small(**options: Any) -> BoxNNClassifier:
-    return BoxNNClassifier(**{"epochs": 2, "boxes": 20, **options})
+    return BoxNNClassifier(**{"preset": "graded", "epochs": 2, "boxes": 20, **options})
 
 
 def mixed(library: str, rows: int = 240, seed: int = 0) -> tuple[Any, np.ndarray]:

@@ -144,7 +144,7 @@ def test_fit_takes_labels_and_shapes_as_they_come() -> None:
 
 
 def test_what_a_model_knows_of_its_training() -> None:
-    model = fit(CODES, np.arange(30) % 2, boxes=4, epochs=2, seed=5, lr=0.1)
+    model = fit(CODES, np.arange(30) % 2, preset="graded", boxes=4, epochs=2, seed=5, lr=0.1)
     training = model.training
     assert training["seed"] == training["options"]["seed"] == 5
     assert training["options"]["boxes"] == 4

@@ -17,7 +17,7 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.errors import OptionError
 
 SIDE = 6
-TRAIN = ("train", "rgb.zarr", "--boxes", 9, "--epochs", 3, "--lr", 0.2)
+TRAIN = ("train", "rgb.zarr", "--preset", "graded", "--boxes", 9, "--epochs", 3, "--lr", 0.2)
 
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,18 @@ def test_channels_must_come_last(rgb: Run) -> None:
     np.savez("first.npz", x=first, y=y, x_test=first, y_test=y)
     assert rgb("data", "ingest", "first.npz", "--out", "first.zarr")[0] == 0
     before = here()
-    words = ("train", "first.zarr", "--out", "m.zarr", "--boxes", 9, "--group-size", 3)
+    words = (
+        "train",
+        "first.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m.zarr",
+        "--boxes",
+        9,
+        "--group-size",
+        3,
+    )
     failed(rgb(*words), 2, "shape (3, 6, 6)", "put the channels of a pixel last")
     failed(rgb(*TRAIN, "--out", "m.zarr", "--group-size", 4), 2, "put the channels of a pixel last")
     assert here() == before

@@ -159,6 +159,8 @@ WRONG: dict[str, list[Any]] = {
     "keep": [-0.1, 1.1],
     "warmup": [-0.1, 1.5],
     "relaxation": ["linf"],
+    "class_weight": ["heavy", "a=", "a=1,,b=2"],
+    "members": [0, 65, 1.5],
     "augment": [-1.0, 2.1, np.nan],
     "rotation": [-1.0, 26.0],
     "scaling": [-0.1, 0.6],

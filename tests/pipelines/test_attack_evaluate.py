@@ -127,7 +127,20 @@ def test_an_attack_that_is_none_is_an_error(attacked: Run) -> None:
 
 
 def test_only_attacks_on_what_was_certified_are_compared(attacked: Run) -> None:
-    train = ("train", "tiny.zarr", "--out", "m.zarr", "--boxes", 6, "--epochs", 1, "--seed", 1)
+    train = (
+        "train",
+        "tiny.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m.zarr",
+        "--boxes",
+        6,
+        "--epochs",
+        1,
+        "--seed",
+        1,
+    )
     assert attacked(*train)[0] == 0
     words = ("--out", "b.zarr", "--overwrite", "--limit", 3)
     against_b = (*EVALUATE[:-1], "b.zarr")
@@ -177,7 +190,20 @@ def test_reports_refuse_attacks_on_something_else(attacked: Run) -> None:
     report = ("report", "cert.zarr", "--out", "r", "--attack", "a.zarr")
     failed(attacked(*report, "--attack", "all.zarr"), 2, "all.zarr is a second attack on cert")
     failed(attacked(*report, "--convention", "paper"), 2, "held against sound radii")
-    train = ("train", "tiny.zarr", "--out", "m.zarr", "--boxes", 6, "--epochs", 1, "--seed", 1)
+    train = (
+        "train",
+        "tiny.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m.zarr",
+        "--boxes",
+        6,
+        "--epochs",
+        1,
+        "--seed",
+        1,
+    )
     assert attacked(*train)[0] == 0
     words = ("attack", "m.zarr", "tiny.zarr", "--out", "b.zarr", "--limit", 3)
     assert attacked(*words)[0] == 0

@@ -36,7 +36,18 @@ def test_boxes_of_raw_features(run_boxnn: Run) -> None:
     x = (rng.normal(0, 1, (120, 4)) + 2 * y[:, None]).astype(np.float32)
     split = (x[:80], y[:80]), (x[80:], y[80:])
     write_dataset("real.zarr", name="r", classes=["n", "y"], train=split[0], test=split[1])
-    words = ("train", "real.zarr", "--out", "model.zarr", "--boxes", 4, "--epochs", 1)
+    words = (
+        "train",
+        "real.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "model.zarr",
+        "--boxes",
+        4,
+        "--epochs",
+        1,
+    )
     assert run_boxnn(*words)[0] == 0
     assert run_boxnn("export", "boxes", "model.zarr", "--out", "b.npz")[0] == 0
     file, model = np.load("b.npz", allow_pickle=False), load_model("model.zarr")

@@ -27,7 +27,18 @@ def fraud(run_boxnn: Run) -> Run:
     code, out, err = run_boxnn(*words)
     assert (code, err) == (0, "")
     assert out.splitlines()[1] == "columns: 1 number, 1 category, 1 boolean, 1 date"
-    words = ("train", "t.zarr", "--out", "m.zarr", "--boxes", 12, "--epochs", 2)
+    words = (
+        "train",
+        "t.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m.zarr",
+        "--boxes",
+        12,
+        "--epochs",
+        2,
+    )
     assert run_boxnn(*words)[0] == 0
     return run_boxnn
 
@@ -113,7 +124,11 @@ def test_rows_without_labels_are_certified_and_not_evaluated(fraud: Run) -> None
     assert set(open_certificate("c.zarr").label.tolist()) == {-1}
     failed(fraud("evaluate", "c.zarr"), 1, "nothing is right or wrong")
     assert "(no label)" in fraud("data", "info", "n.zarr")[1]
-    failed(fraud("train", "n.zarr", "--out", "x"), 1, "training samples of at least two classes")
+    failed(
+        fraud("train", "n.zarr", "--preset", "graded", "--out", "x"),
+        1,
+        "training samples of at least two classes",
+    )
 
 
 def test_a_column_that_named_the_split_is_left_out_of_new_data(run_boxnn: Run) -> None:

@@ -50,7 +50,17 @@ def test_the_best_options_are_so_on_held_out_data(
     assert found["best"] == {"options": best["options"], "value": best["value"]}
     # The same by the commands that a user types.
     options = [word for name, value in best["options"].items() for word in (f"--{name}", value)]
-    words = ("train", "tiny.zarr", "--out", "m.zarr", *TUNE[4:], *parts, *options)
+    words = (
+        "train",
+        "tiny.zarr",
+        "--preset",
+        "graded",
+        "--out",
+        "m.zarr",
+        *TUNE[4:],
+        *parts,
+        *options,
+    )
     assert boxnn(*words)[0] == 0
     x, y = open_dataset("tiny.zarr").read("train")
     _, held = validation_split(y, 0.3, 0)

@@ -6,7 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 Run = Callable[..., tuple[int, str, str]]
-TRAIN = ("train", "tiny.zarr", "--out", "model.zarr", "--boxes", 6, "--epochs", 2, "--lr", 0.2)
+TRAIN = (
+    "train",
+    "tiny.zarr",
+    "--preset",
+    "graded",
+    "--out",
+    "model.zarr",
+    "--boxes",
+    6,
+    "--epochs",
+    2,
+    "--lr",
+    0.2,
+)
 
 
 def failed(result: tuple[int, str, str], code: int, *words: str) -> None:

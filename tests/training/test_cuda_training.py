@@ -284,7 +284,18 @@ def test_commands(tmp_path: Path, tiny_dataset: Path, run_boxnn: Any) -> None:
         tiny_dataset = shortened(tiny_dataset, tmp_path)
     for device in ("cpu", "cuda"):
         at = ("--device", device, "--out")
-        words = ("train", tiny_dataset, *at, f"m-{device}", "--boxes", 4, "--epochs", 1)
+        words = (
+            "train",
+            tiny_dataset,
+            "--preset",
+            "graded",
+            *at,
+            f"m-{device}",
+            "--boxes",
+            4,
+            "--epochs",
+            1,
+        )
         assert run_boxnn(*words, "--batch", 8, "--threads", 1)[0] == 0
         words = ("certify", f"m-{device}", tiny_dataset, *at, f"c-{device}", "--chunk", 3)
         assert run_boxnn(*words)[0] == 0

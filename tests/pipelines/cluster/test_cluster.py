@@ -106,7 +106,9 @@ def test_a_running_scheduler(
     how: str, work: Work, external: Scheduler, run_boxnn: Run, tmp_path: Path
 ) -> None:
     where = (how, external.address if how == "--scheduler" else external.file)
-    code, out, err = run_boxnn("train", work.data, "--out", "m", *TRAIN_WORDS, *where)
+    code, out, err = run_boxnn(
+        "train", work.data, "--preset", "graded", "--out", "m", *TRAIN_WORDS, *where
+    )
     assert (code, err) == (0, "") and out.startswith("m: 9 boxes")
     assert_same_model(tmp_path / "m", work)
     code, out, err = run_boxnn("certify", work.model, work.data, "--out", "c", *where)
@@ -176,7 +178,7 @@ def test_tls(work: Work, tmp_path: Path, run_boxnn: Run) -> None:
         certify_words = ("certify", work.model, work.data, "--out")
         assert run_boxnn(*certify_words, "c", *cluster, *words)[::2] == (0, "")
         assert_same_certificates(tmp_path / "c", work)
-        train_words = ("train", work.data, "--out", "m", *TRAIN_WORDS)
+        train_words = ("train", work.data, "--preset", "graded", "--out", "m", *TRAIN_WORDS)
         by_file = ("--scheduler-file", scheduler.file)
         assert run_boxnn(*train_words, *by_file, *words)[::2] == (0, "")
         assert_same_model(tmp_path / "m", work)
@@ -259,7 +261,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_no_scheduler_there(work: Work, tmp_path: Path, run_boxnn: Run) -> None:
     (tmp_path / "bad.json").write_text("{")
-    start = ("train", work.data, "--out", "x", *TRAIN_WORDS)
+    start = ("train", work.data, "--preset", "graded", "--out", "x", *TRAIN_WORDS)
     words = "bad.json is not a scheduler file; pass the one that"
     failed(run_boxnn(*start, "--scheduler-file", "bad.json"), 2, words)
     failed(run_boxnn(*start, "--scheduler", "ftp://127.0.0.1:1"), 1, "cannot connect to ftp://")

@@ -91,7 +91,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> None:
 
 def command_words(command: str, work: Work, out: Path) -> list[object]:
     if command == "train":
-        return ["train", work.data, "--out", out, *TRAIN_WORDS]
+        return ["train", work.data, "--preset", "graded", "--out", out, *TRAIN_WORDS]
     return ["certify", work.model, work.data, "--out", out]
 
 

@@ -136,7 +136,7 @@ def test_a_worker_cut_off_but_alive(
     out = tmp_path / "out"
     words: list[object] = ["certify", work.model, work.data, "--out", out]
     if command == "train":
-        words = ["train", work.data, "--out", out, *TRAIN_WORDS]
+        words = ["train", work.data, "--preset", "graded", "--out", out, *TRAIN_WORDS]
     with Started(tmp_path / "logs") as started:
         scheduler = start_cluster(started, network, seconds)
         client = started.start(
