@@ -206,8 +206,8 @@ def test_two_runs_cannot_write_one_output(tiny_dataset: Path, tmp_path: Path) ->
 
 def test_kill_9_while_training(tiny_dataset: Path, tmp_path: Path) -> None:
     words = [
-        "train", tiny_dataset, "--preset", "graded", "--out", tmp_path / "m", "--boxes", "6", "--epochs", "60",
-        "--lr", "0.02", "--batch", "20", "--seed", "3", "--threads", "1",
+        "train", tiny_dataset, "--preset", "graded", "--out", tmp_path / "m", "--boxes", "6",
+        "--epochs", "60", "--lr", "0.02", "--batch", "20", "--seed", "3", "--threads", "1",
     ]  # fmt: skip
     rng = np.random.default_rng(0)
     checkpoint = tmp_path / "m.partial" / "checkpoint.npz"
