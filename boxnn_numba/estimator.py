@@ -497,7 +497,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """
         return probabilities(-self._distance(X) / self.model_.reach, self._sharpness)
 
-    def explain(self, X: ArrayLike, time_limit: float = 1.0) -> list[Explanation]:
+    def explain(self, X: ArrayLike, time_limit: float = 5.0) -> list[Explanation]:
         """Explain predictions: nearest boxes in raw values, costs of columns, smallest changes.
 
         Parameters

@@ -315,7 +315,7 @@ class BoxNN:
         return Certificate(*certificates.certified_radius(distance, *kind))
 
     def explain(
-        self, x: ArrayLike, time_limit: float = 1.0, seed: int = 0
+        self, x: ArrayLike, time_limit: float = 5.0, seed: int = 0
     ) -> list[certificates.Explanation]:
         """Return for each sample its nearest boxes in raw values, and the smallest change found.
 

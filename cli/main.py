@@ -26,6 +26,7 @@ COMMANDS = {
     "certify": "certify",
     "evaluate": "certify",
     "predict": "certify",
+    "explain": "explain",
     "attack": "attack",
     "report": "report",
     "export": "export",

@@ -135,7 +135,7 @@ def evaluate(
         exact = {"settled": settled, "time_limit": limit, "upper": curve(file.upper)}
     abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
     table = margin.per_class_table(*outcome, len(file.classes))
-    known = [part[label >= 0] for part in outcome]
+    known = prediction[label >= 0], outcome[1][label >= 0], label[label >= 0]
     balanced = margin.balanced_certified_accuracy(*known, [0, *radii])
     constant = margin.majority(known[2])
     return Evaluation(
@@ -181,4 +181,5 @@ def _radii(
 
 
 def _percents(radii: Sequence[float], shares: np.ndarray) -> dict[str, float]:
-    return {f"{r:g}": round(100.0 * float(s), 4) for r, s in zip(radii, shares, strict=True)}
+    words = [f"{r:g}" if isinstance(r, float) else str(r) for r in radii]
+    return {word: round(100.0 * float(s), 4) for word, s in zip(words, shares, strict=True)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates.explanation import smallest_changes
+from boxnn_numba.certificates.explanation import Explanation, smallest_changes
+from boxnn_numba.certificates.explanation import explain as explain_rows
 from boxnn_numba.columns import Column, Columns
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
@@ -21,7 +22,7 @@ from boxnn_numba.data.sources.blocks import stored_features
 from boxnn_numba.data.sources.cells import is_table, open_table
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.data.table_files import table_output
-from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.errors import DataError, InputError, OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
@@ -92,11 +93,7 @@ def predict(
     get_backend(run.device, chunk=run.chunk)
     classifier = load_model(model)
     kind = validation.choice("certificate", certificate or CERTIFICATES[0], CERTIFICATES)
-    path = Path(samples)
-    if is_table(path) or table.sep is not None:
-        name, pieces = _table_rows(classifier, path, table)
-    else:
-        name, pieces = None, _array_pieces(path)
+    name, pieces = _opened(classifier, Path(samples), table)
     count, inputs = 0, [model, samples]
     with table_output(out, overwrite=run.overwrite, inputs=inputs, as_json=as_json) as write:
         for x, ids in pieces:
@@ -109,6 +106,81 @@ def predict(
         if not count:
             raise DataError(f"{samples} has no rows; pass at least one")
     return Predicted(str(out), count)
+
+
+@dataclass(frozen=True)
+class Explained(Result):
+    """Explanations of rows, by their numbers or by what names them."""
+
+    rows: dict[str, Explanation]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return them as plain values, without the columns that cost nothing at either box."""
+        found = {}
+        for row, one in self.rows.items():
+            found[row] = asdict(one)
+            found[row]["columns"] = [
+                column for column in found[row]["columns"]
+                if column["own_cost"] or column["rival_cost"]
+            ]  # fmt: skip
+        return found
+
+    def __str__(self) -> str:
+        many = len(self.rows) > 1
+        texts = (f"row {row}\n{one}" if many else str(one) for row, one in self.rows.items())
+        return "\n\n".join(texts)
+
+
+def explain(
+    model: Name,
+    samples: str | os.PathLike[str],
+    rows: Sequence[int] = (0,),
+    *,
+    time_limit: float = 5.0,
+    table: TableOptions = DEFAULT_TABLE,
+    run: RunOptions = DEFAULT_RUN,
+) -> Explained:
+    """Explain the predictions of some rows of a table or an array.
+
+    Parameters
+    ----------
+    model, samples, table
+        As for `predict`.
+    rows
+        Numbers of rows, from 0.
+    time_limit
+        Seconds for each row to prove that no change is smaller than the one found.
+    run
+        How to run: threads are those of this process.
+
+    Returns
+    -------
+    Explained
+
+    Raises
+    ------
+    BoxNNError
+        Bad model or samples, or a row that is not there.
+    """
+    wanted = sorted({validation.integer("rows", row, 0) for row in rows})
+    if not wanted:
+        raise OptionError("`rows` are none; pass at least one number")
+    classifier = load_model(model)
+    name, pieces = _opened(classifier, Path(samples), table)
+    found: dict[str, Explanation] = {}
+    first = 0
+    for x, ids in pieces:
+        here = [row - first for row in wanted if first <= row < first + len(x)]
+        if here:
+            told = explain_rows(classifier, x[here], time_limit=time_limit)
+            keys = [f"{first + at}" for at in here]
+            if ids is not None and name is not None:
+                keys = [f"{key} ({name} {ids[at]})" for key, at in zip(keys, here, strict=True)]
+            found |= zip(keys, told, strict=True)
+        first += len(x)
+        if first > wanted[-1]:
+            return Explained(found)
+    raise DataError(f"{samples} has {first} rows, 0..{first - 1}; there is no row {wanted[-1]}")
 
 
 def _certified(
@@ -141,7 +213,7 @@ def _changes(model: BoxNN, x: np.ndarray) -> dict[str, Any]:
     ]
     after = [
         label if count > 0 else None
-        for label, count in zip(found.prediction.tolist(), found.count.tolist(), strict=True)
+        for label, count in zip(found.prediction.tolist(), found.changed.tolist(), strict=True)
     ]
     return {"changes": words, "becomes": after}
 
@@ -149,6 +221,13 @@ def _changes(model: BoxNN, x: np.ndarray) -> dict[str, Any]:
 # --- what is read ------------------------------------------------------------------------------
 
 Pieces = Iterator[tuple[np.ndarray, np.ndarray | None]]
+
+
+def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, Pieces]:
+    """Return what names the rows of a file, and its features with these names."""
+    if is_table(path) or table.sep is not None:
+        return _table_rows(model, path, table)
+    return None, _array_pieces(path)
 
 
 def _table_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | None, Pieces]:

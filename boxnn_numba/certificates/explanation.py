@@ -34,7 +34,7 @@ class SmallestChanges(NamedTuple):
         (N, n) changed samples, raw values or codes; the sample itself where none was found.
     touched
         (N, n) bool, features that the change rewrites.
-    count
+    changed
         (N,) int32, how many features (or groups) that is, -1 where none was found.
     prediction
         (N,) labels of `x_adv`.
@@ -46,14 +46,14 @@ class SmallestChanges(NamedTuple):
 
     x_adv: np.ndarray
     touched: np.ndarray
-    count: np.ndarray
+    changed: np.ndarray
     prediction: np.ndarray
     proven: np.ndarray
     radius: np.ndarray
 
 
 def smallest_changes(
-    model: Classifier, x: ArrayLike, time_limit: float = 1.0, seed: int = 0
+    model: Classifier, x: ArrayLike, time_limit: float = 5.0, seed: int = 0
 ) -> SmallestChanges:
     """Return the smallest change of each sample that is found to give another prediction.
 
@@ -193,8 +193,11 @@ class Explanation:
 
     def __str__(self) -> str:
         own, rival = self.own_distance / self.unit, self.rival_distance / self.unit
+        certified = f"no rewriting of {_counted(self.radius, self.noun)} changes that"
+        if not self.radius:
+            certified = f"certified against no rewriting, not of one {self.noun.removesuffix('s')}"
         lines = [
-            f"{self.prediction}: no rewriting of {_counted(self.radius, self.noun)} changes that",
+            f"{self.prediction}: {certified}",
             f"distance {own:.2f} {self.noun} to the nearest box of {self.prediction}, {rival:.2f} "
             f"to that of {self.rival}",
             *self._table(),
@@ -245,7 +248,7 @@ def explain(
     model: Classifier,
     x: ArrayLike,
     names: Sequence[str] | None = None,
-    time_limit: float = 1.0,
+    time_limit: float = 5.0,
     seed: int = 0,
 ) -> list[Explanation]:
     """Explain predictions: nearest boxes in raw values, costs of columns, and smallest changes.
@@ -315,8 +318,8 @@ def explain(
             labels[classes[i, 0]].item(), labels[classes[i, 1]].item(), int(change.radius[i]),
             int(distance[i, 0]), int(distance[i, 1]), reach,
             _costs(model, told, rows[i], bounds[0][i], costs[:, i]),
-            _changes(model, told, rows[i], change, i), int(change.count[i]),
-            change.prediction[i].item() if change.count[i] >= 0 else None,
+            _changes(model, told, rows[i], change, i), int(change.changed[i]),
+            change.prediction[i].item() if change.changed[i] >= 0 else None,
             bool(change.proven[i]), unit,
         )
         for i in range(len(rows))
@@ -369,7 +372,7 @@ def _changes(
     ends = row, change.x_adv[i]
     return tuple(
         ColumnChange(told[k].name, *(value_text(model, told[k], values[k]) for values in ends))
-        for k in np.flatnonzero(change.touched[i])
+        for k in np.flatnonzero(change.touched[i]).tolist()
     )
 
 

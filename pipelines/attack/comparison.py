@@ -105,7 +105,7 @@ def standing(
     radius: np.ndarray,
     label: np.ndarray,
     changed: np.ndarray,
-    radii: Sequence[int],
+    radii: Sequence[float],
     blocks: Blocks | None = None,
 ) -> dict[str, Any]:
     """Return a `Standing` but for its file; `changed` is what attacks need, -1 for none found."""
@@ -197,7 +197,7 @@ class UnderAttack(Standing):
 
 
 def hold_against(
-    certificate: CertificateFile, attack: Name, radii: Sequence[int], convention: str = "sound"
+    certificate: CertificateFile, attack: Name, radii: Sequence[float], convention: str = "sound"
 ) -> UnderAttack:
     """Compare what an attack achieved with what is certified, on the rows that were attacked.
 

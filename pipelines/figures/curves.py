@@ -90,7 +90,7 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
         handles.append(_draw_run(axes, run, index, tick_step(last)))
         if run.robust is not None:
             handles.append(_draw_attack(axes, run, index))
-    handles.append(_draw_constant(axes, constant_of(runs), last))
+    handles.append(draw_constant(axes, constant_of(runs), last))
     finish_curves(figure, handles, published, last, title, runs[0].unit)
     return figure
 
@@ -168,7 +168,8 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
     return line
 
 
-def _draw_constant(axes: Axes, constant: Constant, last: int) -> Any:
+def draw_constant(axes: Axes, constant: Constant, last: int) -> Any:
+    """Draw what a constant reaches, dash-dotted; return the entry of the legend."""
     return axes.hlines(
         constant.accuracy,
         0,

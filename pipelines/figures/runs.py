@@ -166,14 +166,15 @@ class Run:
     def balanced_curve(self) -> np.ndarray:
         """Return the same with all classes that occur counted alike."""
         known = self.label >= 0
-        outcome = [values[known] for values in self.outcome]
+        prediction, radius, label = (values[known] for values in self.outcome)
         radii = np.arange(int(self.radius.max()) + 1)
-        return 100 * margin.balanced_certified_accuracy(*outcome, radii)
+        return 100 * margin.balanced_certified_accuracy(prediction, radius, label, radii)
 
     def summary(self) -> Summary:
         """Return the figures that describe the run in one line."""
-        n, accuracy, *radii = _figures(*self.outcome)
-        return Summary(self.name, n, accuracy, round(float(self.balanced_curve()[0]), 4), *radii)
+        n, accuracy, median, mean = _figures(*self.outcome)
+        balanced = round(float(self.balanced_curve()[0]), 4)
+        return Summary(self.name, n, accuracy, balanced, median, mean)
 
     def per_class(self) -> list[ClassSummary]:
         """Return the figures of each true class that occurs, under its name."""
@@ -262,14 +263,14 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
     files = [None if _is_table(path) else open_certificate(path) for path in paths]
     runs: dict[int, Run] = {}
     names = _names(resolved, files)
-    for place, (path, file) in enumerate(zip(paths, files, strict=True)):
+    for at, (path, file) in enumerate(zip(paths, files, strict=True)):
         if file is None:
             continue
         prediction, radius, label = file.outcome(convention)
         attributes = dict(file.attributes)
         known = prediction, in_steps(radius, attributes), label, list(file.classes), attributes
-        run = runs[place] = Run(
-            names[place], *known, file.class_distance, location(path), row=file.row,
+        run = runs[at] = Run(
+            names[at], *known, file.class_distance, location(path), row=file.row,
             patches=file.patches,
         )  # fmt: skip
         if not (run.label >= 0).any():
@@ -279,10 +280,10 @@ def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:
         _check_comparable(next(iter(runs.values())), run)
     # Radii of other methods are of the samples that most is known of.
     beside = max(runs.values(), key=lambda run: len(run.label))
-    for place, (path, file) in enumerate(zip(paths, files, strict=True)):
+    for at, (path, file) in enumerate(zip(paths, files, strict=True)):
         if file is None:
-            runs[place] = _of_table(path, names[place], beside)
-    return [runs[place] for place in range(len(paths))]
+            runs[at] = _of_table(path, names[at], beside)
+    return [runs[at] for at in range(len(paths))]
 
 
 def _is_table(path: Name) -> bool:

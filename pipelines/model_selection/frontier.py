@@ -17,10 +17,10 @@ from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.figures.curves import finish_curves, new_figure
+from boxnn_numba.pipelines.figures.curves import draw_constant, finish_curves, new_figure
 from boxnn_numba.pipelines.figures.palette import run_colour
 from boxnn_numba.pipelines.figures.published import published_rows
-from boxnn_numba.pipelines.figures.runs import certified_curve
+from boxnn_numba.pipelines.figures.runs import Run, certified_curve, constant_of
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.run_folder import (
     KeptRun,
@@ -255,18 +255,20 @@ def _at(values: np.ndarray | None, radius: int) -> float:
 def _draw(
     members: Sequence[_Member], chosen: np.ndarray, last: int, dataset_name: str, title: str
 ) -> Figure:
-    """Draw the envelope, the models it is made of (thin), and every published row (dotted)."""
+    """Draw the envelope, its models (thin), a constant, and every published row (dotted)."""
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
-    look: dict[str, Any] = {"color": run_colour(0).light}
+    look: dict[str, Any] = {"color": run_colour(0).light, "drawstyle": "steps-post"}
     for member in members:
         if member.test is not None:
             axes.plot(member.test[: last + 1], linewidth=0.7, alpha=0.5, zorder=3, **look)
     envelope = [_at(members[int(m)].test, r) for r, m in enumerate(chosen[: last + 1])]
     label = "chosen at each radius on held-out data"
     handles = list(axes.plot(envelope, linewidth=2.6, zorder=5, label=label, **look))
-    unit = next(m for m in members if m.test is not None).kept.certificate().unit
-    finish_curves(figure, handles, published_rows(dataset_name), last, title, unit)
+    file = next(m for m in members if m.test is not None).kept.certificate()
+    run = Run("", *file.outcome(), file.classes)
+    handles.append(draw_constant(axes, constant_of([run]), last))
+    finish_curves(figure, handles, published_rows(dataset_name), last, title, file.unit)
     return figure
 
 

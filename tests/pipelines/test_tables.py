@@ -164,6 +164,33 @@ def predicted(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_explanations_of_a_table(fraud: Run) -> None:
+    model = load_model("m.zarr")
+    Path("n.csv").write_text(as_csv(NEW, HEADER[::-1]))
+    code, out, err = fraud("explain", "m.zarr", "n.csv", "--rows", "7,2")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("row ")] == [
+        "row 2 (who r2)", "row 7 (who r7)",
+    ]  # fmt: skip
+    found = json.loads(fraud("explain", "m.zarr", "n.csv", "--json")[1])["0 (who r0)"]
+    cells = {name: [NEW[0][name]] for name in HEADER[1:5]}
+    assert found["prediction"] == model.predict(cells)[0]
+    values = {column["name"]: column["value"] for column in found["columns"]}
+    assert values.keys() <= set(HEADER[1:5])
+    changed = cells | {change["name"]: [change["after"]] for change in found["changes"]}
+    changed = {name: ["" if cell == ["missing"] else cell[0]] for name, cell in changed.items()}
+    assert model.predict(changed)[0] == found["becomes"] != found["prediction"]
+    if found["proven"]:
+        assert len(found["changes"]) == found["radius"] + 1
+    failed(fraud("explain", "m.zarr", "n.csv", "--rows", "3,40"), 1, "40 rows", "no row 40")
+    failed(fraud("explain", "m.zarr", "n.csv", "--rows", "x"), 2, "--rows is 'x'")
+    failed(fraud("explain", "m.zarr", "n.csv", "--rows", "-1"), 2, "rows")
+    Path("less.csv").write_text(as_csv(NEW, HEADER[:3]))
+    failed(fraud("explain", "m.zarr", "less.csv"), 1, "less.csv has no column 'paid'")
+    words = fraud("explain", "m.zarr", "n.csv", "--time-limit", -1)
+    failed(words, 2, "--time-limit")
+
+
 def test_predictions_of_a_table(fraud: Run) -> None:
     model = load_model("m.zarr")
     cells = {name: [row[name] for row in NEW] for name in HEADER[1:5]}

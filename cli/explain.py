@@ -1,0 +1,51 @@
+"""`boxnn explain`: why rows have their predictions, and what would change them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from boxnn_numba.cli import options
+
+
+@options.command("Explain the predictions of some rows.", "explaining")
+@click.argument("model", type=options.StorePath(exists=True))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--rows", default="0", help="Numbers of rows, from 0, with commas.")
+@click.option(
+    "--time-limit",
+    default=5.0,
+    help="Seconds for each row to prove that no change is smaller; 0 leaves that out.",
+)
+@options.option(
+    "--id",
+    "id_column",
+    section="Tables",
+    metavar="COLUMN",
+    help="Column that names rows; that of the training data by default.",
+)
+@options.option(
+    "--drop",
+    section="Tables",
+    metavar="COLUMNS",
+    help="Columns to leave out, with commas, besides those of the training data.",
+)
+@options.missing
+@options.separator
+def explain(model: str, file: str, rows: str, **given: Any) -> options.Output:
+    """Say why rows of FILE have their predictions, and what would change them.
+
+    For each row: the nearest box of the class that MODEL predicts and that of its rival in the
+    table's own values, what each column adds to the distances, and the smallest change of columns
+    that gives another prediction. FILE is as for `boxnn predict`.
+
+    Example: boxnn explain model.zarr rows.csv --rows 0,7
+    """
+    from boxnn_numba.data.sources.tables import TableOptions
+    from boxnn_numba.pipelines.predict import explain as work
+
+    chosen = options.whole_numbers("--rows", rows, "0,7")
+    table = TableOptions(**options.table_values(given))
+    result = work(model, file, chosen, table=table, **given)
+    return result, str(result)
