@@ -133,7 +133,7 @@ def train_baseline(
         Bad data or options, no torch, a diverged run, or an output that cannot be written.
     """
     validation.choice("method", method, METHODS)
-    sizes = {"retained": retained, "parts": parts, "base": base, "trees": trees}
+    sizes: dict[str, Any] = {"retained": retained, "parts": parts, "base": base, "trees": trees}
     sizes |= {"rounds": rounds, "clip": clip, "sampled": sampled, "epochs": epochs}
     given = {name: value for name, value in sizes.items() if value is not None}
     _check_given(method, given)
