@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
 from boxnn_numba.errors import InputError, OptionError
 
 #: What option `class_weight` may be besides weights by label.
@@ -69,7 +69,13 @@ def class_weights(text: str, classes: Sequence[Any], counts: np.ndarray) -> np.n
         if label not in place:
             known = ", ".join([*place][:8])
             raise OptionError(f"`class_weight` names class {label!r}; the classes are {known}")
-        out[place[label]] = validation.real(f"class_weight of {label}", number, 0)
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            raise OptionError(f"class_weight of {label} is {number}; weights are numbers >= 0")
+        out[place[label]] = weight
     return out
 
 

@@ -1,0 +1,95 @@
+"""Search of options: what it finds, that it is the same everywhere, and what is settled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boxnn_numba import BoxNNClassifier, fit, load_model
+from boxnn_numba.data.dataset import write_dataset
+from boxnn_numba.errors import OptionError
+from boxnn_numba.pipelines.training.train import choose, train
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.search import RADII, Chosen, Trial, search
+from boxnn_numba.training.weights import row_weights
+
+SMALL: dict[str, Any] = {"effort": 0.2}
+
+
+def table(rows: int = 400, rare: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Ten columns, each of which says a little of two classes."""
+    rng = np.random.default_rng(1)
+    y = (rng.random(rows) < rare).astype(np.int32)
+    x = np.clip(rng.normal(100, 30, (rows, 10)) + 45 * y[:, None], 0, 255).astype(np.uint8)
+    return x, y
+
+
+def found(threads: int = 1, rare: float = 0.5, **given: Any) -> tuple[Chosen, list[Trial]]:
+    x, y = table(rare=rare)
+    weights = row_weights(y, [0, 1], "balanced")
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0, weights=weights)
+    trials: list[Trial] = []
+    chosen = search(feed, 2, given, threads=threads, on_trial=trials.append, **SMALL)
+    return chosen, trials
+
+
+def test_the_same_whatever_the_threads() -> None:
+    (one, trials), (two, others) = found(), found(threads=2)
+    assert one.options == two.options
+    assert [str(trial) for trial in trials] == [str(trial) for trial in others]
+
+
+def test_rounds_halve_and_the_best_is_taken() -> None:
+    chosen, trials = found()
+    first, second = ([t for t in trials if t.round == r] for r in (0, 1))
+    assert len(first) > len(second) > 1
+    assert all(len(trial.accuracy) == len(RADII) for trial in trials)
+    assert all(sorted(t.accuracy, reverse=True) == [*t.accuracy] for t in trials)
+    assert chosen.trial in second and chosen.trial is not None
+    for name in ("width", "beta", "tau", "boxes", "parts", "lr"):
+        assert getattr(chosen.options, name) == getattr(chosen.trial.options, name)
+    assert chosen.trial.scores.shape == (len(chosen.trial.labels), 2)
+
+
+def test_what_is_settled_stays() -> None:
+    given = {"width": 33, "boxes": 14, "epochs": 3, "members": 2, "seed": 5, "parts": "2"}
+    chosen, trials = found(**given)
+    for options in (chosen.options, *(trial.options for trial in trials)):
+        assert (options.width, options.boxes, options.seed, options.parts) == (33, 14, 5, "2")
+    assert (chosen.options.epochs, chosen.options.members) == (3, 2)
+
+
+def test_no_constant_is_chosen_for_a_rare_class() -> None:
+    chosen, _ = found(rare=0.05)
+    assert chosen.trial is not None and chosen.trial.accuracy[0] > 0.7
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 20])
+def test_few_rows(rows: int) -> None:
+    x, y = table(rows)
+    y[:2] = 0, 1
+    model = BoxNNClassifier(effort=0.1).fit(x.astype(float), y)
+    assert (model.predict(x.astype(float)) == y).mean() >= 0.5
+
+
+def test_command_and_fit_find_the_same(tmp_path: Any) -> None:
+    x, y = table(120)
+    split = x.astype(np.float32), y
+    write_dataset(tmp_path / "d", name="d", classes=[0, 1], train=split, test=split)
+    given = {"seed": 3, "boxes": 8}
+    settings, trial = choose(tmp_path / "d", given)
+    train(tmp_path / "d", tmp_path / "m", settings, preset="auto")
+    stored, fitted = load_model(tmp_path / "m"), fit(split[0], y, **given)
+    assert trial is not None and len(stored.box_sets) == settings.members == 3
+    for one, other in zip(stored.box_sets, fitted.box_sets, strict=True):
+        np.testing.assert_array_equal(one.lower, other.lower)
+        np.testing.assert_array_equal(one.upper, other.upper)
+    assert stored.training["options"] == fitted.training["options"] == settings.as_dict()
+    assert not np.array_equal(stored.box_sets[0].lower, stored.box_sets[1].lower)
+
+
+def test_images_have_presets_of_their_own() -> None:
+    with pytest.raises(OptionError, match="preset auto is for tables, and these are images"):
+        fit(np.zeros((9, 4, 4), np.uint8), np.arange(9) % 2, preset="auto")
