@@ -143,8 +143,9 @@ def _certify(method: str, out: str, **given: Any) -> options.Output:
 
     result = certify_baseline(out=out, method=method, **given).as_dict()
     text = (
-        f"{out}: {result['method']}, {result['n']} samples in {result['seconds']:.2f} s, accuracy "
-        f"{result['accuracy']:.2f}%, abstains on {result['abstained']:.2f}%, median certified "
+        f"{out}: {result['method']}, {result['n']} samples in {result['seconds']:.2f} s, "
+        + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")
+        + f", abstains on {result['abstained']:.2f}%, median certified "
         f"radius {result['median_certified_radius']}, {result['multiply_adds']:,} multiply-adds a "
         "sample"
     )

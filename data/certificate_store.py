@@ -19,7 +19,12 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.certificates import KINDS
-from boxnn_numba.certificates.margin import BOX_NN, CONVENTIONS, certified_radius
+from boxnn_numba.certificates.margin import (
+    BOX_NN,
+    CONVENTIONS,
+    certified_radius,
+    median_certified_radius,
+)
 from boxnn_numba.data.paths import Name
 from boxnn_numba.data.row_files import Column, OptionalColumn, RowFile, spread_rows
 from boxnn_numba.errors import CertificateFileError, OptionError
@@ -99,6 +104,17 @@ class CertificateFile(RowFile):
 
     def _limited(self, radius: np.ndarray) -> np.ndarray:
         return np.minimum(radius, np.asarray(self.most, dtype=radius.dtype))
+
+    def standing(self) -> tuple[float | None, int]:
+        """Return accuracy in percent and the median certified radius.
+
+        Of rows without any label that are None and the median of the radii.
+        """
+        prediction, radius, label = self.outcome()
+        if (label < 0).all():
+            return None, median_certified_radius(prediction, radius, prediction)
+        accuracy = round(100.0 * float((prediction == label).mean()), 4)
+        return accuracy, median_certified_radius(prediction, radius, label)
 
     def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return prediction, radius under a convention, and true label.

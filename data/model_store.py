@@ -280,3 +280,11 @@ def _is_of_version_1(model: BoxNN) -> bool:
         found.is_grouped or found.n_parts > 1 or len(found.rows) <= found.rows[-1]
         for found in structures
     )
+
+
+def trained_columns(model: BoxNN | BaselineModel) -> Columns | None:
+    """Return the columns that a model was trained on, if its data were a table."""
+    if isinstance(model, BoxNN):
+        return model.columns
+    listed = model.training.get("columns")
+    return None if listed is None else Columns.from_list(listed)

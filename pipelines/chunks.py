@@ -18,10 +18,9 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.columns import Columns
 from boxnn_numba.data.atomic import partial_path, staged_output, write_failure
 from boxnn_numba.data.dataset import Dataset, open_dataset
-from boxnn_numba.data.model_store import model_digest
+from boxnn_numba.data.model_store import model_digest, trained_columns
 from boxnn_numba.data.paths import Location, Name, absolute, location
 from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_chunk
 from boxnn_numba.errors import DataError
@@ -160,7 +159,7 @@ def _run(
 @functools.lru_cache(maxsize=2)
 def _open_inputs(job: ChunkJob) -> tuple[Any, Dataset, np.ndarray]:
     model = job.load(job.model)
-    dataset = open_dataset(job.data).matched(columns_of(model), job.model)
+    dataset = open_dataset(job.data).matched(trained_columns(model), job.model)
     if model_digest(model) != job.model_digest or dataset.digest != job.data_digest:
         raise DataError(f"{job.model} or {job.data} changed while it was used; start again")
     known = {label: index for index, label in enumerate(model.classes)}
@@ -193,14 +192,6 @@ def run_chunk(index: int, job: ChunkJob) -> Spent:
     return Spent(1, computed - read, transfer, nbytes)
 
 
-def columns_of(model: BoxNN | BaselineModel) -> Columns | None:
-    """Return the columns that a model was trained on, if its data were a table."""
-    if isinstance(model, BoxNN):
-        return model.columns
-    listed = model.training.get("columns")
-    return None if listed is None else Columns.from_list(listed)
-
-
 # --- what a job is of ------------------------------------------------------------------------
 
 
@@ -226,7 +217,7 @@ class Subject:
     ) -> Subject:
         """Open a model by `load`, and a dataset, of which all rows are taken without a limit."""
         stored = load(model)
-        dataset = open_dataset(data).matched(columns_of(stored), model)
+        dataset = open_dataset(data).matched(trained_columns(stored), model)
         validation.choice("split", split, dataset.splits)
         if dataset.n_rows(split) == 0:
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")

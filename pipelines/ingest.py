@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.columns import Column, Columns
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import Dataset, DatasetWriter, IdFormat
-from boxnn_numba.data.model_store import load_model
+from boxnn_numba.data.model_store import load_baseline, load_model, trained_columns
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.data.sources.blocks import UNLABELLED, Block, Table, stored_features
 from boxnn_numba.data.sources.catalogue import Like, Source, open_source
 from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
-from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.errors import DataError, ModelFileError, OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.progress import Progress
@@ -129,24 +130,24 @@ def ingest(
     started = time.perf_counter()
     validation.fraction("test_fraction", test_fraction)
     validation.integer("seed", seed, low=0)
-    model = None if like is None else load_model(like)
+    wanted = None if like is None else _like(like)
     opened = open_source(
         os.fspath(source),
         directory=None if directory is None else Path(directory),
         labels=None if labels is None else Path(labels),
         table=table if label is None else replace(table, label=label),
         test=None if test is None else Path(test),
-        like=None if model is None else _like(model),
+        like=wanted,
     )
     header: dict[str, Any] = {
         "name": name or opened.name,
-        "feature_shape": _feature_shape(opened, shape, model),
-        "codes": _are_codes(opened, codes, model),
+        "feature_shape": _feature_shape(opened, shape, wanted),
+        "codes": _are_codes(opened, codes, wanted),
     }
     sources = [name for name in (source, labels, directory, test, like) if name is not None]
     local = [name for name in sources if Path(str(name)).exists()]
     with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
-        plan = _plan(opened, test_fraction, seed, model)
+        plan = _plan(opened, test_fraction, seed, wanted)
         digest, facts = _write(folder, opened, plan, header, run.progress)
     return Ingested(
         **header,
@@ -183,22 +184,38 @@ def _write(
     }
 
 
-def _like(model: BoxNN) -> Like:
-    columns = getattr(model, "columns", None)
-    return Like(columns, model.boxes.n_features, model.training.get("table") or {})
+def _like(path: Name) -> Like:
+    """Return what data must be like for a model, or for the base classifiers of a defence."""
+    model: BoxNN | BaselineModel
+    try:
+        model = load_model(path)
+    except ModelFileError as error:
+        try:
+            model = load_baseline(path)
+        except ModelFileError:
+            raise error from None
+    plain = isinstance(model, BoxNN)
+    return Like(
+        trained_columns(model),
+        model.boxes.n_features if plain else model.n_features,
+        tuple(model.feature_shape or ()),
+        list(model.classes),
+        model.grid is None,
+        model.training.get("table") or {},
+    )
 
 
-def _are_codes(source: Source, codes: bool, model: BoxNN | None) -> bool:
+def _are_codes(source: Source, codes: bool, like: Like | None) -> bool:
     """Return whether features are stored as codes."""
-    if model is None:
+    if like is None:
         return codes or source.train.is_uint8
-    if codes and model.grid is not None:
+    if codes and not like.codes:
         raise OptionError("`codes` does not go with `like`, a model of real numbers; leave it away")
-    return model.grid is None
+    return like.codes
 
 
 def _feature_shape(
-    source: Source, shape: Sequence[int] | None, model: BoxNN | None
+    source: Source, shape: Sequence[int] | None, like: Like | None
 ) -> tuple[int, ...]:
     found = source.train.feature_shape
     if source.test is not None and source.test.feature_shape != found:
@@ -206,13 +223,13 @@ def _feature_shape(
             f"training samples have shape {found} and test samples {source.test.feature_shape}; "
             "they must agree"
         )
-    if model is not None and source.train.n_features != model.boxes.n_features:
+    if like is not None and source.train.n_features != like.n_features:
         raise DataError(
             f"{source.train.place} has {source.train.n_features} features and the model "
-            f"{model.boxes.n_features}; they must agree"
+            f"{like.n_features}; they must agree"
         )
     if shape is None:
-        return found if model is None else tuple(model.feature_shape or found)
+        return found if like is None else like.feature_shape or found
     return validation.sample_shape(shape, source.train.n_features)
 
 
@@ -239,7 +256,7 @@ class _Plan:
     is_test: Callable[[Block, np.ndarray], np.ndarray]
 
 
-def _plan(source: Source, test_fraction: float, seed: int, model: BoxNN | None) -> _Plan:
+def _plan(source: Source, test_fraction: float, seed: int, like: Like | None) -> _Plan:
     train, names = source.train, _Names()
     found = _counted(train, names)
     if not sum(map(Counter.total, found)):
@@ -251,9 +268,9 @@ def _plan(source: Source, test_fraction: float, seed: int, model: BoxNN | None) 
         tested = sum(_counted(source.test, names), tested)
     ids = names.format(getattr(train, "id_name", None))
     everything = sum(found, Counter[Any]())
-    if model is not None or (set(everything) == {UNLABELLED} and source.test is None
+    if like is not None or (set(everything) == {UNLABELLED} and source.test is None
                              and not found[1]):  # fmt: skip
-        index = LabelIndex(everything, () if model is None else model.classes)
+        index = LabelIndex(everything, () if like is None else like.classes)
         index.counts(everything, train.place)
         return _Plan(
             index, {"train": 0, "test": everything.total()}, ids, lambda _, y: np.ones(len(y), bool)

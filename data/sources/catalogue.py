@@ -112,14 +112,21 @@ class Like:
     ----------
     columns : Columns or None
         Its columns, if it has any.
-    n_features : int
-        How many features it takes.
+    n_features, feature_shape
+        How many features it takes, and the shape of a sample.
+    classes
+        Its labels.
+    codes : bool
+        Whether it takes codes.
     table : dict
         How the table that it was trained on was read, as in `Dataset.table`.
     """
 
     columns: Columns | None
     n_features: int
+    feature_shape: tuple[int, ...]
+    classes: list[Any]
+    codes: bool
     table: dict[str, Any]
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.baselines import ablation, partition
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.certificates.margin import median_certified_radius
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_baseline
 from boxnn_numba.data.paths import Name, absolute
@@ -72,7 +71,7 @@ class CertifiedBaseline(Result):
     method: str
     split: str
     n: int
-    accuracy: float
+    accuracy: float | None
     abstained: float
     median_certified_radius: int
     seconds: float
@@ -249,12 +248,11 @@ def certify_baseline(
         seconds_per_sample=None if votes is None else votes.attributes["seconds_per_sample"],
     )  # fmt: skip
     file = open_certificate(out)
-    prediction, _, label = outcome = file.outcome()
+    accuracy, median = file.standing()
     return CertifiedBaseline(
-        str(out), file.method, split, len(file),
-        accuracy=round(100.0 * float((prediction == label).mean()), 4),
-        abstained=round(100.0 * float((prediction < 0).mean()), 4),
-        median_certified_radius=median_certified_radius(*outcome),
+        str(out), file.method, split, len(file), accuracy,
+        abstained=round(100.0 * float((file.prediction < 0).mean()), 4),
+        median_certified_radius=median,
         seconds=time.perf_counter() - began,
         seconds_per_sample=file.attributes["seconds_per_sample"],
         multiply_adds=file.attributes["multiply_adds"],

@@ -158,13 +158,9 @@ def certify(
         optional=optional,
     )  # fmt: skip
     file = open_certificate(out)
-    prediction, radius, label = file.outcome()
-    known = bool((label >= 0).any())
-    truth = label if known else prediction
+    accuracy, median = file.standing()
     return Certified(
-        str(out), certificate, split, len(file),
-        accuracy=round(100.0 * float((prediction == label).mean()), 4) if known else None,
-        median_certified_radius=margin.median_certified_radius(prediction, radius, truth),
+        str(out), certificate, split, len(file), accuracy, median,
         patches=file.patches,
         settled=100.0 * float((file.radius == file.upper).mean()) if exact else None,
         seconds=time.perf_counter() - began,

@@ -155,6 +155,18 @@ def test_labels_that_the_model_does_not_know(fraud: Run) -> None:
     assert certified(fraud, "n.zarr")[1].tolist()[:3] == [-1] * 3
 
 
+def test_tables_for_a_published_defence(fraud: Run) -> None:
+    assert fraud("baseline", "stumps", "train", "t.zarr", "--out", "s.zarr", "--rounds", 5)[0] == 0
+    Path("n.csv").write_text(as_csv(NEW, HEADER[4::-1]))
+    like = ("data", "ingest", "n.csv", "--out", "n.zarr", "--like")
+    assert fraud(*like, "s.zarr")[0] == 0
+    assert open_dataset("n.zarr").columns == open_dataset("t.zarr").columns
+    words = ("baseline", "stumps", "certify", "s.zarr", "n.zarr", "--out", "c.zarr")
+    code, out, _ = fraud(*words)
+    assert code == 0 and ", no labels, " in out
+    failed(fraud(*like[:-1], "--overwrite", "--like", "t.zarr"), 1, "t.zarr")
+
+
 # --- predictions ---------------------------------------------------------------------------------
 
 
