@@ -194,10 +194,9 @@ def _like(path: Name) -> Like:
             model = load_baseline(path)
         except ModelFileError:
             raise error from None
-    plain = isinstance(model, BoxNN)
     return Like(
         trained_columns(model),
-        model.boxes.n_features if plain else model.n_features,
+        model.boxes.n_features if isinstance(model, BoxNN) else model.n_features,
         tuple(model.feature_shape or ()),
         list(model.classes),
         model.grid is None,
