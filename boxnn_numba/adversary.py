@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from boxnn_numba.errors import OptionError
-from boxnn_numba.rivals import group_count
+from boxnn_numba.rivals import differing_groups, group_count
 
 if TYPE_CHECKING:
     from boxnn_numba.classifier import Classifier
@@ -97,6 +97,13 @@ class Adversary:
         cost[free] = [int(share / unit) for share in paid]
         return cls(free, cost, unit)
 
+    @classmethod
+    def of_file(cls, model: Classifier, said: Mapping[str, Any]) -> Adversary:
+        """Return the one that `attributes` of a file describe."""
+        costs = said.get("costs")
+        filled = None if costs is None else [1 if one is None else one for one in costs]
+        return cls.of(model, said.get("attackable"), filled)
+
     @property
     def count(self) -> int:
         """Number |A| of groups that may be rewritten."""
@@ -113,9 +120,12 @@ class Adversary:
         paid = np.cumsum(np.sort(self.cost[self.free]))
         return np.concatenate([[0], paid, [paid[-1] + 1]])
 
-    def paid_for(self, changed: np.ndarray) -> np.ndarray:
-        """Return the units (N,) that rewriting groups (N, G) bool costs."""
-        return np.asarray(changed @ self.cost)
+    def paid(self, x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Return the units (N,) that it costs to make other samples (N, n) of some.
+
+        groups (n,) are those of a model.
+        """
+        return np.asarray(differing_groups(x, other, groups) @ self.cost)
 
     def least(self, count: np.ndarray) -> np.ndarray:
         """Return the units that so many groups cost at least; more than there are cost `never`."""

@@ -25,11 +25,12 @@ from sklearn.utils.validation import (
 )
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks.domain import domain_of
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import default_threads, limit_threads
+from boxnn_numba.certificates import KINDS
 from boxnn_numba.certificates.explanation import Explanation, column_importances, explain
-from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.columns import Columns, headers, is_table
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
@@ -38,7 +39,6 @@ from boxnn_numba.input_columns import columns_of, has_texts
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipeline_steps import last_step
 from boxnn_numba.probabilities import probabilities, sharpness
-from boxnn_numba.rivals import group_count
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
@@ -530,38 +530,96 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 self._importances = column_importances(self.model_, rows)
         return self._importances
 
-    def certify(self, X: ArrayLike) -> np.ndarray:
-        """Return the (n_samples,) certified radii: columns that may change arbitrarily."""
-        return self._certificate(X)[1]
+    def certify(
+        self,
+        X: ArrayLike,
+        certificate: str = "pairwise",
+        attackable: Any = None,
+        costs: Any = None,
+        time_limit: float = 60.0,
+    ) -> np.ndarray:
+        """Return the (n_samples,) certified radii: columns that may change arbitrarily.
 
-    def _certificate(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        Parameters
+        ----------
+        X
+            Samples, as for `predict`.
+        certificate
+            ``"margin"``, ``"pairwise"`` or ``"exact"``, each at least as large as the one before,
+            and slower.
+        attackable
+            The only columns that may change, by name or number; all by default. A radius of all of
+            them means that no change of them has an effect.
+        costs
+            A positive number for each column, or a mapping from names to numbers: the radii are
+            then budgets (float64).
+        time_limit
+            Seconds for each sample of the exact certificate.
+
+        Raises
+        ------
+        ValueError
+            A column is unknown or has no cost, a cost is not above 0, or the samples do not fit.
+        """
+        return self._certificate(X, certificate, attackable, costs, time_limit)[1]
+
+    def _certificate(
+        self, X: ArrayLike, certificate: str, attackable: Any, costs: Any, time_limit: float = 60.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return class indices and radii."""
-        distance = self._distance(X)
-        index, radius = self.model_.radii(distance)
-        # Where no rival has a box yet, all features may change.
-        return index, np.minimum(radius, np.int32(group_count(self.model_)))
+        known = tuple(kind for kind in KINDS if kind != "patch")
+        validation.choice("certificate", certificate, known)
+        rows = self._rows(X)
+        model, adversary = self.model_, Adversary.of(self.model_, attackable, costs)
+        with limit_threads(self._threads()):
+            distance = model.class_distance(rows)
+            # Where no rival has a box yet, all features may change.
+            index, radius = model.radii(distance, adversary=adversary)
+            if certificate != "margin" and len(np.unique(model.boxes.labels)) > 1:
+                radius = model.certify(
+                    rows, certificate=certificate, time_limit=time_limit, attackable=attackable,
+                    costs=costs,
+                ).radius  # fmt: skip
+        return index, radius
 
-    def certified_score(self, X: ArrayLike, y: ArrayLike, radius: int) -> float:
+    def certified_score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        radius: float,
+        certificate: str = "pairwise",
+        attackable: Any = None,
+        costs: Any = None,
+    ) -> float:
         """Return the certified accuracy: the fraction of samples right and certified at `radius`.
+
+        Other parameters are those of `certify`; with `costs` the radius is a budget.
 
         Raises
         ------
         OptionError
-            `radius` is not a whole number of at least 0.
+            `radius` is not a whole number (a number, with costs) of at least 0.
         """
-        radius = validation.integer("radius", radius, 0)
-        index, radii = self._certificate(X)
-        outcome = self.classes_[index], radii, column_or_1d(y)
-        return float(certified_accuracy(*outcome, [radius])[0])
+        if costs is None:
+            radius = validation.integer("radius", radius, 0)
+        else:
+            radius = validation.real("radius", radius, 0)
+        index, radii = self._certificate(X, certificate, attackable, costs)
+        right = validation.outcomes(self.classes_[index], radii, column_or_1d(y))
+        return float(np.mean((right[0] == right[2]) & (radii >= radius)))
 
 
-def certified_accuracy_scorer(radius: int) -> Callable[..., float]:
+def certified_accuracy_scorer(
+    radius: float, certificate: str = "pairwise", attackable: Any = None, costs: Any = None
+) -> Callable[..., float]:
     """Return a scorer of certified accuracy at a radius, for GridSearchCV and the like.
 
     Parameters
     ----------
     radius
         Number of columns that may change.
+    certificate, attackable, costs
+        As for `BoxNNClassifier.certify`.
 
     Returns
     -------
@@ -571,7 +629,7 @@ def certified_accuracy_scorer(radius: int) -> Callable[..., float]:
     Raises
     ------
     OptionError
-        `radius` is not a whole number of at least 0.
+        `radius` is not a whole number (a number, with costs) of at least 0.
 
     Examples
     --------
@@ -584,14 +642,19 @@ def certified_accuracy_scorer(radius: int) -> Callable[..., float]:
     >>> bool(scores.mean() > 0.6)
     True
     """
-    return partial(_certified_score, radius=validation.integer("radius", radius, 0))
+    if costs is None:
+        radius = validation.integer("radius", radius, 0)
+    kind = {"certificate": certificate, "attackable": attackable, "costs": costs}
+    return partial(_certified_score, radius=radius, **kind)
 
 
-def _certified_score(estimator: Any, X: ArrayLike, y: ArrayLike, radius: int) -> float:
+def _certified_score(
+    estimator: Any, X: ArrayLike, y: ArrayLike, radius: float, **kind: Any
+) -> float:
     last, samples = last_step(estimator, X)
     if not hasattr(last, "certified_score"):
         raise InputError(f"{type(last).__name__} has no certified_score; score a BoxNNClassifier")
-    return float(last.certified_score(samples, y, radius))
+    return float(last.certified_score(samples, y, radius, **kind))
 
 
 def certified_radius(estimator: Any, X: ArrayLike, **certificate: Any) -> np.ndarray:

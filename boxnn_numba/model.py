@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import certificates, validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
@@ -254,6 +255,8 @@ class BoxNN:
         certificate: str = "margin",
         time_limit: float = 60.0,
         patch: Any = None,
+        attackable: Any = None,
+        costs: Any = None,
     ) -> Certificate:
         """Return predictions and certified radii.
 
@@ -271,12 +274,19 @@ class BoxNN:
             (`exact_radius`), each at least as large as the one before, and slower. ``"patch"``
             (`patch_certified`) is of another adversary, who rewrites one block of pixels: the
             radius is then the side of the largest square that is within a block of a size in
-            `patch` that is proved to change nothing, 0 where there is none.
+            `patch` that is proved to change nothing, 0 where there is none. ``"auto"`` is what
+            `default_kind` says.
         time_limit
             Seconds for each sample of exact radii. Where they do not suffice the radius is the
             lower bound found by then, which is certified as well.
         patch
             Sizes of blocks of pixels, as for `patch_certified`; for that certificate only.
+        attackable
+            The only columns (or groups) that may be rewritten, by name or number; all by default.
+            A radius of all of them means that no rewriting of them changes the prediction.
+        costs
+            What it costs to rewrite each column (or group), as for `Adversary.of`: the radius is
+            then a budget, float64. Changes that cost as much in all change nothing.
 
         Returns
         -------
@@ -291,10 +301,21 @@ class BoxNN:
         OptionError
             An option is unknown, out of range, or goes with margins only.
         """
-        validation.choice("certificate", certificate, certificates.KINDS)
+        validation.choice("certificate", certificate, (*certificates.KINDS, certificates.AUTO))
+        if certificate == certificates.AUTO:
+            certificate = certificates.default_kind(self)
         sizes = validation.patches_for(certificate, patch)
+        who = {"attackable": attackable, "costs": costs}
+        limited = attackable is not None or costs is not None
+        if limited and (certificate == "patch" or on_gpu(x)):
+            raise OptionError(
+                "`attackable` and `costs` are not for patches nor for arrays on a GPU; leave them "
+                "out, or pass NumPy arrays"
+            )
         if certificate == "margin":
-            index, radius = self.radii(self.class_distance(x, device, chunk), convention)
+            adversary = Adversary.of(self, **who) if limited else None
+            distance = self.class_distance(x, device, chunk)
+            index, radius = self.radii(distance, convention, adversary)
             return Certificate(self._labels(index), radius)
         if convention != "sound" or device not in ("auto", "cpu") or on_gpu(x):
             raise OptionError(
@@ -302,17 +323,25 @@ class BoxNN:
                 "convention and device, and pass NumPy arrays"
             )
         if certificate == "pairwise":
-            return certificates.pairwise_radius(self, x)
+            return certificates.pairwise_radius(self, x, **who)
         if certificate == "patch":
             label, held = certificates.patch_certified(self, x, [*sizes])
             return Certificate(label, certificates.patch_sides([*sizes], held))
-        lower, _ = certificates.exact_radii(self, x, time_limit)
+        lower, _ = certificates.exact_radii(self, x, time_limit, **who)
         return Certificate(self.predict(x), lower)
 
-    def radii(self, distance: np.ndarray, convention: str = "sound") -> Certificate:
-        """Return predicted class indices and certified radii for class distances (N, K)."""
+    def radii(
+        self, distance: np.ndarray, convention: str = "sound", adversary: Adversary | None = None
+    ) -> Certificate:
+        """Return predicted class indices and certified radii for class distances (N, K).
+
+        The adversary may be one with less freedom than to rewrite any groups.
+        """
         kind = self.boxes.width, self.group_size, convention, len(self.box_sets)
-        return Certificate(*certificates.certified_radius(distance, *kind))
+        index, radius = certificates.certified_radius(distance, *kind)
+        if adversary is not None:
+            radius = adversary.radius(adversary.least(radius + 1))
+        return Certificate(index, radius)
 
     def explain(
         self, x: ArrayLike, time_limit: float = 5.0, seed: int = 0

@@ -38,10 +38,14 @@ def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.n
 
     groups are (n,) numbers 0..G-1.
     """
+    return np.asarray(differing_groups(x, other, groups).sum(axis=1))
+
+
+def differing_groups(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return (N, G) bool, groups of features that differ between samples (N, n), row by row."""
     order = np.argsort(groups, kind="stable")
     starts = np.searchsorted(groups[order], np.arange(groups.max() + 1))
-    differs = np.logical_or.reduceat((x != other)[:, order], starts, axis=1)
-    return np.asarray(differs.sum(axis=1))
+    return np.asarray(np.logical_or.reduceat((x != other)[:, order], starts, axis=1))
 
 
 def need_two_classes(model: Classifier) -> None:

@@ -22,8 +22,14 @@ from boxnn_numba.cli.certify import cluster_text
     help="greedy uses the boxes; random is a black box, in the manner of Sparse-RS.",
 )
 @click.option("--max-features", type=int, help="Most features, or groups, to change.")
-@click.option("--low", default=0, help="Least code to write.")
-@click.option("--high", default=255, help="Largest code to write.")
+@click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
+@click.option(
+    "--low",
+    default="0",
+    metavar="LIMITS",
+    help="Least code to write; or least values of columns, e.g. amount=0,age=18.",
+)
+@click.option("--high", default="255", metavar="LIMITS", help="Largest, in the same way.")
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False),
@@ -53,7 +59,9 @@ def attack(
     from boxnn_numba.pipelines.attack.attack import AttackOptions
     from boxnn_numba.pipelines.attack.attack import attack as work
 
-    chosen = AttackOptions(**given)
+    for side in ("low", "high"):
+        given[side] = options.limits(f"--{side}", given[side])
+    chosen = AttackOptions(**given | {"attackable": options.column_names(given["attackable"])})
     result = work(model, data, out, chosen, split=split, limit=limit, run=run).as_dict()
     return result, _text(result)
 

@@ -20,8 +20,14 @@ from boxnn_numba.errors import OptionError
     "--certificate",
     ("margin", "pairwise", "exact", "patch"),
     default=None,
-    help="margin (the default), pairwise (at least as large), exact (the true radius), or patch: "
-    "blocks of pixels.",
+    help="margin (the default of images and ensembles), pairwise (at least as large; the default "
+    "of tables), exact (the true radius), or patch: blocks of pixels.",
+)
+@click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
+@click.option(
+    "--costs",
+    type=click.Path(exists=True, dir_okay=False),
+    help="TOML file of what it costs to rewrite each column: radii are budgets, too.",
 )
 @click.option(
     "--patch",
@@ -35,7 +41,13 @@ from boxnn_numba.errors import OptionError
 @options.cluster
 @options.run
 def certify(
-    out: str, certificate: str | None, limit: int | None, exact: int | None, **given: Any
+    out: str,
+    certificate: str | None,
+    limit: int | None,
+    exact: int | None,
+    attackable: str | None,
+    costs: str | None,
+    **given: Any,
 ) -> options.Output:
     """Certify every sample of a split of dataset DATA with MODEL.
 
@@ -50,11 +62,15 @@ def certify(
         certificate, limit = "exact", exact
     from boxnn_numba.pipelines.certification.certify import certify as work
 
-    result = work(out=out, certificate=certificate or "margin", limit=limit, **given).as_dict()
+    who = {
+        "attackable": options.column_names(attackable),
+        "costs": None if costs is None else options.column_costs(costs),
+    }
+    result = work(out=out, certificate=certificate or "auto", limit=limit, **who, **given).as_dict()
     return result, (
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, "
         + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")
-        + f", median certified radius {result['median_certified_radius']}"
+        + f", median certified radius {result['median_certified_radius']:g}"
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
         + "".join(
             f"\nright and certified against {size} patches {share:.2f}%"

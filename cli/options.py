@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -234,6 +235,47 @@ def numbers(flag: str, text: str, example: str) -> list[float]:
         raise OptionError(
             f"{flag} is {text!r}; it must be numbers with commas, e.g. {example}"
         ) from None
+
+
+#: What the commands say of the columns that an adversary may rewrite.
+ATTACKABLE = "The only columns (or groups) that may be rewritten: names or numbers, with commas."
+
+
+def column_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the columns that are named, with commas between them; None where nothing is said."""
+    if text is None:
+        return None
+    return names_of(text)
+
+
+def column_costs(path: str) -> dict[str, Any]:
+    """Return the costs of columns in a TOML file, numbers with a point as text, to the digit."""
+    import tomllib
+
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(
+            f"{path} is no TOML of costs ({error}); write lines as amount = 2.5"
+        ) from None
+    for name, value in found.items():
+        if isinstance(value, dict | list):
+            raise OptionError(
+                f"{path} has no number for {name}; write a line for each column, names with dots "
+                'in quotes: "a.b" = 2.5'
+            )
+    return found
+
+
+def limits(flag: str, text: str) -> int | tuple[tuple[str, str], ...]:
+    """Return a code, or pairs of column and raw value, as ``amount=0,age=18``."""
+    pairs = tuple(tuple(word.rsplit("=", 1)) for word in text.split(",") if "=" in word)
+    if pairs and len(pairs) == text.count(",") + 1:
+        return tuple((name.strip(), value.strip()) for name, value in pairs)
+    numbers = whole_numbers(flag, text, "0, or of columns amount=0,age=18")
+    if len(numbers) > 1:
+        raise OptionError(f"{flag} is {text!r}; pass one code, or of columns amount=0,age=18")
+    return numbers[0]
 
 
 def whole_numbers(flag: str, text: str, example: str) -> list[int]:

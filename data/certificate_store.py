@@ -7,7 +7,10 @@ distances, a prediction of -1 where they abstain, and, where the class is
 guessed from votes of its own, ``guess`` with it. Box-NN's have the attribute ``certificate``
 (`KINDS`; the margin where it is missing), and exact ones ``upper``: where the time
 did not suffice, the true radius is somewhere in radius..upper. Those of patches have the radii of
-the margin, and whether predictions withstand blocks of pixels besides.
+the margin, and whether predictions withstand blocks of pixels besides. Attributes ``attackable``,
+numbers of groups, and ``costs``, by group, say what the adversary may rewrite, if that is not all;
+with costs ``radius`` counts groups as without (of exact ones by the pairwise certificate), and
+``budget`` is what may be spent.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ _UNKNOWN = -2
 class CertificateFile(RowFile):
     """A finished certificate file, read and checked; attributes as in `RowFile`.
 
-    Its arrays ``prediction``, ``radius``, ``label``, ``class_distance``, ``guess``, ``upper`` and
-    ``withstands`` are described with the file format; a file without one of the last three has
-    None.
+    Its arrays ``prediction``, ``radius``, ``label``, ``class_distance``, ``guess``, ``upper``,
+    ``budget``, ``budget_upper`` and ``withstands`` are described with the file format; a file
+    without one of the last five has None.
     """
 
     format = "boxnn-certificate"
@@ -52,6 +55,14 @@ class CertificateFile(RowFile):
     class_distance = Column("units of 1 / width; of an ensemble, sums over its members", second="K")
     guess = OptionalColumn("RA and RA^B only: the class that was guessed from votes of its own")
     upper = OptionalColumn("exact certificates only: the true radius is in `radius`..`upper`")
+    budget = OptionalColumn(
+        "with `costs` only: what may be spent without an effect, of the certificate's kind",
+        ("float64",),
+    )  # fmt: skip
+    budget_upper = OptionalColumn(
+        "exact certificates with `costs` only: the true budget is in `budget`..`budget_upper`",
+        ("float64",),
+    )  # fmt: skip
     withstands = OptionalColumn(
         "patch certificates only: whether no block of a size in `patch` changes the prediction",
         ("bool",), "S", 0,
@@ -117,7 +128,7 @@ class CertificateFile(RowFile):
         return accuracy, median_certified_radius(prediction, radius, label)
 
     def outcome(self, convention: str = "sound") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return prediction, radius under a convention, and true label.
+        """Return prediction, radius (with costs the budget) under a convention, and true label.
 
         A radius is at most what there is to rewrite, or what all of that costs.
 
@@ -132,8 +143,9 @@ class CertificateFile(RowFile):
         label = np.where(self.label < 0, _UNKNOWN, self.label)
         validation.choice("convention", convention, CONVENTIONS)
         if convention == "sound" or self.method != BOX_NN:
-            return self.prediction, self._limited(self.radius), label
-        if self.certificate != KINDS[0]:
+            radius = self.radius if self.budget is None else self.budget
+            return self.prediction, self._limited(radius), label
+        if self.certificate != KINDS[0] or self.budget is not None:
             raise OptionError(
                 f"{self.path} holds {self.certificate} certificates, which have no convention but "
                 "the sound one; leave out `convention` or certify by margin"

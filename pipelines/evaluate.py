@@ -129,10 +129,11 @@ def evaluate(
         return _percents(radii, margin.certified_accuracy(prediction, radius, label, radii))
 
     exact, free = None, file.attributes.get("attackable")
-    if file.upper is not None:
-        settled = 100.0 * float((file.radius == file.upper).mean())
+    upper = file.upper if file.budget_upper is None else file.budget_upper
+    if upper is not None:
+        settled = 100.0 * float((outcome[1] == upper).mean())
         limit = file.attributes["time_limit"]
-        exact = {"settled": settled, "time_limit": limit, "upper": curve(file.upper)}
+        exact = {"settled": settled, "time_limit": limit, "upper": curve(upper)}
     abstained = round(100.0 * float((file.prediction < 0).mean()), 4)
     table = margin.per_class_table(*outcome, len(file.classes))
     known = prediction[label >= 0], outcome[1][label >= 0], label[label >= 0]

@@ -12,6 +12,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates import default_kind
 from boxnn_numba.certificates.explanation import Explanation, smallest_changes
 from boxnn_numba.certificates.explanation import explain as explain_rows
 from boxnn_numba.columns import Column, Columns
@@ -67,7 +68,7 @@ def predict(
         output. Columns: what names the row, where that is given, ``label``, ``radius``; for other
         endings CSV.
     certificate
-        One of `CERTIFICATES`.
+        One of `CERTIFICATES`; what `default_kind` says by default.
     distances
         Add ``distance_CLASS`` of every class, in units.
     changes
@@ -92,7 +93,8 @@ def predict(
     """
     get_backend(run.device, chunk=run.chunk)
     classifier = load_model(model)
-    kind = validation.choice("certificate", certificate or CERTIFICATES[0], CERTIFICATES)
+    kind = certificate or default_kind(classifier)
+    validation.choice("certificate", kind, CERTIFICATES)
     name, pieces = _opened(classifier, Path(samples), table)
     count, inputs = 0, [model, samples]
     with table_output(out, overwrite=run.overwrite, inputs=inputs, as_json=as_json) as write:

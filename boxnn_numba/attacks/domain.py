@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.columns import Column, Columns
+from boxnn_numba.errors import OptionError
 from boxnn_numba.grid import Grid
 
 if TYPE_CHECKING:
     from boxnn_numba.classifier import Classifier
 
 _CODES = np.arange(256)
+
+#: Codes, or raw values by column.
+Limit = ArrayLike | Mapping[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +70,7 @@ class Domain:
 
 def domain_of(
     model: Classifier,
-    domain: tuple[ArrayLike, ArrayLike] | None = None,
+    domain: tuple[Limit, Limit] | None = None,
     features: ArrayLike | None = None,
     dtype: np.dtype | type = np.float64,
 ) -> Domain:
@@ -76,7 +82,8 @@ def domain_of(
         With a grid only codes that the grid can produce are allowed, and of those only the ones
         that some raw value of `dtype` has.
     domain
-        (low, high) codes, numbers or (n,) arrays; everything by default.
+        (low, high) codes, numbers or (n,) arrays; or either a mapping from names (or numbers) of
+        columns to raw values. Everything by default. A column with a raw limit does not go missing.
     features
         (n,) bool, features that may change; all by default.
     dtype
@@ -85,10 +92,21 @@ def domain_of(
     Raises
     ------
     OptionError
-        A bound is not a code, they are crossed, or shapes do not fit.
+        A bound is not a code, they are crossed, or shapes do not fit; or a column is unknown or of
+        categories.
     """
     n = model.boxes.n_features
-    low, high = validation.limits(domain, n, np.dtype(np.uint8))
+    named: list[dict[int, float]] = [{}, {}]
+    if isinstance(domain, tuple | list) and len(domain) == 2:
+        named = [_named(model, side) if isinstance(side, Mapping) else {} for side in domain]
+        domain = tuple(
+            ends if isinstance(side, Mapping) else side
+            for side, ends in zip(domain, (0, validation.MAX_CODE), strict=True)
+        )  # type: ignore[assignment]
+    if model.grid is None:
+        # Raw values are codes.
+        domain = _placed(domain, named, n)
+    low, high = validation.limits(domain, n, np.dtype(np.uint8))  # type: ignore[arg-type]
     allowed = (low[:, None] <= _CODES) & (high[:, None] >= _CODES)
     if features is not None:
         allowed &= validation.mask("features", features, n)[:, None]
@@ -98,7 +116,77 @@ def domain_of(
     known = ~np.isnan(values)
     if model.grid.missing is not None:
         known[np.arange(n), model.grid.missing] = True
-    return Domain(allowed & known, values)
+    allowed &= known
+    for k in sorted(named[0].keys() | named[1].keys()):
+        ends = named[0].get(k, -np.inf), named[1].get(k, np.inf)
+        _restrict(model.grid, k, ends, allowed[k], values[k])
+    return Domain(allowed, values)
+
+
+def _named(model: Classifier, given: Mapping[Any, Any]) -> dict[int, float]:
+    """Return limits by feature, as raw values."""
+    found = {}
+    for name, value in given.items():
+        text = str(name)
+        if model.columns is not None and (text in model.columns.names or not text.isdecimal()):
+            k = model.columns.position(text)  # which names the nearest
+        elif text.isdecimal() and int(text) < model.boxes.n_features:
+            k = int(text)
+        else:
+            raise OptionError(
+                f"`domain` has a limit of {name!r}; pass numbers of features 0.."
+                f"{model.boxes.n_features - 1}: the model knows no names of columns"
+            )
+        column = Column(text) if model.columns is None else model.columns[k]
+        if column.is_listed:
+            raise OptionError(
+                f"`domain` has a limit of column {column.name!r}, whose categories have no order; "
+                "leave it out"
+            )
+        found[k] = float(Columns([column]).values({column.name: [value]})[0, 0])
+        if not np.isfinite(found[k]):
+            raise OptionError(
+                f"`domain` has the limit {value!r} of column {column.name!r}; pass a number"
+            )
+    return found
+
+
+def _placed(domain: Any, named: list[dict[int, float]], n: int) -> Any:
+    """Return a domain of codes in which limits by feature have their places."""
+    if not any(named):
+        return domain
+    sides = [np.broadcast_to(np.asarray(side), n).astype(float) for side in domain]
+    for side, limits in zip(sides, named, strict=True):
+        side[list(limits)] = list(limits.values())
+    return tuple(sides)
+
+
+def _restrict(
+    grid: Grid, k: int, ends: tuple[float, float], allowed: np.ndarray, values: np.ndarray
+) -> None:
+    """Leave the codes of one feature that raw values between two have, with such values."""
+    if ends[0] > ends[1]:
+        raise OptionError(
+            f"`domain` has low {ends[0]:g} > high {ends[1]:g} at feature {k}; swap them"
+        )
+    edges = grid.edges[k, : int(grid.counts[k])]
+    levels = np.arange(len(edges) + 1)
+    first, last = np.searchsorted(edges, ends, side="right")
+    inside = np.isin(_CODES, grid.codes[k, levels[first : last + 1]])
+    if grid.missing is not None:
+        inside[grid.missing[k]] = False
+    allowed &= inside
+    for level in {int(first), int(last)}:
+        code = grid.codes[k, level]
+        value = np.clip(np.float64(values[code]), *ends).astype(values.dtype)
+        # Rounded to its type it may be outside.
+        for other in (value, *(np.nextafter(value, values.dtype.type(end)) for end in ends)):
+            inside_ends = ends[0] <= np.float64(other) <= ends[1]
+            if inside_ends and np.searchsorted(edges, np.float64(other), side="right") == level:
+                values[code] = other
+                break
+        else:
+            allowed[code] = False
 
 
 def raw_values(grid: Grid, dtype: np.dtype) -> np.ndarray:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.attacks.domain import Domain, domain_of
+from boxnn_numba.adversary import Adversary
+from boxnn_numba.attacks.domain import Domain, Limit, domain_of
 from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
@@ -38,8 +40,9 @@ def greedy_attack(
     x: ArrayLike,
     *,
     max_features: int | None = None,
-    domain: tuple[ArrayLike, ArrayLike] | None = None,
+    domain: tuple[Limit, Limit] | None = None,
     features: ArrayLike | None = None,
+    attackable: Any = None,
     rivals: int = 16,
     own: int = 16,
     tries: int = 32,
@@ -64,9 +67,12 @@ def greedy_attack(
         Most features (or groups) to change; any number by default.
     domain
         (low, high) codes that may be written, numbers or (n,) arrays; 0..255 by default. With a
-        grid, only codes that it can produce are written.
+        grid, only codes that it can produce are written. Either may be a mapping from names of
+        columns to raw values, as ``({"amount": 0}, {"amount": 100})``.
     features
         (n,) bool, features that may change; all by default.
+    attackable
+        The only columns (or groups) that may change, by name or number; all by default.
     rivals, own
         Rival boxes to try, and boxes of the predicted class to keep in view.
     tries
@@ -115,6 +121,9 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
     size = None if patch is None else validation.one_patch("patch", patch)
     image = None if size is None else patch_image(model, [size])
     writable = domain_of(model, domain, features, raw.dtype)
+    if attackable is not None:
+        free = Adversary.of(model, attackable).features(model.groups)
+        writable = replace(writable, allowed=writable.allowed & free[:, None])
     task = _task(model, writable, tries, limit, by_patch=size is not None)
     found = np.empty_like(codes)
     changed = np.empty(len(codes), np.int32)

@@ -13,14 +13,17 @@ from boxnn_numba.certificates.margin import (
     mean_certified_radius,
     median_certified_radius,
 )
-from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.certificates.pairwise import default_kind, pairwise_radius
 from boxnn_numba.certificates.patch import patch_certified, patch_sides
 from boxnn_numba.classifier import Certificate
 
 #: Certificates by name: of radii, each at least as large as the one before, and of patches.
 KINDS = ("margin", "pairwise", "exact", "patch")
+#: What stands for `default_kind`.
+AUTO = "auto"
 
 __all__ = [
+    "AUTO",
     "KINDS",
     "Certificate",
     "ExactRadius",
@@ -28,6 +31,7 @@ __all__ = [
     "certified_accuracy",
     "certified_radius",
     "column_importances",
+    "default_kind",
     "exact_radii",
     "exact_radius",
     "explain",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Written:
 def duel(
     threat: Threat, rival: int, most: int, own: Sequence[Rows], allowed: np.ndarray
 ) -> tuple[Program, Written]:
-    """Return the program in which a rival overtakes by less than `most` changes.
+    """Return the program in which a rival overtakes for less than `most`.
 
     The rival is a template, or of an ensemble a class; own are the rows that are known of each set,
     allowed (n, 256) the codes that may be written.
@@ -59,6 +59,7 @@ def duel(
     entries = [
         (i, *entry)
         for i, slot in enumerate(slots)
+        if allowed[slot.features].any()
         for entry in worth_writing(threat.input, slot, sets.width, allowed)
     ]
     slot_of, features, codes = zip(*entries, strict=True)
@@ -83,15 +84,17 @@ def duel(
         for of_templates in owns:
             own_sum = own_sum.plus(builder.least_own(of_templates))
         owns = [[own_sum]]
-    return builder.program(owns[0], rival_sum, ahead), written
+    program = builder.program(owns[0], rival_sum, ahead)
+    priced = sets.adversary.unit is not None
+    return replace(program, cost=sets.adversary.cost if priced else None), written
 
 
 def _rival_rows(threat: Threat, e: int, rival: int, most: int) -> Rows:
-    """Return the rows of a rival in a set with which it could win by less than `most` changes."""
+    """Return the rows of a rival in a set with which it could win for less than `most`."""
     templates, table, distance = [rival], threat.sets.tables[e], threat.distances[e]
     if len(threat.sets.tables) > 1:
         templates = threat.templates(e, rival).tolist()
-    slack = threat.unit * (most - 1) - threat.margin(rival) + threat.totals[e][templates[0]]
+    slack = threat.slack(most) - threat.margin(rival) + threat.totals[e][templates[0]]
     found = {}
     for t in templates:
         left = slack - threat.totals[e][t]

@@ -25,7 +25,7 @@ from boxnn_numba.certificates.pairwise import OWN, BoxSets
 from boxnn_numba.classifier import Classifier
 from boxnn_numba.errors import InputError
 from boxnn_numba.kernels.pairwise_bound import Table
-from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
+from boxnn_numba.rivals import need_two_classes
 
 #: Violated own combinations that are added to an integer program at a time.
 _ADDED = 16
@@ -40,20 +40,27 @@ class ExactRadius(NamedTuple):
         Label of the input.
     lower, upper
         The largest number of features (or groups) whose rewriting never changes the prediction
-        is in lower..upper; they differ where the time was up.
+        is in lower..upper; they differ where the time was up. With costs, the largest budget.
     adversarial
-        (n,) input with another prediction and ``upper + 1`` changes; None where none was found.
-        ``upper`` is then the number of all features (or groups).
+        (n,) input with another prediction and ``upper + 1`` changes (or one unit of cost more);
+        None where none was found. ``upper`` is then the number of all features (or groups) that
+        may be rewritten, or what all of them cost.
     """
 
     prediction: Any
-    lower: int
-    upper: int
+    lower: float
+    upper: float
     adversarial: np.ndarray | None
 
 
 def exact_radius(
-    model: Classifier, x: ArrayLike, time_limit: float = 60.0, seed: int = 0
+    model: Classifier,
+    x: ArrayLike,
+    time_limit: float = 60.0,
+    seed: int = 0,
+    *,
+    attackable: Any = None,
+    costs: Any = None,
 ) -> ExactRadius:
     """Return the true radius of one input, or bounds of it, by mixed-integer programming.
 
@@ -75,6 +82,8 @@ def exact_radius(
         Seconds for this input, above 0.
     seed
         Of the attack.
+    attackable, costs
+        Who rewrites, as for `Adversary.of`.
 
     Returns
     -------
@@ -111,11 +120,18 @@ def exact_radius(
             f"x has {raw.size} values and the model {model.boxes.n_features} features; pass one "
             "sample"
         )
-    return _each(model, raw, time_limit, threads=1, seed=seed)[0]
+    adversary = Adversary.of(model, attackable, costs)
+    return _each(model, raw, adversary, time_limit, threads=1, seed=seed)[0]
 
 
 def exact_radii(
-    model: Classifier, x: ArrayLike, time_limit: float = 60.0, threads: int | None = None
+    model: Classifier,
+    x: ArrayLike,
+    time_limit: float = 60.0,
+    threads: int | None = None,
+    *,
+    attackable: Any = None,
+    costs: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds of the true radii of some inputs, by `exact_radius`.
 
@@ -131,10 +147,12 @@ def exact_radii(
         Seconds for each input, above 0.
     threads
         Inputs that are searched at a time, one to a thread; all cores by default.
+    attackable, costs
+        Who rewrites, as for `Adversary.of`.
 
     Returns
     -------
-    lower, upper : (N,) int32
+    lower, upper : (N,) int32, with costs float64
         As in `ExactRadius`; they differ where the time was up.
 
     Raises
@@ -143,8 +161,20 @@ def exact_radii(
         As for `exact_radius`, or `threads` is below 1.
     """
     _check(model, time_limit)
-    found = _each(model, x, time_limit, threads)
-    lower, upper = np.array([[one.lower, one.upper] for one in found], np.int32).T
+    return exact_radii_of(model, x, Adversary.of(model, attackable, costs), time_limit, threads)
+
+
+def exact_radii_of(
+    model: Classifier,
+    x: ArrayLike,
+    adversary: Adversary,
+    time_limit: float = 60.0,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds of the true radii of some inputs, as `exact_radii`, against an adversary."""
+    found = _each(model, x, adversary, time_limit, threads)
+    dtype = np.int32 if adversary.unit is None else np.float64
+    lower, upper = np.array([[one.lower, one.upper] for one in found], dtype).T
     return lower, upper
 
 
@@ -154,13 +184,18 @@ def _check(model: Classifier, time_limit: float) -> None:
 
 
 def _each(
-    model: Classifier, x: ArrayLike, time_limit: float, threads: int | None, seed: int = 0
+    model: Classifier,
+    x: ArrayLike,
+    adversary: Adversary,
+    time_limit: float,
+    threads: int | None,
+    seed: int = 0,
 ) -> list[ExactRadius]:
     """Settle the rows of x, each in a thread of a pool; what stops this thread stops them."""
     # Of the raw values only float64 reaches every code of a grid.
     raw = model.rows(x)
     raw = raw if model.grid is None else raw.astype(np.float64)
-    codes, sets, stop = model.encode(raw), BoxSets(model, Adversary.of(model)), threading.Event()
+    codes, sets, stop = model.encode(raw), BoxSets(model, adversary), threading.Event()
     with ThreadPoolExecutor(get_backend("cpu", threads).threads) as pool:
         try:
             found = [
@@ -183,26 +218,28 @@ def _settled(
     seed: int,
     stop: threading.Event,
 ) -> ExactRadius:
-    deadline, model = time.monotonic() + time_limit, sets.model
-    attack = greedy_attack(model, raw, seed=seed, threads=1)
+    deadline, model, adversary = time.monotonic() + time_limit, sets.model, sets.adversary
+    free = adversary.features(model.groups)
+    attack = greedy_attack(model, raw, features=free, seed=seed, threads=1)
     with limit_threads(1):
         hunt = _Hunt(sets, codes[0], deadline, stop)
         label = np.asarray(model.classes)[hunt.own_class]
         flipped = attack.changed[0] >= 0 and attack.prediction[0] != label
         if flipped:
-            changed = groups_changed(codes, model.encode(attack.x_adv), model.groups)
-            hunt.best = int(changed[0])
-        lower = hunt.run() - 1
+            after = model.encode(attack.x_adv)
+            hunt.best = int(adversary.paid(codes, after, model.groups)[0])
+        bounds = np.array([hunt.run(), hunt.best])
     if hunt.found is not None:
         domain = domain_of(model) if model.grid is not None else Domain(hunt.allowed)
         adversarial = domain.decode(raw, codes, hunt.found[None])[0]
     else:
         adversarial = attack.x_adv[0] if flipped else None
-    return ExactRadius(label, lower, hunt.best - 1, adversarial)
+    lower, upper = adversary.radius(np.minimum(bounds, hunt.best)).tolist()
+    return ExactRadius(label, lower, upper, adversarial)
 
 
 class _Hunt:
-    """The search for the smallest attack on one input: `best` groups so far."""
+    """The search for the smallest attack on one input: `best` is what the cheapest so far costs."""
 
     def __init__(
         self,
@@ -214,13 +251,14 @@ class _Hunt:
         self.sets, self.model, self.codes = sets, sets.model, codes
         self.threat = sets.threats(codes[None])[0]
         self.own_class = self.threat.own_class
-        self.allowed = domain_of(sets.model).allowed
-        self.best = group_count(sets.model) + 1
+        free = sets.adversary.features(sets.model.groups)
+        self.allowed = domain_of(sets.model, features=free).allowed
+        self.best = int(sets.adversary.price[-1])
         self.found: np.ndarray | None = None
         self.deadline, self.stop = deadline, stop
 
     def run(self) -> int:
-        """Settle one rival after another; return how many groups must change at least."""
+        """Settle one rival after another; return what must be spent at least."""
         rivals = self.threat.rivals(self.best)
         bounds = self.threat.bounds(rivals, self.best)
         least = self.best
@@ -231,7 +269,7 @@ class _Hunt:
         return min(least, self.best)
 
     def _settle(self, rival: int, bound: int) -> int:
-        """Return how many groups must change before a rival wins; smaller attacks are kept."""
+        """Return what must be spent before a rival wins; cheaper attacks are kept."""
         own = [_Rows(table) for table in self.sets.tables]
         for e, rows in enumerate(own):
             for t in self.threat.templates(e, self.own_class)[:OWN]:
@@ -241,15 +279,18 @@ class _Hunt:
             if seconds <= 0 or self.stop.is_set():
                 return bound
             # One more change at a time: the fewer, the fewer rows of the rival come into question.
+            # Costs may come in small steps, so there it is all that is open.
+            limit = bound if self.sets.adversary.unit is None else self.best - 1
             program, written = duel(
-                self.threat, rival, bound + 1, [rows.used for rows in own], self.allowed
+                self.threat, rival, limit + 1, [rows.used for rows in own], self.allowed
             )
-            proved, taken = solve(program, bound, seconds, self.stop, least=bound)
+            proved, taken = solve(program, limit, seconds, self.stop, least=bound)
             if taken is None:
                 if proved <= bound:
                     return bound
                 bound = proved
                 continue
+            bound = max(bound, min(proved, limit))
             changed = written.apply(self.codes, taken)
             distances = self.sets.part_distances(changed[None])
             totals = self.sets.totals(distances)
@@ -265,7 +306,8 @@ class _Hunt:
     def _size_if_flipped(self, changed: np.ndarray, totals: list[np.ndarray]) -> int | None:
         if self.sets.class_totals(totals)[0].argmin() == self.own_class:
             return None
-        return int(groups_changed(self.codes[None], changed[None], self.model.groups)[0])
+        paid = self.sets.adversary.paid(self.codes[None], changed[None], self.model.groups)
+        return int(paid[0])
 
     def _add_nearest(
         self,

@@ -1,6 +1,6 @@
 """The integer program of exact radii: which codes to write into which features.
 
-    minimise    changed groups
+    minimise    changed groups, or what they cost
     such that   own distance of the solution - rival distance >= ahead
 
 Choices of codes are binary variables, so the distance to any row is linear in them. The rival's
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Taken off the solver's lower bound before it is rounded up.
 _MARGIN = 0.05
+#: More than how far the solver takes a variable for a whole number that is none.
+_TOLERANCE = 2e-6
 #: How far the inequalities between own and rival distances, integers, are relaxed.
 _SLACK = 0.5
 
@@ -52,6 +54,8 @@ class Program:
         Variables besides, whose coefficients are (L, V).
     slack
         How far each inequality is relaxed.
+    cost
+        (G,) what changing a group costs, whole numbers; 1 each without it.
     """
 
     slots: np.ndarray
@@ -60,6 +64,7 @@ class Program:
     gaps: np.ndarray
     more: Variables | None = None
     slack: float | np.ndarray = _SLACK
+    cost: np.ndarray | None = None
 
 
 class Distance(NamedTuple):
@@ -168,7 +173,7 @@ def solve(
     stop: threading.Event | None = None,
     least: int = 0,
 ) -> tuple[int, np.ndarray | None]:
-    """Find a solution with the fewest changed groups, at most `limit`.
+    """Find a solution with the fewest changed groups, or the least cost, at most `limit`.
 
     Returns a bound: no solution with at most `limit` changes has fewer than this many. It is
     ``limit + 1`` where there is none, and `least`, which is known before, where nothing else is.
@@ -188,7 +193,9 @@ def solve(
         return limit + 1, None
     info, taken = solver.getInfo(), None
     known = abs(info.mip_dual_bound) < solver.inf
-    bound = max(least, math.ceil(info.mip_dual_bound - _MARGIN)) if known else least
+    # Of costs, a binary variable that is off by the tolerance is off by as much of its cost.
+    off = _MARGIN + (0 if program.cost is None else _TOLERANCE * int(program.cost.sum()))
+    bound = max(least, math.ceil(info.mip_dual_bound - off)) if known else least
     if info.primal_solution_status == SolutionStatus.kSolutionStatusFeasible:
         taken = np.flatnonzero(np.array(solver.getSolution().col_value)[:total] > 0.5)
     return min(bound, limit + 1), taken
@@ -230,7 +237,8 @@ def _linear_program(program: Program, least: int, limit: int) -> HighsLp:
     group_row = np.empty(len(slots), np.int64)
     group_row[slot_of] = group_of
     pays = coo_array((-np.ones(len(slots)), (np.arange(len(slots)), group_row)))
-    every, besides = np.ones((1, len(groups))), len(more.low)
+    cost = np.ones(len(groups)) if program.cost is None else program.cost[groups].astype(float)
+    every, besides = cost[None], len(more.low)
     blocks = [[picks, pays], [coo_array(program.gains.astype(float)), None], [None, every]]
     if besides:
         empty = coo_array((len(slots), besides))
@@ -240,7 +248,8 @@ def _linear_program(program: Program, least: int, limit: int) -> HighsLp:
     open_ = np.full(len(slots), -np.inf)
     lp, whole = HighsLp(), np.concatenate([np.ones(total + len(groups)), more.whole])
     lp.num_row_, lp.num_col_ = rows.shape
-    lp.col_cost_ = np.repeat([0.0, float(least < limit), 0.0], [total, len(groups), besides])
+    wanted = cost * float(least < limit)
+    lp.col_cost_ = np.concatenate([np.zeros(total), wanted, np.zeros(besides)])
     lp.col_lower_ = np.concatenate([np.zeros(total + len(groups)), more.low])
     lp.col_upper_ = np.concatenate([np.ones(total + len(groups)), more.high])
     lp.integrality_ = [HighsVarType.kInteger if one else HighsVarType.kContinuous for one in whole]

@@ -20,7 +20,7 @@ from boxnn_numba.kernels.budget import Edges
 from boxnn_numba.kernels.pairwise_block import Block, least_bounds
 from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
 from boxnn_numba.kernels.tuple_bound import tuple_bounds
-from boxnn_numba.rivals import need_two_classes
+from boxnn_numba.rivals import group_count, need_two_classes
 
 #: Most inputs that a thread takes at a time, and most distances of them that it keeps.
 _BLOCK_ROWS, _BLOCK_DISTANCES = 256, 1_000_000
@@ -83,6 +83,16 @@ def pairwise_radius(
     adversary = Adversary.of(model, attackable, costs)
     index, bound = pairwise_bounds(model, model.encode(x), adversary, threads)
     return Certificate(np.asarray(model.classes)[index], adversary.radius(bound))
+
+
+def default_kind(model: Classifier) -> str:
+    """Return the certificate that is used where none is asked for, ``"pairwise"`` or ``"margin"``.
+
+    Pairwise costs less than ten times what the prediction costs, or so little that it does not
+    matter, where there is one set of boxes and an input has at most 256 groups of features: tables.
+    Of images it costs more and, as any feature there reaches W both ways, proves hardly more.
+    """
+    return "pairwise" if len(model.box_sets) == 1 and group_count(model) <= 256 else "margin"
 
 
 def pairwise_bounds(

@@ -203,6 +203,17 @@ def _at_least(x, table, t, j, gap, most, work, block):
 
 
 @register_jitable
+def _has_others(distance, table, t, slack, rival):
+    """Whether a template has rows but the nearest ones that are no farther than a slack."""
+    for p in range(len(distance)):
+        near = distance[p, rival[p]] + slack
+        for m in range(table.rows[t], table.rows[t + 1]):
+            if distance[p, m] <= near and m != rival[p]:
+                return True
+    return False
+
+
+@register_jitable
 def _bound(x, distance, table, t, extra, owns, best, work, block):
     """What must be paid at least before template t overtakes all of the nearest own ones."""
     total, additive = block.total, len(block.near) > 0
@@ -220,9 +231,12 @@ def _bound(x, distance, table, t, extra, owns, best, work, block):
             continue
         if not block.ready[j]:
             _find_rows(distance, table, j, block)
-        in_parts = len(distance) > 1 and len(block.low) > 0
-        if in_parts and _at_least(x, table, t, j, gap, most, work, block) >= most:
-            return best
+        # Of the first rival all that is known is that it may be never.
+        if best < table.price[-1] and len(distance) > 1 and len(block.low) > 0:
+            slack = table.unit * (most - 1) - margin
+            others = _has_others(distance, table, t, slack, work.rival)
+            if others and _at_least(x, table, t, j, gap, most, work, block) >= most:
+                return best
         work.own[:] = block.rows[j]
         found = max(found, needed(x, distance, table, t, gap, margin, extra, found, best, work))
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
-from boxnn_numba.attacks.domain import Domain, domain_of
+from boxnn_numba.attacks.domain import Domain, Limit, domain_of
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import patch_certified
 from boxnn_numba.data.attack_store import AttackFile, open_attack
@@ -50,7 +52,10 @@ class AttackOptions:
         Most features (or groups) to change; any number for the greedy attack, a tenth of all
         for the random one by default.
     low, high
-        Least and largest code that is written.
+        Least and largest code that is written; or, by name (or number) of a column, raw values, as
+        pairs.
+    attackable
+        Names or numbers of the columns (or groups) that may change; None for all.
     features
         Path of a ``.npy`` file of (n,) bool, features that may change; None for all.
     rivals, tries
@@ -66,14 +71,21 @@ class AttackOptions:
 
     method: str = "greedy"
     max_features: int | None = None
-    low: int = 0
-    high: int = 255
+    low: int | tuple[tuple[str, Any], ...] = 0
+    high: int | tuple[tuple[str, Any], ...] = 255
+    attackable: tuple[str | int, ...] | None = None
     features: str | None = None
     rivals: int = 16
     tries: int = 32
     queries: int = 1000
     seed: int = 0
     patch: str | None = None
+
+    @property
+    def domain(self) -> tuple[Limit, Limit]:
+        """What may be written, as for `domain_of`."""
+        low, high = (dict(e) if isinstance(e, tuple) else e for e in (self.low, self.high))
+        return low, high
 
     def blocks(self, model: BoxNN, x: np.ndarray) -> Blocks | None:
         """Return the blocks that may be changed and what is certified of samples against them."""
@@ -121,7 +133,8 @@ class AttackWorker:
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of an attack file but for the labels; raise if an attack is unsound."""
         found = self.find(model, x, int(rows[0]))
-        before, radius = model.radii(model.class_distance(x))
+        who = Adversary.of(model, self.options.attackable)
+        before, radius = model.radii(model.class_distance(x), adversary=who)
         index = model.class_distance(found.x_adv).argmin(axis=1)
         beside = location(self.beside)
         check_sound(
@@ -140,7 +153,7 @@ class AttackWorker:
                 raise OptionError("`patch` is for the greedy attack; leave out `method` random")
             return _random(model, x, options, features, first)
         return greedy_attack(
-            model, x, max_features=options.max_features, domain=(options.low, options.high),
+            model, x, max_features=options.max_features, domain=options.domain,
             features=features, rivals=options.rivals, tries=options.tries, seed=options.seed,
             patch=options.patch,
         )  # fmt: skip
@@ -205,6 +218,11 @@ def attack(
     mask: bytes | None = None
     files: list[str] = []
     of_mask: dict[str, str] = {}
+    who = Adversary.of(classifier, options.attackable)
+    if options.attackable is not None:
+        if options.features is not None or options.patch is not None:
+            raise OptionError("`attackable` goes without `features` and `patch`; leave one out")
+        mask = who.features(classifier.groups).tobytes()
     if options.features is not None:
         may = validation.mask("features", _mask(options.features), n_features)
         mask, files = may.tobytes(), [options.features]
@@ -217,12 +235,13 @@ def attack(
         **subject.attributes(),
         "options": asdict(options),
         **of_mask,
+        **who.attributes(),
     }
     spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
     file, outcomes, blocks = open_attack(out), [], []
     for start in range(0, len(file), CHUNK_ROWS):
         x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])
-        outcomes.append(classifier.radii(classifier.class_distance(x)))
+        outcomes.append(classifier.radii(classifier.class_distance(x), adversary=who))
         blocks.append(options.blocks(classifier, x))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     if radii is None:
@@ -253,16 +272,16 @@ def _random(
     else:
         budget = validation.integer("max_features", options.max_features, 1, groups)
     seed = np.random.SeedSequence([validation.integer("seed", options.seed, 0), first])
-    domain = domain_of(model, (options.low, options.high), dtype=x.dtype)
-    low, high = domain.up()[:, options.low], domain.down()[:, options.high]
+    domain = domain_of(model, options.domain, dtype=x.dtype)
+    low, high = domain.allowed.argmax(axis=1), 255 - domain.allowed[:, ::-1].argmax(axis=1)
     reached = domain.free
     if features is not None:
         reached = reached | ~features
         budget = min(budget, len(np.unique(model.groups[features])))
     if not reached.all():
         raise OptionError(
-            f"no code in {options.low}..{options.high} can be written into feature "
-            f"{reached.argmin()}; widen the domain"
+            f"no code between `low` and `high` can be written into feature {reached.argmin()}; "
+            "widen the domain"
         )
     codes = model.encode(x)
     nearest = _nearest(domain_of(model, dtype=x.dtype))

@@ -303,6 +303,16 @@ def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
                 f"{certificate.path} and {attack.path} are not of the same {what} "
                 f"({mine[:8]} and {yours[:8]}); run boxnn attack on what was certified"
             )
+    if certificate.budget is not None:
+        raise OptionError(
+            f"{certificate.path} has budgets and attacks count columns; certify without `costs`"
+        )
+    mine, yours = (file.attributes.get("attackable") for file in (certificate, attack))
+    if mine != yours:
+        raise OptionError(
+            f"{certificate.path} and {attack.path} are of adversaries who reach other columns; run "
+            "boxnn attack with the same `attackable`"
+        )
 
 
 def _input(certificate: CertificateFile, row: int) -> np.ndarray | None:

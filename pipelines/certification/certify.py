@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates import KINDS, margin
-from boxnn_numba.certificates.exact import exact_radii
-from boxnn_numba.certificates.pairwise import pairwise_radius
+from boxnn_numba.certificates import AUTO, KINDS, default_kind, margin
+from boxnn_numba.certificates.exact import exact_radii, exact_radii_of
+from boxnn_numba.certificates.pairwise import pairwise_bounds, pairwise_radius
 from boxnn_numba.certificates.patch import patch_certified
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
@@ -55,7 +56,7 @@ class Certified(Result):
     split: str
     n: int
     accuracy: float | None
-    median_certified_radius: int
+    median_certified_radius: float
     seconds: float
     patches: dict[str, float] | None = None
     settled: float | None = None
@@ -71,19 +72,37 @@ class BoxWorker:
     device: str
     chunk: int | None
     patch: tuple[tuple[int, int], ...] = ()
+    attackable: tuple[int, ...] | None = None
+    costs: tuple[float | None, ...] | None = None
 
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of a certificate file but for the labels."""
         distance = model.class_distance(x, self.device, self.chunk)
-        prediction, radius = model.radii(distance)
+        who = Adversary.of_file(model, {"attackable": self.attackable})
+        prediction, radius = model.radii(distance, adversary=who)
         more = {}
-        if self.certificate == "pairwise":
-            radius = pairwise_radius(model, x).radius
+        if self.certificate == "pairwise" or (self.certificate == "exact" and self.costs):
+            radius = pairwise_radius(model, x, attackable=self.attackable).radius
         elif self.certificate == "exact":
-            radius, more["upper"] = exact_radii(model, x, self.time_limit)
+            radius, more["upper"] = exact_radii(
+                model, x, self.time_limit, attackable=self.attackable
+            )
         elif self.certificate == "patch":
             more["withstands"] = patch_certified(model, x, list(self.patch))[1]
+        if self.costs:
+            more |= self._budgets(model, x, distance)
         return {"prediction": prediction, "radius": radius, "class_distance": distance, **more}
+
+    def _budgets(self, model: BoxNN, x: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what may be spent on each row of a chunk."""
+        payer = Adversary.of_file(model, {"attackable": self.attackable, "costs": self.costs})
+        if self.certificate == "margin":
+            return {"budget": model.radii(distance, adversary=payer).radius}
+        if self.certificate == "pairwise":
+            _, bound = pairwise_bounds(model, model.encode(x), payer)
+            return {"budget": payer.radius(bound)}
+        lower, upper = exact_radii_of(model, x, payer, self.time_limit)
+        return {"budget": lower, "budget_upper": upper}
 
 
 def certify(
@@ -92,10 +111,12 @@ def certify(
     out: Name,
     *,
     split: str = "test",
-    certificate: str = "margin",
+    certificate: str = AUTO,
     limit: int | None = None,
     time_limit: float = 60.0,
     patch: Any = None,
+    attackable: Any = None,
+    costs: Any = None,
     run: RunOptions = DEFAULT_RUN,
 ) -> Certified:
     """Certify every sample of a split and write a certificate file.
@@ -112,6 +133,7 @@ def certify(
         ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
         (`exact_radius`); each is at least as large as the one before, and slower. ``"patch"``
         (`patch_certified`) has the margin's radii, and whether blocks of pixels are withstood.
+        ``"auto"``, the default, is what `default_kind` says.
     limit
         Certify only this many rows, ``(arange(limit) * total) // limit``.
     time_limit
@@ -119,6 +141,8 @@ def certify(
         has bounds of the radius.
     patch
         Sizes of the blocks, as for `patch_certified`; for that certificate only.
+    attackable, costs
+        Who rewrites, as for `BoxNN.certify`.
     run
         How to run. All certificates but the margin are computed on the CPU. Workers of a cluster
         must see the three paths, and with device ``"cuda"`` have a GPU of their own.
@@ -133,37 +157,55 @@ def certify(
         Bad model or data, or an output that cannot be written.
     """
     began = time.perf_counter()
-    validation.choice("certificate", certificate, KINDS)
+    validation.choice("certificate", certificate, (*KINDS, AUTO))
     validation.real("time_limit", time_limit, 0, open_low=True)
     sizes = validation.patches_for(certificate, patch)
-    if certificate != "margin" and run.device == "cuda":
+    if certificate == AUTO and run.device == "cuda":
+        certificate = "margin"
+    if certificate not in ("margin", AUTO) != "margin" and run.device == "cuda":
         raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
     # Of a cluster, the GPUs are the workers'.
     here = run.cluster.local
     get_backend(run.device if here else "cpu", run.threads, run.chunk)
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored
+    certificate = default_kind(classifier) if certificate == AUTO else certificate
     if certificate == "patch":
         patch_image(classifier, sizes)
     elif certificate != "margin":
         need_two_classes(classifier)
+    adversary = Adversary.of(classifier, attackable, costs)
+    said = adversary.attributes()
+    if said and certificate == "patch":
+        raise OptionError("`attackable` and `costs` are not for patches; leave them out")
     # "auto" would give all workers of a machine the same GPU.
     device = run.device if here or run.device == "cuda" else "cpu"
-    worker = BoxWorker(certificate, float(time_limit), device, run.chunk, sizes)
-    first, exact = subject.dataset.chunks(split)[0], certificate == "exact"
+    worker = BoxWorker(
+        certificate, float(time_limit), device, run.chunk, sizes,
+        *(tuple(said[name]) if name in said else None for name in ("attackable", "costs")),
+    )  # fmt: skip
+    first = subject.dataset.chunks(split)[0]
     optional = {"exact": ("upper",), "patch": ("withstands",)}.get(certificate, ())
+    if "costs" in said:
+        optional = ("budget", "budget_upper") if certificate == "exact" else ("budget",)
     spent = run_chunks(
         subject, worker, CertificateFile, out, _attributes(subject, worker),
         min(first.stop - first.start, _CHUNK_ROWS[certificate]), run,
         optional=optional,
     )  # fmt: skip
-    file = open_certificate(out)
+    return _certified(open_certificate(out), str(out), time.perf_counter() - began, spent)
+
+
+def _certified(file: CertificateFile, out: str, seconds: float, spent: Spent | None) -> Certified:
     accuracy, median = file.standing()
+    priced = file.budget is not None
+    low, high = (file.budget, file.budget_upper) if priced else (file.radius, file.upper)
     return Certified(
-        str(out), certificate, split, len(file), accuracy, median,
+        out, file.certificate, str(file.attributes["split"]), len(file), accuracy,
+        median,
         patches=file.patches,
-        settled=100.0 * float((file.radius == file.upper).mean()) if exact else None,
-        seconds=time.perf_counter() - began,
+        settled=None if high is None else 100.0 * float((low == high).mean()),
+        seconds=seconds,
         cluster=spent,
     )  # fmt: skip
 
@@ -178,4 +220,6 @@ def _attributes(subject: Subject, worker: BoxWorker) -> dict[str, Any]:
         "training": model.training,
         **({"time_limit": worker.time_limit} if worker.certificate == "exact" else {}),
         **({"patch": list(map(list, worker.patch))} if worker.patch else {}),
+        **({"attackable": list(worker.attackable)} if worker.attackable else {}),
+        **({"costs": list(worker.costs)} if worker.costs else {}),
     }

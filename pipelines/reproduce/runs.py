@@ -110,7 +110,10 @@ class RunStore:
             if not kept.model.exists():
                 train(data, kept.model, settings, preset=preset, run=self.run)
             if not kept.certificate_path().exists():
-                certify(kept.model, data, kept.certificate_path(), run=self.run)
+                # As the paper, whose convention is the margin's.
+                certify(
+                    kept.model, data, kept.certificate_path(), certificate="margin", run=self.run
+                )
 
         name = "-".join([dataset, preset, *(f"{name}-{value}" for name, value in options.items())])
         return self._kept(name, {"dataset": dataset, "preset": preset, **settings.as_dict()}, work)
