@@ -228,6 +228,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         settings = self._settings
         weights = row_weights(index, self._names, settings.class_weight, sample_weight)
         rows, held_out = validation_split(index, settings.validation, settings.seed)
+        if weights is not None:  # rows without weight are as if they were not there
+            rows = rows[weights[rows] > 0]
         grid = _grid_for(samples[rows], self.columns_, index[rows])
         codes = _codes(samples, grid)
         feed = Feed.from_arrays(
@@ -392,10 +394,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         wrong = np.ones(len(index), bool)
         if self._seeds:
             wrong = self._scores(codes).argmax(axis=1) != index
-        runs = []
+        runs, weights = [], feed.class_weights(len(self.classes_))
         for number, member in enumerate(members_of(self._settings)):
             present = self._seeds[number] if self._seeds else Seeds.none(codes.shape[1])
-            seeds = self._grown(present, member, codes, index, wrong, call)
+            seeds = self._grown(present, member, codes, index, wrong, weights, call)
             settings = replace(
                 member,
                 boxes=len(seeds.labels) if seeds else member.boxes,
@@ -437,6 +439,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         codes: np.ndarray,
         index: np.ndarray,
         wrong: np.ndarray,
+        weights: np.ndarray,
         call: int,
     ) -> Seeds | None:
         """Return present boxes and those that wrong samples call for; None for the usual ones."""
@@ -444,7 +447,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             return None
         fits = (self.options or {}).get("alpha") is None
         half, seed = 255 * member.alpha, member.seed + call
-        shares = even_shares(member.boxes, len(self.classes_))
+        shares = even_shares(member.boxes, len(self.classes_), weights)
         return grown(present, codes, index, wrong, shares, half, fits, seed)
 
     # --- what it says -------------------------------------------------------------------

@@ -59,15 +59,21 @@ class Seeds(NamedTuple):
         return Seeds((lower, upper), every[order])
 
 
-def even_shares(n_boxes: int, n_classes: int) -> np.ndarray:
-    """Return the (K,) numbers of boxes of the classes, as even as can be and at least 1."""
+def even_shares(n_boxes: int, n_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the (K,) numbers of boxes of the classes, as even as can be and at least 1.
+
+    A class whose rows hardly count, of `weights` (K,) below 0.1, has fewer: where it has boxes they
+    claim what is near, however little training makes of its rows.
+    """
     if n_boxes < n_classes:
         raise OptionError(
             f"`boxes` is {n_boxes}, fewer than the {n_classes} classes; pass at least {n_classes}"
         )
     share = np.full(n_classes, n_boxes // n_classes)
     share[: n_boxes % n_classes] += 1
-    return share
+    if weights is None:
+        return share
+    return np.maximum(1, np.floor(share * np.minimum(1.0, 10 * weights)).astype(np.int64))
 
 
 def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds:
@@ -76,11 +82,11 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds
     Options give boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization"). A
     class with fewer samples than boxes gets one for each.
     """
-    share = even_shares(options.boxes, n_classes)
+    share = even_shares(options.boxes, n_classes, feed.class_weights(n_classes))
     rng = np.random.default_rng([options.seed, 2])
     half = 255 * options.alpha
     if options.initialisation == "random":
-        centres = rng.uniform(0, 255, (options.boxes, feed.n_features))
+        centres = rng.uniform(0, 255, (int(share.sum()), feed.n_features))
     else:
         y = feed.labels
         share = np.minimum(share, np.bincount(y, minlength=n_classes))

@@ -107,7 +107,7 @@ def row_weights(
         weights = weights * checked_sample_weight(sample_weight, len(labels))
     total = float(weights.sum())
     if total <= 0:
-        raise InputError("the weights of all rows are 0; give some a weight above 0")
+        raise InputError("all rows have a weight of zero; give some rows weight")
     if (weights == weights[0]).all():
         return None
     return np.asarray(weights * (len(labels) / total))

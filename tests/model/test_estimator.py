@@ -44,7 +44,6 @@ def small(**options: Any) -> BoxNNClassifier:
 #: A row of weight 2 is visited twice, and not in the order of two rows.
 NOT_THE_SAME = {
     "check_sample_weight_equivalence_on_dense_data": "visits rows in another order",
-    "check_class_weight_classifiers": "weights are not used yet",
 }
 
 

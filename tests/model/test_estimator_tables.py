@@ -168,6 +168,35 @@ def test_fit_takes_tables_and_flags_too() -> None:
     assert fit(gaps, y, preset="graded", boxes=4, epochs=1).predict([[np.nan]]).shape == (1,)
 
 
+# --- weights -----------------------------------------------------------------------------
+
+
+def test_weights_of_classes_and_rows() -> None:
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(600) < 0.08, "rare", "usual")
+    x = rng.normal(0, 1, (600, 4)) + 1.2 * (y == "rare")[:, None]
+    recall = {
+        weight: (small(class_weight=weight, epochs=8).fit(x, y).predict(x) == y)[y == "rare"].mean()
+        for weight in (None, "balanced")
+    }
+    assert recall["balanced"] > recall[None]
+    one, other = (
+        small().fit(x, y, sample_weight=np.where(y == "rare", 5.0, 1.0)),
+        small(class_weight={"rare": 5.0}).fit(x, y),
+    )
+    np.testing.assert_array_equal(one.model_.boxes.lower, other.model_.boxes.lower)
+    kept = np.arange(600) % 3 > 0
+    np.testing.assert_array_equal(
+        small().fit(x, y, sample_weight=kept).model_.boxes.labels.size,
+        small().fit(x[kept], y[kept]).model_.boxes.labels.size,
+    )
+    for wrong, words in ((-np.ones(600), "row 0 is -1"), (np.zeros(600), "zero"), ([1], "shape")):
+        with pytest.raises(ValueError, match=words):
+            small().fit(x, y, sample_weight=wrong)
+    with pytest.raises(OptionError, match="class_weight"):
+        small(class_weight={"other": 2}).fit(x, y)
+
+
 # --- probabilities -----------------------------------------------------------------------
 
 

@@ -81,10 +81,10 @@ def test_weights_by_their_definition() -> None:
     [
         ("c=2", None, "`class_weight` names class 'c'; the classes are a, b"),
         ("a=-1", None, "class_weight of a is -1"),
-        ("a=0,b=0", None, "the weights of all rows are 0"),
+        ("a=0,b=0", None, "all rows have a weight of zero"),
         ("none", [1, 1, -2, 1], "`sample_weight` of row 2 is -2"),
         ("none", [1, np.nan, 1, 1], "`sample_weight` of row 1 is nan"),
-        ("none", [0, 0, 0, 0], "the weights of all rows are 0"),
+        ("none", [0, 0, 0, 0], "all rows have a weight of zero"),
         ("none", [1, 1], r"shape \(2,\) and there are 4 rows"),
     ],
 )
