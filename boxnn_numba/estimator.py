@@ -150,6 +150,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     """
 
     columns_: Columns | None = None
+    _settings: TrainingOptions
+    _names: list[Any]
 
     def __init__(
         self,
@@ -380,7 +382,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._given = {k: v for k, v in {**given, **own}.items() if v is not None}
         if preset != "auto":
             self._given = {"boxes": max(_MOST_BOXES, len(classes)), **self._given}
-        self._settings: TrainingOptions = resolve(preset, self._given)
+        self._settings = resolve(preset, self._given)
         validation.groups(max(1, self._settings.group_size), (n_features,))
         augmentation((n_features,), None, self._settings, 1)  # refused: columns are no images
         self._seeds: list[Seeds] = []

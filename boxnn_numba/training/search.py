@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.errors import DivergenceError
@@ -136,9 +137,10 @@ def search(
     Raises
     ------
     OptionError
-        A settled option is out of range or does not fit the data.
+        A settled option or `effort` is out of range, or does not fit the data.
     """
     seed = int(given.get("seed", 0))
+    effort = validation.real("effort", effort, 0, 100, True)
     # Few rows are soon learned, and say little about which candidate is better.
     effort *= min(1.0, max(_LEAST_EFFORT, math.sqrt(len(feed) / _MANY_ROWS)))
     candidates = _candidates(feed, n_classes, given)
@@ -157,8 +159,8 @@ def search(
         with ThreadPoolExecutor(threads, "boxnn-search") as pool:
             found = [*pool.map(attempt, candidates)]
         trials = [
-            Trial(number, options, *outcome, data.labels)
-            for options, outcome in zip(candidates, found, strict=True)
+            Trial(number, options, accuracy, scores, data.labels)
+            for options, (accuracy, scores) in zip(candidates, found, strict=True)
         ]
         for trial in trials:
             if on_trial is not None:
@@ -174,7 +176,7 @@ def _final(
     options: TrainingOptions, rows: int, given: Mapping[str, Any], effort: float
 ) -> TrainingOptions:
     """Return options with the steps of the last run, of all rows, and its sets of boxes."""
-    batch = given.get("batch") or _batch(rows)
+    batch = int(given.get("batch") or _batch(rows))
     epochs = given.get("epochs") or math.ceil(effort * (_STEPS * batch / rows + 1))
     members = given.get("members") or _MEMBERS
     return replace(options, batch=batch, epochs=epochs, members=members)
