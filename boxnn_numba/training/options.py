@@ -185,6 +185,9 @@ class TrainingOptions:
         0.0, _OBJECTIVE, "Least part of every class's held-out samples that is predicted right: a "
         "class that is given up comes nearer by an offset.", "Offsets leave certificates sound.",
         high=0.9)
+    offsets: str = _option(
+        "none", _OBJECTIVE, "Constants that are added to class distances: none, or fitted to "
+        "training rows so that the margins of all classes are even.", choices=("none", "fitted"))
     relaxation: str = _option(
         "graded", _OBJECTIVE, "Distance while training: graded, or l1 and l2 (Eqs. 26, 27) for the "
         "paper's ablation.", choices=RELAXATIONS)

@@ -15,10 +15,12 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.selection import Validation, given_up
+from boxnn_numba.training.selection import Validation, even_offsets, given_up
 
 #: Between the seeds of members, so that models of seeds that follow each other share none.
 _SEEDS_APART = 1_000_003
+#: Training rows that offsets are fitted to.
+_OFFSET_ROWS = 4000
 
 
 def members_of(options: TrainingOptions) -> list[TrainingOptions]:
@@ -78,7 +80,18 @@ def trained_model(
         "versions": versions("numpy", "numba"),
     }
     offset = np.sum([run.offset for run in runs], axis=0)
+    if settings.offsets == "fitted":
+        offset = offset + _fitted_offsets(runs)
     return BoxNN(
         boxes, classes, grid, feature_shape, training=training, others=tuple(others),
         offset=offset, columns=columns,
     )  # fmt: skip
+
+
+def _fitted_offsets(runs: Sequence[Training]) -> np.ndarray:
+    first = runs[0]
+    rows = np.unique(np.linspace(0, first.n_rows - 1, _OFFSET_ROWS).astype(np.int64))
+    found = [run.training_distances(rows) for run in runs]
+    total = np.sum([distance for distance, _, _ in found], axis=0)
+    _, labels, weights = found[0]
+    return even_offsets(total, labels, weights, first.options.width * len(runs))

@@ -272,6 +272,15 @@ class Training:
         distance, y = held_out_distances(self.best, self._feed, self.problem, self.backend)
         return distance + self.offset, y
 
+    def training_distances(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return class distances (R, K) of some training rows, their labels, and their weights."""
+        x, feed = self._feed.take(rows), self._feed
+        distance = np.empty((len(rows), self.n_classes), np.int32)
+        layout = self.backend.layout(*self.best, self.problem.structure, self.options.width)
+        self.backend.class_distance(x, layout, self.options.width, distance)
+        weights = np.ones(len(rows)) if feed.weights is None else feed.weights[rows]
+        return distance.astype(np.int64) + self.offset, feed.labels[rows], weights
+
     def achieved(self, distance: np.ndarray, y: np.ndarray, members: int) -> Validation:
         """Return what sums of such distances over some runs say."""
         return achieved(distance, y, self.options, self._feed, members)

@@ -161,6 +161,7 @@ WRONG: dict[str, list[Any]] = {
     "relaxation": ["linf"],
     "class_weight": ["heavy", "a=", "a=1,,b=2"],
     "members": [0, 65, 1.5],
+    "offsets": ["some"],
     "augment": [-1.0, 2.1, np.nan],
     "rotation": [-1.0, 26.0],
     "scaling": [-0.1, 0.6],

@@ -1,0 +1,78 @@
+"""Offsets of classes that are fitted to training rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boxnn_numba import fit
+from boxnn_numba.training.selection import even_offsets
+
+
+def shares(
+    distance: np.ndarray, offset: np.ndarray, y: np.ndarray, weights: np.ndarray, width: int
+) -> list[float]:
+    """Weights of samples by the size of their margin, one by one."""
+    out = []
+    for size in (0, 1, 2, 4):
+        total = 0.0
+        for row, label, weight in zip(distance + offset, y, weights, strict=True):
+            total += weight * (min(np.delete(row, label)) - row[label] > size * width)
+        out.append(total)
+    return out
+
+
+def samples(seed: int, n_classes: int, rows: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_classes, rows)
+    distance = rng.integers(0, 90, (rows, n_classes)) + rng.integers(0, 60, n_classes)
+    distance[np.arange(rows), y] //= 2
+    return distance, y, rng.random(rows) + 0.1
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+def test_margins_grow_and_accuracy_stays(seed: int, n_classes: int) -> None:
+    distance, y, weights = samples(seed, n_classes)
+    offset = even_offsets(distance, y, weights, 10)
+    before = shares(distance, np.zeros(n_classes, int), y, weights, 10)
+    after = shares(distance, offset, y, weights, 10)
+    assert sum(after) >= sum(before) - 1e-9 and offset.min() == 0
+    assert after[0] >= before[0] - 0.01 * weights.sum() - 1e-9
+
+
+def test_nearly_the_best_of_all_for_two_classes() -> None:
+    for seed in range(5):
+        distance, y, weights = samples(seed, 2)
+        found = shares(distance, even_offsets(distance, y, weights, 10), y, weights, 10)
+        least = found[0] - 1e-9
+        every = [
+            sum(one)
+            for step in range(-120, 121)
+            if (one := shares(distance, np.array([step, 0]), y, weights, 10))[0] >= least
+        ]
+        assert sum(found) >= 0.97 * max(every)
+
+
+def test_a_class_that_is_always_near_is_moved_away() -> None:
+    distance, y, weights = samples(1, 3)
+    far = distance + np.array([0, 0, 200])
+    offset = even_offsets(far, y, weights, 10)
+    assert offset[2] < offset[:2].min()
+
+
+def test_option_offsets() -> None:
+    rng = np.random.default_rng(2)
+    y = np.repeat([0, 1], 150)
+    x = np.clip(rng.normal(110, 40, (300, 8)) + 35 * y[:, None], 0, 255).astype(np.uint8)
+    given_options = {"preset": "graded", "boxes": 4, "epochs": 2, "lr": 0.05, "beta": 8.0}
+    plain, fitted = (fit(x, y, offsets=which, **given_options) for which in ("none", "fitted"))
+    np.testing.assert_array_equal(plain.boxes.lower, fitted.boxes.lower)
+    assert not plain.offset.any()
+    rows, labels = x[np.argsort(y)], y
+    margins = [
+        sum(shares(model.class_distance(rows), np.zeros(2, int), labels, np.ones(300), 112))
+        for model in (plain, fitted)
+    ]
+    assert margins[1] >= margins[0] - 15  # some rows are held out, and not fitted to
