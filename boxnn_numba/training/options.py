@@ -311,6 +311,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 0.01,
         "initialisation": "room",
         "validation": 0.0,
+        "offsets": "fitted",
     },
 }
 #: Options that preset auto chooses, see `boxnn_numba.training.search`.
