@@ -114,8 +114,8 @@ def train(
     ).as_dict()
     result["warnings"] = [*map(as_flags, result["warnings"])]
     text = (
-        f"{out}: {result['boxes']} boxes, best epoch {result['best_epoch']} of {result['epochs']}, "
-        f"{result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
+        f"{out}: {result['boxes']} boxes{_sets(settings.members)}, best epoch "
+        f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
     )
     if trial is not None:
         result["search"] = {
@@ -127,6 +127,10 @@ def train(
     if "cluster" in result:
         text += "\n" + _cluster_text(result["cluster"])
     return result, text
+
+
+def _sets(members: int) -> str:
+    return f" in each of {members} sets" if members > 1 else ""
 
 
 def _validation_text(figures: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import functools
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,15 @@ class StepStatistics:
         self.computing += computing
         self.kernels += kernels
 
+    @classmethod
+    def of(cls, trainers: Sequence[Any]) -> StepStatistics | None:
+        """Return the sums over trainers, if they are on a cluster."""
+        found = [one.statistics for one in trainers if isinstance(one, ClusterTrainer)]
+        if not found:
+            return None
+        names = [item.name for item in fields(cls)]
+        return cls(**{name: sum(getattr(one, name) for one in found) for name in names})
+
 
 def forward_task(
     x: np.ndarray, labels: np.ndarray, update: BoxUpdate, *arrays: np.ndarray, device: str = "cpu"
@@ -123,6 +132,7 @@ class ClusterTrainer(CpuTrainer):
         problem: Problem,
     ) -> None:
         super().__init__(backend, masters, problem)
+        self._small = False  # workers compute, whatever there is
         self._executor, self._device = executor, device
         self.statistics = StepStatistics()
         self._sender = BoxSender(backend)

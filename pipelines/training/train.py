@@ -20,7 +20,6 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
-    ClusterTrainer,
     StepStatistics,
     training_on,
 )
@@ -138,7 +137,6 @@ def train(
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
                 runs.append(_begun(member, replace(feed, seed=member.seed), dataset, grid, machine))
                 _run_epochs(runs[-1], partial, checkpoint, run.progress)
-            trainer = runs[0].trainer
         model = trained_model(
             runs, dataset.classes, grid, dataset.feature_shape,
             {"preset": preset, **dataset_provenance(dataset)}, dataset.columns,
@@ -160,7 +158,7 @@ def train(
         float(np.median([record.seconds for each in runs for record in each.history])),
         time.perf_counter() - began,
         training_warnings(best, dataset.classes),
-        trainer.statistics if isinstance(trainer, ClusterTrainer) else None,
+        StepStatistics.of([each.trainer for each in runs]),
     )
 
 
