@@ -73,8 +73,8 @@ def _text(result: dict[str, Any]) -> str:
     changed = result["mean_changed"]
     return "\n".join(
         [
-            f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
-            f"{result['accuracy']:.2f}%; attacks found on {result['found']:.2f}%"
+            f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, "
+            f"{_accuracy(result)}; attacks found on {result['found']:.2f}%"
             + ("" if changed is None else f", changing {changed:.1f} on average"),
             f"{result['meets']:.2f}% need exactly one change more than is certified, none fewer",
             "radius                       " + "".join(f"{radius:>7}" for radius in curve),
@@ -86,11 +86,16 @@ def _text(result: dict[str, Any]) -> str:
     ) + cluster_text(result.get("cluster"))
 
 
+def _accuracy(result: dict[str, Any]) -> str:
+    accuracy = result["accuracy"]
+    return "no labels" if accuracy is None else f"accuracy {accuracy:.2f}%"
+
+
 def _patch_text(result: dict[str, Any]) -> list[str]:
     ((size, row),) = result["patches"].items()
     return [
-        f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, accuracy "
-        f"{result['accuracy']:.2f}%; attacks by one block of {size} found on "
+        f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, "
+        f"{_accuracy(result)}; attacks by one block of {size} found on "
         f"{result['found']:.2f}%",
         f"certified accuracy           {row['certified_accuracy']:>7.1f}",
         f"robust accuracy under attack {row['robust_accuracy']:>7.1f}",

@@ -54,7 +54,7 @@ class Standing(Result):
     found: float
     meets: float
     mean_changed: float | None
-    accuracy: float
+    accuracy: float | None
     radii: dict[str, dict[str, float]]
     patches: dict[str, dict[str, float | None]]
 
@@ -108,8 +108,12 @@ def standing(
     radii: Sequence[float],
     blocks: Blocks | None = None,
 ) -> dict[str, Any]:
-    """Return a `Standing` but for its file; `changed` is what attacks need, -1 for none found."""
-    found = changed >= 0
+    """Return a `Standing` but for its file; `changed` is what attacks need, -1 for none found.
+
+    Of rows without any label every prediction stands for the truth, and there is no accuracy.
+    """
+    found, known = changed >= 0, bool((label >= 0).any())
+    label = label if known else prediction
     resisted = np.where(found, changed - 1, np.iinfo(np.int32).max)
     robust = 100.0 * margin.certified_accuracy(prediction, resisted, label, radii)
     certified = 100.0 * margin.certified_accuracy(prediction, radius, label, radii)
@@ -122,7 +126,7 @@ def standing(
         "found": 100.0 * float(found.mean()),
         "meets": 100.0 * float((changed == radius + 1).mean()),
         "mean_changed": float(changed[found].mean()) if found.any() else None,
-        "accuracy": 100.0 * float((prediction == label).mean()),
+        "accuracy": 100.0 * float((prediction == label).mean()) if known else None,
         "radii": curves,
         "patches": {}
         if blocks is None

@@ -28,7 +28,8 @@ EVALUATE = ("evaluate", "cert.zarr", "--radii", "0,1,2,3,4,5", "--attack", "a.za
 @pytest.fixture
 def attacked(trained: Run) -> Run:
     """Commands in a directory with a certificate file and an attack on every third sample."""
-    assert trained("certify", "model.zarr", "tiny.zarr", "--out", "cert.zarr")[0] == 0
+    words = ("certify", "model.zarr", "tiny.zarr", "--out", "cert.zarr")
+    assert trained(*words, "--certificate", "margin")[0] == 0
     words = ("attack", "model.zarr", "tiny.zarr", "--max-features", 3)
     assert trained(*words, "--out", "a.zarr", "--limit", 13)[0] == 0
     assert trained(*words, "--out", "all.zarr")[0] == 0

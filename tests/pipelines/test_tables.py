@@ -125,6 +125,8 @@ def test_rows_without_labels_are_certified_and_not_evaluated(fraud: Run) -> None
     assert code == 0 and ", no labels, median certified radius " in out
     assert set(open_certificate("c.zarr").label.tolist()) == {-1}
     failed(fraud("evaluate", "c.zarr"), 1, "nothing is right or wrong")
+    code, out, _ = fraud("attack", "m.zarr", "n.zarr", "--out", "a.zarr")
+    assert code == 0 and ", no labels; attacks found on " in out
     assert "(no label)" in fraud("data", "info", "n.zarr")[1]
     failed(
         fraud("train", "n.zarr", "--preset", "graded", "--out", "x"),
@@ -280,7 +282,7 @@ def test_tables_that_do_not_fit_a_model(fraud: Run) -> None:
 
 def test_tables_for_a_model_of_arrays(trained: Run) -> None:
     x, _ = open_dataset("tiny.zarr").read("test")
-    label, radius = load_model("model.zarr").certify(x)
+    label, radius = load_model("model.zarr").certify(x, certificate="pairwise")
     lines = [",".join(f"f{k}" for k in range(12)), *(",".join(map(str, row)) for row in x)]
     Path("x.csv").write_text("\n".join(lines))
     np.savez("x.npz", x=x, other=np.zeros(3))
