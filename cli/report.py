@@ -52,7 +52,8 @@ def _text(result: dict[str, Any]) -> str:
     lines = [
         f"{run['name']}: accuracy {run['accuracy']:.2f}%, balanced "
         f"{run['balanced_accuracy']:.2f}%, median certified radius "
-        f"{run['median_certified_radius']} ({result['convention']}, {run['n']} samples)"
+        f"{run['median_certified_radius']} ({result['convention']}, {run['n']} samples"
+        + (f", radii in {run['unit']})" if run["unit"].startswith("cost") else ")")
         for run in result["runs"]
     ]
     constant = result["constant"]

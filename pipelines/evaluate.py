@@ -117,6 +117,8 @@ def evaluate(
     if radii is not None:
         validation.radii(radii, budgets=True)
     file = open_certificate(certificate)
+    if radii is not None:
+        validation.radii(radii, budgets="costs" in file.attributes)
     outcome = prediction, _, label = file.outcome(convention)
     if (label < 0).all():
         raise CertificateFileError(

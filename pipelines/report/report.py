@@ -56,7 +56,7 @@ class Report(Result):
         What was compared, and how radii were counted.
     runs
         Each with ``name``, ``n``, ``accuracy`` and ``balanced_accuracy`` in percent, the median
-        and mean certified radius, and ``certificate``.
+        and mean certified radius, their ``unit``, and ``certificate``.
     constant
         What the classifier reaches at every radius that always says the most frequent class:
         ``name``, ``accuracy`` and ``balanced_accuracy`` in percent.
@@ -140,7 +140,10 @@ def report(
         convention=convention,
         dataset=runs[0].dataset_name,
         split=runs[0].attributes.get("split"),
-        runs=[{**one.summary()._asdict(), "certificate": str(one.path)} for one in runs],
+        runs=[
+            {**one.summary()._asdict(), "unit": one.unit, "certificate": str(one.path)}
+            for one in runs
+        ],
         constant=constant_of(runs)._asdict(),
         notes=notes,
     )

@@ -15,6 +15,7 @@ from boxnn_numba import load_model
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.pipelines.figures import curves
 
 #: A plain run, without a search.
 GRADED = ("--preset", "graded")
@@ -170,6 +171,36 @@ def test_tables_for_a_published_defence(fraud: Run) -> None:
     code, out, _ = fraud(*words)
     assert code == 0 and ", no labels, " in out
     failed(fraud(*like[:-1], "--overwrite", "--like", "t.zarr"), 1, "t.zarr")
+
+
+def test_budgets_and_columns_are_not_drawn_together(
+    fraud: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "DPI", 20)
+    Path("costs.toml").write_text("amount = 0.5\ncity = 1.25\npaid = 2\nday = 4\n")
+    words = ("certify", "m.zarr", "t.zarr", "--certificate", "pairwise", "--out")
+    assert fraud(*words, "b.zarr", "--costs", "costs.toml")[0] == 0
+    assert fraud(*words, "a.zarr", "--attackable", "amount,city")[0] == 0
+    file = open_certificate("b.zarr")
+    right, budget = file.prediction == file.label, file.budget
+    assert budget is not None
+    code, out, _ = fraud("evaluate", "b.zarr", "--radii", "0,0.5,1.75", "--json")
+    found = json.loads(out)
+    assert (code, found["unit"], list(found["certified_accuracy"])) == (
+        0,
+        "cost",
+        ["0", "0.5", "1.75"],
+    )
+    for cost, share in found["certified_accuracy"].items():
+        assert share == pytest.approx(100 * (right & (budget >= float(cost))).mean(), abs=1e-4)
+    some = json.loads(fraud("evaluate", "a.zarr", "--json")[1])
+    assert some["attackable"] == 2 and max(map(int, some["certified_accuracy"])) <= 2
+    failed(fraud("evaluate", "a.zarr", "--radii", "0.5"), 2, "whole numbers")
+    failed(fraud("report", "a.zarr", "b.zarr", "--out", "r"), 2, "count features", "cost")
+    (run,) = json.loads(fraud("report", "b.zarr", "--out", "r", "--json")[1])["runs"]
+    step = float(run["unit"].removeprefix("cost in steps of "))
+    assert (run["median_certified_radius"] + 1) * step > np.median(np.where(right, budget, -1))
+    assert step <= 7.75 / 20
 
 
 # --- predictions ---------------------------------------------------------------------------------
