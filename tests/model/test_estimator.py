@@ -88,7 +88,8 @@ def test_predictions_scores_and_radii_against_loops(data: Any) -> None:
     )
     expected = [reference.certificate(row, boxes.width) for row in distance]
     assert classifier.predict(x).tolist() == [classifier.classes_[p] for p, _ in expected]
-    assert classifier.certify(x).tolist() == [r for _, r in expected]
+    assert classifier.certify(x, certificate="margin").tolist() == [r for _, r in expected]
+    assert (classifier.certify(x) >= classifier.certify(x, certificate="margin")).all()
     scores = -np.array(distance) / boxes.width
     if n_classes == 2:
         scores = scores[:, 1] - scores[:, 0]
@@ -96,8 +97,9 @@ def test_predictions_scores_and_radii_against_loops(data: Any) -> None:
     right = [
         classifier.classes_[p] == name for (p, _), name in zip(expected, names[::9], strict=True)
     ]
+    pairwise = classifier.certify(x)  # the default, checked where it is computed
     for radius in range(6):
-        count = sum(ok and r >= radius for ok, (_, r) in zip(right, expected, strict=True))
+        count = sum(ok and r >= radius for ok, r in zip(right, pairwise, strict=True))
         assert classifier.certified_score(x, names[::9], radius) == count / len(x)
         assert certified_accuracy_scorer(radius)(classifier, x, names[::9]) == count / len(x)
     assert classifier.score(x, names[::9]) == classifier.certified_score(x, names[::9], 0)
@@ -186,7 +188,9 @@ def test_pickle_clone_and_model_files(tmp_path: Any) -> None:
     save_model(classifier.model_, tmp_path / "m.zarr")
     loaded = load_model(tmp_path / "m.zarr")
     np.testing.assert_array_equal(loaded.predict(x), classifier.predict(x))
-    np.testing.assert_array_equal(loaded.certify(x).radius, classifier.certify(x))
+    np.testing.assert_array_equal(
+        loaded.certify(x, certificate="pairwise").radius, classifier.certify(x)
+    )
 
 
 def test_random_states() -> None:

@@ -160,7 +160,7 @@ def test_features_that_say_nothing() -> None:
     y = np.arange(40) % 2
     constant = np.full((40, 3), 7.5)
     classifier = small().fit(constant, y)
-    assert (classifier.certify(constant) == 0).all()
+    assert (classifier.certify(constant, certificate="margin") == 0).all()
     useful = np.hstack((constant, y[:, None] * 2.0 + np.random.default_rng(0).random((40, 1))))
     assert small().fit(useful, y).score(useful, y) == 1
     assert small().fit(useful[:, 3:], y).score(useful[:, 3:], y) == 1
@@ -370,7 +370,9 @@ def test_boxes_with_parts_are_fitted_at_once() -> None:
     model = classifier.model_
     assert model.boxes.structure.n_parts == 2 and not model.boxes.structure.is_plain
     _, radius = certified(model, class_distances(model, model.encode(x)))
-    np.testing.assert_array_equal(classifier.certify(x), np.minimum(radius, 4))
+    np.testing.assert_array_equal(
+        classifier.certify(x, certificate="margin"), np.minimum(radius, 4)
+    )
     assert classifier.score(x, y) > 0.7
     fresh = BoxNNClassifier("graded", options=options)
     for call in (lambda: classifier.partial_fit(x, y), lambda: fresh.partial_fit(x, y, [0, 1, 2])):
