@@ -115,7 +115,8 @@ def train(
     result["warnings"] = [*map(as_flags, result["warnings"])]
     text = (
         f"{out}: {result['boxes']} boxes{_sets(settings.members)}, best epoch "
-        f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s\n{_validation_text(result['validation'])}"
+        f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s\n"
+        f"{_validation_text(result['validation'])}"
     )
     if trial is not None:
         result["search"] = {
