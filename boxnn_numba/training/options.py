@@ -241,6 +241,11 @@ class TrainingOptions:
                 "pass `warmup` 0"
             )
 
+        if self.recall and not self.validation:
+            raise OptionError(
+                "`recall` is of held-out samples; pass `validation` above 0, or `recall` 0"
+            )
+
     @property
     def warmup_epochs(self) -> int:
         """Number of epochs with objective ``"clip"`` before ``"target"``."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.errors import DivergenceError, InputError
+from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.initial_boxes import Seeds, initial_boxes, templates_of
 from boxnn_numba.training.loader import Feed, Pair
@@ -107,6 +107,7 @@ class Training:
         self.n_rows, self.n_features = len(feed), feed.n_features
         shape = (feed.n_features,) if feature_shape is None else feature_shape
         self.group = groups_of(options, shape, codes)
+        self._check_radius()
         self.part = parts_of(options, shape, self.group, feed)
         self.template = np.arange(len(seeds.labels), dtype=np.int32)
         if self.part.any():
@@ -130,6 +131,14 @@ class Training:
         self.best: Pair = self.codes()
         self.start = EpochRecord(0, 0.0, np.nan, self._start_margin, *self._validate()[:4])
         self._best_score, self._best_recall = self.start.score, self._recall
+
+    def _check_radius(self) -> None:
+        groups = int(self.group.max()) + 1
+        if self.options.objective == "target" and self.options.radius > groups:
+            raise OptionError(
+                f"`radius` is {self.options.radius}, more than the {groups} features or groups of "
+                f"features there are; pass at most {groups}"
+            )
 
     def codes(self) -> Pair:
         """Return copies of the deployed bounds, (M, n) uint8."""

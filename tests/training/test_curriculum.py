@@ -157,3 +157,10 @@ def test_a_run_that_would_diverge_does_not_with_a_limit(lr: float) -> None:
         fit(*samples(), **steep)
     scores = [record["score"] for record in fit(*samples(), crowd=4, **steep).training["history"]]
     assert scores[-1] > 1.4 and min(scores) > 1
+
+
+def test_aims_that_cannot_be() -> None:
+    with pytest.raises(OptionError, match="`recall` is of held-out samples; pass `validation`"):
+        TrainingOptions(recall=0.2, validation=0.0)
+    with pytest.raises(OptionError, match="`radius` is 21, more than the 20 features"):
+        run_of(**{**TARGET, "radius": 21})
