@@ -47,7 +47,7 @@ def test_train_certify_evaluate(boxnn: Run) -> None:
 
     x, y = open_dataset("tiny.zarr").read("test")
     model, file = load_model("model.zarr"), open_certificate("cert.zarr")
-    prediction, radius = model.certify(x)
+    prediction, radius = model.certify(x, certificate="auto")
     np.testing.assert_array_equal(np.array(file.classes)[file.prediction], prediction)
     np.testing.assert_array_equal(file.radius, radius)
     np.testing.assert_array_equal(file.label, y)
@@ -75,7 +75,8 @@ def test_results_as_text(trained: Run) -> None:
     )
     code, out, err = trained(*words, "--quiet")
     assert (code, err) == (0, "") and out.startswith("m.zip: 6 boxes, best epoch ")
-    code, out, err = trained("certify", "m.zip", "tiny.zarr", "--split", "train", "--out", "c")
+    words = ("certify", "m.zip", "tiny.zarr", "--split", "train", "--certificate", "margin")
+    code, out, err = trained(*words, "--out", "c")
     assert (code, err) == (0, "") and out.startswith("c: 120 samples in ")
     for convention in ("sound", "paper"):
         code, out, err = trained("evaluate", "c", "--radii", "0,1", "--convention", convention)
@@ -97,7 +98,7 @@ def test_predict(trained: Run) -> None:
         assert (code, out, err) == (0, "predictions.csv: 40 rows\n", "")
         with Path("predictions.csv").open(newline="") as file:
             rows = list(csv.reader(file))
-        label, radius = load_model("model.zarr").certify(x)
+        label, radius = load_model("model.zarr").certify(x, certificate="auto")
         assert rows[0] == ["label", "radius"]
         assert rows[1:] == [[str(a), str(b)] for a, b in zip(label, radius, strict=True)]
     failed(trained(*words[:-1]), 2, "predictions.csv already exists; pass --overwrite")

@@ -27,7 +27,7 @@ from boxnn_numba.pipelines.attack.attack import METHODS
 from boxnn_numba.pipelines.certification.baselines import CERTIFICATES
 from boxnn_numba.pipelines.reproduce.reproduce import SCALES, TARGETS
 from boxnn_numba.pipelines.training import train as train_pipeline
-from boxnn_numba.training.options import GROUPS, OPTIONS, PRESETS, resolve
+from boxnn_numba.training.options import GROUPS, OPTIONS, PRESETS, SEARCHED, resolve
 from boxnn_numba.training.options import KINDS as DATA_KINDS
 
 
@@ -82,15 +82,20 @@ def test_help_is_in_sections_and_tells_the_defaults_of_the_presets(run_boxnn: Ru
     titles = re.findall(r"^(\S.*):$", text, re.M)
     assert titles == ["Options", *GROUPS, "Where it runs", "Output"]
     text = " ".join(text.split())
-    assert "[default: 2500, images 3000; paper: 2500]" in text
+    assert "[default: 2500, images 3000; paper: 2500; auto: searched]" in text
     assert "[default: 8, images 30, in colour 8; accurate: 8, images 24, in colour 8;" in text
     for preset, kind in itertools.product(PRESETS, DATA_KINDS):
+        if preset == "auto" and kind != "tables":
+            continue
         options = resolve(preset, {"radius": 3} if preset == "target" else {}, kind).as_dict()
         for name in set(options) - {"radius"}:
             parts = dict(part.split(": ") for part in f"graded: {default_text(name)}".split("; "))
             rest, _, colour = parts.get(preset, parts["graded"]).partition(", in colour ")
             tables, _, image = rest.partition(", images ")
             shown = (tables, image or tables, colour or image or tables)[DATA_KINDS.index(kind)]
+            if preset == "auto" and name in SEARCHED:
+                assert shown == "searched"
+                continue
             assert type(options[name])(shown) == options[name], (name, preset, kind)
 
 
