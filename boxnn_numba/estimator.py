@@ -656,13 +656,17 @@ def certified_accuracy_scorer(
 def _certified_score(
     estimator: Any, X: ArrayLike, y: ArrayLike, radius: float, **kind: Any
 ) -> float:
-    last, samples = last_step(estimator, X)
+    last, samples = last_step(
+        estimator, X, attackable=kind.get("attackable"), costs=kind.get("costs")
+    )
     if not hasattr(last, "certified_score"):
         raise InputError(f"{type(last).__name__} has no certified_score; score a BoxNNClassifier")
     return float(last.certified_score(samples, y, radius, **kind))
 
 
-def certified_radius(estimator: Any, X: ArrayLike, **certificate: Any) -> np.ndarray:
+def certified_radius(
+    estimator: Any, X: ArrayLike, certificate: str = "pairwise", **kind: Any
+) -> np.ndarray:
     """Return certified radii in raw columns, of a `BoxNNClassifier` or a Pipeline that ends in one.
 
     Parameters
@@ -671,7 +675,7 @@ def certified_radius(estimator: Any, X: ArrayLike, **certificate: Any) -> np.nda
         Fitted.
     X
         (n_samples, n_features) what the estimator predicts.
-    **certificate
+    certificate, **kind
         As for `BoxNNClassifier.certify`.
 
     Returns
@@ -683,7 +687,7 @@ def certified_radius(estimator: Any, X: ArrayLike, **certificate: Any) -> np.nda
     ------
     InputError
         A step makes a column of several, or several of one, so that a radius behind it says nothing
-        of columns before it.
+        of columns before it; or `attackable` or `costs` are given for a pipeline.
 
     Examples
     --------
@@ -704,10 +708,12 @@ def certified_radius(estimator: Any, X: ArrayLike, **certificate: Any) -> np.nda
     boxnn_numba.errors.InputError: step PCA makes each column of several, so radii behind it say \
 nothing of raw columns; certify without it
     """
-    last, samples = last_step(estimator, X)
+    last, samples = last_step(
+        estimator, X, attackable=kind.get("attackable"), costs=kind.get("costs")
+    )
     if not hasattr(last, "certify"):
         raise InputError(f"{type(last).__name__} has no certify; pass a BoxNNClassifier")
-    return np.asarray(last.certify(samples, **certificate))
+    return np.asarray(last.certify(samples, certificate=certificate, **kind))
 
 
 def _grid_for(X: np.ndarray, columns: Columns | None, index: np.ndarray) -> Grid | None:

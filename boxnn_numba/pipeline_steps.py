@@ -36,16 +36,24 @@ _PROBLEMS = {
 }  # fmt: skip
 
 
-def last_step(estimator: Any, X: Any) -> tuple[Any, Any]:
+def last_step(estimator: Any, X: Any, **columns: Any) -> tuple[Any, Any]:
     """Return the last step of a pipeline, and samples as it sees them.
 
-    Other estimators are their own last step.
+    Other estimators are their own last step. `columns` are arguments that name columns of the last
+    step, as `attackable`.
 
     Raises
     ------
     InputError
-        A step before it does not keep columns apart.
+        A step before it does not keep columns apart, or may give columns other names and places
+        than `columns` have in mind.
     """
+    for name, value in columns.items():
+        if value is not None and isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
+            raise InputError(
+                f"`{name}` is of the columns that the last step sees, and steps before it may move "
+                "or rename them; certify with the last step, of what pipeline[:-1] makes of X"
+            )
     while isinstance(estimator, Pipeline):
         for _, step in estimator.steps[:-1]:
             check_apart(step)

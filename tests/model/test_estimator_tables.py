@@ -322,6 +322,17 @@ def test_steps_of_strangers_and_names_of_columns() -> None:
     pairs = [("x", StandardScaler(), slice("a", "b")), ("y", "passthrough", ["c"])]
     once = ColumnTransformer(pairs, remainder="passthrough")
     assert len(certified_radius(make_pipeline(once, small()).fit(frame, y), frame)) == 60
-    assert certified_radius(small().fit(frame, y), frame).max() <= 4
+    plain = small().fit(frame, y)
+    assert certified_radius(plain, frame).max() <= 4
+    assert (
+        certified_radius(plain, frame, attackable=["a"]) >= certified_radius(plain, frame)
+    ).all()
+    moved = make_pipeline(once, small()).fit(frame, y)
+    for call in (
+        lambda: certified_radius(moved, frame, attackable=["a"]),
+        lambda: certified_accuracy_scorer(1, costs=[1.0] * 4)(moved, frame, y),
+    ):
+        with pytest.raises(InputError, match="is of the columns that the last step sees"):
+            call()
     with pytest.raises(InputError, match="PCA has no certify"):
         certified_radius(PCA(), x)
