@@ -193,11 +193,10 @@ class Explanation:
 
     def __str__(self) -> str:
         own, rival = self.own_distance / self.unit, self.rival_distance / self.unit
-        certified = f"no rewriting of {_counted(self.radius, self.noun)} changes that"
-        if not self.radius:
-            certified = (
-                f"not certified, rewriting one {self.noun.removesuffix('s')} may change that"
-            )
+        one = self.noun.removesuffix("s")
+        certified = f"not certified, rewriting one {one} may change that"
+        if self.radius:
+            certified = f"no rewriting of {_counted(self.radius, self.noun)} changes that"
         lines = [
             f"{self.prediction}: {certified}",
             f"distance {own:.2f} {self.noun} to the nearest box of {self.prediction}, {rival:.2f} "
