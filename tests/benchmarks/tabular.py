@@ -198,7 +198,7 @@ def contenders(name: str) -> dict[str, BaseEstimator]:
         graded = {"boxes": BOXES, "options": widths}
         target = {"preset": ["target"], "radius": [radius], "epochs": [TARGET_EPOCHS]}
         found[f"Box-NN, chosen at r = {radius}"] = chosen_at(
-            radius, BoxNNClassifier(), [graded, graded | target]
+            radius, BoxNNClassifier("graded"), [graded, graded | target]
         )
     return found
 
