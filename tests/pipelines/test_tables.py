@@ -59,7 +59,7 @@ def test_the_model_knows_the_columns(fraud: Run) -> None:
     assert model.training["table"] == {"label": "label", "id_column": "who"}
     x, _ = dataset.read("test")
     radius, _ = certified(fraud, "t.zarr")
-    np.testing.assert_array_equal(model.certify(x).radius, radius)
+    np.testing.assert_array_equal(model.certify(x, certificate="pairwise").radius, radius)
     code, out, _ = fraud("data", "info", "t.zarr")
     assert code == 0
     lines = [line.split() for line in out.splitlines()[-4:]]
@@ -92,7 +92,8 @@ def test_other_data_are_matched_by_name_and_by_the_text_of_categories(fraud: Run
         file = open_certificate(f"c-{split}")
         found += list(zip(file.radius.tolist(), file.label.tolist(), strict=True))
     model = load_model("m.zarr")
-    extra = model.certify({name: [turned[0][name]] for name in HEADER[1:5]}).radius[0]
+    cells = {name: [turned[0][name]] for name in HEADER[1:5]}
+    extra = model.certify(cells, certificate="pairwise").radius[0]
     expected = [*zip(radius.tolist(), label.tolist(), strict=True), (int(extra), 0)]
     assert sorted(found) == sorted(expected)
 
@@ -243,7 +244,8 @@ def test_predictions_of_a_table(fraud: Run) -> None:
     model = load_model("m.zarr")
     cells = {name: [row[name] for row in NEW] for name in HEADER[1:5]}
     # As data sets store them, in 32 bits.
-    label, radius = model.certify(model.rows(cells).astype(np.float32))
+    x = model.rows(cells).astype(np.float32)
+    label, radius = model.certify(x, certificate="pairwise")
     expected = [
         {"who": row["who"], "label": str(a), "radius": str(b)}
         for row, a, b in zip(NEW, label, radius, strict=True)
