@@ -31,6 +31,12 @@ def class_weight_text(value: Any) -> str:
     if value is None:
         return EQUAL
     if isinstance(value, Mapping):
+        for label in value:
+            if not str(label) or set(",=") & set(str(label)):
+                raise OptionError(
+                    f"`class_weight` has label {label!r}, and commas and = stand between weights; "
+                    "pass `sample_weight` instead"
+                )
         return ",".join(f"{label}={weight}" for label, weight in value.items()) or EQUAL
     if isinstance(value, str):
         return value

@@ -93,6 +93,8 @@ def test_wrong_weights(class_weight: str, sample_weight: Any, words: str) -> Non
         row_weights(np.array([0, 0, 0, 1]), ["a", "b"], class_weight, sample_weight)
     with pytest.raises(OptionError, match="`class_weight` is 3; pass None"):
         class_weight_text(3)
+    with pytest.raises(OptionError, match="label 'a,b', and commas"):
+        class_weight_text({"a,b": 2})
 
 
 def test_a_rare_class_is_found_when_it_weighs_as_much() -> None:
