@@ -211,7 +211,7 @@ def _split(
     counts = np.bincount(feed.labels, minlength=n_classes)
     wanted = item.rows + item.held_out
     # The largest cap on a class with which no more rows than wanted are taken.
-    fair = wanted / max(1, np.count_nonzero(counts))
+    fair = wanted / max(1, int(np.count_nonzero(counts)))
     cap = np.maximum(counts * min(1.0, wanted / counts.sum()), np.minimum(counts, fair / 2))
     training, held = [], []
     for label in np.flatnonzero(counts):

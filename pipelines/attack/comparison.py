@@ -311,8 +311,7 @@ def _check_same(certificate: CertificateFile, attack: AttackFile) -> None:
         raise OptionError(
             f"{certificate.path} has budgets and attacks count columns; certify without `costs`"
         )
-    mine, yours = (file.attributes.get("attackable") for file in (certificate, attack))
-    if mine != yours:
+    if certificate.attributes.get("attackable") != attack.attributes.get("attackable"):
         raise OptionError(
             f"{certificate.path} and {attack.path} are of adversaries who reach other columns; run "
             "boxnn attack with the same `attackable`"

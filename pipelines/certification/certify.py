@@ -185,7 +185,8 @@ def certify(
         *(tuple(said[name]) if name in said else None for name in ("attackable", "costs")),
     )  # fmt: skip
     first = subject.dataset.chunks(split)[0]
-    optional = {"exact": ("upper",), "patch": ("withstands",)}.get(certificate, ())
+    bounds = {"exact": ("upper",), "patch": ("withstands",)}
+    optional: tuple[str, ...] = bounds.get(certificate, ())
     if "costs" in said:
         optional = ("budget", "budget_upper") if certificate == "exact" else ("budget",)
     spent = run_chunks(
@@ -204,7 +205,7 @@ def _certified(file: CertificateFile, out: str, seconds: float, spent: Spent | N
         out, file.certificate, str(file.attributes["split"]), len(file), accuracy,
         median,
         patches=file.patches,
-        settled=None if high is None else 100.0 * float((low == high).mean()),
+        settled=None if high is None else 100.0 * float(np.mean(low == high)),
         seconds=seconds,
         cluster=spent,
     )  # fmt: skip
