@@ -32,6 +32,8 @@ from boxnn_numba.training.trainer import MakeTrainer, Trainer, trainer_on
 COLLAPSE = 0.25
 # The automatic clip: chosen on validation data of MNIST and Fashion-MNIST.
 _BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 20_000, 0.9, 1.1
+#: Samples that the margin before training is of, where no clip is chosen by it.
+_MARGIN_SAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class Training:
     def _initial_margins(self) -> np.ndarray:
         """Return the soft margins of some training samples before the first step."""
         rng = np.random.default_rng([self.options.seed, 4])
-        count = min(_BETA_SAMPLES, self.n_rows)
+        most = _BETA_SAMPLES if self.options.beta == 0 else _MARGIN_SAMPLES
+        count = min(most, self.n_rows)
         rows = np.sort(rng.choice(self.n_rows, count, replace=False))
         return self.trainer.margins(self._feed.take(rows), self._feed.labels[rows])
 

@@ -58,9 +58,10 @@ class Validation(NamedTuple):
 def held_out_distances(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Pair:
     """Return class distances (N, K) of the held-out samples to boxes (M, n) uint8, and labels."""
     options, n_classes = problem.options, len(problem.offsets) - 1
-    layout = backend.layout(*bounds, problem.structure, options.width)
-    blocks = [(np.empty((0, n_classes), np.int32), np.empty(0, np.int32))]
+    blocks, layout = [(np.empty((0, n_classes), np.int32), np.empty(0, np.int32))], None
     for x, y in feed.held_out():
+        if layout is None:
+            layout = backend.layout(*bounds, problem.structure, options.width)
         distance = np.empty((len(y), n_classes), np.int32)
         backend.class_distance(x, layout, options.width, distance)
         blocks.append((distance, y))
