@@ -20,8 +20,8 @@ from boxnn_numba.errors import OptionError
     "--certificate",
     ("margin", "pairwise", "exact", "patch"),
     default=None,
-    help="margin (the default of images and ensembles), pairwise (at least as large; the default "
-    "of tables), exact (the true radius), or patch: blocks of pixels.",
+    help="margin (the default of images), pairwise (at least as large; the default of tables), "
+    "exact (the true radius), or patch: blocks of pixels.",
 )
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @click.option(

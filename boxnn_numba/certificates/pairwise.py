@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,9 @@ from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.budget import Edges
 from boxnn_numba.kernels.pairwise_block import Block, least_bounds
 from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
+from boxnn_numba.kernels.sum_bound import COUNTS, add_gains, add_totals, sum_bounds
 from boxnn_numba.kernels.tuple_bound import tuple_bounds
-from boxnn_numba.rivals import group_count, need_two_classes
+from boxnn_numba.rivals import need_two_classes
 
 #: Most inputs that a thread takes at a time, and most distances of them that it keeps.
 _BLOCK_ROWS, _BLOCK_DISTANCES = 256, 1_000_000
@@ -46,7 +48,7 @@ def pairwise_radius(
     fewest features, largest gains first, that close ``D_B - D_A`` must change before B overtakes A.
     So for groups, and in each part of a template; what k changes gain is shared among the parts as
     is best for the rival. Of an ensemble, groups gain what codes gain in all sets
-    together; where rows of all sets make too many combinations, in each set what they can there.
+    together, by any rows of a class.
 
     Parameters
     ----------
@@ -88,11 +90,11 @@ def pairwise_radius(
 def default_kind(model: Classifier) -> str:
     """Return the certificate that is used where none is asked for, ``"pairwise"`` or ``"margin"``.
 
-    Pairwise costs less than ten times what the prediction costs, or so little that it does not
-    matter, where there is one set of boxes and an input has at most 256 groups of features: tables.
-    Of images it costs more and, as any feature there reaches W both ways, proves hardly more.
+    Pairwise of tables, whose samples are rows: there it proves much more, and costs some times what
+    the prediction does, less than ten times but for the fastest models. Margin of images: there
+    any pixel can gain about as much as the margin allows it, and pairwise proves hardly more.
     """
-    return "pairwise" if len(model.box_sets) == 1 and group_count(model) <= 256 else "margin"
+    return "pairwise" if len(model.feature_shape or (1,)) == 1 else "margin"
 
 
 def pairwise_bounds(
@@ -109,17 +111,12 @@ def pairwise_bounds(
     bound = np.empty(len(codes), np.int64)
 
     def work(first: int, last: int) -> None:
-        block = _Block(sets) if len(sets.tables) == 1 else None
-        step = min(_BLOCK_ROWS, max(1, _BLOCK_DISTANCES // sets.distances))
+        block = _Block(sets) if len(sets.tables) == 1 else _Sums(sets)
+        step = min(_BLOCK_ROWS, max(1, _BLOCK_DISTANCES // block.size))
         for start in range(first, last, step):
             rows = slice(start, min(last, start + step))
             with limit_threads(1):
-                if block is not None:
-                    block.bounds(codes[rows], index[rows], bound[rows])
-                    continue
-                threats = sets.threats(codes[rows])
-            for i, threat in enumerate(threats, start):
-                index[i], bound[i] = threat.own_class, threat.least_bound()
+                block.bounds(codes[rows], index[rows], bound[rows])
 
     get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
     return index, bound
@@ -424,6 +421,7 @@ class _Block:
         ungrouped = len(table.groups) - 1 == n
         total, behind = np.empty((2, templates), np.int64)
         low, high = np.empty((2, own if ungrouped else 0, n), np.int32)
+        self.size = sets.distances
         self._work, self._offset = _scratch(table), sets.model.offset
         self._block = Block(
             total, behind, np.empty(own, np.int64), np.empty(own, np.bool_),
@@ -440,6 +438,49 @@ class _Block:
             codes = codes[:, self._order]
         least_bounds(
             codes, distance, self._table, self._offset, self._work, self._block, index, bound
+        )  # fmt: skip
+
+
+class _Sums:
+    """The kernels for several sets of boxes, with scratch arrays of a thread."""
+
+    def __init__(self, sets: BoxSets) -> None:
+        self._sets, groups = sets, sets.model.groups
+        self._works = [_scratch(table) for table in sets.tables]
+        # The number of each group in the order of a table.
+        self._places = [
+            groups[order][table.caps[table.groups[:-1]]].astype(np.int64)
+            for table, order in zip(sets.tables, sets.orders, strict=True)
+        ]
+        count, self._unit = int(groups.max()) + 1, 2 * sets.model.reach
+        self._most = np.empty((COUNTS + 1, count), np.int32)
+        self._scratch = (
+            np.empty(COUNTS, np.int64), np.empty(self._unit + 1, np.int32),
+            np.empty(count, np.int64),
+        )  # fmt: skip
+        self._gains = len(sets.model.classes), COUNTS + 1, count
+        self.size = sets.distances + math.prod(self._gains)
+
+    def bounds(self, codes: np.ndarray, index: np.ndarray, bound: np.ndarray) -> None:
+        """Write predictions and bounds of some inputs, as `pairwise_bounds` returns them."""
+        sets, totals = self._sets, []
+        classes = np.tile(sets.model.offset, (len(codes), 1))
+        distances = sets.part_distances(codes)
+        for distance, table in zip(distances, sets.tables, strict=True):
+            total = np.empty((len(codes), len(table.labels)), np.int64)
+            add_totals(distance, table.rows, table.labels, total, classes)
+            totals.append(total)
+        index[:] = sets.known[classes[:, sets.known].argmin(axis=1)]
+        gains = np.zeros((len(codes), *self._gains), np.int32)
+        for table, order, distance, total, place, work in zip(
+            sets.tables, sets.orders, distances, totals, self._places, self._works, strict=True
+        ):
+            some = np.ascontiguousarray(codes[:, order])
+            add_gains(some, distance, table, total, index, place, work, self._most, gains)
+        who = sets.adversary
+        sum_bounds(
+            gains, classes, sets.known, index, who.cost, who.price, who.unit is not None,
+            self._unit, self._scratch, bound,
         )  # fmt: skip
 
 

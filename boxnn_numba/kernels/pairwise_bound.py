@@ -105,7 +105,7 @@ def count_below(table, most):
 
 
 @register_jitable
-def _write_gains(x, table, own, rival, first, last, gains):
+def write_gains(x, table, own, rival, first, last, gains):
     """Write what groups first..last-1 gain for a rival row against an own row."""
     own_low, own_high, low, high = (
         table.lower[own], table.upper[own], table.lower[rival], table.upper[rival],
@@ -204,7 +204,7 @@ def _write_gaps(x, distance, table, t, slack, count, work):
         for m in range(table.rows[t], table.rows[t + 1]):
             if distance[p, m] - distance[p, work.rival[p]] > slack:
                 continue
-            _write_gains(x, table, own, m, first, last, work.gains)
+            write_gains(x, table, own, m, first, last, work.gains)
             gap = np.int64(distance[p, m]) - distance[p, own]
             gains = work.gains[first:last]
             _sort_largest(gains, length, work.counts)
@@ -228,7 +228,7 @@ def _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, most, work
     """
     parts, groups = table.parts, table.parts[-1]
     for p in range(len(distance)):
-        _write_gains(x, table, work.own[p], work.rival[p], parts[p], parts[p + 1], work.gains)
+        write_gains(x, table, work.own[p], work.rival[p], parts[p], parts[p + 1], work.gains)
     fewest = fewest_gains(work.gains[:groups], gap, most, work.counts)
     if fewest <= found:
         return fewest
@@ -241,7 +241,7 @@ def _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, most, work
             if m == work.rival[p] or distance[p, m] - near > slack:
                 continue
             others = True
-            _write_gains(x, table, work.own[p], m, first, last, work.gains)
+            write_gains(x, table, work.own[p], m, first, last, work.gains)
             for g in range(first, last):
                 work.most[g] = max(work.most[g], work.gains[g])
     if not others:
@@ -264,7 +264,7 @@ def _least_cost(x, distance, table, t, ahead, never, work):
     for p in range(len(distance)):
         first, last, points = table.parts[p], table.parts[p + 1], 0
         for m in range(table.rows[t], table.rows[t + 1]):
-            _write_gains(x, table, work.own[p], m, first, last, work.gains)
+            write_gains(x, table, work.own[p], m, first, last, work.gains)
             left = np.int64(distance[p, m]) - distance[p, work.own[p]]
             points = add_points(work.gains[first:last], table.cost[first:last], left, points, edges)
         count = add_hull(points, count, edges)

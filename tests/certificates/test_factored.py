@@ -14,8 +14,10 @@ from support.certificate_models import factored, fewest_changes
 from support.reference import factored_distances, part_distances
 
 from boxnn_numba import Boxes, BoxNN
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks import greedy_attack
 from boxnn_numba.certificates import choices, combinations, exact, exact_radius, pairwise_radius
+from boxnn_numba.certificates.pairwise import BoxSets
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.model_store import save_model
@@ -131,14 +133,15 @@ def test_programs_find_attacks_by_themselves(
 def test_where_combinations_of_sets_are_too_many(
     near: int, tuples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest has the bound of its margin, or of each set by itself."""
+    """What an integer program begins with: the rest has its margin, or what each set allows."""
     sizes, finer = itertools.product(SIZES, (1, 60, 255)), 0
     for seed, (size, width) in enumerate(sizes, 900):
         model, x, every = factored(seed, *size, width, 2, grouped=seed % 2 == 0)
-        full = pairwise_radius(model, x, threads=1).radius
+        threats = BoxSets(model, Adversary.of(model)).threats(model.encode(x))
+        full = np.array([one.least_bound() for one in threats]) - 1
         monkeypatch.setattr(combinations, "_NEAR", near)
         monkeypatch.setattr(combinations, "_TUPLES", tuples)
-        some = pairwise_radius(model, x, threads=1).radius
+        some = np.array([one.least_bound() for one in threats]) - 1
         monkeypatch.undo()
         fewest = np.array(fewest_changes(model, x, every))
         truth = np.where(fewest < 0, model.groups.max() + 1, fewest - 1)

@@ -61,7 +61,10 @@ def test_each_kind_is_at_least_the_one_before(trained: Run) -> None:
 def test_some_rows(trained: Run) -> None:
     assert certified(trained, "all.zarr", "--certificate", "exact")["n"] == 40
     assert certified(trained, "some.zarr", "--exact", 7)["n"] == 7
-    assert certified(trained, "margin.zarr", "--limit", 7)["kind"] == "margin"
+    assert (
+        certified(trained, "margin.zarr", "--certificate", "margin", "--limit", 7)["kind"]
+        == "margin"
+    )
     everything, some, margin = (open_certificate(f"{n}.zarr") for n in ("all", "some", "margin"))
     rows = [(k * 40) // 7 for k in range(7)]
     assert some.row.tolist() == margin.row.tolist() == rows
@@ -97,7 +100,9 @@ def test_bounds_where_the_time_is_up(trained: Run, monkeypatch: pytest.MonkeyPat
     certified(trained, "exact.zarr", "--certificate", "exact")
     exact = open_certificate("exact.zarr").radius
 
-    def hurried(model: Any, x: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
+    def hurried(
+        model: Any, x: np.ndarray, time_limit: float, **_: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         assert time_limit == 0.5
         lower, upper = exact_radii(model, x)
         slack = x.sum(axis=1, dtype=np.int32) % 2
@@ -125,7 +130,9 @@ def test_a_run_that_stopped_goes_on(trained: Run, monkeypatch: pytest.MonkeyPatc
     certified(trained, "whole.zarr", "--certificate", "exact")
     calls = 0
 
-    def stops(model: Any, x: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
+    def stops(
+        model: Any, x: np.ndarray, time_limit: float, **_: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         nonlocal calls
         calls += 1
         if calls > 1:
