@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core.bytecode import FunctionIdentity
 
 from boxnn_numba.kernels.cache import KernelCache
+
+# Helpers that a factory makes have one name, and in symbols only a number tells them apart, which
+# every process counts from 1. Kernels that two processes compiled and kept could then have symbols
+# in common for different code, and a third process that loads both would run the first for both.
+FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "big"))
 
 
 def kernel(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:

@@ -109,3 +109,12 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
     kept = _KernelFiles(tmp_path / "file" / "c", "total")
     kept.save("key", "code")
     assert kept.load("key") is None
+
+
+def test_kernels_of_several_processes_have_no_symbols_in_common() -> None:
+    """Numba counts functions from 1 in every process, and helpers of a factory share their name."""
+    from numba.core.bytecode import FunctionIdentity
+
+    import boxnn_numba.kernels.compile  # noqa: F401
+
+    assert next(FunctionIdentity._unique_ids) > 2**20  # by chance in one of 2 ** 28 runs
