@@ -310,7 +310,7 @@ def summary(folds: dict[str, Any]) -> dict[str, Any]:
     records = list(folds.values())
     counts = np.sum([np.array(record["counts"]) for record in records], axis=0)
     times = {key: float(np.median([record[key] for record in records])) for key in TIMES}
-    return {"curve": balanced(counts).tolist(), "classes": len(counts), **times}
+    return {"curve": balanced(counts).tolist(), "folds": len(records), **times}
 
 
 def report(results: dict[str, Any]) -> str:
@@ -321,8 +321,13 @@ def report(results: dict[str, Any]) -> str:
     ]
     found: dict[str, dict[str, Any]] = {}
     for name in TABLES:
-        methods = results.get(name, {})
-        found[name] = {m: summary(methods[m]) for m in METHODS if methods.get(m)}
+        methods = {m: folds for m in METHODS if (folds := results.get(name, {}).get(m))}
+        # Only folds that all methods have are compared.
+        common = set.intersection(*map(set, methods.values())) if methods else set()
+        found[name] = {
+            m: summary({fold: folds[fold] for fold in common or folds})
+            for m, folds in methods.items()
+        }
         lines += [_line(name, method, entry) for method, entry in found[name].items()]
     for method in METHODS:
         have = [entry[method] for entry in found.values() if method in entry]
@@ -337,6 +342,8 @@ def _line(name: str, method: str, entry: dict[str, Any]) -> str:
     curve = [f"{entry['curve'][r]:.1f}" for r in SHOWN]
     if method == "boosting":
         curve[1:] = [""] * (len(SHOWN) - 1)
+    folds = entry.get("folds", FOLDS)
+    name += "" if folds == FOLDS else f" ({folds} of {FOLDS} folds)"
     cells = [name, method, *curve, *(f"{entry[key]:.2f}" for key in TIMES)]
     return f"| {' | '.join(cells)} |"
 

@@ -99,5 +99,5 @@ def test_what_is_kept_is_not_measured_again(
     assert calls == [0] * 5 + [2] * 5 + [0]
     assert set(json.loads(out.read_text())["tables"]["crx"]) == set(tables.METHODS)
     shown = capsys.readouterr().out
-    assert "| crx | box | 50.0 | 50.0 | 50.0 | 0.0 | 1.00 | 2.00 |" in shown
+    assert "| crx (1 of 5 folds) | box | 50.0 | 50.0 | 50.0 | 0.0 | 1.00 | 2.00 |" in shown
     assert "by more than 2 behind on 0: none" in shown
