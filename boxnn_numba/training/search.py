@@ -189,11 +189,17 @@ def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[Tr
         values = {**PRESETS["auto"], "boxes": _BOXES, **candidate}
         values["boxes"] = max(n_classes, min(_MOST_BOXES, values["boxes"] * n_classes))
         values |= {name: value for name, value in given.items() if value is not None}
-        parts = values.get("parts", "1")
-        if "parts" not in given and parts != "1" and feed.n_features < 2 * int(parts):
+        parts = int(candidate.get("parts", 1))
+        if parts > 1 and "parts" not in given and not _may_recombine(feed, given, parts):
             continue
         found[TrainingOptions(**values)] = None
     return [*found]
+
+
+def _may_recombine(feed: Feed, given: Mapping[str, Any], parts: int) -> bool:
+    """Return whether boxes of so many parts can be trained, each of two columns at least."""
+    plain = given.get("relaxation", "graded") != "graded"
+    return not plain and feed.n_features >= 2 * parts
 
 
 def _batch(rows: int) -> int:

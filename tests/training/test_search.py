@@ -93,3 +93,8 @@ def test_command_and_fit_find_the_same(tmp_path: Any) -> None:
 def test_images_have_presets_of_their_own() -> None:
     with pytest.raises(OptionError, match="preset auto is for tables, and these are images"):
         fit(np.zeros((9, 4, 4), np.uint8), np.arange(9) % 2, preset="auto")
+
+
+def test_other_relaxations_have_plain_boxes() -> None:
+    _, trials = found(relaxation="l1", lr=0.002)
+    assert trials and all(trial.options.parts == "1" for trial in trials)
