@@ -615,7 +615,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
 
 def certified_accuracy_scorer(
-    radius: float, certificate: str = "pairwise", attackable: Any = None, costs: Any = None
+    radius: float, certificate: str | None = None, attackable: Any = None, costs: Any = None
 ) -> Callable[..., float]:
     """Return a scorer of certified accuracy at a radius, for GridSearchCV and the like.
 
@@ -624,12 +624,12 @@ def certified_accuracy_scorer(
     radius
         Number of columns that may change.
     certificate, attackable, costs
-        As for `BoxNNClassifier.certify`.
+        As for `BoxNNClassifier.certify`; what is not given is left to the estimator.
 
     Returns
     -------
     callable
-        Takes a `BoxNNClassifier`, or a Pipeline that ends in one, samples and labels.
+        Takes a `BoxNNClassifier` (or what has such a ``certified_score``), or a Pipeline that ends in one, samples and labels.
 
     Raises
     ------
@@ -650,7 +650,8 @@ def certified_accuracy_scorer(
     if costs is None:
         radius = validation.integer("radius", radius, 0)
     kind = {"certificate": certificate, "attackable": attackable, "costs": costs}
-    return partial(_certified_score, radius=radius, **kind)
+    given = {name: value for name, value in kind.items() if value is not None}
+    return partial(_certified_score, radius=radius, **given)
 
 
 def _certified_score(
