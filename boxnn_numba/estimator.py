@@ -629,7 +629,8 @@ def certified_accuracy_scorer(
     Returns
     -------
     callable
-        Takes a `BoxNNClassifier` (or what has such a ``certified_score``), or a Pipeline that ends in one, samples and labels.
+        Takes a `BoxNNClassifier` (or what has such a ``certified_score``), or a Pipeline that ends
+        in one, samples and labels.
 
     Raises
     ------

@@ -271,12 +271,12 @@ def test_a_report_of_all_methods(ra: Path, fpa: Path, tiny_dataset: Path, tmp_pa
     names = ("box", "onea", "oneb", "twoa", "twob")
     files = [tmp_path / name for name in names]
     result = report(files, tmp_path / "r")
-    expected = ["box", "RA_4", "RA_4^B", "FPA_5^A", "FPA_5^B"]
+    expected = ["box (pairwise)", "RA_4", "RA_4^B", "FPA_5^A", "FPA_5^B"]
     assert [run["name"] for run in result.runs] == expected and result.notes == []
     page = (tmp_path / "r" / "report.html").read_text()
     assert "RA<sub>4</sub><sup>B</sup>" in page and "FPA<sub>5</sub><sup>A</sup>" in page
     found = [run.name for run in load_runs([*files[:2], tmp_path / "copy"])]
-    assert found == ["box", "RA_4 (onea)", "RA_4 (copy)"]
+    assert found == ["box (pairwise)", "RA_4 (onea)", "RA_4 (copy)"]
 
 
 # --- where it runs, and what stops it ------------------------------------------------------

@@ -173,10 +173,10 @@ def test_the_estimator_reads_any_model(model: BoxNN) -> None:
     prediction, radius = certified(model, distance)
     names = np.array(["a", "b", "c"])[prediction]
     np.testing.assert_array_equal(classifier.predict(x), names)
-    np.testing.assert_array_equal(classifier.certify(x), radius)
+    np.testing.assert_array_equal(classifier.certify(x, "margin"), radius)
     np.testing.assert_allclose(classifier.decision_function(x), -distance / WIDTH)
     score = ((names == labels) & (np.array(radius) >= 2)).mean()
-    assert classifier.certified_score(x, labels, 2) == pytest.approx(score)
+    assert classifier.certified_score(x, labels, 2, "margin") == pytest.approx(score)
 
 
 def assembled(model: BoxNN, codes: np.ndarray, index: int) -> np.ndarray:

@@ -80,6 +80,7 @@ class FakeBaselines:
         prediction = np.where(rng.random(len(y)) < 0.8, y, -1).astype(np.int32)
         radius = np.where(prediction < 0, 0, rng.integers(0, 12, len(y))).astype(np.int32)
         attributes = {"classes": dataset.classes, "width": 1, "group_size": 1, "method": "RA"}
+        attributes |= {"feature_shape": list(dataset.feature_shape)}
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
         n_classes = len(dataset.classes)
         writer = RowWriter(
