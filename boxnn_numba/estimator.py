@@ -742,11 +742,12 @@ def _run_epochs(run: Training, verbose: bool) -> None:
         while run.epoch < run.options.epochs:
             record = run.run_epoch()
             if verbose:
-                sys.stdout.write(
-                    f"epoch {record.epoch} of {run.options.epochs}, {record.seconds:.2f} s:"
-                    f" margin {record.margin:.3g}, held-out accuracy {record.accuracy:.3g}, "
-                    f"mean certified radius {record.mean_certified_radius:.3g}\n"
-                )
+                told = f"epoch {record.epoch} of {run.options.epochs}, {record.seconds:.2f} s: "
+                told += f"margin {record.margin:.3g}"
+                if run.options.validation:
+                    told += f", held-out accuracy {record.accuracy:.3g}, mean certified radius "
+                    told += f"{record.mean_certified_radius:.3g}"
+                sys.stdout.write(f"{told}\n")
     except DivergenceError as error:
         what = str(error).split(";")[0]
         warnings.warn(
