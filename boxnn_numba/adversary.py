@@ -78,7 +78,7 @@ class Adversary:
         shares = [Fraction(0)] * len(free)
         for group, share in _shares(model, costs).items():
             shares[group] = share
-        missing = [group for group in np.flatnonzero(free) if not shares[group]]
+        missing = [group for group in np.flatnonzero(free).tolist() if not shares[group]]
         if missing:
             raise OptionError(
                 f"`costs` has none for {_name(model, missing[0])}; give it one, or name in "

@@ -62,11 +62,14 @@ def certify(
         certificate, limit = "exact", exact
     from boxnn_numba.pipelines.certification.certify import certify as work
 
-    who = {
-        "attackable": options.column_names(attackable),
-        "costs": None if costs is None else options.column_costs(costs),
-    }
-    result = work(out=out, certificate=certificate or "auto", limit=limit, **who, **given).as_dict()
+    result = work(
+        out=out,
+        certificate=certificate or "auto",
+        limit=limit,
+        attackable=options.column_names(attackable),
+        costs=None if costs is None else options.column_costs(costs),
+        **given,
+    ).as_dict()
     return result, (
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, "
         + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")

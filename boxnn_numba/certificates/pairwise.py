@@ -271,7 +271,7 @@ class Threat:
 
     def least(self, behind: int) -> int:
         """Return what it costs at least to gain as much as something is behind."""
-        return int(self.sets.adversary.least(np.int64(max(1, -(-behind // self.unit)))))
+        return int(self.sets.adversary.least(np.array(max(1, -(-behind // self.unit)))))
 
     def templates(self, e: int, c: int) -> np.ndarray:
         """Return the templates of a class in a set, the nearest first."""
@@ -518,10 +518,11 @@ def _starts(values: np.ndarray) -> np.ndarray:
 
 def _scratch(table: Table) -> Work:
     groups, parts = len(table.groups) + 1, len(table.parts) - 1
+    gains, most = np.empty((2, groups), np.int32)
     curve, total, worst = np.empty((3, groups), np.int64)
     own, rival = np.empty((2, parts), np.int64)
     # Each row of a template has a point for each group of a part, and one more.
     rows = int(np.diff(table.rows).max()) if table.priced else 0
     edges = np.empty((5, max(groups, rows * (groups + parts))), np.int64)
-    return Work(*np.empty((2, groups), np.int32), curve, total, worst,
+    return Work(gains, most, curve, total, worst,
                 np.empty(table.unit + 1, np.int32), rival, own, Edges(*edges))  # fmt: skip
