@@ -90,7 +90,7 @@ class Adversary:
         unit = Fraction(math.gcd(*units), whole)
         if sum(paid) / unit > _MOST_UNITS:
             raise OptionError(
-                f"`costs` add up to {sum(paid) / unit:.2g} of their largest common unit, "
+                f"`costs` add up to {float(sum(paid) / unit):.2g} of their largest common unit, "
                 f"{float(unit):g}; round them, so that there are at most {_MOST_UNITS:,}"
             )
         cost = np.zeros(len(free), np.int64)
