@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxnn_numba.columns import nearest
 from boxnn_numba.errors import OptionError
 from boxnn_numba.rivals import differing_groups, group_count
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Most units that the costs of all groups may add up to: far from where a float64 is not exact.
 _MOST_UNITS = 10**9
+#: Costs whose sums a float64 holds with all its digits.
+_LEAST, _MOST = Fraction(1, 10**100), Fraction(10**100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +144,10 @@ class Adversary:
         spent = np.asarray(bound) - 1
         if self.unit is None:
             return np.asarray(spent.astype(np.int32))
-        over = spent * self.unit.numerator  # exact: within a float64, or as Python's integers
         if self.unit.numerator * _MOST_UNITS >= 2**53 or self.unit.denominator >= 2**53:
             exact = [float(Fraction(int(one)) * self.unit) for one in spent.ravel()]
             return np.array(exact).reshape(spent.shape)
-        return np.asarray(over / self.unit.denominator)
+        return np.asarray(spent * self.unit.numerator / self.unit.denominator)  # exact product
 
     def features(self, groups: np.ndarray) -> np.ndarray:
         """Return (n,) bool, features that may be rewritten; groups (n,) are those of a model."""
@@ -198,7 +200,9 @@ def _number(model: Classifier, one: Any, what: str) -> int:
     if whole and 0 <= int(text) < groups:
         return int(text)
     if columns is not None and not whole:
-        return columns.position(text)  # which names the nearest
+        raise OptionError(
+            f"`{what}` has {one!r}, which is no column; {nearest(text, columns.names)}"
+        )
     raise OptionError(
         f"`{what}` has {one!r}; pass numbers 0..{groups - 1}"
         + ("" if columns is None else " or names")
@@ -238,4 +242,6 @@ def _share(name: str, value: Any) -> Fraction:
         share = None
     if share is None or share <= 0:
         raise OptionError(f"`costs` of {name} is {value!r}; it must be a number above 0")
+    if not _LEAST <= share <= _MOST:
+        raise OptionError(f"`costs` of {name} is {value!r}; it must be within 1e-100 and 1e100")
     return share

@@ -434,7 +434,7 @@ def _cells(values: Any, name: str) -> _Cells:
     if array.ndim != 1:
         raise InputError(f"column {name!r} has cells of shape {array.shape[1:]}; pass one value")
     if array.dtype.kind in "OUST":
-        return replace(_object_cells(array), declared=declared)
+        return replace(_object_cells(array, name), declared=declared)
     days = array.dtype.kind in "mM"
     if days:
         numbers = array.astype(f"{array.dtype.kind}8[us]")
@@ -459,7 +459,7 @@ def _array(values: Any) -> np.ndarray:
     return array
 
 
-def _object_cells(array: np.ndarray) -> _Cells:
+def _object_cells(array: np.ndarray, name: str) -> _Cells:
     """Return cells of Python's types: numbers or booleans if all are, else texts."""
     cells = array.tolist()
     types = set(map(type, cells))
@@ -468,7 +468,13 @@ def _object_cells(array: np.ndarray) -> _Cells:
     absent = {kind for kind in types if kind.__name__ in ("NoneType", "NAType", "NaTType")}
     present = types - absent
     if present <= {float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_}:
-        numbers = np.array([np.nan if type(cell) in absent else cell for cell in cells], float)
+        try:
+            numbers = np.array([np.nan if type(cell) in absent else cell for cell in cells], float)
+        except OverflowError as error:
+            raise InputError(
+                f"column {name!r} holds a whole number of more than 308 digits; make it a text, or "
+                "drop it"
+            ) from error
         truth = present != set() and present <= {bool, np.bool_}
         return _Cells("boolean" if truth else "number", numbers)
     if present != {str}:

@@ -22,6 +22,8 @@ def as_flags(text: str) -> str:
     """Return a text about arguments (in backticks, or first) as options of the running command."""
     context = click.get_current_context()
     flags = {item.name: item.opts[0] for item in context.command.params if item.opts[0][0] == "-"}
+    if "low" in flags and "high" in flags:
+        flags["domain"] = "--low or --high"
     names = "`([a-z_]+)`|^([a-z_]+)(?= is )"
     return re.sub(names, lambda found: flags.get(found[1] or found[2], found[0]), text)
 

@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BoxNNError as error:
         if "--debug" in words:
             raise
-        _fail(str(error), error.exit_code, asked)
+        # A name in a table may hold line breaks.
+        _fail(" ".join(str(error).splitlines()), error.exit_code, asked)
     except OSError as error:  # e.g. standard output is a full disk or a closed pipe
         if "--debug" in words:
             raise

@@ -18,6 +18,8 @@ from boxnn_numba.errors import OptionError
 #: Stands for the standard output.
 STDOUT = "-"
 ENDINGS = (".csv", ".tsv", ".json", ".parquet")
+#: What other programs would not open if it held CSV.
+_NOT_TEXT = (".gz", ".zst", ".zip", ".zarr", ".xls", ".xlsx", ".ods", ".npy", ".npz", ".feather")
 
 #: Columns by name, each with a value a row; None where there is none.
 Rows = Mapping[str, Sequence[Any] | np.ndarray]
@@ -42,7 +44,7 @@ def table_output(
     Raises
     ------
     OptionError
-        `out` exists, or Parquet is wanted and pyarrow is not installed.
+        `out` exists or has another ending, or Parquet is wanted and pyarrow is not installed.
     OutputError
         `out` cannot be written.
     """
@@ -52,6 +54,8 @@ def table_output(
         sys.stdout.flush()
         return
     ending = location(out).suffix
+    if ending in _NOT_TEXT:
+        raise OptionError(f"`out` is {out}; its name must end in {', '.join(ENDINGS)}")
     if ending == ".parquet":
         _need_pyarrow()
     staged = staged_output(out, overwrite=overwrite, directory=False, inputs=inputs)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
 from boxnn_numba.columns import Column, Columns
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
 
 if TYPE_CHECKING:
@@ -143,10 +143,14 @@ def _named(model: Classifier, given: Mapping[Any, Any]) -> dict[int, float]:
                 f"`domain` has a limit of column {column.name!r}, whose categories have no order; "
                 "leave it out"
             )
-        found[k] = float(Columns([column]).values({column.name: [value]})[0, 0])
+        try:
+            found[k] = float(Columns([column]).values({column.name: [value]})[0, 0])
+        except InputError:
+            found[k] = np.nan
         if not np.isfinite(found[k]):
+            kind = "date" if column.kind == "date" else "number"
             raise OptionError(
-                f"`domain` has the limit {value!r} of column {column.name!r}; pass a number"
+                f"`domain` has the limit {value!r} of column {column.name!r}; pass a {kind}"
             )
     return found
 

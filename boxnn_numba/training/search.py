@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,7 +158,10 @@ def search(
             return data.outcome(options, item, effort)
 
         with ThreadPoolExecutor(threads, "boxnn-search") as pool:
-            found = [*pool.map(attempt, candidates)]
+            try:
+                found = [*pool.map(attempt, candidates)]
+            finally:  # those that still run after Ctrl-C
+                data.stop.set()
         trials = [
             Trial(number, options, accuracy, scores, data.labels)
             for options, (accuracy, scores) in zip(candidates, found, strict=True)
@@ -233,7 +237,7 @@ class _Data:
     """The rows of a round: what candidates are trained on, and what they are certified on."""
 
     def __init__(self, feed: Feed, n_classes: int, rows: np.ndarray, held: np.ndarray) -> None:
-        self.n_classes = n_classes
+        self.n_classes, self.stop = n_classes, Event()
         self._x, self._y = feed.take(rows), feed.labels[rows]
         self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
@@ -258,7 +262,7 @@ class _Data:
             feed = Feed.from_arrays(self._x, self._y, none, member.seed, None, self._weights)
             runs.append(Training(member, feed, self.n_classes, get_backend("cpu", 1)))
             try:
-                while runs[-1].epoch < epochs:
+                while runs[-1].epoch < epochs and not self.stop.is_set():
                     runs[-1].run_epoch()
             except DivergenceError:
                 return (0.0,) * len(RADII), np.zeros((len(self.labels), self.n_classes))

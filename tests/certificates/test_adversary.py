@@ -98,7 +98,10 @@ def test_costs_are_the_decimal_numbers_that_they_are_written_as() -> None:
     ("who", "message"),
     [
         ({"attackable": []}, "`attackable` is empty"),
-        ({"attackable": ["amout"]}, "'amout'; did you mean 'amount'"),
+        (
+            {"attackable": ["amout"]},
+            "`attackable` has 'amout', which is no column; did you mean 'amount'",
+        ),
         ({"attackable": [4]}, "numbers 0..3"),
         ({"attackable": "amount"}, "pass a list"),
         ({"costs": {"amount": 1}}, "has none for column 'city'"),
@@ -108,11 +111,19 @@ def test_costs_are_the_decimal_numbers_that_they_are_written_as() -> None:
         ({"costs": [1, 2, 3]}, "pass 4 numbers"),
         ({"costs": {"amont": 1}}, "did you mean 'amount'"),
         ({"costs": [1, 1, 1, 1 / 3]}, "round them"),
+        ({"costs": [1, 1, 1, 1e-12]}, "add up to 3e.12 .* round them"),
+        ({"costs": [1, 1, 1, 1e300]}, "'age' is 1e.300; it must be within"),
+        ({"costs": ["3e-324"] * 4}, "it must be within"),
     ],
 )
 def test_who_cannot_be(who: dict[str, Any], message: str) -> None:
     with pytest.raises(BoxNNError, match=message):
         Adversary.of(named(), **who)
+
+
+def test_large_costs_have_budgets() -> None:
+    who = Adversary.of(named(), None, [1e99, 2e99, 1e99, 3e99])
+    assert who.radius(np.array([1, 3])).tolist() == [0, 2e99]
 
 
 def test_limits_by_name_are_raw_values() -> None:
@@ -122,7 +133,12 @@ def test_limits_by_name_are_raw_values() -> None:
     amounts = domain.values[0][domain.allowed[0]]
     assert (amounts >= 0.8).all() and (amounts <= 2.0).all() and len(amounts) == 2
     assert domain.values[2][domain.allowed[2]].max() <= 2
-    for low, message in (({"city": 0}, "no order"), ({"amount": 9}, "swap"), ({"x": 1}, "'x'")):
+    for low, message in (
+        ({"city": 0}, "no order"),
+        ({"amount": 9}, "swap"),
+        ({"x": 1}, "'x'"),
+        ({"amount": "a"}, "`domain` has the limit 'a' of .* pass a number"),
+    ):
         with pytest.raises(BoxNNError, match=message):
             domain_of(model, (low, {"amount": 3}))
 

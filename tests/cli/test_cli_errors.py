@@ -61,6 +61,7 @@ from boxnn_numba.errors import OptionError
         (("evaluate", "cert.zarr", "--convention", "loose"), "convention"),
         (("predict", "model.zarr", "none.npy", "--out", "p"), "none.npy"),
         (("predict", "none", "x.npy", "--out", "p"), "none"),
+        (("predict", "model.zarr", "x.npy", "--out", "p.xlsx"), "--out is p.xlsx; its name must"),
     ],
 )
 def test_usage_errors(words: tuple[object, ...], text: str, trained: Run) -> None:

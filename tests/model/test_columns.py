@@ -201,6 +201,11 @@ def test_columns_that_cannot_be(make: Any, message: str) -> None:
         make()
 
 
+def test_whole_numbers_beyond_a_float() -> None:
+    with pytest.raises(InputError, match="column 'a' holds a whole number of more than 308 digits"):
+        Columns.of({"a": [10**400, 1]})
+
+
 def test_two_columns_of_a_frame_with_one_name() -> None:
     pd = pytest.importorskip("pandas")
     with pytest.raises(InputError, match="two columns are named 'a'"):

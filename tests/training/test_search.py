@@ -12,7 +12,8 @@ from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.training.train import choose, train
 from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.search import RADII, Chosen, Trial, search
+from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.search import RADII, Chosen, Round, Trial, _Data, search
 from boxnn_numba.training.weights import row_weights
 
 SMALL: dict[str, Any] = {"effort": 0.2}
@@ -98,3 +99,12 @@ def test_images_have_presets_of_their_own() -> None:
 def test_other_relaxations_have_plain_boxes() -> None:
     _, trials = found(relaxation="l1", lr=0.002)
     assert trials and all(trial.options.parts == "1" for trial in trials)
+
+
+def test_what_runs_when_interrupted_ends_before_its_next_epoch() -> None:
+    x, y = table(60)
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+    data = _Data(feed, 2, np.arange(40), np.arange(40, 60))
+    data.stop.set()
+    accuracy, _ = data.outcome(TrainingOptions(boxes=4), Round(40, 10**9, 1, 20), 1.0)
+    assert len(accuracy) == len(RADII)  # and not after years
