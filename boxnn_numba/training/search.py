@@ -28,9 +28,9 @@ from boxnn_numba.training.run import Training
 
 #: Radii whose certified accuracies count, all alike.
 RADII = (0, 1, 2, 4)
-#: A candidate whose accuracy is so much below that of the best is out, whatever its radii: a
-#: constant is certified at every radius.
-_ACCURACY_LOST = 0.05
+#: A candidate whose accuracy, or mean recall of the classes, is so much below that of the best is
+#: out, whatever its radii: a constant is certified at every radius.
+_ACCURACY_LOST, _RECALL_LOST = 0.05, 0.1
 #: What is tried; boxes are those of a class. Chosen for being different: from accurate to
 #: far-sighted, from few boxes to many.
 CANDIDATES: tuple[dict[str, Any], ...] = (
@@ -80,6 +80,8 @@ class Trial:
         Number of the round, and what was tried.
     accuracy
         Certified accuracy at `RADII` on held-out rows, 0 where training diverged.
+    recall
+        Mean over the classes of the part that is predicted right.
     scores, labels
         (N, K) minus the class distances of these rows, in features, and their class indices.
     """
@@ -87,6 +89,7 @@ class Trial:
     round: int
     options: TrainingOptions
     accuracy: tuple[float, ...]
+    recall: float
     scores: np.ndarray
     labels: np.ndarray
 
@@ -163,17 +166,24 @@ def search(
             finally:  # those that still run after Ctrl-C
                 data.stop.set()
         trials = [
-            Trial(number, options, accuracy, scores, data.labels)
+            Trial(number, options, accuracy, data.recall(scores), scores, data.labels)
             for options, (accuracy, scores) in zip(candidates, found, strict=True)
         ]
         for trial in trials:
             if on_trial is not None:
                 on_trial(trial)
-        floor = max(trial.accuracy[0] for trial in trials) - _ACCURACY_LOST
-        fit = [trial for trial in trials if trial.accuracy[0] >= floor]
+        fit = _accurate(trials)
         fit.sort(key=lambda trial: -trial.score)
         candidates, best = [trial.options for trial in fit[: _KEPT[number]]], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
+
+
+def _accurate(trials: list[Trial]) -> list[Trial]:
+    """Return the trials that are about as accurate as the best, over all rows and over classes."""
+    least = max(trial.recall for trial in trials) - _RECALL_LOST
+    fair = [trial for trial in trials if trial.recall >= least]
+    least = max(trial.accuracy[0] for trial in fair) - _ACCURACY_LOST
+    return [trial for trial in fair if trial.accuracy[0] >= least]
 
 
 def _final(
@@ -248,6 +258,11 @@ class _Data:
         self._count = (mass / np.maximum(counts, 1))[self.labels]
         if not self._count.any():
             self._count = np.ones(len(held))
+
+    def recall(self, scores: np.ndarray) -> float:
+        """Return the mean recall of the classes of held-out rows, by their scores."""
+        right = scores.argmax(axis=1) == self.labels
+        return float(np.mean([right[self.labels == c].mean() for c in np.unique(self.labels)]))
 
     def outcome(
         self, options: TrainingOptions, item: Round, effort: float

@@ -62,6 +62,13 @@ def test_what_is_settled_stays() -> None:
     assert (chosen.options.epochs, chosen.options.members) == (3, 2)
 
 
+def test_no_constant_is_chosen_without_weights() -> None:
+    x, y = table(1500, 0.06)
+    model = fit(x.astype(float), y, seed=1)
+    prediction = model.predict(x.astype(float))
+    assert (prediction[y == 1] == 1).mean() > 0.5 and (prediction == y).mean() > 0.93
+
+
 def test_no_constant_is_chosen_for_a_rare_class() -> None:
     chosen, _ = found(rare=0.05)
     assert chosen.trial is not None and chosen.trial.accuracy[0] > 0.7
