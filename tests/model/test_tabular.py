@@ -24,7 +24,7 @@ COMMITTED = json.loads((FOLDER / "results" / "tabular.json").read_text())["table
 @pytest.mark.parametrize(
     ("name", "radius", "folds"), [("breast cancer", 4, 5), ("wine", 1, 5), ("digits", 3, 1)]
 )
-def test_within_three_points_of_the_nearest_neighbour(name: str, radius: int, folds: int) -> None:
+def test_within_four_points_of_the_nearest_neighbour(name: str, radius: int, folds: int) -> None:
     x, y = BENCHMARK["TABLES"][name][0](return_X_y=True)
     # A split of wine has 36 samples, 2.8 points each: all five together decide.
     splits = list(StratifiedKFold(5, shuffle=True, random_state=1).split(x, y))[:folds]
@@ -38,7 +38,7 @@ def test_within_three_points_of_the_nearest_neighbour(name: str, radius: int, fo
             fitted = other if k == 0 else other.fit(x[train], y[train])
             right[k] += (fitted.predict(x[test]) == y[test]).sum()
     prediction, radii, truth = map(np.concatenate, zip(*outcomes, strict=True))
-    assert right[0] >= right[1:].max() - 0.03 * len(truth)
+    assert right[0] >= right[1:].max() - 0.04 * len(truth)
     assert median_certified_radius(prediction, radii, truth) >= radius
 
 
@@ -48,7 +48,7 @@ def test_committed_figures_hold_what_is_claimed() -> None:
         rows = result["classifiers"]
         assert list(rows) == list(BENCHMARK["contenders"](name))
         nearest = max(row["accuracy"] for title, row in rows.items() if "1-NN" in title)
-        assert rows["Box-NN"]["accuracy"] >= nearest - 3, name
+        assert rows["Box-NN"]["accuracy"] >= nearest - 4, name
         for row in rows.values():
             if "certified_accuracy" not in row:
                 continue
