@@ -106,21 +106,7 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
 )
 @click.option("--distances", is_flag=True, help="Add the distance to every class, in units.")
 @click.option("--changes", is_flag=True, help="Add the smallest change that is found, in words.")
-@options.option(
-    "--id",
-    "id_column",
-    section="Tables",
-    metavar="COLUMN",
-    help="Column that names rows; that of the training data by default.",
-)
-@options.option(
-    "--drop",
-    section="Tables",
-    metavar="COLUMNS",
-    help="Columns to leave out, with commas, besides those of the training data.",
-)
-@options.missing
-@options.separator
+@options.rows_of_a_table
 @options.overwrite("Replace what is at --out.")
 @options.device
 @options.chunk

@@ -18,21 +18,7 @@ from boxnn_numba.cli import options
     default=5.0,
     help="Seconds for each row to prove that no change is smaller; 0 leaves that out.",
 )
-@options.option(
-    "--id",
-    "id_column",
-    section="Tables",
-    metavar="COLUMN",
-    help="Column that names rows; that of the training data by default.",
-)
-@options.option(
-    "--drop",
-    section="Tables",
-    metavar="COLUMNS",
-    help="Columns to leave out, with commas, besides those of the training data.",
-)
-@options.missing
-@options.separator
+@options.rows_of_a_table
 def explain(model: str, file: str, rows: str, **given: Any) -> options.Output:
     """Say why rows of FILE have their predictions, and what would change them.
 

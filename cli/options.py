@@ -205,6 +205,25 @@ separator = option(
     "--sep", section="Tables", metavar="SIGN", help="What stands between cells, e.g. ';' or tab."
 )
 
+#: How a file of rows for a model is read.
+rows_of_a_table = all_of(
+    option(
+        "--id",
+        "id_column",
+        section="Tables",
+        metavar="COLUMN",
+        help="Column that names rows; that of the training data by default.",
+    ),
+    option(
+        "--drop",
+        section="Tables",
+        metavar="COLUMNS",
+        help="Columns to leave out, with commas, besides those of the training data.",
+    ),
+    missing,
+    separator,
+)
+
 
 def table_values(given: dict[str, Any]) -> dict[str, Any]:
     """Take the options out that say how a table is read, those with commas as tuples."""
