@@ -121,7 +121,10 @@ def members(run_boxnn: Run, tiny_dataset: Path) -> Run:
 
 
 def test_a_session_with_an_ensemble(members: Run) -> None:
-    assert members("certify", "all.zarr", "tiny.zarr", "--out", "c.zarr")[0] == 0
+    assert (
+        members("certify", "all.zarr", "tiny.zarr", "--out", "c.zarr", "--certificate", "margin")[0]
+        == 0
+    )
     x, _ = open_dataset("tiny.zarr").read("test")
     cert, parts = open_certificate("c.zarr"), [load_model(f"{k}.zarr") for k in range(3)]
     total = sum(part.class_distance(x) for part in parts)
