@@ -40,6 +40,9 @@ class CpuTrainer:
         The tables of the run.
     """
 
+    #: Whether a step of few boxes may be made at once, without `entries`.
+    at_once = True
+
     def __init__(self, backend: CpuBackend, masters: Pair, problem: Problem) -> None:
         self.backend, self.problem = backend, problem
         structure, none = problem.structure, np.zeros(masters[0].shape, np.uint8)
@@ -64,7 +67,13 @@ class CpuTrainer:
         self._steps, self._masses = 0, np.zeros(shape[0] * structure.n_parts, np.int64)
         self._dense = is_dense(problem.options)
         graded = problem.options.relaxation == "graded" and frame.planes == 1
-        self._small = problem.rows is None and graded and not apart and np.prod(shape) <= _SMALL
+        self._small = (
+            self.at_once
+            and problem.rows is None
+            and graded
+            and not apart
+            and np.prod(shape) <= _SMALL
+        )
         self._room = Entries.empty(1)
         self._settle()
 

@@ -123,6 +123,8 @@ class ClusterTrainer(CpuTrainer):
         As for `CpuTrainer`.
     """
 
+    at_once = False  # workers compute, whatever there is
+
     def __init__(
         self,
         backend: CpuBackend,
@@ -132,7 +134,6 @@ class ClusterTrainer(CpuTrainer):
         problem: Problem,
     ) -> None:
         super().__init__(backend, masters, problem)
-        self._small = False  # workers compute, whatever there is
         self._executor, self._device = executor, device
         self.statistics = StepStatistics()
         self._sender = BoxSender(backend)

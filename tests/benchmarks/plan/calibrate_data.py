@@ -25,6 +25,8 @@ BOXES, EPOCHS = (500, 2500, 10_000, 25_000), 2
 class _WatchedTrainer(CpuTrainer):
     """A trainer that notes the entries of a sample and the part of the codes that changes."""
 
+    at_once = False
+
     def __init__(self, backend: CpuBackend, masters: Pair, problem: Problem) -> None:
         super().__init__(backend, masters, problem)
         self.entries_per_sample: list[float] = []
