@@ -245,7 +245,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 threads=self._threads() or default_threads(), on_trial=self._tell,
             )  # fmt: skip
         self._train(feed, grid)
-        if trial is not None:
+        if trial is None:
+            self._calibrate(feed)
+        else:
             self._sharpness = sharpness(trial.scores, trial.labels)
         return self
 
@@ -303,7 +305,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         weights = row_weights(index, self._names, self._settings.class_weight)
         none = codes[:0], index[:0]
         seed = self._settings.seed + call
-        self._train(Feed.from_arrays(codes, index, none, seed, weights=weights), grid, call)
+        feed = Feed.from_arrays(codes, index, none, seed, weights=weights)
+        self._train(feed, grid, call)
+        self._calibrate(feed)
         return self
 
     def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -420,8 +424,11 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._seeds, self._calls = [*map(_kept, runs)], call
         self._seen = codes[:: -(-len(codes) // _IMPORTANCE_ROWS)]
         self.__dict__.pop("_importances", None)
+
+    def _calibrate(self, feed: Feed) -> None:
+        """Fit probabilities to held-out rows, or where there are none to those of the training."""
         held_out = [*feed.held_out()]
-        known = held_out[0] if held_out else (codes, index)
+        known = held_out[0] if held_out else (feed.load(0), feed.labels)
         step = -(-len(known[1]) // _CALIBRATION_ROWS)
         self._sharpness = sharpness(self._scores(known[0][::step]), known[1][::step])
 

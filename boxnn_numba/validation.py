@@ -247,6 +247,24 @@ def partition(name: str, value: ArrayLike, n_features: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
+def sample_weight(value: ArrayLike, rows: int) -> np.ndarray:
+    """Return sample weights as (N,) float64; one number is that of all rows."""
+    weights = np.asarray(value, dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(rows, float(weights))
+    if weights.shape != (rows,):
+        raise InputError(
+            f"`sample_weight` has shape {weights.shape} and there are {rows} rows; pass one for "
+            "each"
+        )
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise InputError(
+            f"`sample_weight` of row {bad[0]} is {weights[bad[0]]:g}; weights are finite and >= 0"
+        )
+    return weights
+
+
 def outcomes(
     prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""Search: options of a table by held-out certified accuracy, in rounds that halve the candidates.
+"""Search: options of a table by held-out certified accuracy, in rounds of fewer candidates.
 
 Preset ``auto`` is this. A round trains every candidate for a while on some of the rows, certifies
-others pairwise, and keeps the better half; the next one has more steps and other held-out rows.
+others pairwise, and keeps the best; the next one has more steps and other held-out rows.
 What it costs is counted in rows and steps, not in seconds, so the outcome depends on the data and
 the seed only.
 """
@@ -53,17 +53,19 @@ _BOXES, _MOST_BOXES = 20, 400
 
 @dataclass(frozen=True)
 class Round:
-    """What a candidate gets: training rows, steps, sets of boxes, and rows to be certified."""
+    """What a candidate gets: training rows, steps, sets of boxes, and rows to be certified.
+
+    And how many candidates are left after it.
+    """
 
     rows: int
     steps: int
     members: int
     held_out: int
+    kept: int = 1
 
 
-_ROUNDS = (Round(1000, 80, 1, 200), Round(3000, 160, 2, 400))
-#: Candidates that a round leaves.
-_KEPT = (4, 1)
+_ROUNDS = (Round(1000, 80, 1, 200, kept=4), Round(3000, 160, 2, 400))
 #: Rows with which all steps are made, and the least part of them.
 _MANY_ROWS, _LEAST_EFFORT = 1000, 0.25
 #: Sets of boxes, and steps besides one pass over the rows, of what is trained in the end.
@@ -174,7 +176,7 @@ def search(
                 on_trial(trial)
         fit = _accurate(trials)
         fit.sort(key=lambda trial: -trial.score)
-        candidates, best = [trial.options for trial in fit[: _KEPT[number]]], fit[0]
+        candidates, best = [trial.options for trial in fit[: item.kept]], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
 
 
@@ -271,11 +273,12 @@ class _Data:
         rows, batch = len(self._y), min(options.batch, _batch(len(self._y)))
         epochs = max(1, round(effort * item.steps * batch / rows))
         options = replace(options, batch=batch, epochs=epochs, members=item.members, validation=0.0)
+        none = self._x[:0], self._y[:0]
+        feed = Feed.from_arrays(self._x, self._y, none, options.seed, weights=self._weights)
         runs = []
         for member in members_of(options):
-            none = self._x[:0], self._y[:0]
-            feed = Feed.from_arrays(self._x, self._y, none, member.seed, None, self._weights)
-            runs.append(Training(member, feed, self.n_classes, get_backend("cpu", 1)))
+            own = replace(feed, seed=member.seed)
+            runs.append(Training(member, own, self.n_classes, get_backend("cpu", 1)))
             try:
                 while runs[-1].epoch < epochs and not self.stop.is_set():
                     runs[-1].run_epoch()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from boxnn_numba import validation
 from boxnn_numba.errors import InputError, OptionError
 
 #: What option `class_weight` may be besides weights by label.
@@ -110,28 +111,10 @@ def row_weights(
     counts = np.bincount(labels, minlength=len(classes))
     weights = class_weights(class_weight, classes, counts)[labels]
     if sample_weight is not None:
-        weights = weights * checked_sample_weight(sample_weight, len(labels))
+        weights = weights * validation.sample_weight(sample_weight, len(labels))
     total = float(weights.sum())
     if total <= 0:
         raise InputError("all rows have a weight of zero; give some rows weight")
     if (weights == weights[0]).all():
         return None
     return np.asarray(weights * (len(labels) / total))
-
-
-def checked_sample_weight(value: ArrayLike, rows: int) -> np.ndarray:
-    """Return sample weights as (N,) float64, or raise `InputError` naming the first bad row."""
-    weights = np.asarray(value, dtype=np.float64)
-    if weights.ndim == 0:
-        weights = np.full(rows, float(weights))
-    if weights.shape != (rows,):
-        raise InputError(
-            f"`sample_weight` has shape {weights.shape} and there are {rows} rows; pass one for "
-            "each"
-        )
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(bad):
-        raise InputError(
-            f"`sample_weight` of row {bad[0]} is {weights[bad[0]]:g}; weights are finite and >= 0"
-        )
-    return weights

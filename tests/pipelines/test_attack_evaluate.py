@@ -22,6 +22,10 @@ from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.runs import load_runs
 
 RADII = (0, 1, 2, 3, 4, 5)
+OTHER_MODEL = (
+    "train", "tiny.zarr", "--preset", "graded", "--out", "m.zarr", "--boxes", 6, "--epochs", 1,
+    "--seed", 1,
+)  # fmt: skip
 EVALUATE = ("evaluate", "cert.zarr", "--radii", "0,1,2,3,4,5", "--attack", "a.zarr")
 
 
@@ -128,21 +132,7 @@ def test_an_attack_that_is_none_is_an_error(attacked: Run) -> None:
 
 
 def test_only_attacks_on_what_was_certified_are_compared(attacked: Run) -> None:
-    train = (
-        "train",
-        "tiny.zarr",
-        "--preset",
-        "graded",
-        "--out",
-        "m.zarr",
-        "--boxes",
-        6,
-        "--epochs",
-        1,
-        "--seed",
-        1,
-    )
-    assert attacked(*train)[0] == 0
+    assert attacked(*OTHER_MODEL)[0] == 0
     words = ("--out", "b.zarr", "--overwrite", "--limit", 3)
     against_b = (*EVALUATE[:-1], "b.zarr")
     assert attacked("attack", "m.zarr", "tiny.zarr", *words)[0] == 0
@@ -191,21 +181,7 @@ def test_reports_refuse_attacks_on_something_else(attacked: Run) -> None:
     report = ("report", "cert.zarr", "--out", "r", "--attack", "a.zarr")
     failed(attacked(*report, "--attack", "all.zarr"), 2, "all.zarr is a second attack on cert")
     failed(attacked(*report, "--convention", "paper"), 2, "held against sound radii")
-    train = (
-        "train",
-        "tiny.zarr",
-        "--preset",
-        "graded",
-        "--out",
-        "m.zarr",
-        "--boxes",
-        6,
-        "--epochs",
-        1,
-        "--seed",
-        1,
-    )
-    assert attacked(*train)[0] == 0
+    assert attacked(*OTHER_MODEL)[0] == 0
     words = ("attack", "m.zarr", "tiny.zarr", "--out", "b.zarr", "--limit", 3)
     assert attacked(*words)[0] == 0
     failed(attacked(*report[:-1], "b.zarr"), 2, "not of the same model")
