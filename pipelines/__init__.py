@@ -1,1 +1,116 @@
-"""Pipelines: the long jobs behind the command line, on files."""
+"""Pipelines: the long jobs behind the command line, from Python.
+
+| function | what it does |
+|---|---|
+| `ingest` | write a source as a dataset |
+| `train`, `train_baseline` | a model of a dataset or of arrays; base classifiers of a defence |
+| `certify`, `certify_baseline` | certificates of a dataset |
+| `attack` | attacks on a dataset, held against certificates |
+| `predict`, `explain` | predictions with radii of a dataset, as a table; why they are so |
+| `evaluate` | accuracy and certified accuracy of certificates |
+| `ensemble` | one model of several |
+| `localize` | what a sample tells of a patch on it |
+| `export_boxes`, `export_certificates`, `export_attacks` | other programs' formats |
+| `frontier`, `tune` | models over a range of radii; options by trials |
+| `report`, `reproduce` | a page on runs; the experiments of the paper |
+
+`RunOptions` says how each of them runs, and `ClusterOptions` where.
+
+The names are imported on first use. Those that a module has too (``evaluate``, ``attack``, ...)
+are the functions here, whichever was imported first.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from boxnn_numba.pipelines.attack.attack import attack as attack
+    from boxnn_numba.pipelines.certification.baselines import certify_baseline
+    from boxnn_numba.pipelines.certification.certify import certify
+    from boxnn_numba.pipelines.cluster.options import ClusterOptions
+    from boxnn_numba.pipelines.ensemble import ensemble as ensemble
+    from boxnn_numba.pipelines.evaluate import evaluate as evaluate
+    from boxnn_numba.pipelines.export import export_attacks, export_boxes, export_certificates
+    from boxnn_numba.pipelines.ingest import ingest as ingest
+    from boxnn_numba.pipelines.localize import localize as localize
+    from boxnn_numba.pipelines.model_selection.frontier import frontier
+    from boxnn_numba.pipelines.model_selection.tune import tune
+    from boxnn_numba.pipelines.predict import explain
+    from boxnn_numba.pipelines.predict import predict as predict
+    from boxnn_numba.pipelines.report.report import report as report
+    from boxnn_numba.pipelines.reproduce.reproduce import reproduce as reproduce
+    from boxnn_numba.pipelines.running import RunOptions
+    from boxnn_numba.pipelines.training.baselines import train_baseline
+    from boxnn_numba.pipelines.training.train import train
+
+__all__ = [
+    "ClusterOptions",
+    "RunOptions",
+    "attack",
+    "certify",
+    "certify_baseline",
+    "ensemble",
+    "evaluate",
+    "explain",
+    "export_attacks",
+    "export_boxes",
+    "export_certificates",
+    "frontier",
+    "ingest",
+    "localize",
+    "predict",
+    "report",
+    "reproduce",
+    "train",
+    "train_baseline",
+    "tune",
+]
+
+_HOMES = {
+    "attack.attack": "attack",
+    "certification.baselines": "certify_baseline",
+    "certification.certify": "certify",
+    "cluster.options": "ClusterOptions",
+    "ensemble": "ensemble",
+    "evaluate": "evaluate",
+    "export": "export_attacks export_boxes export_certificates",
+    "ingest": "ingest",
+    "localize": "localize",
+    "model_selection.frontier": "frontier",
+    "model_selection.tune": "tune",
+    "predict": "explain predict",
+    "report.report": "report",
+    "reproduce.reproduce": "reproduce",
+    "running": "RunOptions",
+    "training.baselines": "train_baseline",
+    "training.train": "train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module (PEP 562)."""
+    for module, names in _HOMES.items():
+        if name in names.split():
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package, in which a public name is never the module or folder of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Import binds every module in its package when it has run.
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -217,6 +217,22 @@ def test_public_names() -> None:
         boxnn_numba.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_public_names_of_the_pipelines() -> None:
+    """They are functions, whether modules of the same names were imported before or are after."""
+    code = (
+        "import sys\nimport boxnn_numba.pipelines as p\n"
+        "print(sorted({'dask', 'numba', 'zarr', 'matplotlib'} & set(sys.modules)))\n"
+        "import boxnn_numba.pipelines.evaluate\n"
+        "from boxnn_numba.pipelines import attack, evaluate\n"
+        "import boxnn_numba.pipelines.attack.attack, boxnn_numba.pipelines.export\n"
+        "assert p.attack is attack and p.evaluate is evaluate\n"
+        "for name in p.__all__:\n    value = getattr(p, name)\n"
+        "    assert value.__name__ == name and value.__doc__ and not hasattr(value, '__path__')\n"
+        "    assert name in p.__doc__ and name in dir(p), name"
+    )
+    assert run(code) == "[]\n"
+
+
 def test_version_is_that_of_the_project() -> None:
     assert boxnn_numba.__version__ == project()["project"]["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", boxnn_numba.__version__)
