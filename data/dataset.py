@@ -459,13 +459,18 @@ class DatasetWriter:
         self._splits: dict[str, _SplitWriter] = {}
         for split in SPLITS:
             n = n_rows[split]
-            x = create_array(self._group, f"{split}/x", (n, n_features), dtype, (rows, n_features))
-            y = create_array(self._group, f"{split}/y", (n,), LABEL_DTYPE, (rows,))
-            arrays = {"x": x, "y": y}
-            if ids is not None:
-                arrays[ID] = create_array(
-                    self._group, f"{split}/{ID}", (n, ids.size), ids.dtype, (rows, ids.size)
+            layout: dict[str, tuple[np.dtype, dict[str, int]]] = {
+                "x": (dtype, {"feature": n_features}),
+                "y": (LABEL_DTYPE, {}),
+                **({} if ids is None else {ID: (ids.dtype, {"character": ids.size})}),
+            }
+            arrays = {
+                part: create_array(
+                    self._group, f"{split}/{part}", (n, *second.values()), stored,
+                    (rows, *second.values()), dims=("sample", *second),
                 )
+                for part, (stored, second) in layout.items()
+            }  # fmt: skip
             self._splits[split] = _SplitWriter(folder, split, arrays)
 
     def append(

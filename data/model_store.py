@@ -35,6 +35,15 @@ _REMEDY = "copy it again or train it again"
 _STRUCTURE = ("template", "part", "group")
 #: Folder of a network's arrays in the group.
 _WEIGHTS = "weights/"
+#: Names of the dimensions of a model's arrays.
+_DIMENSIONS = {
+    **dict.fromkeys(("lower", "upper"), ("box", "feature")),
+    **dict.fromkeys(("label", "template"), ("box",)),
+    **dict.fromkeys(("part", "group", "counts", "missing"), ("feature",)),
+    "offset": ("class",),
+    "edges": ("feature", "edge"),
+    "codes": ("feature", "level"),
+}
 #: Rows of boxes in a chunk.
 _CHUNK = 1024
 
@@ -84,10 +93,20 @@ def write_model(model: BoxNN | BaselineModel, path: Location, single: bool) -> N
             chunks = tuple(max(1, min(_CHUNK, size)) for size in array.shape[:1]) + array.shape[1:]
             # Another than what the array holds: a chunk that is lost is not read as what it was.
             fill = int(array.size > 0 and array.flat[0] == 0)
-            target = zarr_format.create_array(group, name, array.shape, array.dtype, chunks, fill)
+            target = zarr_format.create_array(
+                group, name, array.shape, array.dtype, chunks, fill, dims=_dims(name, array.ndim)
+            )
             target[...] = array
     finally:
         store.close()
+
+
+def _dims(name: str, ndim: int) -> tuple[str, ...]:
+    """Return the names of an array's dimensions; those of weights are its own."""
+    last = name.rpartition("/")[2]
+    if name.startswith(_WEIGHTS):
+        return tuple(f"{last}_{axis}" for axis in range(ndim))
+    return _DIMENSIONS[last]
 
 
 def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:

@@ -23,6 +23,9 @@ from boxnn_numba.data.paths import Location, Name, location, reachable, read_pro
 from boxnn_numba.errors import BoxNNError
 from boxnn_numba.rivals import unit_name
 
+#: Second dimensions, as the docs write them, and their names in a file; the first is ``sample``.
+_DIMENSIONS = {"K": "class", "n": "feature", "S": "size"}
+
 Value = TypeVar("Value", bound=np.ndarray | None)
 
 
@@ -83,6 +86,11 @@ class AnyColumn(functools.cached_property[Value]):
     def shape(self) -> str:
         """Its dimensions, as the docs write them."""
         return "(N,)" if self.second is None else f"(N, {self.second})"
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of its dimensions in a file."""
+        return ("sample",) if self.second is None else ("sample", _DIMENSIONS[self.second])
 
     def problem(self, array: zarr.Array, sizes: dict[str, int]) -> str | None:
         """Return what is wrong with a stored array, or None; notes sizes that are new."""
@@ -236,10 +244,12 @@ class RowWriter:
                 stored = dtype if len(column.dtypes) > 1 else column.dtypes[0]
                 zarr_format.create_array(
                     self._group, column.name, (n_rows, *tail), np.dtype(stored),
-                    (chunk_rows, *tail), column.fill,
+                    (chunk_rows, *tail), column.fill, dims=column.dims,
                 )  # fmt: skip
             n_chunks = -(-n_rows // chunk_rows)
-            zarr_format.create_array(self._group, "finished", (n_chunks,), np.uint8, (1,))
+            zarr_format.create_array(
+                self._group, "finished", (n_chunks,), np.uint8, (1,), dims=("chunk",)
+            )
             zarr_format.write_attributes(self._group, full)
 
     def _check_same_run(self) -> None:

@@ -13,7 +13,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,14 +188,21 @@ def create_array(
     dtype: Any,
     chunks: tuple[int, ...],
     fill_value: Any = 0,
+    *,
+    dims: Sequence[str],
 ) -> zarr.Array:
-    """Create an array whose chunks are checksummed and always written, even when empty."""
+    """Create an array whose chunks are checksummed and always written, even when empty.
+
+    `dims` are the names of its dimensions: other programs, like xarray, take them for the same in
+    all arrays of a group.
+    """
     return group.create_array(
         name,
         shape=shape,
         dtype=dtype,
         chunks=chunks,
         fill_value=fill_value,
+        dimension_names=dims,
         compressors=ZstdCodec(level=3, checksum=True),
         config={"write_empty_chunks": True},
     )
