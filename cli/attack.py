@@ -45,6 +45,7 @@ from boxnn_numba.cli.certify import cluster_text
 @click.option("--queries", default=1000, help="Of the random method.")
 @click.option("--seed", default=0, help="Of what is random.")
 @options.cluster
+@options.log
 @options.run
 def attack(
     model: str, data: str, out: str, split: str, limit: int | None, run: Any, **given: Any

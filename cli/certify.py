@@ -39,6 +39,7 @@ from boxnn_numba.errors import OptionError
 @click.option("--time-limit", default=60.0, help="Seconds for each exact radius; then its bounds.")
 @options.chunk
 @options.cluster
+@options.log
 @options.run
 def certify(
     out: str,

@@ -173,6 +173,11 @@ chunk = _where(
 )
 threads = _where("--threads", type=int, help="Threads to use; all cores by default.")
 resume = option("--resume", section=OUTPUT, is_flag=True, help="Continue a run that was stopped.")
+#: Field of `RunOptions`, of commands that keep a log.
+log = option(
+    "--log", section=OUTPUT, type=StorePath(dir_okay=False),
+    help="JSON lines on the run, added as it goes on: FILE for boxnn report --log.",
+)  # fmt: skip
 #: What long commands take.
 run = all_of(
     resume,

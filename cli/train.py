@@ -80,6 +80,7 @@ training_options = options.all_of(
 )
 @training_options
 @options.cluster
+@options.log
 @options.run
 def train(
     data: str,

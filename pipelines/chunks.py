@@ -23,6 +23,7 @@ from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import model_digest, trained_columns
 from boxnn_numba.data.paths import Location, Name, absolute, location
 from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_chunk
+from boxnn_numba.data.run_log import RunLog
 from boxnn_numba.errors import DataError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_interrupt
@@ -128,8 +129,9 @@ def run_chunks(
                 n=dataset.n_features, dtype="uint8" if dataset.is_codes else "float32",
             )  # fmt: skip
             executor.check((job.out,))
+            log = _log(job, kind, out, attributes, run)
             started = time.perf_counter()
-            spent, rows = _run(executor, job, writer, partial, run.progress)
+            spent, rows = _run(executor, job, writer, partial, run.progress, log)
             seconds = executor.slots * (time.perf_counter() - started)
         busy = spent.kernels + spent.transfer
         measured = seconds_per_sample or (busy / rows if rows else None)
@@ -137,8 +139,28 @@ def run_chunks(
     return None if run.cluster.local else replace(spent, overhead=max(0.0, seconds - busy))
 
 
+def _log(
+    job: ChunkJob, kind: type[RowFile], out: Name, attributes: Mapping[str, Any], run: RunOptions
+) -> RunLog:
+    same = ("method", "certificate", "model_digest", "dataset_digest", "options")
+    about = {
+        "result": kind.format,
+        "dataset": attributes["dataset_name"],
+        **{name: attributes[name] for name in same if name in attributes},
+        "split": job.split,
+        "rows": job.n_rows,
+        "chunk_rows": job.chunk_rows,
+    }
+    return RunLog(run.log, about, overwrite=run.overwrite, resume=run.resume, apart_from=out)
+
+
 def _run(
-    executor: Executor, job: ChunkJob, writer: RowWriter, folder: Location, progress: Progress
+    executor: Executor,
+    job: ChunkJob,
+    writer: RowWriter,
+    folder: Location,
+    progress: Progress,
+    log: RunLog,
 ) -> tuple[Spent, int]:
     """Do the chunks that an earlier run has not finished; return what they took, and their rows."""
     total, todo = -(-job.n_rows // job.chunk_rows), writer.unfinished()
@@ -146,12 +168,20 @@ def _run(
     progress.advance(job.n_rows - sum(map(job.rows_of, todo)))
     if executor.dashboard:
         progress.note(f"dashboard: {executor.dashboard}")
-    spent, rows = Spent(), 0
+    log.replace([line for line in log.lines if line["chunk"] not in todo])
+    spent, rows, began = Spent(), 0, time.perf_counter()
     with keep_on_interrupt(lambda: total - len(writer.unfinished()), f"{total} chunks", folder):
         for index, taken in executor.map(run_chunk, todo, job):
             spent, rows = spent.plus(taken), rows + job.rows_of(index)
             progress.advance(job.rows_of(index))
+            log.add(_line(index, job.rows_of(index), taken, rows / (time.perf_counter() - began)))
     return spent, rows
+
+
+def _line(index: int, rows: int, taken: Spent, speed: float) -> dict[str, Any]:
+    """Return the line of a chunk: its seconds where it was computed, and the speed of all."""
+    seconds = {"kernels": taken.kernels, "transfer": taken.transfer}
+    return {"chunk": index, "rows": rows, **seconds, "samples_per_second": speed}
 
 
 # A process reads the model and the attributes of the data once, not with every task; the digests

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from boxnn_numba.data.paths import Name
 from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 from boxnn_numba.progress import SILENT, Progress
 
@@ -28,6 +29,9 @@ class RunOptions:
         Where the work is done; in this process by default.
     progress
         Is told how far the job is.
+    log
+        File of JSON lines that grows while a job runs: training adds one an epoch, certification
+        and attacks one a chunk. Other jobs keep none. See `boxnn_numba.data.run_log`.
     """
 
     overwrite: bool = False
@@ -37,6 +41,7 @@ class RunOptions:
     chunk: int | None = None
     cluster: ClusterOptions = IN_PROCESS
     progress: Progress = SILENT
+    log: Name | None = None
 
 
 @dataclass(frozen=True)

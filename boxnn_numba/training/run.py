@@ -126,7 +126,7 @@ class Training:
         if options.beta == 0 and (options.warmup_epochs or options.objective != "target"):
             self._choose_beta(margins)
         self.epoch = self.step = 0  # whole epochs done, and steps of the one begun
-        self._sums = 0.0, 0.0
+        self._sums, self._spent = (0.0, 0.0), 0.0  # and seconds, of earlier runs
         self._figures: list[Pair] = []  # of steps that are not in the sums yet
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
@@ -183,7 +183,7 @@ class Training:
         the margin is not finite or the validation score collapsed, `DivergenceError` is raised, and
         `best` is untouched.
         """
-        began = time.perf_counter()
+        self._began = time.perf_counter() - self._spent
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
         first, last = self._enter_phase()
@@ -200,12 +200,12 @@ class Training:
         self._add_figures()
         record = EpochRecord(
             self.epoch,
-            time.perf_counter() - began,
+            time.perf_counter() - self._began,
             self._sums[0] / total,
             self._sums[1] / total,
             *self._validate()[:4],
         )
-        self.step, self._sums = 0, (0.0, 0.0)
+        self.step, self._sums, self._spent = 0, (0.0, 0.0), 0.0
         self.history.append(record)
         self._judge(record)
         return record
@@ -308,6 +308,7 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "sums": list(self._sums),
+            "seconds": time.perf_counter() - self._began if self.step else 0.0,
             "best_epoch": self.best_epoch,
             "best_score": None if np.isnan(self._best_score) else self._best_score,
             "best_recall": [None if np.isnan(r) else float(r) for r in self._best_recall],
@@ -324,6 +325,7 @@ class Training:
         self.best = arrays["best_lower"], arrays["best_upper"]
         self.epoch, self.step, self._figures = values["epoch"], values["step"], []
         self._sums = values["sums"][0], values["sums"][1]
+        self._spent = values.get("seconds", 0.0)  # no checkpoint of earlier versions has it
         self.best_epoch = values["best_epoch"]
         score = values["best_score"]
         self._best_score = np.nan if score is None else score

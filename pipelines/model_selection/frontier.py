@@ -144,7 +144,7 @@ def frontier(
     shared = list(settings.values())[-1]
     held_out_rows(dataset, shared)
     folder = open_run_folder(out, "frontier", "frontier.marker.json", _MARKER, run)
-    run = replace(run, overwrite=False, resume=True)
+    run = replace(run, overwrite=False, resume=True, log=None)
     members = [_train(name, each, data, dataset, folder, run) for name, each in settings.items()]
     chosen = choose([member.held_out for member in members])
     radii = sorted({0, *targets})

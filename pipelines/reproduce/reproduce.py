@@ -117,7 +117,7 @@ def reproduce(
     for name in wanted:
         _check(name, given[name], scale, baselines)
     folder = run_folder.open_run_folder(out, "reproduce", "reproduce.json", _MARKER, run)
-    run = replace(run, overwrite=False, resume=True)
+    run = replace(run, overwrite=False, resume=True, log=None)
     paths = {name: _dataset(folder, name, given[name], run) for name in wanted}
     store = RunStore(folder / "runs", paths, scale, seed, run)
     notes = _notes(store)

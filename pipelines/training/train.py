@@ -14,8 +14,10 @@ from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
 from boxnn_numba.data.dataset import Dataset
+from boxnn_numba.data.model_store import FORMAT as MODEL_FORMAT
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.data.run_log import RunLog
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
@@ -37,7 +39,7 @@ from boxnn_numba.training.result import (
     trained_model,
     training_warnings,
 )
-from boxnn_numba.training.run import Training
+from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import Chosen, Trial, search
 from boxnn_numba.training.trainer import MakeTrainer
 
@@ -131,12 +133,12 @@ def train(
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
             machine = training_on(executor, run.device, threads)
-            runs = []
+            runs, log = [], _log(out, options, preset, dataset, len(feed), run)
             for number, member in enumerate(members_of(options)):
                 about = {**member.as_dict(), "dataset digest": dataset.digest}
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
                 runs.append(_begun(member, replace(feed, seed=member.seed), dataset, grid, machine))
-                _run_epochs(runs[-1], partial, checkpoint, run.progress)
+                _run_epochs(runs[-1], partial, checkpoint, run.progress, log, number)
         model = trained_model(
             runs, dataset.classes, grid, dataset.feature_shape,
             {"preset": preset, **dataset_provenance(dataset)}, dataset.columns,
@@ -215,8 +217,34 @@ def _begun(
     )  # fmt: skip
 
 
+def _log(
+    out: Name, options: TrainingOptions, preset: str, dataset: Dataset, rows: int, run: RunOptions
+) -> RunLog:
+    about = {
+        "result": MODEL_FORMAT,
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+        "rows": rows,
+        "preset": preset,
+        "seed": options.seed,
+        "options": options.as_dict(),
+    }
+    return RunLog(run.log, about, overwrite=run.overwrite, resume=run.resume, apart_from=out)
+
+
+def _line(number: int, record: EpochRecord, rows: int) -> dict[str, Any]:
+    """Return the line of an epoch; what it says is in the checkpoint, too."""
+    speed = rows / record.seconds if record.seconds else None
+    return {"member": number, **record.as_dict(), "samples_per_second": speed}
+
+
 def _run_epochs(
-    training: Training, folder: Location, checkpoint: Checkpoint, progress: Progress
+    training: Training,
+    folder: Location,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    log: RunLog,
+    number: int,
 ) -> None:
     def save_if_old() -> None:
         if checkpoint.is_old:
@@ -225,6 +253,11 @@ def _run_epochs(
     found = checkpoint.restore()
     if found is not None:
         training.restore(*found)
+    log.replace(
+        [line for line in log.lines if line["member"] < number]
+        + [_line(number, record, training.n_rows) for record in training.history]
+        + [line for line in log.lines if line["member"] > number]
+    )
     epochs = training.options.epochs
     progress.start(epochs * training.n_rows, "samples")
     progress.advance(training.samples_done)
@@ -232,6 +265,7 @@ def _run_epochs(
         while training.epoch < epochs:
             record = training.run_epoch(progress, save_if_old)
             checkpoint.save(*training.state())
+            log.add(_line(number, record, training.n_rows))
             progress.note(
                 f"epoch {record.epoch}/{epochs}  accuracy {100 * record.accuracy:.1f}%  "
                 f"median radius {record.median_certified_radius}  "
