@@ -123,7 +123,8 @@ def run_chunks(
     )
     with staged as partial:
         # Connected first: where that fails, nothing is left behind.
-        with connect(run.cluster, run.threads, check=sources, device=run.device) as executor:
+        where = connect(run.cluster, run.threads, sources, run.device, run.client)
+        with where as executor:
             writer = RowWriter(
                 partial, kind, attributes, job.n_rows, chunk_rows, optional=optional,
                 n=dataset.n_features, dtype="uint8" if dataset.is_codes else "float32",
@@ -136,7 +137,7 @@ def run_chunks(
         busy = spent.kernels + spent.transfer
         measured = seconds_per_sample or (busy / rows if rows else None)
         writer.finish(seconds=time.perf_counter() - began, seconds_per_sample=measured)
-    return None if run.cluster.local else replace(spent, overhead=max(0.0, seconds - busy))
+    return None if run.local else replace(spent, overhead=max(0.0, seconds - busy))
 
 
 def _log(

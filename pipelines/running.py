@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from boxnn_numba.data.paths import Name
+from boxnn_numba.errors import OptionError
+from boxnn_numba.pipelines.cluster.clients import checked_client, client_in_scope
 from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 from boxnn_numba.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,22 @@ class RunOptions:
     chunk
         Rows of an array that are on a GPU at a time; by default what fits easily.
     cluster
-        Where the work is done; in this process by default.
+        Where the work is done: a cluster to start or to connect to, or this process
+        (``IN_PROCESS``). By default that of the client in scope, as in ``with Client(...)``, and
+        this process where there is none. What it says of `box_shards`, `share_gpus` and
+        `performance_report` holds for a client, too.
+    client
+        A `distributed.Client` whose cluster does the work; it is not closed.
     progress
-        Is told how far the job is.
+        Is told how far the job is, e.g. a `boxnn_numba.progress.ConsoleProgress`.
     log
         File of JSON lines that grows while a job runs: training adds one an epoch, certification
         and attacks one a chunk. Other jobs keep none. See `boxnn_numba.data.run_log`.
+
+    Raises
+    ------
+    OptionError, ClusterError
+        `client` is none, is closed or asynchronous, or there is a `cluster` besides.
     """
 
     overwrite: bool = False
@@ -39,9 +54,35 @@ class RunOptions:
     device: str = "auto"
     threads: int | None = None
     chunk: int | None = None
-    cluster: ClusterOptions = IN_PROCESS
+    cluster: ClusterOptions | None = None
+    client: Client | None = None
     progress: Progress = SILENT
     log: Name | None = None
+
+    def __post_init__(self) -> None:
+        if self.client is None:
+            return
+        checked_client(self.client)
+        if self.cluster is not None and (not self.cluster.local or self.cluster == IN_PROCESS):
+            raise OptionError("`client` and `cluster` name two places to work; pass one of them")
+
+    @property
+    def local(self) -> bool:
+        """Whether the work is done in this process; settled by `using`."""
+        return self.client is None and (self.cluster is None or self.cluster.local)
+
+    def using(self, client: Client | None = None) -> RunOptions:
+        """Return these with a client, if one is given, and it settled where the work is done."""
+        if client is not None:
+            return replace(self, client=client)
+        if self.client is not None or not self.local or self.cluster == IN_PROCESS:
+            return self
+        found = client_in_scope()
+        if found is not None:
+            return replace(self, client=found)
+        if self.cluster is not None:
+            self.cluster.need_cluster()
+        return replace(self, cluster=IN_PROCESS)
 
 
 @dataclass(frozen=True)

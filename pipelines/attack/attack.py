@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.figures.scales import default_radii
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
 from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 METHODS = ("greedy", "random")
 #: Samples that are attacked and written at a time.
@@ -169,6 +172,7 @@ def attack(
     limit: int | None = None,
     radii: Sequence[int] | None = None,
     run: RunOptions = DEFAULT_RUN,
+    client: Client | None = None,
 ) -> AttackSummary:
     """Attack samples of a split and write an attack file.
 
@@ -192,6 +196,8 @@ def attack(
         all samples were found.
     run
         How to run; on the CPU only. Workers of a cluster must see all paths.
+    client
+        A `distributed.Client` whose workers do the work, in place of one in `run`.
 
     Returns
     -------
@@ -204,7 +210,7 @@ def attack(
     BoxNNError
         Bad model, data or option, or an output that cannot be written.
     """
-    began, options = time.perf_counter(), options or AttackOptions()
+    began, options, run = time.perf_counter(), options or AttackOptions(), run.using(client)
     if run.device not in ("auto", "cpu"):
         raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
     get_backend("cpu", run.threads)

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from boxnn_numba.data.paths import Name, absolute
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.chunks import Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 #: Certificates of each method.
 CERTIFICATES = {
@@ -191,6 +194,7 @@ def certify_baseline(
     seed: int = 0,
     votes_from: Name | None = None,
     run: RunOptions = DEFAULT_RUN,
+    client: Client | None = None,
 ) -> CertifiedBaseline:
     """Certify samples of a split by the defence of `model` and write a certificate file.
 
@@ -214,6 +218,8 @@ def certify_baseline(
     run
         How to run; the device is torch's, and so are the threads on a CPU. Workers of a cluster
         must see the paths.
+    client
+        A `distributed.Client` whose workers do the work, in place of one in `run`.
 
     Returns
     -------
@@ -224,7 +230,7 @@ def certify_baseline(
     BoxNNError
         Bad model, data or options, no torch, or an output that cannot be written.
     """
-    began = time.perf_counter()
+    began, run = time.perf_counter(), run.using(client)
     subject = Subject.open(load_baseline, model, data, split, limit)
     _check(subject, method, certificate)
     validation.fraction("alpha", alpha)

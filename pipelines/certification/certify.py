@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.rivals import need_two_classes, patch_image
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 #: Most samples in a chunk of each certificate. A run that is stopped loses a few seconds, of exact
 #: certificates those chunks whose samples take the whole time limit.
@@ -118,6 +121,7 @@ def certify(
     attackable: Any = None,
     costs: Any = None,
     run: RunOptions = DEFAULT_RUN,
+    client: Client | None = None,
 ) -> Certified:
     """Certify every sample of a split and write a certificate file.
 
@@ -146,6 +150,8 @@ def certify(
     run
         How to run. All certificates but the margin are computed on the CPU. Workers of a cluster
         must see the three paths, and with device ``"cuda"`` have a GPU of their own.
+    client
+        A `distributed.Client` whose workers do the work, in place of one in `run`.
 
     Returns
     -------
@@ -156,7 +162,7 @@ def certify(
     BoxNNError
         Bad model or data, or an output that cannot be written.
     """
-    began = time.perf_counter()
+    began, run = time.perf_counter(), run.using(client)
     validation.choice("certificate", certificate, (*KINDS, AUTO))
     validation.real("time_limit", time_limit, 0, open_low=True)
     sizes = validation.patches_for(certificate, patch)
@@ -165,7 +171,7 @@ def certify(
     if certificate not in ("margin", AUTO) != "margin" and run.device == "cuda":
         raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
     # Of a cluster, the GPUs are the workers'.
-    here = run.cluster.local
+    here = run.local
     get_backend(run.device if here else "cpu", run.threads, run.chunk)
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored

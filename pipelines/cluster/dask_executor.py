@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,9 @@ class DaskExecutor:
         self.dashboard: str | None = client.dashboard_link
         self.address = str(client.scheduler.address) if client.scheduler else "the scheduler"
         self.direct = self._workers_reachable()
+        #: Whether workers are threads of this process: tasks then get the very values, and change
+        #: them under each other's hands, unless each has a copy.
+        self._in_process = self.address.startswith("inproc://")
 
     def map(
         self, function: Callable[..., Any], items: Sequence[Any], *common: Any
@@ -97,6 +101,10 @@ class DaskExecutor:
         Not of a chosen worker: Dask 2026.8 forgets tasks that may also run elsewhere but were meant
         for a worker that died last.
         """
+        from distributed import Future
+
+        if self._in_process:
+            arguments = tuple(x if isinstance(x, Future) else copy.deepcopy(x) for x in arguments)
         return self.client.submit(in_one_thread, function, *arguments, pure=False)
 
     def ask(

@@ -19,10 +19,11 @@ from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.data.atomic import is_untouched
 from boxnn_numba.data.paths import Location, absolute
 from boxnn_numba.errors import ClusterError, InterruptedRunError
+from boxnn_numba.pipelines.cluster.clients import has_local_workers
 from boxnn_numba.pipelines.cluster.connection import check_workers, open_client
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.gpus import give_gpus
-from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -68,13 +69,15 @@ def keep_on_interrupt(done: Callable[[], int], total: str, folder: Location) -> 
 
 @contextlib.contextmanager
 def connect(
-    options: ClusterOptions,
+    options: ClusterOptions | None,
     threads: int | None = None,
     check: Sequence[str] = (),
     device: str = "cpu",
+    client: Client | None = None,
 ) -> Iterator[Executor]:
-    """Give the executor that the options ask for: this process with some threads, or a cluster.
+    """Give the executor that is asked for: this process with some threads, or a cluster.
 
+    The cluster is that of the `client`, which is left open, or the one that the options name.
     Every worker must be able to read the paths to `check`, and gets a GPU of its own with the
     `device` ``"cuda"``.
 
@@ -84,17 +87,19 @@ def connect(
         The cluster cannot be reached, or a worker has another version, cannot read a path or has
         no GPU.
     """
-    if options.local:
+    options = options or IN_PROCESS
+    if client is None and options.local:
         yield LocalExecutor(get_backend("cpu", threads).threads)
         return
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(open_client(options))
+        if client is None:
+            client = stack.enter_context(open_client(options))
         stack.enter_context(_report(client, options.performance_report))
         check_workers(client, tuple(absolute(path) for path in check))
         if device == "cuda":
             give_gpus(client, options.share_gpus)
         exchange = None
-        if options.workers is not None:  # workers on this machine
+        if options.workers is not None or has_local_workers(client):
             exchange = Path(stack.enter_context(TemporaryDirectory(prefix="boxnn-")))
         executor = DaskExecutor(client, options.box_shards, exchange)
         # Dask reports tasks, not calls.

@@ -12,7 +12,7 @@ from boxnn_numba.errors import OptionError
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Which cluster to use; all None for this process.
+    """Which cluster to use, and how.
 
     Attributes
     ----------
@@ -55,9 +55,6 @@ class ClusterOptions:
             if self.workers is None:
                 raise OptionError("`threads_per_worker` needs `workers`")
         validation.integer("box_shards", self.box_shards, 0)
-        for name in ("box_shards", "share_gpus"):
-            if getattr(self, name) and self.local:
-                raise OptionError(f"`{name}` needs a cluster; pass `workers` or `scheduler`")
         if sum(x is not None for x in (self.workers, self.scheduler, self.scheduler_file)) > 1:
             raise OptionError("pass only one of `workers`, `scheduler` and `scheduler_file`")
         tls = (self.tls_ca_file, self.tls_cert, self.tls_key)
@@ -78,9 +75,15 @@ class ClusterOptions:
                 f"the folder of `performance_report` {report} does not exist; create it"
             )
 
+    def need_cluster(self) -> None:
+        """Refuse what only clusters do."""
+        for name in ("box_shards", "share_gpus"):
+            if getattr(self, name):
+                raise OptionError(f"`{name}` needs a cluster; pass `workers` or `scheduler`")
+
     @property
     def local(self) -> bool:
-        """Whether everything runs in this process."""
+        """Whether these name no cluster."""
         return self.workers is None and self.scheduler is None and self.scheduler_file is None
 
     @property
@@ -97,5 +100,5 @@ class ClusterOptions:
             ) from error
 
 
-#: Everything in this process.
+#: Everything in this process, whatever client is in scope.
 IN_PROCESS = ClusterOptions()

@@ -35,6 +35,7 @@ from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions, resolve
 
 if TYPE_CHECKING:
+    from distributed import Client
     from matplotlib.figure import Figure
 
 TARGETS = tuple(range(4, 41, 4))
@@ -101,6 +102,7 @@ def frontier(
     *,
     targets: Sequence[int] = TARGETS,
     run: RunOptions = DEFAULT_RUN,
+    client: Client | None = None,
 ) -> Frontier:
     """Train a family of models and choose among them at every radius by held-out data.
 
@@ -120,6 +122,8 @@ def frontier(
         Radii to aim at, each at least 1.
     run
         How to run. To resume is to add to what an earlier call made at `out`, with its runs.
+    client
+        A `distributed.Client` whose workers do the work, in place of one in `run`.
 
     Returns
     -------
@@ -132,8 +136,8 @@ def frontier(
     BoxNNError
         Bad data, a run that diverged, or an output that cannot be written.
     """
-    began = time.perf_counter()
-    get_backend(run.device if run.cluster.local else "cpu", run.threads)
+    began, run = time.perf_counter(), run.using(client)
+    get_backend(run.device if run.local else "cpu", run.threads)
     dataset = open_dataset(data)
     targets = [validation.integer("target", target, 1) for target in targets]
     given = {name: value for name, value in (options or {}).items() if value is not None}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import validation
 from boxnn_numba.backends.threads import default_threads
@@ -32,6 +32,9 @@ from boxnn_numba.pipelines.reproduce.targets import (
     costs,
 )
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 #: What can be asked for; ``"all"`` is everything but single figures of the ablation.
 TARGETS = (*PANELS, *ABLATIONS, "ablation", "all")
@@ -70,6 +73,7 @@ def reproduce(
     scale: str | Scale = "quick",
     seed: int = 0,
     run: RunOptions = DEFAULT_RUN,
+    client: Client | None = None,
 ) -> Reproduction:
     """Rerun what a table or figure of the paper shows and set it beside the published values.
 
@@ -89,6 +93,8 @@ def reproduce(
         Of all runs.
     run
         How to run. To resume is to add to an earlier reproduction at `out`, with its runs.
+    client
+        A `distributed.Client` whose workers do the work, in place of one in `run`.
 
     Returns
     -------
@@ -103,7 +109,7 @@ def reproduce(
     BoxNNError
         A run failed, or an output cannot be written.
     """
-    began = time.perf_counter()
+    began, run = time.perf_counter(), run.using(client)
     validation.choice("target", target, TARGETS)
     if isinstance(scale, str):
         scale = SCALES[validation.choice("scale", scale, SCALES)]

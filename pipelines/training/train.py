@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,9 @@ from boxnn_numba.training.result import (
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import Chosen, Trial, search
 from boxnn_numba.training.trainer import MakeTrainer
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def train(
     preset: str = "graded",
     checkpoint_seconds: float = 60.0,
     run: RunOptions = DEFAULT_RUN,
+    client: Client | None = None,
 ) -> TrainedModel:
     """Train on the training split of a dataset and write the model.
 
@@ -109,6 +113,8 @@ def train(
     run
         Where and how to run. A run that was stopped is resumed, and samples are looked at on a
         cluster, to the same model, bit for bit.
+    client
+        A `distributed.Client` whose workers look at samples, in place of one in `run`.
 
     Returns
     -------
@@ -120,16 +126,16 @@ def train(
         Bad data or options, a diverged run, or an output that cannot be written.
     """
     began = time.perf_counter()
-    cluster = run.cluster
+    run = run.using(client)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
-    threads = get_backend(run.device if cluster.local else "cpu", run.threads).threads
+    threads = get_backend(run.device if run.local else "cpu", run.threads).threads
     dataset = training_dataset(data)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
         out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
     ) as partial:
         feed, grid = dataset_feed(dataset, options, threads=threads)
-        with connect(cluster, threads, device=run.device) as executor:
+        with connect(run.cluster, threads, device=run.device, client=run.client) as executor:
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
             machine = training_on(executor, run.device, threads)

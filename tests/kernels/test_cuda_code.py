@@ -14,9 +14,9 @@ import pytest
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import BackendError, ClusterError, OptionError
-from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.gpus import assign, gpu_report
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
+from boxnn_numba.pipelines.running import RunOptions
 
 TESTS = Path(__file__).parents[1]
 needs_numba_cuda = pytest.mark.skipif(
@@ -222,8 +222,5 @@ def test_gpus_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sharing_needs_a_cluster() -> None:
-    with (
-        pytest.raises(OptionError, match="`share_gpus` needs a cluster"),
-        connect(ClusterOptions(share_gpus=True)),
-    ):
-        pass
+    with pytest.raises(OptionError, match="`share_gpus` needs a cluster"):
+        RunOptions(cluster=ClusterOptions(share_gpus=True)).using()
