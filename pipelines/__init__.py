@@ -14,7 +14,8 @@
 | `frontier`, `tune` | models over a range of radii; options by trials |
 | `report`, `reproduce` | a page on runs; the experiments of the paper |
 
-`RunOptions` says how each of them runs, and `ClusterOptions` where.
+`RunOptions` says how each of them runs, and `ClusterOptions` where; ``IN_PROCESS`` are those of
+this process.
 
 The names are imported on first use. Those that a module has too (``evaluate``, ``attack``, ...)
 are the functions here, whichever was imported first.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from boxnn_numba.pipelines.attack.attack import attack as attack
     from boxnn_numba.pipelines.certification.baselines import certify_baseline
     from boxnn_numba.pipelines.certification.certify import certify
-    from boxnn_numba.pipelines.cluster.options import ClusterOptions
+    from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
     from boxnn_numba.pipelines.ensemble import ensemble as ensemble
     from boxnn_numba.pipelines.evaluate import evaluate as evaluate
     from boxnn_numba.pipelines.export import export_attacks, export_boxes, export_certificates
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from boxnn_numba.pipelines.training.train import train
 
 __all__ = [
+    "IN_PROCESS",
     "ClusterOptions",
     "RunOptions",
     "attack",
@@ -74,7 +76,7 @@ _HOMES = {
     "attack.attack": "attack",
     "certification.baselines": "certify_baseline",
     "certification.certify": "certify",
-    "cluster.options": "ClusterOptions",
+    "cluster.options": "IN_PROCESS ClusterOptions",
     "ensemble": "ensemble",
     "evaluate": "evaluate",
     "export": "export_attacks export_boxes export_certificates",
