@@ -31,6 +31,13 @@ from boxnn_numba.cli import options
     type=options.StorePath(exists=True),
     help="Attack file of a model, to draw beside its certificate; once per certificate.",
 )
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=options.StorePath(exists=True, dir_okay=False),
+    help="Log of a training, to draw its learning curves; can be given again.",
+)
 @options.convention
 @options.overwrite("Replace an earlier report.")
 def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Output:

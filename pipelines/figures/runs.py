@@ -310,7 +310,7 @@ def _names(paths: Sequence[Location], files: Sequence[CertificateFile | None]) -
     """Name each run: a published defence as the paper does where that tells them apart."""
     methods = [None if file is None else _published_name(file.attributes) for file in files]
     names = []
-    for published, stem, file in zip(methods, _distinct_names(paths), files, strict=True):
+    for published, stem, file in zip(methods, distinct_names(paths), files, strict=True):
         if published is not None:
             once = methods.count(published) == 1
             names.append(published if once else f"{published} ({stem})")
@@ -339,7 +339,7 @@ def _published_name(attributes: Mapping[str, Any]) -> str | None:
     return f"{base}_{size}" + (f"^{variant}" if variant else "")
 
 
-def _distinct_names(paths: Sequence[Location]) -> list[str]:
+def distinct_names(paths: Sequence[Location]) -> list[str]:
     """Name each file by its stem, with as many parent folders as it takes to tell them apart."""
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]

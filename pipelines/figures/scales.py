@@ -38,6 +38,17 @@ def tick_step(last: int) -> int:
         scale *= 10
 
 
+def value_ticks(values: Sequence[float]) -> list[float]:
+    """Return about five round numbers, evenly spaced, that reach from below all values to above."""
+    low, high = min(values), max(values)
+    rough = (high - low) / 5 or abs(high) / 5 or 1.0
+    scale = 10.0 ** np.floor(np.log10(rough))
+    step = next(float(base * scale) for base in (1, 2, 5, 10) if base * scale >= 0.999 * rough)
+    first, last = int(np.floor(low / step)), int(np.ceil(high / step))
+    ticks = [float(f"{number * step:.9g}") for number in range(first, max(last, first + 1) + 1)]
+    return [int(tick) if step >= 1 else tick for tick in ticks]
+
+
 def default_radii(unit: str, most: int, last: int, of_images: Sequence[int]) -> Sequence[int]:
     """Return radii for a table in text: `of_images` of pixels, else about a dozen up to `last`.
 

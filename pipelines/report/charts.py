@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from boxnn_numba.pipelines.figures.learning import FIGURES, Learning, last_epoch
 from boxnn_numba.pipelines.figures.palette import run_mark
 from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family
 from boxnn_numba.pipelines.figures.runs import Run, constant_of
@@ -16,8 +17,9 @@ from boxnn_numba.pipelines.figures.scales import (
     histogram_edges,
     last_radius,
     tick_step,
+    value_ticks,
 )
-from boxnn_numba.pipelines.report.series import of_constant, of_method
+from boxnn_numba.pipelines.report.series import Series, of_constant, of_method
 
 #: Width and height of the view box of the curves; the other charts have the same width.
 VIEW = (720, 450)
@@ -39,6 +41,7 @@ class Area:
     first: float
     last: float
     highest: float = 100.0
+    lowest: float = 0.0
 
     def x(self, radius: float) -> float:
         """Return where a radius lies."""
@@ -47,7 +50,8 @@ class Area:
 
     def y(self, value: float) -> float:
         """Return where a value lies."""
-        return round(self.top + self.height * (1 - float(value) / self.highest), 1)
+        share = (float(value) - self.lowest) / (self.highest - self.lowest)
+        return round(self.top + self.height * (1 - share), 1)
 
     def path(self, radii: Iterable[int], values: Iterable[float]) -> str:
         """Return a line through values, as far as the axis goes."""
@@ -163,6 +167,32 @@ def classes(runs: Sequence[Run], index: int) -> tuple[Area, list[dict[str, Any]]
         spread |= {end: area.x(max(cut, 0)) for end, cut in ends}
         spreads.append({**spread, "mean": area.x(mean)})
     return area, spreads
+
+
+def learning(found: Sequence[Learning], series: Sequence[Series]) -> list[dict[str, Any]]:
+    """Return a chart of each figure of training by epoch, a line for each set of boxes.
+
+    `series` are of the same order.
+    """
+    drawn, end = [], last_epoch(found)
+    for name, words in FIGURES.items():
+        points = [one.points(name) for one in found]
+        values = [value for sets in points for line in sets for _, value in line]
+        if not values:
+            continue
+        ticks = value_ticks(values)
+        area = Area(70, 36, 640, 260, 0, end, ticks[-1], ticks[0])
+        lines = []
+        for sets, own in zip(points, series, strict=True):
+            for number, line in enumerate(sets):
+                which = f"{own.name}, set {number + 1}" if len(sets) > 1 else own.name
+                spoken = f"{which}: {line[-1][1]:.4g} after epoch {line[-1][0]}" if line else which
+                at = [(area.x(epoch), area.y(value)) for epoch, value in line]
+                marks = [place for place, (e, _) in zip(at, line, strict=True) if e in area.radii]
+                path = "M" + "L".join(f"{x} {y}" for x, y in at) if line else ""
+                lines.append((own, spoken, path, marks or at[-1:]))
+        drawn.append({"words": words, "area": area, "ticks": ticks, "lines": lines})
+    return drawn
 
 
 def curve_data(

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
+from boxnn_numba.pipelines.figures.learning import Learning
 from boxnn_numba.pipelines.figures.palette import CHANGED, RUNS
 from boxnn_numba.pipelines.figures.published import (
     FAMILIES,
@@ -31,7 +32,14 @@ from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.figures.scales import table_radii
 from boxnn_numba.pipelines.report import charts, tables
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample
-from boxnn_numba.pipelines.report.series import Series, of_constant, of_method, of_runs, shades
+from boxnn_numba.pipelines.report.series import (
+    Series,
+    of_constant,
+    of_learning,
+    of_method,
+    of_runs,
+    shades,
+)
 from boxnn_numba.pipelines.report.summary_files import run_settings, software_versions
 
 #: Bytes of gallery in all runs together; the page stays well below 5 MB.
@@ -47,11 +55,12 @@ def render(
     *,
     convention: str = "sound",
     notes: Sequence[str] = (),
+    learning: Sequence[Learning] = (),
 ) -> str:
     """Return a complete HTML document under 5 MB; the same content gives the same text.
 
-    It has runs of one data set beside the paper's rows for it, the `samples` of each run, and
-    `notes`: sentences on where the gallery is incomplete.
+    It has runs of one data set beside the paper's rows for it, the `samples` of each run, `notes`:
+    sentences on where the gallery is incomplete, and how runs and others were trained.
     """
     name = runs[0].dataset_name
     published, series = published_rows(name), of_runs(runs)
@@ -82,7 +91,8 @@ def render(
         **_compared(runs, published, published_medians(name)),
         **_gallery(html.get_template("gallery.html"), runs, series, samples),
         **_settings(runs),
-        **_style(series),
+        **_trained(learning),
+        **_style(series, learning),
         **_scripts(html),
     )
     return page.strip() + "\n"
@@ -118,12 +128,26 @@ def _scripts(html: Environment) -> dict[str, Any]:
     return {"theme": Markup(theme), "script": Markup(script), "hashes": hashes}
 
 
-def _style(series: Sequence[Series]) -> dict[str, Any]:
+def _style(series: Sequence[Series], learning: Sequence[Learning]) -> dict[str, Any]:
     """Return the colours of the style sheet, and which of them each series has."""
     colours = shades()
     used = {one.key: f"run-{index % len(RUNS)}" for index, one in enumerate(series)}
+    for one, trained in zip(learning, of_learning(learning), strict=True):
+        used[trained.key] = f"run-{one.index % len(RUNS)}"
     others = {key: key for key in colours if not key.startswith("run")}
     return {"changed": CHANGED, "shades": colours, "used": used | others}
+
+
+def _trained(learning: Sequence[Learning]) -> dict[str, Any]:
+    """Return the charts and the table of training."""
+    series = of_learning(learning)
+    return {
+        "learning": [(one, len(of.members)) for one, of in zip(series, learning, strict=True)],
+        "learning_charts": charts.learning(learning, series) if learning else [],
+        "learning_rows": [
+            (own, row) for own, one in zip(series, learning, strict=True) for row in one.rows()
+        ],
+    }
 
 
 def _compared(

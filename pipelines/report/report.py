@@ -14,6 +14,7 @@ from boxnn_numba.data.paths import Location, Name, exists, location, reachable
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.attack.comparison import with_attacks
 from boxnn_numba.pipelines.figures import curves as plots
+from boxnn_numba.pipelines.figures.learning import Learning, learning_curves, learning_of
 from boxnn_numba.pipelines.figures.origins import Origins
 from boxnn_numba.pipelines.figures.published import is_sample, published_rows
 from boxnn_numba.pipelines.figures.runs import Run, constant_of, load_runs
@@ -36,6 +37,8 @@ _FIXED_NAMES = {
     "published.csv",
     "attack_curves.csv",
     "patches.csv",
+    "learning_curves.png",
+    "learning_curves.csv",
 }
 _GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
 _IN_GALLERY_FIGURE = 3
@@ -82,6 +85,7 @@ def report(
     data: Name | None = None,
     models: Sequence[Name] = (),
     attacks: Sequence[Name] = (),
+    logs: Sequence[Name] = (),
     convention: str = "sound",
     run: RunOptions = DEFAULT_RUN,
 ) -> Report:
@@ -102,6 +106,9 @@ def report(
         needed for the gallery of images only.
     attacks
         Attack files of the same models, data set and split, to be drawn dashed.
+    logs
+        Logs of training (`RunOptions`). That of a certified model is drawn as its run, any other
+        beside them. Without, what a model records of its first set of boxes is drawn.
     convention
         ``"sound"``, or ``"paper"`` to count radii as the paper's tables do.
     run
@@ -118,7 +125,7 @@ def report(
         The certificates are of different data sets or splits or count different things, `out`
         exists, or a model or data set is not the one that was certified.
     CertificateFileError, ModelFileError, AttackFileError, DataError
-        A file is damaged.
+        A file or a log is damaged.
     UnsoundError
         An attack succeeded within a certified radius; it is kept beside the attack file.
     OutputError
@@ -132,7 +139,9 @@ def report(
         run.progress.start(3 + len(certificates), "steps")
         runs = with_attacks(load_runs(certificates, convention), attacks, convention)
         run.progress.advance(1)
-        notes = _fill(folder, runs, Origins(runs, data, models), convention, run.progress)
+        learning = learning_of(runs, logs)
+        origins = Origins(runs, data, models)
+        notes = _fill(folder, runs, origins, learning, convention, run.progress)
     return Report(
         out=str(target),
         page=str(target / PAGE),
@@ -153,6 +162,7 @@ def _fill(
     folder: Location,
     runs: Sequence[Run],
     origins: Origins,
+    learning: Sequence[Learning],
     convention: str,
     progress: Progress,
 ) -> list[str]:
@@ -164,14 +174,17 @@ def _fill(
         notes += [note] if note else []
         progress.advance(1)
     published, title = published_rows(runs[0].dataset_name), _title(runs)
-    write_tables(folder, runs, published)
+    write_tables(folder, runs, published, learning)
     words = f"{title} (radii: {convention} convention)"
     plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
     plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
+    if learning:
+        figure = learning_curves(learning, f"Training on {title.split(', ')[0]}")
+        plots.save(figure, folder / "learning_curves.png")
     _write_galleries(folder, runs, samples, title)
     progress.advance(1)
     title = f"Certified robustness on {title}"
-    page = render(runs, samples, title, convention=convention, notes=notes)
+    page = render(runs, samples, title, convention=convention, notes=notes, learning=learning)
     (folder / PAGE).write_text(page, encoding="utf-8")
     progress.advance(1)
     return notes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from boxnn_numba.pipelines.figures import palette
+from boxnn_numba.pipelines.figures.learning import Learning
 from boxnn_numba.pipelines.figures.published import Method, family, method
 from boxnn_numba.pipelines.figures.runs import Constant, Run
 
@@ -27,6 +28,19 @@ def of_runs(runs: Sequence[Run]) -> list[Series]:
     return [
         Series(f"run-{index}", run.name, run.words, palette.run_mark(index))
         for index, run in enumerate(runs)
+    ]
+
+
+def of_learning(learning: Sequence[Learning]) -> list[Series]:
+    """Return the series of what was trained: those of runs, and others for what no run is of."""
+    return [
+        Series(
+            f"{'run' if one.run else 'log'}-{one.index}",
+            one.name,
+            Method(one.name),
+            palette.run_mark(one.index),
+        )
+        for one in learning
     ]
 
 

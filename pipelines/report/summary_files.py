@@ -9,6 +9,7 @@ from typing import Any
 
 from boxnn_numba._version import versions
 from boxnn_numba.data.paths import Location
+from boxnn_numba.pipelines.figures.learning import FIGURES, Learning
 from boxnn_numba.pipelines.figures.published import PublishedRow
 from boxnn_numba.pipelines.figures.runs import ClassSummary, Run, Summary
 
@@ -37,10 +38,17 @@ _SETTINGS = (
     "patch",
     "multiply_adds",
 )
+#: Columns of the learning curves.
+_OF_EPOCH = ("epoch", *FIGURES, "score", "seconds")
 
 
-def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[PublishedRow]) -> None:
-    """Write the CSV files of a report: curves, summary, classes, attacks and published rows."""
+def write_tables(
+    folder: Location,
+    runs: Sequence[Run],
+    published: Sequence[PublishedRow],
+    learning: Sequence[Learning] = (),
+) -> None:
+    """Write the CSV files of a report: curves, summary, classes, attacks, training, the paper."""
     _write_csv(
         folder / "certified_curves.csv",
         ("run", "radius", "certified_accuracy", "balanced_certified_accuracy"),
@@ -80,6 +88,8 @@ def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Publ
                 for size in both[0] | both[1]
             ),
         )
+    if learning:
+        _write_csv(folder / "learning_curves.csv", ("run", "set", *_OF_EPOCH), _epochs(learning))
     if published:
         _write_csv(
             folder / "published.csv",
@@ -90,6 +100,14 @@ def write_tables(folder: Location, runs: Sequence[Run], published: Sequence[Publ
                 for radius, percent in zip(row.radii, row.percents, strict=True)
             ),
         )
+
+
+def _epochs(learning: Sequence[Learning]) -> Iterable[Iterable[Any]]:
+    for one in learning:
+        for number, epochs in enumerate(one.members, 1):
+            for row in epochs:
+                figures = ("" if row[name] is None else row[name] for name in _OF_EPOCH)
+                yield (one.name, number, *figures)
 
 
 def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
