@@ -1,8 +1,20 @@
-"""Progress: what a long job tells whoever waits for it."""
+"""Progress: what a long job tells whoever waits for it, and a bar that shows it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import html
+import importlib
+import io
+import re
+import sys
+import time
+import weakref
+from typing import Any, Protocol
+
+#: The least seconds between two looks of a bar.
+_REFRESH_SECONDS = 0.1
+#: Columns of a bar in a notebook.
+_NOTEBOOK_WIDTH = 100
 
 
 class Progress(Protocol):
@@ -32,3 +44,154 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class ConsoleProgress:
+    """A bar with the units done in a second and the time left, on a terminal or in a notebook.
+
+    On standard error; where that is no terminal, and this no notebook, nothing is shown. In a
+    notebook the addresses in what is told, such as that of a cluster's dashboard, are links.
+
+    Parameters
+    ----------
+    description
+        What is being done, which stands before the bar.
+
+    Examples
+    --------
+    A ``with`` block ends the bar; else it ends when nothing refers to it any more.
+
+    >>> with ConsoleProgress("squaring") as progress:
+    ...     progress.start(3, "numbers")
+    ...     for number in range(3):
+    ...         progress.advance(1)
+    """
+
+    def __init__(self, description: str = "") -> None:
+        self._description = description
+        self._task: Any = None
+        self._shown = 0.0
+        self._screen = _screen()
+        if self._screen is not None:
+            end = weakref.finalize(self, self._screen.stop)
+            end.atexit = isinstance(self._screen, _Terminal)
+
+    def __enter__(self) -> ConsoleProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._screen is not None:
+            self._screen.stop()
+
+    def start(self, total: int, unit: str) -> None:
+        """Begin (again) at zero of `total` units."""
+        if self._screen is None:
+            return
+        bar = self._screen.bar
+        if self._task is not None:
+            bar.remove_task(self._task)
+        self._task = bar.add_task(f"{self._description} ({unit})".strip(), total=total)
+        self._screen.show()
+
+    def advance(self, n: int) -> None:
+        """Report that `n` more units are done."""
+        if self._screen is None or self._task is None:
+            return
+        self._screen.bar.advance(self._task, n)
+        now = time.monotonic()
+        if now - self._shown >= _REFRESH_SECONDS:
+            self._shown = now
+            self._screen.show()
+
+    def note(self, text: str) -> None:
+        """Show a line above the bar."""
+        if self._screen is not None:
+            self._screen.note(text)
+
+
+class _Terminal:
+    """A `rich.progress.Progress` on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.bar = _bar(Console(stderr=True))
+
+    def show(self) -> None:
+        """Show the bar as it is."""
+        self.bar.start()
+        self.bar.refresh()
+
+    def note(self, text: str) -> None:
+        """Show a line above the bar."""
+        self.bar.console.print(text, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        """Show the bar a last time, and give the line free."""
+        self.bar.stop()
+
+
+class _Notebook:
+    """The same below a cell: Rich itself needs widgets there, which not every notebook has.
+
+    Parameters
+    ----------
+    display
+        The module `IPython.display`.
+    """
+
+    def __init__(self, display: Any) -> None:
+        from rich.console import Console
+
+        self.bar = _bar(Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH))
+        self._page = display.HTML
+        self._handle = display.display(self._page(""), display_id=True)
+        self._notes = ""
+
+    def show(self) -> None:
+        """Show the bar as it is, below the notes."""
+        from rich.console import Console
+
+        console = Console(
+            file=io.StringIO(), record=True, width=_NOTEBOOK_WIDTH, force_jupyter=False
+        )
+        console.print(self.bar.get_renderable())
+        line = console.export_html(inline_styles=True, code_format="{code}")
+        self._handle.update(self._page(f"<pre>{self._notes}{line}</pre>"))
+
+    def note(self, text: str) -> None:
+        """Show a line above the bar."""
+        link = r'<a href="\g<0>" target="_blank">\g<0></a>'
+        self._notes += re.sub(r"https?://[^\s<>&\"']+", link, html.escape(text)) + "\n"
+        self.show()
+
+    stop = show
+
+
+def _screen() -> _Terminal | _Notebook | None:
+    """Return where a bar is shown here, if anywhere."""
+    shell = sys.modules.get("IPython")  # a notebook has imported it
+    if shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None:
+        return _Notebook(importlib.import_module("IPython.display"))
+    return _Terminal() if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+def _bar(console: Any) -> Any:
+    """Return a `rich.progress.Progress` that is shown when it is told to be."""
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TimeRemainingColumn as TimeLeft
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f}/s")
+
+    what = TextColumn("{task.description}", markup=False)
+    columns = what, BarColumn(), MofNCompleteColumn(), Rate()
+    return RichProgress(*columns, TimeLeft(), console=console, auto_refresh=False)

@@ -1,18 +1,17 @@
-"""Console: what commands print, the progress bar, and how a command runs."""
+"""Console: what commands print, and how a command runs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxnn_numba.progress import SILENT, Progress
+from boxnn_numba.progress import SILENT, ConsoleProgress, Progress
 
 if TYPE_CHECKING:
     from boxnn_numba.pipelines.running import RunOptions
@@ -34,55 +33,9 @@ def emit(result: Any, text: str) -> None:
     click.echo(json.dumps(content) if click.get_current_context().obj["json"] else text)
 
 
-class _Bar:
-    """A bar, and before it what is being done, on a started `rich.progress.Progress`."""
-
-    def __init__(self, description: str, bar: Any) -> None:
-        self._description, self._bar = description, bar
-        self._task: Any = None
-
-    def start(self, total: int, unit: str) -> None:
-        """Begin (again) at zero of `total` units."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"{self._description} ({unit})", total=total)
-
-    def advance(self, n: int) -> None:
-        """Report that `n` more units are done."""
-        if self._task is not None:
-            self._bar.advance(self._task, n)
-
-    def note(self, text: str) -> None:
-        """Show a line above the bar."""
-        self._bar.console.print(text, highlight=False)
-
-
-@contextlib.contextmanager
-def progress(quiet: bool, description: str) -> Iterator[Progress]:
-    """Show a bar on standard error while the body runs, if that is a terminal and not quiet."""
-    if quiet or not sys.stderr.isatty():
-        yield SILENT
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as RichProgress
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f}/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
-    with RichProgress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        yield _Bar(description, bar)
+def progress(quiet: bool, description: str) -> contextlib.AbstractContextManager[Progress]:
+    """Show a bar on standard error while a body runs, if that is a terminal and not quiet."""
+    return contextlib.nullcontext(SILENT) if quiet else ConsoleProgress(description)
 
 
 @contextlib.contextmanager
