@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
+from boxnn_numba import lazy, validation
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import InputError
 
@@ -123,6 +124,14 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.lower)
+
+    def __dask_tokenize__(self) -> Any:
+        return self._content
+
+    @cached_property
+    def _content(self) -> Any:
+        arrays = self.lower, self.upper, self.labels, self.template, self.part, self.group
+        return lazy.content("Boxes", *arrays, self.width, self.n_classes)
 
     @property
     def n_features(self) -> int:

@@ -1,11 +1,13 @@
 """The distance functions, callable from NumPy and from CuPy: checks, layout, kernels.
 
 Arrays that are on a GPU (CuPy's, or any with ``__cuda_array_interface__``) are used there without
-a copy, on CuPy's current stream, and so are results: CuPy's for CuPy's, else Numba's.
+a copy, on CuPy's current stream, and so are results: CuPy's for CuPy's, else Numba's. Lazy and
+stored arrays are answered block by block, see `boxnn_numba.lazy`.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
+from boxnn_numba import lazy, validation
 from boxnn_numba.backends.box_layout import UNREACHABLE
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.errors import InputError
 
+_LAYING_OUT = threading.Lock()
 _LAID_OUT: weakref.WeakKeyDictionary[Boxes, dict[tuple[str, str], Any]] = (
     weakref.WeakKeyDictionary()
 )
@@ -35,7 +38,8 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     Parameters
     ----------
     x
-        (N, n) uint8 codes, or float32 or float64 features (other numbers become float64).
+        (N, n) uint8 codes, or float32 or float64 features (other numbers become float64). May be
+        lazy, and then so is the result.
     lower, upper
         (M, n) bounds of the same type, lower <= upper; infinite float bounds leave a side open.
     width
@@ -66,16 +70,21 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     """
     if on_gpu(x):
         return get_backend("cuda").box_distance(x, lower, upper, width)
-    if np.asarray(x).dtype == np.uint8:
-        codes = validation.codes("x", x)
+    if getattr(x if lazy.is_deferred(x) else np.asarray(x), "dtype", None) == np.uint8:
         low = validation.codes("lower", lower)
         units = validation.width(width)  # type: ignore[arg-type]
         boxes = Boxes(low, upper, np.zeros(len(low), np.int32), units)
-        return pairwise_distance(codes, boxes)
-    samples = validation.features("x", x)
-    low, high = validation.box_bounds(
-        *(np.asarray(side, dtype=samples.dtype) for side in (lower, upper))
-    )
+        return pairwise_distance(x, boxes)
+    bounds = np.asarray(lower), np.asarray(upper)
+    return lazy.map_rows(_float_distance, bounds, x, {"box": None}, width=width)
+
+
+def _float_distance(
+    bounds: tuple[np.ndarray, np.ndarray], x: ArrayLike, width: float
+) -> np.ndarray:
+    """Return the distances (N, M) of features to bounds, in the type of the features."""
+    samples = validation.features("x", x, empty=True)
+    low, high = validation.box_bounds(*(np.asarray(side, dtype=samples.dtype) for side in bounds))
     validation.same_features("x", samples, low.shape[1], "lower")
     cap = validation.real("width", width, 0, open_low=True)
     return get_backend("cpu").float_distances(samples, low, high, cap)
@@ -99,9 +108,12 @@ def pairwise_distance(
     >>> pairwise_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
+    if out is None and lazy.is_deferred(x):
+        return lazy.map_rows(_pairwise_distance, boxes, x, {"box": None}, device=device)
     backend, codes, out = _prepared(x, boxes, out, len(boxes), device)
     form = "whole" if boxes.structure.n_parts > 1 else "table"
-    backend.part_distances(codes, laid_out(boxes, backend, form), boxes.width, out)
+    if codes.shape[0]:
+        backend.part_distances(codes, laid_out(boxes, backend, form), boxes.width, out)
     return out
 
 
@@ -127,8 +139,9 @@ def part_distance(x: ArrayLike, boxes: Boxes, device: str = "cpu") -> np.ndarray
     """
     n_parts = boxes.structure.n_parts
     backend, codes, out = _prepared(x, boxes, None, n_parts * len(boxes), device)
-    backend.part_distances(codes, laid_out(boxes, backend, "table"), boxes.width, out)
-    return out.reshape(-1, n_parts, len(boxes))
+    if codes.shape[0]:
+        backend.part_distances(codes, laid_out(boxes, backend, "table"), boxes.width, out)
+    return out.reshape(out.shape[0], n_parts, len(boxes))
 
 
 def class_distance(
@@ -143,7 +156,7 @@ def class_distance(
     Parameters
     ----------
     x
-        (N, n) codes 0..255.
+        (N, n) codes 0..255. May be lazy, and then so is the result.
     boxes
         Boxes of n features and K classes.
     out
@@ -168,10 +181,21 @@ def class_distance(
     >>> class_distance([[9, 9]], Boxes([[0, 0], [5, 20]], [[9, 5], [8, 30]], [0, 1], width=3))
     array([[3, 4]], dtype=int32)
     """
+    if out is None and lazy.is_deferred(x):
+        kind = {"device": device, "chunk": chunk}
+        return lazy.map_rows(_class_distance, boxes, x, {"class": None}, **kind)
     backend, codes, out = _prepared(x, boxes, out, boxes.n_classes, device, chunk)
-    layout = laid_out(boxes, backend, "layout")
-    backend.class_distance(codes, layout, boxes.width, out)
+    if codes.shape[0]:
+        backend.class_distance(codes, laid_out(boxes, backend, "layout"), boxes.width, out)
     return out
+
+
+def _pairwise_distance(boxes: Boxes, x: ArrayLike, device: str) -> np.ndarray:
+    return pairwise_distance(x, boxes, device=device)
+
+
+def _class_distance(boxes: Boxes, x: ArrayLike, device: str, chunk: int | None) -> np.ndarray:
+    return class_distance(x, boxes, device=device, chunk=chunk)
 
 
 def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
@@ -180,13 +204,14 @@ def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
     Backends of one device share it. The form is ``"table"`` for distances to all boxes part by
     part, ``"whole"`` for those of all parts together, ``"layout"`` for those to classes.
     """
-    known = _LAID_OUT.setdefault(boxes, {})
-    key = backend.name, form
-    if key not in known:
-        structure = boxes.structure.whole if form == "whole" else boxes.structure
-        lay_out = backend.layout if form == "layout" else backend.table
-        known[key] = lay_out(boxes.lower, boxes.upper, structure, boxes.width)
-    return known[key]
+    with _LAYING_OUT:  # tasks that begin together wait for one of them
+        known = _LAID_OUT.setdefault(boxes, {})
+        key = backend.name, form
+        if key not in known:
+            structure = boxes.structure.whole if form == "whole" else boxes.structure
+            lay_out = backend.layout if form == "layout" else backend.table
+            known[key] = lay_out(boxes.lower, boxes.upper, structure, boxes.width)
+        return known[key]
 
 
 def ensemble_distance(
@@ -214,7 +239,7 @@ def _prepared(
         backend = get_backend("cuda")
         codes = backend.checked("x", x, np.uint8, (None, boxes.n_features))
         return backend, codes, backend.output(out, x, (codes.shape[0], columns))
-    codes = validation.codes("x", x)
+    codes = validation.codes("x", x, empty=True)
     validation.same_features("x", codes, boxes.n_features, "boxes")
     return get_backend(device, None, chunk), codes, _output(out, (len(codes), columns))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from boxnn_numba import validation
+from boxnn_numba import lazy, validation
 from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks.domain import domain_of
 from boxnn_numba.backends.devices import get_backend
@@ -467,12 +468,33 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         if self.columns_ is not None and (is_table(X) or has_texts(X)):
             return self._raw(X)
         samples = validate_data(
-            self, X, reset=False, dtype="numeric", ensure_all_finite="allow-nan"
-        )
+            self, X, reset=False, dtype="numeric", ensure_all_finite="allow-nan",
+            ensure_min_samples=0,
+        )  # fmt: skip
         return self._raw(samples)
+
+    def _mapped(self, method: Any, X: Any, by_class: bool = False, **options: Any) -> Any:
+        """Return what a method of this class says of rows, lazily where they are lazy.
+
+        Tasks are sent what answers, and not what only training needs.
+        """
+        check_is_fitted(self, "model_")
+        answering = copy.copy(self)
+        for name in ("_seeds", "_seen", "_importances"):
+            answering.__dict__.pop(name, None)
+        dims = {"class": self.classes_} if by_class else None
+        return lazy.map_rows(method, answering, X, dims, **options)
+
+    def __dask_tokenize__(self) -> Any:
+        names = list(getattr(self, "feature_names_in_", []))
+        fitted = getattr(self, "model_", None), getattr(self, "_sharpness", None)
+        columns = None if self.columns_ is None else self.columns_.as_list()
+        return lazy.content("BoxNNClassifier", self.get_params(deep=False), names, columns, *fitted)
 
     def _distance(self, X: ArrayLike) -> np.ndarray:
         """Return the (N, K) int32 class distances of samples, in units."""
+        if lazy.is_deferred(X):
+            return self._mapped(BoxNNClassifier._distance, X, True)
         rows = self._rows(X)
         with limit_threads(self._threads()):
             return self.model_.class_distance(rows)
@@ -483,9 +505,15 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return -(total + self.model_.offset) / self.model_.reach
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the (n_samples,) predicted labels."""
-        index = self._distance(X).argmin(axis=1)
-        return np.asarray(self.classes_[index])
+        """Return the (n_samples,) predicted labels.
+
+        Of lazy samples (`BoxNN.encode`) they are lazy, and so are the answers of
+        `decision_function`, `predict_proba` and `certify`.
+        """
+        return self._mapped(BoxNNClassifier._nearest, self._distance(X))
+
+    def _nearest(self, distance: np.ndarray) -> np.ndarray:
+        return np.asarray(self.classes_[distance.argmin(axis=1)])
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return minus the class distances, in features.
@@ -496,7 +524,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             (n_samples, n_classes); for two classes (n_samples,), the distance to the first class
             minus that to the second, which is positive where the second is predicted.
         """
-        scores = -self._distance(X) / self.model_.reach
+        return self._mapped(BoxNNClassifier._decision, self._distance(X), True)
+
+    def _decision(self, distance: np.ndarray) -> np.ndarray:
+        scores = -distance / self.model_.reach
         return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -507,7 +538,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         certified: within the radius of a sample its most probable class stays the same, and its
         probability need not.
         """
-        return probabilities(-self._distance(X) / self.model_.reach, self._sharpness)
+        return self._mapped(BoxNNClassifier._softmax, self._distance(X), True)
+
+    def _softmax(self, distance: np.ndarray) -> np.ndarray:
+        return probabilities(-distance / self.model_.reach, self._sharpness)
 
     def explain(self, X: ArrayLike, time_limit: float = 5.0) -> list[Explanation]:
         """Explain predictions: nearest boxes in raw values, costs of columns, smallest changes.
@@ -581,18 +615,25 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         """Return class indices and radii."""
         known = tuple(kind for kind in KINDS if kind != "patch")
         validation.choice("certificate", certificate, known)
-        rows = self._rows(X)
-        model, adversary = self.model_, Adversary.of(self.model_, attackable, costs)
+        who = {"attackable": attackable, "costs": costs}
+        if certificate == "margin":
+            return self._mapped(BoxNNClassifier._margins, self._distance(X), **who)
+        kind = {"certificate": certificate, "time_limit": time_limit, **who}
+        if lazy.is_deferred(X):
+            return self._mapped(BoxNNClassifier._certificate, X, **kind)
+        rows, model = self._rows(X), self.model_
         with limit_threads(self._threads()):
-            distance = model.class_distance(rows)
             # Where no rival has a box yet, all features may change.
-            index, radius = model.radii(distance, adversary=adversary)
-            if certificate != "margin" and len(np.unique(model.boxes.labels)) > 1:
-                radius = model.certify(
-                    rows, certificate=certificate, time_limit=time_limit, attackable=attackable,
-                    costs=costs,
-                ).radius  # fmt: skip
+            index, radius = self._margins(model.class_distance(rows), **who)
+            if len(np.unique(model.boxes.labels)) > 1:
+                radius = model.certify(rows, **kind).radius
         return index, radius
+
+    def _margins(
+        self, distance: np.ndarray, attackable: Any, costs: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        adversary = Adversary.of(self.model_, attackable, costs)
+        return self.model_.radii(distance, adversary=adversary)
 
     def certified_score(
         self,
@@ -616,7 +657,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             radius = validation.integer("radius", radius, 0)
         else:
             radius = validation.real("radius", radius, 0)
-        index, radii = self._certificate(X, certificate, attackable, costs)
+        index, radii = lazy.in_memory(*self._certificate(X, certificate, attackable, costs))
         right = validation.outcomes(self.classes_[index], radii, column_or_1d(y))
         return float(np.mean((right[0] == right[2]) & (radii >= radius)))
 

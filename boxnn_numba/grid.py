@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
+from boxnn_numba import lazy, validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.columns import Column
 from boxnn_numba.errors import InputError, OptionError
@@ -169,6 +169,9 @@ class Grid:
             np.array([one.missing for one in found], np.uint8) if wanted else None,
         )
 
+    def __dask_tokenize__(self) -> Any:
+        return lazy.content("Grid", self.edges, self.counts, self.codes, self.missing)
+
     @property
     def n_features(self) -> int:
         """Number n of features."""
@@ -190,7 +193,8 @@ class Grid:
         Parameters
         ----------
         x
-            (N, n) finite numbers; or NaN, where the grid has codes of missing values.
+            (N, n) finite numbers; or NaN, where the grid has codes of missing values. May be lazy,
+            and then so is the result.
 
         Returns
         -------
@@ -201,7 +205,9 @@ class Grid:
         InputError
             `x` is not finite or has another number of features.
         """
-        features = validation.features("x", x, missing=self.missing is not None)
+        if lazy.is_deferred(x):
+            return lazy.map_rows(Grid.encode, self, x, {"feature": None})
+        features = validation.features("x", x, missing=self.missing is not None, empty=True)
         validation.same_features("x", features, self.n_features, "the grid")
         out = np.empty(features.shape, np.uint8)
 

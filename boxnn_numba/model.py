@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import certificates, validation
+from boxnn_numba import certificates, lazy, validation
 from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
@@ -148,6 +149,12 @@ class BoxNN:
                     f"{count}; fit the grid with these columns"
                 )
 
+    def __dask_tokenize__(self) -> Any:
+        columns = None if self.columns is None else self.columns.as_list()
+        shape = self.feature_shape, self.group_size
+        answers = self.grid, columns, list(self.classes), *shape, self.offset
+        return lazy.content("BoxNN", *self.box_sets, *answers)
+
     @property
     def box_sets(self) -> tuple[Boxes, ...]:
         """All sets of boxes."""
@@ -187,11 +194,11 @@ class BoxNN:
         if self.columns is not None:
             cells = is_table(x) or np.asarray(x).dtype.kind not in "iufb"
             x = self.columns.values(x) if cells else x
-        flat = validation.flat_rows("x", x)
+        flat = validation.flat_rows("x", x, empty=True)
         validation.same_features("x", flat, self.boxes.n_features, "the model")
         if self.grid is None:
-            return validation.codes("x", flat)
-        return validation.features("x", flat, missing=self.grid.missing is not None)
+            return validation.codes("x", flat, empty=True)
+        return validation.features("x", flat, self.grid.missing is not None, empty=True)
 
     def encode(self, x: ArrayLike) -> np.ndarray:
         """Return samples as codes.
@@ -199,7 +206,9 @@ class BoxNN:
         Parameters
         ----------
         x
-            As for `rows`. Codes may be on a GPU.
+            As for `rows`. Codes may be on a GPU. May be lazy (a Dask array of any chunks or a
+            Dask frame, or a DataArray of xarray over one), and then so are results; of a memory map
+            or a Zarr array they are NumPy's, made block by block.
 
         Returns
         -------
@@ -210,10 +219,12 @@ class BoxNN:
         InputError
             As for `rows`.
         """
+        if lazy.is_deferred(x):
+            return lazy.map_rows(BoxNN.encode, self, x, {"feature": None})
         if on_gpu(x):
             if self.grid is not None:
                 raise InputError("real features on a GPU are not binned there; pass a NumPy array")
-            return x.reshape(len(x), -1) if x.ndim > 2 else x  # type: ignore[union-attr, arg-type, return-value]
+            return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 else x  # type: ignore[union-attr, arg-type, return-value]
         rows = self.rows(x)
         return rows if self.grid is None else self.grid.encode(rows)
 
@@ -226,6 +237,10 @@ class BoxNN:
         and errors are as for `encode`, `device` and `chunk`, where arrays of the host are computed,
         as for `get_backend`.
         """
+        if lazy.is_deferred(x):
+            kind = {"device": device, "chunk": chunk}
+            dims = {"class": self.classes}
+            return lazy.map_rows(BoxNN.class_distance, self, x, dims, **kind)
         total = ensemble_distance(self.encode(x), self.box_sets, device, chunk)
         if not self.offset.any():
             return total
@@ -240,7 +255,10 @@ class BoxNN:
 
         Parameters and errors are as for `class_distance`.
         """
-        distance = self.class_distance(x, device)
+        return lazy.map_rows(BoxNN._nearest, self, self.class_distance(x, device))
+
+    def _nearest(self, distance: np.ndarray) -> np.ndarray:
+        """Return the labels of the nearest classes."""
         if on_gpu(distance):
             return self._labels(get_backend("cuda").certified_radius(distance, 1, True)[0])
         return self._labels(distance.argmin(axis=1))
@@ -291,8 +309,9 @@ class BoxNN:
         Returns
         -------
         Certificate
-            Unpacks as ``prediction, radius``. Of samples on a GPU, the radius is there too, and so
-            are labels that are numbers where the samples are CuPy's.
+            Unpacks as ``prediction, radius``. Of lazy samples both are lazy. Of samples on a GPU,
+            the radius is there too, and so are labels that are numbers where the samples are
+            CuPy's.
 
         Raises
         ------
@@ -313,15 +332,17 @@ class BoxNN:
                 "out, or pass NumPy arrays"
             )
         if certificate == "margin":
-            adversary = Adversary.of(self, **who) if limited else None
             distance = self.class_distance(x, device, chunk)
-            index, radius = self.radii(distance, convention, adversary)
-            return Certificate(self._labels(index), radius)
+            kind = {"convention": convention, **(who if limited else {})}
+            return lazy.map_rows(BoxNN._margins, self, distance, **kind)
         if convention != "sound" or device not in ("auto", "cpu") or on_gpu(x):
             raise OptionError(
                 f"{certificate} certificates are sound and computed on the CPU; leave out "
                 "convention and device, and pass NumPy arrays"
             )
+        if lazy.is_deferred(x):
+            options = {"certificate": certificate, "time_limit": time_limit, "patch": patch}
+            return lazy.map_rows(BoxNN.certify, self, x, **options, **who)
         if certificate == "pairwise":
             return certificates.pairwise_radius(self, x, **who)
         if certificate == "patch":
@@ -329,6 +350,12 @@ class BoxNN:
             return Certificate(label, certificates.patch_sides([*sizes], held))
         lower, _ = certificates.exact_radii(self, x, time_limit, **who)
         return Certificate(self.predict(x), lower)
+
+    def _margins(self, distance: np.ndarray, convention: str, **who: Any) -> Certificate:
+        """Return labels and radii of class distances (N, K)."""
+        adversary = Adversary.of(self, **who) if who else None
+        index, radius = self.radii(distance, convention, adversary)
+        return Certificate(self._labels(index), radius)
 
     def radii(
         self, distance: np.ndarray, convention: str = "sound", adversary: Adversary | None = None

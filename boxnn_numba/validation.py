@@ -89,29 +89,35 @@ def radii(values: Sequence[float] | np.ndarray, budgets: bool = False) -> np.nda
 # --- arrays ----------------------------------------------------------------------------
 
 
-def matrix(name: str, value: ArrayLike) -> np.ndarray:
-    """Return a two-dimensional array with at least one row and one column."""
+def matrix(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
+    """Return a two-dimensional array with at least one column and, unless `empty`, one row."""
     array = np.asarray(value)
     if array.ndim != 2:
         raise InputError(
             f"{name} has shape {array.shape}; it must be two-dimensional, (rows, features)"
         )
-    if 0 in array.shape:
+    if 0 in array.shape[empty:]:
         raise InputError(f"{name} is empty, shape {array.shape}; pass at least one row and column")
     return array
 
 
-def flat_rows(name: str, value: ArrayLike) -> np.ndarray:
-    """Return (N, ...) data as a matrix (N, n), e.g. images as rows of pixels."""
+def flat_rows(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
+    """Return (N, ...) data as a matrix (N, n), e.g. images as rows of pixels.
+
+    With `empty` there may be no rows.
+    """
     array = np.asarray(value)
-    if array.ndim > 2 and array.shape[0] > 0:
-        array = array.reshape(array.shape[0], -1)
-    return matrix(name, array)
+    if array.ndim > 2:
+        array = array.reshape(array.shape[0], math.prod(array.shape[1:]))
+    return matrix(name, array, empty)
 
 
-def codes(name: str, value: ArrayLike) -> np.ndarray:
-    """Return a C-contiguous uint8 matrix; other types must hold whole numbers 0..255."""
-    array = flat_rows(name, value)
+def codes(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
+    """Return a C-contiguous uint8 matrix; other types must hold whole numbers 0..255.
+
+    With `empty` there may be no rows.
+    """
+    array = flat_rows(name, value, empty)
     if array.dtype != np.uint8:
         if array.dtype.kind not in "iufb":
             raise InputError(f"{name} has dtype {array.dtype}; codes must be whole numbers 0..255")
@@ -125,12 +131,12 @@ def codes(name: str, value: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.uint8)
 
 
-def features(name: str, value: ArrayLike, missing: bool = False) -> np.ndarray:
+def features(name: str, value: ArrayLike, missing: bool = False, empty: bool = False) -> np.ndarray:
     """Return a finite float matrix (float32 stays, everything else becomes float64).
 
-    With `missing` cells may be NaN.
+    With `missing` cells may be NaN, with `empty` there may be no rows.
     """
-    array = flat_rows(name, value)
+    array = flat_rows(name, value, empty)
     if array.dtype.kind not in "iufb":
         raise InputError(f"{name} has dtype {array.dtype}; features must be numbers")
     array = np.ascontiguousarray(array, dtype=None if array.dtype == np.float32 else np.float64)
@@ -170,13 +176,13 @@ def labels(name: str, value: ArrayLike, n_rows: int) -> np.ndarray:
 
 
 def class_distances(value: ArrayLike) -> np.ndarray:
-    """Return an integer matrix (N, K) with K >= 2."""
-    array = matrix("class_distance", value)
+    """Return an integer matrix (N, K) with K >= 2; there may be no rows."""
+    array = matrix("class_distance", value, empty=True)
     if array.dtype.kind not in "iu":
         raise InputError(f"class_distance has dtype {array.dtype}; it must be integer units")
     if array.shape[1] < 2:
         raise InputError("class_distance has one class; a certificate needs at least two")
-    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+    if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int32).max):
         raise InputError("class_distance has values outside 0..2147483647; pass distances in units")
     return array
 

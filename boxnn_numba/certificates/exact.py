@@ -174,7 +174,7 @@ def exact_radii_of(
     """Return bounds of the true radii of some inputs, as `exact_radii`, against an adversary."""
     found = _each(model, x, adversary, time_limit, threads)
     dtype = np.int32 if adversary.unit is None else np.float64
-    lower, upper = np.array([[one.lower, one.upper] for one in found], dtype).T
+    lower, upper = np.array([(one.lower, one.upper) for one in found], dtype).reshape(-1, 2).T
     return lower, upper
 
 

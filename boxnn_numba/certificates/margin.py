@@ -1,23 +1,29 @@
 """From class distances to predictions, certified radii and their summaries.
 
 Everything here is integer arithmetic; ties count for the adversary. Arrays on a GPU
-are used there without a copy, as by `boxnn_numba.distances`.
+are used there without a copy, as by `boxnn_numba.distances`. Of lazy arrays radii are lazy, and so
+are summaries: each is made of counts of the blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
+from boxnn_numba import lazy, validation
 from boxnn_numba.backends.devices import get_backend, on_gpu
+from boxnn_numba.errors import InputError
 
 CONVENTIONS = ("sound", "paper")
 #: Method of a certificate that is not of a published defence.
 BOX_NN = "Box-NN"
+
+#: For each true class the different radii, -1 where the prediction is wrong, and how often each is.
+Tally = dict[Any, tuple[np.ndarray, np.ndarray]]
 
 
 def certified_radius(
@@ -38,7 +44,7 @@ def certified_radius(
     ----------
     class_distance
         (N, K) integers, the distance of each sample to the nearest box of each
-        class in units of 1 / `width`; K >= 2.
+        class in units of 1 / `width`; K >= 2. May be lazy, and then so are the results.
     width
         Width W of the boxes, 1..255.
     group_size
@@ -79,13 +85,18 @@ def certified_radius(
     group_size = validation.positive("group_size", group_size)
     validation.choice("convention", convention, CONVENTIONS)
     units = 2 * width * group_size * validation.positive("members", members)
+    return lazy.map_rows(_radius, units, class_distance, sound=convention == "sound")
+
+
+def _radius(units: int, class_distance: ArrayLike, sound: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions and radii where a change of a class distance by `units` is two's."""
     if on_gpu(class_distance):
-        return get_backend("cuda").certified_radius(class_distance, units, convention == "sound")
+        return get_backend("cuda").certified_radius(class_distance, units, sound)
     distance = validation.class_distances(class_distance)
     rows = np.arange(len(distance))
     prediction = distance.argmin(axis=1)
     margin = distance.astype(np.int64) - distance[rows, prediction, None].astype(np.int64)
-    if convention == "sound":
+    if sound:
         margin -= np.arange(distance.shape[1]) < prediction[:, None]
     margin[rows, prediction] = np.iinfo(np.int64).max
     radius = margin.min(axis=1) // units
@@ -108,7 +119,7 @@ def certified_accuracy(
     Returns
     -------
     (len(radii),) float64
-        Certified accuracy, 0..1 (Eq. 10).
+        Certified accuracy, 0..1 (Eq. 10); lazy where an argument is.
 
     Raises
     ------
@@ -124,6 +135,8 @@ def certified_accuracy(
     if on_gpu(radius):
         counts = get_backend("cuda").radius_counts(prediction, radius, y, int(radii.max()))
         return counts[::-1].cumsum()[::-1][radii] / len(radius)  # type: ignore[arg-type]
+    if _any_lazy(prediction, radius, y):
+        return _summary(partial(_accuracy, radii=radii), radii / 1.0, prediction, radius, y)
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     certified = np.sort(np.where(prediction == y, radius, -1))
     return (len(certified) - np.searchsorted(certified, radii)) / len(certified)
@@ -131,6 +144,8 @@ def certified_accuracy(
 
 def _are_budgets(radius: ArrayLike) -> bool:
     """Return whether radii are what rewriting costs, and no numbers of features."""
+    if lazy.is_lazy(radius):
+        return bool(radius.dtype.kind == "f")  # type: ignore[union-attr]
     return not on_gpu(radius) and np.asarray(radius).dtype.kind == "f"
 
 
@@ -148,8 +163,10 @@ def balanced_certified_accuracy(
     >>> balanced_certified_accuracy([0, 0, 0, 0], [9, 9, 9, 9], [0, 0, 0, 1], [0, 4])
     array([0.5, 0.5])
     """
-    prediction, radius, y = validation.outcomes(prediction, radius, y)
     radii = validation.radii(radii, _are_budgets(radius))
+    if _any_lazy(prediction, radius, y):
+        return _summary(partial(_balanced, radii=radii), radii / 1.0, prediction, radius, y)
+    prediction, radius, y = validation.outcomes(prediction, radius, y)
     of_class = [y == label for label in np.unique(y)]
     curves = [certified_accuracy(prediction[at], radius[at], y[at], radii) for at in of_class]
     return np.asarray(np.mean(curves, axis=0))
@@ -209,6 +226,9 @@ def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLi
     >>> median_certified_radius([0, 1, 1], [3, 5, 0], [0, 1, 0])
     3
     """
+    if _any_lazy(prediction, radius, y):
+        kind = np.empty((), np.float64 if _are_budgets(radius) else np.int64)
+        return _summary(_median, kind, prediction, radius, y)  # type: ignore[return-value]
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     certified = np.sort(np.where(prediction == y, radius, -1))
     return certified[len(certified) // 2].item()
@@ -220,6 +240,8 @@ def mean_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
     It is the mean over samples of the radius where right, and of 0 where wrong (Eq. 11). Parameters
     and errors are those of `certified_accuracy`.
     """
+    if _any_lazy(prediction, radius, y):
+        return _summary(_mean, np.empty(()), prediction, radius, y)  # type: ignore[return-value]
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     return float(np.where(prediction == y, radius, 0).mean())
 
@@ -262,3 +284,72 @@ def per_class_table(
             }
         )
     return table
+
+
+# --- summaries of lazy arrays ------------------------------------------------------------------
+
+
+def _any_lazy(*arrays: Any) -> bool:
+    return any(lazy.is_lazy(array) or lazy.is_series(array) for array in arrays)
+
+
+def _summary(
+    finish: Callable[[Tally], Any], like: np.ndarray, prediction: Any, radius: Any, y: Any
+) -> Any:
+    """Return a lazy summary, like an array, of what a tally of all rows says."""
+    outcome = {"prediction": prediction, "radius": radius, "y": y}
+    return lazy.reduce_rows(_tally, _merged, finish, outcome, like)
+
+
+def _tally(prediction: np.ndarray, radius: np.ndarray, y: np.ndarray) -> Tally:
+    if len(y) == 0:
+        return {}
+    prediction, radius, y = validation.outcomes(prediction, radius, y)
+    certified = np.where(prediction == y, radius, -1)
+    return {
+        label: np.unique(certified[y == label], return_counts=True)
+        for label in np.unique(y).tolist()
+    }
+
+
+def _merged(tallies: list[Tally]) -> Tally:
+    labels = sorted({label for tally in tallies for label in tally})
+    return {label: _sum([tally[label] for tally in tallies if label in tally]) for label in labels}
+
+
+def _sum(counted: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different values and how often each is, of some that are counted."""
+    values, place = np.unique(np.concatenate([one[0] for one in counted]), return_inverse=True)
+    counts = np.zeros(len(values), np.int64)
+    np.add.at(counts, place, np.concatenate([one[1] for one in counted]))
+    return values, counts
+
+
+def _all(tally: Tally) -> tuple[np.ndarray, np.ndarray]:
+    if not tally:
+        raise InputError("there are no samples; pass at least one")
+    return _sum(list(tally.values()))
+
+
+def _accuracy(tally: Tally, radii: np.ndarray) -> np.ndarray:
+    values, counts = _all(tally)
+    above = np.append(np.cumsum(counts[::-1])[::-1], 0)
+    return above[np.searchsorted(values, radii)] / counts.sum()
+
+
+def _balanced(tally: Tally, radii: np.ndarray) -> np.ndarray:
+    _all(tally)
+    curves = [_accuracy({label: counted}, radii) for label, counted in tally.items()]
+    return np.asarray(np.mean(curves, axis=0))
+
+
+def _median(tally: Tally) -> np.ndarray:
+    values, counts = _all(tally)
+    kind = np.float64 if values.dtype.kind == "f" else np.int64
+    middle = np.searchsorted(np.cumsum(counts), counts.sum() // 2, side="right")
+    return values[middle].astype(kind)
+
+
+def _mean(tally: Tally) -> np.ndarray:
+    values, counts = _all(tally)
+    return np.maximum(values, 0) @ counts / counts.sum()

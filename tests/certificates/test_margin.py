@@ -88,7 +88,7 @@ def test_unreachable_classes_and_unsigned_input() -> None:
         (lambda: certified_radius([[1.0, 2.0]], 1), InputError, "integer units"),
         (lambda: certified_radius([[1], [2]], 1), InputError, "at least two"),
         (lambda: certified_radius([1, 2], 1), InputError, "two-dimensional"),
-        (lambda: certified_radius(np.empty((0, 3), int), 1), InputError, "empty"),
+        (lambda: certified_radius(np.empty((2, 0), int), 1), InputError, "empty"),
         (lambda: certified_radius([[1, 2]], 0), OptionError, "width is 0"),
         (lambda: certified_radius([[1, 2]], 256), OptionError, "width is 256"),
         (lambda: certified_radius([[1, 2]], 1.5), OptionError, "width is 1.5"),

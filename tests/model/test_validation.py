@@ -116,7 +116,7 @@ BOX = np.array([[1, 2]], np.uint8)
         ((BOX, BOX + 1, BOX), InputError, "every box needs lower <= upper"),
         ((BOX, [[1]], [[2]]), InputError, "they must agree"),
         ((BOX, [[0.5, 1]], [[1, 2]]), InputError, "codes must be whole numbers"),
-        ((BOX[:0], BOX, BOX), InputError, "is empty"),
+        ((BOX, BOX[:0], BOX[:0]), InputError, "is empty"),
         (([[np.nan]], [[0.0]], [[1.0]]), InputError, "drop or fill NaN"),
         (([[0.0]], [[np.nan]], [[1.0]]), InputError, "lower <= upper|NaN"),
         (([[0.0]], [[2.0]], [[1.0]]), InputError, "every box needs lower <= upper"),
