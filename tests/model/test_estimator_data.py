@@ -297,7 +297,7 @@ def test_the_contract_of_partial_fit_is_that_of_scikit_learn() -> None:
     ("x", "words"),
     [
         (np.where(IRIS[0] > 7.8, np.inf, IRIS[0]), "infinity"),
-        (np.empty((0, 4)), "0 sample"),
+        (np.empty((0, 4)), "0 sample|must be one length"),
         (np.empty((150, 0)), "0 feature"),
         (IRIS[0][:, 0], "Expected 2D array"),
         (IRIS[0].reshape(150, 2, 2), "dim 3"),
