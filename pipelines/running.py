@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.cluster.clients import checked_client, client_in_scope
+from boxnn_numba.pipelines.cluster.main_guard import need_main_guard
 from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 from boxnn_numba.progress import SILENT, Progress
 
@@ -75,6 +76,8 @@ class RunOptions:
         """Return these with a client, if one is given, and it settled where the work is done."""
         if client is not None:
             return replace(self, client=client)
+        if self.cluster is not None and self.cluster.workers is not None:
+            need_main_guard()
         if self.client is not None or not self.local or self.cluster == IN_PROCESS:
             return self
         found = client_in_scope()

@@ -124,7 +124,8 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
                 if attempt + 1 == _STARTS:
                     raise ClusterError(
                         f"cannot start {workers} local workers ({error.__cause__ or error}); pass "
-                        "fewer `workers` or free some memory"
+                        "fewer `workers`, free some memory, or see that your script starts them "
+                        'under `if __name__ == "__main__":`'
                     ) from error
         with cluster:
             yield cluster
