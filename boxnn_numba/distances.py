@@ -70,13 +70,19 @@ def box_distance(x: ArrayLike, lower: ArrayLike, upper: ArrayLike, width: float 
     """
     if on_gpu(x):
         return get_backend("cuda").box_distance(x, lower, upper, width)
-    if getattr(x if lazy.is_deferred(x) else np.asarray(x), "dtype", None) == np.uint8:
+    if _dtype_of(x) == np.uint8:
         low = validation.codes("lower", lower)
         units = validation.width(width)  # type: ignore[arg-type]
         boxes = Boxes(low, upper, np.zeros(len(low), np.int32), units)
         return pairwise_distance(x, boxes)
     bounds = np.asarray(lower), np.asarray(upper)
     return lazy.map_rows(_float_distance, bounds, x, {"box": None}, width=width)
+
+
+def _dtype_of(x: Any) -> Any:
+    """Return the type of all values of rows, those of a frame of Dask put together."""
+    known = x._meta if lazy.is_frame(x) else x
+    return known.dtype if lazy.is_deferred(known) else np.asarray(known).dtype
 
 
 def _float_distance(
