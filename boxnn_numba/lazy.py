@@ -215,14 +215,19 @@ def _on_block(
     block: Any, shared: Shared, function: Callable[..., Any], options: dict[str, Any]
 ) -> Any:
     """Answer for a block: a task. Tasks run side by side, so each has one thread."""
+    with limit_threads(1):
+        return function(shared.value, _only(block), **options)
+
+
+def _field(block: Any, number: int) -> Any:
+    return _only(block)[number]
+
+
+def _only(block: Any) -> Any:
+    """Return the one block of a row of blocks."""
     while isinstance(block, list):
         (block,) = block
-    with limit_threads(1):
-        return function(shared.value, block, **options)
-
-
-def _field(block: tuple[Any, ...], number: int) -> Any:
-    return block[number]
+    return block
 
 
 def _map_lazy(function: Callable[..., Any], shared: Any, x: Any, options: dict[str, Any]) -> Any:
@@ -241,7 +246,7 @@ def _map_lazy(function: Callable[..., Any], shared: Any, x: Any, options: dict[s
     what, digest = function.__name__.strip("_"), tokenize(place, x, token, options)
     if not isinstance(none, tuple):
         return _blockwise(work, x, none, f"{what}-{digest}", one)
-    both = _blockwise(work, x, np.empty(0, object), f"{what}-{digest}", one)
+    both = _blockwise(work, x, np.empty((0, 1), object), f"{what}-{digest}", one)
     count = iter(range(len(none)))
 
     def field(array: Any) -> Any:
@@ -269,13 +274,14 @@ def _blockwise(work: Callable[..., Any], x: Any, none: Any, name: str, *shared: 
 
     if is_frame(x):
         return x.map_partitions(work, *shared, meta=none, enforce_metadata=False)
-    inner = tuple(range(1, x.ndim))
-    outer = tuple(range(x.ndim, x.ndim + none.ndim - 1))
     pairs = [part for one in shared for part in (one, None)]
-    return da.blockwise(
-        work, (0, *outer), x, (0, *inner), *pairs, name=name, dtype=none.dtype, meta=none,
-        new_axes=dict(zip(outer, none.shape[1:], strict=True)), align_arrays=False,
-    )  # fmt: skip
+    kind = {"name": name, "dtype": none.dtype, "meta": none, "align_arrays": False}
+    if x.ndim == none.ndim == 2:  # so the task is one with that which makes its block
+        sizes = {1: (none.shape[1],)}
+        return da.blockwise(work, (0, 1), x, (0, 1), *pairs, adjust_chunks=sizes, **kind)
+    outer = tuple(range(x.ndim, x.ndim + none.ndim - 1))
+    sizes = dict(zip(outer, none.shape[1:], strict=True))
+    return da.blockwise(work, (0, *outer), x, tuple(range(x.ndim)), *pairs, new_axes=sizes, **kind)
 
 
 def _whole_columns(x: Any) -> Any:
