@@ -228,7 +228,7 @@ def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLi
     """
     if _any_lazy(prediction, radius, y):
         kind = np.empty((), np.float64 if _are_budgets(radius) else np.int64)
-        return _summary(_median, kind, prediction, radius, y)  # type: ignore[return-value]
+        return _summary(_median, kind, prediction, radius, y)
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     certified = np.sort(np.where(prediction == y, radius, -1))
     return certified[len(certified) // 2].item()
@@ -241,7 +241,7 @@ def mean_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
     and errors are those of `certified_accuracy`.
     """
     if _any_lazy(prediction, radius, y):
-        return _summary(_mean, np.empty(()), prediction, radius, y)  # type: ignore[return-value]
+        return _summary(_mean, np.empty(()), prediction, radius, y)
     prediction, radius, y = validation.outcomes(prediction, radius, y)
     return float(np.where(prediction == y, radius, 0).mean())
 
