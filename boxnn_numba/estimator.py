@@ -6,6 +6,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,18 +37,19 @@ from boxnn_numba.columns import Columns, headers, is_table
 from boxnn_numba.distances import class_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.grid import Grid, are_codes
-from boxnn_numba.input_columns import columns_of, has_texts
+from boxnn_numba.input_columns import columns_of, has_texts, is_default
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipeline_steps import last_step
 from boxnn_numba.probabilities import probabilities, sharpness
 from boxnn_numba.training.augmentation import augmentation
+from boxnn_numba.training.data import TrainingData, check_shape, frame_rows, rows_of
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.result import members_of, trained_model
+from boxnn_numba.training.rows import MemoryRows, Rows
 from boxnn_numba.training.run import Training
 from boxnn_numba.training.search import Trial, search
-from boxnn_numba.training.selection import validation_split
 from boxnn_numba.training.weights import class_weight_text, row_weights
 
 _MOST_BOXES = 2500
@@ -208,6 +210,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X
             An array of numbers, or a pandas or polars frame of any cells; NaN where one is missing.
+            Arrays and frames of Dask, memory maps and Zarr arrays are read block by block into a
+            temporary file of codes, and never whole.
         y
             Integers, strings or booleans.
         sample_weight
@@ -223,34 +227,55 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             Training diverged; the boxes of the last good epoch are kept.
         """
-        samples, labels = self._checked(X, y, reset=True)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, samples)
-        classes, index = np.unique(labels, return_inverse=True)
-        self._begin(classes, samples.shape[1], self.preset)
-        settings = self._settings
-        weights = row_weights(index, self._names, settings.class_weight, sample_weight)
-        rows, held_out = validation_split(index, settings.validation, settings.seed)
-        if weights is not None:  # rows without weight are as if they were not there
-            rows = rows[weights[rows] > 0]
-        grid = _grid_for(samples[rows], self.columns_, index[rows])
-        codes = _codes(samples, grid)
-        feed = Feed.from_arrays(
-            codes[rows], index[rows], (codes[held_out], index[held_out]), settings.seed,
-            weights=None if weights is None else weights[rows],
-        )  # fmt: skip
-        trial = None
-        if self.preset == "auto":
-            self._settings, trial = search(
-                feed, len(classes), self._given, effort=self.effort,
-                threads=self._threads() or default_threads(), on_trial=self._tell,
-            )  # fmt: skip
-        self._train(feed, grid)
-        if trial is None:
-            self._calibrate(feed)
+        streams = self._streams(X)
+        if streams:
+            X = X.data if lazy.is_labelled(X) else X  # type: ignore[attr-defined]
+            labels = self._checked_labels(np.asarray(y))
+            if not lazy.is_frame(X):
+                check_shape("X", X)
         else:
-            self._sharpness = sharpness(trial.scores, trial.labels)
+            X, labels = self._checked(X, y, reset=True)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, labels)
+        classes, index = np.unique(labels, return_inverse=True)
+        self._begin(classes, X.shape[1], self.preset)
+        with ExitStack() as spools:
+            rows = self._read(X, len(labels), spools) if streams else MemoryRows(X)
+            data = TrainingData(
+                rows, index, self._names, (rows.n_features,), self.columns_, spools, name="X"
+            )
+            feed, grid = data.feed(self._settings, sample_weight=sample_weight, strict=True)
+            trial = None
+            if self.preset == "auto":
+                self._settings, trial = search(
+                    feed, len(classes), self._given, effort=self.effort,
+                    threads=self._threads() or default_threads(), on_trial=self._tell,
+                )  # fmt: skip
+            self._train(feed, grid)
+            if trial is None:
+                self._calibrate(feed)
+            else:
+                self._sharpness = sharpness(trial.scores, trial.labels)
         return self
+
+    def _streams(self, X: Any) -> bool:
+        """Return whether X is read block by block, and not put into memory."""
+        if not lazy.is_deferred(X) or len(X.shape) != 2:
+            return False
+        return self.categorical_features is None or is_default(self.categorical_features)
+
+    def _read(self, X: Any, n_labels: int, spools: ExitStack) -> Rows:
+        """Return samples that are not in memory as rows, and fix the columns."""
+        self.__dict__.pop("feature_names_in_", None)
+        self.columns_ = None
+        if lazy.is_frame(X):
+            rows, self.columns_ = frame_rows(X, spools)
+            self.feature_names_in_ = np.array(self.columns_.names, dtype=object)
+        else:
+            rows = rows_of("X", X, spools)
+        check_consistent_length(rows, range(n_labels))
+        self.n_features_in_ = rows.n_features
+        return rows
 
     def _tell(self, trial: Trial) -> None:
         """Print what the search tried, if that is wanted."""
@@ -314,18 +339,21 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return raw values and labels of samples to train on; `reset` fixes the columns."""
         if is_table(X) or has_texts(X):
-            labels = _check_y(y, estimator=self)
-            samples = self._raw(X, reset)
+            samples, labels = self._raw(X, reset), y
             check_consistent_length(samples, labels)
         else:
             samples, labels = validate_data(
                 self, X, y, dtype="numeric", ensure_all_finite="allow-nan", reset=reset
             )
             samples = self._raw(samples, reset)
+        return samples, self._checked_labels(labels)
+
+    def _checked_labels(self, y: np.ndarray) -> np.ndarray:
+        labels = _check_y(y, estimator=self)
         if labels.dtype == object and len({isinstance(item, str) for item in labels}) > 1:
             raise InputError("y mixes strings and other labels; convert them to one type")
         check_classification_targets(labels)
-        return samples, labels
+        return np.asarray(labels)
 
     def _raw(self, X: Any, reset: bool = False) -> np.ndarray:
         """Return raw values of a table, or of an array that scikit-learn has checked."""
@@ -396,15 +424,15 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _train(self, feed: Feed, grid: Grid | None, call: int = 0) -> None:
         """Add boxes to the present ones, train all, and keep them; call 0 is that of `fit`."""
-        codes, index = feed.load(0), feed.labels
         backend = get_backend(self.device, self._threads())
-        wrong = np.ones(len(index), bool)
+        wrong = np.ones(len(feed), bool)
         if self._seeds:
-            wrong = self._scores(codes).argmax(axis=1) != index
+            scores = [self._scores(feed.load(window)) for window in range(len(feed.sizes))]
+            wrong = np.concatenate(scores).argmax(axis=1) != feed.labels
         runs, weights = [], feed.class_weights(len(self.classes_))
         for number, member in enumerate(members_of(self._settings)):
-            present = self._seeds[number] if self._seeds else Seeds.none(codes.shape[1])
-            seeds = self._grown(present, member, codes, index, wrong, weights, call)
+            present = self._seeds[number] if self._seeds else Seeds.none(feed.n_features)
+            seeds = self._grown(present, member, feed, wrong, weights, call)
             settings = replace(
                 member,
                 boxes=len(seeds.labels) if seeds else member.boxes,
@@ -420,18 +448,27 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             runs.append(run)
         history = {"preset": self.preset, "partial_fit_calls": call}
         self.model_: BoxNN = trained_model(
-            runs, self._names, grid, codes.shape[1:], history, self.columns_
+            runs, self._names, grid, (feed.n_features,), history, self.columns_
         )
         self._seeds, self._calls = [*map(_kept, runs)], call
-        self._seen = codes[:: -(-len(codes) // _IMPORTANCE_ROWS)]
+        self._seen = feed.take(np.arange(0, len(feed), -(-len(feed) // _IMPORTANCE_ROWS)))
         self.__dict__.pop("_importances", None)
 
     def _calibrate(self, feed: Feed) -> None:
         """Fit probabilities to held-out rows, or where there are none to those of the training."""
-        held_out = [*feed.held_out()]
-        known = held_out[0] if held_out else (feed.load(0), feed.labels)
-        step = -(-len(known[1]) // _CALIBRATION_ROWS)
-        self._sharpness = sharpness(self._scores(known[0][::step]), known[1][::step])
+        count, first = sum(len(y) for _, y in feed.held_out()), 0
+        step = -(-(count or len(feed)) // _CALIBRATION_ROWS)
+        if count:
+            parts = []
+            for x, y in feed.held_out():
+                rows = np.arange(-first % step, len(y), step)
+                parts.append((x[rows], y[rows]))
+                first += len(y)
+            codes, index = (np.concatenate(part) for part in zip(*parts, strict=True))
+        else:
+            rows = np.arange(0, len(feed), step)
+            codes, index = feed.take(rows), feed.labels[rows]
+        self._sharpness = sharpness(self._scores(codes), index)
 
     def _threads(self) -> int | None:
         """Return the threads that `n_jobs` allows; None where that is not said."""
@@ -446,8 +483,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self,
         present: Seeds,
         member: TrainingOptions,
-        codes: np.ndarray,
-        index: np.ndarray,
+        feed: Feed,
         wrong: np.ndarray,
         weights: np.ndarray,
         call: int,
@@ -458,7 +494,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         fits = (self.options or {}).get("alpha") is None
         half, seed = 255 * member.alpha, member.seed + call
         shares = even_shares(member.boxes, len(self.classes_), weights)
-        return grown(present, codes, index, wrong, shares, half, fits, seed)
+        return grown(present, feed, wrong, shares, half, fits, seed)
 
     # --- what it says -------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ MAX_LEVELS = 256
 #: tables: next to the numbers, 64 apart, and the median all certify less.
 _APART = 24
 #: uint8 rows that span less of 0..255 are numbers like any other, and not brightness.
-_CODES_SPAN = 128
+CODES_SPAN = 128
 #: Categories that are listed in words.
 _MOST_LISTED = 12
 #: Rows of all classes together that a category counts besides its own.
@@ -285,7 +285,7 @@ def are_codes(x: np.ndarray) -> bool:
     """
     if x.dtype != np.uint8:
         return False
-    return x.ndim > 2 or int(x.max()) - int(x.min()) >= _CODES_SPAN
+    return x.ndim > 2 or int(x.max()) - int(x.min()) >= CODES_SPAN
 
 
 # --- learning ------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def columns_of(X: Any, categorical_features: Any) -> Columns | None:
     names = list(table)
     if categorical_features is None:
         return Columns.of(table, numeric=names) if named or has_texts(X) else None
-    chosen = [] if _is_default(categorical_features) else _chosen(categorical_features, names)
+    chosen = [] if is_default(categorical_features) else _chosen(categorical_features, names)
     if not (named or chosen or has_texts(X)):
         return None
     columns = Columns.of(table, categorical=chosen)
@@ -64,7 +64,8 @@ def columns_of(X: Any, categorical_features: Any) -> Columns | None:
     return Columns([_numbered(column) for column in columns])
 
 
-def _is_default(categorical_features: Any) -> bool:
+def is_default(categorical_features: Any) -> bool:
+    """Return whether the types of the columns say which are categories."""
     return isinstance(categorical_features, str) and categorical_features == FROM_DTYPE
 
 

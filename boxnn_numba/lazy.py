@@ -16,16 +16,19 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.threads import limit_threads
+from boxnn_numba.backends.threads import default_threads, limit_threads
 from boxnn_numba.errors import InputError
 
 #: Bytes of a stored array that are read at a time, about.
 _BLOCK_BYTES = 32 * 2**20
+#: Bytes of blocks of Dask that are computed at a time, if it is more than one.
+_GROUP_BYTES = 256 * 2**20
 #: Bytes of a graph without what its tasks share.
 _GRAPH_BYTES = 10_000_000
 #: What tasks share, by content: unpickled once a process where every task brings a copy.
@@ -146,7 +149,7 @@ def _labelled(x: Any, array: Any, dims: Mapping[str, Any]) -> Any:
 
 def read_blocks(x: Any) -> Iterator[tuple[slice, np.ndarray]]:
     """Give the rows of a stored array in blocks of whole chunks, the next one read meanwhile."""
-    rows, chunk = x.shape[0], _chunk_rows(x)
+    rows, chunk = x.shape[0], chunk_rows(x)
     row_bytes = max(1, int(np.prod(x.shape[1:])) * np.dtype(x.dtype).itemsize)
     step = chunk * max(1, _BLOCK_BYTES // (chunk * row_bytes))
     blocks = [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
@@ -160,7 +163,7 @@ def read_blocks(x: Any) -> Iterator[tuple[slice, np.ndarray]]:
             yield block, found
 
 
-def _chunk_rows(x: Any) -> int:
+def chunk_rows(x: Any) -> int:
     """Return how many rows are read whole: of a chunk, or of a shard of chunks."""
     whole = getattr(x, "shards", None) or getattr(x, "chunks", None)
     return int(whole[0]) if whole else 1
@@ -390,3 +393,39 @@ def _vector(name: str, array: Any) -> Any:
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}; it must be one length (N,)")
     return array
+
+
+# --- in memory, some blocks at a time ------------------------------------------------------
+
+
+def computed_blocks(x: Any) -> Iterator[Any]:
+    """Give the rows of a Dask array or frame in memory, in order, block by block.
+
+    As many are computed at a time as there are cores, or as `_GROUP_BYTES` hold of the largest so
+    far, where x.compute() would compute them; the next ones meanwhile. A block is computed once;
+    what several are made of, once for each group at most.
+    """
+    import dask
+
+    parts = x.partitions if is_frame(x) else _whole_columns(x).blocks
+    count = x.npartitions if is_frame(x) else x.numblocks[0]
+    here = copy_context()  # the caller's client
+
+    def computed(first: int, last: int) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = here.run(dask.compute, *(parts[k] for k in range(first, last)))
+        return found
+
+    with ThreadPoolExecutor(1, "boxnn-blocks") as pool:
+        first = most = 1
+        ahead = pool.submit(computed, 0, 1)
+        while ahead is not None:
+            blocks, ahead = ahead.result(), None
+            most = max(most, *map(_bytes, blocks))
+            if first < count:
+                last = min(count, first + max(1, min(default_threads(), _GROUP_BYTES // most)))
+                ahead, first = pool.submit(computed, first, last), last
+            yield from blocks
+
+
+def _bytes(block: Any) -> int:
+    return int(block.nbytes if hasattr(block, "nbytes") else block.memory_usage().sum())

@@ -131,10 +131,13 @@ def codes(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.uint8)
 
 
-def features(name: str, value: ArrayLike, missing: bool = False, empty: bool = False) -> np.ndarray:
+def features(
+    name: str, value: ArrayLike, missing: bool = False, empty: bool = False, first: int = 0
+) -> np.ndarray:
     """Return a finite float matrix (float32 stays, everything else becomes float64).
 
-    With `missing` cells may be NaN, with `empty` there may be no rows.
+    With `missing` cells may be NaN, with `empty` there may be no rows. Messages count rows from
+    `first` on.
     """
     array = flat_rows(name, value, empty)
     if array.dtype.kind not in "iufb":
@@ -145,7 +148,8 @@ def features(name: str, value: ArrayLike, missing: bool = False, empty: bool = F
         row, column = np.argwhere(wrong)[0]
         drop = "drop or fill" + (" infinite" if missing else " NaN and infinite")
         raise InputError(
-            f"{name} holds {array[row, column]} at row {row}, feature {column}; {drop} values first"
+            f"{name} holds {array[row, column]} at row {first + row}, feature {column}; {drop} "
+            "values first"
         )
     return array
 

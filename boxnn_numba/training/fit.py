@@ -1,4 +1,4 @@
-"""Fit: a model from arrays in memory."""
+"""Fit: a model from arrays."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.columns import Columns, is_table
-from boxnn_numba.errors import InputError
-from boxnn_numba.grid import Grid, are_codes
 from boxnn_numba.model import BoxNN
-from boxnn_numba.training.augmentation import augmentation
-from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.options import data_kind, default_preset, resolve
+from boxnn_numba.training.data import Arrays
+from boxnn_numba.training.options import default_preset, resolve
 from boxnn_numba.training.result import (
     members_of,
     outcome_of,
@@ -27,8 +21,7 @@ from boxnn_numba.training.result import (
 )
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import search
-from boxnn_numba.training.selection import validation_split
-from boxnn_numba.training.weights import class_weight_text, row_weights
+from boxnn_numba.training.weights import class_weight_text
 
 
 def fit(
@@ -41,14 +34,16 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     **options: Any,
 ) -> BoxNN:
-    """Train a Box-NN on arrays in memory.
+    """Train a Box-NN on arrays.
 
     Parameters
     ----------
     x
         (N, ...) samples. Images of uint8, and uint8 rows that span at least half of 0..255, are
         taken as codes; other numbers are binned by a `Grid`. Or a table, as a pandas or polars
-        frame or a mapping of names to columns, with texts, dates and missing values.
+        frame or a mapping of names to columns, with texts, dates and missing values. What is not
+        in memory, an array or frame of Dask, a memory map, a Zarr array, or xarray's over one of
+        these, is read block by block into a temporary file of codes; the model is the same.
     y
         (N,) labels, integers or strings.
     preset
@@ -96,49 +91,32 @@ def fit(
     >>> bool((prediction == y).mean() > 0.99), bool(np.median(radius) >= 5)
     (True, True)
     """
-    columns = Columns.of(x) if is_table(x) else None
-    x = np.asarray(x) if columns is None else columns.values(x)
-    flat, shape, codes_given = validation.flat_rows("x", x), x.shape[1:], are_codes(x)
     if "class_weight" in options:
         options["class_weight"] = class_weight_text(options["class_weight"])
-    kind = data_kind(shape, codes_given)
-    preset = preset or default_preset(kind)
-    settings = resolve(preset, options, kind)
-    classes, index = np.unique(validation.labels("y", y, len(flat)), return_inverse=True)
-    if len(classes) < 2:
-        raise InputError("y holds one class; a classifier needs at least two")
-    names = classes.tolist()
-    weights = row_weights(index, names, settings.class_weight, sample_weight)
-    rows, held_out = validation_split(index, settings.validation, settings.seed)
-    grid = None
-    if not codes_given:
-        gaps = columns is not None or (flat.dtype.kind == "f" and bool(np.isnan(flat).any()))
-        grid = Grid.fit(flat[rows], columns=columns, y=index[rows], missing=gaps)
-    codes = validation.codes("x", flat) if grid is None else grid.encode(flat)
+    resolve(preset or "graded", options)  # what is wrong with them comes before what is with data
     backend = get_backend(device)
-    feed = Feed.from_arrays(
-        codes[rows],
-        index[rows],
-        (codes[held_out], index[held_out]),
-        settings.seed,
-        augmentation(shape, grid, settings, backend.threads),
-        None if weights is None else weights[rows],
-    )
-    if preset == "auto":
-        given = {name: value for name, value in options.items() if value is not None}
-        settings, _ = search(feed, len(classes), given, threads=backend.threads)
-    runs = []
-    for member in members_of(settings):
-        of_member = replace(feed, seed=member.seed)
-        runs.append(
-            Training(
-                member, of_member, len(classes), backend, feature_shape=shape, codes=grid is None
-            )
+    with Arrays(x, y).opened() as data:
+        preset = preset or default_preset(data.kind)
+        settings = resolve(preset, options, data.kind)
+        feed, grid = data.feed(settings, threads=backend.threads, sample_weight=sample_weight)
+        if preset == "auto":
+            given = {name: value for name, value in options.items() if value is not None}
+            settings, _ = search(feed, len(data.classes), given, threads=backend.threads)
+        runs = []
+        for member in members_of(settings):
+            own = replace(feed, seed=member.seed)
+            runs.append(
+                Training(
+                    member, own, len(data.classes), backend,
+                    feature_shape=data.feature_shape, codes=grid is None,
+                )
+            )  # fmt: skip
+            while runs[-1].epoch < member.epochs:
+                record = runs[-1].run_epoch()
+                if on_epoch is not None:
+                    on_epoch(record)
+        for text in training_warnings(outcome_of(runs), data.classes):
+            warnings.warn(text, stacklevel=2)
+        return trained_model(
+            runs, data.classes, grid, data.feature_shape, {"preset": preset}, data.columns
         )
-        while runs[-1].epoch < member.epochs:
-            record = runs[-1].run_epoch()
-            if on_epoch is not None:
-                on_epoch(record)
-    for text in training_warnings(outcome_of(runs), names):
-        warnings.warn(text, stacklevel=2)
-    return trained_model(runs, names, grid, shape, {"preset": preset}, columns)

@@ -135,8 +135,7 @@ def templates_of(seeds: Seeds, n_templates: int, seed: int) -> np.ndarray:
 
 def grown(
     present: Seeds,
-    codes: np.ndarray,
-    index: np.ndarray,
+    feed: Feed,
     wrong: np.ndarray,
     shares: np.ndarray,
     half: float,
@@ -148,20 +147,23 @@ def grown(
     A sample that the boxes classify as it should be needs none of its own, as in the condensed
     nearest neighbour rule (Hart 1968); without boxes, every sample is wrong.
 
-    codes (N, n) are the samples and index (N,) their class indices; those that are `wrong` (N,) may
-    become the centre of a box. shares (K,) are the most boxes of each class; half is half the side
-    of new boxes, in codes, or if `fits` at most what the data have room for, see `half_side`.
+    The samples are those of a feed; those that are `wrong` (N,) may become the centre of a box.
+    shares (K,) are the most boxes of each class; half is half the side of new boxes, in codes, or
+    if `fits` at most what the data have room for, see `half_side`.
     """
     rng = np.random.default_rng([seed, 2])
     chosen = []
     for label, room in enumerate(shares - present.counts(len(shares))):
-        rows = np.flatnonzero((index == label) & wrong)
+        rows = np.flatnonzero((feed.labels == label) & wrong)
         chosen.append(rng.choice(rows, min(len(rows), max(room, 0)), replace=False))
     rows = np.concatenate(chosen)
+    centres, labels = feed.take(rows), feed.labels[rows]
     if fits:
-        points = present.joined(codes[rows], index[rows], 0.0)
-        half = half_side(points, codes, index, half, seed)
-    return present.joined(codes[rows], index[rows], half)
+        points = present.joined(centres, labels, 0.0)
+        rng = np.random.default_rng([seed, 6])
+        some = rng.choice(len(feed), min(_PROBES, len(feed)), replace=False)
+        half = half_side(points, feed.take(some), feed.labels[some], half, seed)
+    return present.joined(centres, labels, half)
 
 
 def half_side(

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from boxnn_numba.training.rows import STEP_BYTES, Rows
+
+#: Codes of a window; two are in memory while the next one is loaded.
+WINDOW_BYTES = 128 * 2**20
+
 Pair = tuple[np.ndarray, np.ndarray]
 Augment = Callable[[np.ndarray, int, int], np.ndarray]
 
@@ -50,6 +55,36 @@ class Feed:
     seed: int
     augment: Augment | None = None
     weights: np.ndarray | None = None
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Rows,
+        labels: np.ndarray,
+        split: Pair,
+        window_bytes: int,
+        seed: int,
+        augment: Augment | None = None,
+        weights: np.ndarray | None = None,
+    ) -> Feed:
+        """Return a feed of codes.
+
+        Parameters
+        ----------
+        rows, labels
+            N rows of codes and their class indices (N,).
+        split
+            Numbers of the training rows and of those held out, ascending.
+        window_bytes
+            Most codes of a window.
+        seed, augment, weights
+            As of `Feed`.
+        """
+        windows = _Windows(rows, labels, split, window_bytes)
+        return cls(
+            windows.labels, windows.sizes, rows.n_features, windows.load, windows.held_out, seed,
+            augment, weights,
+        )  # fmt: skip
 
     @classmethod
     def from_arrays(
@@ -143,6 +178,65 @@ class Feed:
         ends = np.floor(total * (len(self) / total[-1]) + first).astype(np.int64)
         ends[-1] = len(self)  # whatever the rounding of the sum
         return np.diff(ends, prepend=0)
+
+
+class _Windows:
+    """Training rows and held-out rows among rows of codes, a window of all of them at a time."""
+
+    def __init__(self, rows: Rows, labels: np.ndarray, split: Pair, window_bytes: int) -> None:
+        self._rows, self._labels = rows, labels.astype(np.int32)
+        training, held = (np.zeros(len(rows), bool) for _ in range(2))
+        training[split[0]], held[split[1]] = True, True
+        self._training, self._held = training, held
+        size = window_rows(rows.n_features, window_bytes)
+        self._spans = [(a, min(a + size, len(rows))) for a in range(0, len(rows), size)]
+        self.labels = self._labels[training]
+        self.sizes = tuple(int(training[a:b].sum()) for a, b in self._spans)
+        # The only window stays in memory.
+        self._kept: np.ndarray | None = None
+        self._kept_out: list[Pair] | None = None
+
+    def load(self, window: int) -> np.ndarray:
+        """Return the codes of a window's training rows."""
+        if self._kept is not None:
+            return self._kept
+        codes = self._chosen(self._training, *self._spans[window])
+        if len(self._spans) == 1:
+            self._kept = codes
+        return codes
+
+    def _chosen(self, mask: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Return the codes of some rows of a span."""
+        if mask[first:last].all():
+            return self._rows.read(first, last)
+        out = np.empty((int(mask[first:last].sum()), self._rows.n_features), np.uint8)
+        filled = 0
+        for a, b in self._rows.spans(first, last):
+            if mask[a:b].any():
+                codes = self._rows.read(a, b)[mask[a:b]]
+                out[filled : filled + len(codes)] = codes
+                filled += len(codes)
+        return out
+
+    def held_out(self) -> Iterator[Pair]:
+        """Yield the codes and class indices of the rows held out, of some rows at a time."""
+        if not self._held.any():
+            return
+        if len(self._spans) == 1:
+            if self._kept_out is None:
+                codes = self._chosen(self._held, 0, len(self._rows))
+                self._kept_out = [(codes, self._labels[self._held])]
+            yield from self._kept_out
+            return
+        for a, b in self._rows.spans():
+            if self._held[a:b].any():
+                yield self._chosen(self._held, a, b), self._labels[a:b][self._held[a:b]]
+
+
+def window_rows(n_features: int, window_bytes: int = WINDOW_BYTES) -> int:
+    """Return how many rows a window has: of any data the same, whole steps if it has some."""
+    rows, step = max(1, window_bytes // n_features), max(1, STEP_BYTES // n_features)
+    return rows - rows % step if rows > step else rows
 
 
 def _ahead(

@@ -1,27 +1,24 @@
-"""Feed a training run from a dataset on disk, a window of chunks at a time."""
+"""Loaders of training data: datasets on disk, read chunk by chunk, and arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from boxnn_numba import validation
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.paths import Name
-from boxnn_numba.errors import DataError
+from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
-from boxnn_numba.training.augmentation import augmentation
-from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.progress import Progress
+from boxnn_numba.training.data import Arrays, TrainingData
+from boxnn_numba.training.loader import WINDOW_BYTES, Feed
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.selection import validation_split
-from boxnn_numba.training.weights import row_weights
-
-#: Codes of a window; two are in memory while the next one is loaded.
-WINDOW_BYTES = 128 * 2**20
-#: Rows that the grid of real features is learned on, spread over the data.
-GRID_ROWS = 200_000
+from boxnn_numba.training.rows import Rows
 
 
 def training_dataset(data: Name) -> Dataset:
@@ -48,71 +45,81 @@ def dataset_provenance(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-class _Windows:
-    """Reads the training and validation rows of a dataset as codes."""
+class DatasetRows(Rows):
+    """The training rows of a dataset, read chunk by chunk."""
 
-    def __init__(self, dataset: Dataset, options: TrainingOptions, window_bytes: int) -> None:
-        self._dataset = dataset
-        self._labels = dataset.read_labels("train")
-        self._training = np.zeros(len(self._labels), bool)
-        rows, _ = validation_split(self._labels, options.validation, options.seed)
-        self._training[rows] = True
-        chunks = dataset.chunks("train")
-        window_rows = max(1, window_bytes // dataset.n_features)
-        per_window = max(1, window_rows // (chunks[0].stop - chunks[0].start))
-        self._chunks = chunks
-        self.windows = [
-            range(start, min(start + per_window, len(chunks)))
-            for start in range(0, len(chunks), per_window)
-        ]
-        self.labels = self._labels[self._training]
-        self.sizes = tuple(
-            sum(int(self._training[chunks[i]].sum()) for i in window) for window in self.windows
-        )
-        self._kept: np.ndarray | None = None
-        self.grid = None if dataset.is_codes else self._fit_grid()
+    def __init__(self, dataset: Dataset, grid: Grid | None = None) -> None:
+        self._dataset, self._grid = dataset, grid
+        self._chunks = dataset.chunks("train")
+        kind = np.dtype(np.uint8 if dataset.is_codes else np.float32)
+        step = self._chunks[0].stop - self._chunks[0].start
+        super().__init__(dataset.n_rows("train"), dataset.n_features, kind, step)
 
-    def _fit_grid(self) -> Grid:
-        step = -(-len(self.labels) // GRID_ROWS)
-        kept = [self._training[chunk] for chunk in self._chunks]
-        rows = [
-            self._dataset.read_chunk("train", index)[0][mask][::step]
-            for index, mask in enumerate(kept)
-        ]
-        labels = [
-            self._labels[chunk][mask][::step]
-            for chunk, mask in zip(self._chunks, kept, strict=True)
-        ]
-        return Grid.fit(
-            np.concatenate(rows), columns=self._dataset.columns, y=np.concatenate(labels)
-        )
-
-    def _codes(self, index: int, rows: np.ndarray) -> np.ndarray:
-        x, _ = self._dataset.read_chunk("train", index)
-        if self.grid is None:
-            return validation.codes("x", x)[rows]
-        return self.grid.encode(x[rows]) if rows.any() else np.empty((0, x.shape[1]), np.uint8)
-
-    def load(self, window: int) -> np.ndarray:
-        """Return the codes of a window's training rows; the only window is kept in memory."""
-        if self._kept is not None:
-            return self._kept
-        out = np.empty((self.sizes[window], self._dataset.n_features), np.uint8)
-        first = 0
-        for index in self.windows[window]:
-            codes = self._codes(index, self._training[self._chunks[index]])
-            out[first : first + len(codes)] = codes
-            first += len(codes)
-        if len(self.windows) == 1:
-            self._kept = out
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Return rows first, ..., last - 1, as codes if there is a grid."""
+        out = None
+        for index in range(first // self.step, -(-last // self.step)):
+            x, _ = self._dataset.read_chunk("train", index)
+            chunk = self._chunks[index]
+            a, b = max(first, chunk.start), min(last, chunk.stop)
+            x = x[a - chunk.start : b - chunk.start]
+            x = x if self._grid is None else self._grid.encode(x)
+            if b - a == last - first:
+                return x
+            out = np.empty((last - first, self.n_features), x.dtype) if out is None else out
+            out[a - first : b - first] = x
+        assert out is not None
         return out
 
-    def held_out(self) -> Iterator[Pair]:
-        """Yield the validation rows chunk by chunk."""
-        for index, chunk in enumerate(self._chunks):
-            rows = ~self._training[chunk]
-            if rows.any():
-                yield self._codes(index, rows), self._labels[chunk][rows]
+    def encoded(self, grid: Grid | None, spools: ExitStack) -> Rows:
+        """Return codes that are made when they are read."""
+        return DatasetRows(self._dataset, grid)
+
+
+def dataset_data(dataset: Dataset) -> TrainingData:
+    """Return a dataset's training split as data to train on."""
+    return TrainingData(
+        DatasetRows(dataset), dataset.read_labels("train"), dataset.classes,
+        dataset.feature_shape, dataset.columns, provenance=dataset_provenance(dataset),
+        codes=dataset.is_codes,
+    )  # fmt: skip
+
+
+def training_source(
+    data: Any, y: Any = None
+) -> Callable[[Progress], AbstractContextManager[TrainingData]]:
+    """Return what opens a dataset, or samples and labels, to train on; what is wrong is said now.
+
+    Parameters
+    ----------
+    data, y
+        Name of a dataset; or samples and labels, as for `Arrays`.
+
+    Raises
+    ------
+    BoxNNError
+        As for `training_dataset` and `Arrays`, or there are no labels, or too many.
+    """
+    if is_name(data):
+        if y is not None:
+            raise OptionError(f"`y` was passed with dataset {data}, which has labels; leave it out")
+        dataset = training_dataset(data)
+        return lambda progress: nullcontext(dataset_data(dataset))
+    if y is None:
+        raise OptionError("`y` is missing; pass the labels of the samples")
+    return partial(_opened, Arrays(data, y))
+
+
+@contextmanager
+def _opened(arrays: Arrays, progress: Progress) -> Iterator[TrainingData]:
+    with arrays.opened(progress) as found:
+        found.provenance = {"dataset": "arrays", "dataset_digest": found.digest()}
+        yield found
+
+
+def is_name(data: Any) -> bool:
+    """Return whether something names a dataset; all else are arrays."""
+    return isinstance(data, str | os.PathLike) or hasattr(data, "storage_options")
 
 
 def dataset_feed(
@@ -137,7 +144,7 @@ def dataset_feed(
     Returns
     -------
     feed, grid
-        The grid is learned on training rows only (at most `GRID_ROWS`); None for codes.
+        The grid is learned on training rows only; None for codes.
 
     Raises
     ------
@@ -146,15 +153,4 @@ def dataset_feed(
     OptionError
         Augmentation of samples that are no images, or weights of unknown classes.
     """
-    windows = _Windows(dataset, options, window_bytes)
-    feed = Feed(
-        windows.labels,
-        windows.sizes,
-        dataset.n_features,
-        windows.load,
-        windows.held_out,
-        options.seed,
-        augmentation(dataset.feature_shape, windows.grid, options, threads),
-        row_weights(windows.labels, dataset.classes, options.class_weight),
-    )
-    return feed, windows.grid
+    return dataset_data(dataset).feed(options, threads=threads, window_bytes=window_bytes)

@@ -1,9 +1,10 @@
-"""Train a model on a dataset: split, bin, run the epochs, checkpoint, save the best boxes."""
+"""Train a model on a dataset or arrays: split, bin, run epochs, checkpoint, save the best."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,11 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
-from boxnn_numba.data.dataset import Dataset
 from boxnn_numba.data.model_store import FORMAT as MODEL_FORMAT
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.data.run_log import RunLog
+from boxnn_numba.errors import OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
@@ -26,13 +27,15 @@ from boxnn_numba.pipelines.training.cluster_trainer import (
     training_on,
 )
 from boxnn_numba.pipelines.training.dataset_loader import (
-    dataset_feed,
-    dataset_provenance,
+    dataset_data,
+    is_name,
     training_dataset,
+    training_source,
 )
 from boxnn_numba.progress import Progress
+from boxnn_numba.training.data import TrainingData
 from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.options import TrainingOptions, resolve
+from boxnn_numba.training.options import TrainingOptions, default_preset, resolve
 from boxnn_numba.training.result import (
     members_of,
     outcome_of,
@@ -42,6 +45,7 @@ from boxnn_numba.training.result import (
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import Chosen, Trial, search
 from boxnn_numba.training.trainer import MakeTrainer
+from boxnn_numba.training.weights import class_weight_text
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,6 +85,36 @@ class TrainedModel(Result):
     warnings: list[str]
     cluster: StepStatistics | None = None
 
+    @classmethod
+    def of(
+        cls,
+        out: Name,
+        preset: str,
+        options: TrainingOptions,
+        runs: Sequence[Training],
+        classes: Sequence[Any],
+        began: float,
+    ) -> TrainedModel:
+        """Return what finished runs have made since `began`, of the performance counter."""
+        best = outcome_of(runs)
+        return cls(
+            str(out),
+            preset,
+            options.boxes,
+            options.epochs,
+            options.seed,
+            runs[0].best_epoch,
+            {
+                key: None if value != value else value
+                for key, value in best._asdict().items()
+                if key != "recall"
+            },
+            float(np.median([record.seconds for each in runs for record in each.history])),
+            time.perf_counter() - began,
+            training_warnings(best, classes),
+            StepStatistics.of([each.trainer for each in runs]),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values; ``cluster`` only where there was one."""
         cluster = {} if self.cluster is None else {"cluster": asdict(self.cluster)}
@@ -88,33 +122,49 @@ class TrainedModel(Result):
 
 
 def train(
-    data: Name,
+    data: Any,
     out: Name,
-    options: TrainingOptions,
+    options: TrainingOptions | None = None,
     *,
-    preset: str = "graded",
+    y: Any = None,
+    preset: str | None = None,
+    effort: float = 1.0,
     checkpoint_seconds: float = 60.0,
     run: RunOptions = DEFAULT_RUN,
     client: Client | None = None,
+    **given: Any,
 ) -> TrainedModel:
-    """Train on the training split of a dataset and write the model.
+    """Train on a dataset, or on arrays of any size, and write the model.
 
     Parameters
     ----------
     data
-        A dataset made by ``boxnn data ingest``, or its URL. Its test split is not read.
+        A dataset made by ``boxnn data ingest``, or its URL, of which the training split is read.
+        Or (N, ...) samples: a NumPy array, a table, a memory map, a Zarr array, an array or frame
+        of Dask, or xarray's array over one of these, see `boxnn_numba.training.data.Arrays`. The
+        same rows give the same model.
     out
         Where the model goes: a directory, or one file if it ends in ``.zip``; or its
         URL.
-    options, preset
-        Settings of the run, and the preset they came from (recorded only).
+    options
+        All settings of the run; or leave them to `preset` and `given`.
+    y
+        (N,) labels of samples, integers or strings, of the same kinds.
+    preset
+        As for `boxnn_numba.fit`: ``"auto"``, the default for tables, ``"graded"``, the default for
+        images, ``"accurate"``, ``"target"`` or ``"paper"``. With `options` it is only recorded.
+    effort
+        Factor of what the search of preset ``"auto"`` costs.
     checkpoint_seconds
         Save the state of the run when it is this old, and after every epoch.
     run
-        Where and how to run. A run that was stopped is resumed, and samples are looked at on a
-        cluster, to the same model, bit for bit.
+        Where and how to run. A run that was stopped is resumed, on the same data, and samples are
+        looked at on a cluster, to the same model, bit for bit.
     client
         A `distributed.Client` whose workers look at samples, in place of one in `run`.
+    **given
+        Fields of `boxnn_numba.training.options.TrainingOptions` that differ from those of the
+        preset: ``boxes``, ``epochs``, ``radius``, ``seed``, ...
 
     Returns
     -------
@@ -124,50 +174,90 @@ def train(
     ------
     BoxNNError
         Bad data or options, a diverged run, or an output that cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from boxnn_numba.pipelines import train
+    >>> y = np.arange(200) % 2
+    >>> x = np.random.default_rng(0).normal(0, 1, (200, 30)) + 3 * y[:, None]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = train(x, f"{folder}/model", y=y, preset="graded", boxes=8, epochs=2)
+    >>> found.validation["accuracy"] > 0.9
+    True
     """
     began = time.perf_counter()
     run = run.using(client)
+    _check_options(options, preset, given)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if run.local else "cpu", run.threads).threads
-    dataset = training_dataset(data)
+    source = training_source(data, y)
     name = "model.zip" if str(out).endswith(".zip") else "model"
-    with staged_output(
-        out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
-    ) as partial:
-        feed, grid = dataset_feed(dataset, options, threads=threads)
+    paths = [data] if is_name(data) else []
+    with (
+        staged_output(
+            out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name,
+            inputs=paths,
+        ) as partial,
+        nullcontext() if run.client is None else run.client.as_current(),
+        source(run.progress) as found,
+    ):  # fmt: skip
+        if options is None:
+            preset = preset or default_preset(found.kind)
+            options = resolve(preset, given, found.kind)
+            feed, grid = found.feed(options, threads=threads)
+            if preset == "auto":
+                options = _searched(feed, found, given, effort, threads, run.progress).options
+        else:
+            feed, grid = found.feed(options, threads=threads)
+        preset = preset or "graded"
         with connect(run.cluster, threads, device=run.device, client=run.client) as executor:
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
             machine = training_on(executor, run.device, threads)
-            runs, log = [], _log(out, options, preset, dataset, len(feed), run)
+            runs, log = [], _log(out, options, preset, found, len(feed), run)
             for number, member in enumerate(members_of(options)):
-                about = {**member.as_dict(), "dataset digest": dataset.digest}
+                about = {**member.as_dict(), "dataset digest": found.provenance["dataset_digest"]}
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
-                runs.append(_begun(member, replace(feed, seed=member.seed), dataset, grid, machine))
+                runs.append(_begun(member, replace(feed, seed=member.seed), found, grid, machine))
                 _run_epochs(runs[-1], partial, checkpoint, run.progress, log, number)
         model = trained_model(
-            runs, dataset.classes, grid, dataset.feature_shape,
-            {"preset": preset, **dataset_provenance(dataset)}, dataset.columns,
+            runs, found.classes, grid, found.feature_shape,
+            {"preset": preset, **found.provenance}, found.columns,
         )  # fmt: skip
         write_model(model, partial / name, single=name == "model.zip")
-    best = outcome_of(runs)
-    return TrainedModel(
-        str(out),
-        preset,
-        options.boxes,
-        options.epochs,
-        options.seed,
-        runs[0].best_epoch,
-        {
-            key: None if value != value else value
-            for key, value in best._asdict().items()
-            if key != "recall"
-        },
-        float(np.median([record.seconds for each in runs for record in each.history])),
-        time.perf_counter() - began,
-        training_warnings(best, dataset.classes),
-        StepStatistics.of([each.trainer for each in runs]),
-    )
+        return TrainedModel.of(out, preset, options, runs, found.classes, began)
+
+
+def _check_options(
+    options: TrainingOptions | None, preset: str | None, given: dict[str, Any]
+) -> None:
+    """Raise where options are given twice, or are wrong for any data; weights become a text."""
+    if options is not None and given:
+        raise OptionError(
+            f"`{next(iter(given))}` is passed beside `options`; put it into them, or leave "
+            "`options` out"
+        )
+    if "class_weight" in given:
+        given["class_weight"] = class_weight_text(given["class_weight"])
+    if options is None:
+        resolve(preset or "graded", given)
+
+
+def _searched(
+    feed: Feed,
+    found: TrainingData,
+    given: Mapping[str, Any],
+    effort: float,
+    threads: int,
+    progress: Progress,
+) -> Chosen:
+    def tell(trial: Trial) -> None:
+        progress.note(f"tried {trial}")
+
+    settled = {name: value for name, value in given.items() if value is not None}
+    return search(feed, len(found.classes), settled, effort=effort, threads=threads, on_trial=tell)
 
 
 def choose(
@@ -195,41 +285,39 @@ def choose(
     BoxNNError
         Bad data or options.
     """
-    dataset = training_dataset(data)
-    settled = {name: value for name, value in given.items() if value is not None}
-    settings = resolve("auto", settled, dataset.kind)
+    found = dataset_data(training_dataset(data))
+    settings = resolve("auto", given, found.kind)
     threads = get_backend("cpu", run.threads).threads
-    feed, _ = dataset_feed(dataset, settings, threads=threads)
-
-    def tell(trial: Trial) -> None:
-        run.progress.note(f"tried {trial}")
-
-    return search(
-        feed, len(dataset.classes), settled, effort=effort, threads=threads, on_trial=tell
-    )
+    feed, _ = found.feed(settings, threads=threads)
+    return _searched(feed, found, given, effort, threads, run.progress)
 
 
 def _begun(
     options: TrainingOptions,
     feed: Feed,
-    dataset: Dataset,
+    found: TrainingData,
     grid: Grid | None,
     machine: tuple[Backend, MakeTrainer],
 ) -> Training:
     backend, make = machine
     return Training(
-        options, feed, len(dataset.classes), backend, make_trainer=make,
-        feature_shape=dataset.feature_shape, codes=grid is None,
+        options, feed, len(found.classes), backend, make_trainer=make,
+        feature_shape=found.feature_shape, codes=grid is None,
     )  # fmt: skip
 
 
 def _log(
-    out: Name, options: TrainingOptions, preset: str, dataset: Dataset, rows: int, run: RunOptions
+    out: Name,
+    options: TrainingOptions,
+    preset: str,
+    found: TrainingData,
+    rows: int,
+    run: RunOptions,
 ) -> RunLog:
     about = {
         "result": MODEL_FORMAT,
-        "dataset": dataset.name,
-        "dataset_digest": dataset.digest,
+        "dataset": found.provenance["dataset"],
+        "dataset_digest": found.provenance["dataset_digest"],
         "rows": rows,
         "preset": preset,
         "seed": options.seed,

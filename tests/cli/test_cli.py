@@ -209,7 +209,7 @@ def test_ctrl_c_ends_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("boxnn_numba.training.run.Training.run_epoch", stop)
     failed(boxnn(*TRAIN), 130, "interrupted before any of 2 epochs was done; nothing is kept")
-    monkeypatch.setattr("boxnn_numba.pipelines.training.train.training_dataset", stop)
+    monkeypatch.setattr("boxnn_numba.pipelines.training.train.training_source", stop)
     code, out, err = boxnn(*TRAIN)
     assert (code, out, err.strip()) == (130, "", "Interrupted.")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from boxnn_numba.training.initial_boxes import Seeds, grown, half_side
+from boxnn_numba.training.loader import Feed
 
 
 def boxes_around(codes: np.ndarray, labels: list[int], half: float) -> Seeds:
@@ -28,13 +29,14 @@ def test_new_boxes_are_around_wrong_samples_and_within_the_shares() -> None:
     index = np.arange(20) % 2
     present = boxes_around(codes[:3] + np.uint8(100), [0, 0, 1], 1.0)
     wrong = np.arange(20) >= 10
-    seeds = grown(present, codes, index, wrong, np.array([4, 100]), 0.0, False, seed=1)
+    feed = Feed.from_arrays(codes, index, (codes[:0], index[:0]), 0)
+    seeds = grown(present, feed, wrong, np.array([4, 100]), 0.0, False, seed=1)
     assert seeds.counts(2).tolist() == [4, 1 + 5]
     for label in (0, 1):
         new = [row for row in seeds.bounds[0][seeds.labels == label].tolist() if max(row) < 99]
         assert all(row in codes[wrong & (index == label)].tolist() for row in new)
         assert len({tuple(row) for row in new}) == len(new)
-    full = grown(present, codes, index, wrong, np.array([1, 1]), 0.0, False, seed=1)
+    full = grown(present, feed, wrong, np.array([1, 1]), 0.0, False, seed=1)
     np.testing.assert_array_equal(full.bounds[0], present.bounds[0])
 
 

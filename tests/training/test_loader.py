@@ -139,8 +139,7 @@ def test_windows_of_a_dataset(
     else:
         assert grid is None
         codes = x
-    per_window = max(1, rows // 8)
-    assert len(feed.sizes) == -(-13 // per_window) and sum(feed.sizes) == len(training)
+    assert len(feed.sizes) == -(-103 // rows) and sum(feed.sizes) == len(training)
     np.testing.assert_array_equal(feed.labels, y[training])
     np.testing.assert_array_equal(feed.take(np.arange(len(training))), codes[training])
     blocks = list(feed.held_out())
@@ -160,9 +159,11 @@ def test_nothing_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_grid_of_some_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make_dataset(tmp_path / "d.zarr", True, monkeypatch)
-    monkeypatch.setattr("boxnn_numba.pipelines.training.dataset_loader.GRID_ROWS", 20)
+    monkeypatch.setattr("boxnn_numba.training.data.GRID_ROWS", 20)
     options = TrainingOptions(validation=0.0)
     grids = [dataset_feed(dataset, options, window_bytes=size)[1] for size in (40, 10_000)]
     x, _ = dataset.read("train")
-    assert grids[0] is not None and grids[1] is not None
-    np.testing.assert_array_equal(grids[0].encode(x), grids[1].encode(x))
+    assert None not in grids
+    expected = Grid.fit(x[::6])
+    for grid in grids:
+        np.testing.assert_array_equal(grid.encode(x), expected.encode(x))

@@ -1,0 +1,282 @@
+"""Training data: samples and labels of any kind, from which feeds are made.
+
+One rule for all of them, so that the same rows give the same model, bit for bit, from NumPy, Dask,
+Zarr and data sets: which rows are held out depends on the labels, which rows the grid is learned on
+on their number, and what a window is on the number of features. Data sets on disk hold float32;
+arrays keep their type, so a data set is the same as the array rounded to float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxnn_numba import lazy, validation
+from boxnn_numba.columns import Columns, Survey, is_table
+from boxnn_numba.errors import InputError
+from boxnn_numba.grid import CODES_SPAN, Grid
+from boxnn_numba.progress import SILENT, Progress
+from boxnn_numba.training.augmentation import augmentation
+from boxnn_numba.training.loader import WINDOW_BYTES, Feed
+from boxnn_numba.training.options import TrainingOptions, data_kind
+from boxnn_numba.training.rows import MemoryRows, Rows, Spool, StoredRows
+from boxnn_numba.training.selection import validation_split
+from boxnn_numba.training.weights import row_weights
+
+#: Most rows that the grid of real features is learned on: every k-th of the training rows.
+GRID_ROWS = 200_000
+
+
+@dataclass
+class TrainingData:
+    """What to train on.
+
+    Attributes
+    ----------
+    rows
+        The N samples.
+    labels
+        (N,) class indices.
+    classes
+        The K labels by class index.
+    feature_shape
+        Shape of a sample.
+    columns
+        Of a table.
+    spools
+        Closes temporary files.
+    provenance
+        What a model records of them.
+    name
+        What to call the samples in a message.
+    codes
+        Whether samples are codes, and not numbers that need a grid; None to find out.
+    """
+
+    rows: Rows
+    labels: np.ndarray
+    classes: list[Any]
+    feature_shape: tuple[int, ...]
+    columns: Columns | None = None
+    spools: ExitStack = field(default_factory=ExitStack)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    name: str = "x"
+    codes: bool | None = None
+
+    @cached_property
+    def kind(self) -> str:
+        """What presets take the samples for."""
+        return data_kind(self.feature_shape, self._are_codes())
+
+    def feed(
+        self,
+        options: TrainingOptions,
+        *,
+        threads: int = 1,
+        sample_weight: ArrayLike | None = None,
+        window_bytes: int = WINDOW_BYTES,
+        strict: bool = False,
+    ) -> tuple[Feed, Grid | None]:
+        """Return the feed of the samples, and the grid of real features; once.
+
+        Parameters
+        ----------
+        options
+            Gives the fraction held out, the seed, the augmentation and the weights of the classes.
+        threads
+            Threads that augment.
+        sample_weight
+            (N,) numbers >= 0: how much each sample counts.
+        window_bytes
+            Most codes of a window.
+        strict
+            As scikit-learn wants it: rows of weight 0 are as if they were not there, and the grid
+            takes missing values even if there are none.
+
+        Raises
+        ------
+        OptionError
+            Augmentation of samples that are no images, or weights of unknown classes.
+        InputError
+            A value is infinite, or all weights are zero.
+        """
+        weights = row_weights(self.labels, self.classes, options.class_weight, sample_weight)
+        training, held = validation_split(self.labels, options.validation, options.seed)
+        if strict and weights is not None:
+            training = training[weights[training] > 0]
+        chosen = training if strict else None
+        grid = None if self._are_codes(chosen) else self._grid(training, strict)
+        augment = augmentation(self.feature_shape, grid, options, threads)
+        feed = Feed.of_rows(
+            self.rows.encoded(grid, self.spools), self.labels, (training, held), window_bytes,
+            options.seed, augment, None if weights is None else weights[training],
+        )  # fmt: skip
+        return feed, grid
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all rows and labels, before they are fed."""
+        facts = [self.rows.dtype.str, self.feature_shape, self.classes]
+        facts += [] if self.columns is None else self.columns.as_list()
+        found = hashlib.sha256(json.dumps(facts).encode())
+        found.update(np.ascontiguousarray(self.labels, np.dtype("<i8")).data)
+        for span in self.rows.spans():
+            found.update(self.rows.read(*span).data)
+        return found.hexdigest()
+
+    def _are_codes(self, chosen: np.ndarray | None = None) -> bool:
+        """Return whether samples are codes, by all or the chosen rows, as `grid.are_codes` does."""
+        if self.codes is not None:
+            return self.codes
+        if self.rows.dtype != np.uint8 or len(self.feature_shape) > 1:
+            return self.rows.dtype == np.uint8
+        chosen = np.arange(len(self.rows)) if chosen is None else chosen
+        low, high = 255, 0
+        for first, last in self.rows.spans():
+            inside = chosen[slice(*np.searchsorted(chosen, [first, last]))]
+            if len(inside):
+                x = self.rows.read(first, last)[inside - first]
+                low, high = min(low, int(x.min())), max(high, int(x.max()))
+            if high - low >= CODES_SPAN:
+                return True
+        return False
+
+    def _grid(self, training: np.ndarray, strict: bool) -> Grid:
+        """Return the grid that is learned on some of the training rows; look at all rows."""
+        chosen = training[:: -(-len(training) // GRID_ROWS)]
+        kind = np.float32 if self.rows.dtype == np.float32 else np.float64
+        sample = np.empty((len(chosen), self.rows.n_features), kind)
+        gaps = strict or self.columns is not None
+        for first, last in self.rows.spans():
+            x = validation.features(self.name, self.rows.read(first, last), True, first=first)
+            gaps = gaps or bool(np.isnan(x).any())
+            inside = slice(*np.searchsorted(chosen, [first, last]))
+            sample[inside] = x[chosen[inside] - first]
+        return Grid.fit(sample, columns=self.columns, y=self.labels[chosen], missing=gaps)
+
+
+# --- from arrays -----------------------------------------------------------------------------
+
+
+class Arrays:
+    """Samples and labels, checked as far as that is quickly done.
+
+    Parameters
+    ----------
+    x
+        (N, ...) numbers or a table: of NumPy, or what `np.asarray` or `Columns.of` takes; of
+        Dask, whose blocks are computed once, some at a time; or a memory map, a Zarr array, or
+        xarray's array over any of these.
+    y
+        (N,) integers or strings, of the same kinds; they are read at once.
+
+    Raises
+    ------
+    InputError
+        Shapes do not agree, there are no rows, or there is one class only.
+    """
+
+    def __init__(self, x: Any, y: Any) -> None:
+        x = x.data if lazy.is_labelled(x) else x
+        self._columns = None
+        if is_table(x) and not lazy.is_frame(x):
+            self._columns = Columns.of(x)
+            x = self._columns.values(x)
+        self._x = x if lazy.is_deferred(x) else np.asarray(x)
+        unknown = lazy.is_frame(x)
+        if not unknown:
+            check_shape("x", self._x)
+            unknown = self._x.shape[0] != self._x.shape[0]
+        y = np.asarray(y)
+        labels = validation.labels("y", y, len(y) if unknown and y.ndim else self._x.shape[0])
+        classes, self._index = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise InputError("y holds one class; a classifier needs at least two")
+        self._classes = classes.tolist()
+
+    @contextmanager
+    def opened(self, progress: Progress = SILENT) -> Iterator[TrainingData]:
+        """Give them as data to train on; temporary files go when they were used.
+
+        Raises
+        ------
+        InputError
+            There are not as many rows as labels, or a value is infinite.
+        OutputError
+            There is no space for temporary files.
+        """
+        x, columns, count = self._x, self._columns, len(self._index)
+        with ExitStack() as spools:
+            if lazy.is_frame(x):
+                rows, columns = frame_rows(x, spools)
+            else:
+                rows = rows_of("x", x, spools, progress)
+            if len(rows) != count:  # of blocks whose lengths were unknown
+                raise InputError(f"y has {count} labels for {len(rows)} rows; they must agree")
+            shape = (rows.n_features,) if columns is not None else tuple(x.shape[1:])
+            yield TrainingData(rows, self._index, self._classes, shape, columns, spools)
+
+
+def check_shape(name: str, x: Any) -> None:
+    """Raise unless x (N, ...) has rows of at least one number; how many need not be known."""
+    if not lazy.is_deferred(x):
+        validation.flat_rows(name, x)
+        return
+    if len(x.shape) < 2:
+        raise InputError(f"{name} has shape {x.shape}; pass (rows, features)")
+    if 0 in x.shape:
+        raise InputError(f"{name} is empty, shape {x.shape}; pass at least one row and column")
+    if x.dtype.kind not in "iufb":
+        raise InputError(f"{name} has dtype {x.dtype}; features must be numbers")
+
+
+def rows_of(name: str, x: Any, spools: ExitStack, progress: Progress = SILENT) -> Rows:
+    """Return an array (N, ...) as rows; one of Dask is computed and kept in a temporary file."""
+    if not lazy.is_deferred(x):
+        return MemoryRows(validation.flat_rows(name, x))
+    if not lazy.is_lazy(x):
+        return StoredRows(x)
+    n_rows = None if x.shape[0] != x.shape[0] else int(x.shape[0])
+    if n_rows is None:
+        progress = SILENT
+    else:
+        progress.start(n_rows, "rows")
+    spool = Spool(int(np.prod(x.shape[1:])), x.dtype, spools)
+    return spool.write(_checked(name, lazy.computed_blocks(x), x, progress), n_rows)
+
+
+def _checked(
+    name: str, blocks: Iterable[np.ndarray], x: Any, progress: Progress
+) -> Iterator[np.ndarray]:
+    """Yield blocks of an array as matrices; what is wrong in one is said at once."""
+    first = 0
+    for block in blocks:
+        if block.dtype != x.dtype or block.shape[1:] != x.shape[1:]:
+            raise InputError(
+                f"{name} has {block.dtype} rows of shape {block.shape[1:]} from row {first} on, "
+                f"and says that they are {x.dtype} of shape {x.shape[1:]}; mend its `meta`"
+            )
+        block = block.reshape(len(block), -1)
+        if len(block):
+            if block.dtype != np.uint8:
+                validation.features(name, block, True, first=first)
+            yield block
+        first += len(block)
+        progress.advance(len(block))
+
+
+def frame_rows(frame: Any, spools: ExitStack) -> tuple[Rows, Columns]:
+    """Return the raw values of a frame of Dask, and its columns; it is computed twice."""
+    survey = Survey()
+    for part in lazy.computed_blocks(frame):
+        survey.add(part)
+    columns = survey.columns()
+    spool = Spool(len(columns), np.dtype(np.float64), spools)
+    return spool.write(map(columns.values, lazy.computed_blocks(frame))), columns
