@@ -489,6 +489,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         call: int,
     ) -> Seeds | None:
         """Return present boxes and those that wrong samples call for; None for the usual ones."""
+        if member.relaxation == "additive":
+            return None
         if not len(present.labels) and member.initialisation == "random":
             return None
         fits = (self.options or {}).get("alpha") is None
@@ -816,6 +818,8 @@ def _kept(run: Training) -> Seeds:
     # The exact bounds, where they are those of the best epoch: small steps add up over calls.
     state = run.trainer.state()
     exact = run.best_epoch == run.epoch
+    if run.options.relaxation == "additive":  # their parts rule out later calls
+        return Seeds.none(run.n_features)
     lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
     return Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
 

@@ -17,6 +17,7 @@ from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates.combinations import Combinations, of_all, of_set
 from boxnn_numba.classifier import Certificate, Classifier
 from boxnn_numba.distances import pairwise_distance, part_distance
+from boxnn_numba.kernels.additive import additive_bounds, most_gained
 from boxnn_numba.kernels.budget import Edges
 from boxnn_numba.kernels.pairwise_block import Block, least_bounds
 from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
@@ -30,6 +31,8 @@ _BLOCK_ROWS, _BLOCK_DISTANCES = 256, 1_000_000
 OWN = 8
 #: Combinations of several sets that are looked at together.
 _TOGETHER = 16
+#: Most numbers that say what columns of an additive model pay and gain.
+_MOST_PAID = 2**24
 _NEVER = np.iinfo(np.int64).max // 4
 
 
@@ -111,7 +114,13 @@ def pairwise_bounds(
     bound = np.empty(len(codes), np.int64)
 
     def work(first: int, last: int) -> None:
-        block = _Block(sets) if len(sets.tables) == 1 else _Sums(sets)
+        block = (
+            _Additive(sets)
+            if sets.is_additive
+            else _Block(sets)
+            if len(sets.tables) == 1
+            else _Sums(sets)
+        )
         step = min(_BLOCK_ROWS, max(1, _BLOCK_DISTANCES // block.size))
         for start in range(first, last, step):
             rows = slice(start, min(last, start + step))
@@ -148,6 +157,37 @@ class BoxSets:
         self.distances = sum(len(t.lower) * (len(t.parts) - 1) for t in self.tables)
         known = [np.isin(np.arange(len(model.classes)), t.labels) for t in self.tables]
         self.known = np.flatnonzero(np.all(known, axis=0))
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether a class distance is a sum over columns of what their codes pay, each by itself.
+
+        So it is with one template for each class and a part for each column; of few enough classes.
+        """
+        model, n = self.model, len(self.slots)
+        single = model.group_size == 1 and n == model.boxes.n_features
+        classes = len(model.classes)
+        return (
+            single
+            and n * classes * (classes + 256) <= _MOST_PAID
+            and all(
+                len(table.parts) - 1 == n and len(np.unique(table.labels)) == len(table.labels)
+                for table in self.tables
+            )
+        )
+
+    def penalties(self) -> np.ndarray:
+        """Return (K, n, 256) int32, what each code of each column adds to each class distance."""
+        codes = np.arange(256, dtype=np.int32)[:, None]
+        out = np.zeros((len(self.model.classes), self.model.boxes.n_features, 256), np.int32)
+        for boxes, table in zip(self.model.box_sets, self.tables, strict=True):
+            for t, label in enumerate(table.labels):
+                rows = slice(table.rows[t], table.rows[t + 1])
+                lower, upper = (side[rows].astype(np.int32) for side in (boxes.lower, boxes.upper))
+                for k in range(out.shape[1]):
+                    excess = np.maximum(lower[:, k] - codes, codes - upper[:, k])
+                    out[label, k] += np.clip(excess, 0, self.width).min(axis=1)
+        return out
 
     def part_distances(self, codes: np.ndarray) -> list[np.ndarray]:
         """Return for each set (N, P, M) int32, of one part where rows are templates."""
@@ -406,6 +446,31 @@ class Threat:
             if len(closed):
                 return min(most, int(price[max(fewest, closed[0])]))
         return most
+
+
+class _Additive:
+    """The kernel for sets of one template a class and a part a column, with scratch of a thread."""
+
+    def __init__(self, sets: BoxSets) -> None:
+        self._sets, self._penalty = sets, sets.penalties()
+        classes, n = self._penalty.shape[:2]
+        self._most = np.empty((classes, classes, n), np.int32)
+        most_gained(self._penalty, self._most)
+        self._scratch = (
+            np.full(classes, _NEVER), np.empty(n, np.int32),
+            np.empty(2 * sets.model.reach + 1, np.int32), np.empty(n, np.int64),
+        )  # fmt: skip
+        self.size = 1
+
+    def bounds(self, codes: np.ndarray, index: np.ndarray, bound: np.ndarray) -> None:
+        """Write predictions and bounds of some inputs, as `pairwise_bounds` returns them."""
+        sets, who = self._sets, self._sets.adversary
+        additive_bounds(
+            codes, self._penalty, self._most, sets.known,
+            (sets.model.offset, sets.model.groups.astype(np.int64), who.free.astype(np.int32),
+             who.cost, who.price, who.unit is not None),
+            self._scratch, index, bound,
+        )  # fmt: skip
 
 
 class _Block:

@@ -82,6 +82,11 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds
     Options give boxes, alpha, initialisation and seed (Section 4.2, "Improving Initialization"). A
     class with fewer samples than boxes gets one for each.
     """
+    if options.relaxation == "additive":  # boxes follow from what columns add
+        labels = np.repeat(np.arange(n_classes), even_shares(options.boxes, n_classes).min())
+        return Seeds.none(feed.n_features).joined(
+            np.zeros((len(labels), feed.n_features)), labels, 0.0
+        )
     share = even_shares(options.boxes, n_classes, feed.class_weights(n_classes))
     rng = np.random.default_rng([options.seed, 2])
     half = 255 * options.alpha

@@ -20,8 +20,13 @@ OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("linear", "cosine", "constant")
 SOFTMINS = ("boltzmann", "logsumexp", "hard", "mean")
 OBJECTIVES = ("paper", "clip", "target")
-RELAXATIONS = ("graded", "l1", "l2")
+RELAXATIONS = ("graded", "additive", "l1", "l2")
 INITIALISATIONS = ("data", "room", "random")
+#: What goes with relaxation additive.
+ADDITIVE: dict[str, Any] = {
+    "relaxation": "additive", "parts": "columns", "templates": 1, "width": 1, "train_width": 0,
+    "objective": "clip",
+}  # fmt: skip
 
 Value = TypeVar("Value", int, float, str)
 
@@ -117,7 +122,8 @@ class TrainingOptions:
         high=_MOST)
     members: int = _option(
         1, _MODEL, "Sets of boxes, each trained with a seed of its own, whose distances are added "
-        "up: an ensemble, certified as one.", low=1, high=64)
+        "up: an ensemble, certified as one.", "With relaxation additive, levels of one run.", low=1,
+        high=64)
     width: int = _option(
         112, _MODEL, "Cap of one feature's penalty, in codes.", low=1, high=255)
     train_width: int = _option(
@@ -189,8 +195,9 @@ class TrainingOptions:
         "none", _OBJECTIVE, "Constants that are added to class distances: none, or fitted to "
         "training rows so that the margins of all classes are even.", choices=("none", "fitted"))
     relaxation: str = _option(
-        "graded", _OBJECTIVE, "Distance while training: graded, or l1 and l2 (Eqs. 26, 27) for the "
-        "paper's ablation.", choices=RELAXATIONS)
+        "graded", _OBJECTIVE, "Distance while training: graded; additive, which is what each "
+        "column adds, for one template of width 1 and a part for each column; or l1 and l2 "
+        "(Eqs. 26, 27) for the paper's ablation.", choices=RELAXATIONS)
     leak: float = _option(
         1.0, _OBJECTIVE, "Factor of the gradient beyond the width.", high=1)
     augment: float = _option(
@@ -240,16 +247,30 @@ class TrainingOptions:
                 f"`warmup` comes before objective target, and the objective is {self.objective}; "
                 "pass `warmup` 0"
             )
-
+        if self.relaxation == "additive":
+            self._check_additive()
         if self.recall and not self.validation:
             raise OptionError(
                 "`recall` is of held-out samples; pass `validation` above 0, or `recall` 0"
             )
 
+    def _check_additive(self) -> None:
+        for name, value in ADDITIVE.items():
+            if getattr(self, name) != value:
+                raise OptionError(
+                    f"relaxation additive needs `{name}` {value}, and it is {getattr(self, name)}; "
+                    "pass that, or another `relaxation`"
+                )
+
     @property
     def warmup_epochs(self) -> int:
         """Number of epochs with objective ``"clip"`` before ``"target"``."""
         return int(self.warmup * self.epochs)
+
+    @property
+    def levels(self) -> int:
+        """Number of sets of boxes that one run trains."""
+        return self.members if self.relaxation == "additive" else 1
 
     @property
     def forward_width(self) -> int:
@@ -259,9 +280,8 @@ class TrainingOptions:
     @property
     def unit(self) -> float:
         """Distance of one integer unit, so that d = unit * D is in features."""
-        return {"graded": 1.0 / self.forward_width, "l1": 1.0 / 255, "l2": 1.0 / 255**2}[
-            self.relaxation
-        ]
+        units = {"l1": 1.0 / 255, "l2": 1.0 / 255**2}
+        return units.get(self.relaxation, 1.0 / self.forward_width)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as plain values."""
@@ -321,8 +341,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 #: Options that preset auto chooses, see `boxnn_numba.training.search`.
 SEARCHED = (
-    "alpha", "batch", "beta", "boxes", "epochs", "lr", "members", "parts", "tau", "templates",
-    "width",
+    "alpha", "batch", "beta", "boxes", "epochs", "lr", "members", "parts", "relaxation", "tau",
+    "templates", "width",
 )  # fmt: skip
 # Chosen on validation data of MNIST and Fashion-MNIST, and of CIFAR-10.
 _IMAGES = {

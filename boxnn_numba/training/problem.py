@@ -162,14 +162,14 @@ class Problem:
             Distances of so many features do not fit an integer, or a relaxation is for plain boxes.
         """
         n_features = len(structure.part)
-        largest = {"graded": options.forward_width, "l1": 510, "l2": 2 * 255**2}
-        reach = largest[options.relaxation] * n_features
+        largest = {"l1": 510, "l2": 2 * 255**2}
+        reach = largest.get(options.relaxation, options.forward_width) * n_features
         if reach >= 2**31:
             raise OptionError(
                 f"relaxation {options.relaxation} overflows with {n_features} features; use graded"
             )
         structure = structure.simplest
-        if options.relaxation != "graded" and not (structure.is_plain and not structure.is_grouped):
+        if options.relaxation in largest and not (structure.is_plain and not structure.is_grouped):
             raise OptionError(
                 f"relaxation {options.relaxation} is for boxes without parts and groups; pass "
                 "`parts` 1 and `group_size` 1, or use graded"

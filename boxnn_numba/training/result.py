@@ -15,7 +15,7 @@ from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.selection import Validation, even_offsets, given_up
+from boxnn_numba.training.selection import Validation, even_offsets, given_up, sets_of
 
 #: Between the seeds of members, so that models of seeds that follow each other share none.
 _SEEDS_APART = 1_000_003
@@ -26,8 +26,8 @@ _OFFSET_ROWS = 4000
 def members_of(options: TrainingOptions) -> list[TrainingOptions]:
     """Return the options of the runs whose boxes are added up: each has a seed of its own."""
     return [
-        replace(options, seed=options.seed + number * _SEEDS_APART, members=1)
-        for number in range(options.members)
+        replace(options, seed=options.seed + number * _SEEDS_APART, members=options.levels)
+        for number in range(options.members // options.levels)
     ]
 
 
@@ -63,14 +63,15 @@ def trained_model(
     under ``training``.
     """
     first = runs[0]
-    settings = replace(first.options, members=len(runs))
     boxes, *others = (
         Boxes(
-            *run.best, run.labels, settings.width, run.n_classes,
+            *bounds, run.labels, run.options.width, run.n_classes,
             template=run.template, part=run.part, group=run.group,
         )
         for run in runs
+        for bounds in sets_of(run.best, run.options)
     )  # fmt: skip
+    settings = replace(first.options, members=1 + len(others))
     training = {
         **provenance,
         "options": settings.as_dict(),
@@ -94,4 +95,6 @@ def _fitted_offsets(runs: Sequence[Training]) -> np.ndarray:
     found = [run.training_distances(rows) for run in runs]
     total = np.sum([distance for distance, _, _ in found], axis=0)
     _, labels, weights = found[0]
-    return even_offsets(total, labels, weights, first.options.width * len(runs))
+    return even_offsets(
+        total, labels, weights, first.options.width * first.options.levels * len(runs)
+    )

@@ -14,12 +14,14 @@ from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.progress import SILENT, Progress
+from boxnn_numba.training.additive_trainer import AdditiveTrainer, Contributions
 from boxnn_numba.training.initial_boxes import Seeds, initial_boxes, templates_of
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.parts import groups_of, parts_of
 from boxnn_numba.training.problem import Problem, objective
 from boxnn_numba.training.selection import (
+    Measure,
     Validation,
     achieved,
     class_offsets,
@@ -120,6 +122,9 @@ class Training:
         self.structure = Structure.of(self.labels, self.template, self.part, self.group, n_classes)
         self.problem = Problem.of(options, self.structure)
         make = make_trainer or trainer_on(backend)
+        if options.relaxation == "additive":
+            count = min(256, 2 * (len(self.labels) // n_classes))
+            make = functools.partial(AdditiveTrainer, Contributions(feed, n_classes, count))
         self.trainer: Trainer = make(masters, self.problem)
         margins = self._initial_margins()
         self._start_margin = float(margins.mean())
@@ -143,7 +148,7 @@ class Training:
             )
 
     def codes(self) -> Pair:
-        """Return copies of the deployed bounds, (M, n) uint8."""
+        """Return copies of the deployed bounds, uint8, as of the trainer."""
         lower, upper = self.trainer.bounds()
         return lower.copy(), upper.copy()
 
@@ -286,16 +291,14 @@ class Training:
 
     def training_distances(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return class distances (R, K) of some training rows, their labels, and their weights."""
-        x, feed = self._feed.take(rows), self._feed
-        distance = np.empty((len(rows), self.n_classes), np.int32)
-        layout = self.backend.layout(*self.best, self.problem.structure, self.options.width)
-        self.backend.class_distance(x, layout, self.options.width, distance)
+        feed = self._feed
+        distance = Measure(self.best, self.problem, self.backend)(feed.take(rows))
         weights = np.ones(len(rows)) if feed.weights is None else feed.weights[rows]
         return distance.astype(np.int64) + self.offset, feed.labels[rows], weights
 
-    def achieved(self, distance: np.ndarray, y: np.ndarray, members: int) -> Validation:
+    def achieved(self, distance: np.ndarray, y: np.ndarray, runs: int) -> Validation:
         """Return what sums of such distances over some runs say."""
-        return achieved(distance, y, self.options, self._feed, members)
+        return achieved(distance, y, self.options, self._feed, runs)
 
     # --- state, for checkpoints ---------------------------------------------------------
 

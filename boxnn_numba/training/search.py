@@ -22,7 +22,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.training.loader import Feed
-from boxnn_numba.training.options import PRESETS, TrainingOptions
+from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
 
@@ -46,6 +46,10 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {"beta": 8.0, "width": 4, "boxes": 4, "tau": 0.25, "alpha": 0.3},
     {"beta": 8.0, "parts": "4", "templates": 2, "boxes": 12},
     {"beta": 2.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
+    *(
+        {**ADDITIVE, "beta": beta, "boxes": 6, "lr": 0.1, "members": 4}
+        for beta in (2.0, 4.0, 8.0, 16.0)
+    ),
 )
 #: Boxes of a class where a candidate does not say, and most of all classes together.
 _BOXES, _MOST_BOXES = 20, 400
@@ -192,9 +196,10 @@ def _final(
     options: TrainingOptions, rows: int, given: Mapping[str, Any], effort: float
 ) -> TrainingOptions:
     """Return options with the steps of the last run, of all rows, and its sets of boxes."""
-    batch = int(given.get("batch") or _batch(rows))
+    batch = int(given.get("batch") or _batch(rows, options))
     epochs = given.get("epochs") or math.ceil(effort * (_STEPS * batch / rows + 1))
-    members = given.get("members") or _MEMBERS
+    additive = options.relaxation == "additive"
+    members = given.get("members") or (options.members if additive else _MEMBERS)
     return replace(options, batch=batch, epochs=epochs, members=members)
 
 
@@ -205,20 +210,27 @@ def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[Tr
         values = {**PRESETS["auto"], "boxes": _BOXES, **candidate}
         values["boxes"] = max(n_classes, min(_MOST_BOXES, values["boxes"] * n_classes))
         values |= {name: value for name, value in given.items() if value is not None}
-        parts = int(candidate.get("parts", 1))
-        if parts > 1 and "parts" not in given and not _may_recombine(feed, given, parts):
+        if not _fits(candidate, feed, given):
             continue
+        if "relaxation" in candidate:
+            values["boxes"] = max(n_classes, min(values["boxes"], candidate["boxes"] * n_classes))
         found[TrainingOptions(**values)] = None
     return [*found]
 
 
-def _may_recombine(feed: Feed, given: Mapping[str, Any], parts: int) -> bool:
-    """Return whether boxes of so many parts can be trained, each of two columns at least."""
-    plain = given.get("relaxation", "graded") != "graded"
-    return not plain and feed.n_features >= 2 * parts
+def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) -> bool:
+    """Return whether a candidate is one at all, with options that are settled."""
+    if "relaxation" in candidate:
+        return all(given.get(name, value) == value for name, value in ADDITIVE.items())
+    if given.get("relaxation", "graded") != "graded":
+        return "parts" not in candidate and given["relaxation"] != "additive"
+    # Parts have two columns at least.
+    return "parts" in given or feed.n_features >= 2 * int(candidate.get("parts", 0))
 
 
-def _batch(rows: int) -> int:
+def _batch(rows: int, options: TrainingOptions) -> int:
+    if options.relaxation == "additive":  # a step costs hardly more than its call
+        return int(np.clip(rows // 4, 50, 1000))
     return int(np.clip(rows // 16, 16, 100))
 
 
@@ -270,9 +282,14 @@ class _Data:
         self, options: TrainingOptions, item: Round, effort: float
     ) -> tuple[tuple[float, ...], np.ndarray]:
         """Return accuracies and scores, as of a `Trial`, of boxes that are trained with options."""
-        rows, batch = len(self._y), min(options.batch, _batch(len(self._y)))
-        epochs = max(1, round(effort * item.steps * batch / rows))
-        options = replace(options, batch=batch, epochs=epochs, members=item.members, validation=0.0)
+        rows = len(self._y)
+        batch, steps, members = _batch(rows, options), item.steps, item.members
+        if options.relaxation == "additive":
+            steps, members = 3 * item.steps, options.members
+        else:
+            batch = min(options.batch, batch)
+        epochs = max(1, round(effort * steps * batch / rows))
+        options = replace(options, batch=batch, epochs=epochs, members=members, validation=0.0)
         none = self._x[:0], self._y[:0]
         feed = Feed.from_arrays(self._x, self._y, none, options.seed, weights=self._weights)
         runs = []

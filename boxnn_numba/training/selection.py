@@ -55,16 +55,45 @@ class Validation(NamedTuple):
     recall: np.ndarray
 
 
+def sets_of(bounds: Pair, options: TrainingOptions) -> list[Pair]:
+    """Return the sets of boxes, (M, n) bounds each, that the bounds of a run hold in their rows."""
+    return list(zip(*(np.split(side, options.levels) for side in bounds), strict=True))
+
+
+class Measure:
+    """Class distances to the boxes of a run; sums over its sets.
+
+    Parameters
+    ----------
+    bounds
+        As of a `boxnn_numba.training.trainer.Trainer`.
+    problem, backend
+        Structure and width of the boxes, and where it is done.
+    """
+
+    def __init__(self, bounds: Pair, problem: Problem, backend: Backend) -> None:
+        self._width, self._backend = problem.options.width, backend
+        self._n_classes = len(problem.offsets) - 1
+        self._layouts = [
+            backend.layout(*pair, problem.structure, self._width)
+            for pair in sets_of(bounds, problem.options)
+        ]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return (N, K) int32 distances of codes (N, n)."""
+        found = np.empty((len(self._layouts), len(x), self._n_classes), np.int32)
+        for layout, out in zip(self._layouts, found, strict=True):
+            self._backend.class_distance(x, layout, self._width, out)
+        return found.sum(axis=0, dtype=np.int32)
+
+
 def held_out_distances(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Pair:
-    """Return class distances (N, K) of the held-out samples to boxes (M, n) uint8, and labels."""
-    options, n_classes = problem.options, len(problem.offsets) - 1
-    blocks, layout = [(np.empty((0, n_classes), np.int32), np.empty(0, np.int32))], None
+    """Return class distances (N, K) of the held-out samples to boxes, as of a run, and labels."""
+    n_classes, measure = len(problem.offsets) - 1, None
+    blocks = [(np.empty((0, n_classes), np.int32), np.empty(0, np.int32))]
     for x, y in feed.held_out():
-        if layout is None:
-            layout = backend.layout(*bounds, problem.structure, options.width)
-        distance = np.empty((len(y), n_classes), np.int32)
-        backend.class_distance(x, layout, options.width, distance)
-        blocks.append((distance, y))
+        measure = measure or Measure(bounds, problem, backend)
+        blocks.append((measure(x), y))
     distances, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return distances, labels
 
@@ -103,9 +132,9 @@ def validate(
 
 
 def achieved(
-    distance: np.ndarray, y: np.ndarray, options: TrainingOptions, feed: Feed, members: int = 1
+    distance: np.ndarray, y: np.ndarray, options: TrainingOptions, feed: Feed, runs: int = 1
 ) -> Validation:
-    """Return what class distances (N, K), sums over some members, say of samples of classes y (N,).
+    """Return what class distances (N, K), sums over some runs, say of samples of classes y (N,).
 
     Where the training rows of a feed have weights, samples count in the score as those of their
     class do.
@@ -113,7 +142,7 @@ def achieved(
     n_classes = distance.shape[1]
     if len(y) == 0:
         return Validation(np.nan, -1, np.nan, np.nan, np.full(n_classes, np.nan))
-    outcome = (*margin.certified_radius(distance, options.width, members=members), y)
+    outcome = (*margin.certified_radius(distance, options.width, members=runs * options.levels), y)
     prediction, radius, _ = outcome
     right = prediction == y
     counts = np.bincount(y, minlength=n_classes)

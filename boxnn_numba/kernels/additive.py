@@ -1,0 +1,148 @@
+"""Contributions of columns to class distances: their training, their level sets, their certificate.
+
+An additive model has one template for each class and a part for each column. What a column adds to
+the distance of a class depends on its code alone, so it is a table of 256 entries.
+
+In training, codes share entries by bins, and an entry is any number in 0..1. The boxes are a level
+set of it: a code pays 1 where its entry is above a cut, and 0 elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+
+from boxnn_numba.kernels.budget import cheapest
+from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.formulas import adam_update
+from boxnn_numba.kernels.pairwise_bound import fewest_gains
+
+#: Contributions are whole multiples of 1 / ONE, so that their sums are exact.
+ONE = 2**20
+
+
+@register_jitable
+def _nearest_rival(distance, label):
+    """The nearest class but that of the label."""
+    rival = -1
+    for c in range(len(distance)):
+        if c != label and (rival < 0 or distance[c] < distance[rival]):
+            rival = c
+    return rival
+
+
+@kernel
+def measure_contributions(x, bins, table, labels, bound, gradient, margins):
+    """Write the margins (N,) of samples, and add to the gradient of what is below a bound.
+
+    x (N, n) uint8 codes, bins (n, 256) uint8, table (K, n, B) int32 in units of 1 / ONE, gradient
+    (K, n, B) int32 of the sum of margins, each clipped at the bound.
+    """
+    n_classes, n = table.shape[:2]
+    distance = np.empty(n_classes, np.int64)
+    place = np.empty(n, np.int64)
+    for i in range(len(x)):
+        for k in range(n):
+            place[k] = bins[k, x[i, k]]
+        for c in range(n_classes):
+            total = np.int64(0)
+            for k in range(n):
+                total += table[c, k, place[k]]
+            distance[c] = total
+        own = labels[i]
+        rival = _nearest_rival(distance, own)
+        margins[i] = distance[rival] - distance[own]
+        if margins[i] < bound:
+            for k in range(n):
+                gradient[own, k, place[k]] -= 1
+                gradient[rival, k, place[k]] += 1
+
+
+@kernel
+def step_contributions(table, gradient, first, second, scale, rate, correct1, correct2):
+    """Move contributions (E,) along their gradient by Adam, and keep them in 0..1."""
+    for e in range(len(table)):
+        value, first[e], second[e] = adam_update(
+            table[e] / ONE, scale * gradient[e], first[e], second[e], rate, 0.0, correct1, correct2
+        )
+        table[e] = np.int32(np.rint(min(max(value, 0.0), 1.0) * ONE))
+
+
+@kernel
+def level_sets(table, bins, cut, lower, upper):
+    """Write boxes (K R, n) whose rows are the runs of codes with contributions up to a cut.
+
+    R rows of each class are enough for 2 R bins. Where no entry is below the cut, the smallest are.
+    """
+    n_classes, n = table.shape[:2]
+    rows = len(lower) // n_classes
+    for c in range(n_classes):
+        for k in range(n):
+            entries = table[c, k]
+            least = entries[bins[k, 0]]
+            for v in range(256):
+                least = min(least, entries[bins[k, v]])
+            highest, found, inside = max(cut, least), 0, False
+            for v in range(256):
+                paid = entries[bins[k, v]] > highest
+                if not paid:
+                    if not inside:
+                        lower[c * rows + found, k] = v
+                        found += 1
+                    upper[c * rows + found - 1, k] = v
+                inside = not paid
+            for r in range(found, rows):
+                lower[c * rows + r, k] = lower[c * rows + found - 1, k]
+                upper[c * rows + r, k] = upper[c * rows + found - 1, k]
+
+
+@kernel
+def most_gained(penalty, most):
+    """Write what rewriting a column gains at most for a rival, beyond what is paid before.
+
+    penalty (K, n, 256) int32, most (K, K, n) int32 of own class, rival and column.
+    """
+    for own in range(len(penalty)):
+        for rival in range(len(penalty)):
+            for k in range(penalty.shape[1]):
+                best = penalty[own, k, 0] - penalty[rival, k, 0]
+                for v in range(256):
+                    best = max(best, penalty[own, k, v] - penalty[rival, k, v])
+                most[own, rival, k] = best
+
+
+@kernel
+def additive_bounds(x, penalty, most, known, who, scratch, index, bound):
+    """Write predicted classes and the exact least that is paid before another one is predicted.
+
+    The adversary chooses columns one by one, so the largest gains are what is best for a rival.
+
+    x (N, n) uint8, penalty (K, n, 256) and most (K, K, n) as of `most_gained`; known are classes
+    with boxes; who are offset (K,) int64, group (n,) of each column, free and cost (n,) of groups,
+    price and priced, as of a `Table`; scratch are distances (K,), gains (n,) int32, counts, and an
+    order (n,).
+    """
+    offset, group, free, cost, price, priced = who
+    distance, gains, counts, order = scratch
+    for i in range(len(x)):
+        own = known[0]
+        for c in known:
+            total = offset[c]
+            for k in range(x.shape[1]):
+                total += penalty[c, k, x[i, k]]
+            distance[c] = total
+            if total < distance[own]:
+                own = c
+        best = price[-1]
+        for c in known:
+            if c == own:
+                continue
+            gap = distance[c] - distance[own] + (c > own)
+            for k in range(x.shape[1]):
+                lead = penalty[own, k, x[i, k]] - penalty[c, k, x[i, k]]
+                gains[group[k]] = (most[own, c, k] - lead) * free[group[k]]
+            paid = price[fewest_gains(gains, gap, np.searchsorted(price, best), counts)]
+            if priced and paid < best:
+                paid = max(paid, cheapest(gains, cost, gap, order, best))
+            best = min(best, paid)
+        index[i], bound[i] = own, best

@@ -1,0 +1,158 @@
+"""Additive trainer: boxes that are level sets of what each column adds to a class distance.
+
+With one template for each class and a part for each column, the distance to a class is a sum over
+the columns of what their codes pay. Where that may be any number in 0..1, the mean clipped margin
+is a concave function of it but for the choice of the rival, so its maximum is soon found. Boxes of
+width 1 pay 0 or 1: where the codes in them are those that pay no more than a level, sets of boxes
+of evenly spaced levels add up to what was found, rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from boxnn_numba.errors import OptionError
+from boxnn_numba.kernels.additive import (
+    ONE,
+    level_sets,
+    measure_contributions,
+    step_contributions,
+)
+from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.problem import Problem
+from boxnn_numba.training.selection import sets_of
+
+#: Rows of each class that the bins are made of, and that training starts from.
+_ROWS = 2000
+
+
+class Contributions:
+    """What each column adds to the distance of each class, by bins of its codes.
+
+    Attributes
+    ----------
+    bins
+        (n, 256) uint8, the bin of each code, ascending.
+    table
+        (K, n, B) int32 in units of 1 / `ONE`.
+    """
+
+    def __init__(self, feed: Feed, n_classes: int, count: int) -> None:
+        found = [np.flatnonzero(feed.labels == c) for c in range(n_classes)]
+        taken = [rows[_spread(len(rows), _ROWS)] for rows in found if len(rows)]
+        rows = np.sort(np.concatenate(taken))
+        codes, labels = feed.take(rows), feed.labels[rows]
+        self.bins = np.stack([_bins(column, count) for column in codes.T])
+        self.table = np.stack([
+            _rivals_share(of_column[column], labels, n_classes, count)
+            for of_column, column in zip(self.bins, codes.T, strict=True)
+        ], axis=1)  # fmt: skip
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    """Return at most so many of some places, spread over all."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+
+def _bins(column: np.ndarray, count: int) -> np.ndarray:
+    """Return (256,) the bin of each code: of about as many rows each, or one for each code."""
+    used, rows = np.unique(column, return_counts=True)
+    number = np.arange(len(used))
+    if len(used) > count:
+        middles = 2 * np.cumsum(rows) - rows  # twice the rows before, ties sharing theirs
+        number = np.unique(middles * count // (2 * len(column)), return_inverse=True)[1]
+    between = (used[1:].astype(np.int64) + used[:-1] + 1) // 2  # other codes are as the nearest
+    places = np.searchsorted(between, np.arange(256), side="right")
+    return number[places].astype(np.uint8)
+
+
+def _rivals_share(of_row: np.ndarray, labels: np.ndarray, n_classes: int, count: int) -> np.ndarray:
+    """Return (K, B) int32 contributions to start from: how much of a bin is of other classes."""
+    rows = np.bincount(labels * count + of_row, minlength=n_classes * count)
+    rows = rows.reshape(n_classes, count)
+    # Classes count alike; the half row is for bins and classes without any.
+    share = (rows + 0.5 / count) / (rows.sum(axis=1, keepdims=True) + 0.5)
+    mean = share[0]
+    for c in range(1, n_classes):
+        mean = mean + share[c]
+    mean = mean / n_classes
+    return np.rint(mean / (mean + share) * ONE).astype(np.int32)
+
+
+class AdditiveTrainer:
+    """The contributions in training; a `boxnn_numba.training.trainer.Trainer`, on one thread.
+
+    Parameters
+    ----------
+    start
+        Contributions to start from.
+    masters
+        Boxes of the run, of which only the shape counts.
+    problem
+        The tables of the run.
+    """
+
+    def __init__(self, start: Contributions, masters: Pair, problem: Problem) -> None:
+        if problem.structure.is_grouped:
+            raise OptionError(
+                "relaxation additive is of single columns; pass `group_size` 1, or another "
+                "`relaxation`"
+            )
+        self.problem, self._bins, self._table = problem, start.bins, start.table.copy()
+        rows, n = masters[0].shape
+        self._bounds = np.zeros((2, problem.options.levels * rows, n), np.uint8)
+        self._moments = np.zeros((2, self._table.size))
+        self._steps = 0
+
+    def bounds(self) -> Pair:
+        """Return the deployed bounds of all sets, uint8; they may change with the next step."""
+        bounds, options = (self._bounds[0], self._bounds[1]), self.problem.options
+        for number, pair in enumerate(sets_of(bounds, options)):
+            cut = (2 * number + 1) * ONE // (2 * options.levels)
+            level_sets(self._table, self._bins, cut, *pair)
+        return bounds
+
+    def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
+        """Return the samples and labels of an epoch as `step` takes them."""
+        return feed.batches(epoch, size)
+
+    def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Pair:
+        """Improve the contributions; return objective and margin (batch,) from before."""
+        found, gradient = self._measured(x, labels)
+        self._steps += 1
+        corrections = 1 / (1 - 0.9**self._steps), 1 / (1 - 0.999**self._steps)
+        step_contributions(
+            self._table.reshape(-1), gradient.reshape(-1), *self._moments, 1 / len(labels), rate,
+            *corrections,
+        )  # fmt: skip
+        return found
+
+    def _measured(self, x: np.ndarray, labels: np.ndarray) -> tuple[Pair, np.ndarray]:
+        gradient, margins = np.zeros_like(self._table), np.empty(len(labels), np.int64)
+        bound = int(self.problem.objective.bound * ONE)
+        measure_contributions(x, self._bins, self._table, labels, bound, gradient, margins)
+        return (np.minimum(margins, bound) / ONE, margins / ONE), gradient
+
+    def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the margins of samples (N, n) uint8, (N,) float64."""
+        return self._measured(x, labels)[0][1]
+
+    @staticmethod
+    def fetch(figures: list[Pair]) -> list[Pair]:
+        """Return what steps returned."""
+        return figures
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return contributions, moments and the number of steps."""
+        return {
+            "contributions": self._table.copy(),
+            "moments": self._moments.copy(),
+            "steps": np.array(self._steps),
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue from what `state` returned."""
+        self._table, self._moments = arrays["contributions"].copy(), arrays["moments"].copy()
+        self._steps = int(arrays["steps"])
