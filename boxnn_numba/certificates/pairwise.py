@@ -162,18 +162,15 @@ class BoxSets:
     def is_additive(self) -> bool:
         """Whether a class distance is a sum over columns of what their codes pay, each by itself.
 
-        So it is with one template for each class and a part for each column; of few enough classes.
+        So it is with one template for each class, of one row or with a part for each column; of few
+        enough classes.
         """
-        model, n = self.model, len(self.slots)
-        single = model.group_size == 1 and n == model.boxes.n_features
-        classes = len(model.classes)
-        return (
-            single
-            and n * classes * (classes + 256) <= _MOST_PAID
-            and all(
-                len(table.parts) - 1 == n and len(np.unique(table.labels)) == len(table.labels)
-                for table in self.tables
-            )
+        model, n, classes = self.model, self.model.boxes.n_features, len(self.model.classes)
+        single = model.group_size == 1 and len(self.slots) == n
+        return (single and n * classes * (classes + 256) <= _MOST_PAID) and all(
+            len(np.unique(table.labels)) == len(table.labels)
+            and (len(table.lower) == len(table.labels) or len(table.parts) - 1 == n)
+            for table in self.tables
         )
 
     def penalties(self) -> np.ndarray:

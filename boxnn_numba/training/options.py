@@ -426,4 +426,5 @@ def resolve(preset: str, overrides: Mapping[str, Any], kind: str = KINDS[0]) -> 
         raise OptionError(f"preset auto is for tables, and these are {kind}; pass graded")
     if preset == "target" and "radius" not in given:
         raise OptionError("preset target needs a radius; pass `radius`")
-    return TrainingOptions(**{**_changes(preset, kind), **given})
+    additive = {**ADDITIVE, "lr": 0.1} if given.get("relaxation") == "additive" else {}
+    return TrainingOptions(**{**_changes(preset, kind), **additive, **given})

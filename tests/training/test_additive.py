@@ -1,0 +1,173 @@
+"""Additive training: gradients, bins and level sets against loops, and what it finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boxnn_numba import BoxNNClassifier, fit
+from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.errors import OptionError
+from boxnn_numba.kernels import additive
+from boxnn_numba.kernels.additive import ONE
+from boxnn_numba.training.additive_trainer import Contributions
+from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.options import ADDITIVE, TrainingOptions
+from boxnn_numba.training.run import EpochRecord, Training
+from boxnn_numba.training.search import search
+
+BINS, CLASSES = 8, 3
+
+
+def feed(seed: int = 0, rows: int = 200) -> Feed:
+    """Five columns that each say a little of three classes; the last one has three codes."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, CLASSES, rows)
+    x = np.clip(rng.normal(60 + 60 * y[:, None], 50, (rows, 5)), 0, 255).astype(np.uint8)
+    x[:, 4] = rng.choice([0, 9, 200], rows)
+    return Feed.from_arrays(x, y, (x[:40], y[:40].astype(np.int32)), 0)
+
+
+def options(**more: Any) -> TrainingOptions:
+    given = {"boxes": CLASSES * BINS // 2, "beta": 3.0, "optimizer": "adam", "lr": 0.1, "batch": 50}
+    return TrainingOptions(**{**ADDITIVE, **given, "epochs": 4, "members": 4, **more})
+
+
+def test_bins_have_about_as_many_rows_each() -> None:
+    data = feed()
+    found = Contributions(data, CLASSES, BINS)
+    x = data.load(0)
+    for k, bins in enumerate(found.bins):
+        assert (np.diff(bins.astype(int)) >= 0).all()
+        counts = np.bincount(bins[x[:, k]], minlength=BINS)
+        if k < 4:
+            assert counts.min() > 5 and counts.max() < 60
+        else:  # fewer codes than bins: each its own, and what lies between goes to the nearest
+            assert bins[[0, 4, 9, 104, 105, 255]].tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.table.min() >= 0 and found.table.max() <= ONE
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_gradient_is_that_of_loops(compiled: bool) -> None:
+    data = feed(rows=30)
+    start = Contributions(data, CLASSES, BINS)
+    x, y, bound = data.load(0), data.labels, ONE
+    kernel = additive.measure_contributions
+    gradient, margins = np.zeros_like(start.table), np.empty(30, np.int64)
+    (kernel if compiled else kernel.py_func)(
+        x, start.bins, start.table, y, bound, gradient, margins
+    )
+    expected = np.zeros_like(gradient)
+    for i, row in enumerate(x):
+        places = [int(start.bins[k, v]) for k, v in enumerate(row)]
+        paid = [sum(int(of[k, b]) for k, b in enumerate(places)) for of in start.table]
+        rival = min((c for c in range(CLASSES) if c != y[i]), key=lambda c: (paid[c], c))
+        assert margins[i] == paid[rival] - paid[y[i]]
+        if margins[i] < bound:
+            for k, b in enumerate(places):
+                expected[y[i], k, b] -= 1
+                expected[rival, k, b] += 1
+    np.testing.assert_array_equal(gradient, expected)
+    assert 0 < (margins < bound).sum() < 30
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_level_sets_are_what_is_at_most_the_cut(compiled: bool) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, ONE + 1, (2, 3, BINS)).astype(np.int32)
+    bins = np.sort(rng.integers(0, BINS, (3, 256)), axis=1).astype(np.uint8)
+    lower, upper = np.empty((2, 2 * BINS // 2, 3), np.uint8)
+    kernel = additive.level_sets
+    (kernel if compiled else kernel.py_func)(table, bins, ONE // 3, lower, upper)
+    for c in range(2):
+        for k in range(3):
+            rows = slice(c * BINS // 2, (c + 1) * BINS // 2)
+            codes = np.arange(256)[:, None]
+            inside = ((codes >= lower[rows, k]) & (codes <= upper[rows, k])).any(axis=1)
+            entries = table[c, k, bins[k]]
+            np.testing.assert_array_equal(inside, entries <= max(ONE // 3, entries.min()))
+
+
+def test_sets_of_boxes_add_up_to_the_contributions() -> None:
+    data = feed()
+    run = Training(options(), data, CLASSES, get_backend("cpu", 1))
+    run.run_epoch()
+    table, bins = run.trainer.state()["contributions"], Contributions(data, CLASSES, BINS).bins
+    x = data.load(0)[:40]
+    distance, _ = run.held_out_distances()
+    paid = np.zeros((40, CLASSES), int)
+    for cut in (1, 3, 5, 7):
+        for c in range(CLASSES):
+            for k in range(5):
+                entries = table[c, k, bins[k]]
+                least = max(cut * ONE // 8, entries.min())
+                paid[:, c] += entries[x[:, k]] > least
+    np.testing.assert_array_equal(distance, paid)
+
+
+def test_it_resumes_to_the_same_bits() -> None:
+    whole = Training(options(), feed(), CLASSES, get_backend("cpu", 1))
+    part = Training(options(), feed(), CLASSES, get_backend("cpu", 1))
+    while whole.epoch < 4:
+        whole.run_epoch()
+    part.run_epoch()
+    again = Training(options(), feed(), CLASSES, get_backend("cpu", 2))
+    again.restore(*part.state())
+    while again.epoch < 4:
+        again.run_epoch()
+    for one, other in zip(whole.best, again.best, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_training_raises_margins_and_the_model_keeps_them() -> None:
+    data = feed(rows=600)
+    x, y = data.load(0).astype(float), data.labels
+    records: list[EpochRecord] = []
+    model = fit(
+        x, y, preset="graded", relaxation="additive", boxes=12, members=4, beta=3.0, epochs=20,
+        on_epoch=records.append,
+    )  # fmt: skip
+    assert records[-1].objective > records[0].objective > 0
+    assert len(model.box_sets) == 4 and model.boxes.width == 1
+    prediction, radius = model.certify(x, certificate="pairwise")
+    assert np.where(prediction == y, radius, 0).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["width", "templates", "parts", "train_width", "objective"])
+def test_what_does_not_go_with_it_is_refused(name: str) -> None:
+    other = {"width": 2, "templates": 2, "parts": "1", "train_width": 9, "objective": "paper"}
+    with pytest.raises(OptionError, match=f"needs `{name}`"):
+        options(**{name: other[name]})
+
+
+def test_columns_that_count_as_one_are_refused() -> None:
+    with pytest.raises(OptionError, match="single columns"):
+        x = np.tile(feed().load(0), (1, 2))
+        fit(x, feed().labels, preset="graded", group_size=2, boxes=12, relaxation="additive")
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [({}, {"additive", "graded"}), ({"width": 3}, {"graded"}),
+     ({"relaxation": "additive"}, {"additive"})],
+)  # fmt: skip
+def test_the_search_tries_it_unless_options_rule_it_out(given: Any, kinds: set[str]) -> None:
+    found: list[str] = []
+    search(
+        feed(), CLASSES, given, effort=0.05,
+        on_trial=lambda trial: found.append(trial.options.relaxation),
+    )  # fmt: skip
+    assert {*found} == kinds
+
+
+def test_a_classifier_of_them_explains_and_refuses_more_calls() -> None:
+    data = feed()
+    x, y = data.load(0).astype(float), data.labels
+    classifier = BoxNNClassifier(options={"relaxation": "additive"}).fit(x, y)
+    assert classifier.model_.training["options"]["relaxation"] == "additive"
+    assert classifier.certify(x[:5]).dtype == np.int32
+    assert len(classifier.explain(x[:1])) == 1
+    with pytest.raises(OptionError, match="parts"):
+        classifier.partial_fit(x, y)
