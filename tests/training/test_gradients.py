@@ -18,7 +18,9 @@ from boxnn_numba.training.optimizer import REFERENCE_BATCH
 from boxnn_numba.training.options import OBJECTIVES, RELAXATIONS, SOFTMINS, TrainingOptions
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 
-COMBINATIONS = list(itertools.product(OBJECTIVES, SOFTMINS, RELAXATIONS))
+#: Additive boxes have a trainer of their own.
+PENALTIES = [name for name in RELAXATIONS if name != "additive"]
+COMBINATIONS = list(itertools.product(OBJECTIVES, SOFTMINS, PENALTIES))
 LABELS = np.array([0, 0, 1, 1, 1, 2], np.int32)
 OFFSETS = np.array([0, 2, 5, 6])
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

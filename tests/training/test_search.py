@@ -90,7 +90,7 @@ def test_command_and_fit_find_the_same(tmp_path: Any) -> None:
     settings, trial = choose(tmp_path / "d", given)
     train(tmp_path / "d", tmp_path / "m", settings, preset="auto")
     stored, fitted = load_model(tmp_path / "m"), fit(split[0], y, **given)
-    assert trial is not None and len(stored.box_sets) == settings.members == 3
+    assert trial is not None and len(stored.box_sets) == settings.members > 1
     for one, other in zip(stored.box_sets, fitted.box_sets, strict=True):
         np.testing.assert_array_equal(one.lower, other.lower)
         np.testing.assert_array_equal(one.upper, other.upper)
