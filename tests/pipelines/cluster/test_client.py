@@ -52,9 +52,9 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
 
 @pytest.fixture
 def threads() -> Iterator[Client]:
-    """A client in scope, whose worker is a thread of this process."""
+    """A client in scope, whose workers are threads of this process."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, **_THREADS) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, **_THREADS) as cluster,
         Client(cluster) as made,
     ):
         yield made
@@ -78,9 +78,9 @@ def test_a_client_that_is_given(client: Client, work: Work, tmp_path: Path) -> N
     assert client.submit(sum, (1, 2)).result() == 3
 
 
-def test_a_client_in_the_options(client: Client, work: Work, tmp_path: Path) -> None:
-    """With what a cluster is told besides: boxes are split."""
-    run = RunOptions(client=client, cluster=ClusterOptions(box_shards=3))
+def test_a_client_in_the_options(threads: Client, work: Work, tmp_path: Path) -> None:
+    """With what a cluster is told besides: boxes are split, and threads share what is sent."""
+    run = RunOptions(client=threads, cluster=ClusterOptions(box_shards=3))
     run_on_cluster(work, tmp_path, run=run)
 
 
