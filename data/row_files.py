@@ -49,9 +49,11 @@ def most_of(attributes: Mapping[str, Any]) -> float:
 
 
 def unit_of(attributes: Mapping[str, Any]) -> str:
-    """Return what radii and changes of a file count: ``"pixels"``, ``"features"`` or ``"cost"``."""
+    """Return what radii of a file count: pixels, columns of tables, other features, or cost."""
     if "costs" in attributes:
         return "cost"
+    if len(attributes.get("columns") or ()) == group_count_of(attributes):
+        return "columns"
     return unit_name(attributes["feature_shape"], group_count_of(attributes))
 
 
@@ -161,7 +163,7 @@ class RowFile:
 
     @property
     def unit(self) -> str:
-        """What radii and changes count: ``"pixels"`` or ``"features"``."""
+        """What radii and changes count, as `unit_of`."""
         return unit_of(self.attributes)
 
     @classmethod

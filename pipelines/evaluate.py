@@ -32,7 +32,8 @@ class Evaluation(Result):
     median_certified_radius, mean_certified_radius
         In the `unit`.
     unit
-        What radii count: ``"pixels"`` of images, ``"features"`` of other data, or ``"cost"``.
+        What radii count: ``"pixels"`` of images, ``"columns"`` of tables, ``"features"`` of other
+        data, or ``"cost"``.
     attackable
         How many of them may be rewritten; None where all.
     certified_accuracy

@@ -197,7 +197,7 @@ def test_budgets_and_columns_are_not_drawn_together(
     some = json.loads(fraud("evaluate", "a.zarr", "--json")[1])
     assert some["attackable"] == 2 and max(map(int, some["certified_accuracy"])) <= 2
     failed(fraud("evaluate", "a.zarr", "--radii", "0.5"), 2, "whole numbers")
-    failed(fraud("report", "a.zarr", "b.zarr", "--out", "r"), 2, "count features", "cost")
+    failed(fraud("report", "a.zarr", "b.zarr", "--out", "r"), 2, "count columns", "cost")
     (run,) = json.loads(fraud("report", "b.zarr", "--out", "r", "--json")[1])["runs"]
     step = float(run["unit"].removeprefix("cost in steps of "))
     assert (run["median_certified_radius"] + 1) * step > np.median(np.where(right, budget, -1))
