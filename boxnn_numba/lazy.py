@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import default_threads, limit_threads
 from boxnn_numba.errors import InputError
 
@@ -34,6 +37,7 @@ _GRAPH_BYTES = 10_000_000
 #: What tasks share, by content: unpickled once a process where every task brings a copy.
 _MOST_KEPT = 4
 _KEPT: OrderedDict[str, Shared] = OrderedDict()
+_ON_GPU = threading.Lock()
 
 
 # --- what there is -------------------------------------------------------------------------
@@ -178,7 +182,10 @@ def _map_stored(function: Callable[..., Any], shared: Any, x: Any, options: dict
     found = _each(lambda array: np.empty((x.shape[0], *array.shape[1:]), array.dtype), none)
     outs = found if isinstance(found, tuple) else (found,)
     for rows, block in read_blocks(x):
-        part = function(shared, block, **options)
+        try:
+            part = function(shared, block, **options)
+        except InputError as error:
+            raise InputError(f"of the rows from {rows.start} on: {error}") from error
         for out, of_rows in zip(outs, part if isinstance(part, tuple) else (part,), strict=True):
             out[rows] = of_rows
     return found
@@ -217,8 +224,9 @@ def _kept(value: Any, token: str) -> Shared:
 def _on_block(
     block: Any, shared: Shared, function: Callable[..., Any], options: dict[str, Any]
 ) -> Any:
-    """Answer for a block: a task. Tasks run side by side, so each has one thread."""
-    with limit_threads(1):
+    """Answer for a block: a task. Tasks run side by side, so each has one thread, or the GPU."""
+    alone = get_backend(options.get("device", "cpu")).name == "cuda"
+    with limit_threads(1), _ON_GPU if alone else nullcontext():
         return function(shared.value, _only(block), **options)
 
 

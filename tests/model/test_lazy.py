@@ -471,6 +471,10 @@ def test_stored_arrays_are_read_in_blocks(
             answer(model, stored[:, 1:])
     if name == "codes":
         assert np.array_equal(class_distance(stored, BOXES), class_distance(x, BOXES))
+    if name == "real" and kind == "memmap":
+        np.save(tmp_path / "x.npy", np.where(np.arange(N)[:, None] == 35, np.inf, x))
+        with pytest.raises(InputError, match="rows from 32 on: x holds inf at row 3"):
+            model.predict(np.load(tmp_path / "x.npy", mmap_mode="r"))
 
 
 def test_tensors_are_arrays() -> None:
