@@ -294,6 +294,8 @@ def explain(
       feature 1: 25 -> 200
     """
     rows = _rows(model, x)
+    if len(rows) == 0:
+        return []
     told = columns_of(model, names)
     change = smallest_changes(model, rows, time_limit, seed)
     codes = model.encode(rows)

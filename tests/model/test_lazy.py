@@ -162,6 +162,7 @@ def test_no_rows(name: str) -> None:
 
 def test_no_rows_of_functions() -> None:
     none = CODES[:0]
+    assert MODELS["codes"][0].explain(none) == []
     assert class_distance(none, BOXES).shape == (0, 3)
     assert pairwise_distance(none, BOXES).shape == (0, 30)
     assert box_distance(none, BOXES.lower, BOXES.upper).shape == (0, 30)
@@ -419,6 +420,9 @@ def test_dims_and_coords_are_kept(is_lazy: bool) -> None:
     distance = model.class_distance(images)
     assert distance.dims == ("time", "class") and distance["class"].values.tolist() == LABELS
     flat = xarray.DataArray(REAL, dims=("row", "band"), coords={"band": list("abcdefghijkl")})
+    pixels = images.stack(place=("row", "time")).transpose("place", "column")
+    narrow = BoxNN(Boxes(BOXES.lower[:, :4], BOXES.upper[:, :4], BOXES.labels, 50), LABELS)
+    assert narrow.predict(pixels).unstack("place").dims == ("row", "time")
     codes = MODELS["real"][0].encode(flat)
     assert codes.dims == ("row", "band") and "band" in codes.coords
     y = np.resize(LABELS, N)
