@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,30 +11,37 @@ from boxnn_numba.cli import console, options
 from boxnn_numba.cli.certify import curve_table
 from boxnn_numba.errors import InterruptedRunError
 
-_NAMES = {"mnist-sample.zarr", "model.zarr", "cert.zarr", "report"}
+if TYPE_CHECKING:
+    from boxnn_numba.data.paths import Location
 
 
 @options.command("Train, certify and report on bundled real data.")
 @click.option("--out", default="boxnn-demo", type=options.StorePath(), help="Folder.")
 @click.option("--seed", default=0, help="Seed of the training.")
 @options.overwrite()
-def demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
+def demo(out: str, seed: int, overwrite: bool, no_lock: bool, quiet: bool) -> options.Output:
     """Run everything on 12,000 bundled MNIST images: ingest, train, certify, report.
 
     Needs no network and less than a minute. The folder holds the dataset, the
     model, the certificates and the report.
     """
+    from boxnn_numba.data.atomic import holds_only, output_folder
+    from boxnn_numba.pipelines.report.report import FILES
+
+    stores = dict.fromkeys(("mnist-sample.zarr", "model.zarr", "cert.zarr"))
+    content = {**stores, "report": dict.fromkeys((*FILES, "gallery_cert.png"))}
+    how = {"overwrite": overwrite, "no_lock": no_lock}
     try:
-        return _demo(out, seed, overwrite, quiet)
+        with output_folder(out, owned=lambda place: holds_only(place, content), **how) as folder:
+            return _demo(folder, seed, quiet)
     except InterruptedRunError:
         raise InterruptedRunError(
             f"interrupted; `boxnn demo --out {out} --overwrite` starts again"
         ) from None
 
 
-def _demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
+def _demo(folder: Location, seed: int, quiet: bool) -> options.Output:
     began = time.perf_counter()
-    from boxnn_numba.data.atomic import new_folder
     from boxnn_numba.pipelines.certification.certify import certify
     from boxnn_numba.pipelines.evaluate import evaluate
     from boxnn_numba.pipelines.ingest import ingest
@@ -43,7 +50,6 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
     from boxnn_numba.pipelines.training.train import train
     from boxnn_numba.training.options import resolve
 
-    folder = new_folder(out, owned=_made_by_demo, overwrite=overwrite)
     data, model, cert = (folder / f"{name}.zarr" for name in ("mnist-sample", "model", "cert"))
     with console.progress(quiet, "1/4 ingesting") as bar:
         ingest("mnist-sample", data, run=RunOptions(progress=bar))
@@ -58,8 +64,3 @@ def _demo(out: str, seed: int, overwrite: bool, quiet: bool) -> options.Output:
     page = folder / "report" / "report.html"
     result |= {"report": str(page), "seconds": time.perf_counter() - began}
     return result, f"{curve_table(result)}\n\n{result['seconds']:.1f} s; report: {page}"
-
-
-def _made_by_demo(folder: Path) -> bool:
-    names = {path.name.removesuffix(".partial").strip(".") for path in folder.iterdir()}
-    return {name.removesuffix(".lock").partition(".boxnn-")[0] for name in names} <= _NAMES

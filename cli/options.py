@@ -143,8 +143,12 @@ def out(text: str, kind: click.ParamType | None = None) -> Decorator:
 
 
 def overwrite(text: str = "Replace the boxnn output at --out.") -> Decorator:
-    """Add --overwrite."""
-    return option("--overwrite", is_flag=True, section=OUTPUT, help=text)
+    """Add --overwrite and --no-lock."""
+    return all_of(
+        option("--overwrite", is_flag=True, section=OUTPUT, help=text),
+        option("--no-lock", is_flag=True, section=OUTPUT,
+               help="Do not look whether another run writes the same output."),
+    )  # fmt: skip
 
 
 def _remember_json(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:

@@ -2,16 +2,16 @@
 
 A folder ``NAME`` is built in ``NAME.partial`` beside it, a file under a name that nothing else
 has, and renamed when it is complete, so nothing unfinished ever carries the final name. A lock
-held by the operating system (released even by ``kill -9``) refuses a second writer.
+(see `locks`) refuses a second writer.
 
 Nothing is removed that this package has not made. What it replaces was checked before, and is moved
 to a name of its own on the way. A ``NAME.partial`` is recognised by its content: the marker that
 every folder begins with, or one of our Zarr groups. Any other is in the way, and an error says so.
 
-An object store, named by a URL, has neither rename nor lock. There what was built is copied, the
+An object store, named by a URL, has no rename. There what was built is copied, the
 ``zarr.json`` at the root last (a group without it does not open, so nothing unfinished
 looks finished), and then deleted. With ``overwrite`` the old output goes just before the
-copy begins. No lock is possible: two runs must not write the same URL at the same time.
+copy begins.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from boxnn_numba.data.locks import held, in_the_way
 from boxnn_numba.data.paths import (
     URL_REMEDY,
     Location,
@@ -33,14 +34,8 @@ from boxnn_numba.data.paths import (
     exists,
     is_url,
     location,
-    storage_errors,
 )
 from boxnn_numba.errors import BoxNNError, OptionError, OutputError, first_line
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: no lock, the rename still keeps outputs whole
-    fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = ".partial"
 #: In every unfinished folder from its first moment on, and in no finished one.
@@ -145,31 +140,95 @@ def holds_boxnn_group(folder: Location) -> bool:
         return False
 
 
-def new_folder(
-    path: Name, *, overwrite: bool = False, owned: Callable[[Path], bool] = holds_boxnn_group
-) -> Location:
-    """Make an empty folder to hold several outputs, each of which is staged on its own.
+def _decorated(name: str) -> str:
+    """Return the name of the output that a file is, or that it is a part or the lock of."""
+    if name.startswith("."):
+        name = name[1:].removesuffix(".lock").partition(".boxnn-")[0]
+    return name.removesuffix(_PARTIAL)
 
-    With `overwrite`, a folder that is `owned` is emptied; without, one that exists is an error.
+
+#: What may be in a folder: by name (``"*"`` any) what may be in a folder there, or None for one of
+#: our groups or a file.
+Content = Mapping[str, "Content | None"]
+
+
+def holds_only(folder: Location, content: Content) -> bool:
+    """Whether there is nothing in a folder but what its command puts there."""
+    for item in folder.iterdir():
+        name = _decorated(item.name)
+        if item.name == ".DS_Store":
+            continue
+        if (name not in content and "*" not in content) or _is_link(item):
+            return False
+        below = content.get(name, content.get("*"))
+        if below is not None:
+            if not (item.is_dir() and holds_only(item, below)):
+                return False
+        elif item.is_dir() and not (exists(item / _MARKER) or holds_boxnn_group(item)):
+            return False
+    return True
+
+
+def _is_link(path: Location) -> bool:
+    return isinstance(path, Path) and path.is_symlink()
+
+
+@contextlib.contextmanager
+def locked(path: Name, *, no_lock: bool = False) -> Iterator[None]:
+    """Hold the lock of an output that is written more than once while the body runs.
+
+    Raises
+    ------
+    OptionError
+        Its folder does not exist.
+    OutputError
+        The folder is not writable, or another process writes the same output.
+    """
+    final = location(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(final, no_lock))
+        except FileNotFoundError:
+            raise OptionError(
+                f"the folder {final.absolute().parent} does not exist; create it or choose "
+                "another `out`"
+            ) from None
+        except OSError as error:
+            if isinstance(error, BoxNNError):
+                raise
+            raise write_failure(error, final) from error
+        yield
+
+
+@contextlib.contextmanager
+def output_folder(
+    path: Name,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    owned: Callable[[Location], bool] = holds_boxnn_group,
+    no_lock: bool = False,
+) -> Iterator[Location]:
+    """Give a folder to hold several outputs, each of which is staged on its own.
+
+    It is locked while the body runs. With `overwrite`, a folder that is `owned` is emptied, with
+    `resume` one that there is stays; otherwise one that exists is an error.
     """
     folder = location(path)
-    try:
-        with storage_errors():
-            if exists(folder) and not overwrite:
-                raise OptionError(f"{folder} already exists; pass `overwrite` to replace it")
-            if isinstance(folder, Path) and folder.exists():
-                _refuse_to_replace(folder, False, (), owned)
-            remove(folder)
-            if isinstance(folder, Path):  # an object store has no folders
-                folder.mkdir()
-    except FileNotFoundError:
-        raise OptionError(
-            f"the folder {folder.absolute().parent} does not exist; create it or choose another "
-            "`out`"
-        ) from None
-    except OSError as error:
-        raise write_failure(error, folder) from error
-    return folder
+    with locked(folder, no_lock=no_lock):
+        there = exists(folder)
+        if there and not (overwrite or resume):
+            raise OptionError(f"{folder} already exists; pass `overwrite` to replace it")
+        if there and not resume:
+            _refuse_to_replace(folder, False, (), owned)
+        try:
+            if not (there and resume):
+                remove(folder)
+                if isinstance(folder, Path):  # an object store has no folders
+                    folder.mkdir()
+        except OSError as error:
+            raise write_failure(error, folder) from error
+        yield folder
 
 
 @contextlib.contextmanager
@@ -182,7 +241,8 @@ def staged_output(
     directory: bool = True,
     result: str | None = None,
     inputs: Sequence[Name] = (),
-    owned: Callable[[Path], bool] = holds_boxnn_group,
+    owned: Callable[[Location], bool] = holds_boxnn_group,
+    no_lock: bool = False,
 ) -> Iterator[Location]:
     """Build an output under a temporary name, which is yielded, and publish it on success.
 
@@ -190,7 +250,8 @@ def staged_output(
     the body fails, a directory is kept if it is `resumable`; with `resume` it is continued, and
     with `overwrite` it is discarded. What is at `path` is replaced only with `overwrite`, once the
     new output is complete, and only if it is a file or an `owned` folder and none of the `inputs`.
-    The output is all of the directory, or what is named `result` in it.
+    The output is all of the directory, or what is named `result` in it. With `no_lock` no second
+    writer is refused.
 
     Raises
     ------
@@ -211,32 +272,37 @@ def staged_output(
     # Commands that go on with each other's runs, or find out themselves, have the same.
     text = f"An unfinished output of boxnn: {result or 'whole'}, {resumable=}.\n".encode()
     try:
-        with storage_errors():
-            if _is_taken(final, partial, resume):
+        with held(final, no_lock) as lock:
+            if _is_taken(final, partial, resume or overwrite):
                 if not overwrite:
                     raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
-                if isinstance(final, Path):
-                    a_file = not directory or (result or "").endswith(".zip")
-                    _refuse_to_replace(final, a_file, inputs, owned)
-        with _held(final):
+                a_file = not directory or (result or "").endswith(".zip")
+                _refuse_to_replace(final, a_file, inputs, owned)
             if directory:
                 _make_room(partial, overwrite, resume, resumable, text)
             else:
-                _remove_killed(final)
+                _remove_killed(final, "new")
             try:
                 if directory:
                     if isinstance(partial, Path):
                         partial.mkdir(exist_ok=True)
                     (partial / _MARKER).write_bytes(text)
                 yield partial
+                if not lock.holds():
+                    raise OutputError(
+                        f"{final} is no longer this run's: it was cut off for too long, and its "
+                        "lock expired; run again"
+                    )
                 if directory and result is None:
                     (partial / _MARKER).unlink(missing_ok=True)
                 publish(partial if result is None else partial / result, final)
             except BaseException:
-                if not resumable or (isinstance(partial, Path) and is_untouched(partial)):
+                kept = resumable and not (isinstance(partial, Path) and is_untouched(partial))
+                if not kept and lock.holds():
                     remove(partial)
                 raise
             remove(partial)
+            _remove_killed(final, "old")
     except OSError as error:
         if isinstance(error, BoxNNError) or (isinstance(final, Path) and error.errno is None):
             raise
@@ -246,13 +312,13 @@ def staged_output(
         raise failure from error
 
 
-def _is_taken(final: Location, partial: Location, resume: bool) -> bool:
-    """Whether there is something at `final` that a run which is resumed has not put there."""
+def _is_taken(final: Location, partial: Location, again: bool) -> bool:
+    """Whether there is something at `final` that no run has left which is done `again`."""
     if isinstance(final, Path):
         return os.path.lexists(final)
     # A run that ended while it published has left a tree without its root.
     begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
-    return exists(final) and not (resume and begun)
+    return exists(final) and not (again and begun)
 
 
 def _is_ours(partial: Location) -> bool:
@@ -263,13 +329,13 @@ def _is_ours(partial: Location) -> bool:
 
 
 def _refuse_to_replace(
-    final: Path, a_file: bool, inputs: Sequence[Name], owned: Callable[[Path], bool]
+    final: Location, a_file: bool, inputs: Sequence[Name], owned: Callable[[Location], bool]
 ) -> None:
     """Raise unless --overwrite may delete what is at `final`."""
     place = final.resolve()
     for name in inputs:
-        source = location(name)
-        if isinstance(source, Path) and place in (source.resolve(), *source.resolve().parents):
+        source = location(name).resolve()
+        if type(source) is type(place) and place in (source, *source.parents):
             raise OptionError(
                 f"`out` {final} would delete the input {source}; choose another `out`"
             )
@@ -282,12 +348,6 @@ def _refuse_to_replace(
         )
 
 
-def _in_the_way(path: Location) -> OptionError:
-    return OptionError(
-        f"{path} is in the way, and boxnn did not make it; move it, or choose another `out`"
-    )
-
-
 def _make_room(
     partial: Location, overwrite: bool, resume: bool, resumable: bool, text: bytes
 ) -> None:
@@ -295,7 +355,7 @@ def _make_room(
     if not (exists(partial) or (isinstance(partial, Path) and partial.is_symlink())):
         return
     if not _is_ours(partial):
-        raise _in_the_way(partial)
+        raise in_the_way(partial)
     marker = partial / _MARKER
     if not overwrite and exists(marker) and marker.read_bytes() not in (b"", text):
         raise OptionError(
@@ -312,43 +372,11 @@ def _make_room(
     remove(partial)
 
 
-def _remove_killed(final: Location) -> None:
-    """Remove the unfinished files of runs that were killed; none runs now, as we hold the lock."""
+def _remove_killed(final: Location, what: str) -> None:
+    """Remove what runs that were killed have left of a name; none runs now, as we hold the lock."""
     if not isinstance(final, Path):
         return
-    begin = f".{final.name}.boxnn-new-"
+    begin = f".{final.name}.boxnn-{what}-"
     for path in final.absolute().parent.iterdir():
         if path.name.startswith(begin) and _HEX.fullmatch(path.name[len(begin) :]):
-            path.unlink()
-
-
-@contextlib.contextmanager
-def _held(final: Location) -> Iterator[None]:
-    """Refuse a second writer where there are locks; tell errors of other storage apart."""
-    if not isinstance(final, Path):
-        with storage_errors():
-            yield
-        return
-    lock = final.with_name(f".{final.name}.lock")
-    # A link at this name is not ours: nothing is made where it points to.
-    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(lock, flags, 0o644)
-    try:
-        if os.fstat(descriptor).st_size:  # ours are empty
-            raise _in_the_way(lock)
-        if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(
-                    f"another process is writing {final}; wait for it or choose another `out`"
-                ) from None
-        # Where the file was removed by the writer before, its lock protects nothing.
-        if not lock.exists() or os.fstat(descriptor).st_ino != lock.stat().st_ino:
-            raise OutputError(f"another process has just written {final}; run again")
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
+            remove(path)

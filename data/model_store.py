@@ -48,7 +48,7 @@ _DIMENSIONS = {
 _CHUNK = 1024
 
 
-def save_model(model: BoxNN, path: Name, *, overwrite: bool = False) -> None:
+def save_model(model: BoxNN, path: Name, *, overwrite: bool = False, no_lock: bool = False) -> None:
     """Write a model as a Zarr v3 group.
 
     Parameters
@@ -59,6 +59,8 @@ def save_model(model: BoxNN, path: Name, *, overwrite: bool = False) -> None:
         A directory to make, or a single file if it ends in ``.zip``; or its URL.
     overwrite
         Replace what is at `path`.
+    no_lock
+        Do not look whether another process writes the same output.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def save_model(model: BoxNN, path: Name, *, overwrite: bool = False) -> None:
         The file cannot be written.
     """
     single = str(path).endswith(".zip")
-    with staged_output(path, overwrite=overwrite, directory=not single) as partial:
+    with staged_output(path, overwrite=overwrite, directory=not single, no_lock=no_lock) as partial:
         write_model(model, partial, single)
 
 

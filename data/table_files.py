@@ -28,7 +28,12 @@ Write = Callable[[Rows], None]
 
 @contextlib.contextmanager
 def table_output(
-    out: Name, *, overwrite: bool, inputs: Sequence[Name], as_json: bool = False
+    out: Name,
+    *,
+    overwrite: bool,
+    inputs: Sequence[Name],
+    as_json: bool = False,
+    no_lock: bool = False,
 ) -> Iterator[Write]:
     """Yield what writes rows of a table, always the same columns; it appears once it is whole.
 
@@ -36,7 +41,7 @@ def table_output(
     ----------
     out
         A file, whose ending says what is written, CSV where it says nothing; or `STDOUT`.
-    overwrite, inputs
+    overwrite, inputs, no_lock
         As for `staged_output`.
     as_json
         Write JSON to the standard output.
@@ -58,7 +63,9 @@ def table_output(
         raise OptionError(f"`out` is {out}; its name must end in {', '.join(ENDINGS)}")
     if ending == ".parquet":
         _need_pyarrow()
-    staged = staged_output(out, overwrite=overwrite, directory=False, inputs=inputs)
+    staged = staged_output(
+        out, overwrite=overwrite, directory=False, inputs=inputs, no_lock=no_lock
+    )
     with staged as partial:
         if ending == ".parquet":
             with _parquet(partial) as write:

@@ -119,7 +119,12 @@ def run_chunks(
     )  # fmt: skip
     sources = (job.model, job.data, *map(absolute, files))
     staged = staged_output(
-        out, overwrite=run.overwrite, resume=run.resume, resumable=True, inputs=sources
+        out,
+        overwrite=run.overwrite,
+        no_lock=run.no_lock,
+        resume=run.resume,
+        resumable=True,
+        inputs=sources,
     )
     with staged as partial:
         # Connected first: where that fails, nothing is left behind.

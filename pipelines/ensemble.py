@@ -73,7 +73,7 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     model = replace(first, training={"members": members}, others=others, offset=offset)
     single = str(out).endswith(".zip")
     with staged_output(
-        out, overwrite=run.overwrite, directory=not single, inputs=list(models)
+        out, overwrite=run.overwrite, no_lock=run.no_lock, directory=not single, inputs=list(models)
     ) as partial:
         write_model(model, partial, single)
     return Ensemble(str(out), len(sets), sum(map(len, sets)))

@@ -118,7 +118,9 @@ def export_boxes(
             arrays["admitted"] = _admitted(classifier.grid, classifier.columns, lower, upper)
     if classifier.others:
         arrays["member"] = np.repeat(np.arange(len(sets), dtype=np.int32), list(map(len, sets)))
-    staged = staged_output(target, overwrite=run.overwrite, directory=False, inputs=[model])
+    staged = staged_output(
+        target, overwrite=run.overwrite, no_lock=run.no_lock, directory=False, inputs=[model]
+    )
     with staged as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return ExportedBoxes(str(target), *lower.shape)
@@ -260,7 +262,7 @@ def _names(file: CertificateFile | AttackFile, dataset: Dataset) -> dict[str, An
 
 
 def _written(out: Name, rows: dict[str, Any], run: RunOptions, source: Name) -> ExportedTable:
-    with table_output(out, overwrite=run.overwrite, inputs=[source]) as write:
+    with table_output(out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=[source]) as write:
         write(rows)
     return ExportedTable(str(out), len(rows["row"]), len(rows))
 

@@ -146,7 +146,7 @@ def ingest(
     }
     sources = [name for name in (source, labels, directory, test, like) if name is not None]
     local = [name for name in sources if Path(str(name)).exists()]
-    with staged_output(out, overwrite=run.overwrite, inputs=local) as folder:
+    with staged_output(out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=local) as folder:
         plan = _plan(opened, test_fraction, seed, wanted)
         digest, facts = _write(folder, opened, plan, header, run.progress)
     return Ingested(

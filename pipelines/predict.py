@@ -97,7 +97,9 @@ def predict(
     validation.choice("certificate", kind, CERTIFICATES)
     name, pieces = _opened(classifier, Path(samples), table)
     count, inputs = 0, [model, samples]
-    with table_output(out, overwrite=run.overwrite, inputs=inputs, as_json=as_json) as write:
+    with table_output(
+        out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=inputs, as_json=as_json
+    ) as write:
         for x, ids in pieces:
             rows = {} if ids is None or name is None else {name: ids}
             rows |= _certified(classifier, x, kind, distances, run)

@@ -6,18 +6,20 @@ named by a digest of everything that determines it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import __version__
-from boxnn_numba.data.atomic import new_folder, staged_output
+from boxnn_numba.data.atomic import Content, holds_only, output_folder, staged_output
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
-from boxnn_numba.data.paths import is_url
+from boxnn_numba.data.paths import Location, is_url
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.figures.curves import save
 from boxnn_numba.pipelines.running import RunOptions
@@ -27,37 +29,49 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RECORD = "run.json"
+#: What is in the folder of a run.
+_CONTENT = dict.fromkeys((_RECORD, "model.zarr", "cert.zarr", "cert-a.zarr", "cert-b.zarr"))
 
 
+@contextlib.contextmanager
 def open_run_folder(
-    out: str | Path, name: str, marker: str, content: Mapping[str, Any], run: RunOptions
-) -> Path:
-    """Make the folder of a command, or find the one to add to where the run is resumed.
+    out: str | Path,
+    name: str,
+    marker: str,
+    about: Mapping[str, Any],
+    content: Content,
+    run: RunOptions,
+) -> Iterator[Path]:
+    """Give the folder of a command, made or, where the run is resumed, found; locked meanwhile.
 
-    A file `marker` with `content` says that it is of this command. Raises `OptionError` where it
-    is a URL, exists and is neither to be replaced nor resumed (or both), or is not of this command.
+    A file `marker` with what it is `about` says that it is of this command, which puts `content`
+    besides into it and runs below ``runs/``. Raises `OptionError` where it is a URL, exists and is
+    neither to be replaced nor resumed (or both), is not of this command, or is to be replaced and
+    holds anything else.
     """
+    whole: Content = {**content, marker: None, "runs": {"*": _CONTENT}}
 
-    def owns(folder: Path) -> bool:
-        return folder.is_dir() and (not any(folder.iterdir()) or (folder / marker).is_file())
+    def owned(folder: Location) -> bool:
+        empty = not any(folder.iterdir())
+        return empty or ((folder / marker).is_file() and (run.resume or holds_only(folder, whole)))
 
     if is_url(out):
         raise OptionError(f"{out} is a URL; {name} writes to a local folder, choose one")
     folder = Path(out)
     if run.overwrite and run.resume:
         raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
-    if folder.exists() and not run.overwrite:
-        if not run.resume:
+    if folder.exists():
+        if not run.overwrite and not run.resume:
             raise OptionError(
                 f"{folder} already exists; pass `resume` to add to it with the runs that it "
                 "has, or `overwrite` to start again"
             )
-        if not owns(folder):
+        if run.resume and not (folder.is_dir() and owned(folder)):
             raise OptionError(f"{folder} was not made by boxnn {name}; choose another `out`")
-    else:
-        new_folder(folder, overwrite=run.overwrite, owned=owns)
-    write_text(folder / marker, json.dumps(content))
-    return folder
+    how = {"overwrite": run.overwrite, "resume": run.resume, "no_lock": run.no_lock}
+    with output_folder(folder, **how, owned=owned):
+        write_text(folder / marker, json.dumps(about))
+        yield folder
 
 
 @dataclass(frozen=True)
@@ -113,9 +127,13 @@ def kept_run(
 # --- files of results ---------------------------------------------------------------------
 
 
+# Whoever writes these holds a lock, on their folder or on the file, for the whole run.
+_staged = functools.partial(staged_output, overwrite=True, directory=False, no_lock=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file with a line end at its end, whole or not at all."""
-    with staged_output(path, overwrite=True, directory=False) as partial:
+    with _staged(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
@@ -129,7 +147,7 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table with a line for each of `rows`, which have the same keys."""
     with (
-        staged_output(path, overwrite=True, directory=False) as partial,
+        _staged(path) as partial,
         partial.open("w", encoding="utf-8", newline="") as lines,
     ):
         table = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
@@ -139,5 +157,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a picture as PNG."""
-    with staged_output(path, overwrite=True, directory=False) as partial:
+    with _staged(path) as partial:
         save(figure, partial)

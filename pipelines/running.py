@@ -24,6 +24,9 @@ class RunOptions:
     ----------
     overwrite, resume
         Replace what is at the output; continue a run that was stopped.
+    no_lock
+        Do not look whether another run writes the same output, nor tell others: where a file system
+        has no locks, or to take over from a run that is known to be dead.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``, as for `get_backend`. On a cluster, ``"cuda"`` is for
         the workers, which need a GPU each.
@@ -52,6 +55,7 @@ class RunOptions:
 
     overwrite: bool = False
     resume: bool = False
+    no_lock: bool = False
     device: str = "auto"
     threads: int | None = None
     chunk: int | None = None

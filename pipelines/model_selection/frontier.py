@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TARGETS = tuple(range(4, 41, 4))
 _MARKER = {"format": "boxnn-frontier", "version": 1}
+_CONTENT = dict.fromkeys(f"frontier.{ending}" for ending in ("csv", "json", "png"))
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,24 @@ def frontier(
             raise DataError(f"the {split} split of {data} is empty; ingest one with samples")
     shared = list(settings.values())[-1]
     held_out_rows(dataset, shared)
-    folder = open_run_folder(out, "frontier", "frontier.marker.json", _MARKER, run)
-    run = replace(run, overwrite=False, resume=True, log=None)
+    with open_run_folder(out, "frontier", "frontier.marker.json", _MARKER, _CONTENT, run) as folder:
+        run = replace(run, overwrite=False, resume=True, log=None)
+        result = _in_folder(folder, data, dataset, settings, targets, run)
+        options = {name: value for name, value in shared.as_dict().items() if name in given}
+        result |= {"options": options}
+        write_json(folder / "frontier.json", result)
+    return Frontier(str(folder), **result, seconds=time.perf_counter() - began)
+
+
+def _in_folder(
+    folder: Path,
+    data: Name,
+    dataset: Dataset,
+    settings: Mapping[str, TrainingOptions],
+    targets: Sequence[int],
+    run: RunOptions,
+) -> dict[str, Any]:
+    """Train, choose and test; write table and picture, and return the rest of the result."""
     members = [_train(name, each, data, dataset, folder, run) for name, each in settings.items()]
     chosen = choose([member.held_out for member in members])
     radii = sorted({0, *targets})
@@ -161,13 +178,11 @@ def frontier(
         "test_rows": dataset.n_rows("test"),
         "rows": _rows(members, chosen, radii, dataset.name),
         "members": [member.as_dict(folder) for member in members],
-        "options": {name: value for name, value in shared.as_dict().items() if name in given},
     }
     write_csv(folder / "frontier.csv", result["rows"])
-    write_json(folder / "frontier.json", result)
     title = f"{dataset.name}: test split, {dataset.n_rows('test'):,} samples"
     write_figure(folder / "frontier.png", _draw(members, chosen, radii[-1], dataset.name, title))
-    return Frontier(str(folder), **result, seconds=time.perf_counter() - began)
+    return result
 
 
 def choose(curves: Sequence[np.ndarray]) -> np.ndarray:

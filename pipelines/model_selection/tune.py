@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import margin
+from boxnn_numba.data.atomic import locked
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
@@ -171,17 +172,20 @@ def tune(
         "search": {name: list(astuple(span)) for name, span in space.items()},
     }
     path = Path(out)
-    done = _earlier(path, record, run)
     spread = {name: span.distribution() for name, span in space.items()}
     trial = _Trial(dataset, backend, settings, given.get("radius"), spread)
-    run.progress.start(trials, "trials")
-    run.progress.advance(min(trials, len(done)))
-    study = _study(trial, done, path)
-    while len(done) < trials:
-        done.append(trial.run(study))
-        written = {**record, **_summary(done, record), "done": done}
-        write_text(path, json.dumps(written, indent=1))
-        run.progress.advance(1)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise OptionError(f"`out` is {path}; it must be a file in a folder that exists")
+    with locked(path, no_lock=run.no_lock):
+        done = _earlier(path, record, run)
+        run.progress.start(trials, "trials")
+        run.progress.advance(min(trials, len(done)))
+        study = _study(trial, done, path)
+        while len(done) < trials:
+            done.append(trial.run(study))
+            written = {**record, **_summary(done, record), "done": done}
+            write_text(path, json.dumps(written, indent=1))
+            run.progress.advance(1)
     return Study(str(out), **_summary(done, record), seconds=time.perf_counter() - began)
 
 
@@ -282,8 +286,6 @@ def _earlier(path: Path, record: Mapping[str, Any], run: RunOptions) -> list[dic
     """Return the trials of the study to resume, after checking that it is the same."""
     if run.overwrite and run.resume:
         raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise OptionError(f"`out` is {path}; it must be a file in a folder that exists")
     if not path.exists():
         return []
     if not (run.overwrite or run.resume):

@@ -27,7 +27,7 @@ from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.progress import Progress
 
 PAGE = "report.html"
-_FIXED_NAMES = {
+FILES = {
     PAGE,
     "certified_curves.png",
     "radius_histogram.png",
@@ -135,7 +135,9 @@ def report(
     target = location(out)
     if run.overwrite:
         _refuse_foreign_folder(target)
-    with staged_output(target, overwrite=run.overwrite, owned=lambda folder: True) as folder:
+    with staged_output(
+        target, overwrite=run.overwrite, no_lock=run.no_lock, owned=lambda folder: True
+    ) as folder:
         run.progress.start(3 + len(certificates), "steps")
         runs = with_attacks(load_runs(certificates, convention), attacks, convention)
         run.progress.advance(1)
@@ -199,7 +201,7 @@ def _refuse_foreign_folder(target: Location) -> None:
             raise OptionError(f"{target} is not a folder; choose another `out`")
         names = sorted(entry.name for entry in target.iterdir())
     for name in names:
-        if name not in _FIXED_NAMES and not _GALLERY_NAME.fullmatch(name):
+        if name not in FILES and not _GALLERY_NAME.fullmatch(name):
             raise OptionError(
                 f"{target} holds {name}, which is not part of a report; choose another `out`"
             )

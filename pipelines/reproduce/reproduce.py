@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import validation
 from boxnn_numba.backends.threads import default_threads
+from boxnn_numba.data.atomic import Content
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources.catalogue import open_source
 from boxnn_numba.errors import DataError
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 TARGETS = (*PANELS, *ABLATIONS, "ablation", "all")
 _ALL = (*PANELS, "ablation")
 _MARKER = {"format": "boxnn-reproduction", "version": 1}
+_ENDINGS = ("csv", "json", "png", "txt")
+_CONTENT: Content = {
+    **{f"{target}.{ending}": None for target in TARGETS for ending in _ENDINGS},
+    **dict.fromkeys(("cost.csv", "cost.json")),
+    "data": {f"{name}.zarr": None for name in DATASETS},
+}
 
 
 @dataclass(frozen=True)
@@ -122,15 +129,17 @@ def reproduce(
     baselines = reproduce_runs.torch_installed() and any(name in PANELS for name in names)
     for name in wanted:
         _check(name, given[name], scale, baselines)
-    folder = run_folder.open_run_folder(out, "reproduce", "reproduce.json", _MARKER, run)
-    run = replace(run, overwrite=False, resume=True, log=None)
-    paths = {name: _dataset(folder, name, given[name], run) for name in wanted}
-    store = RunStore(folder / "runs", paths, scale, seed, run)
-    notes = _notes(store)
-    done = {}
-    for name in names:
-        run.progress.note(f"target {name}")
-        done[name] = _reproduce_one(name, folder, store, notes)
+    with run_folder.open_run_folder(
+        out, "reproduce", "reproduce.json", _MARKER, _CONTENT, run
+    ) as folder:
+        run = replace(run, overwrite=False, resume=True, log=None)
+        paths = {name: _dataset(folder, name, given[name], run) for name in wanted}
+        store = RunStore(folder / "runs", paths, scale, seed, run)
+        notes = _notes(store)
+        done = {}
+        for name in names:
+            run.progress.note(f"target {name}")
+            done[name] = _reproduce_one(name, folder, store, notes)
     return Reproduction(str(folder), done, notes, time.perf_counter() - began)
 
 
@@ -155,7 +164,7 @@ def _reproduce_one(
         "rows": [asdict(row) for row in rows],
     }
     text = _report_text(result, rows)
-    names = [f"{target}.{ending}" for ending in ("csv", "json", "png", "txt")]
+    names = [f"{target}.{ending}" for ending in _ENDINGS]
     if priced:
         text += "\n\n" + _cost_text(priced)
         header = {key: result[key] for key in ("format", "version", "command", "seed", "machine")}

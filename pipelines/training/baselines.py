@@ -148,8 +148,9 @@ def train_baseline(
     settings, fit = fit_kind(dataset, method, given, partition, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     with staged_output(
-        out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name, inputs=[data]
-    ) as partial:
+        out, overwrite=run.overwrite, resume=run.resume, no_lock=run.no_lock, resumable=True,
+        result=name, inputs=[data],
+    ) as partial:  # fmt: skip
         about = {"method": method, **settings, "device": device, "dataset digest": dataset.digest}
         checkpoint = Checkpoint(partial, about)
         x, y, grid = _codes(dataset, seed)

@@ -197,8 +197,8 @@ def train(
     paths = [data] if is_name(data) else []
     with (
         staged_output(
-            out, overwrite=run.overwrite, resume=run.resume, resumable=True, result=name,
-            inputs=paths,
+            out, overwrite=run.overwrite, resume=run.resume, no_lock=run.no_lock, resumable=True,
+            result=name, inputs=paths,
         ) as partial,
         nullcontext() if run.client is None else run.client.as_current(),
         source(run.progress) as found,

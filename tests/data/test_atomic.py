@@ -119,6 +119,22 @@ def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"p.csv", like.name}
 
 
+def test_old_outputs_of_killed_runs_are_removed_when_there_is_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_dataset(tmp_path / "d.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr("boxnn_numba.data.atomic.remove", lambda path: None)
+        small_dataset(tmp_path / "d.zarr", overwrite=True)
+    (left,) = tmp_path.glob(".d.zarr.boxnn-old-*")
+    like = mine(tmp_path / ".d.zarr.boxnn-old-mine")  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError), staged_output(tmp_path / "d.zarr", overwrite=True):
+        raise ZeroDivisionError
+    assert left.is_dir()
+    small_dataset(tmp_path / "d.zarr", overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"d.zarr", like.name}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 def test_a_link_at_the_name_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / ".p.csv.lock").symlink_to(tmp_path / "planted")

@@ -17,7 +17,7 @@ from support.interruptions import OPTIONS, Stopper, assert_same_model
 from upath import UPath
 
 from boxnn_numba import load_model, save_model
-from boxnn_numba.data.atomic import new_folder, staged_output
+from boxnn_numba.data.atomic import output_folder, staged_output
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, verify_dataset, write_dataset
 from boxnn_numba.data.paths import absolute, location
@@ -201,7 +201,7 @@ def test_stopped_while_it_is_published(
 
 def test_outputs_are_replaced_only_when_told(memory: UPath) -> None:
     for text in ("one", "two"):
-        with staged_output(memory / "a", overwrite=text == "two") as partial:
+        with staged_output(memory / "a", overwrite=text == "two", owned=UPath.is_dir) as partial:
             (partial / text).write_text(text)
     assert set(content(memory)) == {"/here/a/two"}
     with (
@@ -211,13 +211,23 @@ def test_outputs_are_replaced_only_when_told(memory: UPath) -> None:
         pass
     with pytest.raises(ZeroDivisionError), staged_output(memory / "b") as partial:
         (partial / "x").write_text(str(1 / int("0")))
-    with pytest.raises(KeyError), staged_output(memory / "a", overwrite=True) as partial:
+    with (
+        pytest.raises(KeyError),
+        staged_output(memory / "a", overwrite=True, owned=UPath.is_dir) as partial,
+    ):
         (partial / "x").write_text("x")
         raise KeyError
     assert set(content(memory)) == {"/here/a/two"}
-    with pytest.raises(OptionError, match="already exists"):
-        new_folder(str(memory / "a"))
-    assert new_folder(str(memory / "a"), overwrite=True) / "b" == memory / "a" / "b"
+    for options, words in (
+        ({}, "already exists"),
+        ({"overwrite": True}, "not something that boxnn wrote"),
+    ):
+        for place in (output_folder, staged_output):
+            with pytest.raises(OptionError, match=words), place(str(memory / "a"), **options):
+                pass
+    assert set(content(memory)) == {"/here/a/two"}
+    with output_folder(str(memory / "a"), overwrite=True, owned=UPath.is_dir) as folder:
+        assert folder / "b" == memory / "a" / "b"
     assert content(memory) == {}
 
 

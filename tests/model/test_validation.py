@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boxnn_numba import box_distance, validation
-from boxnn_numba.data.atomic import new_folder, replace, staged_output, write_failure
+from boxnn_numba.data.atomic import output_folder, replace, staged_output, write_failure
 from boxnn_numba.errors import BoxNNError, InputError, OptionError, OutputError
 from boxnn_numba.training.options import OPTIONS, PRESETS, TrainingOptions, resolve
 
@@ -304,13 +304,27 @@ def test_failed_writes_in_words(number: int, words: str) -> None:
     assert str(error) == words and error.exit_code == 1
 
 
-def test_new_folder(tmp_path: Path) -> None:
-    folder = new_folder(tmp_path / "a")
-    (folder / "file").write_text("x")
-    with pytest.raises(OptionError, match="already exists; pass `overwrite`"):
-        new_folder(folder)
-    with pytest.raises(OptionError, match="not something that boxnn wrote"):
-        new_folder(folder, overwrite=True)
-    assert list(new_folder(folder, overwrite=True, owned=Path.is_dir).iterdir()) == []
-    with pytest.raises(OptionError, match="does not exist; create it or choose another `out`"):
-        new_folder(tmp_path / "b" / "c")
+def test_a_folder_of_outputs(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "a") as folder:
+        (folder / "file").write_text("x")
+    for options, words in (
+        ({}, "already exists; pass `overwrite`"),
+        ({"overwrite": True}, "not something that boxnn wrote"),
+    ):
+        with pytest.raises(OptionError, match=words), output_folder(folder, **options):
+            pass
+    with output_folder(folder, resume=True):
+        assert (folder / "file").read_text() == "x"
+    with output_folder(folder, overwrite=True, owned=Path.is_dir):
+        assert list(folder.iterdir()) == []
+        with (
+            pytest.raises(OutputError, match="another process is writing"),
+            output_folder(folder, resume=True),
+        ):
+            pass
+    with (
+        pytest.raises(OptionError, match="does not exist; create it or choose another `out`"),
+        output_folder(tmp_path / "b" / "c"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -103,6 +103,38 @@ def test_finished_runs_are_found_again(boxnn: Run, monkeypatch: pytest.MonkeyPat
     assert boxnn(*FRONTIER, "--overwrite")[0] == 0
 
 
+def test_a_second_run_in_the_folder_is_refused(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boxnn(*FRONTIER)[0] == 0
+    real, second = pipeline.train, []
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        if not second:
+            second.append(None)  # of the second run nothing comes here
+            before = sorted(Path("f").rglob("*"))
+            for option in ("--overwrite", "--resume"):
+                second.append(boxnn(*FRONTIER, option))
+            assert sorted(Path("f").rglob("*")) == before
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "train", meanwhile)
+    assert boxnn(*FRONTIER, "--overwrite")[0] == 0
+    for refused in second[1:]:
+        failed(refused, 1, "another process is writing f; wait for it or choose another --out")
+    assert here() == {"tiny.zarr", "f"}
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "runs/thesis.txt", "runs/{}/thesis.txt", "runs/{}/model.zarr/thesis.txt"]
+)
+def test_overwrite_deletes_nothing_of_the_users(name: str, boxnn: Run) -> None:
+    assert boxnn(*FRONTIER)[0] == 0
+    mine = Path("f", name.format(next(Path("f/runs").iterdir()).name))
+    mine.write_text("years of work")
+    failed(boxnn(*FRONTIER, "--overwrite"), 2, "not something that boxnn wrote, or not all of it")
+    assert mine.read_text() == "years of work" and Path("f/frontier.csv").exists()
+    assert boxnn(*FRONTIER, "--resume")[0] == 0 and mine.exists()
+
+
 def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
     options = {"boxes": np.int64(6), "epochs": 4, "warmup": 0.5, "lr": np.float32(0.5), "tau": None}
     result = pipeline.frontier("tiny.zarr", "f", options, targets=np.array([1, 2]))

@@ -331,6 +331,11 @@ def test_what_is_refused(tmp_path, data):
             run = RunOptions(**{option: True})
             reproduce("table1", tmp_path / "mine", **data, scale=TINY, run=run)
     assert (tmp_path / "mine" / "thesis.tex").exists()
+    (tmp_path / "mine" / "reproduce.json").write_text("{}")
+    with pytest.raises(OptionError, match="not all of it"):
+        how = RunOptions(overwrite=True)
+        reproduce("table1", tmp_path / "mine", **data, scale=TINY, run=how)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
     assert not (tmp_path / "out").exists()
 
 
