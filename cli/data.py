@@ -72,7 +72,11 @@ def _table_options(command: Any) -> Any:
 @click.argument("source")
 @options.out("Dataset to make, e.g. mnist.zarr.")
 @click.option("--from", "directory", type=PATH, help="Folder of the files of a named data set.")
-@click.option("--labels", type=PATH, help="File with the labels of an .npy or IDX file.")
+@click.option(
+    "--labels", type=options.StorePath(), help="Labels of an .npy or IDX file or of a Zarr array."
+)
+@click.option("--x", metavar="NAME", help="Array of samples in a Zarr group, .nc or .npz file.")
+@click.option("--y", metavar="NAME", help="Array of labels there.")
 @click.option("--codes", is_flag=True, help="Features are whole numbers 0..255; keep them so.")
 @click.option("--shape", metavar="H,W[,C]", help="Shape of one sample, e.g. 28,28.")
 @click.option("--name", help="Name of the dataset; that of the source by default.")
@@ -86,7 +90,8 @@ def ingest(source: str, out: str, shape: str | None, **given: Any) -> options.Ou
     SOURCE is mnist, fashion-mnist, cifar-10, digits, mnist-sample, a table (.csv, .tsv or .parquet,
     also with .gz or .zst), a folder or zip of images (CLASS/NAME.png, or train/CLASS/NAME.png and
     test/CLASS/NAME.png), an .npz (arrays x, y and optionally x_test, y_test; or x_train, ...) or
-    .npy file, or a folder of IDX files.
+    .npy file, a Zarr array or a Zarr group with arrays x, y (or x_train, ..., or train/x, ...) or
+    its URL, a file of netCDF, or a folder of IDX files.
 
     Of a table numbers, categories, booleans and ISO dates are told apart by all rows, and cells may
     be empty.

@@ -288,11 +288,7 @@ def staged_output(
                         partial.mkdir(exist_ok=True)
                     (partial / _MARKER).write_bytes(text)
                 yield partial
-                if not lock.holds():
-                    raise OutputError(
-                        f"{final} is no longer this run's: it was cut off for too long, and its "
-                        "lock expired; run again"
-                    )
+                lock.check()
                 if directory and result is None:
                     (partial / _MARKER).unlink(missing_ok=True)
                 publish(partial if result is None else partial / result, final)

@@ -51,6 +51,14 @@ class Held:
         """Whether nobody else has taken it."""
         return True
 
+    def check(self) -> None:
+        """Raise if somebody else has taken it."""
+        if not self.holds():
+            raise OutputError(
+                "the output is no longer this run's: it was cut off for too long, and another run "
+                "took it over; run again"
+            )
+
 
 def in_the_way(path: Location) -> OptionError:
     """Say that there is something at the name of what we are to make."""

@@ -19,6 +19,7 @@ from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import Dataset, DatasetWriter, IdFormat
 from boxnn_numba.data.model_store import load_baseline, load_model, trained_columns
 from boxnn_numba.data.paths import Location, Name
+from boxnn_numba.data.sources.arrays import Names
 from boxnn_numba.data.sources.blocks import UNLABELLED, Block, Table, stored_features
 from boxnn_numba.data.sources.catalogue import Like, Source, open_source
 from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
@@ -58,12 +59,14 @@ class Ingested(Result):
 
 
 def ingest(
-    source: str | os.PathLike[str],
+    source: Any,
     out: Name,
     *,
     directory: str | os.PathLike[str] | None = None,
     label: str | None = None,
-    labels: str | os.PathLike[str] | None = None,
+    labels: Any = None,
+    x: str | None = None,
+    y: str | None = None,
     table: TableOptions = DEFAULT_TABLE,
     test: str | os.PathLike[str] | None = None,
     like: Name | None = None,
@@ -84,8 +87,10 @@ def ingest(
     source
         ``"mnist"``, ``"fashion-mnist"``, ``"cifar-10"``, ``"digits"``, ``"mnist-sample"``, or a
         path: a folder of IDX files, a folder or zip of images (``CLASS/NAME.png``, or
-        ``train/CLASS/...`` and ``test/CLASS/...``), an ``.npz`` or ``.npy`` file, or a table,
-        ``.csv``, ``.tsv`` or ``.parquet``, optionally with ``.gz`` or ``.zst``.
+        ``train/CLASS/...`` and ``test/CLASS/...``), an ``.npz`` or ``.npy`` file, a Zarr array or
+        group (or its URL) or a file of netCDF, or a table, ``.csv``, ``.tsv`` or ``.parquet``,
+        optionally with ``.gz`` or ``.zst``. Or an array of samples, of NumPy, Dask, Zarr or xarray,
+        or several by name: a Zarr group, an ``xarray.Dataset`` or a dict.
     out
         Folder to make, or its URL.
     directory
@@ -93,7 +98,11 @@ def ingest(
     label
         Label column of a table. Without it all rows are for testing and have no label.
     labels
-        File of the labels of an ``.npy`` or IDX file.
+        Labels of one array: the path of an ``.npy`` or IDX file or of a Zarr array, or an array.
+    x, y
+        Names of the arrays of samples and labels where there are several. By default ``x`` and
+        ``y``, ``x_train`` and ``y_train``, or ``train/x`` and ``train/y``, and with ``test`` those
+        of the test split.
     table
         How else to read a table.
     test
@@ -132,9 +141,10 @@ def ingest(
     validation.integer("seed", seed, low=0)
     wanted = None if like is None else _like(like)
     opened = open_source(
-        os.fspath(source),
+        os.fspath(source) if isinstance(source, (str, os.PathLike)) else source,
         directory=None if directory is None else Path(directory),
-        labels=None if labels is None else Path(labels),
+        labels=labels,
+        names=Names(x, y),
         table=table if label is None else replace(table, label=label),
         test=None if test is None else Path(test),
         like=wanted,
@@ -144,8 +154,10 @@ def ingest(
         "feature_shape": _feature_shape(opened, shape, wanted),
         "codes": _are_codes(opened, codes, wanted),
     }
-    sources = [name for name in (source, labels, directory, test, like) if name is not None]
-    local = [name for name in sources if Path(str(name)).exists()]
+    named = (source, labels, directory, test, like)
+    local = [
+        name for name in named if isinstance(name, (str, os.PathLike)) and Path(str(name)).exists()
+    ]
     with staged_output(out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=local) as folder:
         plan = _plan(opened, test_fraction, seed, wanted)
         digest, facts = _write(folder, opened, plan, header, run.progress)

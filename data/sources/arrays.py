@@ -6,66 +6,89 @@ import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from boxnn_numba.data.sources.blocks import ArrayTable, FileRows, MemoryRows, Rows, reading
 from boxnn_numba.errors import DataError
 
-#: Names of training features and labels: ours, and those of Keras's archives.
-_TRAIN = (("x", "y"), ("x_train", "y_train"))
-_TEST = ("x_test", "y_test")
+#: Names of training features and labels: ours, those of Keras's archives, and of our datasets.
+_TRAIN = (("x", "y"), ("x_train", "y_train"), ("train/x", "train/y"))
+_TEST = (("x_test", "y_test"), ("test/x", "test/y"))
 
 
-def npz_tables(path: Path, need_labels: bool = True) -> tuple[ArrayTable, ArrayTable | None]:
+class Names(NamedTuple):
+    """Names of the arrays of features and labels, where a user gives them."""
+
+    x: str | None = None
+    y: str | None = None
+
+
+NO_NAMES = Names()
+
+
+def named_pairs(
+    place: str, names: Collection[str], given: Names, need_labels: bool, remedy: str
+) -> list[tuple[str, str | None]]:
+    """Return the names of features and labels for training, and of those for testing, if any.
+
+    They are those that are `given`, with ``y`` beside another ``x``; or ``x`` and ``y``,
+    ``x_train`` and ``y_train``, or ``train/x`` and ``train/y``, and optionally the same for
+    testing. Without `need_labels` those of labels may be missing; what is missing otherwise has a
+    `remedy`.
+    """
+    if any(given):
+        pairs = [(given.x or "x", given.y or "y")]
+    else:
+        pairs = [pair for pair in _TRAIN if {*names} & {*pair}] or [_TRAIN[0]]
+        if len(pairs) > 1:
+            both = ", ".join(x for x, _ in pairs)
+            raise DataError(f"{place} has arrays {', '.join(sorted(names))}; leave one of {both}")
+        pairs += [pair for pair in _TEST if {*names} & {*pair}][:1]
+    must = need_labels or given.y is not None
+    wanted = [name for x, y in pairs for name in ((x, y) if must else (x,))]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        found = ", ".join(sorted(map(str, names))) or "nothing"
+        raise DataError(f"{place} has no array {missing[0]!r} (found {found}); {remedy}")
+    return [(x, y if y in names else None) for x, y in pairs]
+
+
+def npz_tables(
+    path: Path, need_labels: bool = True, given: Names = NO_NAMES
+) -> tuple[ArrayTable, ArrayTable | None]:
     """Return the training split of an archive and the test split, if it has one.
 
-    The arrays are ``x`` and ``y``, or ``x_train`` and ``y_train``, and optionally ``x_test`` and
-    ``y_test``. Without `need_labels` those of the labels may be missing.
+    The arrays are those of `named_pairs`. Without `need_labels` those of the labels may be missing.
     """
     with reading(str(path)), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-    found = [pair for pair in _TRAIN if names & {*pair}] or [_TRAIN[0]]
-    if len(found) > 1:
-        raise DataError(f"{path} has arrays {', '.join(sorted(names))}; leave one of x, x_train")
-    pairs = [*found, *([_TEST] if names & {*_TEST} else [])]
-    missing = [
-        name for x, y in pairs for name in ((x, y) if need_labels else (x,)) if name not in names
-    ]
-    if missing:
-        raise DataError(
-            f"{path} has no array {missing[0]!r} (found {', '.join(sorted(names)) or 'nothing'}); "
-            "save it with np.savez(FILE, x=..., y=...) and optionally x_test, y_test"
-        )
+    remedy = "save it with np.savez(FILE, x=..., y=...) and optionally x_test, y_test"
     train, *test = (
-        ArrayTable(_member_rows(path, x), _member_rows(path, y) if y in names else None)
-        for x, y in pairs
+        ArrayTable(_member_rows(path, x), None if y is None else _member_rows(path, y))
+        for x, y in named_pairs(str(path), names, given, need_labels, remedy)
     )
     return train, test[0] if test else None
 
 
-def npy_table(x_path: Path, y_path: Path | None) -> ArrayTable:
-    """Return features and labels that lie in two `.npy` files, or features only."""
-    return ArrayTable(_file_rows(x_path), None if y_path is None else _file_rows(y_path))
+def npy_rows(path: Path) -> Rows:
+    """Return the array of an ``.npy`` file."""
+    return _npy_rows(str(path), lambda: path.open("rb"))
 
 
 def array_rows(path: Path) -> Rows:
     """Return the features of an ``.npy`` file, or of an ``.npz`` archive: its ``x``, or all."""
     if path.suffix != ".npz":
-        return _file_rows(path)
+        return npy_rows(path)
     with reading(str(path)), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     chosen = names if len(names) == 1 else [name for name in names if name == "x"]
     if not chosen:
         raise DataError(f"{path} has arrays {', '.join(sorted(names))}; name the samples x")
     return _member_rows(path, chosen[0])
-
-
-def _file_rows(path: Path) -> Rows:
-    return _npy_rows(str(path), lambda: path.open("rb"))
 
 
 def _member_rows(path: Path, name: str) -> Rows:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.columns import Columns
+from boxnn_numba.data.paths import Location, is_url, location
 from boxnn_numba.data.sources import cifar
-from boxnn_numba.data.sources.arrays import npy_table, npz_tables
+from boxnn_numba.data.sources.arrays import NO_NAMES, Names, npy_rows, npz_tables
 from boxnn_numba.data.sources.blocks import ArrayTable, MemoryRows, Table
 from boxnn_numba.data.sources.cells import COMPRESSED, Reader, is_table, is_text, open_table
 from boxnn_numba.data.sources.idx import idx_table, idx_tables, is_idx
 from boxnn_numba.data.sources.images import has_images, image_tables
+from boxnn_numba.data.sources.stores import is_store, label_rows, object_tables, store_tables
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.progress import SILENT, Progress
@@ -131,10 +133,11 @@ class Like:
 
 
 def open_source(
-    source: str,
+    source: Any,
     *,
     directory: Path | None = None,
-    labels: Path | None = None,
+    labels: Any = None,
+    names: Names = NO_NAMES,
     table: TableOptions = DEFAULT_TABLE,
     test: Path | None = None,
     like: Like | None = None,
@@ -145,12 +148,15 @@ def open_source(
     ----------
     source
         A name of `NAMED`, or a path: a folder or file of IDX, a folder or zip of images, ``.npz``,
-        ``.npy``, or a table, ``.csv``, ``.tsv`` or ``.parquet``, optionally with ``.gz`` or
-        ``.zst``.
+        ``.npy``, a Zarr array or group or their URL, a file of netCDF, or a table, ``.csv``,
+        ``.tsv`` or ``.parquet``, optionally with ``.gz`` or ``.zst``. Or an array, or arrays by
+        name, as in `boxnn_numba.data.sources.stores`.
     directory
         Folder of the files of ``mnist``, ``fashion-mnist`` and ``cifar-10``.
     labels
-        File of the labels of an ``.npy`` or IDX file.
+        Labels of one array: the path of an ``.npy`` or IDX file or of a Zarr array, or an array.
+    names
+        Of the arrays in an archive, a group or a file of netCDF.
     table
         How to read a table.
     test
@@ -165,8 +171,12 @@ def open_source(
     DataError
         The source is missing, damaged or not understood.
     """
+    in_arrays = {"x": names.x, "y": names.y}
+    if not isinstance(source, str) or is_url(source) or is_store(source):
+        _refuse_options(_called(source), directory=directory, test=test, **table.given())
+        return _stored(source, names, labels, like is None)
     if source in NAMED:
-        _refuse_options(source, labels=labels, test=test, **table.given())
+        _refuse_options(source, labels=labels, test=test, **in_arrays, **table.given())
         return _named(source, directory)
     path = Path(source)
     if not path.exists():
@@ -175,10 +185,26 @@ def open_source(
         )
     _refuse_options(source, directory=directory)
     if is_table(path) or (table.sep is not None and path.is_file()):
-        _refuse_options(source, labels=labels)
+        _refuse_options(source, labels=labels, **in_arrays)
         return _tables(path, table, test, like)
     _refuse_options(source, test=test, **table.given())
-    return _open_path(path, labels, like is None)
+    return _open_path(path, labels, names, like is None)
+
+
+def _called(source: Any) -> str:
+    return source if isinstance(source, str) else "an array"
+
+
+def _stored(source: Any, names: Names, labels: Any, need_labels: bool) -> Source:
+    """Open arrays in a store, or array objects."""
+    given = None if labels is None else label_rows(labels)
+    if not isinstance(source, str):
+        tables = object_tables(source, names, given, need_labels)
+        return Source("data", "arrays in memory", *tables)
+    path = location(source)
+    if not is_store(path):
+        raise DataError(f"{source} is no Zarr array or group; check the URL")
+    return Source(_stem(path), path.name, *store_tables(path, names, given, need_labels))
 
 
 def _named(source: str, directory: Path | None) -> Source:
@@ -264,30 +290,33 @@ def fetch(name: str, progress: Progress = SILENT) -> Path:
     return folder
 
 
-def _open_path(path: Path, labels: Path | None, need_labels: bool) -> Source:
+def _open_path(path: Path, labels: Any, names: Names, need_labels: bool) -> Source:
     name = _stem(path)
+    if path.suffix == ".npz":
+        _refuse_options(str(path), labels=labels)
+        return Source(name, path.name, *npz_tables(path, need_labels, names))
+    _refuse_options(str(path), x=names.x, y=names.y)
     if path.is_dir() or path.suffix == ".zip":
         _refuse_options(str(path), labels=labels)
         if path.is_dir() and not has_images(path):
             return Source(path.resolve().name, "IDX files", *idx_tables(path))
         return Source(path.resolve().stem, "image files", *image_tables(path))
-    if path.suffix == ".npz":
-        _refuse_options(str(path), labels=labels)
-        return Source(name, path.name, *npz_tables(path, need_labels))
-    if labels is not None and not labels.exists():
-        raise DataError(f"{labels} does not exist; check the path given to `labels`")
-    if path.suffix != ".npy" and not is_idx(path):
+    is_npy = path.suffix == ".npy"
+    if not is_npy and not is_idx(path):
         raise DataError(
-            f"{path} is of no known kind; pass IDX, .npz, .npy, .csv, .tsv, .parquet or images, or "
-            "say what stands between the cells of a table with `sep`"
+            f"{path} is of no known kind; pass IDX, .npz, .npy, Zarr, .nc, .csv, .tsv, .parquet or "
+            "images, or say what stands between the cells of a table with `sep`"
         )
-    if labels is None and (need_labels or path.suffix != ".npy"):
+    if labels is None and (need_labels or not is_npy):
         raise OptionError(f"{path} has no labels; name their file with `labels`")
-    about = path.name if labels is None else f"{path.name}, labels {labels.name}"
-    if path.suffix == ".npy":
-        return Source(name, about, npy_table(path, labels))
-    assert labels is not None
-    return Source(name, about, idx_table(path, labels))
+    named = isinstance(labels, (str, os.PathLike))
+    about = f"{path.name}, labels {Path(labels).name}" if named else path.name
+    if is_npy:
+        rows = None if labels is None else label_rows(labels)
+        return Source(name, about, ArrayTable(npy_rows(path), rows))
+    if not named or not Path(labels).exists():
+        raise DataError(f"{labels} does not exist; check the path given to `labels`")
+    return Source(name, about, idx_table(path, Path(labels)))
 
 
 def _tables(path: Path, options: TableOptions, test: Path | None, like: Like | None) -> Source:
@@ -325,7 +354,7 @@ def _those_there(options: TableOptions, reader: Reader) -> TableOptions:
     return replace(options, label=label, drop=drop, categorical=(), numeric=())
 
 
-def _stem(path: Path) -> str:
+def _stem(path: Location) -> str:
     name = path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED else path.name
     return name.split(".")[0] or path.name
 
