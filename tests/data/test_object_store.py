@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import zarr.core.sync
 from fsspec.implementations.memory import MemoryFileSystem
 from support.cli_runs import Run, failed
-from support.interruptions import SLOW_BOXNN, assert_same_model, kill, wait_for
+from support.interruptions import BOXNN, assert_same_model, kill, wait_for
 from upath import UPath
 
 from boxnn_numba import load_model
@@ -30,15 +31,17 @@ from boxnn_numba.data.locks import held
 from boxnn_numba.data.paths import location
 from boxnn_numba.errors import OptionError, OutputError
 
-#: As quick as the clock of the server allows, which counts seconds.
-LEASE_SECONDS = 3.0
-
 
 @pytest.fixture(autouse=True)
 def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "LEASE_SECONDS", LEASE_SECONDS)
-    monkeypatch.setattr(locks, "RENEWAL_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "RENEWAL_SECONDS", 0.2)
     monkeypatch.setattr(locks, "SETTLE_SECONDS", 0.1)
+
+
+def expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let leases expire that nobody renews; the server counts seconds."""
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 1.0)
+    time.sleep(2.1)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,28 @@ def listing(folder: UPath) -> set[str]:
 
 # --- runs ----------------------------------------------------------------------------------
 
+#: The commands, stuck for good after the third epoch or chunk, until they are killed.
+STUCK_BOXNN = [
+    *BOXNN[:-1],
+    """
+import time
+from boxnn_numba.cli.main import main
+from boxnn_numba.pipelines import chunks
+from boxnn_numba.training.run import Training
+
+def stuck(function, calls=iter([1, 2, 3])):
+    def run(*arguments, **options):
+        if next(calls, None) is None:
+            time.sleep(300)
+        return function(*arguments, **options)
+    return run
+
+Training.run_epoch = stuck(Training.run_epoch)
+chunks.write_chunk = stuck(chunks.write_chunk)
+main()
+""",
+]
+
 TRAIN = (
     "train {data} --out {out} --preset graded --boxes 6 --epochs 15 --lr 0.02 --batch 20 "
     "--validation 0.2 --threads 1 -q"
@@ -111,20 +136,22 @@ def test_killed_runs_give_way_and_resume_to_the_same_bits(
     ours = {"data": f"{bucket}/d.zarr", "model": "whole"}
     train = TRAIN.format(**ours, out=f"{bucket}/m").split()
     certify = CERTIFY.format(**ours, out=f"{bucket}/c").split()
-    renewing = f"from boxnn_numba.data import locks; locks.RENEWAL_SECONDS = 0.3\n{SLOW_BOXNN[-1]}"
-    runs = [subprocess.Popen([*SLOW_BOXNN[:-1], renewing, *words]) for words in (train, certify)]
-    begun = (bucket / "m.partial/checkpoint.npz", bucket / "c.partial/finished/c/2")
-    for run, words, sign in zip(runs, (train, certify), begun, strict=True):
-        wait_for(lambda sign=sign: time.sleep(0.1) or sign.exists(), run)  # type: ignore[misc]
-        for option in ("--resume", "--overwrite"):
-            told = (f"process {run.pid}, since 2", "host ", "--no-lock if it runs no more")
-            failed(boxnn(*words, option), 1, "another run is writing s3://", *told)
-    for run in runs:
-        kill(run)
-    killed = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        runs = [subprocess.Popen([*STUCK_BOXNN, *words]) for words in (train, certify)]
+        for run in runs:
+            stack.callback(run.wait)
+            stack.callback(run.kill)
+        begun = (bucket / "m.partial/checkpoint.npz", bucket / "c.partial/finished/c/2")
+        for run, words, sign in zip(runs, (train, certify), begun, strict=True):
+            wait_for(lambda sign=sign: time.sleep(0.1) or sign.exists(), run)  # type: ignore[misc]
+            for option in ("--resume", "--overwrite"):
+                told = (f"process {run.pid}, since 2", "host ", "--no-lock if it runs no more")
+                failed(boxnn(*words, option), 1, "another run is writing s3://", *told)
+        for run in runs:
+            kill(run)
     failed(boxnn(*train, "--resume"), 1, f"process {runs[0].pid}")
     assert boxnn(*certify, "--resume", "--no-lock")[0] == 0
-    time.sleep(max(0, LEASE_SECONDS + 1.1 - (time.monotonic() - killed)))
+    expire(monkeypatch)
     assert boxnn(*train, "--resume")[0] == 0
     assert_same_model(load_model(bucket / "m"), load_model("whole"))
     one, two = (open_certificate(path) for path in (bucket / "c", "cert"))
@@ -217,21 +244,19 @@ def test_of_many_writers_at_once_one_goes_on(place: UPath) -> None:
 
 
 def test_a_lease_is_renewed_or_lost(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = LEASE_SECONDS + 1.1
-    if place.protocol == "memory":  # a finer clock
-        late = 0.6
-        monkeypatch.setattr(locks, "LEASE_SECONDS", 0.5)
-        monkeypatch.setattr(locks, "RENEWAL_SECONDS", 0.1)
+    lock = place / ".m.lock"
     with held(place / "m"):
-        time.sleep(late)
-        with pytest.raises(OutputError, match="another run"), held(place / "m"):
-            pass
+        began = lock.fs.modified(lock.path)
+        while lock.fs.modified(lock.path) == began:
+            time.sleep(0.1)
     with pytest.raises(OutputError, match="no longer this run's"), staged_output(place / "m"):
         # Another took it, and is at work in the same unfinished folder.
-        (place / ".m.lock").write_text('{"format": "boxnn-lease"}')
+        lock.write_text('{"format": "boxnn-lease"}')
         (place / "m.partial" / "theirs").write_text("half")
     assert listing(place) == {".m.lock", "m.partial"}
-    time.sleep(late)
+    with pytest.raises(OutputError, match="another run"), held(place / "m"):
+        pass
+    expire(monkeypatch)
     with staged_output(place / "m", overwrite=True) as partial:
         (partial / "whole").write_text("whole")
     assert listing(place) == {"m"}
