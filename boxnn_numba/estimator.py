@@ -228,19 +228,24 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             Training diverged; the boxes of the last good epoch are kept.
         """
         streams = self._streams(X)
+        samples: Any = X
         if streams:
-            X = X.data if lazy.is_labelled(X) else X  # type: ignore[attr-defined]
-            labels = self._checked_labels(np.asarray(y))
-            if not lazy.is_frame(X):
-                check_shape("X", X)
+            samples = samples.data if lazy.is_labelled(X) else X
+            labels = self._checked_labels(y)
+            if not lazy.is_frame(samples):
+                check_shape("X", samples)
+                if len(samples.shape) > 2:
+                    raise InputError(f"X has shape {samples.shape}; pass (samples, features)")
+                if samples.shape[0] == samples.shape[0]:  # else it is not known yet
+                    check_consistent_length(samples, labels)
         else:
-            X, labels = self._checked(X, y, reset=True)
+            samples, labels = self._checked(X, y, reset=True)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, labels)
         classes, index = np.unique(labels, return_inverse=True)
-        self._begin(classes, X.shape[1], self.preset)
+        self._begin(classes, samples.shape[1], self.preset)
         with ExitStack() as spools:
-            rows = self._read(X, len(labels), spools) if streams else MemoryRows(X)
+            rows = self._read(samples, len(labels), spools) if streams else MemoryRows(samples)
             data = TrainingData(
                 rows, index, self._names, (rows.n_features,), self.columns_, spools, name="X"
             )
@@ -260,9 +265,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _streams(self, X: Any) -> bool:
         """Return whether X is read block by block, and not put into memory."""
-        if not lazy.is_deferred(X) or len(X.shape) != 2:
-            return False
-        return self.categorical_features is None or is_default(self.categorical_features)
+        by_type = self.categorical_features is None or is_default(self.categorical_features)
+        return lazy.is_deferred(X) and by_type
 
     def _read(self, X: Any, n_labels: int, spools: ExitStack) -> Rows:
         """Return samples that are not in memory as rows, and fix the columns."""
@@ -348,8 +352,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             samples = self._raw(samples, reset)
         return samples, self._checked_labels(labels)
 
-    def _checked_labels(self, y: np.ndarray) -> np.ndarray:
-        labels = _check_y(y, estimator=self)
+    def _checked_labels(self, y: ArrayLike) -> np.ndarray:
+        labels = _check_y(np.asarray(y) if lazy.is_deferred(y) else y, estimator=self)
         if labels.dtype == object and len({isinstance(item, str) for item in labels}) > 1:
             raise InputError("y mixes strings and other labels; convert them to one type")
         check_classification_targets(labels)

@@ -425,7 +425,7 @@ def computed_blocks(x: Any) -> Iterator[Any]:
 
     with ThreadPoolExecutor(1, "boxnn-blocks") as pool:
         first = most = 1
-        ahead = pool.submit(computed, 0, 1)
+        ahead: Any = pool.submit(computed, 0, 1)
         while ahead is not None:
             blocks, ahead = ahead.result(), None
             most = max(most, *map(_bytes, blocks))

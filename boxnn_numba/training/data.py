@@ -82,7 +82,7 @@ class TrainingData:
         *,
         threads: int = 1,
         sample_weight: ArrayLike | None = None,
-        window_bytes: int = WINDOW_BYTES,
+        window_bytes: int | None = None,
         strict: bool = False,
     ) -> tuple[Feed, Grid | None]:
         """Return the feed of the samples, and the grid of real features; once.
@@ -96,7 +96,7 @@ class TrainingData:
         sample_weight
             (N,) numbers >= 0: how much each sample counts.
         window_bytes
-            Most codes of a window.
+            Most codes of a window; `WINDOW_BYTES` by default.
         strict
             As scikit-learn wants it: rows of weight 0 are as if they were not there, and the grid
             takes missing values even if there are none.
@@ -115,15 +115,16 @@ class TrainingData:
         chosen = training if strict else None
         grid = None if self._are_codes(chosen) else self._grid(training, strict)
         augment = augmentation(self.feature_shape, grid, options, threads)
+        weights = None if weights is None else weights[training]
         feed = Feed.of_rows(
-            self.rows.encoded(grid, self.spools), self.labels, (training, held), window_bytes,
-            options.seed, augment, None if weights is None else weights[training],
+            self.rows.encoded(grid, self.spools), self.labels, (training, held),
+            window_bytes or WINDOW_BYTES, options.seed, augment, weights,
         )  # fmt: skip
         return feed, grid
 
     def digest(self) -> str:
         """Return a SHA-256 of all rows and labels, before they are fed."""
-        facts = [self.rows.dtype.str, self.feature_shape, self.classes]
+        facts: list[Any] = [self.rows.dtype.str, self.feature_shape, self.classes]
         facts += [] if self.columns is None else self.columns.as_list()
         found = hashlib.sha256(json.dumps(facts).encode())
         found.update(np.ascontiguousarray(self.labels, np.dtype("<i8")).data)
@@ -263,7 +264,7 @@ def _checked(
                 f"{name} has {block.dtype} rows of shape {block.shape[1:]} from row {first} on, "
                 f"and says that they are {x.dtype} of shape {x.shape[1:]}; mend its `meta`"
             )
-        block = block.reshape(len(block), -1)
+        block = block.reshape(len(block), int(np.prod(x.shape[1:])))
         if len(block):
             if block.dtype != np.uint8:
                 validation.features(name, block, True, first=first)

@@ -72,7 +72,7 @@ class MemoryRows(Rows):
     """A matrix in memory."""
 
     def __init__(self, x: np.ndarray) -> None:
-        super().__init__(*x.shape, x.dtype)
+        super().__init__(len(x), x.shape[1], x.dtype)
         self._x = x
 
     def read(self, first: int, last: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from boxnn_numba.pipelines.plan.step import (
     step_bytes,
     step_phases,
 )
-from boxnn_numba.pipelines.training.dataset_loader import WINDOW_BYTES
+from boxnn_numba.training.loader import WINDOW_BYTES
 
 #: Copies of a message while it is packed or unpacked.
 COPIES_OF_MESSAGES = 2

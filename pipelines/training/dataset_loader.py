@@ -16,7 +16,7 @@ from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.progress import Progress
 from boxnn_numba.training.data import Arrays, TrainingData
-from boxnn_numba.training.loader import WINDOW_BYTES, Feed
+from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.rows import Rows
 
@@ -125,7 +125,7 @@ def is_name(data: Any) -> bool:
 def dataset_feed(
     dataset: Dataset,
     options: TrainingOptions,
-    window_bytes: int = WINDOW_BYTES,
+    window_bytes: int | None = None,
     threads: int = 1,
 ) -> tuple[Feed, Grid | None]:
     """Return the feed of a dataset's training split, and the grid of its real features.
@@ -137,7 +137,7 @@ def dataset_feed(
     options
         Gives the validation fraction, the seed, the augmentation and the weights of the classes.
     window_bytes
-        Codes in a window.
+        Most codes of a window; `boxnn_numba.training.loader.WINDOW_BYTES` by default.
     threads
         Threads that augment.
 
