@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     asked: dict[str, bool] = {"json": "--json" in words}  # a configuration file may ask, too
     try:
-        with _one_interrupt():
+        with _one_interrupt(leaving=arguments is None):
             cli.main(args=words, prog_name="boxnn", standalone_mode=False, obj=asked)
             sys.stdout.flush()
     except click.exceptions.Exit as leave:
@@ -102,8 +102,11 @@ def _fail(message: str, code: int, asked: dict[str, bool], start: str = "Error: 
 
 
 @contextlib.contextmanager
-def _one_interrupt() -> Iterator[None]:
-    """Let the first Ctrl-C end the run, and ignore more of them while it cleans up."""
+def _one_interrupt(leaving: bool) -> Iterator[None]:
+    """Let the first Ctrl-C end the run, and ignore more of them while it cleans up.
+
+    Also at the end of the interpreter, which waits for threads, if the process is `leaving`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -116,7 +119,8 @@ def _one_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if not (leaving and signal.getsignal(signal.SIGINT) == signal.SIG_IGN):
+            signal.signal(signal.SIGINT, before)
 
 
 def _abandon_output() -> None:

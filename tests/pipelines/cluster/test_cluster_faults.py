@@ -200,7 +200,11 @@ def test_ctrl_c(command: str, work: Work, tmp_path: Path) -> None:
         process = start_slow(started, *words, "--workers", 2)
         wait_until(lambda: underway(out), process)
         below = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+        deadline = time.monotonic() + 30
+        while process.poll() is None:  # by somebody who does not wait
+            assert time.monotonic() < deadline
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+            time.sleep(0.05)
         assert process.wait(30) == 130, started.output(process)
         out_text, err_text = started.output(process)
         assert out_text == "" and err_text.count("\n") == 1, err_text
