@@ -34,8 +34,8 @@ def list_(quiet: bool) -> options.Output:
         place = item["available"] or f"not here; run `boxnn data fetch {item['name']}`"
         lines += [f"{item['name']:14} {item['description']}", f"{'':14} {place}"]
     own = (
-        "Your own: tables (.csv, .tsv, .parquet), images (a folder or .zip), .npz, .npy, IDX files "
-        "(boxnn data ingest)."
+        "Your own: tables (.csv, .tsv, .parquet), images (a folder or .zip), Zarr, .nc, .npz, "
+        ".npy, IDX files (boxnn data ingest)."
     )
     return {"sources": sources}, "\n".join([*lines, own])
 

@@ -221,7 +221,8 @@ def test_one_writer_at_a_time(place: UPath) -> None:
     assert listing(place) == set()
 
 
-def test_of_many_writers_at_once_one_goes_on(place: UPath) -> None:
+def test_of_many_writers_at_once_one_goes_on(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "SETTLE_SECONDS", 0.5)  # threads may be held up
     barrier, inside, refused = threading.Barrier(4), [], []
 
     def write() -> None:

@@ -96,6 +96,21 @@ def test_a_stopped_study_goes_on(boxnn: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.tune
+def test_a_second_study_in_the_file_is_refused(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, second = pipeline.Training, []
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        if not second:
+            second.append(None)
+            second.append(boxnn(*TUNE, "--trials", 1, "--overwrite"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "Training", meanwhile)
+    assert boxnn(*TUNE, "--trials", 1)[0] == 0
+    failed(second[1], 1, "another process is writing s.json")
+
+
+@pytest.mark.tune
 @pytest.mark.parametrize(
     "damage",
     [
