@@ -8,6 +8,7 @@ the seed only.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,8 @@ class Round:
 _ROUNDS = (Round(1000, 80, 1, 200, kept=4), Round(3000, 160, 2, 400))
 #: Rows with which all steps are made, and the least part of them.
 _MANY_ROWS, _LEAST_EFFORT = 1000, 0.25
+#: Below so many rows, several splits are tried.
+_FEW_ROWS = 1000
 #: Sets of boxes, and steps besides one pass over the rows, of what is trained in the end.
 _MEMBERS, _STEPS = 3, 400
 
@@ -158,22 +161,29 @@ def search(
     for number, item in enumerate(_ROUNDS):
         if len(candidates) == 1:
             break
-        rows, held = _split(feed, n_classes, item, [seed, 9, number])
-        if len(held) == 0:
+        splits = [
+            _split(feed, n_classes, item, [seed, 9, number, *([again] if again else [])])
+            for again in range(_splits(len(feed)))
+        ]
+        if any(len(held) == 0 for _, held in splits):
             break
-        data = _Data(feed, n_classes, rows, held)
+        data = [_Data(feed, n_classes, *split) for split in splits]
 
-        def attempt(options: TrainingOptions, item: Round = item, data: _Data = data) -> Any:
-            return data.outcome(options, item, effort)
+        def attempt(
+            task: tuple[TrainingOptions, _Data], item: Round = item
+        ) -> tuple[tuple[float, ...], np.ndarray]:
+            return task[1].outcome(task[0], item, effort)
 
+        tasks = [*itertools.product(candidates, data)]
         with ThreadPoolExecutor(threads, "boxnn-search") as pool:
             try:
-                found = [*pool.map(attempt, candidates)]
+                found = [*pool.map(attempt, tasks)]
             finally:  # those that still run after Ctrl-C
-                data.stop.set()
+                for one in data:
+                    one.stop.set()
         trials = [
-            Trial(number, options, accuracy, data.recall(scores), scores, data.labels)
-            for options, (accuracy, scores) in zip(candidates, found, strict=True)
+            _trial(number, options, data, found[place * len(data) : (place + 1) * len(data)])
+            for place, options in enumerate(candidates)
         ]
         for trial in trials:
             if on_trial is not None:
@@ -182,6 +192,27 @@ def search(
         fit.sort(key=lambda trial: -trial.score)
         candidates, best = [trial.options for trial in fit[: item.kept]], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
+
+
+def _splits(rows: int) -> int:
+    """Return how often few rows are split: what is held out once says little."""
+    return 3 if rows < _FEW_ROWS else 1
+
+
+def _trial(
+    number: int,
+    options: TrainingOptions,
+    data: Sequence[_Data],
+    found: Sequence[tuple[tuple[float, ...], np.ndarray]],
+) -> Trial:
+    """Return the mean of what was found in some splits of the rows."""
+    accuracy = np.mean([of_radii for of_radii, _ in found], axis=0)
+    recall = np.mean([one.recall(scores) for one, (_, scores) in zip(data, found, strict=True)])
+    return Trial(
+        number, options, tuple(accuracy.tolist()), float(recall),
+        np.concatenate([scores for _, scores in found]),
+        np.concatenate([one.labels for one in data]),
+    )  # fmt: skip
 
 
 def _accurate(trials: list[Trial]) -> list[Trial]:

@@ -280,7 +280,7 @@ def test_a_scorer_of_other_classifiers() -> None:
 
 def test_divergence_is_a_warning_and_the_last_good_boxes_stay() -> None:
     x, y = WINE
-    wild = BoxNNClassifier(options={"lr": 3000.0, "schedule": "constant"}, epochs=20)
+    wild = BoxNNClassifier("graded", options={"lr": 3000.0, "schedule": "constant"}, epochs=20)
     with pytest.warns(ConvergenceWarning, match=r"diverged in epoch .* options=\{'lr': 750\}"):
         wild.fit(x, y)
     assert wild.predict(x).shape == y.shape
