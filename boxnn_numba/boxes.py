@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -130,8 +130,7 @@ class Boxes:
 
     @cached_property
     def _content(self) -> Any:
-        arrays = self.lower, self.upper, self.labels, self.template, self.part, self.group
-        return lazy.content("Boxes", *arrays, self.width, self.n_classes)
+        return lazy.content("Boxes", *(getattr(self, one.name) for one in fields(self)))
 
     @property
     def n_features(self) -> int:

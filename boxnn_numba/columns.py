@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba import lazy
 from boxnn_numba.errors import InputError
 
 KINDS = ("number", "category", "boolean", "date")
@@ -157,6 +158,9 @@ class Columns(Sequence[Column]):
 
     def __len__(self) -> int:
         return len(self._columns)
+
+    def __dask_tokenize__(self) -> Any:
+        return lazy.content("Columns", self.as_list())
 
     def __getitem__(self, position: Any) -> Any:
         return self._columns[position]

@@ -530,8 +530,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def __dask_tokenize__(self) -> Any:
         names = list(getattr(self, "feature_names_in_", []))
         fitted = getattr(self, "model_", None), getattr(self, "_sharpness", None)
-        columns = None if self.columns_ is None else self.columns_.as_list()
-        return lazy.content("BoxNNClassifier", self.get_params(deep=False), names, columns, *fitted)
+        given = self.get_params(deep=False)
+        return lazy.content("BoxNNClassifier", given, names, self.columns_, *fitted)
 
     def _distance(self, X: ArrayLike) -> np.ndarray:
         """Return the (N, K) int32 class distances of samples, in units."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,7 +170,7 @@ class Grid:
         )
 
     def __dask_tokenize__(self) -> Any:
-        return lazy.content("Grid", self.edges, self.counts, self.codes, self.missing)
+        return lazy.content("Grid", *(getattr(self, one.name) for one in fields(self)))
 
     @property
     def n_features(self) -> int:

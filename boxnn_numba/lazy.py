@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import default_threads, limit_threads
 from boxnn_numba.errors import InputError
 
@@ -225,6 +224,8 @@ def _on_block(
     block: Any, shared: Shared, function: Callable[..., Any], options: dict[str, Any]
 ) -> Any:
     """Answer for a block: a task. Tasks run side by side, so each has one thread, or the GPU."""
+    from boxnn_numba.backends.devices import get_backend  # which imports Numba
+
     alone = get_backend(options.get("device", "cpu")).name == "cuda"
     with limit_threads(1), _ON_GPU if alone else nullcontext():
         return function(shared.value, _only(block), **options)

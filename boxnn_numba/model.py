@@ -6,7 +6,7 @@ import html
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -150,10 +150,9 @@ class BoxNN:
                 )
 
     def __dask_tokenize__(self) -> Any:
-        columns = None if self.columns is None else self.columns.as_list()
-        shape = self.feature_shape, self.group_size
-        answers = self.grid, columns, list(self.classes), *shape, self.offset
-        return lazy.content("BoxNN", *self.box_sets, *answers)
+        # How the model came to be answers nothing.
+        answers = [getattr(self, one.name) for one in fields(self) if one.name != "training"]
+        return lazy.content("BoxNN", *answers)
 
     @property
     def box_sets(self) -> tuple[Boxes, ...]:

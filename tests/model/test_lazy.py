@@ -32,6 +32,7 @@ from boxnn_numba import (
 )
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.certificates.margin import balanced_certified_accuracy, mean_certified_radius
+from boxnn_numba.columns import Column, Columns
 from boxnn_numba.errors import InputError, OptionError
 
 N, SHAPE = 37, (3, 4)
@@ -223,9 +224,14 @@ def test_the_same_content_has_the_same_names() -> None:
         BoxNN(BOXES, LABELS, Grid.fit(REAL)),
         BoxNN(BOXES, LABELS, Grid.fit(REAL + 1)),
         BoxNN(BOXES, LABELS, others=(make_boxes(1),)),
+        BoxNN(BOXES, LABELS, group_size=2),
+        *(
+            BoxNN(BOXES, LABELS, Grid.fit(REAL), columns=Columns(columns))
+            for columns in ([Column(f"{kind}{k}") for k in range(12)] for kind in "xy")
+        ),
     ]
     names = [model.predict(x).name for model in (*same, *other)]
-    assert names[0] == names[1] and len(set(names)) == 7
+    assert names[0] == names[1] and len(set(names)) == 10
     assert pickle.loads(pickle.dumps(same[0])).predict(x).name == names[0]
     kinds = [same[0].certify(x, kind).radius.name for kind in ("sound", "paper")]
     assert len(set(kinds)) == 2
