@@ -284,6 +284,7 @@ class Survey:
             )
         self._missing = frozenset(missing)
         self._found: dict[str, _Found] = {}
+        self._rows = 0
 
     def add(self, block: Any) -> None:
         """Take note of some rows: a mapping of names to arrays of cells, or a frame.
@@ -299,8 +300,10 @@ class Survey:
         if given.keys() != self._found.keys():
             name = min(given.keys() ^ self._found.keys())
             raise InputError(f"column {name!r} is in some blocks only; all need the same columns")
-        for name, values in given.items():
-            self._found[name].add(_cells(values, name), self._missing)
+        cells = {name: _cells(values, name) for name, values in given.items()}
+        self._rows += max(map(len, cells.values()))
+        for name, values in cells.items():
+            self._found[name].add(values, self._missing)
 
     def columns(self) -> Columns:
         """Return what was found.
@@ -308,9 +311,11 @@ class Survey:
         Raises
         ------
         InputError
-            A column has no value at all, or is said to be numeric and is not; or one that is said
-            to be something is not there.
+            There are no rows; a column has no value at all, or is said to be numeric and is not; or
+            one that is said to be something is not there.
         """
+        if not self._rows:
+            raise InputError("the table has no rows; pass at least one")
         for name in sorted(self._categorical | self._numeric):
             if name not in self._found:
                 raise InputError(f"there is no column {name!r}; {nearest(name, self._found)}")

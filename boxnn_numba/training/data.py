@@ -198,7 +198,9 @@ class Arrays:
         y = np.asarray(y)
         labels = validation.labels("y", y, len(y) if unknown and y.ndim else self._x.shape[0])
         classes, self._index = np.unique(labels, return_inverse=True)
-        if len(classes) < 2:
+        if len(classes) == 0:
+            raise InputError("x and y have no rows; pass at least one of two classes each")
+        if len(classes) == 1:
             raise InputError("y holds one class; a classifier needs at least two")
         self._classes = classes.tolist()
 

@@ -183,6 +183,7 @@ def test_tables_that_do_not_fit(table: Any, message: str) -> None:
     ("make", "message"),
     [
         (lambda: Columns.of({"a": [None, "?"]}), "column 'a' has no value in any row"),
+        (lambda: Columns.of({"a": [], "b": []}), "the table has no rows; pass at least one"),
         (lambda: Columns.of({"a": ["1", "x"]}, numeric=["a"]), "in `numeric` and holds 'x'"),
         (lambda: Columns.of({"a": [1]}, categorical=["b"]), "there is no column 'b'"),
         (lambda: Columns.of({"a": [1]}, ["a"], ["a"]), "'a' is in `categorical` and in `numeric`"),
