@@ -585,7 +585,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def _softmax(self, distance: np.ndarray) -> np.ndarray:
         return probabilities(-distance / self.model_.reach, self._sharpness)
 
-    def explain(self, X: ArrayLike, time_limit: float = 5.0) -> list[Explanation]:
+    def explain(
+        self, X: ArrayLike, time_limit: float = 5.0, *, attackable: Any = None
+    ) -> list[Explanation]:
         """Explain predictions: nearest boxes in raw values, costs of columns, smallest changes.
 
         Parameters
@@ -595,6 +597,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         time_limit
             Seconds for each sample to prove that no change is smaller than the one found; 0 to
             leave that out.
+        attackable
+            The only columns that may change, by name or number; all by default.
 
         Returns
         -------
@@ -604,7 +608,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         rows = self._rows(X)
         names = getattr(self, "feature_names_in_", None)
         with limit_threads(self._threads()):
-            return explain(self.model_, rows, names, time_limit)
+            return explain(self.model_, rows, names, time_limit, attackable=attackable)
 
     @property
     def column_importances_(self) -> np.ndarray:

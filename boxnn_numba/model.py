@@ -370,13 +370,20 @@ class BoxNN:
         return Certificate(index, radius)
 
     def explain(
-        self, x: ArrayLike, time_limit: float = 5.0, seed: int = 0
+        self,
+        x: ArrayLike,
+        time_limit: float = 5.0,
+        seed: int = 0,
+        *,
+        attackable: Any = None,
     ) -> list[certificates.Explanation]:
         """Return for each sample its nearest boxes in raw values, and the smallest change found.
 
         As `boxnn_numba.certificates.explain`; ``print(model.explain(x)[0])`` is to be read.
         """
-        return certificates.explain(self, x, time_limit=time_limit, seed=seed)
+        return certificates.explain(
+            self, x, time_limit=time_limit, seed=seed, attackable=attackable
+        )
 
     def column_importances(self, x: ArrayLike, seed: int = 0) -> np.ndarray:
         """Return how often each column is in the smallest change found of some samples, (n,).

@@ -18,8 +18,11 @@ from boxnn_numba.cli import options
     default=5.0,
     help="Seconds for each row to prove that no change is smaller; 0 leaves that out.",
 )
+@click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @options.rows_of_a_table
-def explain(model: str, file: str, rows: str, **given: Any) -> options.Output:
+def explain(
+    model: str, file: str, rows: str, attackable: str | None, **given: Any
+) -> options.Output:
     """Say why rows of FILE have their predictions, and what would change them.
 
     For each row: the nearest box of the class that MODEL predicts and that of its rival in the
@@ -33,5 +36,6 @@ def explain(model: str, file: str, rows: str, **given: Any) -> options.Output:
 
     chosen = options.whole_numbers("--rows", rows, "0,7")
     table = TableOptions(**options.table_values(given))
-    result = work(model, file, chosen, table=table, **given)
+    who = options.column_names(attackable)
+    result = work(model, file, chosen, attackable=who, table=table, **given)
     return result, str(result)

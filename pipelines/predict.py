@@ -141,6 +141,7 @@ def explain(
     rows: Sequence[int] = (0,),
     *,
     time_limit: float = 5.0,
+    attackable: Any = None,
     table: TableOptions = DEFAULT_TABLE,
     run: RunOptions = DEFAULT_RUN,
 ) -> Explained:
@@ -154,6 +155,8 @@ def explain(
         Numbers of rows, from 0.
     time_limit
         Seconds for each row to prove that no change is smaller than the one found.
+    attackable
+        The only columns that may change, as for `BoxNN.certify`.
     run
         How to run: threads are those of this process.
 
@@ -176,7 +179,7 @@ def explain(
     for x, ids in pieces:
         here = [row - first for row in wanted if first <= row < first + len(x)]
         if here:
-            told = explain_rows(classifier, x[here], time_limit=time_limit)
+            told = explain_rows(classifier, x[here], time_limit=time_limit, attackable=attackable)
             keys = [f"{first + at}" for at in here]
             if ids is not None and name is not None:
                 keys = [f"{key} ({name} {ids[at]})" for key, at in zip(keys, here, strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks.greedy import greedy_attack
 from boxnn_numba.certificates.exact import exact_radius
 from boxnn_numba.certificates.pairwise import pairwise_radius
@@ -53,7 +54,12 @@ class SmallestChanges(NamedTuple):
 
 
 def smallest_changes(
-    model: Classifier, x: ArrayLike, time_limit: float = 5.0, seed: int = 0
+    model: Classifier,
+    x: ArrayLike,
+    time_limit: float = 5.0,
+    seed: int = 0,
+    *,
+    attackable: Any = None,
 ) -> SmallestChanges:
     """Return the smallest change of each sample that is found to give another prediction.
 
@@ -70,22 +76,25 @@ def smallest_changes(
         Seconds for each sample that needs `exact_radius`; with 0 that is left out.
     seed
         Of the attack.
+    attackable
+        The only columns (or groups) that may change, by name or number; all by default.
 
     Raises
     ------
     InputError
         As for `BoxNN.encode`, or the model has boxes of one class only.
     OptionError
-        `time_limit` is below 0.
+        `time_limit` is below 0, or `attackable` names no column.
     """
     validation.real("time_limit", time_limit, 0)
     rows = _rows(model, x)
-    codes, groups = model.encode(rows), group_count(model)
-    attack = greedy_attack(model, rows, seed=seed)
-    found, radius = attack.x_adv.copy(), pairwise_radius(model, rows).radius.copy()
+    codes, groups = model.encode(rows), int(Adversary.of(model, attackable).free.sum())
+    attack = greedy_attack(model, rows, seed=seed, attackable=attackable)
+    found = attack.x_adv.copy()
+    radius = pairwise_radius(model, rows, attackable=attackable).radius.copy()
     open_ = np.where(attack.changed < 0, groups, attack.changed - 1) > radius
     for i in np.flatnonzero(open_) if time_limit > 0 else ():
-        exact = exact_radius(model, rows[i], time_limit, seed)
+        exact = exact_radius(model, rows[i], time_limit, seed, attackable=attackable)
         radius[i] = exact.lower
         if exact.adversarial is not None:
             found[i] = exact.adversarial
@@ -176,6 +185,8 @@ class Explanation:
         Whether no smaller change exists.
     noun
         What is counted: "columns" of tables, else "features" or "pixels".
+    limited
+        Whether only some of them may change.
     """
 
     prediction: Any
@@ -190,13 +201,13 @@ class Explanation:
     becomes: Any
     proven: bool
     noun: str = "columns"
+    limited: bool = False
 
     def __str__(self) -> str:
         own, rival = self.own_distance / self.unit, self.rival_distance / self.unit
-        one = self.noun.removesuffix("s")
-        certified = f"not certified, rewriting one {one} may change that"
+        certified = f"not certified, rewriting one {self._noun.removesuffix('s')} may change that"
         if self.radius:
-            certified = f"no rewriting of {_counted(self.radius, self.noun)} changes that"
+            certified = f"no rewriting of {_counted(self.radius, self._noun)} changes that"
         lines = [
             f"{self.prediction}: {certified}",
             f"distance {own:.2f} {self.noun} to the nearest box of {self.prediction}, {rival:.2f} "
@@ -206,6 +217,10 @@ class Explanation:
         ]
         # Names of a stranger's are shown, not sent to the terminal.
         return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+    @property
+    def _noun(self) -> str:
+        return f"attackable {self.noun}" if self.limited else self.noun
 
     def _table(self) -> list[str]:
         """Return lines on the columns that tell the boxes apart, the most telling first."""
@@ -233,7 +248,7 @@ class Explanation:
         if self.becomes is None:
             return ["no change has another label" if self.proven else "no change was found"]
         kind = "smallest change" if self.proven else "smallest change found"
-        lines = [f"{kind}, of {_counted(self.count, self.noun)}, to {self.becomes}:"]
+        lines = [f"{kind}, of {_counted(self.count, self._noun)}, to {self.becomes}:"]
         return lines + [f"  {one.name}: {one.before} -> {one.after}" for one in self.changes]
 
 
@@ -251,6 +266,8 @@ def explain(
     names: Sequence[str] | None = None,
     time_limit: float = 5.0,
     seed: int = 0,
+    *,
+    attackable: Any = None,
 ) -> list[Explanation]:
     """Explain predictions: nearest boxes in raw values, costs of columns, and smallest changes.
 
@@ -262,7 +279,7 @@ def explain(
         Samples, as for `BoxNN.encode`.
     names
         n names of features, where the model has no columns; "feature 0", ... by default.
-    time_limit, seed
+    time_limit, seed, attackable
         As for `smallest_changes`.
 
     Returns
@@ -297,7 +314,7 @@ def explain(
     if len(rows) == 0:
         return []
     told = columns_of(model, names)
-    change = smallest_changes(model, rows, time_limit, seed)
+    change = smallest_changes(model, rows, time_limit, seed, attackable=attackable)
     codes = model.encode(rows)
     classes, distance = _two_classes(model, codes)
     labels, reach = np.asarray(model.classes), model.boxes.width * len(model.box_sets)
@@ -323,7 +340,7 @@ def explain(
             _costs(model, told, rows[i], bounds[0][i], costs[:, i]),
             _changes(model, told, rows[i], change, i), int(change.changed[i]),
             change.prediction[i].item() if change.changed[i] >= 0 else None,
-            bool(change.proven[i]), unit,
+            bool(change.proven[i]), unit, attackable is not None,
         )
         for i in range(len(rows))
     ]  # fmt: skip

@@ -28,6 +28,22 @@ def test_smallest_changes_are_those_of_brute_force(seed: int, sets: int, grouped
     assert (quick.changed[quick.proven] == found.changed[quick.proven]).all()
 
 
+@pytest.mark.parametrize(("seed", "sets", "grouped"), [(0, 1, False), (1, 1, True), (2, 2, True)])
+def test_changes_of_attackable_columns_only(seed: int, sets: int, grouped: bool) -> None:
+    model, x, every = factored(seed, 5, 3, 40, sets, grouped=grouped)
+    free = np.arange(0, model.groups.max() + 1, 2).tolist()
+    fixed = ~np.isin(model.groups, free)
+    found = smallest_changes(model, x, time_limit=60, attackable=free)
+    assert found.proven.all() and not found.touched[:, fixed].any()
+    for row, count, radius in zip(x, found.changed, found.radius, strict=True):
+        reached = every[(every[:, fixed] == row[fixed]).all(axis=1)]
+        (fewest,) = fewest_changes(model, row[None], reached)
+        assert count == fewest and radius == (len(free) if fewest < 0 else fewest - 1)
+    told = explain(model, x[:3], time_limit=60, attackable=free)
+    assert [one.count for one in told] == found.changed[:3].tolist()
+    assert all("attackable feature" in str(one) for one in told if one.radius or one.count > 0)
+
+
 @pytest.mark.parametrize("sets", [1, 2])
 def test_costs_add_up_to_the_distances(sets: int) -> None:
     model, x, _ = factored(3, 6, 3, 40, sets, grouped=False)

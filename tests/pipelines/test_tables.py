@@ -231,6 +231,15 @@ def test_explanations_of_a_table(fraud: Run) -> None:
     assert model.predict(changed)[0] == found["becomes"] != found["prediction"]
     if found["proven"]:
         assert len(found["changes"]) == found["radius"] + 1
+    who = ("--attackable", "amount,city")
+    some = json.loads(fraud("explain", "m.zarr", "n.csv", *who, "--json")[1])["0 (who r0)"]
+    assert {change["name"] for change in some["changes"]} <= {"amount", "city"}
+    assert some["limited"] and not found["limited"] and some["radius"] >= found["radius"]
+    code, out, _ = fraud("explain", "m.zarr", "n.csv", *who)
+    assert code == 0 and "attackable column" in out
+    failed(
+        fraud("explain", "m.zarr", "n.csv", "--attackable", "amout"), 2, "--attackable", "amount"
+    )
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "3,40"), 1, "40 rows", "no row 40")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "x"), 2, "--rows is 'x'")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "-1"), 2, "rows")
