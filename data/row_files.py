@@ -254,6 +254,11 @@ class RowWriter:
             )
             zarr_format.write_attributes(self._group, full)
 
+    @property
+    def run(self) -> str:
+        """What tells chunks of this run from those of others, as `write_chunk` takes it."""
+        return str(self._group.attrs["digest"])
+
     def _check_same_run(self) -> None:
         """Raise if an earlier, interrupted run was of something else."""
         wanted = zarr_format.with_digest(self._attributes)
@@ -287,13 +292,23 @@ class RowWriter:
         zarr_format.write_attributes(self._group, {**self._attributes, **found, "digests": digests})
 
 
-def write_chunk(path: Name, chunk: int, chunk_rows: int, columns: Mapping[str, np.ndarray]) -> None:
+def write_chunk(
+    path: Name,
+    chunk: int,
+    chunk_rows: int,
+    columns: Mapping[str, np.ndarray],
+    run: str | None = None,
+) -> None:
     """Write one whole chunk of a file that a `RowWriter` made, then record it as finished.
 
     Chunks are files of their own, so any number of processes may write different ones, and one
-    that is written twice by the same computation stays the same.
+    that is written twice by the same computation stays the same. `run` is that of the writer: where
+    another run has begun meanwhile, as after a process that hung or tasks that outlived their
+    client, nothing is written.
     """
     group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
+    if run is not None and group.attrs["digest"] != run:
+        raise OSError("another run has taken its place")
     for name, values in columns.items():
         group[name][chunk * chunk_rows : chunk * chunk_rows + len(values)] = values  # type: ignore[index]
     group["finished"][chunk] = 1  # type: ignore[index]

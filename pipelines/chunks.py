@@ -46,7 +46,8 @@ class ChunkJob:
     """A computation on rows of a split, as plain values: what every task is sent.
 
     `load` opens the model. Paths are absolute, as every process sees them; that of the result is
-    `out`, unfinished. It is of rows ``(arange(n_rows) * total) // n_rows``.
+    `out`, unfinished, and `run` is that of its writer. It is of rows
+    ``(arange(n_rows) * total) // n_rows``.
     """
 
     worker: Worker
@@ -59,6 +60,7 @@ class ChunkJob:
     n_rows: int
     chunk_rows: int
     out: str
+    run: str = ""
 
     def rows_of(self, index: int) -> int:
         """Return how many rows a chunk has; the last may have fewer than the others."""
@@ -177,7 +179,7 @@ def _run(
     log.replace([line for line in log.lines if line["chunk"] not in todo])
     spent, rows, began = Spent(), 0, time.perf_counter()
     with keep_on_interrupt(lambda: total - len(writer.unfinished()), f"{total} chunks", folder):
-        for index, taken in executor.map(run_chunk, todo, job):
+        for index, taken in executor.map(run_chunk, todo, replace(job, run=writer.run)):
             spent, rows = spent.plus(taken), rows + job.rows_of(index)
             progress.advance(job.rows_of(index))
             log.add(_line(index, job.rows_of(index), taken, rows / (time.perf_counter() - began)))
@@ -220,7 +222,7 @@ def run_chunk(index: int, job: ChunkJob) -> Spent:
     columns = {**job.worker.compute(model, x, rows), "label": positions[y]}
     computed = time.perf_counter()
     try:
-        write_chunk(job.out, index, job.chunk_rows, columns)
+        write_chunk(job.out, index, job.chunk_rows, columns, job.run)
     except OSError as error:
         raise write_failure(error, f"chunk {index} of {job.out}") from error
     nbytes = sum(array.nbytes for array in (x, y, *columns.values()))

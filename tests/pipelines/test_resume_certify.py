@@ -15,6 +15,7 @@ from boxnn_numba.data import dataset as store
 from boxnn_numba.data.atomic import partial_path
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.errors import CertificateFileError, InterruptedRunError, OptionError, OutputError
+from boxnn_numba.pipelines import chunks
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
@@ -90,6 +91,29 @@ def test_kill_9_while_certifying(
     reads = count_reads(monkeypatch)
     certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
     assert reads == [index for index in range(150) if index not in kept]
+    assert_same_certificates(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
+
+
+def test_a_run_that_lost_its_place_writes_nothing(
+    many_chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TrainingOptions(**{**OPTIONS.as_dict(), "seed": 9})
+    train(many_chunks, tmp_path / "other", other)
+    certify(tmp_path / "other", many_chunks, tmp_path / "whole")
+    real, calls = chunks.write_chunk, []
+
+    def overtaken(*arguments: Any) -> None:
+        calls.append(None)
+        if len(calls) == 10:  # this run hung, and its lock expired
+            run = RunOptions(overwrite=True, no_lock=True, progress=Stopper(200))
+            with pytest.raises(InterruptedRunError):
+                certify(tmp_path / "other", many_chunks, tmp_path / "c", run=run)
+        real(*arguments)
+
+    monkeypatch.setattr(chunks, "write_chunk", overtaken)
+    with pytest.raises(OutputError, match="another run has taken its place"):
+        certify(tmp_path / "model", many_chunks, tmp_path / "c")
+    certify(tmp_path / "other", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
     assert_same_certificates(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
 
 
