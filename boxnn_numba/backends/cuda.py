@@ -199,7 +199,7 @@ class CudaBackend:
     @staticmethod
     def checked(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]) -> Any:
         """Return an array as the kernels take it, or raise an InputError; nothing is copied."""
-        return runtime.checked(name, array, dtype, shape)
+        return runtime.checked(name, array, dtype, shape, empty=True)
 
     @staticmethod
     def output(out: Any, like: Any, shape: tuple[int, int]) -> Any:
@@ -208,7 +208,7 @@ class CudaBackend:
             return runtime.new_like(like, shape, np.int32)
         if not hasattr(out, "__cuda_array_interface__") and not hasattr(out, "__cuda_ndarray__"):
             raise InputError("x is on a GPU and out is not; they must be in one memory")
-        runtime.checked("out", out, np.int32, shape)
+        runtime.checked("out", out, np.int32, shape, empty=True)
         return out
 
     def box_distance(self, x: Any, lower: Any, upper: Any, width: float) -> Any:
@@ -216,7 +216,7 @@ class CudaBackend:
         kind = np.dtype(runtime.wrap(x).dtype)
         if kind not in (np.uint8, np.float32, np.float64):
             raise InputError(f"x is {kind} on the GPU; it must be uint8, float32 or float64")
-        samples = runtime.checked("x", x, kind, (None, None))
+        samples = runtime.checked("x", x, kind, (None, None), empty=True)
         low = runtime.checked("lower", lower, kind, (None, samples.shape[1]))
         high = runtime.checked("upper", upper, kind, tuple(low.shape))
         if kind == np.uint8:
@@ -225,10 +225,11 @@ class CudaBackend:
             width = validation.real("width", width, 0, open_low=True)
         shape, line = (samples.shape[0], low.shape[0]), cuda_distances.LINE
         out = runtime.new_like(x, shape, np.int32 if kind == np.uint8 else kind)
-        grid = shape[0], -(-shape[1] // line)
-        kernel = cuda_distances.box_distances[grid, line, runtime.current_stream()]
-        cap = np.int32(width) if kind == np.uint8 else kind.type(width)
-        kernel(samples, low, high, cap, runtime.wrap(out))
+        if shape[0]:
+            grid = shape[0], -(-shape[1] // line)
+            kernel = cuda_distances.box_distances[grid, line, runtime.current_stream()]
+            cap = np.int32(width) if kind == np.uint8 else kind.type(width)
+            kernel(samples, low, high, cap, runtime.wrap(out))
         return out
 
     @staticmethod
@@ -243,7 +244,7 @@ class CudaBackend:
 
     def certified_radius(self, distance: Any, units: int, sound: bool) -> tuple[Any, Any]:
         """Return predictions and radii of class distances (N, K) in `units` of 2 W g."""
-        found = runtime.checked("class_distance", distance, np.int32, (None, None))
+        found = runtime.checked("class_distance", distance, np.int32, (None, None), empty=True)
         if found.shape[1] < 2:
             raise InputError("class_distance has one column; a radius needs two classes or more")
         prediction, radius = (

@@ -158,16 +158,19 @@ def new_like(array: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return cuda.device_array(shape, dtype)
 
 
-def checked(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]) -> Any:
+def checked(
+    name: str, array: Any, dtype: Any, shape: tuple[int | None, ...], empty: bool = False
+) -> Any:
     """Return an array of a caller as kernels take it, if its type, shape and layout are right.
 
-    Else `InputError` is raised: nothing on a GPU is converted or copied.
+    Else `InputError` is raised: nothing on a GPU is converted or copied. With `empty` there may be
+    no rows.
     """
     found = wrap(array)
     fits = len(found.shape) == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, found.shape, strict=True)
     )
-    if not fits or found.dtype != dtype or not found.is_c_contiguous() or 0 in found.shape:
+    if not fits or found.dtype != dtype or not found.is_c_contiguous() or 0 in found.shape[empty:]:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(
             f"{name} is {found.dtype} of shape {tuple(found.shape)} on the GPU; it must be "

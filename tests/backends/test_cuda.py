@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from support import reference
@@ -248,3 +249,9 @@ def test_model_on_arrays_of_the_gpu(classes: list[Any]) -> None:
     np.testing.assert_array_equal(sent.prediction, prediction)
     np.testing.assert_array_equal(sent.radius, radius)
     np.testing.assert_array_equal(model.predict(x, device="cuda"), prediction)
+    assert to_host(model.certify(to_gpu(x.reshape(5, 3, 3))[:0]).radius).shape == (0,)
+    assert class_distance(to_gpu(x[:0]), boxes).shape == (0, 3)
+    assert box_distance(to_gpu(x[:0]), *map(to_gpu, (boxes.lower, boxes.upper))).shape == (0, 6)
+    assert model.certify(x[:0], device="cuda").radius.shape == (0,)
+    lazily = model.certify(da.from_array(x, 2), device="cuda").radius
+    np.testing.assert_array_equal(lazily.compute(scheduler="threads"), radius)
