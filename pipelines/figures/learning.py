@@ -154,12 +154,17 @@ def _begins(log: LogFile, history: Epochs) -> bool:
 
 
 def learning_curves(learning: Sequence[Learning], title: str) -> Figure:
-    """Draw `FIGURES` by epoch, a line for each set of boxes."""
-    figure = new_figure(8.6, 6.2)
+    """Draw `FIGURES` by epoch, a line for each set of boxes; those that were measured."""
+    drawn = [name for name in FIGURES if any(any(one.points(name)) for one in learning)]
+    across = min(2, len(drawn))
+    figure = new_figure(8.6, 0.6 + 2.8 * -(-len(drawn) // across))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     handles = []
     last = last_epoch(learning)
-    for axes, (name, words) in zip(figure.subplots(2, 2).flat, FIGURES.items(), strict=True):
+    panels = figure.subplots(-(-len(drawn) // across), across, squeeze=False).flat
+    for axes in panels[len(drawn) :]:
+        axes.remove()
+    for axes, name in zip(panels, drawn, strict=False):
         for one in learning:
             for points in one.points(name):
                 (line,) = axes.plot(
@@ -177,11 +182,11 @@ def learning_curves(learning: Sequence[Learning], title: str) -> Figure:
                 sets = f" ({len(one.members)} sets)" if len(one.members) > 1 else ""
                 line.set_label(shortened(one.name, _LONGEST_NAME) + sets)
                 handles.append(line)
-        axes.set_title(words, loc="left", fontsize=10)
+        axes.set_title(FIGURES[name], loc="left", fontsize=10)
         axes.set_xlim(0, last)
         axes.set_xticks(range(0, last + 1, tick_step(last)))
         tidy(axes)
-    for axes in figure.axes[2:]:
+    for axes in figure.axes[-across:]:
         axes.set_xlabel("epoch")
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure

@@ -18,7 +18,7 @@ from boxnn_numba.data.run_log import RunLog, read_log
 from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
 from boxnn_numba.pipelines.ensemble import ensemble
-from boxnn_numba.pipelines.figures.learning import learning_of
+from boxnn_numba.pipelines.figures.learning import learning_curves, learning_of
 from boxnn_numba.pipelines.figures.runs import load_runs
 from boxnn_numba.pipelines.figures.scales import value_ticks
 from boxnn_numba.pipelines.running import RunOptions
@@ -139,6 +139,21 @@ def test_the_page_draws_every_set_where_its_values_are():
     ids = [attributes["id"] for _, attributes in checker.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
     assert "learning-heading" not in make_page(runs)
+
+
+@pytest.mark.parametrize("figures", [{}, dict.fromkeys(FIGURES[1:], 1)])
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_the_figure_has_what_was_measured(figures, count):
+    runs = [trained_run("a", history(epochs([3.0] * count, **figures)))]
+    figure = learning_curves(learning_of(runs), "title")
+    figure.set_dpi(20)
+    figure.canvas.draw()  # warnings are errors
+    assert len(figure.axes) == (4 if figures else 1)
+    values = [axes.lines[0].get_ydata().tolist() for axes in figure.axes]
+    assert values == [
+        [3.0] * count,
+        *([[value] * count for value in (100.0, 1.0, 1.0)] * bool(figures)),
+    ]
 
 
 def test_names_of_logs_are_escaped(tmp_path):
