@@ -90,7 +90,8 @@ def ingest(
         ``train/CLASS/...`` and ``test/CLASS/...``), an ``.npz`` or ``.npy`` file, a Zarr array or
         group (or its URL) or a file of netCDF, or a table, ``.csv``, ``.tsv`` or ``.parquet``,
         optionally with ``.gz`` or ``.zst``. Or an array of samples, of NumPy, Dask, Zarr or xarray,
-        or several by name: a Zarr group, an ``xarray.Dataset`` or a dict.
+        or several by name: a Zarr group, an ``xarray.Dataset`` or a dict. Samples are along the
+        first dimension.
     out
         Folder to make, or its URL.
     directory

@@ -172,12 +172,12 @@ def open_source(
         The source is missing, damaged or not understood.
     """
     in_arrays = {"x": names.x, "y": names.y}
+    if isinstance(source, str) and source in NAMED:
+        _refuse_options(source, labels=labels, test=test, **in_arrays, **table.given())
+        return _named(source, directory)
     if not isinstance(source, str) or is_url(source) or is_store(source):
         _refuse_options(_called(source), directory=directory, test=test, **table.given())
         return _stored(source, names, labels, like is None)
-    if source in NAMED:
-        _refuse_options(source, labels=labels, test=test, **in_arrays, **table.given())
-        return _named(source, directory)
     path = Path(source)
     if not path.exists():
         raise DataError(

@@ -177,6 +177,8 @@ def _group_arrays(group: zarr.Group, place: str) -> dict[str, zarr.Array]:
 def _opened(place: Location) -> Any:
     """Open a store: a Zarr array, a Zarr group, or a dataset of xarray."""
     if place.suffix in _NETCDF:
+        if not isinstance(place, Path):
+            raise DataError(f"{place} is netCDF at a URL; copy it to this machine first")
         return _xarray().open_dataset(place, cache=False)
     store = tree_store(place, read_only=True)
     found = zarr.open(store, mode="r")

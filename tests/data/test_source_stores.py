@@ -139,6 +139,8 @@ def test_what_is_refused(tiny_dataset: Path) -> None:
     refused("chunks of unknown sizes", unknown, labels=Y)
     refused("Python objects|dtype object", X, labels=objects)
     refused("not an array", [[1, 2]], labels=Y)
+    refused("netCDF at a URL", "memory://nothing.nc")
+    refused("cannot read nothing.nc: .*No such file", "nothing.nc")
     refused("`test` does not go with", "a.zarr", OptionError, test="y.zarr")
     (Path("a.zarr") / "c/0/0/0").write_bytes(b"damaged")
     refused("cannot read a.zarr", "a.zarr", labels=Y)
