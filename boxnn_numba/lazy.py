@@ -15,7 +15,7 @@ import pickle
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
@@ -29,8 +29,9 @@ from boxnn_numba.errors import InputError
 
 #: Bytes of a stored array that are read at a time, about.
 _BLOCK_BYTES = 32 * 2**20
-#: Bytes of blocks of Dask that are computed at a time, if it is more than one.
-_GROUP_BYTES = 256 * 2**20
+#: Bytes of blocks of Dask that are computed at a time, if it is more than one: most, and those of
+#: small blocks.
+_GROUP_BYTES, _SMALL_BYTES = 256 * 2**20, 8 * 2**20
 #: Bytes of a graph without what its tasks share.
 _GRAPH_BYTES = 10_000_000
 #: What tasks share, by content: unpickled once a process where every task brings a copy.
@@ -410,9 +411,10 @@ def _vector(name: str, array: Any) -> Any:
 def computed_blocks(x: Any) -> Iterator[Any]:
     """Give the rows of a Dask array or frame in memory, in order, block by block.
 
-    As many are computed at a time as there are cores, or as `_GROUP_BYTES` hold of the largest so
-    far, where x.compute() would compute them; the next ones meanwhile. A block is computed once;
-    what several are made of, once for each group at most.
+    As many are computed at a time as there are cores, and small ones up to `_SMALL_BYTES`, but no
+    more than `_GROUP_BYTES` hold of the largest so far; where x.compute() would compute them, the
+    next ones meanwhile. A block is computed once; what several are made of, once for each group at
+    most.
     """
     import dask
 
@@ -421,7 +423,7 @@ def computed_blocks(x: Any) -> Iterator[Any]:
     here = copy_context()  # the caller's client
 
     def computed(first: int, last: int) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = here.run(dask.compute, *(parts[k] for k in range(first, last)))
+        found: tuple[Any, ...] = here.run(dask.compute, *_delayed(parts[first:last]))
         return found
 
     with ThreadPoolExecutor(1, "boxnn-blocks") as pool:
@@ -431,9 +433,16 @@ def computed_blocks(x: Any) -> Iterator[Any]:
             blocks, ahead = ahead.result(), None
             most = max(most, *map(_bytes, blocks))
             if first < count:
-                last = min(count, first + max(1, min(default_threads(), _GROUP_BYTES // most)))
+                wanted = min(max(default_threads(), _SMALL_BYTES // most), _GROUP_BYTES // most)
+                last = min(count, first + max(1, wanted))
                 ahead, first = pool.submit(computed, first, last), last
             yield from blocks
+
+
+def _delayed(x: Any) -> Iterable[Any]:
+    """Return the blocks of an array or frame as Dask's delayed objects."""
+    delayed = x.to_delayed()
+    return delayed if isinstance(delayed, list) else delayed.ravel()
 
 
 def _bytes(block: Any) -> int:
