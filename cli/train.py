@@ -145,11 +145,11 @@ def _validation_text(figures: dict[str, Any]) -> str:
 
 
 def _cluster_text(figures: dict[str, Any]) -> str:
-    overhead = figures["waiting"] - figures["kernels"] - figures["transfer"]
+    overhead = figures["waiting"] - figures["kernels"]
     return (
-        f"cluster: {figures['steps']} steps, {figures['tasks']} tasks, "
+        f"cluster: {figures['steps']} steps, {figures['tasks']} calls, "
         f"{figures['computing']:.1f} s of kernels on workers; waited {figures['waiting']:.1f} s: "
-        f"{figures['kernels']:.1f} s kernels, {figures['transfer']:.1f} s transfer, "
-        f"{overhead:.1f} s overhead; "
-        f"{figures['bytes_sent'] / 1e6:.0f} MB sent, {figures['repeats']} steps repeated"
+        f"{figures['kernels']:.1f} s kernels, {overhead:.1f} s overhead; "
+        f"{figures['bytes_sent'] / 1e6:.0f} MB sent, {figures['bytes_received'] / 1e6:.0f} MB "
+        f"received, {figures['repeats']} steps repeated"
     )

@@ -472,6 +472,72 @@ def copy_cells(cells, spans, shape, codes, columns, lower, upper):
                     upper[m, columns[k]] = codes[1][m, k]
 
 
+# --- copies of the boxes elsewhere, which follow step by step ------------------------------
+
+
+@kernel
+def find_changes(cells, spans, shape, codes, known, counts, gaps, changed):
+    """Bring known codes up to date with those of some cells; write what was new, return how many.
+
+    codes and known are (lower, upper) pairs, (M, columns) uint8; counts (cells, 2) int32 gets the
+    changes of each side. A change is the code and its gap, a uint8, to the one before, where a
+    cell's columns are counted through plane by plane. Codes that did not change fill longer gaps.
+    """
+    count, (planes, columns) = 0, shape
+    places = np.empty(columns, np.int64)
+    for t in range(len(cells)):
+        m, p = cells[t] // len(spans), cells[t] % len(spans)
+        size = spans[p, 1] - spans[p, 0]
+        for side in range(2):
+            began, last = count, 0
+            for plane in range(planes):
+                first = plane * columns + spans[p, 0]
+                new, old = (
+                    codes[side][m, first : first + size],
+                    known[side][m, first : first + size],
+                )
+                words = size // 8
+                word, before = new[: 8 * words].view(np.uint64), old[: 8 * words].view(np.uint64)
+                found = 0
+                for w in range(words):
+                    if word[w] != before[w]:
+                        for k in range(8):  # without a branch: what changes is not to be foreseen
+                            places[found] = 8 * w + k
+                            found += new[8 * w + k] != old[8 * w + k]
+                for k in range(8 * words, size):
+                    places[found] = k
+                    found += new[k] != old[k]
+                for i in range(found):
+                    here = plane * size + places[i]
+                    while here - last > 255:
+                        last += 255
+                        at = last // size * columns + spans[p, 0] + last % size
+                        gaps[count], changed[count] = 255, codes[side][m, at]
+                        count += 1
+                    gaps[count], changed[count] = here - last, new[places[i]]
+                    old[places[i]] = new[places[i]]
+                    count += 1
+                    last = here
+            counts[t, side] = count - began
+    return count
+
+
+@kernel
+def make_changes(cells, spans, shape, counts, gaps, changed, columns, lower, upper):
+    """Do what `find_changes` found to bounds in which column k is ``columns[k]``."""
+    count = 0
+    for t in range(len(cells)):
+        m, p = cells[t] // len(spans), cells[t] % len(spans)
+        size = spans[p, 1] - spans[p, 0]
+        for side in range(2):
+            row = upper[m] if side else lower[m]
+            here = 0
+            for _ in range(counts[t, side]):
+                here += gaps[count]
+                row[columns[here // size * shape[1] + spans[p, 0] + here % size]] = changed[count]
+                count += 1
+
+
 # --- a whole step of few plain boxes: the kernels above one after the other, in two calls ----
 
 

@@ -59,10 +59,3 @@ def client_in_scope() -> Client | None:
         if isinstance(error, OptionError):
             raise
         return None
-
-
-def has_local_workers(client: Client) -> bool:
-    """Whether all workers of a client are on this machine, as far as that is known."""
-    from distributed import LocalCluster
-
-    return isinstance(client.cluster, LocalCluster)

@@ -7,20 +7,20 @@ import contextlib
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from boxnn_numba.data.paths import absolute
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster.connection import check_workers
-from boxnn_numba.pipelines.cluster.tasks import ArrayFile, in_one_thread, in_worker
+from boxnn_numba.pipelines.cluster.tasks import in_one_thread, in_worker
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from boxnn_numba.pipelines.cluster.calls import Calls, Work
 
 #: Tasks that wait at each slot of a worker, so that none idles.
 _QUEUED = 3
@@ -29,32 +29,44 @@ _RESTART_SECONDS = 60
 _POLL_SECONDS = 0.1
 #: How often to look for workers that joined, and how long to do without one that was lost.
 _COUNT_SECONDS, _AVOID_SECONDS = 5.0, 5.0
-#: Arguments of this size go to workers on this machine through a file.
-_LARGE_HERE = 2**16
-#: Arguments of tasks of this size bypass the scheduler, which passes on only small ones well.
-LARGE_ARGUMENT = 4 * 2**20
+#: Calls at a time by way of the scheduler.
+_MOST_AT_ONCE = 64
 
 
 class DaskExecutor:
     """Runs chunks as tasks on a cluster, each in one thread of a worker."""
 
-    def __init__(self, client: Client, box_shards: int = 0, exchange: Path | None = None) -> None:
+    def __init__(self, client: Client, box_shards: int = 0) -> None:
         self.client = client
         self.box_shards = box_shards
-        self._exchange = exchange
-        self._exchanged: list[ArrayFile] = []
-        #: Threads of each worker, and seconds that large arguments and results moved.
+        #: Threads of each worker.
         self.workers: dict[str, int] = {}
         self._unreachable: dict[str, float] = {}
-        self.moving = 0.0
         self._counted = 0.0
         self.count_workers(0)
         self.dashboard: str | None = client.dashboard_link
         self.address = str(client.scheduler.address) if client.scheduler else "the scheduler"
-        self.direct = self._workers_reachable()
         #: Whether workers are threads of this process: tasks then get the very values, and change
         #: them under each other's hands, unless each has a copy.
         self._in_process = self.address.startswith("inproc://")
+        self._calls = self._calls_of_workers()
+        self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, "boxnn-calls")
+
+    def _calls_of_workers(self) -> Calls | None:
+        """Return what calls workers, if this process can reach them itself."""
+        from boxnn_numba.pipelines.cluster.calls import AnswersCalls, Calls
+
+        try:
+            self.client.scatter(0, direct=True, hash=False)
+        except (OSError, TimeoutError):
+            return None
+        self.client.register_plugin(AnswersCalls())
+        return Calls(self.client.security.get_connection_args("client"))
+
+    @property
+    def direct(self) -> bool:
+        """Whether calls go to workers past the scheduler."""
+        return self._calls is not None
 
     def map(
         self, function: Callable[..., Any], items: Sequence[Any], *common: Any
@@ -113,107 +125,102 @@ class DaskExecutor:
         items: Sequence[tuple[Any, ...]],
         common: tuple[Any, ...],
         reminder: tuple[Any, ...],
+        everything: Callable[[], tuple[Any, ...]],
     ) -> list[Any]:
         """Return ``function(*item, *common)`` for each item, the first of them on all `seats`.
 
-        Unlike tasks, calls go to their workers directly where these can be reached: two messages
-        where a task takes seven, which is what short steps wait for. Who is done takes the next
-        item, with the `reminder` in place of `common`. A call that fails with its worker raises
-        an OSError.
+        Where there are more items than seats, who is done takes the next
+        one, with the `reminder` in place of `common`. Who answers None is asked again with
+        `everything`. Otherwise it is as `call_each`.
         """
-        if self.direct:
-            return list(self.client.sync(self._ask_all, function, items, common, reminder))
-        shared = [self.place(argument, everywhere=True) for argument in common]
-        return self.gather(
-            [self.submit(function, *map(self.place, item), *shared) for item in items]
-        )
+        seats = self.seats
+        if len(items) <= len(seats):
+            calls = list(zip(seats, items, strict=False))
+            answers = self.call_each(function, calls, common)
+            lacking = [index for index, answer in enumerate(answers) if answer is None]
+            if lacking:
+                again = [calls[index] for index in lacking]
+                found = self.call_each(function, again, everything())
+                for index, answer in zip(lacking, found, strict=True):
+                    answers[index] = answer
+            return answers
+        waiting, answers = iter(range(len(items))), [None] * len(items)
 
-    async def _ask_all(
-        self,
-        function: Callable[..., Any],
-        items: Sequence[tuple[Any, ...]],
-        common: tuple[Any, ...],
-        reminder: tuple[Any, ...],
-    ) -> list[Any]:
-        answers: list[Any] = [None] * len(items)
-        waiting = iter(range(len(items)))
-        shared = [self._in_file(argument) for argument in common]
-
-        async def keep_busy(worker: str, index: int) -> None:
-            said: Sequence[Any] = shared
+        async def keep_busy(worker: str, index: int) -> list[Any]:
+            said = common
             for chosen in itertools.chain((index,), waiting):
-                item = [self._in_file(argument) for argument in items[chosen]]
-                answers[chosen] = await self._call(worker, function, *item, *said)
-                said = reminder
+                work = [(worker, [items[chosen]])]
+                found = await self._call(function, said, work)
+                if found == [None]:
+                    found = await self._call(function, everything(), work)
+                if isinstance(found[0], BaseException):
+                    return found
+                answers[chosen], said = found[0], reminder
+            return []
 
-        # All that answer are waited for, so that none is still at work when a step is asked again.
-        starts = list(zip(self.seats, waiting, strict=False))
-        seats = (keep_busy(worker, index) for worker, index in starts)
-        for outcome in await asyncio.gather(*seats, return_exceptions=True):
-            if outcome is not None:
-                raise outcome
+        starts = zip(seats, waiting, strict=False)
+        self._together([keep_busy(worker, index) for worker, index in starts])
         return answers
 
-    async def _call(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in a thread of one worker, past the scheduler.
+    def call_each(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[str, tuple[Any, ...]]],
+        common: tuple[Any, ...] = (),
+    ) -> list[Any]:
+        """Return ``function(*arguments, *common)`` of each (worker, arguments), side by side.
 
-        The RPC `run` of workers, its pickled arguments and its answer are not public; that is why
-        pyproject.toml bounds distributed from above. Should they go, leave `direct` false: every
-        step is then ordinary tasks, with the same bits, and only short steps take longer.
+        Unlike tasks, calls go to their workers directly where these can be reached: two messages
+        where a task takes seven, which is what short steps wait for. A call that fails with its
+        worker raises an OSError.
         """
-        from distributed.core import clean_exception
-        from distributed.protocol.pickle import dumps
+        of_worker: dict[str, list[int]] = {}
+        for index, (worker, _) in enumerate(calls):
+            of_worker.setdefault(worker, []).append(index)
+        work = [(name, [calls[i][1] for i in own]) for name, own in of_worker.items()]
+        found = self._together([self._call(function, common, work)])
+        order = itertools.chain.from_iterable(of_worker.values())
+        answers = dict(zip(order, found, strict=True))
+        return [answers[index] for index in range(len(calls))]
+
+    def _together(self, calls: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[Any]:
+        """Return all that some calls find, or raise what one of them has raised."""
+
+        # All that answer are waited for, so that none is still at work when a step is asked again.
+        async def gather() -> list[list[Any]]:
+            return list(await asyncio.gather(*calls))
+
+        found = list(itertools.chain.from_iterable(self.client.sync(gather)))
+        errors = [each for each in found if isinstance(each, BaseException)]
+        for error in errors:
+            worker = getattr(error, "worker", None)
+            if worker is not None:
+                self._unreachable[worker] = time.monotonic()
+        if errors:
+            raise errors[0]
+        return found
+
+    async def _call(
+        self, function: Callable[..., Any], common: Sequence[Any], work: Work
+    ) -> list[Any]:
+        """Return what calls of workers find, or raise; the slow way where none can be reached."""
+        if self._calls is not None:
+            return await self._calls.call(function, common, work)
+        run = asyncio.get_running_loop().run_in_executor
+        found = [
+            run(self._threads, self._by_scheduler, worker, function, (*arguments, *common))
+            for worker, calls in work
+            for arguments in calls
+        ]
+        return await asyncio.gather(*found, return_exceptions=True)
+
+    def _by_scheduler(self, worker: str, function: Callable[..., Any], arguments: Any) -> Any:
+        from boxnn_numba.pipelines.cluster.calls import LostWorkerError
 
         try:
-            answer = await self.client.rpc(worker).run(
-                function=dumps(in_worker), args=dumps((function, *arguments))
-            )
-        except OSError:
-            self._unreachable[worker] = time.monotonic()
-            raise
-        if answer["status"] != "OK":
-            _, error, traceback = clean_exception(**answer)
-            assert error is not None
-            raise error.with_traceback(traceback)
-        return answer["result"]
-
-    def place(self, value: Any, everywhere: bool = False) -> Any:
-        """Return what a task takes as argument: a large array is put where workers find it.
-
-        That is a file, or a worker, which then gets the task, or all of them.
-        """
-        found = self._in_file(value)
-        if found is not value or not isinstance(value, np.ndarray) or value.nbytes < LARGE_ARGUMENT:
-            return found
-        with self._moving():
-            return self.client.scatter(value, broadcast=everywhere, hash=False, direct=self.direct)
-
-    def _in_file(self, value: Any) -> Any:
-        """Return a file with a large array, for workers on this machine, or the value itself."""
-        large = isinstance(value, np.ndarray) and value.nbytes >= _LARGE_HERE
-        if self._exchange is None or not large:
-            return value
-        try:
-            with self._moving():
-                self._exchanged.append(ArrayFile.write(self._exchange, value))
-        except OSError:  # no space there: take the network from now on
-            self._exchange = None
-            return value
-        return self._exchanged[-1]
-
-    def forget_placed(self) -> None:
-        """Remove the files of values that no task needs any more."""
-        while self._exchanged:
-            self._exchanged.pop().path.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _moving(self) -> Iterator[None]:
-        """Add the seconds of the body to those that data moved."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.moving += time.perf_counter() - began
+            return self.client.run(in_worker, function, *arguments, workers=[worker])[worker]
+        except OSError as error:
+            raise LostWorkerError(worker, str(error)) from error
 
     @property
     def slots(self) -> int:
@@ -239,28 +246,11 @@ class DaskExecutor:
         found = sorted(self.client.nthreads().items())
         self.workers = {name: count for name, count in found if name not in lost}
 
-    def gather(self, futures: Sequence[Any]) -> list[Any]:
-        """Return the results of futures, in their order."""
-        from distributed import wait
-
-        waiting = True
-        while waiting:
-            try:
-                with self.client.as_current():
-                    wait(futures, timeout=_RESTART_SECONDS)
-                waiting = False
-            except TimeoutError:  # long tasks, or nobody to run them
-                self.wait_for_workers()
-        with self._moving():
-            return list(self.client.gather(futures, direct=self.direct))
-
-    def _workers_reachable(self) -> bool:
-        """Whether this process can talk to workers itself, past the scheduler."""
-        try:
-            self.client.scatter(0, direct=True, hash=False)
-        except (OSError, TimeoutError):
-            return False
-        return True
+    def close(self) -> None:
+        """Close the connections to workers."""
+        if self._calls is not None and self.client.loop is not None:
+            self.client.loop.add_callback(self._calls.close)
+        self._threads.shutdown(wait=False)
 
     def wait_for_workers(self) -> None:
         """Wait until a worker is there, e.g. after the last one died and is being restarted."""

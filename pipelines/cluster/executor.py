@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba.backends.devices import get_backend
@@ -19,7 +17,6 @@ from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.data.atomic import is_untouched
 from boxnn_numba.data.paths import Location, absolute
 from boxnn_numba.errors import ClusterError, InterruptedRunError
-from boxnn_numba.pipelines.cluster.clients import has_local_workers
 from boxnn_numba.pipelines.cluster.connection import check_workers, open_client
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.gpus import give_gpus
@@ -98,12 +95,8 @@ def connect(
         check_workers(client, tuple(absolute(path) for path in check))
         if device == "cuda":
             give_gpus(client, options.share_gpus)
-        exchange = None
-        if options.workers is not None or has_local_workers(client):
-            exchange = Path(stack.enter_context(TemporaryDirectory(prefix="boxnn-")))
-        executor = DaskExecutor(client, options.box_shards, exchange)
-        # Dask reports tasks, not calls.
-        executor.direct = executor.direct and options.performance_report is None
+        executor = DaskExecutor(client, options.box_shards)
+        stack.callback(executor.close)
         yield executor
 
 

@@ -13,11 +13,10 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.errors import DataError, OptionError
-from boxnn_numba.training.problem import WEIGHT_BITS
 
 #: The constants that come with the package, and how they were measured.
 DEFAULT_CONSTANTS = Path(__file__).with_name("constants.json")
-_FORMAT, _VERSION = "boxnn-plan-constants", 2
+_FORMAT, _VERSION = "boxnn-plan-constants", 3
 
 #: Batch at which changes of boxes were measured.
 CHANGE_BATCH = 2000
@@ -68,18 +67,13 @@ class Constants:
     copy_rate, read_rate
         Bytes a second of laying out codes, and of reading chunks from a local store.
     compare_seconds, apply_seconds
-        Finding the changes of boxes, per code, and making them, per changed code.
+        Finding the changes of boxes that were moved, per code, and making them, per changed code.
     call_seconds, message_seconds
         A call of a worker and its answer, and the client's processor for each of many.
-    call_rate, pack_rate
-        Bytes a second of a call on the loopback, packed and unpacked, and through the client's
-        processor alone.
-    argument_rate
-        Bytes a second of arguments of tasks on the loopback, which the scheduler passes on.
-    serialise_rate
-        Bytes a second of arrays that are not packed (answers, and arguments put with workers).
-    place_seconds
-        Putting an argument with a worker, besides its transfer.
+    call_rate, send_rate
+        Bytes a second of a call on the loopback, and through the client's processor alone.
+    answer_rate
+        Bytes a second of answers through the client's processor.
     round_trip, task_seconds
         What a round of tasks takes besides work and transfers, and every further task.
     worker_factor
@@ -105,10 +99,8 @@ class Constants:
     call_seconds: float
     message_seconds: float
     call_rate: float
-    pack_rate: float
-    argument_rate: float
-    serialise_rate: float
-    place_seconds: float
+    send_rate: float
+    answer_rate: float
     round_trip: float
     task_seconds: float
     worker_factor: float
@@ -249,11 +241,6 @@ class Job:
     def steps(self) -> int:
         """Steps of an epoch."""
         return -(-self.training_rows // self.batch)
-
-    @property
-    def table_bytes(self) -> int:
-        """Bytes of the soft-min's table (tau 1), which goes with every task."""
-        return 8 * (int((WEIGHT_BITS + 1) * math.log(2) * self.width) + 2)
 
 
 @dataclass(frozen=True)

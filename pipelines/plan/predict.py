@@ -20,8 +20,6 @@ from boxnn_numba.pipelines.plan.step import (
 )
 from boxnn_numba.training.loader import WINDOW_BYTES
 
-#: Copies of a message while it is packed or unpacked.
-COPIES_OF_MESSAGES = 2
 #: Phases of a step by who is busy; no thread of a worker speeds up what is the network's.
 GROUPS = {
     "workers": ("boxes laid out", "distances"),
@@ -110,32 +108,28 @@ def certification(job: Job, hardware: Hardware, constants: Constants) -> dict[st
 def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
     """Return the peak bytes of a worker in training and certification, and of the client.
 
-    A worker has one copy of the boxes, and while they are new a message with them for every
-    thread. The client has float32 masters, codes, those it sent last, the best ones, two windows
-    of rows, and the messages that leave side by side.
+    A worker has one copy of the boxes, or of its shards, and while they are new the message with
+    them for every thread. The client has float32 masters, codes, those it sent last, the best ones,
+    the message, and two windows of rows.
     """
     n, codes, base = job.features, job.code_bytes, constants.worker_bytes
-    shards = min(hardware.box_shards, job.boxes)
-    messages = 0.0
-    if shards:
-        boxes = -(-job.boxes // shards)
+    seats, count = calls(job, hardware, constants)
+    if hardware.box_shards:
+        boxes = -(-job.boxes // count)
         # A worker may be given more than one shard.
-        kept = -(-shards // hardware.workers)
-        busy = min(kept, hardware.threads)
-        per_task = 2 * boxes * n + job.rows * n
-        worker = base + kept * (per_task + 4.0 * job.rows * boxes * job.parts) + busy * per_task
+        kept, busy = -(-count // hardware.workers), hardware.threads
+        each = 2 * boxes * n + 2 * job.rows * n + 4.0 * job.rows * boxes * job.parts
+        worker = base + kept * each + min(kept, busy) * 2 * boxes * n
     else:
-        seats, count = calls(job, hardware, constants)
-        messages = float(COPIES_OF_MESSAGES * seats * codes)
         per_thread = 2 * job.rows / count * n + 64 * 4 * job.boxes * job.parts
-        new = COPIES_OF_MESSAGES * codes * min(seats, hardware.threads)
-        worker = base + codes + hardware.threads * per_thread + new
+        worker = base + codes + hardware.threads * per_thread
+        worker += codes * min(seats, hardware.threads)
     chunk = max(CHUNK_BYTES, n)
     window = 2 * min(max(WINDOW_BYTES, n), job.training_rows * n)
     return {
         "worker": worker,
         "certification worker": base + 3.0 * codes + hardware.threads * 3 * chunk,
-        "client": base + 8.0 * codes + window + 2.0 * job.rows * n + messages,
+        "client": base + 9.0 * codes + window + 2.0 * job.rows * n,
     }
 
 

@@ -66,7 +66,8 @@ def plan_text(result: plan.Plan) -> str:
         f"{duration(epoch['validation_seconds'])} of it validation on the client",
         f"bytes       {amount(step['bytes'])} a step ({amount(step['client_sends'])} leave the "
         f"client), {amount(epoch['bytes'])} an epoch",
-        *_start_line(result.start),
+        f"start       {duration(result.start['seconds'])} more, once: all boxes to every worker, "
+        f"{amount(result.start['bytes'])}",
         f"certify     {duration(proof['seconds'])} for all samples in {proof['chunks']:,} chunks; "
         f"most is {proof['bottleneck']}",
         f"memory      {amount(memory['worker'])} a worker "
@@ -91,17 +92,6 @@ def plan_text(result: plan.Plan) -> str:
         )
     )
     return "\n".join(lines)
-
-
-def _start_line(start: dict[str, float]) -> list[str]:
-    """Return what the beginning of a run takes, where that is anything."""
-    if not start["bytes"]:
-        return []
-    return [
-        f"start       {duration(start['seconds'])} more, once: all boxes to every worker, "
-        f"{amount(start['bytes'])}"
-        + ("" if start["fit"] else "; too large for a message, pass `box_shards`")
-    ]
 
 
 def draw_plan(

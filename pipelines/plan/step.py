@@ -3,14 +3,15 @@
 They follow what the cluster trainers do, message by message. A step is synchronous, so its time
 is a sum:
 
-- the client finds the codes that the step before changed;
-- it calls every slot with them and with some samples. Calls leave side by side, and whatever of
-  the client is busiest (its processor, or its link one way or the other) serves one after another;
+- the client gathers the rows, and finds the codes that it changed in the step before;
+- it calls every slot with them and with some samples, by way of other workers where there are
+  many. Calls leave a host side by side, and whatever of it is busiest (its processor, or its
+  link one way or the other) serves one after another;
 - distances and soft-min on the workers' threads, in up to four calls one after the other;
 - entries back to the client, and there the gradient and the update of the touched boxes.
 
-With box shards every worker gets its part of the boxes and the whole batch, and two more rounds
-of small tasks combine what the shards found. No hosts share a link here.
+With box shards a call is of a shard: every worker gets the whole batch, and two more rounds of
+calls combine what the shards found. No hosts share a link here.
 """
 
 from __future__ import annotations
@@ -20,26 +21,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from boxnn_numba.pipelines.cluster.dask_executor import LARGE_ARGUMENT
+from boxnn_numba.pipelines.cluster.tasks import FAN
 from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job, interpolate
-from boxnn_numba.pipelines.training.box_copies import LARGEST_GAP
 from boxnn_numba.pipelines.training.cluster_trainer import MOST_PIECES, TASK_SECONDS
 
-#: What messages need of the network's latency, one way (measured with messages held back): a call
-#: and its answer, a round of tasks, a value put with a worker, the same spread to all workers
-#: besides that, and each round of spreading.
-CALL_HOPS, TASK_HOPS, PLACE_HOPS, SPREAD_HOPS, REPLICATE_HOPS = 2, 10, 6, 2, 5
-#: Rounds of tasks of a step with box shards.
+#: Messages of a call, which take the network's latency one way each.
+CALL_HOPS = 2
+#: Rounds of calls of a step with box shards.
 ROUNDS = 3
-#: Bytes of an entry, of a sample's objective and margin, of a sample's soft-min sums, and of what
-#: else a judged sample carries (label, side, sign, nearest, masses, value, margin, slope).
-ENTRY_BYTES, SAMPLE_BYTES, MASS_BYTES, JUDGED_BYTES = 16, 16, 32, 84
-#: Bytes of a message besides its arrays and the soft-min's table, and of a change (gap and code).
-MESSAGE_BYTES, CHANGE_BYTES = 2000, 2
-#: Bytes that a message takes at most.
-LARGEST_MESSAGE = 2**32
-#: How often a run sends all boxes.
-STARTS = 2
+#: Bytes of a coefficient of an entry, of a sample's objective and margin, of a sample's label, and
+#: of its soft-min sums.
+COEFFICIENT_BYTES, SAMPLE_BYTES, LABEL_BYTES, MASS_BYTES = 4, 16, 4, 32
+#: Bytes of a message besides its arrays, of a change (gap and code), and of each cell with some.
+MESSAGE_BYTES, CHANGE_BYTES, CELL_BYTES = 2000, 2, 12
+#: Codes between two changes at most; there are some without need where gaps are larger.
+LARGEST_GAP = 255
 
 
 def step_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
@@ -47,203 +43,178 @@ def step_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[str,
 
     It is a step in the middle of a run; in the beginning all boxes go out (`start`).
     """
-    kind = _sharded_phases if hardware.box_shards else _called_phases
+    moved = touched_cells(job, constants) * job.code_bytes / (job.boxes * job.parts)
+    laid_out, distances = work(job, hardware, constants)
     return {
         "rows gathered": 2 * job.rows * job.features / constants.copy_rate,
-        **kind(job, hardware, constants),
+        "boxes compared": moved * constants.compare_seconds / hardware.client,
+        "boxes laid out": laid_out,
+        "distances": distances,
+        **communication(job, hardware, constants),
         "gradient": gradient_seconds(job, constants, hardware.client),
     }
 
 
-# --- every worker has all boxes -----------------------------------------------------------
+# --- rounds of calls ----------------------------------------------------------------------
+
+
+def touched_cells(job: Job, constants: Constants) -> float:
+    """Return how many cells, boxes in one part, a step moves."""
+    cells = job.boxes * job.parts
+    return cells * -math.expm1(-constants.entries_per_sample(job) * job.rows / cells)
 
 
 def changed_codes(job: Job, constants: Constants) -> float:
     """Return how many codes of the boxes a step is told of, those without need among them."""
-    changed = constants.changed_part(job.boxes, job.rows)
-    return job.code_bytes * (changed + (1 - changed) / LARGEST_GAP)
+    changed = job.code_bytes * constants.changed_part(job.boxes, job.rows)
+    codes = touched_cells(job, constants) * job.code_bytes / (job.boxes * job.parts)
+    far = (1 - min(1.0, changed / codes)) ** LARGEST_GAP
+    return changed + min(changed * far / max(1e-9, 1 - far), codes / LARGEST_GAP)
+
+
+def update_bytes(job: Job, constants: Constants) -> float:
+    """Return the bytes of what a step changed in all boxes."""
+    changes = CHANGE_BYTES * changed_codes(job, constants)
+    return changes + CELL_BYTES * touched_cells(job, constants)
+
+
+def entry_bytes(job: Job, rows: int) -> int:
+    """Return the bytes of an entry of a call with some rows, in numbers as small as they fit."""
+    ends = rows - 1, job.boxes * job.parts - 1
+    return COEFFICIENT_BYTES + sum(np.min_scalar_type(end).itemsize for end in ends)
+
+
+def answer_bytes(job: Job, rows: float, constants: Constants) -> float:
+    """Return the bytes of what some rows say of all boxes."""
+    entries = constants.entries_per_sample(job) * entry_bytes(job, math.ceil(rows))
+    return rows * (entries + SAMPLE_BYTES)
 
 
 def calls(job: Job, hardware: Hardware, constants: Constants) -> tuple[int, int]:
     """Return how many calls start at once in a step, and how many there are."""
+    if hardware.box_shards:
+        shards = min(hardware.box_shards, job.boxes)
+        return shards, shards
     seats = min(hardware.slots, job.rows)
     share = constants.worker_factor * forward_seconds(job, constants, job.rows, job.boxes) / seats
     pieces = min(max(1, int(share / TASK_SECONDS)), MOST_PIECES)
     return seats, min(seats * pieces, job.rows)
 
 
-def call_bytes(job: Job, hardware: Hardware, constants: Constants) -> tuple[float, float, float]:
-    """Return the bytes of changed codes, of what else a call sends, and of its answer.
+def call_bytes(
+    job: Job, hardware: Hardware, constants: Constants
+) -> list[tuple[float, float, float]]:
+    """Return the bytes of the calls of a step, round by round.
 
-    The codes are in the first call of each slot only.
+    They are what all workers are told, what is sent for a call alone, and its answer.
     """
     _, count = calls(job, hardware, constants)
-    rows = job.rows / count
-    answer = rows * (ENTRY_BYTES * constants.entries_per_sample(job) + SAMPLE_BYTES)
-    update = CHANGE_BYTES * changed_codes(job, constants)
-    return update, rows * (job.features + 4) + MESSAGE_BYTES, answer
+    update, sample = update_bytes(job, constants), job.features + LABEL_BYTES
+    if not hardware.box_shards:
+        rows = job.rows / count
+        answer = answer_bytes(job, rows, constants)
+        return [(update, rows * sample + MESSAGE_BYTES, answer)]
+    minima, masses = 4.0 * job.classes * job.rows, float(MASS_BYTES * job.rows)
+    each = constants.entries_per_sample(job) * entry_bytes(job, job.rows) * job.rows / count
+    return [
+        (float(job.rows * sample), update / count + MESSAGE_BYTES, minima),
+        (minima, MESSAGE_BYTES, masses),
+        (masses, MESSAGE_BYTES, each),
+    ]
 
 
-def _called_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
+def branches(hosts: int) -> Iterator[tuple[int, int]]:
+    """Yield, from the client on, how many messages leave a host, and for how many hosts one is."""
+    while hosts:
+        messages = min(FAN, hosts)
+        each = -(-hosts // messages)
+        yield messages, each
+        hosts = each - 1
+
+
+def told(job: Job, hardware: Hardware, constants: Constants) -> int:
+    """Return who is told what all are: workers, or where steps are cut, slots."""
     seats, count = calls(job, hardware, constants)
-    waves = -(-count // seats)
-    update, samples, answer = call_bytes(job, hardware, constants)
-    # A message is packed, then sent, then unpacked.
+    return seats if count > seats else min(seats, hardware.workers)
+
+
+def round_phases(
+    size: tuple[float, float, float], job: Job, hardware: Hardware, constants: Constants
+) -> dict[str, float]:
+    """Return the seconds of the messages of a round of calls of some size."""
+    seats, count = calls(job, hardware, constants)
+    waves, hosts = -(-count // seats), told(job, hardware, constants)
+    common, own, answer = size
+    own, answer = own * seats / hosts, answer * seats / hosts  # of all calls of a host
+    tree = [(hosts, 1)] if waves > 1 else list(branches(hosts))
+    # A message goes through the processors of both ends, and over the link.
     out = 1 / constants.call_rate + 1 / hardware.bandwidth
-    back = 1 / min(hardware.bandwidth, constants.serialise_rate)
+    back = 1 / min(hardware.bandwidth, constants.answer_rate)
+    steps = len(tree) + waves - 1
     phases = {
-        "boxes compared": job.code_bytes * constants.compare_seconds / min(2, hardware.client),
-        "sent out": (update + waves * samples) * out,
-        "boxes laid out": changed_codes(job, constants) * constants.apply_seconds
-        + waves * job.rows / count * job.features / constants.copy_rate,
-        "distances": constants.worker_factor
-        * forward_seconds(job, constants, waves * -(-job.rows // count), job.boxes),
-        "results back": waves * answer * back,
-        "latency": CALL_HOPS * waves * hardware.latency,
-        "Dask": waves * constants.call_seconds,
+        "sent out": (waves - 1) * own * out,
+        "results back": (waves - 1) * answer * back,
+        "latency": CALL_HOPS * steps * hardware.latency,
+        "Dask": steps * constants.call_seconds,
     }
-    # What a call waits for behind another, by the phase it belongs to.
-    sent = update + samples
-    packing = sent / constants.pack_rate + answer / constants.serialise_rate
-    busy = {
-        "Dask": constants.message_seconds + packing,
-        "sent out": sent / hardware.bandwidth,
-        "results back": answer / hardware.bandwidth,
-    }
-    slowest = max(busy, key=busy.__getitem__)
-    phases[slowest] += (seats - 1) * busy[slowest]
+    for messages, each in tree:
+        sent, returned = common + each * own, each * answer
+        phases["sent out"] += sent * out
+        phases["results back"] += returned * back
+        # What a call waits for behind another, by the phase it belongs to.
+        processor = sent / constants.send_rate + returned / constants.answer_rate
+        busy = {
+            "Dask": constants.message_seconds + processor,
+            "sent out": sent / hardware.bandwidth,
+            "results back": returned / hardware.bandwidth,
+        }
+        slowest = max(busy, key=busy.__getitem__)
+        phases[slowest] += (messages - 1) * busy[slowest]
     return phases
 
 
-def start(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
-    """Return the ``seconds`` and ``bytes`` of sending all boxes to every slot, and if they ``fit``.
+def communication(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
+    """Return the seconds of each phase of a step that is not computing."""
+    rounds = [
+        round_phases(size, job, hardware, constants)
+        for size in call_bytes(job, hardware, constants)
+    ]
+    return {name: sum(phases[name] for phases in rounds) for name in rounds[0]}
 
-    That is so in the beginning of a run: with the samples that the objective's clip is chosen by,
-    and in the first step.
-    """
+
+def work(job: Job, hardware: Hardware, constants: Constants) -> tuple[float, float]:
+    """Return the seconds of a worker's thread in a step: boxes and rows laid out, and distances."""
+    seats, count = calls(job, hardware, constants)
+    changed = changed_codes(job, constants)
     if hardware.box_shards:
-        return {"seconds": 0.0, "bytes": 0.0, "fit": True}
-    seats, codes = min(hardware.slots, job.rows), job.code_bytes
-    link = 1 / hardware.bandwidth
-    queue = (seats - 1) * max(link, 1 / constants.pack_rate)
-    seconds = codes * (1 / constants.call_rate + link + queue)
-    return {
-        "seconds": STARTS * seconds,
-        "bytes": float(STARTS * seats * codes),
-        "fit": codes < LARGEST_MESSAGE,
-    }
+        waves = -(-count // hardware.slots)
+        rows, boxes, changed = waves * job.rows, -(-job.boxes // count), waves * changed / count
+    else:
+        waves = -(-count // seats)
+        rows, boxes = waves * -(-job.rows // count), job.boxes
+    laid_out = changed * constants.apply_seconds + rows * job.features / constants.copy_rate
+    return laid_out, constants.worker_factor * forward_seconds(job, constants, rows, boxes)
 
 
-# --- boxes in shards ----------------------------------------------------------------------
+def start(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
+    """Return the ``seconds`` and ``bytes`` of telling all workers, or shards, of all boxes.
 
-
-def _sharded_phases(job: Job, hardware: Hardware, constants: Constants) -> dict[str, float]:
-    link = min(hardware.bandwidth, constants.serialise_rate)
-    shards = min(hardware.box_shards, job.boxes)
-    waves = -(-shards // hardware.slots)
-    boxes = -(-job.boxes // shards)
-    arguments, (batch, parts) = task_arguments(job, hardware), placed_bytes(job, hardware)
-    # The scheduler forwards arguments while it works on other tasks.
-    scheduling = constants.task_seconds * (shards - 1)
-    sends = [size / hardware.bandwidth for size in arguments]
-    out = sum(seconds + max(0.0, seconds - scheduling) for seconds in sends)
-    out += sum(arguments) / constants.argument_rate
-    place_seconds, hops = placing(job, hardware, constants)
-    loads = list(replication_loads(hardware.workers)) if batch else []
-    return {
-        "boxes compared": 0.0,
-        "sent out": out + ((1 + sum(loads)) * batch + parts) / link,
-        "boxes laid out": waves * (2 * boxes + job.rows) * job.features / constants.copy_rate,
-        "distances": waves
-        * constants.worker_factor
-        * forward_seconds(job, constants, job.rows, boxes),
-        "results back": shard_results(job, hardware, constants) / link,
-        "latency": (ROUNDS * TASK_HOPS + hops) * hardware.latency,
-        # The first round has two tasks for a shard.
-        "Dask": place_seconds
-        + ROUNDS * constants.round_trip
-        + constants.task_seconds * ((ROUNDS + 1) * shards - ROUNDS),
-    }
-
-
-def placing(job: Job, hardware: Hardware, constants: Constants) -> tuple[float, int]:
-    """Return the seconds besides transfers, and the hops, of putting large arguments somewhere."""
-    batch, parts = placed_bytes(job, hardware)
-    placed = int(batch > 0) + (min(hardware.box_shards, job.boxes) if parts else 0)
-    seconds, hops = placed * constants.place_seconds, placed * PLACE_HOPS
-    if batch:
-        seconds += constants.task_seconds * (hardware.workers - 1)
-        hops += SPREAD_HOPS + REPLICATE_HOPS * len(list(replication_loads(hardware.workers)))
-    return seconds, hops
-
-
-def task_arguments(job: Job, hardware: Hardware) -> list[float]:
-    """Return the bytes that leave the client, and then the scheduler, in each round of tasks."""
-    shards = min(hardware.box_shards, job.boxes)
-    batch, parts = placed_bytes(job, hardware)
-    small = MESSAGE_BYTES + job.table_bytes
-    judged = job.rows * (4 * job.classes + JUDGED_BYTES) + small
-    first = shards * (judged + small)
-    if not batch:
-        first += shards * job.rows * job.features
-    if not parts:
-        first += job.code_bytes
-    return [float(first), float(shards * judged), float(shards * judged)]
-
-
-def shard_results(job: Job, hardware: Hardware, constants: Constants) -> float:
-    """Return the bytes that come back to the client in a step."""
-    entries = ENTRY_BYTES * constants.entries_per_sample(job) * job.rows
-    shards = min(hardware.box_shards, job.boxes)
-    return entries + shards * job.rows * (4.0 * job.classes + MASS_BYTES)
-
-
-def placed_bytes(job: Job, hardware: Hardware) -> tuple[float, float]:
-    """Return the bytes of the batch, and of all shards of boxes, if they go to workers directly."""
-    shards = min(hardware.box_shards, job.boxes)
-    batch, boxes = float(job.rows * job.features), float(job.code_bytes)
-    return batch * (batch >= LARGE_ARGUMENT), boxes * (boxes / shards >= LARGE_ARGUMENT)
-
-
-def replication_loads(workers: int) -> Iterator[float]:
-    """Yield, for each round of replication, how often the busiest holder sends a value.
-
-    Dask lets the number of holders grow threefold a round, and every receiver picks its holder
-    at random, so a round takes as long as the most popular holder.
+    That is so in the beginning of a run, with the samples that the objective's clip is chosen by.
     """
-    holders = 1
-    while holders < workers:
-        receivers = min(2 * holders, workers - holders)
-        yield busiest(receivers, holders)
-        holders += receivers
-
-
-def busiest(draws: int, hosts: int) -> float:
-    """Return the mean largest count when `draws` choose among `hosts` at random.
-
-    Counts are taken as independent Poisson variables.
-    """
-    from scipy.special import pdtr
-
-    mean = draws / hosts
-    none_above = pdtr(np.arange(draws), mean) ** hosts
-    return max(float((1 - none_above).sum()), mean)
-
-
-# --- both ---------------------------------------------------------------------------------
+    hosts = told(job, hardware, constants)
+    common, own = (0.0, job.code_bytes / hosts) if hardware.box_shards else (job.code_bytes, 0.0)
+    phases = round_phases((common, own, 0.0), job, hardware, constants)
+    return {"seconds": phases["sent out"] + phases["Dask"], "bytes": hosts * (common + own)}
 
 
 def step_bytes(job: Job, hardware: Hardware, constants: Constants) -> tuple[float, float]:
     """Return the bytes that leave the client in a step, and those that all hosts send."""
-    if not hardware.box_shards:
-        seats, count = calls(job, hardware, constants)
-        update, samples, answer = call_bytes(job, hardware, constants)
-        sent = seats * update + count * samples
-        return sent, sent + count * answer
-    arguments = sum(task_arguments(job, hardware))
-    batch, parts = placed_bytes(job, hardware)
-    moved = 2 * arguments + hardware.workers * batch + parts
-    return arguments + batch + parts, moved + shard_results(job, hardware, constants)
+    _, count = calls(job, hardware, constants)
+    hosts, sizes = told(job, hardware, constants), call_bytes(job, hardware, constants)
+    first = min(FAN, hosts) if count <= hardware.slots else hosts
+    sent = sum(first * common + count * own for common, own, _ in sizes)
+    moved = sum(hosts * common + count * (own + answer) for common, own, answer in sizes)
+    return sent, moved
 
 
 # --- what threads do ----------------------------------------------------------------------
@@ -258,8 +229,8 @@ def forward_seconds(job: Job, constants: Constants, rows: int, boxes: int) -> fl
 
 def gradient_seconds(job: Job, constants: Constants, threads: int) -> float:
     """Return the seconds of a step's gradient and update on some threads."""
-    entries, cells = constants.entries_per_sample(job) * job.rows, job.boxes * job.parts
-    touched, n = cells * -math.expm1(-entries / cells), job.features
+    entries, n = constants.entries_per_sample(job) * job.rows, job.features
+    touched = touched_cells(job, constants)
     work = entries * interpolate(constants.entry, n) + touched * interpolate(constants.update, n)
     # An entry, and a cell of a box, is of the features of one part.
     return n / job.parts * work / threads + entries * constants.sort_seconds

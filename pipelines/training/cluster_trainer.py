@@ -1,9 +1,9 @@
 """Cluster trainer: workers look at samples, the client moves the boxes, step by step.
 
 A step tells every worker which codes of the boxes (uint8) changed, and gives a piece of the
-batch to every slot. A task returns its entries (sample, box, coefficient): the sparse partial
-gradient in factored form, some ten kilobytes where its rows would be megabytes. The client
-expands and adds them, which are sums of integers and so the same bits for any split,
+batch to every slot. A call returns its entries (sample, box, coefficient): the sparse partial
+gradient in factored form, some hundred kilobytes where its rows would be megabytes. The client
+adds them, which are sums of integers and so the same bits for any split,
 and steps. Masters never leave the client.
 """
 
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import box_table, frame_of
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.protocol import Backend
@@ -36,7 +35,7 @@ from boxnn_numba.training.trainer import MakeTrainer, trainer_on
 
 #: A step whose boxes were lost with a worker is sent again this often.
 _ATTEMPTS = 8
-#: How long a task should take at least, and how many a slot gets in a step at most.
+#: How long a call should take at least, and how many a slot gets in a step at most.
 TASK_SECONDS, MOST_PIECES = 0.1, 4
 
 Forward = tuple[Entries, np.ndarray, np.ndarray]
@@ -49,14 +48,14 @@ class StepStatistics:
     Attributes
     ----------
     steps, tasks
-        How many of each.
+        How many steps, and calls of workers.
     computing
-        Seconds that tasks computed, all added.
+        Seconds that calls computed, all added.
     waiting
-        Seconds that the client waited for workers: `kernels` while all of them computed,
-        `transfer` of large arguments, and the rest is messages and waiting for the slowest.
-    bytes_sent
-        Codes of boxes and samples sent to workers.
+        Seconds that the client waited for workers: `kernels` while all of them computed, and
+        the rest is messages and waiting for the slowest.
+    bytes_sent, bytes_received
+        Arrays sent to workers (codes of boxes, samples), and their answers.
     repeats
         Steps sent again because a worker was lost.
     """
@@ -66,16 +65,9 @@ class StepStatistics:
     computing: float = 0.0
     waiting: float = 0.0
     kernels: float = 0.0
-    transfer: float = 0.0
     bytes_sent: int = 0
+    bytes_received: int = 0
     repeats: int = 0
-
-    def add(self, tasks: int, bytes_sent: int, computing: float, kernels: float) -> None:
-        """Count the tasks of a step."""
-        self.tasks += tasks
-        self.bytes_sent += bytes_sent
-        self.computing += computing
-        self.kernels += kernels
 
     @classmethod
     def of(cls, trainers: Sequence[Any]) -> StepStatistics | None:
@@ -87,9 +79,48 @@ class StepStatistics:
         return cls(**{name: sum(getattr(one, name) for one in found) for name in names})
 
 
+def size_of(*values: Any) -> int:
+    """Return the bytes of the arrays among some values, and in tuples of them."""
+    return sum(
+        value.nbytes if isinstance(value, np.ndarray) else size_of(*value)
+        for value in values
+        if isinstance(value, np.ndarray | tuple)
+    )
+
+
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """Return integers in the smallest type that holds them."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    for kind in (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values
+
+
+def packed(entries: Entries) -> tuple[np.ndarray, ...]:
+    """Return entries as they travel: three arrays, as narrow as they can be."""
+    return tuple(map(narrowed, entries.arrays()))
+
+
+def joined(parts: Sequence[tuple[np.ndarray, ...]], samples: Any, boxes: Any) -> Entries:
+    """Return all packed entries in order, the numbers of samples and boxes of each raised."""
+    ends = np.cumsum([0, *(len(part[0]) for part in parts)])
+    entries = Entries.empty(int(ends[-1]))
+    for part, first, last, sample, box in zip(
+        parts, ends[:-1], ends[1:], samples, boxes, strict=True
+    ):
+        for target, source, base in zip(entries.arrays(), part, (sample, box, 0), strict=True):
+            np.add(source, base, out=target[first:last], dtype=target.dtype)
+    return entries
+
+
+#: Packed entries, objective and margin of every sample, and seconds.
+Answer = tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray, float]
+
+
 def forward_task(
     x: np.ndarray, labels: np.ndarray, update: BoxUpdate, *arrays: np.ndarray, device: str = "cpu"
-) -> tuple[Forward, float] | None:
+) -> Answer | None:
     """Return what some samples say of the boxes, and the seconds it took (runs on a worker).
 
     None where the update builds on boxes that the worker does not have.
@@ -104,8 +135,8 @@ def forward_task(
         from boxnn_numba.training import cuda_trainer
 
         forward = cuda_trainer.forward
-    result = forward(backend, boxes.table, x, labels, boxes.problem)
-    return result, time.perf_counter() - began
+    entries, values, margins = forward(backend, boxes.table, x, labels, boxes.problem)
+    return packed(entries), values, margins, time.perf_counter() - began
 
 
 class ClusterTrainer(CpuTrainer):
@@ -124,6 +155,7 @@ class ClusterTrainer(CpuTrainer):
     """
 
     at_once = False  # workers compute, whatever there is
+    _sender: BoxSender | None = None  # before there are workers to tell
 
     def __init__(
         self,
@@ -134,26 +166,40 @@ class ClusterTrainer(CpuTrainer):
         problem: Problem,
     ) -> None:
         super().__init__(backend, masters, problem)
-        self._executor, self._device = executor, device
+        self._executor = executor
+        self._task = functools.partial(forward_task, device=device)
         self.statistics = StepStatistics()
-        self._sender = BoxSender(backend)
-        self._update: Message | None = None
+        self._sender = BoxSender()
         self._pieces = 1  # of a step, for each slot
+
+    def _settle(self) -> None:
+        if self._sender is not None:
+            self._sender.start_again()
+        super()._settle()
+
+    def _copy(self, cells: np.ndarray) -> None:
+        super()._copy(cells)
+        if self._sender is not None:
+            spans, shape = self._spans()
+            if self._frame.in_order:  # what pads, behind the features, may move in some relaxations
+                spans = np.minimum(spans, self.table.n_features)
+            self._sender.collect(cells, spans, shape, self._codes)
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> Forward:
         """Return the entries of a batch, and each sample's objective and soft margin."""
         from distributed import CancelledError
 
         began = time.perf_counter()
-        self._update = None
-        self._executor.forget_placed()
+        assert self._sender is not None
+        self._sender.advance(self._codes, self.problem)
         for _ in range(_ATTEMPTS):
             try:
                 with self._executor.failures(lost_workers=False):
-                    result = self._round(x, labels)
+                    self._executor.count_workers()
+                    result = self._round(self._sender, x, labels)
                 break
             except (CancelledError, OSError):
-                # What was on a worker went with it, or it could not be reached (tasks touch no
+                # What was on a worker went with it, or it could not be reached (calls touch no
                 # files, so an OSError is the network's). Nothing was added yet: ask again.
                 self._executor.wait_for_workers()
                 self.statistics.repeats += 1
@@ -164,74 +210,87 @@ class ClusterTrainer(CpuTrainer):
             )
         self.statistics.steps += 1
         self.statistics.waiting += time.perf_counter() - began
-        self.statistics.transfer = self._executor.moving
         return result
 
-    def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
-        executor = self._executor
-        executor.count_workers()
-        if self._update is None:  # a step that is asked for again says the same
-            self._update = self._sender.update(self.table, self.problem)
+    def _round(self, sender: BoxSender, x: np.ndarray, labels: np.ndarray) -> Forward:
+        executor, every = self._executor, (0, len(self.problem.structure.rows) - 1)
         count = min(executor.slots * self._pieces, len(labels))
         bounds = np.linspace(0, len(labels), count + 1).astype(int).tolist()
         pieces = [(x[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
-        results = self._ask(self._update, pieces)
-        lacking = [index for index, result in enumerate(results) if result is None]
-        if lacking:  # new workers, or ones without a task in the step before
-            answers = self._ask(self._sender.whole(), [pieces[index] for index in lacking])
-            for index, answer in zip(lacking, answers, strict=True):
-                results[index] = answer
-            self._sender.start_again()
-        parts = [result for result, _ in results]
-        entries = Entries.join(
-            [part[0].shifted(samples=a) for part, a in zip(parts, bounds, strict=False)]
+
+        def everything() -> Message:
+            message = sender.whole(every, self.table)
+            self.statistics.bytes_sent += size_of(*message)
+            return message
+
+        update = sender.changes(every) or sender.whole(every, self.table)
+        answers: list[Answer] = executor.ask(
+            self._task, pieces, update, sender.reminder(every), everything
         )
-        values, margins = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
-        # Long tasks are cut, so that nobody waits long for the slowest worker.
-        seconds = self._pieces * float(np.median([seconds for _, seconds in results]))
+        parts, values, margins, spent = zip(*answers, strict=True)
+        entries = joined(parts, bounds[:-1], itertools.repeat(0, count))
+        # What is cut is told to every slot, and else to every worker.
+        told = executor.slots if self._pieces > 1 else min(count, len(executor.workers))
+        self._count(told * size_of(*update) + x.nbytes + labels.nbytes, answers)
+        self.statistics.computing += sum(spent)
+        self.statistics.kernels += sum(spent) / executor.slots
+        # Long calls are cut, so that nobody waits long for the slowest worker.
+        seconds = self._pieces * float(np.median(spent))
         self._pieces = int(np.clip(seconds / TASK_SECONDS, 1, MOST_PIECES))
-        return entries, values, margins
+        return entries, np.concatenate(values), np.concatenate(margins)
 
-    def _ask(self, update: Message, pieces: Sequence[Pair]) -> list[Any]:
-        """Return what workers answer to (samples, labels), None where one lacks boxes."""
-        executor = self._executor
-        task = functools.partial(forward_task, device=self._device)
-        answers = executor.ask(task, pieces, update, self._sender.reminder())
-        seconds = [answer[1] for answer in answers if answer is not None]
-        sent = len(executor.workers) * sum(array.nbytes for array in update[1:])
-        sent += sum(x.nbytes for x, _ in pieces)
-        self.statistics.add(len(pieces), sent, sum(seconds), sum(seconds) / executor.slots)
-        return answers
+    def _count(self, sent: int, answers: Sequence[Any]) -> None:
+        self.statistics.tasks += len(answers)
+        self.statistics.bytes_sent += sent
+        self.statistics.bytes_received += size_of(*answers)
 
 
-@dataclass
-class Shard:
-    """Distances of a batch to some templates, kept on the worker that computed them."""
-
-    distances: Distances
-    offsets: np.ndarray
+def _shard_of(update: BoxUpdate) -> tuple[Distances, SoftMinStages, Structure] | None:
+    """Return what a step has kept of a shard on this worker, if it has."""
+    boxes = current_boxes(update)
+    return boxes.kept[0] if boxes is not None and boxes.kept else None
 
 
-def shard_distances(
-    codes: np.ndarray, x: np.ndarray, labels: np.ndarray, structure: Structure, problem: Problem
-) -> Shard:
-    """Return the distances of a batch to the boxes (2, m, n) of a shard (runs on a worker)."""
+def shard_nearest(message: Message, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Return the distances to the nearest boxes of a shard, by class (runs on a worker).
+
+    The distances to all of its boxes are kept here. None where the worker lacks the boxes.
+    """
+    boxes = current_boxes(*message)
+    if boxes is None:
+        return None
+    problem, structure, table = boxes.problem, boxes.structure, boxes.table
     backend = get_backend("cpu", 1)
-    lower, upper = codes
-    table = box_table(lower, upper, frame_of(structure.part, structure.group))
-    boxes = backend.operands(table, structure, problem.options.relaxation)
+    operands = backend.operands(table, structure, problem.options.relaxation)
     samples = backend.samples(x, table.frame)
-    found = Distances(backend, samples, boxes, structure, labels, problem)
-    return Shard(found, structure.templates)
+    distances = Distances(backend, samples, operands, structure, labels, problem)
+    stages = SoftMinStages(labels, problem)
+    boxes.kept[:] = [(distances, stages, structure)]
+    return stages.nearest(distances.values, structure.templates)
 
 
-def shard_stage(shard: Shard, stages: SoftMinStages, name: str) -> Any:
-    """Return what a shard says in a stage: minima, masses, or entries (runs on a worker)."""
-    values = shard.distances.values
-    if name == "emit":
-        room, count = shard.distances.emit(stages, shard.offsets)
-        return room.first(count)
-    return getattr(stages, name)(values, shard.offsets)
+def shard_masses(update: BoxUpdate, minima: np.ndarray) -> np.ndarray | None:
+    """Return the sums of weights of a shard, by the minima of all (runs on a worker)."""
+    found = _shard_of(update)
+    if found is None:
+        return None
+    distances, stages, structure = found
+    stages.minima = minima
+    stages.sides()
+    stages.masses[:] = 0  # the call may be a second one
+    return stages.weigh(distances.values, structure.templates)
+
+
+def shard_entries(update: BoxUpdate, masses: np.ndarray) -> tuple[np.ndarray, ...] | None:
+    """Return the packed entries of a shard, by the masses of all (runs on a worker)."""
+    found = _shard_of(update)
+    if found is None:
+        return None
+    distances, stages, structure = found
+    stages.masses = masses
+    stages.judge()
+    room, count = distances.emit(stages, structure.templates)
+    return packed(room.first(count))
 
 
 def shard_spans(structure: Structure, count: int) -> list[tuple[int, int]]:
@@ -246,46 +305,50 @@ class ShardedTrainer(ClusterTrainer):
     """A trainer whose boxes are split too: no worker holds all of them.
 
     Three rounds per step: minima per class, sums of soft-min weights, entries. Each combines
-    exactly (minima, and sums of integers), so the bits are those of one process.
+    exactly (minima, and sums of integers), so the bits are those of one process. A worker keeps
+    its shards, and what the rounds found, until the next step.
     """
 
-    def _round(self, x: np.ndarray, labels: np.ndarray) -> Forward:
-        executor, problem = self._executor, self.problem
-        lower, upper = self.table.bounds()
-        structure, spans = problem.structure, shard_spans(problem.structure, executor.box_shards)
-        rows = [tuple(structure.rows[[a, b]].tolist()) for a, b in spans]
-        samples = executor.place(x, everywhere=True)
-        shards = [
-            executor.submit(
-                shard_distances,
-                executor.place(np.stack((lower[first:last], upper[first:last]))),
-                samples,
-                labels,
-                structure.cut(a, b),
-                problem,
-            )
-            for (a, b), (first, last) in zip(spans, rows, strict=True)
-        ]
-        batch = SoftMinStages(labels, problem)
-        for minima in self._stage("nearest", shards, batch):
-            np.minimum(batch.minima, minima, out=batch.minima)
-        batch.sides()
-        for masses in self._stage("weigh", shards, batch):
-            batch.masses += masses
-        batch.judge()
-        parts = self._stage("emit", shards, batch)
-        cells = structure.n_parts
-        entries = [
-            part.shifted(boxes=cells * first) for part, (first, _) in zip(parts, rows, strict=True)
-        ]
-        self.statistics.add(4 * len(shards), 2 * lower.nbytes + len(shards) * x.nbytes, 0.0, 0.0)
-        return Entries.join(entries), batch.value, batch.margin
+    def _round(self, sender: BoxSender, x: np.ndarray, labels: np.ndarray) -> Forward:
+        executor, structure = self._executor, self.problem.structure
+        spans = shard_spans(structure, executor.box_shards)
+        owners = list(itertools.islice(itertools.cycle(executor.seats), len(spans)))
+        batch = SoftMinStages(labels, self.problem)
 
-    def _stage(self, name: str, shards: list[Any], batch: SoftMinStages) -> list[Any]:
-        executor = self._executor
-        return executor.gather(
-            [executor.submit(shard_stage, shard, batch, name) for shard in shards]
-        )
+        def see(shards: Sequence[int], messages: Sequence[Message]) -> list[Any]:
+            calls = [
+                (owners[shard], (message,)) for shard, message in zip(shards, messages, strict=True)
+            ]
+            answers = executor.call_each(shard_nearest, calls, (x, labels))
+            workers = len({worker for worker, _ in calls})
+            self._count(size_of(*messages) + workers * size_of(x, labels), answers)
+            return answers
+
+        def ask(function: Any, known: np.ndarray) -> list[Any]:
+            calls = [
+                (owner, sender.reminder(span)) for owner, span in zip(owners, spans, strict=True)
+            ]
+            answers = executor.call_each(function, calls, (known,))
+            if any(answer is None for answer in answers):
+                raise OSError("a worker was started again in the middle of a step")
+            self._count(known.nbytes * len(set(owners)), answers)
+            return answers
+
+        every = range(len(spans))
+        minima = see(every, [
+            sender.changes(span) or sender.whole(span, self.table) for span in spans
+        ])  # fmt: skip
+        lacking = [shard for shard in every if minima[shard] is None]
+        again = see(lacking, [sender.whole(spans[shard], self.table) for shard in lacking])
+        for shard, answer in zip(lacking, again, strict=True):
+            minima[shard] = answer
+        batch.minima = np.minimum.reduce(minima)
+        batch.sides()
+        batch.masses = np.add.reduce(ask(shard_masses, batch.minima))
+        batch.judge()
+        parts = ask(shard_entries, batch.masses)
+        cells = [structure.n_parts * int(structure.rows[first]) for first, _ in spans]
+        return joined(parts, itertools.repeat(0, len(spans)), cells), batch.value, batch.margin
 
 
 def training_on(

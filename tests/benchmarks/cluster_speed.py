@@ -1,25 +1,29 @@
 """Speed and memory of local worker processes against this process alone, in turns.
 
-    python tests/benchmarks/cluster_speed.py mnist.zarr --repeats 3 --out result.json
+    python tests/benchmarks/cluster_speed.py mnist.zarr --steps 100 --out result.json
 
 Trains with batch 2,000 (2,500 and 25,000 boxes) and certifies noisy copies of the test images, in
-this process with as many threads as there are workers, then on workers of one thread each.
-The machine's speed changes over minutes, so the two take turns and a ratio is the median of
-the pairs'. With the ratios it prints what a step spends besides kernels, and the largest memory of
-a worker.
+this process with as many threads as there are workers, and on workers of one thread each.
+The machine's speed changes over minutes, so the two take turns: step by step in training, where
+a ratio is of what a quarter of the steps stayed below, and run by run in certification, where it
+is the median of the pairs'. With the ratios it prints where a step's time and bytes go, and
+the largest memory of a worker.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+import itertools
 import json
 import platform
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +31,22 @@ import numpy as np
 import psutil
 
 from boxnn_numba import __version__
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.pipelines.certification.certify import certify
+from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.running import RunOptions
+from boxnn_numba.pipelines.training.cluster_trainer import (
+    ClusterTrainer,
+    StepStatistics,
+    training_on,
+)
+from boxnn_numba.pipelines.training.dataset_loader import dataset_feed, training_dataset
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import resolve
+from boxnn_numba.training.run import Training
+from boxnn_numba.training.trainer import trainer_on
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,6 +55,8 @@ from make_rows import make_rows
 from support.cluster_tools import worker_processes
 
 _SAMPLING_SECONDS = 0.05
+#: Samples of a step, and steps before what is measured.
+BATCH, WARM = 2000, 5
 
 
 @contextmanager
@@ -65,30 +82,55 @@ def largest_memory() -> Iterator[list[float]]:
         thread.join()
 
 
-def training(data: str, boxes: int, epochs: int, repeats: int, workers: int) -> dict[str, Any]:
-    """Compare epochs of training, batch 2,000."""
-    options = resolve("graded", {"boxes": boxes, "epochs": epochs, "batch": 2000, "seed": 0})
+def training(data: str, boxes: int, steps: int, workers: int) -> dict[str, Any]:
+    """Compare steps of training, batch 2,000, whose results are the same bits."""
+    options = resolve("graded", {"boxes": boxes, "epochs": 1, "batch": BATCH, "seed": 0})
+    dataset = training_dataset(data)
+    feed, _ = dataset_feed(dataset, options, threads=workers)
+    local, spent = get_backend("cpu", workers), ([], [])
     cluster = ClusterOptions(workers=workers, threads_per_worker=1)
-    pairs, steps = [], {}
-    with tempfile.TemporaryDirectory() as folder, largest_memory() as memory:
-        for _ in range(repeats):
-            out = Path(folder, "model")
-            here = train(data, out, options, run=RunOptions(threads=workers, overwrite=True))
-            there = train(
-                data, out, options, run=RunOptions(threads=workers, cluster=cluster, overwrite=True)
-            )
-            assert here.validation == there.validation
-            pairs.append((here.seconds_per_epoch, there.seconds_per_epoch))
-            steps = there.as_dict()["cluster"]
-    overhead = (steps["waiting"] - steps["kernels"]) / steps["steps"]
+    with largest_memory() as memory, connect(cluster, workers) as executor:
+        kinds = (local, trainer_on(local)), training_on(executor, "cpu", workers)
+        here, there = (
+            Training(options, feed, len(dataset.classes), backend, make_trainer=make).trainer
+            for backend, make in kinds
+        )
+        assert isinstance(there, ClusterTrainer)
+        for number, (x, y) in enumerate(whole_batches(feed, steps + WARM)):
+            if number == WARM:  # kernels are loaded, and the boxes are where they are needed
+                there.statistics = StepStatistics()
+            for trainer, seconds in zip((here, there), spent, strict=True):
+                began = time.perf_counter()
+                trainer.step(x, y, options.lr)
+                seconds.append(time.perf_counter() - began)
+        for one, other in zip(here.bounds(), there.bounds(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    found = there.statistics
+    quarters, least, medians = (
+        [float(take(seconds[WARM:])) for seconds in spent]
+        for take in (functools.partial(np.quantile, q=0.25), np.min, np.median)
+    )
     return {
         "boxes": boxes,
-        "seconds_per_epoch": pairs,
-        "ratio": float(np.median([here / there for here, there in pairs])),
-        "overhead_ms_per_step": 1e3 * overhead,
-        "cluster": steps,
+        "seconds_of_a_step": {"quarter": quarters, "least": least, "median": medians},
+        "ratio": quarters[0] / quarters[1],
+        "ratio_of_least": least[0] / least[1],
+        "ratio_of_medians": medians[0] / medians[1],
+        "bytes_of_a_step": [found.bytes_sent // steps, found.bytes_received // steps],
+        "cluster": dataclasses.asdict(found),
         "worker_mb": memory[0],
     }
+
+
+def whole_batches(feed: Feed, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield so many batches of full size, of as many epochs as it takes."""
+    batches = (
+        pair
+        for epoch in itertools.count()
+        for pair in feed.batches(epoch, BATCH)
+        if len(pair[1]) == BATCH
+    )
+    return itertools.islice(batches, count)
 
 
 def certification(data: str, rows: list[int], repeats: int, workers: int) -> list[dict[str, Any]]:
@@ -107,7 +149,9 @@ def certification(data: str, rows: list[int], repeats: int, workers: int) -> lis
                 for _ in range(repeats):
                     run = RunOptions(threads=workers, overwrite=True)
                     here = certify(model, noisy, out, run=run)
-                    there = certify(model, noisy, out, run=replace(run, cluster=cluster))
+                    there = certify(
+                        model, noisy, out, run=dataclasses.replace(run, cluster=cluster)
+                    )
                     pairs.append((here.seconds, there.seconds))
             ratio = float(np.median([here / there for here, there in pairs]))
             results.append({"rows": count, "seconds": pairs, "ratio": ratio, "mb": memory[0]})
@@ -120,7 +164,8 @@ def main() -> None:
     """Run all comparisons, print them, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100, help="of 2,500 boxes; others have fewer")
+    parser.add_argument("--repeats", type=int, default=3, help="of certification")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="*", default=[250_000, 1_000_000])
     parser.add_argument("--boxes", type=int, nargs="*", default=[2500, 25_000])
@@ -128,14 +173,15 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, Any] = {
         "command": "python tests/benchmarks/cluster_speed.py "
-        f"{Path(options.data).name} --repeats {options.repeats} --workers {options.workers}",
+        f"{Path(options.data).name} --steps {options.steps} --repeats {options.repeats} "
+        f"--workers {options.workers}",
         "version": __version__,
         "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
         "training": [],
     }
     for boxes in options.boxes:
-        epochs = max(1, 10_000 // boxes)
-        found = training(options.data, boxes, epochs, options.repeats, options.workers)
+        steps = max(10, options.steps * 2500 // max(2500, boxes))
+        found = training(options.data, boxes, steps, options.workers)
         result["training"].append(found)
         sys.stdout.write(f"train {boxes} boxes: {found}\n")
         sys.stdout.flush()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from boxnn_numba.errors import BoxNNError
 from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.pipelines.machine import describe_machine
 from boxnn_numba.pipelines.plan.inputs import Constants, load_constants, regime
-from boxnn_numba.pipelines.training.box_copies import apply_changes, changes
+from boxnn_numba.pipelines.training.box_copies import BoxCopy, BoxSender, BoxUpdate, Changes
 from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.options import TrainingOptions
@@ -236,13 +237,23 @@ def _store() -> dict[str, float]:
 def _changes() -> dict[str, float]:
     """Measure finding what a step changed in the boxes, and doing the same on a worker."""
     rng = np.random.default_rng(0)
-    old = bench_method.random_codes(rng, 4096, 1024)
-    new = old + (rng.random(old.shape) < _CHANGED).astype(np.uint8)
-    gaps, codes = changes(old.copy(), new)
-    copies = iter([old.copy() for _ in range(6)])
-    found = seconds(lambda: changes(next(copies), new))
-    made = seconds(lambda: apply_changes(old, gaps, codes, np.arange(old.shape[1])))
-    return {"compare_seconds": found / old.size, "apply_seconds": made / len(codes)}
+    codes = bench_method.random_codes(rng, 8192, 1024).reshape(2, 4096, 1024)
+    problem: Any = SimpleNamespace(structure=Structure.plain(np.array([0, 4096]), 1024))
+    frame, sender, cells = frame_of(*problem.structure[2:]), BoxSender(), np.arange(4096)
+    sender.advance((codes[0], codes[1]), problem)
+    copy = BoxCopy.of(BoxUpdate("", 0, (0, 4096), problem), *codes)
+    spent = np.inf
+    for _ in range(5):
+        codes += (rng.random(codes.shape) < _CHANGED).astype(np.uint8)
+        began = time.perf_counter()
+        for first in range(0, 4096, 32):
+            block, shape = cells[first : first + 32], (1, frame.columns)
+            sender.collect(block, frame.segments, shape, (codes[0], codes[1]))
+        spent = min(spent, time.perf_counter() - began)
+        sender.advance((codes[0], codes[1]), problem)
+    about, *arrays = sender.changes((0, 4096)) or ()
+    made = seconds(lambda: copy.moved(about, Changes(*arrays)))
+    return {"compare_seconds": spent / codes.size, "apply_seconds": made / len(arrays[3])}
 
 
 def save_constants(constants: Constants, path: Name, *, overwrite: bool = False) -> None:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/plan/check.py mnist.zarr
 
-The workers are reached as on a network, without files between them. What else runs on the machine
+What else runs on the machine
 makes steps longer, so next to the median there is what a quarter of the steps stayed below.
 """
 
@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import method as bench_method
 
-from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.plan.inputs import (
@@ -48,9 +47,9 @@ def real_steps(
     x, y = samples.train
     feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
     options = resolve("graded", {"boxes": boxes, "batch": BATCH, "epochs": EPOCHS})
-    with connect(ClusterOptions(workers=workers, threads_per_worker=1)) as local:
-        assert isinstance(local, DaskExecutor)
-        backend, make = training_on(DaskExecutor(local.client, shards), "cpu", os.cpu_count())
+    cluster = ClusterOptions(workers=workers, threads_per_worker=1, box_shards=shards)
+    with connect(cluster) as executor:
+        backend, make = training_on(executor, "cpu", os.cpu_count())
         run = Training(options, feed, samples.n_classes, backend, make_trainer=make)
         assert isinstance(run.trainer, ClusterTrainer)
         statistics = run.trainer.statistics

@@ -2,8 +2,8 @@
 
 Client, scheduler and workers are coroutines that exchange messages in the order in which the
 cluster trainers do; work and transfers are replaced by waiting. It checks the closed forms of
-`boxnn_numba.pipelines.plan.step`: queues at links and at the client's processor, the random choice
-of a holder in replication, uneven pieces and the overlap of rounds come about by themselves here.
+`boxnn_numba.pipelines.plan.step`: queues at links and at the client's processor, uneven pieces and
+the overlap of calls come about by themselves here.
 
 The wait is real, on a faster or slower clock, or the clock jumps to the next event, which gives
 the same schedule whatever else the machine is doing.
@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import selectors
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+from boxnn_numba.pipelines.cluster.tasks import FAN
 from boxnn_numba.pipelines.plan import step as plan_step
 from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job
+
+#: What a call sends, how long it works, and what it answers; and the calls of a worker.
+_Call = tuple[float, float, float]
+_Calls = tuple[int, Sequence[_Call]]
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -54,25 +58,23 @@ class Simulation:
         As for `plan_step.step_phases`.
     scale
         Seconds of the event loop per simulated second.
-    seed
-        Seed of which holder a worker gets the boxes from.
     """
 
-    def __init__(
-        self, job: Job, hardware: Hardware, constants: Constants, scale: float, seed: int
-    ) -> None:
+    def __init__(self, job: Job, hardware: Hardware, constants: Constants, scale: float) -> None:
         self.job, self.hardware, self.constants = job, hardware, constants
         self._scale = scale
-        self._bandwidth = min(hardware.bandwidth, constants.serialise_rate)
         #: When each direction of a link, and a processor, is free again.
         self._free: dict[Any, float] = {}
-        self._random = random.Random(seed)
         self._slots = [asyncio.Semaphore(hardware.threads) for _ in range(hardware.workers)]
 
     async def step(self) -> float:
         """Run one step and return its simulated seconds."""
         began = self._now()
         await self._work(2 * self.job.rows * self.job.features / self.constants.copy_rate)
+        moved = plan_step.touched_cells(self.job, self.constants) * self.job.code_bytes
+        cells = self.job.boxes * self.job.parts
+        compared = moved / cells * self.constants.compare_seconds
+        await self._work(compared / self.hardware.client)
         if self.hardware.box_shards:
             await self._sharded()
         else:
@@ -97,14 +99,12 @@ class Simulation:
         self._free[what] = done
         return done
 
-    async def _send(
-        self, source: Any, target: Any, size: float, hops: float = 0, rate: float = 0
-    ) -> None:
+    async def _send(self, source: Any, target: Any, size: float, rate: float = 0) -> None:
         """Move bytes, over the links of both hosts, and wait until they have arrived."""
-        seconds = size / (rate or self._bandwidth)
+        seconds = size / (rate or self.hardware.bandwidth)
         sent = self._reserve(("out", source), seconds)
         arrived = max(sent, self._reserve(("in", target), seconds))
-        await self._until(arrived + hops * self.hardware.latency)
+        await self._until(arrived + plan_step.CALL_HOPS / 2 * self.hardware.latency)
 
     def _forward(self, rows: int, boxes: int) -> float:
         seconds = plan_step.forward_seconds(self.job, self.constants, rows, boxes)
@@ -113,100 +113,79 @@ class Simulation:
     # --- schedules ------------------------------------------------------------------------
 
     async def _called(self) -> None:
-        job, constants = self.job, self.constants
-        sides = min(2, self.hardware.client)
-        await self._work(job.code_bytes * constants.compare_seconds / sides)
+        job, constants, workers = self.job, self.constants, self.hardware.workers
         seats, count = plan_step.calls(job, self.hardware, constants)
         rows = _split(job.rows, count)
-        update, _, answer = plan_step.call_bytes(job, self.hardware, constants)
+        ((update, own, answer),) = plan_step.call_bytes(job, self.hardware, constants)
+        own -= job.rows / count * (job.features + 4)
+        changed = [plan_step.changed_codes(job, constants) * constants.apply_seconds] * workers
+
+        def call(worker: int, chosen: int) -> _Call:
+            # Only the first call of a worker changes its boxes; others come while it does.
+            apply, changed[worker] = changed[worker], 0.0
+            laid_out = rows[chosen] * job.features / constants.copy_rate
+            work = laid_out + apply + self._forward(rows[chosen], job.boxes)
+            return own + rows[chosen] * (job.features + 4), work, answer
+
+        if count == seats:
+            calls = [
+                (worker, [call(worker, seat) for seat in range(worker, seats, workers)])
+                for worker in range(min(seats, workers))
+            ]
+            await self._tree("client", update, calls)
+            return
         waiting = iter(range(count))
-        changed = [
-            plan_step.changed_codes(job, constants) * constants.apply_seconds
-        ] * self.hardware.workers
 
         async def keep_busy(seat: int, piece: int) -> None:
-            worker, size = seat % self.hardware.workers, update
+            worker, size = seat % workers, update
             for chosen in itertools.chain((piece,), waiting):
-                sent = size + rows[chosen] * (job.features + 4) + plan_step.MESSAGE_BYTES
-                await self._call(worker, sent)
+                await self._pass_on("client", size, [(worker, [call(worker, chosen)])])
                 size = 0.0
-                async with self._slots[worker]:
-                    laid_out = rows[chosen] * job.features / constants.copy_rate
-                    # Only the first call of a worker changes its boxes; others come while it does.
-                    apply, changed[worker] = changed[worker], 0.0
-                    await self._work(laid_out + apply + self._forward(rows[chosen], job.boxes))
-                await self._send(worker, "client", answer, plan_step.CALL_HOPS / 2)
 
         starts = list(zip(range(seats), waiting, strict=False))
         await asyncio.gather(*(keep_busy(seat, piece) for seat, piece in starts))
 
-    async def _call(self, worker: int, size: float) -> None:
-        """Pack a message on the client's processor, send it, and unpack it."""
-        constants, bandwidth = self.constants, self.hardware.bandwidth
-        packing = constants.message_seconds + size / constants.pack_rate
-        await self._until(self._reserve("processor", packing))
-        await self._send("client", worker, size, hops=plan_step.CALL_HOPS / 2, rate=bandwidth)
-        whole = constants.call_seconds + size / constants.call_rate
-        await self._work(max(0.0, whole - packing))
-
     async def _sharded(self) -> None:
-        job, hardware = self.job, self.hardware
-        seconds, hops = plan_step.placing(job, hardware, self.constants)
-        hops += plan_step.ROUNDS * plan_step.TASK_HOPS
-        await self._work(seconds + hops * hardware.latency)
-        boxes = _split(job.boxes, min(hardware.box_shards, job.boxes))
-        batch, parts = plan_step.placed_bytes(job, hardware)
-        if batch:
-            await self._spread(batch)
-        for index, count in enumerate(boxes):
-            await self._send("client", index % hardware.workers, parts * count / job.boxes)
+        job, workers, constants = self.job, self.hardware.workers, self.constants
+        _, count = plan_step.calls(job, self.hardware, constants)
+        boxes = _split(job.boxes, count)
+        changed = plan_step.changed_codes(job, constants) * constants.apply_seconds / count
+        laid_out = job.rows * job.features / constants.copy_rate + changed
+        sizes = plan_step.call_bytes(job, self.hardware, constants)
+        for number, (common, own, answer) in enumerate(sizes):
+            work = [0.0 if number else laid_out + self._forward(job.rows, some) for some in boxes]
+            calls = [
+                (w, [(own, work[shard], answer) for shard in range(w, count, workers)])
+                for w in range(min(count, workers))
+            ]
+            await self._tree("client", common, calls)
 
-        def see(index: int) -> float:
-            laid_out = (2 * boxes[index] + job.rows) * job.features / self.constants.copy_rate
-            return laid_out + self._forward(job.rows, boxes[index])
+    async def _tree(self, host: Any, common: float, calls: Sequence[_Calls]) -> None:
+        """Give calls to some workers, which pass on what is for others."""
+        ends = [0, *itertools.accumulate(_split(len(calls), min(FAN, len(calls)) or 1))]
+        parts = [calls[a:b] for a, b in itertools.pairwise(ends) if b > a]
+        await asyncio.gather(*(self._pass_on(host, common, part) for part in parts))
 
-        results = plan_step.shard_results(job, hardware, self.constants) / plan_step.ROUNDS
-        first, *others = plan_step.task_arguments(job, hardware)
-        await self._tasks(len(boxes), see, first, results)
-        for size in others:
-            await self._tasks(len(boxes), None, size, results)
+    async def _pass_on(self, host: Any, common: float, calls: Sequence[_Calls]) -> None:
+        """Serialise a message on a host's processor, send it, have the work done, and answer."""
+        constants, ((worker, own), *others) = self.constants, calls
+        size = common + sum(sent for _, some in calls for sent, _, _ in some)
+        processor = constants.message_seconds + size / constants.send_rate
+        await self._until(self._reserve(("processor", host), processor))
+        await self._send(host, worker, size)
+        whole = constants.call_seconds + size / constants.call_rate
+        await self._work(max(0.0, whole - processor))
 
-    async def _spread(self, size: float) -> None:
-        """Send a value to one worker, and from there to all, a round at a time."""
-        workers = self.hardware.workers
-        await self._send("client", 0, size)
-        held = {0}
-        while len(held) < workers:
-            missing = sorted(set(range(workers)) - held)
-            receivers = self._random.sample(missing, min(len(missing), 2 * len(held)))
-            known = sorted(held)
-            moves = [(self._random.choice(known), worker) for worker in receivers]
-            held.update(receivers)
-            await asyncio.gather(*(self._send(source, to, size) for source, to in moves))
-
-    async def _tasks(
-        self,
-        tasks: int,
-        work: Callable[[int], float] | None,
-        arguments: float,
-        results: float,
-    ) -> None:
-        """Send tasks through the scheduler, run them on the slots, gather the results."""
-        twice = tasks * (work is not None)  # the first round has two tasks for a shard
-        await self._work(self.constants.round_trip + (twice - 1) * self.constants.task_seconds)
-        await self._work(arguments / self.constants.argument_rate)
-        await self._send("client", "scheduler", arguments, rate=self.hardware.bandwidth)
-
-        async def task(index: int) -> None:
-            worker = index % self.hardware.workers
-            await self._until(self._reserve("scheduler", self.constants.task_seconds))
-            sent = arguments / tasks
-            await self._send("scheduler", worker, sent, rate=self.hardware.bandwidth)
+        async def do(seconds: float) -> None:
             async with self._slots[worker]:
-                await self._work(work(index) if work else 0.0)
-            await self._send(worker, "client", results / tasks)
+                await self._work(seconds)
 
-        await asyncio.gather(*(task(index) for index in range(tasks)))
+        here = [do(seconds) for _, seconds, _ in own]
+        await asyncio.gather(*here, self._tree(worker, common, others))
+        answer = sum(returned for _, some in calls for _, _, returned in some)
+        back = min(self.hardware.bandwidth, constants.answer_rate)
+        await self._send(worker, host, answer, back)
+        self._reserve(("processor", host), answer / constants.answer_rate)
 
 
 def _split(total: int, parts: int) -> list[int]:
@@ -238,9 +217,6 @@ def simulate(
     with asyncio.Runner(loop_factory=loop) as runner:
 
         async def run() -> list[float]:
-            return [
-                await Simulation(job, hardware, constants, scale, seed).step()
-                for seed in range(steps)
-            ]
+            return [await Simulation(job, hardware, constants, scale).step() for _ in range(steps)]
 
         return sum(runner.run(run())) / steps

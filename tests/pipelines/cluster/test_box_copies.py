@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cluster_tools import OPTIONS, Work, assert_same_model, make_work
 
-from boxnn_numba.backends.box_layout import box_table
-from boxnn_numba.backends.cpu import CpuBackend
-from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.box_layout import Frame, box_table, frame_of
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster import dask_executor
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
-from boxnn_numba.pipelines.cluster.tasks import ArrayFile
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training import box_copies
 from boxnn_numba.pipelines.training import cluster_trainer as cluster_training
 from boxnn_numba.pipelines.training.box_copies import (
+    BoxCopy,
     BoxSender,
-    apply_changes,
-    changes,
+    BoxUpdate,
+    Changes,
     current_boxes,
 )
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training.softmin_stages import Entries
 
 
 @pytest.fixture(scope="module")
@@ -46,49 +46,76 @@ def no_copies() -> Iterator[None]:
     box_copies._copies.clear()
 
 
+def _layout(parts: int, group: int, n: int, lanes: int) -> tuple[Structure, Frame]:
+    """Return 7 boxes of n features in parts that take turns, and where they stand."""
+    groups = np.arange(n) // group
+    part = groups % parts
+    structure = Structure(np.arange(8), np.array([0, 7]), part, groups)
+    return structure, frame_of(part, groups, lanes=lanes)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.integers(1, 12), columns=st.integers(1, 300), share=st.sampled_from([0, 0.001, 0.2, 1]),
-    seed=st.integers(0, 99),
+    n=st.integers(1, 300), share=st.sampled_from([0, 0.001, 0.2, 1]), seed=st.integers(0, 99),
+    parts=st.integers(1, 3), group=st.integers(1, 3), lanes=st.sampled_from([1, 32, 64]),
+    block=st.integers(1, 9),
 )  # fmt: skip
 def test_changes_make_one_table_into_another(
-    rows: int, columns: int, share: float, seed: int
+    n: int, share: float, seed: int, parts: int, group: int, lanes: int, block: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    before = rng.integers(0, 256, (rows, columns), np.uint8)
-    after = before.copy()
-    chosen = rng.random(after.shape) < share
-    after[chosen] = rng.integers(0, 256, int(chosen.sum()), np.uint8)
-    # Elsewhere rows may be padded, and features stand in other columns.
-    same, wider = before.copy(), np.full((rows + 1, columns + 5), 7, np.uint8)
-    place = rng.permutation(columns + 5)[:columns]
-    wider[:rows, place] = before
-    gaps, codes = changes(before, after)
-    np.testing.assert_array_equal(before, after)
-    assert len(gaps) == len(codes) <= (before.size // 255 + 1) + int(chosen.sum())
-    apply_changes(same, gaps, codes, np.arange(columns))
-    apply_changes(wider, gaps, codes, place)
-    np.testing.assert_array_equal(same, after)
-    np.testing.assert_array_equal(wider[:rows, place], after)
-    assert (wider[rows:] == 7).all() and (np.delete(wider, place, axis=1) == 7).all()
+    structure, frame = _layout(min(parts, -(-n // group)), group, n, 1)
+    before, after = rng.integers(0, 256, (2, 2, 7, n), np.uint8)
+    after = np.where(rng.random(after.shape) < share, after, before)
+    laid_out = [tuple(frame.padded(side, 7, 9) for side in pair) for pair in (before, after)]
+    problem = SimpleNamespace(structure=structure)
+    sender = BoxSender()
+    sender.advance(laid_out[0], problem)  # type: ignore[arg-type]
+    cells = np.arange(7 * structure.n_parts)
+    for first in reversed(range(0, len(cells), block)):
+        shape = frame.planes, frame.columns
+        sender.collect(cells[first : first + block], frame.segments, shape, laid_out[1])
+    sender.advance(laid_out[1], problem)  # type: ignore[arg-type]
+    for first, last in ((0, 7), (2, 5)):
+        message = sender.changes((first, last))
+        assert message is not None
+        update, *arrays = message
+        # Elsewhere rows are padded and features stand in other columns.
+        whole = BoxUpdate("", 1, (first, last), problem)  # type: ignore[arg-type]
+        copy = BoxCopy.of(whole, *before[:, first:last])
+        other = frame_of(structure.part, structure.group, lanes=lanes)
+        table = box_table(*before[:, first:last], other)
+        copy.columns[copy.packed.place] = other.place
+        moved = dataclasses.replace(copy, table=table).moved(update, Changes(*arrays))
+        for found, expected in zip(moved.table.bounds(), after[:, first:last], strict=True):
+            np.testing.assert_array_equal(found, expected)
+        changed = int((before[:, first:last] != after[:, first:last]).sum())
+        assert len(arrays[2]) == len(arrays[3]) <= changed * (1 + n // 255)
+    # The client knows what the workers have now.
+    sender.collect(cells, frame.segments, (frame.planes, frame.columns), laid_out[1])
+    sender.advance(laid_out[1], problem)  # type: ignore[arg-type]
+    assert len(sender.changes((0, 7))[3]) == 0  # type: ignore[index]
 
 
-def _moved(backend: CpuBackend, steps: int) -> Iterator[tuple[np.ndarray, tuple[object, ...]]]:
+def _moved(steps: int) -> Iterator[tuple[np.ndarray, tuple[object, ...]]]:
     """Yield lower bounds after each step, and the message that a worker gets."""
     rng = np.random.default_rng(0)
     lower = rng.integers(0, 200, (7, 70), np.uint8)
-    table, sender = box_table(lower, lower + 20), BoxSender(backend)
+    table, sender = box_table(lower, lower + 20), BoxSender()
     inputs = SimpleNamespace(structure=Structure.plain(np.array([0, 7]), 70))
+    codes, frame = (table.lower, table.upper), table.frame
     for _ in range(steps):
         table.lower[rng.integers(7), rng.integers(70)] ^= 1
-        yield table.bounds()[0].copy(), sender.update(table, inputs)  # type: ignore[arg-type]
+        sender.collect(np.arange(7), frame.segments, (1, frame.columns), codes)
+        sender.advance(codes, inputs)  # type: ignore[arg-type]
+        message = sender.changes((0, 7)) or sender.whole((0, 7), table)
+        yield table.bounds()[0].copy(), message
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_copy_follows(threads: int) -> None:
-    for index, (lower, message) in enumerate(_moved(CpuBackend(threads), 5)):
+def test_a_copy_follows() -> None:
+    for index, (lower, message) in enumerate(_moved(5)):
         assert len(message) == (3 if index == 0 else 5)
-        for _ in range(2):  # tasks of one step share the copy
+        for _ in range(2):  # calls of one step share the copy
             copy = current_boxes(*message)  # type: ignore[arg-type]
             assert copy is not None and copy.number == index + 1
             np.testing.assert_array_equal(copy.table.bounds()[0], lower)
@@ -96,13 +123,12 @@ def test_a_copy_follows(threads: int) -> None:
 
 
 def test_who_missed_a_step_says_so() -> None:
-    backend = get_backend("cpu", 1)
-    messages = [message for _, message in _moved(backend, 4)]
+    messages = [message for _, message in _moved(4)]
     assert current_boxes(*messages[1]) is None  # type: ignore[arg-type]
     assert current_boxes(*messages[0]) is not None  # type: ignore[arg-type]
     assert current_boxes(*messages[2]) is None  # type: ignore[arg-type]
     assert current_boxes(*messages[1]) is not None  # type: ignore[arg-type]
-    # A task of an earlier step that comes late harms nothing.
+    # A call of an earlier step that comes late harms nothing.
     assert current_boxes(messages[1][0]) is not None  # type: ignore[arg-type]
     assert current_boxes(*messages[2]) is not None  # type: ignore[arg-type]
     assert current_boxes(*messages[1]) is None  # type: ignore[arg-type]
@@ -110,17 +136,16 @@ def test_who_missed_a_step_says_so() -> None:
 
 
 def test_an_update_that_fails_half_way_leaves_no_copy() -> None:
-    messages = [message for _, message in _moved(get_backend("cpu", 1), 2)]
+    messages = [message for _, message in _moved(2)]
     current_boxes(*messages[0])  # type: ignore[arg-type]
     update, *arrays = messages[1]
-    arrays[3] = arrays[3][:0]  # type: ignore[index]
-    with pytest.raises((ValueError, IndexError)):
-        current_boxes(update, *arrays)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        current_boxes(update, *arrays[:-1])  # type: ignore[arg-type]
     assert current_boxes(*messages[1]) is None  # type: ignore[arg-type]
 
 
 def test_two_runs_share_a_worker_and_a_third_takes_a_place() -> None:
-    first, second, third = ([m for _, m in _moved(get_backend("cpu", 1), 2)] for _ in range(3))
+    first, second, third = ([m for _, m in _moved(2)] for _ in range(3))
     for run in (first, second, third):
         assert current_boxes(*run[0]) is not None  # type: ignore[arg-type]
     assert current_boxes(*first[1]) is None  # type: ignore[arg-type]
@@ -128,56 +153,69 @@ def test_two_runs_share_a_worker_and_a_third_takes_a_place() -> None:
     assert current_boxes(*second[1]) is not None  # type: ignore[arg-type]
 
 
-# --- how arguments travel ------------------------------------------------------------------
+def test_entries_travel_narrow() -> None:
+    entries = Entries(
+        np.arange(3, dtype=np.int32), np.array([0, 7, 70_000], np.int32), np.array([-1, 5, 2**20])
+    )
+    parts = [cluster_training.packed(entries)] * 2
+    assert [array.dtype for array in parts[0]] == [np.uint8, np.uint32, np.int32]
+    found = cluster_training.joined(
+        [*parts, cluster_training.packed(entries.first(0))], [0, 300, 5], [1, 0, 5]
+    )
+    np.testing.assert_array_equal(found.samples, [0, 1, 2, 300, 301, 302])
+    np.testing.assert_array_equal(found.boxes, [1, 8, 70_001, 0, 7, 70_000])
+    np.testing.assert_array_equal(found.coefficients, [-1, 5, 2**20] * 2)
+    assert found.coefficients.dtype == np.int64
 
 
-def test_calls_tasks_and_files_give_the_same_bits(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# --- how calls travel -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [0, 3])
+def test_calls_past_and_by_the_scheduler_give_the_same_bits(
+    shards: int, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Everything counts as large, every step is cut, and some workers have no task in a step.
-    monkeypatch.setattr(dask_executor, "_LARGE_HERE", 1)
-    monkeypatch.setattr(dask_executor, "LARGE_ARGUMENT", 1)
+    # Every step is cut, and some workers have no call in a step.
     monkeypatch.setattr(cluster_training, "TASK_SECONDS", 1e-9)
-    real = dask_executor.DaskExecutor.__init__
-    ways: list[object] = []
-
-    def tasks_only(self: dask_executor.DaskExecutor, *arguments: object) -> None:
-        real(self, *arguments)  # type: ignore[arg-type]
-        self.direct, self._exchange = False, None
-
-    def full_disk(self: dask_executor.DaskExecutor, *arguments: object) -> None:
-        real(self, *arguments)  # type: ignore[arg-type]
-        self._exchange = tmp_path / "nowhere"
-
-    for name, start in (("files", real), ("full disk", full_disk), ("tasks", tasks_only)):
-        monkeypatch.setattr(dask_executor.DaskExecutor, "__init__", start)
-        cluster = ClusterOptions(workers=2, threads_per_worker=1)
+    cluster = ClusterOptions(workers=2, threads_per_worker=1, box_shards=shards)
+    reached = dask_executor.DaskExecutor._calls_of_workers
+    for name, calls in (("past", reached), ("by", lambda self: None)):
+        monkeypatch.setattr(dask_executor.DaskExecutor, "_calls_of_workers", calls)
         result = train(work.data, tmp_path / name, OPTIONS, run=RunOptions(cluster=cluster))
-        assert result.cluster is not None
-        ways.append(result.cluster.tasks / result.cluster.steps)
+        assert result.cluster is not None and result.cluster.tasks > 3 * result.cluster.steps
         assert_same_model(tmp_path / name, work)
-    assert min(ways) > 3
+
+
+def test_workers_pass_on_what_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(ClusterOptions(workers=3, threads_per_worker=2)) as executor:
+        assert isinstance(executor, dask_executor.DaskExecutor)
+        monkeypatch.setattr("boxnn_numba.pipelines.cluster.calls.FAN", 1)
+        calls = [(name, (index,)) for index, name in enumerate(executor.seats)]
+        assert executor.call_each(operator.sub, calls, (10,)) == [-10, -9, -8, -7, -6, -5]
+        # Who cannot be reached by another worker is not called again for a while; the rest is.
+        lost = "tcp://127.0.0.1:1"
+        executor.workers[lost] = 1
+        with pytest.raises(OSError, match=r"127\.0\.0\.1:1: "):
+            executor.call_each(operator.sub, [*calls, (lost, (1,))], (10,))
+        assert set(executor._unreachable) == {lost}
+        with pytest.raises(ZeroDivisionError):
+            executor.call_each(operator.floordiv, calls, (0,))
 
 
 def test_what_fails_on_a_worker_is_raised_here() -> None:
     with connect(ClusterOptions(workers=1, threads_per_worker=1)) as executor:
         assert isinstance(executor, dask_executor.DaskExecutor) and executor.direct
+        worker = executor.seats[0]
         with pytest.raises(ZeroDivisionError):
-            executor.ask(operator.truediv, [(1, 0)], (), ())
+            executor.call_each(operator.truediv, [(worker, (1, 0))])
         words = "a task ran out of memory on a worker; give the workers more memory or fewer"
         with pytest.raises(ClusterError, match=words), executor.failures():
-            executor.ask(bytearray, [(2**62,)], (), ())
-
-
-def test_files_of_arguments_are_removed(tmp_path: Path) -> None:
-    array = np.arange(12).reshape(3, 4)
-    np.testing.assert_array_equal(ArrayFile.write(tmp_path, array).read(), array)
-    with connect(ClusterOptions(workers=1, threads_per_worker=1)) as executor:
-        assert isinstance(executor, dask_executor.DaskExecutor)
-        folder = executor._exchange
-        assert folder is not None
-        assert isinstance(executor.place(np.zeros(2**20)), ArrayFile)
-        assert len(list(folder.iterdir())) == 1
-        executor.forget_placed()
-        assert list(folder.iterdir()) == []
-    assert not folder.exists()
+            executor.ask(bytearray, [(2**62,)], (), (), tuple)
+        with pytest.raises(OSError, match=r"127\.0\.0\.1:1: "):
+            executor.call_each(operator.neg, [(worker, (1,)), ("tcp://127.0.0.1:1", (2,))])
+        executor.count_workers(0)
+        assert executor.call_each(operator.neg, [(worker, (1,)), (worker, (2,))]) == [-1, -2]
+        # A worker that has not heard of the plugin yet is like one that is lost.
+        executor.client.unregister_worker_plugin("boxnn-calls")
+        with pytest.raises(OSError, match="does not answer calls yet"):
+            executor.call_each(operator.neg, [(worker, (1,))])

@@ -97,7 +97,8 @@ def test_every_objective_gives_the_same_bits(
     options = TrainingOptions(**values)
     train(work.data, tmp_path / "local", options, run=RunOptions(threads=2))
     cluster = ClusterOptions(scheduler=external.address, box_shards=shards)
-    train(work.data, tmp_path / "m", options, run=RunOptions(cluster=cluster))
+    result = train(work.data, tmp_path / "m", options, run=RunOptions(cluster=cluster))
+    assert result.cluster is not None and result.cluster.repeats == 0
     assert_same_model(tmp_path / "m", dataclasses.replace(work, model=tmp_path / "local"))
 
 
@@ -129,14 +130,19 @@ def test_a_report_of_the_run(work: Work, external: Scheduler, tmp_path: Path) ->
     assert "<html" in report.read_text().lower()
 
 
-def test_what_a_run_counts(work: Work, external: Scheduler, tmp_path: Path) -> None:
+def test_what_a_run_counts(
+    work: Work, external: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boxnn_numba.pipelines.training.cluster_trainer.TASK_SECONDS", 1e9)
     cluster = ClusterOptions(scheduler=external.address)
     result = train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster))
     counts = result.cluster
     assert counts is not None
     assert counts.steps == 4 * 5 + 1 and counts.tasks == 2 * counts.steps
     assert counts.repeats == 0 and 0 < counts.computing < 2 * counts.waiting + 1
-    assert 0 < counts.kernels + counts.transfer < counts.waiting + 1
+    assert 0 < counts.kernels < counts.waiting + 1
+    # A batch of 23 rows of 12 features and labels; of a sample, two figures and its entries.
+    assert counts.bytes_sent > counts.steps * 23 * 12 and counts.bytes_received > 4 * 108 * 16
     run = RunOptions(cluster=cluster)
     spent = certify(work.model, work.data, tmp_path / "c", run=run).cluster
     assert spent is not None
