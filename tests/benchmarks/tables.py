@@ -263,7 +263,9 @@ def box(case: Case) -> Outcome:
     fitted = time.perf_counter()
     radius = np.asarray(model.certify(case.x_test))
     certified = time.perf_counter()
-    return Outcome(model.predict(case.x_test), radius, fitted - began, certified - fitted)
+    options = model.model_.training["options"]
+    chosen = {name: options[name] for name in ("relaxation", "beta", "boxes", "width", "members")}
+    return Outcome(model.predict(case.x_test), radius, fitted - began, certified - fitted, chosen)
 
 
 METHODS: dict[str, Callable[[Case], Outcome]] = {
