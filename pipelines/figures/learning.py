@@ -51,7 +51,7 @@ class Learning(NamedTuple):
     ----------
     name
         Of the run, or of the log.
-    index
+    place
         Position by which colour and mark are chosen; of a run its own.
     run
         Whether a run was certified that this belongs to.
@@ -60,7 +60,7 @@ class Learning(NamedTuple):
     """
 
     name: str
-    index: int
+    place: int
     run: bool
     members: Sequence[Epochs]
 
@@ -78,11 +78,12 @@ class Learning(NamedTuple):
         for number, epochs in enumerate(self.members, 1):
             best = max(epochs, key=lambda row: -1 if row["score"] is None else row["score"])
             best = epochs[-1] if best["score"] is None else best
-            values = [best[name] for name in FIGURES]
-            values[1] = None if values[1] is None else 100 * values[1]
+            figures = {name: best[name] for name in FIGURES}
+            if figures["accuracy"] is not None:
+                figures["accuracy"] *= 100
             seconds = sum(row["seconds"] for row in epochs) / len(epochs)
             note = f", set {number}" if len(self.members) > 1 else ""
-            rows.append(Trained(note, len(epochs), best["epoch"], *values, seconds))
+            rows.append(Trained(note, len(epochs), best["epoch"], **figures, seconds=seconds))
         return rows
 
 
@@ -169,8 +170,8 @@ def learning_curves(learning: Sequence[Learning], title: str) -> Figure:
             for points in one.points(name):
                 (line,) = axes.plot(
                     *zip(*points, strict=True) if points else ((), ()),
-                    color=run_colour(one.index).light,
-                    marker=run_mark(one.index),
+                    color=run_colour(one.place).light,
+                    marker=run_mark(one.place),
                     markersize=4.5,
                     markeredgecolor="white",
                     markeredgewidth=0.6,

@@ -133,7 +133,7 @@ def _style(series: Sequence[Series], learning: Sequence[Learning]) -> dict[str, 
     colours = shades()
     used = {one.key: f"run-{index % len(RUNS)}" for index, one in enumerate(series)}
     for one, trained in zip(learning, of_learning(learning), strict=True):
-        used[trained.key] = f"run-{one.index % len(RUNS)}"
+        used[trained.key] = f"run-{one.place % len(RUNS)}"
     others = {key: key for key in colours if not key.startswith("run")}
     return {"changed": CHANGED, "shades": colours, "used": used | others}
 

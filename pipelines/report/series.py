@@ -35,10 +35,10 @@ def of_learning(learning: Sequence[Learning]) -> list[Series]:
     """Return the series of what was trained: those of runs, and others for what no run is of."""
     return [
         Series(
-            f"{'run' if one.run else 'log'}-{one.index}",
+            f"{'run' if one.run else 'log'}-{one.place}",
             one.name,
             Method(one.name),
-            palette.run_mark(one.index),
+            palette.run_mark(one.place),
         )
         for one in learning
     ]

@@ -70,7 +70,7 @@ def test_a_log_belongs_to_the_run_whose_model_records_the_same(tmp_path):
     alone = written(tmp_path / "alone.jsonl", other)
     runs = [trained_run("a", history(second)), make_run("b")[0], trained_run("c", history(first))]
     found = learning_of(runs, [alone, log, log])
-    names = [(one.name, one.index, one.run, len(one.members)) for one in found]
+    names = [(one.name, one.place, one.run, len(one.members)) for one in found]
     assert names == [("a", 0, True, 1), ("c", 2, True, 2), ("alone", 3, False, 1)]
     assert found[1].points("objective") == [[(1, 1.0), (2, 2.0)], [(1, 1.5), (2, 2.5)]]
     assert found[1].points("accuracy") == [[], []]
