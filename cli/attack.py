@@ -21,6 +21,13 @@ from boxnn_numba.cli.certify import cluster_text
     ("greedy", "random"),
     help="greedy uses the boxes; random is a black box, in the manner of Sparse-RS.",
 )
+@options.choice(
+    "--certificate",
+    ("margin", "pairwise"),
+    default=None,
+    help="What attacks are held against; as of certify, margin is the default of images and "
+    "pairwise of tables.",
+)
 @click.option("--max-features", type=int, help="Most features, or groups, to change.")
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @click.option(
@@ -48,7 +55,14 @@ from boxnn_numba.cli.certify import cluster_text
 @options.log
 @options.run
 def attack(
-    model: str, data: str, out: str, split: str, limit: int | None, run: Any, **given: Any
+    model: str,
+    data: str,
+    out: str,
+    split: str,
+    limit: int | None,
+    certificate: str | None,
+    run: Any,
+    **given: Any,
 ) -> options.Output:
     """Look for the smallest change of features that changes the prediction of MODEL.
 
@@ -63,7 +77,8 @@ def attack(
     for side in ("low", "high"):
         given[side] = options.limits(f"--{side}", given[side])
     chosen = AttackOptions(**given | {"attackable": options.column_names(given["attackable"])})
-    result = work(model, data, out, chosen, split=split, limit=limit, run=run).as_dict()
+    how: dict[str, Any] = {"split": split, "limit": limit, "certificate": certificate or "auto"}
+    result = work(model, data, out, chosen, **how, run=run).as_dict()
     return result, _text(result)
 
 
@@ -77,7 +92,8 @@ def _text(result: dict[str, Any]) -> str:
             f"{result['attack']}: {result['n']} samples in {result['seconds']:.2f} s, "
             f"{_accuracy(result)}; attacks found on {result['found']:.2f}%"
             + ("" if changed is None else f", changing {changed:.1f} on average"),
-            f"{result['meets']:.2f}% need exactly one change more than is certified, none fewer",
+            f"{result['meets']:.2f}% need exactly one change more than is certified "
+            f"({result['certificate']}), none fewer",
             "radius                       " + "".join(f"{radius:>7}" for radius in curve),
             "certified accuracy           "
             + "".join(f"{row['certified_accuracy']:>7.1f}" for row in curve.values()),

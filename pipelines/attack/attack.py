@@ -14,7 +14,7 @@ from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
 from boxnn_numba.attacks.domain import Domain, Limit, domain_of
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates import patch_certified
+from boxnn_numba.certificates import AUTO, default_kind, pairwise_radius, patch_certified
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name, absolute, location
@@ -97,6 +97,16 @@ class AttackOptions:
         size = validation.one_patch("patch", self.patch)
         return Blocks(size, patch_certified(model, x, size)[1][:, 0])
 
+    def certified(
+        self, model: BoxNN, x: np.ndarray, certificate: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return predicted indices and certified radii, which attacks are held against."""
+        who = Adversary.of(model, self.attackable)
+        prediction, radius = model.radii(model.class_distance(x), adversary=who)
+        if certificate == "pairwise":
+            radius = pairwise_radius(model, x, attackable=self.attackable).radius
+        return prediction, radius
+
 
 @dataclass(frozen=True)
 class AttackSummary(Standing):
@@ -106,6 +116,8 @@ class AttackSummary(Standing):
     ----------
     split
         Where the samples are from.
+    certificate
+        What is certified of them, ``"margin"`` or ``"pairwise"``.
     seconds
         That it took.
     cluster
@@ -113,6 +125,7 @@ class AttackSummary(Standing):
     """
 
     split: str
+    certificate: str
     seconds: float
     cluster: Spent | None = None
 
@@ -127,17 +140,19 @@ class AttackWorker:
         The features that may change, as bytes of booleans; None for all.
     beside
         Absolute path of the file beside which a counterexample is kept.
+    certificate
+        What attacks are held against.
     """
 
     options: AttackOptions
     mask: bytes | None
     beside: str
+    certificate: str
 
     def compute(self, model: BoxNN, x: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of an attack file but for the labels; raise if an attack is unsound."""
         found = self.find(model, x, int(rows[0]))
-        who = Adversary.of(model, self.options.attackable)
-        before, radius = model.radii(model.class_distance(x), adversary=who)
+        before, radius = self.options.certified(model, x, self.certificate)
         index = model.class_distance(found.x_adv).argmin(axis=1)
         beside = location(self.beside)
         check_sound(
@@ -171,6 +186,7 @@ def attack(
     split: str = "test",
     limit: int | None = None,
     radii: Sequence[int] | None = None,
+    certificate: str = AUTO,
     run: RunOptions = DEFAULT_RUN,
     client: Client | None = None,
 ) -> AttackSummary:
@@ -194,6 +210,9 @@ def attack(
     radii
         Of the summary; by default 0, 4, ..., 28 of images, else about a dozen to where attacks on
         all samples were found.
+    certificate
+        What the attacks are held against, ``"margin"`` or ``"pairwise"``; ``"auto"``, the default,
+        is what `default_kind` says. Of a patch that is what is certified of it.
     run
         How to run; on the CPU only. Workers of a cluster must see all paths.
     client
@@ -215,26 +234,20 @@ def attack(
         raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
     get_backend("cpu", run.threads)
     validation.choice("method", options.method, METHODS)
+    validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))
     if radii is not None:
         validation.radii(radii)
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored
     need_two_classes(classifier)
-    n_features = classifier.boxes.n_features
-    mask: bytes | None = None
-    files: list[str] = []
-    of_mask: dict[str, str] = {}
     who = Adversary.of(classifier, options.attackable)
-    if options.attackable is not None:
-        if options.features is not None or options.patch is not None:
-            raise OptionError("`attackable` goes without `features` and `patch`; leave one out")
-        mask = who.features(classifier.groups).tobytes()
-    if options.features is not None:
-        may = validation.mask("features", _mask(options.features), n_features)
-        mask, files = may.tobytes(), [options.features]
-        of_mask = {"features_digest": array_digest(may)}
-    worker = AttackWorker(options, mask, absolute(out))
-    x = np.zeros((1, n_features), np.float32 if classifier.grid else np.uint8)
+    mask, of_mask = _free_features(options, classifier, who)
+    if options.patch is not None:
+        certificate = "margin"  # blocks have a certificate of their own
+    elif certificate == AUTO:
+        certificate = default_kind(classifier)
+    worker = AttackWorker(options, mask, absolute(out), certificate)
+    x = np.zeros((1, classifier.boxes.n_features), np.float32 if classifier.grid else np.uint8)
     worker.find(classifier, x, 0)  # options are checked before anything is written
     attributes = {
         "limit": None,
@@ -243,20 +256,35 @@ def attack(
         **of_mask,
         **who.attributes(),
     }
+    files = () if options.features is None else (options.features,)
     spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
     file, outcomes, blocks = open_attack(out), [], []
     for start in range(0, len(file), CHUNK_ROWS):
         x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])
-        outcomes.append(classifier.radii(classifier.class_distance(x), adversary=who))
+        outcomes.append(options.certified(classifier, x, certificate))
         blocks.append(options.blocks(classifier, x))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     if radii is None:
         radii = default_radii(file.unit, file.groups, int(file.changed.max()), range(0, 29, 4))
     return AttackSummary(
         **standing(prediction, radius, file.label, file.changed, radii, joined(blocks)),
-        attack=str(out), method=options.method, split=split,
+        attack=str(out), method=options.method, split=split, certificate=certificate,
         seconds=time.perf_counter() - began, cluster=spent,
     )  # fmt: skip
+
+
+def _free_features(
+    options: AttackOptions, model: BoxNN, who: Adversary
+) -> tuple[bytes | None, dict[str, str]]:
+    """Return the features that may change, None for all, and what a file says of them."""
+    if options.attackable is not None:
+        if options.features is not None or options.patch is not None:
+            raise OptionError("`attackable` goes without `features` and `patch`; leave one out")
+        return who.features(model.groups).tobytes(), {}
+    if options.features is None:
+        return None, {}
+    may = validation.mask("features", _mask(options.features), model.boxes.n_features)
+    return may.tobytes(), {"features_digest": array_digest(may)}
 
 
 def _mask(path: str) -> np.ndarray:

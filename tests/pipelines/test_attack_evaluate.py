@@ -189,3 +189,30 @@ def test_reports_refuse_attacks_on_something_else(attacked: Run) -> None:
     rewrite("a.zarr", changed=0, prediction=prediction)
     failed(attacked(*report), 1, "the certificate is wrong, please report it with")
     assert not Path("r").exists() and Path("a.zarr.counterexample-0.npz").exists()
+
+
+def test_attacks_are_held_against_the_certificate_that_is_named(trained: Run) -> None:
+    words = ("attack", "model.zarr", "tiny.zarr", "--overwrite", "--out", "k.zarr", "--json")
+    found = {}
+    for kind in ("margin", "pairwise"):
+        cert = (
+            "certify",
+            "model.zarr",
+            "tiny.zarr",
+            "--certificate",
+            kind,
+            "--out",
+            f"{kind}.zarr",
+        )
+        assert trained(*cert)[0] == 0
+        code, out, _ = trained(*words, "--certificate", kind)
+        found[kind] = json.loads(out)
+        file, cert_file = open_attack("k.zarr"), open_certificate(f"{kind}.zarr")
+        assert (code, found[kind]["certificate"]) == (0, kind)
+        assert found[kind]["meets"] == 100 * np.mean(file.changed == cert_file.radius + 1)
+        prediction, radius, label = cert_file.outcome()
+        for word, row in found[kind]["radii"].items():
+            right = (prediction == label) & (radius >= int(word))
+            assert row["certified_accuracy"] == pytest.approx(100 * right.mean())
+    assert found["pairwise"]["meets"] >= found["margin"]["meets"]
+    assert json.loads(trained(*words)[1])["certificate"] == "pairwise"  # rows of numbers
