@@ -236,6 +236,11 @@ def check_shape(name: str, x: Any) -> None:
         raise InputError(f"{name} has shape {x.shape}; pass (rows, features)")
     if 0 in x.shape:
         raise InputError(f"{name} is empty, shape {x.shape}; pass at least one row and column")
+    if any(size != size for size in x.shape[1:]):
+        raise InputError(
+            f"{name} has shape {x.shape}; the number of columns must be known, call "
+            "`compute_chunk_sizes`"
+        )
     if x.dtype.kind not in "iufb":
         raise InputError(f"{name} has dtype {x.dtype}; features must be numbers")
 

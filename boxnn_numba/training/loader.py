@@ -192,8 +192,9 @@ class _Windows:
         self._spans = [(a, min(a + size, len(rows))) for a in range(0, len(rows), size)]
         self.labels = self._labels[training]
         self.sizes = tuple(int(training[a:b].sum()) for a, b in self._spans)
-        # The only window stays in memory.
+        # The only window stays in memory, and so do rows held out that are no more than a window.
         self._kept: np.ndarray | None = None
+        self._keeps_out = int(held.sum()) * rows.n_features <= window_bytes
         self._kept_out: list[Pair] | None = None
 
     def load(self, window: int) -> np.ndarray:
@@ -222,7 +223,7 @@ class _Windows:
         """Yield the codes and class indices of the rows held out, of some rows at a time."""
         if not self._held.any():
             return
-        if len(self._spans) == 1:
+        if self._keeps_out:
             if self._kept_out is None:
                 codes = self._chosen(self._held, 0, len(self._rows))
                 self._kept_out = [(codes, self._labels[self._held])]

@@ -110,7 +110,7 @@ def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, floa
 
     A worker has one copy of the boxes, or of its shards, and while they are new the message with
     them for every thread. The client has float32 masters, codes, those it sent last, the best ones,
-    the message, and two windows of rows.
+    the message, two windows of rows, and the rows held out if they fill no more than one.
     """
     n, codes, base = job.features, job.code_bytes, constants.worker_bytes
     seats, count = calls(job, hardware, constants)
@@ -126,6 +126,8 @@ def memory(job: Job, hardware: Hardware, constants: Constants) -> dict[str, floa
         worker += codes * min(seats, hardware.threads)
     chunk = max(CHUNK_BYTES, n)
     window = 2 * min(max(WINDOW_BYTES, n), job.training_rows * n)
+    held = (job.samples - job.training_rows) * n
+    window += held if held <= WINDOW_BYTES else 0
     return {
         "worker": worker,
         "certification worker": base + 3.0 * codes + hardware.threads * 3 * chunk,

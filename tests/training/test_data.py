@@ -248,6 +248,9 @@ def test_what_is_wrong_is_said_before_anything_is_computed(face: Callable[..., A
             face(costly(x), y[1:])
     with pytest.raises(InputError, match=r"is empty, shape \(0, 11\)"):
         face(da.from_array(x)[:0], y[:0])
+    some = da.from_array(np.ones(x.shape[1], bool))
+    with pytest.raises(InputError, match="number of columns must be known, call `compute_chunk"):
+        face(costly(x)[:, some], y)
     with pytest.raises(InputError, match="dtype object; features must be numbers"):
         face(da.from_array(x.astype(object), chunks=100), y)
     with pytest.raises(InputError, match=r"shape \(600,\); pass"):

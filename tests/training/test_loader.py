@@ -167,3 +167,25 @@ def test_a_grid_of_some_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     expected = Grid.fit(x[::6])
     for grid in grids:
         np.testing.assert_array_equal(grid.encode(x), expected.encode(x))
+
+
+def test_rows_held_out_are_read_once_if_they_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(tmp_path / "d.zarr", False, monkeypatch)
+    reads: list[int] = []
+    before = store.Dataset.read_chunk
+
+    def counted(self: store.Dataset, split: str, index: int) -> Pair:
+        reads.append(index)
+        return before(self, split, index)
+
+    monkeypatch.setattr(store.Dataset, "read_chunk", counted)
+    for size, again in ((105, False), (100, True)):  # 21 rows of 5 codes
+        feed, _ = dataset_feed(dataset, TrainingOptions(validation=0.2), window_bytes=size)
+        first = list(feed.held_out())
+        assert sum(len(y) for _, y in first) == 21
+        reads.clear()
+        found = list(feed.held_out())
+        assert bool(reads) == again
+        assert same(found, first)
