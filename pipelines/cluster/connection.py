@@ -25,6 +25,8 @@ _CONNECT_SECONDS = 10
 _REPORTS, _REPORT_SECONDS = 10, 0.5
 #: Attempts to start local workers.
 _STARTS = 4
+#: What Dask does besides, 100 times a second, takes 5% of a core of every process.
+_CALM = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 #: Run first by local workers: Ctrl-C in a terminal reaches them too, but it is for the client.
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -105,7 +107,10 @@ def _local_cluster(options: ClusterOptions, security: Security | None) -> Iterat
     stack.callback(_restore_environment, {name: os.environ.get(name) for name in environment})
     preload = dask.config.get("distributed.worker.preload")
     preload = [preload] if isinstance(preload, str) else list(preload)
-    with stack, dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+    settings = {"distributed.nanny.pre-spawn-environ": environment, **_CALM}
+    if options.performance_report is not None:  # which shows what the profiler has seen
+        settings["distributed.worker.profile.enabled"] = True
+    with stack, dask.config.set(settings):
         for attempt in range(_STARTS):
             try:
                 cluster = LocalCluster(
