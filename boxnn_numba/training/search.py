@@ -27,7 +27,7 @@ from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
 
-#: Radii whose certified accuracies count, all alike.
+#: Radii whose certified accuracies count, all alike, where they are less than half the columns.
 RADII = (0, 1, 2, 4)
 #: A candidate whose accuracy, or mean recall of the classes, is so much below that of the best is
 #: out, whatever its radii: a constant is certified at every radius.
@@ -93,6 +93,8 @@ class Trial:
         Mean over the classes of the part that is predicted right.
     scores, labels
         (N, K) minus the class distances of these rows, in features, and their class indices.
+    counted
+        How many of `RADII` count.
     """
 
     round: int
@@ -101,11 +103,12 @@ class Trial:
     recall: float
     scores: np.ndarray
     labels: np.ndarray
+    counted: int = len(RADII)
 
     @property
     def score(self) -> float:
-        """What trials are compared by: the mean over `RADII`."""
-        return float(np.mean(self.accuracy))
+        """What trials are compared by: the mean over the radii that count."""
+        return float(np.mean(self.accuracy[: self.counted]))
 
     def __str__(self) -> str:
         names = ("boxes", "width", "beta", "tau", "parts", "templates")
@@ -212,6 +215,7 @@ def _trial(
         number, options, tuple(accuracy.tolist()), float(recall),
         np.concatenate([scores for _, scores in found]),
         np.concatenate([one.labels for one in data]),
+        sum(2 * radius < data[0].n_features for radius in RADII),
     )  # fmt: skip
 
 
@@ -294,6 +298,7 @@ class _Data:
     def __init__(self, feed: Feed, n_classes: int, rows: np.ndarray, held: np.ndarray) -> None:
         self.n_classes, self.stop = n_classes, Event()
         self._x, self._y = feed.take(rows), feed.labels[rows]
+        self.n_features = feed.n_features
         self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
         self._weights = None if feed.weights is None else every[rows]
