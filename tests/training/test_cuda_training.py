@@ -219,7 +219,7 @@ def test_entries_are_those_of_the_cpu() -> None:
 def test_fit_gives_the_same_model() -> None:
     x, y = data()
     options = {**COMMON, "validation": 0.2, "boxes": 3, "lr": 0.05}
-    models = [fit(x, y, device=device, **options) for device in ("cpu", "cuda")]
+    models = [fit(x, y, preset="graded", device=device, **options) for device in ("cpu", "cuda")]
     np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
     np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
 
