@@ -107,9 +107,11 @@ class Calls:
                     for name, calls in work
                 ],
             })  # fmt: skip
-            if answer is not None:
+            if isinstance(answer, list | tuple):
                 return list(answer)
-            lost = LostWorkerError(worker, "it does not answer calls yet")
+            # Dask answers in a dict when a worker that closes has no threads any more, say.
+            reason = (answer or {}).get("exception_text", "it does not answer calls yet")
+            lost = LostWorkerError(worker, reason)
         except OSError as error:
             lost = LostWorkerError(worker, str(error))
         return [lost for _, calls in work for _ in calls]
@@ -121,9 +123,10 @@ class Calls:
             await comm.write({"op": _OPERATION, **message})
             answer = await comm.read()
         except BaseException:
-            comm.abort()
+            for each in (comm, *self._idle.pop(worker, ())):
+                each.abort()
             raise
-        idle.append(comm)
+        self._idle[worker].append(comm)
         return answer
 
     def close(self) -> None:

@@ -88,7 +88,7 @@ class DaskExecutor:
                 return
 
         with self.failures():
-            for _ in range(self.slots * _QUEUED):
+            for _ in range(max(1, self.slots) * _QUEUED):  # who was there may come back
                 submit_next()
             while pending:
                 try:

@@ -22,7 +22,7 @@ from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.protocol import Backend
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.errors import ClusterError, OptionError
+from boxnn_numba.errors import ClusterError, OptionError, first_line
 from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.executor import Executor
 from boxnn_numba.pipelines.training.box_copies import BoxSender, BoxUpdate, Message, current_boxes
@@ -196,17 +196,20 @@ class ClusterTrainer(CpuTrainer):
             try:
                 with self._executor.failures(lost_workers=False):
                     self._executor.count_workers()
+                    if not self._executor.workers:
+                        self._executor.wait_for_workers()
                     result = self._round(self._sender, x, labels)
                 break
-            except (CancelledError, OSError):
+            except (CancelledError, OSError) as error:
                 # What was on a worker went with it, or it could not be reached (calls touch no
                 # files, so an OSError is the network's). Nothing was added yet: ask again.
+                lost = first_line(error)
                 self._executor.wait_for_workers()
                 self.statistics.repeats += 1
         else:
             raise ClusterError(
-                f"workers were lost {_ATTEMPTS} times in one step; the last checkpoint is kept, "
-                "continue with `resume` on a steadier cluster"
+                f"workers were lost {_ATTEMPTS} times in one step ({lost}); the last checkpoint is "
+                "kept, continue with `resume` on a steadier cluster"
             )
         self.statistics.steps += 1
         self.statistics.waiting += time.perf_counter() - began

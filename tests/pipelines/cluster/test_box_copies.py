@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from boxnn_numba.backends.box_layout import Frame, box_table, frame_of
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster import dask_executor
+from boxnn_numba.pipelines.cluster.calls import AnswersCalls
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.running import RunOptions
@@ -219,3 +221,30 @@ def test_what_fails_on_a_worker_is_raised_here() -> None:
         executor.client.unregister_worker_plugin("boxnn-calls")
         with pytest.raises(OSError, match="does not answer calls yet"):
             executor.call_each(operator.neg, [(worker, (1,))])
+        # One that is closing has no threads left; what its server says then is no answer.
+        executor.client.register_plugin(AnswersCalls())
+        executor.client.run(lambda dask_worker: dask_worker.executor.shutdown())
+        with pytest.raises(OSError, match="after shutdown"):
+            executor.call_each(operator.neg, [(worker, (1,))])
+
+
+def test_workers_that_are_away_for_a_moment_are_waited_for(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = dask_executor.DaskExecutor.count_workers
+    away = itertools.count()
+
+    def count_workers(self: dask_executor.DaskExecutor, age: float = 5.0) -> None:
+        real(self, age)
+        if age and next(away) == 2:
+            self.workers = {}
+
+    monkeypatch.setattr(dask_executor.DaskExecutor, "count_workers", count_workers)
+    cluster = ClusterOptions(workers=1, threads_per_worker=1)
+    train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster))
+    assert next(away) > 3
+    assert_same_model(tmp_path / "m", work)
+    with connect(cluster) as executor:
+        assert isinstance(executor, dask_executor.DaskExecutor)
+        executor.workers = {}
+        assert sorted(executor.map(operator.neg, [1, 2, 3, 4])) == [(n, -n) for n in (1, 2, 3, 4)]
