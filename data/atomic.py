@@ -175,6 +175,16 @@ def _is_link(path: Location) -> bool:
     return isinstance(path, Path) and path.is_symlink()
 
 
+def _checked(path: Name) -> Location:
+    """Return the location of an output that has a name, in a folder that exists."""
+    final = location(path)
+    if isinstance(final, Path) and not (parent := final.absolute().parent).is_dir():
+        raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
+    if final.name in ("", ".."):
+        raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
+    return final
+
+
 @contextlib.contextmanager
 def locked(path: Name, *, no_lock: bool = False) -> Iterator[None]:
     """Hold the lock of an output that is written more than once while the body runs.
@@ -182,19 +192,14 @@ def locked(path: Name, *, no_lock: bool = False) -> Iterator[None]:
     Raises
     ------
     OptionError
-        Its folder does not exist.
+        It has no name, or its folder does not exist.
     OutputError
         The folder is not writable, or another process writes the same output.
     """
-    final = location(path)
+    final = _checked(path)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(final, no_lock))
-        except FileNotFoundError:
-            raise OptionError(
-                f"the folder {final.absolute().parent} does not exist; create it or choose "
-                "another `out`"
-            ) from None
         except OSError as error:
             if isinstance(error, BoxNNError):
                 raise
@@ -217,6 +222,8 @@ def output_folder(
     `resume` one that there is stays; otherwise one that exists is an error.
     """
     folder = location(path)
+    if resume and isinstance(folder, Path):  # what is there may be named by "."
+        folder = folder.resolve()
     with locked(folder, no_lock=no_lock):
         there = exists(folder)
         if there and not (overwrite or resume):
@@ -265,11 +272,7 @@ def staged_output(
     """
     if overwrite and resume:
         raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
-    final = location(path)
-    if isinstance(final, Path) and not (parent := final.absolute().parent).is_dir():
-        raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
-    if final.name in ("", ".."):
-        raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
+    final = _checked(path)
     partial = partial_path(final) if directory else final.with_name(_own_name(final.name, "new"))
     # Commands that go on with each other's runs, or find out themselves, have the same.
     text = f"An unfinished output of boxnn: {result or 'whole'}, {resumable=}.\n".encode()

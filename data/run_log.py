@@ -7,8 +7,10 @@ before, in which it leaves what it does not do again.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,6 +106,9 @@ class RunLog:
             _check_place(self._place, location(apart_from))
         with reachable(self._place, OptionError):
             there = exists(self._place)
+            is_file = there and self._place.is_file()
+        if there and not is_file:  # a pipe would be waited for
+            raise OptionError(f"{self._place} is no file; name another `log`")
         if there:
             self.lines = self._earlier(self._place, overwrite, resume)
         self._write_whole()
@@ -117,8 +122,10 @@ class RunLog:
             self._write_whole()
             return
         try:
+            line = _encoded(self.lines[-1])
             with self._place.open("ab", buffering=0) as file:
-                file.write(_encoded(self.lines[-1]))
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise _failure(self._place, error) from error
 

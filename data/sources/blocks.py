@@ -208,7 +208,7 @@ class ArrayTable(Table):
             raise DataError(
                 f"{x.place} has shape {x.shape}; features must be (rows, features) or images"
             )
-        if y is not None and math.prod(y.shape) != y.shape[0]:
+        if y is not None and (not y.shape or math.prod(y.shape) != y.shape[0]):
             raise DataError(f"{y.place} has shape {y.shape}; labels must be one-dimensional")
         if y is not None and x.shape[0] != y.shape[0]:
             raise DataError(

@@ -51,7 +51,7 @@ class SlicedRows:
         step = rows * -(-self._chunk_rows() // rows)  # a chunk is not read many times
         for start in range(0, self.shape[0], step):
             with reading(self.place), storage_errors():
-                values = np.asarray(self._array[start : start + step])
+                values = _dense(self._array[start : start + step], self.place)
             for at in range(0, len(values), rows):
                 yield np.ascontiguousarray(_plain(values[at : at + rows], self.place))
 
@@ -63,6 +63,18 @@ class SlicedRows:
         first = max(chunks[0]) if isinstance(chunks[0], tuple) else chunks[0]
         row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
         return max(1, min(int(first), self.shape[0], _MOST_BYTES // row_bytes))
+
+
+def _dense(array: Any, place: str) -> np.ndarray:
+    """Return an array in memory, if it is one, and nothing in it is masked."""
+    compute = getattr(array, "compute", None)  # NumPy would leave away the mask of Dask's array
+    values = np.asanyarray(array if compute is None else compute())
+    if not values.ndim:
+        kind = type(array).__name__
+        raise DataError(f"{place} is a {kind}, not a dense array; pass its `toarray()`")
+    if np.ma.is_masked(values):
+        raise DataError(f"{place} has masked values; fill them or drop their rows first")
+    return np.asarray(values)
 
 
 def _plain(values: np.ndarray, place: str) -> np.ndarray:

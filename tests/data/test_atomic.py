@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boxnn_numba.data import zarr_format
-from boxnn_numba.data.atomic import partial_path, staged_output
+from boxnn_numba.data.atomic import output_folder, partial_path, staged_output
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.errors import OptionError, OutputError
 
@@ -205,3 +205,26 @@ def test_commands_leave_what_is_not_theirs(trained: Run, tmp_path: Path) -> None
     code, _, error = trained("data", "ingest", "mnist-sample", "--out", "new.zarr")
     assert (code, error.count("\n")) == (2, 1) and "new.zarr.partial is in the way" in error
     assert "--out" in error and is_whole(folder)
+
+
+@pytest.mark.parametrize("no_lock", [False, True])
+def test_folders_have_names_in_folders_that_exist(
+    no_lock: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name, words in (
+        ("", "names no new file or folder"),
+        (".", "names no new file or folder"),
+        ("/", "names no new file or folder"),
+        ("no/x", "here/no does not exist"),
+    ):
+        with (
+            pytest.raises(OptionError, match=words),
+            output_folder(name, overwrite=True, no_lock=no_lock),
+        ):
+            pass
+    with output_folder(".", resume=True, no_lock=no_lock) as folder:
+        assert folder == here
+        assert (tmp_path / ".here.lock").exists() != no_lock

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,26 @@ def test_a_failed_write_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write `log`"):
         log.replace([])
     assert [entry.name for entry in tmp_path.iterdir()] == ["l"]
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(OptionError, match="is no file"):
+            RunLog(place, ABOUT, overwrite=True)
+
+
+def test_a_line_that_is_cut_by_a_full_disk_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = written(tmp_path / "l")
+
+    class Full(io.FileIO):
+        def write(self, line: Any) -> int:
+            return super().write(line[:5])
+
+    monkeypatch.setattr(Path, "open", lambda path, *how, **_: Full(path, "ab"))
+    with pytest.raises(OutputError, match="No space left"):
+        log.add({"epoch": 3})
+    monkeypatch.undo()
+    assert read_log(tmp_path / "l").lines == LINES

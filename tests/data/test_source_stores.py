@@ -16,7 +16,7 @@ from upath import UPath
 
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources import stores
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.ingest import ingest
 
 xarray = pytest.importorskip("xarray")
@@ -158,3 +158,19 @@ def test_blocks_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None
         assert tracemalloc.get_traced_memory()[1] < 0.5 * big.nbytes
     finally:
         tracemalloc.stop()
+
+
+def test_arrays_that_are_none_or_have_holes() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    holes = np.ma.masked_array(CODES, mask=CODES > 250)
+    cases = [
+        (sparse.csr_matrix(CODES), Y, "the data is a csr_matrix, not a dense array"),
+        (holes, Y, "the data has masked values"),
+        (da.from_array(holes, chunks=(20, 12)), Y, "the data has masked values"),
+        (CODES, np.ma.masked_array(Y, mask=Y == 1), "the labels has masked values"),
+        (CODES, np.array(3), r"the labels has shape \(\)"),
+    ]
+    for x, y, words in cases:
+        with pytest.raises(DataError, match=words):
+            ingest(x, "out.zarr", labels=y)
+    same(run(np.ma.masked_array(CODES), labels=Y), expected(CODES, Y))
