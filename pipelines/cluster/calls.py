@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: Workers, and the arguments of each call of them besides those that all have in common.
 Work = Sequence[Sequence[Any]]
 _OPERATION = "boxnn_call"
+#: How often to ask the scheduler whether a worker that has not answered yet is still there.
+LOOK_SECONDS = 10.0
 
 
 class LostWorkerError(OSError):
@@ -50,7 +52,7 @@ class AnswersCalls(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Add the operation."""
-        self._calls = calls = Calls(worker.connection_args)
+        self._calls = calls = Calls(worker.connection_args, worker.scheduler)
 
         async def boxnn_call(
             function: Callable[..., Any], common: Sequence[Any], work: Work
@@ -74,10 +76,14 @@ class AnswersCalls(WorkerPlugin):
 
 
 class Calls:
-    """Connections to workers, kept open from call to call; `how` is what `connect` takes."""
+    """Connections to workers, kept open from call to call; `how` is what `connect` takes.
 
-    def __init__(self, how: dict[str, Any]) -> None:
-        self._how = how
+    A worker that hangs answers no more, and its connection stays: it is lost when the `scheduler`
+    has given it up.
+    """
+
+    def __init__(self, how: dict[str, Any], scheduler: Any) -> None:
+        self._how, self._scheduler = how, scheduler
         self._idle: defaultdict[str, list[Comm]] = defaultdict(list)
 
     async def call(
@@ -121,13 +127,23 @@ class Calls:
         comm = idle.pop() if idle else await connect(worker, **self._how)
         try:
             await comm.write({"op": _OPERATION, **message})
-            answer = await comm.read()
+            answer = await self._answer(worker, comm)
         except BaseException:
             for each in (comm, *self._idle.pop(worker, ())):
                 each.abort()
             raise
         self._idle[worker].append(comm)
         return answer
+
+    async def _answer(self, worker: str, comm: Comm) -> Any:
+        reading = asyncio.ensure_future(comm.read())
+        try:
+            while not (await asyncio.wait({reading}, timeout=LOOK_SECONDS))[0]:
+                if not await self._scheduler.ncores(workers=[worker]):
+                    raise OSError("the scheduler has given it up")
+            return await reading
+        finally:
+            reading.cancel()
 
     def close(self) -> None:
         """Close all connections."""

@@ -61,7 +61,7 @@ class DaskExecutor:
         except (OSError, TimeoutError):
             return None
         self.client.register_plugin(AnswersCalls())
-        return Calls(self.client.security.get_connection_args("client"))
+        return Calls(self.client.security.get_connection_args("client"), self.client.scheduler)
 
     @property
     def direct(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import operator
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,7 @@ from support.cluster_tools import OPTIONS, Work, assert_same_model, make_work
 from boxnn_numba.backends.box_layout import Frame, box_table, frame_of
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import ClusterError
-from boxnn_numba.pipelines.cluster import dask_executor
-from boxnn_numba.pipelines.cluster.calls import AnswersCalls
+from boxnn_numba.pipelines.cluster import calls, dask_executor
 from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.running import RunOptions
@@ -181,8 +182,8 @@ def test_calls_past_and_by_the_scheduler_give_the_same_bits(
     monkeypatch.setattr(cluster_training, "TASK_SECONDS", 1e-9)
     cluster = ClusterOptions(workers=2, threads_per_worker=1, box_shards=shards)
     reached = dask_executor.DaskExecutor._calls_of_workers
-    for name, calls in (("past", reached), ("by", lambda self: None)):
-        monkeypatch.setattr(dask_executor.DaskExecutor, "_calls_of_workers", calls)
+    for name, reach in (("past", reached), ("by", lambda self: None)):
+        monkeypatch.setattr(dask_executor.DaskExecutor, "_calls_of_workers", reach)
         result = train(work.data, tmp_path / name, OPTIONS, run=RunOptions(cluster=cluster))
         assert result.cluster is not None and result.cluster.tasks > 3 * result.cluster.steps
         assert_same_model(tmp_path / name, work)
@@ -191,20 +192,23 @@ def test_calls_past_and_by_the_scheduler_give_the_same_bits(
 def test_workers_pass_on_what_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     with connect(ClusterOptions(workers=3, threads_per_worker=2)) as executor:
         assert isinstance(executor, dask_executor.DaskExecutor)
-        monkeypatch.setattr("boxnn_numba.pipelines.cluster.calls.FAN", 1)
-        calls = [(name, (index,)) for index, name in enumerate(executor.seats)]
-        assert executor.call_each(operator.sub, calls, (10,)) == [-10, -9, -8, -7, -6, -5]
+        monkeypatch.setattr(calls, "FAN", 1)
+        asked = [(name, (index,)) for index, name in enumerate(executor.seats)]
+        assert executor.call_each(operator.sub, asked, (10,)) == [-10, -9, -8, -7, -6, -5]
         # Who cannot be reached by another worker is not called again for a while; the rest is.
         lost = "tcp://127.0.0.1:1"
         executor.workers[lost] = 1
         with pytest.raises(OSError, match=r"127\.0\.0\.1:1: "):
-            executor.call_each(operator.sub, [*calls, (lost, (1,))], (10,))
+            executor.call_each(operator.sub, [*asked, (lost, (1,))], (10,))
         assert set(executor._unreachable) == {lost}
         with pytest.raises(ZeroDivisionError):
-            executor.call_each(operator.floordiv, calls, (0,))
+            executor.call_each(operator.floordiv, asked, (0,))
 
 
 def test_what_fails_on_a_worker_is_raised_here() -> None:
+    async def there_by(names: list[str], dask_worker: Any) -> Any:
+        return await dask_worker.scheduler.ncores(workers=names)
+
     with connect(ClusterOptions(workers=1, threads_per_worker=1)) as executor:
         assert isinstance(executor, dask_executor.DaskExecutor) and executor.direct
         worker = executor.seats[0]
@@ -221,11 +225,44 @@ def test_what_fails_on_a_worker_is_raised_here() -> None:
         executor.client.unregister_worker_plugin("boxnn-calls")
         with pytest.raises(OSError, match="does not answer calls yet"):
             executor.call_each(operator.neg, [(worker, (1,))])
+        # What is asked of the scheduler while a worker does not answer, here and on workers.
+        assert executor._calls is not None
+        for names, there in (([worker], {worker: 1}), (["tcp://127.0.0.1:1"], {})):
+            ncores = executor._calls._scheduler.ncores
+            assert executor.client.sync(ncores, workers=names) == there
+            on_worker = executor.client.run(there_by, names)
+            assert on_worker == {worker: there}
         # One that is closing has no threads left; what its server says then is no answer.
-        executor.client.register_plugin(AnswersCalls())
+        executor.client.register_plugin(calls.AnswersCalls())
         executor.client.run(lambda dask_worker: dask_worker.executor.shutdown())
         with pytest.raises(OSError, match="after shutdown"):
             executor.call_each(operator.neg, [(worker, (1,))])
+
+
+def test_a_worker_that_hangs_is_lost_when_the_scheduler_gives_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, aborted = iter([{"w": 1}, {"w": 1}, {}]), []
+
+    async def nothing(*_: Any, **__: Any) -> None: ...
+
+    async def ncores(workers: list[str]) -> dict[str, int]:
+        assert workers == ["w"]
+        return next(looks)
+
+    comm = SimpleNamespace(
+        write=nothing, read=lambda: asyncio.sleep(60), abort=lambda: aborted.append("w")
+    )
+
+    async def connect(*_: Any, **__: Any) -> Any:
+        return comm
+
+    monkeypatch.setattr(calls, "connect", connect)
+    monkeypatch.setattr(calls, "LOOK_SECONDS", 0.01)
+    caller = calls.Calls({}, SimpleNamespace(ncores=ncores))
+    (found,) = asyncio.run(caller.call(operator.neg, (), [("w", [(1,)])]))
+    assert isinstance(found, calls.LostWorkerError) and "given it up" in str(found)
+    assert aborted == ["w"] and next(looks, None) is None
 
 
 def test_workers_that_are_away_for_a_moment_are_waited_for(
