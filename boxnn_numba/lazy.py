@@ -15,9 +15,9 @@ import pickle
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -151,8 +151,11 @@ def _labelled(x: Any, array: Any, dims: Mapping[str, Any]) -> Any:
 # --- stored arrays -------------------------------------------------------------------------
 
 
-def read_blocks(x: Any) -> Iterator[tuple[slice, np.ndarray]]:
-    """Give the rows of a stored array in blocks of whole chunks, the next one read meanwhile."""
+def read_blocks(x: Any) -> Generator[tuple[slice, np.ndarray], None, None]:
+    """Give the rows of a stored array in blocks of whole chunks, the next one read meanwhile.
+
+    Must be closed, as `computed_blocks`.
+    """
     rows, chunk = x.shape[0], chunk_rows(x)
     row_bytes = max(1, int(np.prod(x.shape[1:])) * np.dtype(x.dtype).itemsize)
     step = chunk * max(1, _BLOCK_BYTES // (chunk * row_bytes))
@@ -181,13 +184,15 @@ def _map_stored(function: Callable[..., Any], shared: Any, x: Any, options: dict
     none = function(shared, np.empty((0, *x.shape[1:]), x.dtype), **options)
     found = _each(lambda array: np.empty((x.shape[0], *array.shape[1:]), array.dtype), none)
     outs = found if isinstance(found, tuple) else (found,)
-    for rows, block in read_blocks(x):
-        try:
-            part = function(shared, block, **options)
-        except InputError as error:
-            raise InputError(f"of the rows from {rows.start} on: {error}") from error
-        for out, of_rows in zip(outs, part if isinstance(part, tuple) else (part,), strict=True):
-            out[rows] = of_rows
+    with closing(read_blocks(x)) as blocks:
+        for rows, block in blocks:
+            try:
+                part = function(shared, block, **options)
+            except InputError as error:
+                raise InputError(f"of the rows from {rows.start} on: {error}") from error
+            parts = part if isinstance(part, tuple) else (part,)
+            for out, of_rows in zip(outs, parts, strict=True):
+                out[rows] = of_rows
     return found
 
 
@@ -408,13 +413,16 @@ def _vector(name: str, array: Any) -> Any:
 # --- in memory, some blocks at a time ------------------------------------------------------
 
 
-def computed_blocks(x: Any) -> Iterator[Any]:
+def computed_blocks(x: Any) -> Generator[Any, None, None]:
     """Give the rows of a Dask array or frame in memory, in order, block by block.
 
     As many are computed at a time as there are cores, and small ones up to `_SMALL_BYTES`, but no
     more than `_GROUP_BYTES` hold of the largest so far; where x.compute() would compute them, the
     next ones meanwhile. A block is computed once; what several are made of, once for each group at
     most.
+
+    Must be closed by who may not take all: as garbage, it would wait for its thread wherever that
+    is collected, which may be where Dask holds a lock that the thread waits for.
     """
     import dask
 

@@ -106,6 +106,8 @@ def flat_rows(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
 
     With `empty` there may be no rows.
     """
+    if np.ma.is_masked(value):
+        raise InputError(f"{name} has masked values; fill them first, missing data as NaN")
     array = np.asarray(value)
     if array.ndim > 2:
         array = array.reshape(array.shape[0], math.prod(array.shape[1:]))
@@ -169,6 +171,8 @@ def labels(name: str, value: ArrayLike, n_rows: int) -> np.ndarray:
         raise InputError(f"{name} has shape {array.shape}; labels must be one-dimensional")
     if len(array) != n_rows:
         raise InputError(f"{name} has {len(array)} labels for {n_rows} rows; they must agree")
+    if np.ma.is_masked(value) or any(map(_is_absent, array if array.dtype.kind in "fO" else ())):
+        raise InputError(f"{name} has rows without a label; drop them first")
     if array.dtype.kind == "O":
         whole = all(isinstance(item, (int, np.integer)) for item in array)
         array = array.astype(np.int64) if whole else np.array([str(item) for item in array])
@@ -177,6 +181,13 @@ def labels(name: str, value: ArrayLike, n_rows: int) -> np.ndarray:
     if array.dtype.kind not in "iubU":
         raise InputError(f"{name} has dtype {array.dtype}; labels must be integers or strings")
     return array
+
+
+def _is_absent(label: Any) -> bool:
+    """Return whether there is no label, which None, NaN and pandas' NA say."""
+    if isinstance(label, float | np.floating):
+        return bool(label != label)
+    return label is None or type(label).__name__ in ("NAType", "NaTType")
 
 
 def class_distances(value: ArrayLike) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -190,12 +190,12 @@ class Arrays:
         if is_table(x) and not lazy.is_frame(x):
             self._columns = Columns.of(x)
             x = self._columns.values(x)
-        self._x = x if lazy.is_deferred(x) else np.asarray(x)
+        self._x = x if lazy.is_deferred(x) else np.asanyarray(x)  # masks are refused
         unknown = lazy.is_frame(x)
         if not unknown:
             check_shape("x", self._x)
             unknown = self._x.shape[0] != self._x.shape[0]
-        y = np.asarray(y)
+        y = np.asanyarray(y)
         labels = validation.labels("y", y, len(y) if unknown and y.ndim else self._x.shape[0])
         classes, self._index = np.unique(labels, return_inverse=True)
         if len(classes) == 0:
@@ -257,7 +257,8 @@ def rows_of(name: str, x: Any, spools: ExitStack, progress: Progress = SILENT) -
     else:
         progress.start(n_rows, "rows")
     spool = Spool(int(np.prod(x.shape[1:])), x.dtype, spools)
-    return spool.write(_checked(name, lazy.computed_blocks(x), x, progress), n_rows)
+    blocks = spools.enter_context(closing(lazy.computed_blocks(x)))
+    return spool.write(_checked(name, blocks, x, progress), n_rows)
 
 
 def _checked(
@@ -271,7 +272,7 @@ def _checked(
                 f"{name} has {block.dtype} rows of shape {block.shape[1:]} from row {first} on, "
                 f"and says that they are {x.dtype} of shape {x.shape[1:]}; mend its `meta`"
             )
-        block = block.reshape(len(block), int(np.prod(x.shape[1:])))
+        block = validation.flat_rows(name, block, empty=True)
         if len(block):
             if block.dtype != np.uint8:
                 validation.features(name, block, True, first=first)
@@ -282,9 +283,10 @@ def _checked(
 
 def frame_rows(frame: Any, spools: ExitStack) -> tuple[Rows, Columns]:
     """Return the raw values of a frame of Dask, and its columns; it is computed twice."""
+    first, again = (spools.enter_context(closing(lazy.computed_blocks(frame))) for _ in range(2))
     survey = Survey()
-    for part in lazy.computed_blocks(frame):
+    for part in first:
         survey.add(part)
     columns = survey.columns()
     spool = Spool(len(columns), np.dtype(np.float64), spools)
-    return spool.write(map(columns.values, lazy.computed_blocks(frame))), columns
+    return spool.write(map(columns.values, again)), columns

@@ -6,10 +6,12 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 
-from boxnn_numba import box_distance, validation
+from boxnn_numba import box_distance, fit, validation
 from boxnn_numba.data.atomic import output_folder, replace, staged_output, write_failure
 from boxnn_numba.errors import BoxNNError, InputError, OptionError, OutputError
 from boxnn_numba.training.options import OPTIONS, PRESETS, TrainingOptions, resolve
@@ -79,12 +81,29 @@ def test_features_of_other_types(given: Any, expected: type) -> None:
     assert found.dtype == expected and found.dtype.isnative
 
 
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize("kind", [np.float64, np.uint8])
+def test_masked_values_are_refused(kind: Any, lazily: bool) -> None:
+    y = np.arange(60) % 2
+    x = np.ma.array(np.arange(120).reshape(60, 2).astype(kind) + 2 * y[:, None])
+    given = da.from_array(x, chunks=(20, 2)) if lazily else x
+    model = fit(given, y, preset="graded", boxes=2, epochs=1)  # masks of nothing are fine
+    x = np.ma.array(x, mask=x == 5)
+    given = da.from_array(x, chunks=(20, 2)) if lazily else x
+    for call in (lambda: fit(given, y, preset="graded", boxes=2, epochs=1),
+                 lambda: np.asarray(model.predict(given))):  # fmt: skip
+        refused(InputError, "x has masked values; fill them first", call)
+
+
 def test_labels() -> None:
     for value in (["a", "b"], [1, 2], [True, False], np.array(["a", "b"], dtype=object)):
         np.testing.assert_array_equal(validation.labels("y", value, 2), value)
     assert validation.labels("y", [1.0, 2.0], 2).dtype == np.int64
-    for wrong in ([1.5, 2.0], [np.nan, 1.0], [b"a", b"b"], [1j, 2]):
+    for wrong in ([1.5, 2.0], [b"a", b"b"], [1j, 2]):
         refused(InputError, "labels must be integers or strings", validation.labels, "y", wrong, 2)
+    for absent in ([np.nan, 1.0], [None, "a"], ["a", pd.NA], np.ma.array([1, 2], mask=[0, 1]),
+                   np.array(["a", np.nan], object)):  # fmt: skip
+        refused(InputError, "rows without a label", validation.labels, "y", absent, 2)
     refused(InputError, "must be one-dimensional", validation.labels, "y", [[1], [2]], 2)
     refused(InputError, "3 labels for 2 rows", validation.labels, "y", [1, 2, 3], 2)
 

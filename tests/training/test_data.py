@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,19 @@ def test_what_is_wrong_in_blocks_is_named() -> None:
     lies = da.from_array(x, chunks=(100, -1)).map_blocks(np.float32, meta=x[:0], dtype=x.dtype)
     with pytest.raises(InputError, match=r"float32 rows .* and says that they are float64"):
         fit(lies, y, **OPTIONS)
+
+
+def test_nothing_reads_on_where_a_block_is_wrong() -> None:
+    """As garbage the blocks would be waited for, maybe where Dask holds a lock that they need."""
+    x, y = samples("float64")
+    model = fit(x, y, **OPTIONS)
+    x[3, 7] = np.inf
+    for call in (lambda: fit(dask(x), y, **OPTIONS), lambda: BoxNNClassifier().fit(dask(x), y),
+                 lambda: model.predict(stored(x))):  # fmt: skip
+        with pytest.raises(InputError, match="inf at row 3, feature 7") as caught:
+            call()
+        assert not [thread for thread in threading.enumerate() if "boxnn-" in thread.name]
+        del caught
 
 
 def test_no_space_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
