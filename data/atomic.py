@@ -298,9 +298,10 @@ def staged_output(
                     (partial / _MARKER).unlink(missing_ok=True)
                 publish(partial if result is None else partial / result, final)
             except BaseException:
-                kept = resumable and not (isinstance(partial, Path) and is_untouched(partial))
-                if not kept and lock.holds():
-                    remove(partial)
+                with contextlib.suppress(OSError):  # of a store that was lost, too
+                    kept = resumable and not is_untouched(partial)
+                    if not kept and lock.holds():
+                        remove(partial)
                 raise
             remove(partial)
             _remove_killed(final, "old")

@@ -122,9 +122,9 @@ class RunLog:
             self._write_whole()
             return
         try:
-            line = _encoded(self.lines[-1])
+            content = _encoded(self.lines[-1])
             with self._place.open("ab", buffering=0) as file:
-                if file.write(line) < len(line):
+                if file.write(content) < len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise _failure(self._place, error) from error

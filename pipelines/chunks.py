@@ -129,15 +129,15 @@ def run_chunks(
         inputs=sources,
     )
     with staged as partial:
-        # Connected first: where that fails, nothing is left behind.
+        # Connected first, and the log opened: where that fails, nothing is left behind.
         where = connect(run.cluster, run.threads, sources, run.device, run.client)
         with where as executor:
+            executor.check((job.out,))
+            log = _log(job, kind, out, attributes, run)
             writer = RowWriter(
                 partial, kind, attributes, job.n_rows, chunk_rows, optional=optional,
                 n=dataset.n_features, dtype="uint8" if dataset.is_codes else "float32",
             )  # fmt: skip
-            executor.check((job.out,))
-            log = _log(job, kind, out, attributes, run)
             started = time.perf_counter()
             spent, rows = _run(executor, job, writer, partial, run.progress, log)
             seconds = executor.slots * (time.perf_counter() - started)

@@ -15,7 +15,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.atomic import locked
 from boxnn_numba.data.dataset import Dataset, open_dataset
-from boxnn_numba.data.paths import Name
+from boxnn_numba.data.paths import Name, is_url
 from boxnn_numba.errors import DataError, DivergenceError, OptionError
 from boxnn_numba.pipelines.model_selection.held_out import held_out_outcome, held_out_rows
 from boxnn_numba.pipelines.run_folder import write_text
@@ -171,6 +171,8 @@ def tune(
         "options": settings.as_dict(),
         "search": {name: list(astuple(span)) for name, span in space.items()},
     }
+    if is_url(out):
+        raise OptionError(f"{out} is a URL; tune writes a local file, choose one")
     path = Path(out)
     spread = {name: span.distribution() for name, span in space.items()}
     trial = _Trial(dataset, backend, settings, given.get("radius"), spread)

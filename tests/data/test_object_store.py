@@ -270,3 +270,28 @@ def test_a_foreign_object_at_the_name_of_the_lease_stays(place: UPath) -> None:
         with pytest.raises(OptionError, match="in the way"), held(place / "m"):
             pass
         assert (place / ".m.lock").read_text() == text
+
+
+@pytest.mark.parametrize("place", ["memory://kept/m", "m"])
+def test_an_unfinished_run_is_kept_where_something_was_done(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for done in (False, True):
+        with pytest.raises(ValueError, match="ended"), staged_output(place, resumable=True) as part:
+            if done:
+                (part / "checkpoint").write_bytes(b"1")
+            raise ValueError("ended")
+        assert part.exists() == done
+    with staged_output(place, resumable=True, resume=True) as part:
+        assert (part / "checkpoint").read_bytes() == b"1"
+
+
+def test_a_store_that_is_lost_hides_no_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt), staged_output("memory://lost/m"):
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", _unreachable)
+        raise KeyboardInterrupt
+
+
+def _unreachable(*_: Any, **__: Any) -> None:
+    raise OSError("no network")

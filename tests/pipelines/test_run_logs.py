@@ -157,4 +157,8 @@ def test_certification_and_attacks_log_their_chunks(
     assert all(line["kernels"] > 0 and line["transfer"] > 0 for line in lines)
     attack(tmp_path / "m", data, tmp_path / "a", limit=8, run=RunOptions(log=tmp_path / "a.jsonl"))
     about, lines = read_log(tmp_path / "a.jsonl")
+    entries = {*tmp_path.iterdir()}
+    with pytest.raises(OptionError, match="is the log of a run already"):
+        certify(tmp_path / "m", data, tmp_path / "n", run=RunOptions(log=tmp_path / "a.jsonl"))
+    assert {*tmp_path.iterdir()} == entries
     assert about["result"] == "boxnn-attack" and sum(line["rows"] for line in lines) == 8

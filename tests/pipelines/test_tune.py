@@ -161,6 +161,7 @@ def test_trials_that_diverge_end_and_are_told(boxnn: Run, monkeypatch: pytest.Mo
         (("--validation", 0), 2, "--validation above 0"),
         (("--validation", 0.001), 2, "--validation above 0.001"),
         (("--preset", "target"), 2, "--radius"),
+        (("--out", "memory://s.json"), 2, "is a URL"),
         (("--out", "no/s.json"), 2, "a file in a folder that exists"),
         (("--out", "mine.json", "--resume"), 1, "not a study"),
         (("--out", "mine.json", "--overwrite"), 1, "not a study"),
