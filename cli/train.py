@@ -14,9 +14,7 @@ from boxnn_numba.training.options import (
     KINDS,
     OPTIONS,
     PRESETS,
-    default_preset,
     preset_value,
-    resolve,
 )
 
 _PRESETS = tuple(PRESETS)
@@ -99,32 +97,20 @@ def train(
 
     Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
     """
-    from boxnn_numba.data.dataset import open_dataset
-    from boxnn_numba.pipelines.training.train import choose
     from boxnn_numba.pipelines.training.train import train as train_model
-    from boxnn_numba.training.search import RADII
 
-    resolve(preset or "graded", given)  # what is wrong with options comes before what is with data
-    kind = open_dataset(data).kind
-    preset = preset or default_preset(kind)
-    settings, trial = resolve(preset, given, kind), None
-    if preset == "auto":
-        settings, trial = choose(data, given, effort=effort, run=run)
     result = train_model(
-        data, out, settings, preset=preset, checkpoint_seconds=checkpoint_seconds, run=run
-    ).as_dict()
+        data, out, preset=preset, effort=effort, checkpoint_seconds=checkpoint_seconds, run=run,
+        **given,
+    ).as_dict()  # fmt: skip
     result["warnings"] = [*map(as_flags, result["warnings"])]
     text = (
-        f"{out}: {result['boxes']} boxes{_sets(settings.members)}, best epoch "
+        f"{out}: {result['boxes']} boxes{_sets(result['members'])}, best epoch "
         f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s\n"
         f"{_validation_text(result['validation'])}"
     )
-    if trial is not None:
-        result["search"] = {
-            "radii": list(RADII),
-            "certified_accuracy": [100 * share for share in trial.accuracy],
-        }
-        text += f"\nchosen by rows held out in the search: {trial}"
+    if "search" in result:
+        text += f"\nchosen by rows held out in the search: {result['search']['chosen']}"
     text += "".join(f"\nwarning: {sentence}" for sentence in result["warnings"])
     if "cluster" in result:
         text += "\n" + _cluster_text(result["cluster"])

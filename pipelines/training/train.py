@@ -27,9 +27,7 @@ from boxnn_numba.pipelines.training.cluster_trainer import (
     training_on,
 )
 from boxnn_numba.pipelines.training.dataset_loader import (
-    dataset_data,
     is_name,
-    training_dataset,
     training_source,
 )
 from boxnn_numba.progress import Progress
@@ -43,7 +41,7 @@ from boxnn_numba.training.result import (
     training_warnings,
 )
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import Chosen, Trial, search
+from boxnn_numba.training.search import RADII, Chosen, Trial, search
 from boxnn_numba.training.trainer import MakeTrainer
 from boxnn_numba.training.weights import class_weight_text
 
@@ -69,8 +67,13 @@ class TrainedModel(Result):
         The median over the epochs, and the time of this call.
     warnings
         Sentences on classes that are hardly predicted.
+    members
+        Sets of boxes.
     cluster
         Where the time went on a cluster; None for a run in this process.
+    search
+        Of preset ``"auto"`` what was chosen, and its certified accuracy in per cent at some radii
+        on rows that were held out; None for others.
     """
 
     model: str
@@ -83,7 +86,9 @@ class TrainedModel(Result):
     seconds_per_epoch: float
     seconds: float
     warnings: list[str]
+    members: int = 1
     cluster: StepStatistics | None = None
+    search: dict[str, Any] | None = None
 
     @classmethod
     def of(
@@ -112,6 +117,7 @@ class TrainedModel(Result):
             float(np.median([record.seconds for each in runs for record in each.history])),
             time.perf_counter() - began,
             training_warnings(best, classes),
+            options.members,
             StepStatistics.of([each.trainer for each in runs]),
         )
 
@@ -203,12 +209,13 @@ def train(
         nullcontext() if run.client is None else run.client.as_current(),
         source(run.progress) as found,
     ):  # fmt: skip
+        trial = None
         if options is None:
             preset = preset or default_preset(found.kind)
             options = resolve(preset, given, found.kind)
             feed, grid = found.feed(options, threads=threads)
             if preset == "auto":
-                options = _searched(feed, found, given, effort, threads, run.progress).options
+                options, trial = _searched(feed, found, given, effort, threads, run.progress)
         else:
             feed, grid = found.feed(options, threads=threads)
         preset = preset or "graded"
@@ -227,7 +234,8 @@ def train(
             {"preset": preset, **found.provenance}, found.columns,
         )  # fmt: skip
         write_model(model, partial / name, single=name == "model.zip")
-        return TrainedModel.of(out, preset, options, runs, found.classes, began)
+        made = TrainedModel.of(out, preset, options, runs, found.classes, began)
+        return made if trial is None else replace(made, search=_told(trial))
 
 
 def _check_options(
@@ -260,36 +268,9 @@ def _searched(
     return search(feed, len(found.classes), settled, effort=effort, threads=threads, on_trial=tell)
 
 
-def choose(
-    data: Name,
-    given: Mapping[str, Any],
-    *,
-    effort: float = 1.0,
-    run: RunOptions = DEFAULT_RUN,
-) -> Chosen:
-    """Choose the options of preset ``"auto"`` for a table, see `boxnn_numba.training.search`.
-
-    Parameters
-    ----------
-    data
-        A dataset made by ``boxnn data ingest``, or its URL. Its test split is not read.
-    given
-        Options that are settled, by name; None for one that is not.
-    effort
-        Factor of what the search costs.
-    run
-        Threads, and what is told of every trial; the search runs in this process.
-
-    Raises
-    ------
-    BoxNNError
-        Bad data or options.
-    """
-    found = dataset_data(training_dataset(data))
-    settings = resolve("auto", given, found.kind)
-    threads = get_backend("cpu", run.threads).threads
-    feed, _ = found.feed(settings, threads=threads)
-    return _searched(feed, found, given, effort, threads, run.progress)
+def _told(trial: Trial) -> dict[str, Any]:
+    shares = [100 * share for share in trial.accuracy]
+    return {"chosen": str(trial), "radii": list(RADII), "certified_accuracy": shares}
 
 
 def _begun(

@@ -10,7 +10,7 @@ import pytest
 from boxnn_numba import BoxNNClassifier, fit, load_model
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.errors import OptionError
-from boxnn_numba.pipelines.training.train import choose, train
+from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.search import RADII, Chosen, Round, Trial, _Data, search
@@ -87,14 +87,14 @@ def test_command_and_fit_find_the_same(tmp_path: Any) -> None:
     split = x.astype(np.float32), y
     write_dataset(tmp_path / "d", name="d", classes=[0, 1], train=split, test=split)
     given = {"seed": 3, "boxes": 8}
-    settings, trial = choose(tmp_path / "d", given)
-    train(tmp_path / "d", tmp_path / "m", settings, preset="auto")
+    found = train(tmp_path / "d", tmp_path / "m", **given)
     stored, fitted = load_model(tmp_path / "m"), fit(split[0], y, **given)
-    assert trial is not None and len(stored.box_sets) == settings.members > 1
+    assert found.search is not None and found.search["radii"] == list(RADII)
+    assert len(stored.box_sets) == found.members > 1
     for one, other in zip(stored.box_sets, fitted.box_sets, strict=True):
         np.testing.assert_array_equal(one.lower, other.lower)
         np.testing.assert_array_equal(one.upper, other.upper)
-    assert stored.training["options"] == fitted.training["options"] == settings.as_dict()
+    assert stored.training["options"] == fitted.training["options"]
 
 
 def test_images_have_presets_of_their_own() -> None:
