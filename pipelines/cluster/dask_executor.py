@@ -74,22 +74,22 @@ class DaskExecutor:
         """Yield (item, ``function(item, *common)``) as results come, in any order.
 
         Only a few tasks per slot are in flight, so the scheduler's memory does not grow with the
-        number of items. A task whose worker dies is run again.
+        number of items; workers that join get as many. A task whose worker dies is run again.
         """
         waiting = iter(items)
         pending: dict[Any, Any] = {}
         done: SimpleQueue[Any] = SimpleQueue()
 
-        def submit_next() -> None:
-            for item in waiting:
+        def submit_more() -> None:
+            self.count_workers()
+            most = max(1, self.slots) * _QUEUED  # who is away may come back
+            for item in itertools.islice(waiting, max(0, most - len(pending))):
                 future = self.submit(function, item, *common)
                 pending[future] = item
                 future.add_done_callback(done.put)
-                return
 
         with self.failures():
-            for _ in range(max(1, self.slots) * _QUEUED):  # who was there may come back
-                submit_next()
+            submit_more()
             while pending:
                 try:
                     future = done.get(timeout=_RESTART_SECONDS)
@@ -99,7 +99,7 @@ class DaskExecutor:
                 item = pending.pop(future)
                 with self.failures(task=f"chunk {item}"):
                     result = future.result()
-                submit_next()
+                submit_more()
                 yield item, result
 
     def check(self, paths: Sequence[str]) -> None:

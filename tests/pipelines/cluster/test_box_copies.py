@@ -283,5 +283,15 @@ def test_workers_that_are_away_for_a_moment_are_waited_for(
     assert_same_model(tmp_path / "m", work)
     with connect(cluster) as executor:
         assert isinstance(executor, dask_executor.DaskExecutor)
+        submitted = []
+        submit = executor.submit
+        monkeypatch.setattr(executor, "submit", lambda *of: submitted.append(of[1]) or submit(*of))
+        mapped = executor.map(operator.neg, range(20))
+        next(mapped)
+        assert submitted == list(range(3 + 1))
+        executor.workers["tcp://127.0.0.1:1"] = 1  # one that joins
+        next(mapped)
+        assert submitted == list(range(6 + 2))
+        assert len(list(mapped)) == 18 and submitted == list(range(20))
         executor.workers = {}
         assert sorted(executor.map(operator.neg, [1, 2, 3, 4])) == [(n, -n) for n in (1, 2, 3, 4)]
