@@ -24,6 +24,8 @@ FIGURES = {
     "median_certified_radius": "held-out median radius",
     "mean_certified_radius": "held-out mean radius",
 }
+#: What is known of an epoch, of which there is a line of a table.
+OF_EPOCH = ("epoch", *FIGURES, "score", "seconds")
 Epochs = Sequence[Mapping[str, Any]]
 _LONGEST_NAME = 48
 
@@ -122,7 +124,7 @@ def _training_log(path: str) -> LogFile:
     if not log.lines:
         raise OptionError(f"{path} has no epoch yet; wait for the first one")
     for number, line in enumerate(log.lines, 2):
-        if not {"member", "epoch", *FIGURES} <= line.keys():
+        if not {"member", *OF_EPOCH} <= line.keys():
             raise OptionError(f"line {number} of {path} is not of an epoch; remove that line")
     return log
 
@@ -140,7 +142,7 @@ def _histories(training: Any) -> list[Epochs]:
     if isinstance(parts, list):
         return [history for part in parts for history in _histories(part)]
     history = training.get("history") or []
-    known = [row for row in history if {"epoch", *FIGURES} <= row.keys()]
+    known = [row for row in history if {*OF_EPOCH} <= row.keys()]
     return [known] if known else []
 
 

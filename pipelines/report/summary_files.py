@@ -9,7 +9,7 @@ from typing import Any
 
 from boxnn_numba._version import versions
 from boxnn_numba.data.paths import Location
-from boxnn_numba.pipelines.figures.learning import FIGURES, Learning
+from boxnn_numba.pipelines.figures.learning import OF_EPOCH, Learning
 from boxnn_numba.pipelines.figures.published import PublishedRow
 from boxnn_numba.pipelines.figures.runs import ClassSummary, Run, Summary
 
@@ -38,8 +38,6 @@ _SETTINGS = (
     "patch",
     "multiply_adds",
 )
-#: Columns of the learning curves.
-_OF_EPOCH = ("epoch", *FIGURES, "score", "seconds")
 
 
 def write_tables(
@@ -89,7 +87,7 @@ def write_tables(
             ),
         )
     if learning:
-        _write_csv(folder / "learning_curves.csv", ("run", "set", *_OF_EPOCH), _epochs(learning))
+        _write_csv(folder / "learning_curves.csv", ("run", "set", *OF_EPOCH), _epochs(learning))
     if published:
         _write_csv(
             folder / "published.csv",
@@ -106,7 +104,7 @@ def _epochs(learning: Sequence[Learning]) -> Iterable[Iterable[Any]]:
     for one in learning:
         for number, epochs in enumerate(one.members, 1):
             for row in epochs:
-                figures = ("" if row[name] is None else row[name] for name in _OF_EPOCH)
+                figures = ("" if row[name] is None else row[name] for name in OF_EPOCH)
                 yield (one.name, number, *figures)
 
 

@@ -192,11 +192,14 @@ def test_other_logs_are_refused(tmp_path):
     empty = written(tmp_path / "empty", [])
     chunks = written(tmp_path / "chunks", [{"chunk": 0}], result="boxnn-certificate")
     odd = written(tmp_path / "odd", [*epochs([1.0]), {"epoch": 2}])
+    (whole,) = epochs([1.0])
+    part = written(tmp_path / "part", [{k: v for k, v in whole.items() if k != "score"}])
     (tmp_path / "text").write_text("text\n")
     for path, kind, words in (
         (empty, OptionError, "empty has no epoch yet"),
         (chunks, OptionError, "chunks is not the log of a training"),
         (odd, OptionError, "line 3 of .*odd is not of an epoch"),
+        (part, OptionError, "line 2 of .*part is not of an epoch"),
         (tmp_path / "text", DataError, "is not a log of boxnn"),
         (tmp_path / "nothing", DataError, "cannot read"),
     ):
