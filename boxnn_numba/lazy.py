@@ -14,6 +14,7 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ _BLOCK_BYTES = 32 * 2**20
 #: Bytes of blocks of Dask that are computed at a time, if it is more than one: most, and those of
 #: small blocks.
 _GROUP_BYTES, _SMALL_BYTES = 256 * 2**20, 8 * 2**20
+#: Seconds that small blocks take together at most, about: so long does whoever interrupts wait.
+_GROUP_SECONDS = 1.0
 #: Bytes of a graph without what its tasks share.
 _GRAPH_BYTES = 10_000_000
 #: What tasks share, by content: unpickled once a process where every task brings a copy.
@@ -234,7 +237,10 @@ def _on_block(
 
     alone = get_backend(options.get("device", "cpu")).name == "cuda"
     with limit_threads(1), _ON_GPU if alone else nullcontext():
-        return function(shared.value, _only(block), **options)
+        try:
+            return function(shared.value, _only(block), **options)
+        except InputError as error:  # which counts rows from the first of the block
+            raise InputError(f"of a block of rows: {error}") from error
 
 
 def _field(block: Any, number: int) -> Any:
@@ -416,10 +422,10 @@ def _vector(name: str, array: Any) -> Any:
 def computed_blocks(x: Any) -> Generator[Any, None, None]:
     """Give the rows of a Dask array or frame in memory, in order, block by block.
 
-    As many are computed at a time as there are cores, and small ones up to `_SMALL_BYTES`, but no
-    more than `_GROUP_BYTES` hold of the largest so far; where x.compute() would compute them, the
-    next ones meanwhile. A block is computed once; what several are made of, once for each group at
-    most.
+    As many are computed at a time as there are cores, and small and fast ones up to `_SMALL_BYTES`
+    and `_GROUP_SECONDS`, but no more than `_GROUP_BYTES` hold of the largest so far; where
+    x.compute() would compute them, the next ones meanwhile. A block is computed once; what several
+    are made of, once for each group at most.
 
     Must be closed by who may not take all: as garbage, it would wait for its thread wherever that
     is collected, which may be where Dask holds a lock that the thread waits for.
@@ -430,18 +436,20 @@ def computed_blocks(x: Any) -> Generator[Any, None, None]:
     count = x.npartitions if is_frame(x) else x.numblocks[0]
     here = copy_context()  # the caller's client
 
-    def computed(first: int, last: int) -> tuple[Any, ...]:
+    def computed(first: int, last: int) -> tuple[tuple[Any, ...], float]:
+        began = time.perf_counter()
         found: tuple[Any, ...] = here.run(dask.compute, *_delayed(parts[first:last]))
-        return found
+        return found, (time.perf_counter() - began) / len(found)
 
     with ThreadPoolExecutor(1, "boxnn-blocks") as pool:
         first = most = 1
         ahead: Any = pool.submit(computed, 0, 1)
         while ahead is not None:
-            blocks, ahead = ahead.result(), None
+            (blocks, seconds), ahead = ahead.result(), None
             most = max(most, *map(_bytes, blocks))
             if first < count:
-                wanted = min(max(default_threads(), _SMALL_BYTES // most), _GROUP_BYTES // most)
+                small = min(_SMALL_BYTES // most, int(_GROUP_SECONDS / seconds))
+                wanted = min(max(default_threads(), small), _GROUP_BYTES // most)
                 last = min(count, first + max(1, wanted))
                 ahead, first = pool.submit(computed, first, last), last
             yield from blocks

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from boxnn_numba import (
     pairwise_distance,
 )
 from boxnn_numba.backends.cpu import CpuBackend
+from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.certificates.margin import balanced_certified_accuracy, mean_certified_radius
 from boxnn_numba.columns import Column, Columns
 from boxnn_numba.errors import InputError, OptionError
@@ -349,10 +352,25 @@ def test_what_the_metadata_show_is_said_at_once() -> None:
         model.certify(da.from_array(x, 10), "paper", certificate="pairwise")
 
 
+def test_slow_blocks_are_not_taken_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "_GROUP_SECONDS", 0.1)
+    made: list[float] = []
+
+    def slow(block: np.ndarray) -> np.ndarray:
+        time.sleep(0.02)
+        made.append(block[0, 0])
+        return block
+
+    x = da.zeros((200, 3), chunks=(1, 3)).map_blocks(slow, dtype=float, meta=np.empty((0, 0)))
+    with closing(lazy.computed_blocks(x)) as blocks:
+        next(blocks)
+    assert len(made) <= 1 + max(5, default_threads())
+
+
 def test_what_values_show_is_said_by_the_task() -> None:
     model, x = MODELS["codes"]
     found = model.predict(da.from_array(x.astype(float) + 0.5, 10))
-    with pytest.raises(InputError, match="codes must be whole numbers"):
+    with pytest.raises(InputError, match=r"^of a block of rows: x .* must be whole numbers"):
         found.compute(scheduler="threads")
 
 
