@@ -68,10 +68,11 @@ def in_the_way(path: Location) -> OptionError:
 
 
 @contextlib.contextmanager
-def held(final: Location, no_lock: bool = False) -> Iterator[Held]:
+def held(final: Location, no_lock: bool = False, option: str = "out") -> Iterator[Held]:
     """Refuse a second writer of an output while the body runs, unless told not to.
 
-    What the library behind a URL raises in the body arrives as an OSError.
+    The output is named by the `option`. What the library behind a URL raises in the body arrives
+    as an OSError.
 
     Raises
     ------
@@ -79,19 +80,19 @@ def held(final: Location, no_lock: bool = False) -> Iterator[Held]:
         Another run writes it.
     """
     if isinstance(final, Path):
-        with contextlib.nullcontext() if no_lock else _file_lock(final):
+        with contextlib.nullcontext() if no_lock else _file_lock(final, option):
             yield Held()
         return
     with storage_errors():
         if no_lock:
             yield Held()
             return
-        with _Lease(final) as lease:
+        with _Lease(final, option) as lease:
             yield lease
 
 
 @contextlib.contextmanager
-def _file_lock(final: Path) -> Iterator[None]:
+def _file_lock(final: Path, option: str) -> Iterator[None]:
     lock = final.with_name(f".{final.name}.lock")
     # A link at this name is not ours: nothing is made where it points to.
     flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
@@ -100,7 +101,7 @@ def _file_lock(final: Path) -> Iterator[None]:
         if os.fstat(descriptor).st_size:  # ours are empty
             raise in_the_way(lock)
         if fcntl is not None:
-            _flock(descriptor, final)
+            _flock(descriptor, final, option)
         # Where the file was removed by the writer before, its lock protects nothing.
         if not lock.exists() or os.fstat(descriptor).st_ino != lock.stat().st_ino:
             raise OutputError(f"another process has just written {final}; run again")
@@ -112,12 +113,12 @@ def _file_lock(final: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, final: Path) -> None:
+def _flock(descriptor: int, final: Path, option: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputError(
-            f"another process is writing {final}; wait for it or choose another `out`"
+            f"another process is writing {final}; wait for it or choose another `{option}`"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -130,8 +131,8 @@ def _flock(descriptor: int, final: Path) -> None:
 class _Lease(Held):
     """A lease on an output at a URL, held while the body of a ``with`` runs."""
 
-    def __init__(self, final: UPath) -> None:
-        self._final = final
+    def __init__(self, final: UPath, option: str) -> None:
+        self._final, self._option = final, option
         self._object = final.with_name(f".{final.name}.lock")
         now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         about = {"host": socket.gethostname(), "process": os.getpid(), "since": now}
@@ -225,6 +226,6 @@ class _Lease(Held):
         known = (f"{key} {about[key]}" for key in ("host", "process", "since") if key in about)
         return OutputError(
             f"another run is writing {self._final} ({', '.join(known)}); wait for it, choose "
-            "another `out`, or pass `no_lock` if it runs no more: one that was killed gives way "
-            f"{LEASE_SECONDS:.0f} s later"
+            f"another `{self._option}`, or pass `no_lock` if it runs no more: one that was killed "
+            f"gives way {LEASE_SECONDS:.0f} s later"
         )

@@ -7,19 +7,21 @@ before, in which it leaves what it does not do again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from boxnn_numba._version import __version__
 from boxnn_numba.data.atomic import partial_path
+from boxnn_numba.data.locks import held
 from boxnn_numba.data.paths import Location, Name, exists, location, put, reachable, storage_errors
-from boxnn_numba.errors import DataError, OptionError, OutputError, first_line
+from boxnn_numba.errors import BoxNNError, DataError, OptionError, OutputError, first_line
 
 FORMAT, VERSION = "boxnn-log", 1
 #: What a first line has besides what the run says of itself.
@@ -61,6 +63,35 @@ def read_log(path: Name) -> LogFile:
     return LogFile(about, lines)
 
 
+@contextlib.contextmanager
+def open_log(
+    path: Name | None,
+    about: Mapping[str, Any],
+    *,
+    apart_from: Name,
+    no_lock: bool = False,
+    **how: bool,
+) -> Iterator[RunLog]:
+    """Give the log of a run, which no other run writes meanwhile, unless it has `no_lock`.
+
+    `apart_from` is the output of the run, in which the log must not be; the rest is as for
+    `RunLog`.
+    """
+    if path is None:
+        yield RunLog(None, about)
+        return
+    place = location(path)
+    _check_place(place, location(apart_from))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(place, no_lock, "log"))
+        except OSError as error:
+            if isinstance(error, BoxNNError):
+                raise
+            raise _failure(place, error) from error
+        yield RunLog(path, about, **how)
+
+
 class RunLog:
     """The log that a run writes; without a `path` it does nothing.
 
@@ -71,8 +102,6 @@ class RunLog:
         goes on with one, of the same run.
     about
         JSON values by which the run is recognised.
-    apart_from
-        The output of the run, in which the log must not be.
 
     Attributes
     ----------
@@ -94,7 +123,6 @@ class RunLog:
         *,
         overwrite: bool = False,
         resume: bool = False,
-        apart_from: Name | None = None,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
         self._place = None if path is None else location(path)
@@ -102,8 +130,6 @@ class RunLog:
         self._about = {**head, **json.loads(json.dumps(dict(about)))}
         if self._place is None:
             return
-        if apart_from is not None:
-            _check_place(self._place, location(apart_from))
         with reachable(self._place, OptionError):
             there = exists(self._place)
             is_file = there and self._place.is_file()

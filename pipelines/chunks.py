@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import model_digest, trained_columns
 from boxnn_numba.data.paths import Location, Name, absolute, location
 from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_chunk
-from boxnn_numba.data.run_log import RunLog
+from boxnn_numba.data.run_log import RunLog, open_log
 from boxnn_numba.errors import DataError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_interrupt
@@ -131,9 +132,8 @@ def run_chunks(
     with staged as partial:
         # Connected first, and the log opened: where that fails, nothing is left behind.
         where = connect(run.cluster, run.threads, sources, run.device, run.client)
-        with where as executor:
+        with where as executor, _log(job, kind, out, attributes, run) as log:
             executor.check((job.out,))
-            log = _log(job, kind, out, attributes, run)
             writer = RowWriter(
                 partial, kind, attributes, job.n_rows, chunk_rows, optional=optional,
                 n=dataset.n_features, dtype="uint8" if dataset.is_codes else "float32",
@@ -149,7 +149,7 @@ def run_chunks(
 
 def _log(
     job: ChunkJob, kind: type[RowFile], out: Name, attributes: Mapping[str, Any], run: RunOptions
-) -> RunLog:
+) -> AbstractContextManager[RunLog]:
     same = ("method", "certificate", "model_digest", "dataset_digest", "options")
     about = {
         "result": kind.format,
@@ -159,7 +159,8 @@ def _log(
         "rows": job.n_rows,
         "chunk_rows": job.chunk_rows,
     }
-    return RunLog(run.log, about, overwrite=run.overwrite, resume=run.resume, apart_from=out)
+    how = {"overwrite": run.overwrite, "resume": run.resume, "no_lock": run.no_lock}
+    return open_log(run.log, about, apart_from=out, **how)
 
 
 def _run(

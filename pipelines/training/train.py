@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from boxnn_numba.data.checkpoint import Checkpoint
 from boxnn_numba.data.model_store import FORMAT as MODEL_FORMAT
 from boxnn_numba.data.model_store import write_model
 from boxnn_numba.data.paths import Location, Name
-from boxnn_numba.data.run_log import RunLog
+from boxnn_numba.data.run_log import RunLog, open_log
 from boxnn_numba.errors import OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
@@ -219,11 +219,14 @@ def train(
         else:
             feed, grid = found.feed(options, threads=threads)
         preset = preset or "graded"
-        with connect(run.cluster, threads, device=run.device, client=run.client) as executor:
+        with (
+            connect(run.cluster, threads, device=run.device, client=run.client) as executor,
+            _log(out, options, preset, found, len(feed), run) as log,
+        ):
             if executor.dashboard:
                 run.progress.note(f"dashboard: {executor.dashboard}")
             machine = training_on(executor, run.device, threads)
-            runs, log = [], _log(out, options, preset, found, len(feed), run)
+            runs = []
             for number, member in enumerate(members_of(options)):
                 about = {**member.as_dict(), "dataset digest": found.provenance["dataset_digest"]}
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
@@ -294,7 +297,7 @@ def _log(
     found: TrainingData,
     rows: int,
     run: RunOptions,
-) -> RunLog:
+) -> AbstractContextManager[RunLog]:
     about = {
         "result": MODEL_FORMAT,
         "dataset": found.provenance["dataset"],
@@ -304,7 +307,8 @@ def _log(
         "seed": options.seed,
         "options": options.as_dict(),
     }
-    return RunLog(run.log, about, overwrite=run.overwrite, resume=run.resume, apart_from=out)
+    how = {"overwrite": run.overwrite, "resume": run.resume, "no_lock": run.no_lock}
+    return open_log(run.log, about, apart_from=out, **how)
 
 
 def _line(number: int, record: EpochRecord, rows: int) -> dict[str, Any]:

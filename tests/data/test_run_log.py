@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from boxnn_numba.data.paths import location
-from boxnn_numba.data.run_log import LogFile, RunLog, read_log
+from boxnn_numba.data.run_log import LogFile, RunLog, open_log, read_log
 from boxnn_numba.errors import DataError, OptionError, OutputError
 
 ABOUT = {"result": "boxnn-model", "seed": 3, "options": {"boxes": 5}}
@@ -133,11 +133,31 @@ def test_a_log_is_beside_its_output(tmp_path: Path) -> None:
         (tmp_path / "m.partial").mkdir(exist_ok=True)
         (tmp_path / "x").mkdir(exist_ok=True)
         with pytest.raises(OptionError, match=r"is in the output .*; name a file beside it"):
-            RunLog(tmp_path / place, ABOUT, apart_from=tmp_path / out)
+            open_log(tmp_path / place, ABOUT, apart_from=tmp_path / out).__enter__()
     with pytest.raises(OptionError, match=r"the folder .*none does not exist"):
-        RunLog(tmp_path / "none" / "l", ABOUT, apart_from=tmp_path / "m")
-    written(tmp_path / "m.jsonl", apart_from=tmp_path / "m")
+        open_log(tmp_path / "none" / "l", ABOUT, apart_from=tmp_path / "m").__enter__()
+    with open_log(tmp_path / "m.jsonl", ABOUT, apart_from=tmp_path / "m"):
+        pass
     assert isinstance(read_log(tmp_path / "m.jsonl"), LogFile)
+
+
+@pytest.mark.parametrize("place", ["l", "memory://logs/held"])
+def test_no_two_runs_write_one_log(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    how: dict[str, Any] = {"apart_from": "m", "overwrite": True}
+    with open_log(place, ABOUT, **how) as log:
+        log.add(LINES[0])
+        with (
+            pytest.raises(OutputError, match=r"is writing .* another `log`"),
+            open_log(place, ABOUT, **how),
+        ):
+            pass
+        assert read_log(place).lines == LINES[:1]
+    with open_log(place, ABOUT, **how), open_log(place, ABOUT, **how, no_lock=True) as log:
+        assert log.lines == []
+    assert [*tmp_path.iterdir()] == ([tmp_path / "l"] if place == "l" else [])
 
 
 def test_a_failed_write_is_one_line(tmp_path: Path) -> None:
