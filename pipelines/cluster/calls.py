@@ -1,6 +1,7 @@
 """Calls of workers: short work past the scheduler, over Dask's own connections between hosts.
 
-A plugin, which workers that join later get as well, adds an operation to every worker's server.
+A plugin, which workers that join later get as well, adds an operation to every worker's server; it
+is one of each run, and goes with it.
 Arguments and results are serialised as Dask does it: arrays go as they lie in memory. Where many
 workers are called, what all of them are told goes down a tree: a worker passes it on. Imports Dask.
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 #: Workers, and the arguments of each call of them besides those that all have in common.
 Work = Sequence[Sequence[Any]]
-_OPERATION = "boxnn_call"
 #: How often to ask the scheduler whether a worker that has not answered yet is still there.
 LOOK_SECONDS = 10.0
 
@@ -47,12 +47,13 @@ class LostWorkerError(OSError):
 class AnswersCalls(WorkerPlugin):
     """Lets a worker answer calls, each in a thread of those that do its tasks."""
 
-    name = "boxnn-calls"
-    idempotent = True
+    def __init__(self, name: str) -> None:
+        #: Of the plugin, and of the operation.
+        self.name = name
 
     def setup(self, worker: Worker) -> None:
         """Add the operation."""
-        self._calls = calls = Calls(worker.connection_args, worker.scheduler)
+        self._calls = calls = Calls(self.name, worker.connection_args, worker.scheduler)
 
         async def boxnn_call(
             function: Callable[..., Any], common: Sequence[Any], work: Work
@@ -67,11 +68,11 @@ class AnswersCalls(WorkerPlugin):
             found = await asyncio.gather(*here, return_exceptions=True)
             return [to_serialize(each) for each in (*found, *await further)]
 
-        worker.handlers[_OPERATION] = boxnn_call
+        worker.handlers[self.name] = boxnn_call
 
     def teardown(self, worker: Worker) -> None:
         """Take it away again."""
-        worker.handlers.pop(_OPERATION, None)
+        worker.handlers.pop(self.name, None)
         self._calls.close()
 
 
@@ -82,8 +83,8 @@ class Calls:
     has given it up.
     """
 
-    def __init__(self, how: dict[str, Any], scheduler: Any) -> None:
-        self._how, self._scheduler = how, scheduler
+    def __init__(self, name: str, how: dict[str, Any], scheduler: Any) -> None:
+        self.name, self._how, self._scheduler = name, how, scheduler
         self._idle: defaultdict[str, list[Comm]] = defaultdict(list)
 
     async def call(
@@ -126,7 +127,7 @@ class Calls:
         idle = self._idle[worker]
         comm = idle.pop() if idle else await connect(worker, **self._how)
         try:
-            await comm.write({"op": _OPERATION, **message})
+            await comm.write({"op": self.name, **message})
             answer = await self._answer(worker, comm)
         except BaseException:
             for each in (comm, *self._idle.pop(worker, ())):

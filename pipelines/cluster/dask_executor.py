@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from boxnn_numba.data.paths import absolute
 from boxnn_numba.errors import ClusterError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _QUEUED = 3
 #: How long to wait for a worker to be restarted.
 _RESTART_SECONDS = 60
+#: How long to wait for workers to forget a run.
+_CLOSE_SECONDS = 5
 _POLL_SECONDS = 0.1
 #: How often to look for workers that joined, and how long to do without one that was lost.
 _COUNT_SECONDS, _AVOID_SECONDS = 5.0, 5.0
@@ -60,8 +63,9 @@ class DaskExecutor:
             self.client.scatter(0, direct=True, hash=False)
         except (OSError, TimeoutError):
             return None
-        self.client.register_plugin(AnswersCalls())
-        return Calls(self.client.security.get_connection_args("client"), self.client.scheduler)
+        name, how = f"boxnn-{uuid4().hex}", self.client.security.get_connection_args("client")
+        self.client.register_plugin(AnswersCalls(name))
+        return Calls(name, how, self.client.scheduler)
 
     @property
     def direct(self) -> bool:
@@ -247,9 +251,14 @@ class DaskExecutor:
         self.workers = {name: count for name, count in found if name not in lost}
 
     def close(self) -> None:
-        """Close the connections to workers."""
+        """Close the connections to workers, which answer no more calls."""
         if self._calls is not None and self.client.loop is not None:
             self.client.loop.add_callback(self._calls.close)
+            # Left there, it would keep workers without this package from joining later.
+            forget = self.client.scheduler.unregister_worker_plugin
+            with contextlib.suppress(OSError, TimeoutError, RuntimeError, ValueError):
+                if self.client.status == "running":
+                    self.client.sync(forget, name=self._calls.name, callback_timeout=_CLOSE_SECONDS)
         self._threads.shutdown(wait=False)
 
     def wait_for_workers(self) -> None:

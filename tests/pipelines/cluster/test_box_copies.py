@@ -222,7 +222,7 @@ def test_what_fails_on_a_worker_is_raised_here() -> None:
         executor.count_workers(0)
         assert executor.call_each(operator.neg, [(worker, (1,)), (worker, (2,))]) == [-1, -2]
         # A worker that has not heard of the plugin yet is like one that is lost.
-        executor.client.unregister_worker_plugin("boxnn-calls")
+        executor.client.unregister_worker_plugin(executor._calls.name)
         with pytest.raises(OSError, match="does not answer calls yet"):
             executor.call_each(operator.neg, [(worker, (1,))])
         # What is asked of the scheduler while a worker does not answer, here and on workers.
@@ -233,7 +233,7 @@ def test_what_fails_on_a_worker_is_raised_here() -> None:
             on_worker = executor.client.run(there_by, names)
             assert on_worker == {worker: there}
         # One that is closing has no threads left; what its server says then is no answer.
-        executor.client.register_plugin(calls.AnswersCalls())
+        executor.client.register_plugin(calls.AnswersCalls(executor._calls.name))
         executor.client.run(lambda dask_worker: dask_worker.executor.shutdown())
         with pytest.raises(OSError, match="after shutdown"):
             executor.call_each(operator.neg, [(worker, (1,))])
@@ -259,7 +259,7 @@ def test_a_worker_that_hangs_is_lost_when_the_scheduler_gives_it_up(
 
     monkeypatch.setattr(calls, "connect", connect)
     monkeypatch.setattr(calls, "LOOK_SECONDS", 0.01)
-    caller = calls.Calls({}, SimpleNamespace(ncores=ncores))
+    caller = calls.Calls("call", {}, SimpleNamespace(ncores=ncores))
     (found,) = asyncio.run(caller.call(operator.neg, (), [("w", [(1,)])]))
     assert isinstance(found, calls.LostWorkerError) and "given it up" in str(found)
     assert aborted == ["w"] and next(looks, None) is None

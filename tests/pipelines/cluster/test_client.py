@@ -76,6 +76,11 @@ def test_a_client_that_is_given(client: Client, work: Work, tmp_path: Path) -> N
     run_on_cluster(work, tmp_path, client=client)
     assert client.status == "running" and len(client.nthreads()) == 2
     assert client.submit(sum, (1, 2)).result() == 3
+    # Workers that join later need nothing of this package.
+    plugins = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.worker_plugins])
+    assert not [name for name in plugins if "boxnn" in name]
+    handlers = client.run(lambda dask_worker: [*dask_worker.handlers])
+    assert not [name for names in handlers.values() for name in names if "boxnn" in name]
 
 
 def test_a_client_in_the_options(threads: Client, work: Work, tmp_path: Path) -> None:
