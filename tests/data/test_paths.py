@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec.registry
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -81,7 +80,8 @@ def test_local_names_are_plain_paths(tmp_path: Path) -> None:
 
 def test_unusable_urls(run_boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # of tests before
+    # Other tests may have imported it.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     failed(run_boxnn("evaluate", "s3://a/b"), 2, "pip install 'boxnn-numba[s3]'")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     failed(run_boxnn("train", "gs://a/b", "--out", "m"), 2, "not installed", "gcsfs")
