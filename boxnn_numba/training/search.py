@@ -256,7 +256,8 @@ def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[Tr
 def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) -> bool:
     """Return whether a candidate is one at all, with options that are settled."""
     if "relaxation" in candidate:
-        return all(given.get(name, value) == value for name, value in ADDITIVE.items())
+        single = given.get("group_size", 0) < 2
+        return single and all(given.get(name, value) == value for name, value in ADDITIVE.items())
     if given.get("relaxation", "graded") != "graded":
         return "parts" not in candidate and given["relaxation"] != "additive"
     # Parts have two columns at least.

@@ -150,7 +150,7 @@ def test_columns_that_count_as_one_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("given", "kinds"),
-    [({}, {"additive", "graded"}), ({"width": 3}, {"graded"}),
+    [({}, {"additive", "graded"}), ({"width": 3}, {"graded"}), ({"group_size": 5}, {"graded"}),
      ({"relaxation": "additive"}, {"additive"})],
 )  # fmt: skip
 def test_the_search_tries_it_unless_options_rule_it_out(given: Any, kinds: set[str]) -> None:
