@@ -222,7 +222,7 @@ def output_folder(
     `resume` one that there is stays; otherwise one that exists is an error.
     """
     folder = location(path)
-    if resume and isinstance(folder, Path):  # what is there may be named by "."
+    if resume and isinstance(folder, Path) and folder.name in ("", ".."):  # it may be there
         folder = folder.resolve()
     with locked(folder, no_lock=no_lock):
         there = exists(folder)

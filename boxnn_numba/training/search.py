@@ -260,8 +260,9 @@ def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) ->
         return single and all(given.get(name, value) == value for name, value in ADDITIVE.items())
     if given.get("relaxation", "graded") != "graded":
         return "parts" not in candidate and given["relaxation"] != "additive"
-    # Parts have two columns at least.
-    return "parts" in given or feed.n_features >= 2 * int(candidate.get("parts", 0))
+    # Parts have two columns, or groups of them, at least.
+    groups = feed.n_features // max(1, given.get("group_size", 0))
+    return "parts" in given or groups >= 2 * int(candidate.get("parts", 0))
 
 
 def _batch(rows: int, options: TrainingOptions) -> int:

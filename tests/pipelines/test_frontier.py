@@ -119,7 +119,7 @@ def test_a_second_run_in_the_folder_is_refused(boxnn: Run, monkeypatch: pytest.M
     monkeypatch.setattr(pipeline, "train", meanwhile)
     assert boxnn(*FRONTIER, "--overwrite")[0] == 0
     for refused in second[1:]:
-        failed(refused, 1, "another process is writing ", "/f; wait for it or choose another --out")
+        failed(refused, 1, "another process is writing f; wait for it or choose another --out")
     assert here() == {"tiny.zarr", "f"}
 
 
