@@ -36,7 +36,7 @@ from boxnn_numba.training.trainer import MakeTrainer, trainer_on
 #: A step whose boxes were lost with a worker is sent again this often.
 _ATTEMPTS = 8
 #: How long a call should take at least, and how many a slot gets in a step at most.
-TASK_SECONDS, MOST_PIECES = 0.1, 4
+TASK_SECONDS, MOST_PIECES = 0.1, 2
 
 Forward = tuple[Entries, np.ndarray, np.ndarray]
 
