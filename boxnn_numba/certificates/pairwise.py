@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +19,7 @@ from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates.combinations import Combinations, of_all, of_set
 from boxnn_numba.classifier import Certificate, Classifier
 from boxnn_numba.distances import pairwise_distance, part_distance
-from boxnn_numba.kernels.additive import additive_bounds, most_gained
+from boxnn_numba.kernels.additive import add_penalties, additive_bounds, most_gained
 from boxnn_numba.kernels.budget import Edges
 from boxnn_numba.kernels.pairwise_block import Block, least_bounds
 from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
@@ -113,14 +115,10 @@ def pairwise_bounds(
     index = np.empty(len(codes), np.int32)
     bound = np.empty(len(codes), np.int64)
 
+    make = _kernels(sets)
+
     def work(first: int, last: int) -> None:
-        block = (
-            _Additive(sets)
-            if sets.is_additive
-            else _Block(sets)
-            if len(sets.tables) == 1
-            else _Sums(sets)
-        )
+        block = make()
         step = min(_BLOCK_ROWS, max(1, _BLOCK_DISTANCES // block.size))
         for start in range(first, last, step):
             rows = slice(start, min(last, start + step))
@@ -175,15 +173,11 @@ class BoxSets:
 
     def penalties(self) -> np.ndarray:
         """Return (K, n, 256) int32, what each code of each column adds to each class distance."""
-        codes = np.arange(256, dtype=np.int32)[:, None]
         out = np.zeros((len(self.model.classes), self.model.boxes.n_features, 256), np.int32)
         for boxes, table in zip(self.model.box_sets, self.tables, strict=True):
-            for t, label in enumerate(table.labels):
-                rows = slice(table.rows[t], table.rows[t + 1])
-                lower, upper = (side[rows].astype(np.int32) for side in (boxes.lower, boxes.upper))
-                for k in range(out.shape[1]):
-                    excess = np.maximum(lower[:, k] - codes, codes - upper[:, k])
-                    out[label, k] += np.clip(excess, 0, self.width).min(axis=1)
+            add_penalties(
+                boxes.lower, boxes.upper, table.rows, table.labels, np.int32(self.width), out
+            )
         return out
 
     def part_distances(self, codes: np.ndarray) -> list[np.ndarray]:
@@ -445,29 +439,41 @@ class Threat:
         return most
 
 
+def _kernels(sets: BoxSets) -> Callable[[], _Additive | _Block | _Sums]:
+    """Return what gives a thread its kernel."""
+    if sets.is_additive:
+        additive = _Additive(sets)
+        return lambda: additive
+    return functools.partial(_Block if len(sets.tables) == 1 else _Sums, sets)
+
+
 class _Additive:
-    """The kernel for sets of one template a class and a part a column, with scratch of a thread."""
+    """The kernel for sets of one template a class and a part a column; threads may share it."""
+
+    size = 1
 
     def __init__(self, sets: BoxSets) -> None:
-        self._sets, self._penalty = sets, sets.penalties()
+        self._known, self._unit = sets.known, 2 * sets.model.reach
+        self._penalty = sets.penalties()
         classes, n = self._penalty.shape[:2]
         self._most = np.empty((classes, classes, n), np.int32)
         most_gained(self._penalty, self._most)
-        self._scratch = (
-            np.full(classes, _NEVER), np.empty(n, np.int32),
-            np.empty(2 * sets.model.reach + 1, np.int32), np.empty(n, np.int64),
+        who, group = sets.adversary, sets.model.groups.astype(np.int64)
+        self._who = (
+            sets.model.offset, group, who.free.astype(np.int32), who.cost, who.price,
+            who.unit is not None,
         )  # fmt: skip
-        self.size = 1
 
     def bounds(self, codes: np.ndarray, index: np.ndarray, bound: np.ndarray) -> None:
         """Write predictions and bounds of some inputs, as `pairwise_bounds` returns them."""
-        sets, who = self._sets, self._sets.adversary
-        additive_bounds(
-            codes, self._penalty, self._most, sets.known,
-            (sets.model.offset, sets.model.groups.astype(np.int64), who.free.astype(np.int32),
-             who.cost, who.price, who.unit is not None),
-            self._scratch, index, bound,
+        classes, n = self._penalty.shape[:2]
+        scratch = (
+            np.full(classes, _NEVER), np.empty(n, np.int32), np.empty(self._unit + 1, np.int32),
+            np.empty(n, np.int64),
         )  # fmt: skip
+        additive_bounds(
+            codes, self._penalty, self._most, self._known, self._who, scratch, index, bound
+        )
 
 
 class _Block:

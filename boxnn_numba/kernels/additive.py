@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 
 from boxnn_numba.kernels.budget import cheapest
 from boxnn_numba.kernels.compile import kernel
-from boxnn_numba.kernels.formulas import adam_update
+from boxnn_numba.kernels.formulas import adam_update, graded
 from boxnn_numba.kernels.pairwise_bound import fewest_gains
 
 #: Contributions are whole multiples of 1 / ONE, so that their sums are exact.
@@ -94,6 +94,23 @@ def level_sets(table, bins, cut, lower, upper):
             for r in range(found, rows):
                 lower[c * rows + r, k] = lower[c * rows + found - 1, k]
                 upper[c * rows + r, k] = upper[c * rows + found - 1, k]
+
+
+@kernel
+def add_penalties(lower, upper, rows, labels, width, penalty):
+    """Add what each code of each column pays to the nearest row of the template of each class.
+
+    lower and upper (M, n) uint8, rows (T + 1,) and labels (T,) as of a `Table`, width int32,
+    penalty (K, n, 256) int32.
+    """
+    for t in range(len(labels)):
+        for k in range(lower.shape[1]):
+            for v in range(256):
+                least = width
+                for m in range(rows[t], rows[t + 1]):
+                    low, high = np.int32(lower[m, k]), np.int32(upper[m, k])
+                    least = min(least, graded(np.int32(v), low, high, width))
+                penalty[labels[t], k, v] += least
 
 
 @kernel
