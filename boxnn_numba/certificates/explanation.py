@@ -88,7 +88,7 @@ def smallest_changes(
     """
     validation.real("time_limit", time_limit, 0)
     rows = _rows(model, x)
-    codes, groups = model.encode(rows), int(Adversary.of(model, attackable).free.sum())
+    codes, groups = model.encode(rows), Adversary.of(model, attackable).count
     attack = greedy_attack(model, rows, seed=seed, attackable=attackable)
     found = attack.x_adv.copy()
     radius = pairwise_radius(model, rows, attackable=attackable).radius.copy()

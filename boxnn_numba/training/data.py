@@ -74,7 +74,7 @@ class TrainingData:
     @cached_property
     def kind(self) -> str:
         """What presets take the samples for."""
-        return data_kind(self.feature_shape, self._are_codes())
+        return data_kind(self.feature_shape, self._all_are_codes)
 
     def feed(
         self,
@@ -112,8 +112,8 @@ class TrainingData:
         training, held = validation_split(self.labels, options.validation, options.seed)
         if strict and weights is not None:
             training = training[weights[training] > 0]
-        chosen = training if strict else None
-        grid = None if self._are_codes(chosen) else self._grid(training, strict)
+        codes = self._are_codes(training) if strict else self._all_are_codes
+        grid = None if codes else self._grid(training, strict)
         augment = augmentation(self.feature_shape, grid, options, threads)
         weights = None if weights is None else weights[training]
         feed = Feed.of_rows(
@@ -132,13 +132,16 @@ class TrainingData:
             found.update(self.rows.read(*span).data)
         return found.hexdigest()
 
-    def _are_codes(self, chosen: np.ndarray | None = None) -> bool:
-        """Return whether samples are codes, by all or the chosen rows, as `grid.are_codes` does."""
+    @cached_property
+    def _all_are_codes(self) -> bool:
+        return self._are_codes(np.arange(len(self.rows)))
+
+    def _are_codes(self, chosen: np.ndarray) -> bool:
+        """Return whether samples are codes, by the chosen rows, as `grid.are_codes` does."""
         if self.codes is not None:
             return self.codes
         if self.rows.dtype != np.uint8 or len(self.feature_shape) > 1:
             return self.rows.dtype == np.uint8
-        chosen = np.arange(len(self.rows)) if chosen is None else chosen
         low, high = 255, 0
         for first, last in self.rows.spans():
             inside = chosen[slice(*np.searchsorted(chosen, [first, last]))]

@@ -243,16 +243,20 @@ class Training:
         self._recall = found.recall
         return found
 
-    def _judge(self, record: EpochRecord) -> None:
-        problem = ""
+    def _divergence(self, record: EpochRecord) -> str:
+        """Return what says that the run has diverged, or nothing."""
         if self.options.relaxation == "additive":  # what columns add is within bounds
-            pass
-        elif not np.isfinite(record.margin):
-            problem = "the margin is not finite"
-        elif record.score < COLLAPSE * self._best_score:
-            problem = f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
-        elif self._start_margin > 0 and record.margin < COLLAPSE * self._worth(self._start_margin):
-            problem = f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
+            return ""
+        if not np.isfinite(record.margin):
+            return "the margin is not finite"
+        if record.score < COLLAPSE * self._best_score:
+            return f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
+        if self._start_margin > 0 and record.margin < COLLAPSE * self._worth(self._start_margin):
+            return f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
+        return ""
+
+    def _judge(self, record: EpochRecord) -> None:
+        problem = self._divergence(record)
         if problem:
             kept = f"epoch {record.epoch - 1} is kept" if record.epoch > 1 else "nothing is kept"
             raise DivergenceError(
