@@ -50,12 +50,13 @@ from boxnn_numba.data.zarr_format import (
 )
 from boxnn_numba.errors import DataError, InputError
 from boxnn_numba.training.options import are_images, data_kind
+from boxnn_numba.training.rows import STEP_BYTES
 
 FORMAT = "boxnn-dataset"
 VERSION = 1
 
-#: Size of a chunk of features: 4096 MNIST images.
-CHUNK_BYTES = 4096 * 784
+#: Size of a chunk of features: training reads whole chunks of codes at a time.
+CHUNK_BYTES = STEP_BYTES
 
 #: Type of the labels on disk: indices into the classes.
 LABEL_DTYPE = np.dtype(np.int32)

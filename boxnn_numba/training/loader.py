@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxnn_numba.training.rows import STEP_BYTES, Rows
+from boxnn_numba.training.rows import Rows, step_rows
 
 #: Codes of a window; two are in memory while the next one is loaded.
 WINDOW_BYTES = 128 * 2**20
@@ -236,7 +236,7 @@ class _Windows:
 
 def window_rows(n_features: int, window_bytes: int = WINDOW_BYTES) -> int:
     """Return how many rows a window has: of any data the same, whole steps if it has some."""
-    rows, step = max(1, window_bytes // n_features), max(1, STEP_BYTES // n_features)
+    rows, step = max(1, window_bytes // n_features), step_rows(n_features)
     return rows - rows % step if rows > step else rows
 
 

@@ -26,6 +26,11 @@ from boxnn_numba.grid import Grid
 STEP_BYTES = 4096 * 784
 
 
+def step_rows(n_features: int) -> int:
+    """Return how many rows of codes are read at a time."""
+    return max(1, STEP_BYTES // n_features)
+
+
 class Rows(ABC):
     """N rows of n features, of which any span can be read.
 
@@ -43,7 +48,7 @@ class Rows(ABC):
         self, n_rows: int, n_features: int, dtype: np.dtype, step: int | None = None
     ) -> None:
         self.n_rows, self.n_features, self.dtype = n_rows, n_features, np.dtype(dtype)
-        self.step = step or max(1, STEP_BYTES // n_features)
+        self.step = step or step_rows(n_features)
 
     def __len__(self) -> int:
         return self.n_rows

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from boxnn_numba.data.dataset import CHUNK_BYTES
+import numpy as np
+
+from boxnn_numba.data.dataset import CHUNK_BYTES, chunk_rows
 from boxnn_numba.pipelines.plan.inputs import Constants, Hardware, Job
 from boxnn_numba.pipelines.plan.step import (
     calls,
@@ -81,7 +83,7 @@ def certification(job: Job, hardware: Hardware, constants: Constants) -> dict[st
     seconds of each, ``bytes`` those of the store.
     """
     n = job.features
-    rows = max(1, CHUNK_BYTES // n)
+    rows = chunk_rows(n, np.dtype(np.uint8))
     chunks = -(-job.samples // rows)
     store = hardware.store_bandwidth or hardware.bandwidth
     row_bytes = n + 4 * (job.classes + 3)
