@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boxnn_numba.data.locks import held, in_the_way
+from boxnn_numba.data.locks import held, held_as, in_the_way
 from boxnn_numba.data.paths import (
     URL_REMEDY,
     Location,
@@ -197,13 +197,7 @@ def locked(path: Name, *, no_lock: bool = False) -> Iterator[None]:
         The folder is not writable, or another process writes the same output.
     """
     final = _checked(path)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(final, no_lock))
-        except OSError as error:
-            if isinstance(error, BoxNNError):
-                raise
-            raise write_failure(error, final) from error
+    with held_as(final, no_lock, lambda error: write_failure(error, final)):
         yield
 
 

@@ -20,12 +20,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba.data.paths import Location, exists, put, storage_errors
-from boxnn_numba.errors import OptionError, OutputError, first_line
+from boxnn_numba.errors import BoxNNError, OptionError, OutputError, first_line
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -89,6 +89,24 @@ def held(final: Location, no_lock: bool = False, option: str = "out") -> Iterato
             return
         with _Lease(final, option) as lease:
             yield lease
+
+
+@contextlib.contextmanager
+def held_as(
+    final: Location,
+    no_lock: bool,
+    failure: Callable[[OSError], OutputError],
+    option: str = "out",
+) -> Iterator[None]:
+    """As `held`; that no lock can be had is told as a `failure`, and the body fails as it does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(final, no_lock, option))
+        except OSError as error:
+            if isinstance(error, BoxNNError):
+                raise
+            raise failure(error) from error
+        yield
 
 
 @contextlib.contextmanager

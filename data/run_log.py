@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from boxnn_numba._version import __version__
 from boxnn_numba.data.atomic import partial_path
-from boxnn_numba.data.locks import held
+from boxnn_numba.data.locks import held_as
 from boxnn_numba.data.paths import Location, Name, exists, location, put, reachable, storage_errors
-from boxnn_numba.errors import BoxNNError, DataError, OptionError, OutputError, first_line
+from boxnn_numba.errors import DataError, OptionError, OutputError, first_line
 
 FORMAT, VERSION = "boxnn-log", 1
 #: What a first line has besides what the run says of itself.
@@ -82,13 +82,7 @@ def open_log(
         return
     place = location(path)
     _check_place(place, location(apart_from))
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(place, no_lock, "log"))
-        except OSError as error:
-            if isinstance(error, BoxNNError):
-                raise
-            raise _failure(place, error) from error
+    with held_as(place, no_lock, lambda error: _failure(place, error), "log"):
         yield RunLog(path, about, **how)
 
 
