@@ -174,9 +174,12 @@ def read_blocks(x: Any) -> Generator[tuple[slice, np.ndarray], None, None]:
 
 
 def chunk_rows(x: Any) -> int:
-    """Return how many rows are read whole: of a chunk, or of a shard of chunks."""
+    """Return how many rows are read whole: of a chunk, the largest, or of a shard of chunks."""
     whole = getattr(x, "shards", None) or getattr(x, "chunks", None)
-    return int(whole[0]) if whole else 1
+    if not whole:
+        return 1
+    # Dask and xarray have the sizes of all chunks of each dimension, Zarr one for all.
+    return int(max(whole[0], default=1) if isinstance(whole[0], tuple) else whole[0])
 
 
 def _read(x: Any, rows: slice) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from boxnn_numba import lazy
 from boxnn_numba.data.paths import Location, Name, exists, is_url, location, storage_errors
 from boxnn_numba.data.sources.arrays import Names, named_pairs, npy_rows
 from boxnn_numba.data.sources.blocks import ArrayTable, Rows, reading
@@ -56,13 +57,9 @@ class SlicedRows:
                 yield np.ascontiguousarray(_plain(values[at : at + rows], self.place))
 
     def _chunk_rows(self) -> int:
-        chunks = getattr(self._array, "chunks", None)
-        if not chunks or not self.shape[0]:
-            return 1
-        # Dask and xarray have the sizes of all chunks of each dimension, Zarr one for all.
-        first = max(chunks[0]) if isinstance(chunks[0], tuple) else chunks[0]
         row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
-        return max(1, min(int(first), self.shape[0], _MOST_BYTES // row_bytes))
+        most = min(self.shape[0], _MOST_BYTES // row_bytes)
+        return max(1, min(lazy.chunk_rows(self._array), most))
 
 
 def _dense(array: Any, place: str) -> np.ndarray:
