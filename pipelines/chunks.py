@@ -121,14 +121,7 @@ def run_chunks(
         absolute(partial_path(location(out))),
     )  # fmt: skip
     sources = (job.model, job.data, *map(absolute, files))
-    staged = staged_output(
-        out,
-        overwrite=run.overwrite,
-        no_lock=run.no_lock,
-        resume=run.resume,
-        resumable=True,
-        inputs=sources,
-    )
+    staged = staged_output(out, **run.writing, resumable=True, inputs=sources)
     with staged as partial:
         # Connected first, and the log opened: where that fails, nothing is left behind.
         where = connect(run.cluster, run.threads, sources, run.device, run.client)
@@ -159,8 +152,7 @@ def _log(
         "rows": job.n_rows,
         "chunk_rows": job.chunk_rows,
     }
-    how = {"overwrite": run.overwrite, "resume": run.resume, "no_lock": run.no_lock}
-    return open_log(run.log, about, apart_from=out, **how)
+    return open_log(run.log, about, apart_from=out, **run.writing)
 
 
 def _run(

@@ -68,8 +68,7 @@ def open_run_folder(
             )
         if run.resume and not (folder.is_dir() and owned(folder)):
             raise OptionError(f"{folder} was not made by boxnn {name}; choose another `out`")
-    how = {"overwrite": run.overwrite, "resume": run.resume, "no_lock": run.no_lock}
-    with output_folder(folder, **how, owned=owned):
+    with output_folder(folder, **run.writing, owned=owned):
         write_text(folder / marker, json.dumps(about))
         yield folder
 

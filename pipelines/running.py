@@ -76,6 +76,11 @@ class RunOptions:
         """Whether the work is done in this process; settled by `using`."""
         return self.client is None and (self.cluster is None or self.cluster.local)
 
+    @property
+    def writing(self) -> dict[str, Any]:
+        """How an output that can be resumed is written, as `staged_output` takes it."""
+        return {"overwrite": self.overwrite, "resume": self.resume, "no_lock": self.no_lock}
+
     def using(self, client: Client | None = None) -> RunOptions:
         """Return these with a client, if one is given, and it settled where the work is done."""
         if client is not None:

@@ -147,10 +147,7 @@ def train_baseline(
     fit_kind = _table_fit if in_arrays else _network_fit
     settings, fit = fit_kind(dataset, method, given, partition, common)
     name = "model.zip" if str(out).endswith(".zip") else "model"
-    with staged_output(
-        out, overwrite=run.overwrite, resume=run.resume, no_lock=run.no_lock, resumable=True,
-        result=name, inputs=[data],
-    ) as partial:  # fmt: skip
+    with staged_output(out, **run.writing, resumable=True, result=name, inputs=[data]) as partial:
         about = {"method": method, **settings, "device": device, "dataset digest": dataset.digest}
         checkpoint = Checkpoint(partial, about)
         x, y, grid = _codes(dataset, seed)

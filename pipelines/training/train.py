@@ -202,10 +202,7 @@ def train(
     name = "model.zip" if str(out).endswith(".zip") else "model"
     paths = [data] if is_name(data) else []
     with (
-        staged_output(
-            out, overwrite=run.overwrite, resume=run.resume, no_lock=run.no_lock, resumable=True,
-            result=name, inputs=paths,
-        ) as partial,
+        staged_output(out, **run.writing, resumable=True, result=name, inputs=paths) as partial,
         nullcontext() if run.client is None else run.client.as_current(),
         source(run.progress) as found,
     ):  # fmt: skip
@@ -307,8 +304,7 @@ def _log(
         "seed": options.seed,
         "options": options.as_dict(),
     }
-    how = {"overwrite": run.overwrite, "resume": run.resume, "no_lock": run.no_lock}
-    return open_log(run.log, about, apart_from=out, **how)
+    return open_log(run.log, about, apart_from=out, **run.writing)
 
 
 def _line(number: int, record: EpochRecord, rows: int) -> dict[str, Any]:
