@@ -1,11 +1,11 @@
-"""Suite `factored`: templates of parts beside plain boxes, in one run."""
+"""Suite `factored`: templates of parts and grouped features beside plain boxes, in one run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from benchmarks.kernels import WIDTHS, class_distance_call
+from benchmarks.kernels import WIDTHS, class_distance_call, limit_call
 from benchmarks.method import (
     Record,
     Settings,
@@ -24,18 +24,20 @@ from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
 
 _FEATURES, _BOXES, _ROWS, _CLASSES = 784, 3000, 10, 10
+_GROUP = 3
 _SIDE = 28
 _EPOCH_ROWS = 20_000
 
 
 def factored_suite(settings: Settings) -> list[Record]:
-    """Compare class distances and epochs of 2x2 parts with those of plain boxes.
+    """Compare class distances and epochs of 2x2 parts and of groups with those of plain boxes.
 
     Returns
     -------
     list of dict
-        Rows x features a second of 10 rows a template, as a share of the plain kernels', and the
-        time of a training epoch over the plain one's.
+        Rows x features a second of 10 rows a template and of groups of 3 features, as a share of
+        the plain kernels' and of the machine's limit, and the time of a training epoch over the
+        plain one's.
     """
     rng = np.random.default_rng(0)
     x = random_codes(rng, 256 if settings.quick else 1024, _FEATURES)
@@ -62,20 +64,25 @@ def _kernel_case(
     settings: Settings, case: str, x: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], width: int
 ) -> list[Record]:
     labels = np.sort(np.arange(_BOXES) % _CLASSES)
-    plain = Boxes(*bounds, labels, width)
-    factored = Boxes(*bounds, labels, width, template=np.arange(_BOXES) // _ROWS, part=_part())
-    backend = get_backend("cpu", 1)
-    work = {
-        name: class_distance_call(backend, x, boxes)
-        for name, boxes in (("plain", plain), ("2x2 parts", factored))
+    template = np.arange(_BOXES) // _ROWS
+    kinds = {
+        "plain": Boxes(*bounds, labels, width),
+        "2x2 parts": Boxes(*bounds, labels, width, template=template, part=_part()),
+        f"groups of {_GROUP}": Boxes(*bounds, labels, width, group=np.arange(_FEATURES) // _GROUP),
     }
-    times = alternate(work, settings.rounds)
-    found = [
-        record(case, name, "Gfeatures/s", len(x) * _BOXES * _FEATURES / t / 1e9)
-        for name, t in times.items()
-    ]
-    share = times["plain"] / times["2x2 parts"]
-    return [*found, record(case, "2x2 parts / plain", "of plain", share)]
+    backend, (limit, features) = get_backend("cpu", 1), limit_call(width, 1)
+    work = {name: class_distance_call(backend, x, boxes) for name, boxes in kinds.items()}
+    times = alternate({**work, **({"limit": limit} if limit else {})}, settings.rounds)
+    done, found = len(x) * _BOXES * _FEATURES, []
+    for name in kinds:
+        found.append(record(case, name, "Gfeatures/s", done / times[name] / 1e9))
+        if limit:
+            share = done / times[name] * times["limit"] / features
+            found.append(record(case, f"{name} of limit", "of limit", share))
+        if name != "plain":
+            share = times["plain"] / times[name]
+            found.append(record(case, f"{name} / plain", "of plain", share))
+    return found
 
 
 def _epoch_case(settings: Settings) -> list[Record]:
