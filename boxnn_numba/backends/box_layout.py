@@ -93,6 +93,15 @@ class Frame:
             out[: len(side), self.place] = side
         return out
 
+    def samples(self, x: np.ndarray) -> np.ndarray:
+        """Return uint8 codes (N, n) laid out, padded to whole tiles of samples."""
+        rows = round_up(len(x), distances.TILE_SAMPLES)
+        if self.in_order:
+            return self.padded(x, rows, 0)
+        out = aligned((rows, len(self.source)), 0)
+        distances.spread_columns(x, self.place, out)
+        return out
+
 
 def frame_of(
     part: np.ndarray, group: np.ndarray, weight: np.ndarray | None = None, lanes: int = simd.LANES

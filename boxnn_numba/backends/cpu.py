@@ -10,12 +10,10 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.box_layout import (
-    UNREACHABLE,
     BoxTable,
     ClassLayout,
     Frame,
     LaneTable,
-    aligned,
     box_table,
     class_layout,
     frame_of,
@@ -23,14 +21,13 @@ from boxnn_numba.backends.box_layout import (
     lane_tables,
     round_up,
 )
+from boxnn_numba.backends.class_plans import class_plan, lane_codes, lane_distances
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels import distances, simd
 
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
 _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
-#: Samples whose class distances a thread computes at a time.
-_BLOCK_ROWS = 256
 
 
 class PartSums(NamedTuple):
@@ -55,21 +52,6 @@ class PartSums(NamedTuple):
         shaped = self.totals.reshape(tiles, segments, padded, 4, width // 4)
         every = shaped.transpose(0, 3, 1, 4, 2).reshape(4 * tiles, segments, -1, padded)
         return np.asarray(every[:rows, self.segment, self.quarter, :boxes])
-
-
-def _lane_distances(
-    samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
-) -> np.ndarray:
-    first, last = span[0] // distances.LANE_BOXES, -(-span[1] // distances.LANE_BOXES)
-    out = np.empty((len(samples), (last - first) * distances.LANE_BOXES), samples.dtype)
-    grouped = boxes.lower.ndim == 4
-    kernel = getattr(distances, f"{'grouped' if grouped else penalty}_distances")
-    kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
-    return out
-
-
-def _lane_codes(samples: np.ndarray, boxes: LaneTable) -> np.ndarray:
-    return np.asarray(samples[:, boxes.columns].astype(np.int32))
 
 
 class CpuBackend:
@@ -105,12 +87,7 @@ class CpuBackend:
 
     def samples(self, x: np.ndarray, frame: Frame) -> np.ndarray:
         """Return uint8 codes (N, n) laid out by a frame, padded to whole tiles of samples."""
-        rows = round_up(len(x), distances.TILE_SAMPLES)
-        if frame.in_order:
-            return frame.padded(x, rows, 0)
-        out = aligned((rows, len(frame.source)), 0)
-        distances.spread_columns(x, frame.place, out)
-        return out
+        return frame.samples(x)
 
     def table(
         self, lower: np.ndarray, upper: np.ndarray, structure: Structure, width: int
@@ -152,8 +129,8 @@ class CpuBackend:
         and columns than asked for: those belong to the padding.
         """
         if isinstance(boxes, tuple):
-            codes = _lane_codes(samples, boxes[0])
-            return _lane_distances(codes, boxes[0], span, np.int32(width), penalty)
+            codes = lane_codes(samples, boxes[0])
+            return lane_distances(codes, boxes[0], span, np.int32(width), penalty)
         rows, stop = len(samples), min(round_up(span[1], distances.TILE_BOXES), len(boxes.lower))
         out = np.empty((rows, stop - span[0]), np.int32)
         planes = boxes.frame.planes
@@ -171,8 +148,8 @@ class CpuBackend:
         tile = distances.TILE_SAMPLES
         if isinstance(boxes, tuple):
             totals = [
-                _lane_distances(
-                    _lane_codes(samples, lanes), lanes,
+                lane_distances(
+                    lane_codes(samples, lanes), lanes,
                     (0, len(lanes.lower) * distances.LANE_BOXES),
                     np.int32(width), "graded",
                 ).reshape(len(samples) // tile, tile, -1)
@@ -223,61 +200,12 @@ class CpuBackend:
         x is (N, n) uint8 codes, as they come. No (N, M) matrix is made, and the columns are
         padded block by block, so memory does not grow with N.
         """
-        work = self._plain_classes if simd.TARGET == "plain" else self._vector_classes
+        plan = class_plan(layout, width)
 
-        self.parallel(
-            len(x), _BLOCK_SAMPLES, lambda first, last: work(x, first, last, layout, width, out)
-        )
+        def work(first: int, last: int) -> None:
+            plan.work(x[first:last], layout, width, out[first:last])
 
-    def _vector_classes(
-        self, x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
-    ) -> None:
-        table, structure = layout.table, layout.structure
-        frame = table.frame
-        for start in range(first, last, _BLOCK_ROWS):
-            stop = min(last, start + _BLOCK_ROWS)
-            codes = self.samples(x[start:stop], frame)
-            steps = layout.steps(codes[: stop - start])
-            nearest = np.full((out.shape[1], len(codes)), UNREACHABLE, np.int32)
-            bounds = table.lower, table.upper
-            if not frame.quarters and frame.segments.shape[0] == 1:
-                kernel = distances.vector_kernels(width, frame.planes)[1]
-                probe, columns = int(steps[0, 1]), int(steps[-1, 1])
-                kernel(
-                    codes, *bounds, structure.offsets, probe, columns, frame.planes, width, nearest
-                )
-            else:
-                kernel = distances.part_kernels(width, frame.planes, frame.quarters, frame.columns)[
-                    1
-                ]
-                most = int(np.diff(structure.rows).max(initial=0))
-                room = np.empty((most, 16), np.int32)
-                kernel(
-                    codes, *bounds, structure.rows, structure.templates, steps, frame.planes, width,
-                    room, nearest,
-                )  # fmt: skip
-            out[start:stop] = nearest[:, : stop - start].T
-
-    def _plain_classes(
-        self, x: np.ndarray, first: int, last: int, layout: ClassLayout, width: int, out: np.ndarray
-    ) -> None:
-        structure, rows = layout.structure, int(layout.structure.rows[-1])
-        labels = np.repeat(
-            np.arange(out.shape[1], dtype=np.int32), np.diff(structure.templates)
-        )  # of templates
-        known = np.flatnonzero(np.diff(structure.rows))
-        begins = structure.rows[known]
-        for start in range(first, last, _BLOCK_SAMPLES):
-            stop = min(last, start + _BLOCK_SAMPLES)
-            codes = self.samples(x[start:stop], layout.table.frame)
-            total = np.zeros((len(codes), len(known)), np.int32)
-            for lanes in layout.lanes:
-                block = _lane_distances(
-                    _lane_codes(codes, lanes), lanes, (0, rows), np.int32(width), "graded"
-                )
-                total += np.minimum.reduceat(block[:, :rows], begins, axis=1)
-            out[start:stop] = UNREACHABLE
-            distances.nearest_per_class(total, stop - start, labels[known], out, start)
+        self.parallel(len(x), plan.grain, work)
 
     def float_distances(
         self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float
@@ -289,7 +217,7 @@ class CpuBackend:
         def work(first: int, last: int) -> None:
             padding = -(last - first) % distances.TILE_SAMPLES
             rows = np.pad(x[first:last], ((0, padding), (0, 0)))
-            block = _lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width), "graded")
+            block = lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width), "graded")
             out[first:last] = block[: last - first, : len(lower)]
 
         self.parallel(len(x), _BLOCK_SAMPLES, work)

@@ -1,0 +1,118 @@
+"""Plans for class distances: which kernels compute them, chosen at one place.
+
+A plan is work on rows of codes and the rows of the output that they belong to. All plans give the
+same integers; `class_plan` takes the one that is fastest for boxes of this shape at this width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, LaneTable
+from boxnn_numba.kernels import distances, simd
+
+
+class Plan(NamedTuple):
+    """How class distances are computed.
+
+    Attributes
+    ----------
+    work
+        Called in a thread as ``work(x, layout, width, out)`` with codes (N, n) as they come and
+        ``out`` (N, K) int32 to write to.
+    grain
+        Least number of rows that are worth a thread of their own.
+    """
+
+    work: Callable[[np.ndarray, ClassLayout, int, np.ndarray], None]
+    grain: int
+
+
+def class_plan(layout: ClassLayout, width: int) -> Plan:
+    """Return the plan for class distances to boxes that are laid out, on this processor."""
+    if simd.TARGET == "plain":
+        return Plan(_boxes_in_lanes, _GRAIN)
+    frame = layout.table.frame
+    if frame.quarters or len(frame.segments) > 1:
+        return Plan(_templates, _GRAIN)
+    return Plan(_row_tiles, _GRAIN)
+
+
+#: Rows that a thread takes at a time, and those whose distances it computes at a time.
+_GRAIN, _BLOCK_ROWS = 64, 256
+
+
+def _row_tiles(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:
+    """Rows of codes in vectors, where the nearest row of a class alone decides."""
+    table, offsets = layout.table, layout.structure.offsets
+    planes = table.frame.planes
+    kernel = distances.vector_kernels(width, planes)[1]
+    for start in range(0, len(x), _BLOCK_ROWS):
+        rows = x[start : start + _BLOCK_ROWS]
+        codes = table.frame.samples(rows)
+        steps = layout.steps(codes[: len(rows)])
+        probe, columns = int(steps[0, 1]), int(steps[-1, 1])
+        nearest = np.full((out.shape[1], len(codes)), UNREACHABLE, np.int32)
+        kernel(codes, table.lower, table.upper, offsets, probe, columns, planes, width, nearest)
+        out[start : start + len(rows)] = nearest[:, : len(rows)].T
+
+
+def _templates(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:
+    """Rows of codes in vectors, where the rows of a template recombine part by part."""
+    table, structure = layout.table, layout.structure
+    frame = table.frame
+    kernel = distances.part_kernels(width, frame.planes, frame.quarters, frame.columns)[1]
+    room = np.empty((int(np.diff(structure.rows).max(initial=0)), 16), np.int32)
+    for start in range(0, len(x), _BLOCK_ROWS):
+        rows = x[start : start + _BLOCK_ROWS]
+        codes = frame.samples(rows)
+        steps = layout.steps(codes[: len(rows)])
+        nearest = np.full((out.shape[1], len(codes)), UNREACHABLE, np.int32)
+        kernel(
+            codes, table.lower, table.upper, structure.rows, structure.templates, steps,
+            frame.planes, width, room, nearest,
+        )  # fmt: skip
+        out[start : start + len(rows)] = nearest[:, : len(rows)].T
+
+
+#: Rows whose distances to all boxes are kept where boxes are in the lanes.
+_BLOCK_SAMPLES = 64
+
+
+def _boxes_in_lanes(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:
+    """Plain loops, which the compiler vectorises for any processor."""
+    structure, count = layout.structure, int(layout.structure.rows[-1])
+    owners = np.repeat(np.arange(out.shape[1], dtype=np.int32), np.diff(structure.templates))
+    known = np.flatnonzero(np.diff(structure.rows))  # templates that have rows
+    begins = structure.rows[known]
+    out[:] = UNREACHABLE
+    for start in range(0, len(x), _BLOCK_SAMPLES):
+        rows = x[start : start + _BLOCK_SAMPLES]
+        codes = layout.table.frame.samples(rows)
+        total = np.zeros((len(codes), len(known)), np.int32)
+        for lanes in layout.lanes:
+            block = lane_distances(
+                lane_codes(codes, lanes), lanes, (0, count), np.int32(width), "graded"
+            )
+            total += np.minimum.reduceat(block[:, :count], begins, axis=1)
+        distances.nearest_per_class(total, len(rows), owners[known], out, start)
+
+
+def lane_distances(
+    samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
+) -> np.ndarray:
+    """Return distances of samples, in the type of the boxes, to boxes span[0]..span[1]; padded."""
+    first, last = span[0] // distances.LANE_BOXES, -(-span[1] // distances.LANE_BOXES)
+    out = np.empty((len(samples), (last - first) * distances.LANE_BOXES), samples.dtype)
+    grouped = boxes.lower.ndim == 4
+    kernel = getattr(distances, f"{'grouped' if grouped else penalty}_distances")
+    kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
+    return out
+
+
+def lane_codes(samples: np.ndarray, boxes: LaneTable) -> np.ndarray:
+    """Return laid out codes as the lane kernels read them."""
+    return np.asarray(samples[:, boxes.columns].astype(np.int32))
