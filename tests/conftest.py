@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,36 @@ from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.sources import catalogue as sources
 from boxnn_numba.pipelines.training.baselines import train_baseline
+
+#: Processes that share the whole suite at most: each loads and compiles much on its own.
+MOST_PROCESSES = 4
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share the whole suite out to a process for each core, unless the command says how.
+
+    Here and not in `addopts`, because a few tests start faster in one process, and because
+    ``-p no:xdist`` must know all options.
+    """
+    option = config.option
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if (
+        not config.pluginmanager.has_plugin("xdist")
+        or hasattr(config, "workerinput")  # one of those processes
+        or config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+        or option.keyword or option.markexpr != "not slow"
+        or option.usepdb or option.collectonly or option.capture == "no"
+        or option.benchmark_enable or option.numprocesses is not None or option.dist != "no"
+        or (cores or 1) < 2
+    ):  # fmt: skip
+        return
+    option.numprocesses = min(cores or 1, MOST_PROCESSES)
+    # Neighbours stay together with what their module made; who has nothing left takes some over.
+    option.dist = "worksteal"
+    # Threads of OpenMP wait for each other in loops that take the core from the other process.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(wrapper=True)
