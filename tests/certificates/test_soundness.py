@@ -17,7 +17,7 @@ from boxnn_numba.certificates import pairwise_radius
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE
 from boxnn_numba.training.options import PRESETS as EVERY
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
 
 
 def decisive_codes(boxes: Boxes, feature: int) -> list[int]:

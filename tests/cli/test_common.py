@@ -49,7 +49,8 @@ def test_names_of_the_user_are_printed_as_they_are(run_boxnn: Run, tmp_path: Pat
     x, y = np.arange(48, dtype=np.uint8).reshape(12, 4), np.arange(12, dtype=np.int32) % 2
     classes = ["`radii`", "`out`"]
     write_dataset(tmp_path / "d.zarr", name="d", classes=classes, train=(x, y), test=(x, y))
-    for words in ("train d.zarr --out m --boxes 2 --epochs 1", "certify m d.zarr --out c"):
+    train = "train d.zarr --preset graded --out m --boxes 2 --epochs 1"
+    for words in (train, "certify m d.zarr --out c"):
         assert run_boxnn(*words.split())[0] == 0
     table = json.loads(run_boxnn("evaluate", "c", "--json")[1])["per_class"]
     assert [row["class"] for row in table] == classes

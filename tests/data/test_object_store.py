@@ -113,7 +113,7 @@ main()
 ]
 
 TRAIN = (
-    "train {data} --out {out} --preset graded --boxes 6 --epochs 15 --lr 0.02 --batch 20 "
+    "train {data} --out {out} --preset graded --boxes 6 --epochs 6 --lr 0.02 --batch 20 "
     "--validation 0.2 --threads 1 -q"
 )  # fmt: skip
 CERTIFY = "certify {model} {data} --out {out} --split train -q"

@@ -105,7 +105,7 @@ def test_unusable_urls(run_boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 STEPS = (
     "data ingest x.npz --out {0}/d.zarr --codes",
     "data verify {0}/d.zarr",
-    "train {0}/d.zarr --out {0}/m{1} --boxes 9 --epochs 2 --lr 0.1 --threads 1",
+    "train {0}/d.zarr --preset graded --out {0}/m{1} --boxes 9 --epochs 2 --lr 0.1 --threads 1",
     "certify {0}/m{1} {0}/d.zarr --out {0}/c.zarr",
     "evaluate {0}/c.zarr --radii 0,1,2",
     "predict {0}/m{1} x.npy --out {0}/p.csv",
