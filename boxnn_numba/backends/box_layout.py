@@ -32,13 +32,13 @@ and whose columns stand, within a segment, in the order in which they tell boxes
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import distances, simd
+from boxnn_numba.kernels import distances, sample_lanes, simd
 
 _CACHE_LINE = 64
 #: Part of the penalties between boxes that the columns before the probe make up.
@@ -188,6 +188,60 @@ class BoxTable:
         return self.lower[:m, place], self.upper[:m, place]
 
 
+@dataclass(frozen=True)
+class GroupTable:
+    """Boxes for `sample_lanes.nearest_kernel`, at one width.
+
+    Attributes
+    ----------
+    regime
+        The regime of the kernel.
+    rank
+        (groups,) int64 where each group of features stands.
+    boxes
+        Tables (M', whole groups) uint8: lower and upper bounds, or how far the upper is from the
+        lower where features are counted; and the most that an excess and that may add up to.
+    shift
+        (M', marks + 1) int32 where the sums of each box begin that end at a mark.
+    outer
+        Largest lower and smallest upper bounds, (1, whole groups) uint8.
+    probe
+        The mark after which to look whether boxes can be left.
+    """
+
+    regime: str
+    rank: np.ndarray
+    boxes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    shift: np.ndarray
+    outer: tuple[np.ndarray, np.ndarray]
+    probe: int
+
+
+def group_table(lower: np.ndarray, upper: np.ndarray, width: int) -> GroupTable:
+    """Return uint8 bounds (M, n) in groups of features, those first that tell boxes apart."""
+    size, columns = sample_lanes.GROUP, round_up(lower.shape[1], sample_lanes.GROUP)
+    weight = np.zeros(columns)
+    weight[: lower.shape[1]] = _column_weights(lower, upper)
+    weight = weight.reshape(-1, size).sum(axis=1)
+    order = np.argsort(-weight, kind="stable")
+    low, high = aligned((len(lower), columns), 0), aligned((len(lower), columns), 255)
+    for target, side in ((low, lower), (high, upper)):
+        target[:, : lower.shape[1]] = side
+        target[:] = target.reshape(len(side), -1, size)[:, order].reshape(len(side), -1)
+    regime, span = sample_lanes.regime(width, columns // size), high - low
+    top = np.minimum(span, 255 - width) + np.uint8(width)
+    mark = sample_lanes.MARK
+    ends = np.arange(0, len(order) + mark, mark) * size
+    sums = np.add.reduceat(span, ends[:-1], axis=1, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    shift = np.zeros((len(lower), len(ends)), np.int32)
+    shift[:, 1:] = -sums
+    share = np.cumsum(np.add.reduceat(weight[order], np.arange(0, len(order), mark)))
+    probe = int(np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1)
+    outer = low.max(axis=0, keepdims=True), high.min(axis=0, keepdims=True)
+    second = span if regime == "counted" else high
+    return GroupTable(regime, np.argsort(order), (low, second, top), shift, outer, probe)
+
+
 def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
     """Return a uint8 array of one value that begins on a cache line, as vectors like it."""
     size = int(np.prod(shape))
@@ -227,6 +281,13 @@ class ClassLayout:
     floor: np.ndarray
     ceiling: np.ndarray
     probes: np.ndarray
+    _kept: dict[int, GroupTable] = field(default_factory=dict)
+
+    def groups(self, width: int) -> GroupTable:
+        """Return the table for samples in the lanes, at a width."""
+        if width not in self._kept:
+            self._kept[width] = group_table(*self.table.bounds(), width)
+        return self._kept[width]
 
     @functools.cached_property
     def lanes(self) -> tuple[LaneTable, ...]:

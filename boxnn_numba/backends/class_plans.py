@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, LaneTable
-from boxnn_numba.kernels import distances, simd
+from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, LaneTable, aligned, round_up
+from boxnn_numba.kernels import distances, sample_lanes, simd
 
 
 class Plan(NamedTuple):
@@ -31,16 +31,22 @@ class Plan(NamedTuple):
     grain: int
 
 
-def class_plan(layout: ClassLayout, width: int) -> Plan:
-    """Return the plan for class distances to boxes that are laid out, on this processor."""
+def class_plan(layout: ClassLayout, width: int, rows: int) -> Plan:
+    """Return the plan for class distances of so many rows to boxes that are laid out."""
     if simd.TARGET == "plain":
         return Plan(_boxes_in_lanes, _GRAIN)
-    frame = layout.table.frame
+    frame, structure = layout.table.frame, layout.structure
     if frame.quarters or len(frame.segments) > 1:
         return Plan(_templates, _GRAIN)
+    if frame.planes == 1 and rows >= sample_lanes.VECTOR_SAMPLES:
+        layout.groups(width)  # before threads ask for it
+        size = layout.table.n_features * max(1, int(structure.offsets[-1]))
+        return Plan(_samples_in_lanes, round_up(max(1, _WORTH // size), _GRAIN))
     return Plan(_row_tiles, _GRAIN)
 
 
+#: Features of samples against boxes that are worth a thread of their own, about 0.1 ms.
+_WORTH = 10_000_000
 #: Rows that a thread takes at a time, and those whose distances it computes at a time.
 _GRAIN, _BLOCK_ROWS = 64, 256
 
@@ -58,6 +64,28 @@ def _row_tiles(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) 
         nearest = np.full((out.shape[1], len(codes)), UNREACHABLE, np.int32)
         kernel(codes, table.lower, table.upper, offsets, probe, columns, planes, width, nearest)
         out[start : start + len(rows)] = nearest[:, : len(rows)].T
+
+
+#: Bytes of gathered codes that stay in the first-level cache; or in the second one, where there are
+#: too many bytes of boxes to stay in that.
+_FEW_GATHERED, _GATHERED, _MANY_BOXES = 2**15, 2**18, 2**19
+
+
+def _samples_in_lanes(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:
+    """Samples in the lanes, where a box is the same for all of a vector."""
+    table, starts = layout.groups(width), layout.structure.offsets
+    kernel, samples = sample_lanes.nearest_kernel(table.regime), sample_lanes.TILE_SAMPLES
+    groups = len(table.rank)
+    size = samples * groups * sample_lanes.GROUP
+    many = 3 * table.boxes[0].size > _MANY_BOXES
+    tiles = max(1, min((_GATHERED if many else _FEW_GATHERED) // size, -(-len(x) // samples)))
+    room = aligned((tiles * groups, samples * sample_lanes.GROUP), 0)
+    least = np.empty((out.shape[1], tiles * samples), np.int32)
+    codes = np.require(x, requirements=("C", "W"))  # so that the kernel is compiled for one kind
+    kernel(
+        codes, table.rank, table.boxes, table.shift, starts, table.outer, table.probe, room, least,
+        out,
+    )  # fmt: skip
 
 
 def _templates(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:

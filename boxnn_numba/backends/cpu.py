@@ -200,7 +200,7 @@ class CpuBackend:
         x is (N, n) uint8 codes, as they come. No (N, M) matrix is made, and the columns are
         padded block by block, so memory does not grow with N.
         """
-        plan = class_plan(layout, width)
+        plan = class_plan(layout, width, len(x))
 
         def work(first: int, last: int) -> None:
             plan.work(x[first:last], layout, width, out[first:last])

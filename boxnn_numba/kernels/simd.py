@@ -62,7 +62,9 @@ _QUAD = ir.VectorType(ir.IntType(32), 4)
 _QUARTERS = ir.VectorType(ir.IntType(32), 16)
 # vpdpbusd adds groups of four bytes into 32-bit sums, psadbw groups of eight into 64-bit ones.
 _USE_VNNI = TARGET == "avx512vnni"
-_SUMS = ir.VectorType(ir.IntType(32 if _USE_VNNI else 64), LANES // (4 if _USE_VNNI else 8))
+#: Bytes that one partial sum adds up.
+GROUP = 4 if _USE_VNNI else 8
+_SUMS = ir.VectorType(ir.IntType(8 * GROUP), LANES // GROUP)
 
 
 class _Vector(types.Type):
@@ -152,16 +154,53 @@ def load(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[
     return bytes_type(array, row, column), generate
 
 
+def _everywhere(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
+    undefined = ir.Constant(vector, ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return _shuffle(builder, single, undefined, [0] * vector.count)
+
+
+@intrinsic
+def load_group(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load GROUP bytes of a C-contiguous uint8 matrix, from ``array[row, column]`` on, repeated."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        number = ir.IntType(8 * GROUP)
+        value = builder.load(builder.bitcast(address, number.as_pointer()), align=1, typ=number)
+        many = _everywhere(builder, value, ir.VectorType(number, LANES // GROUP))
+        return builder.bitcast(many, _BYTES)
+
+    return bytes_type(array, row, column), generate
+
+
+@intrinsic
+def copy_group(
+    typing: Any, source: Any, row: Any, column: Any, target: Any, to_row: Any, to_column: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Copy GROUP bytes from one C-contiguous uint8 matrix to another."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(8 * GROUP)
+        places = []
+        for first in (0, 3):
+            part = signature.return_type(*signature.args[first : first + 3])
+            address, _ = _address(context, builder, part, arguments[first : first + 3])
+            places.append(builder.bitcast(address, number.as_pointer()))
+        value = builder.load(places[0], align=1, typ=number)
+        builder.store(value, places[1], align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, row, column, target, to_row, to_column), generate
+
+
 @intrinsic
 def splat(typing: Any, value: Any) -> tuple[Any, Callable[..., Any]]:
     """Return a vector that holds the uint8 `value` in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = context.cast(builder, arguments[0], signature.args[0], types.uint8)
-        lane_zero = ir.Constant(ir.IntType(32), 0)
-        single = builder.insert_element(ir.Constant(_BYTES, ir.Undefined), byte, lane_zero)
-        everywhere = _constant(0, ir.VectorType(ir.IntType(32), LANES))
-        return builder.shuffle_vector(single, ir.Constant(_BYTES, ir.Undefined), everywhere)
+        return _everywhere(builder, byte, _BYTES)
 
     return bytes_type(value), generate
 
@@ -185,6 +224,16 @@ def minimum(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _call(builder, f"llvm.umin.v{LANES}i8", _BYTES, list(arguments))
+
+    return bytes_type(bytes_type, bytes_type), generate
+
+
+@intrinsic
+def maximum(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the larger byte in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, f"llvm.umax.v{LANES}i8", _BYTES, list(arguments))
 
     return bytes_type(bytes_type, bytes_type), generate
 
@@ -242,6 +291,85 @@ def beyond(typing: Any, x: Any, lower: Any, span: Any) -> tuple[Any, Callable[..
         return _saturating_subtract(builder, builder.sub(x, lower), span)
 
     return bytes_type(bytes_type, bytes_type, bytes_type), generate
+
+
+@intrinsic
+def count_beyond(
+    typing: Any, counts: Any, values: Any, most: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Return counts, one more (wrapping) in every lane whose value is larger than `most`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counts, values, most = arguments
+        if LANES == 64:  # masks
+            more = builder.icmp_unsigned(">", values, most)
+            return builder.select(more, builder.add(counts, _constant(1)), counts)
+        beyond = _saturating_subtract(builder, values, most)
+        name = f"llvm.umin.v{LANES}i8"
+        return builder.add(counts, _call(builder, name, _BYTES, [beyond, _constant(1)]))
+
+    return bytes_type(bytes_type, bytes_type, bytes_type), generate
+
+
+@intrinsic
+def all_sums(typing: Any, value: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return partial sums that are all an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.cast(builder, arguments[0], signature.args[0], types.int32)
+        return _everywhere(builder, builder.sext(number, _SUMS.element), _SUMS)
+
+    return sums_type(value), generate
+
+
+@intrinsic
+def load_sums(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load the int32 ``array[row, column:]`` as partial sums."""
+    narrow = _loader(ir.VectorType(ir.IntType(32), _SUMS.count))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sext(narrow(context, builder, signature, arguments), _SUMS)
+
+    return sums_type(array, row, column), generate
+
+
+@intrinsic
+def plus_sums(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the sums of partial sums."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.add(*arguments)
+
+    return sums_type(sums_type, sums_type), generate
+
+
+@intrinsic
+def no_sum_below(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return whether no partial sum of left is below that of right."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask = ir.IntType(_SUMS.count)
+        below = builder.bitcast(builder.icmp_signed("<", *arguments), mask)
+        return builder.icmp_unsigned("==", below, ir.Constant(mask, 0))
+
+    return types.boolean(sums_type, sums_type), generate
+
+
+@intrinsic
+def store_sums(
+    typing: Any, array: Any, row: Any, column: Any, sums: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Store partial sums as int32 to ``array[row, column:]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        sums, narrow = arguments[3], ir.VectorType(ir.IntType(32), _SUMS.count)
+        if not _USE_VNNI:
+            sums = builder.trunc(sums, narrow)
+        builder.store(sums, builder.bitcast(address, narrow.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, row, column, sums_type), generate
 
 
 @intrinsic
@@ -450,11 +578,13 @@ def store_column(
 
 @intrinsic
 def smaller(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return the smaller int32 of each lane."""
+    """Return the smaller integer of each lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = arguments[0].type
-        return _call(builder, f"llvm.smin.v{vector.count}i32", vector, list(arguments))
+        return _call(
+            builder, f"llvm.smin.v{vector.count}i{vector.element.width}", vector, list(arguments)
+        )
 
     return left(left, right), generate
 

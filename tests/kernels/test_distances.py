@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import reference, target_check
 
 from boxnn_numba import Boxes, box_distance, class_distance, pairwise_distance
@@ -68,31 +70,49 @@ def test_boxes_that_are_left_early_do_not_matter(here: dict[str, np.ndarray], wi
     assert (classes[:, 7] == reference.UNREACHABLE).all()
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_class_distances_of_any_columns(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 300), st.integers(1, 300)),
+    classes=st.integers(1, 30),
+    width=st.one_of(st.sampled_from((1, 254, 255)), st.integers(1, 255)),
+    probe=st.sampled_from([0.0, 0.3, 0.94, 1.0]),
+)
+def test_class_distances_of_any_shape(
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    shape: tuple[int, int, int],
+    classes: int,
+    width: int,
+    probe: float,
+) -> None:
     """Columns of all kinds in any order, and looking early or late whether to leave."""
+    monkeypatch.setattr("boxnn_numba.backends.box_layout._PROBE_SHARE", probe)
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr(
-        "boxnn_numba.backends.box_layout._PROBE_SHARE", rng.choice([0.0, 0.3, 0.94, 1.0])
-    )
-    n_boxes, n_samples = rng.integers(1, 80), rng.integers(1, 40)
-    n_features = int(rng.choice([5, 64, 65, 130, 200, 257]))
+    n_samples, n_boxes, n_features = shape
     x = rng.integers(0, 256, (n_samples, n_features), dtype=np.uint8)
     centres = rng.integers(0, 256, (n_boxes, n_features))
     half = rng.choice([0, 3, 60, 255], n_features, p=rng.dirichlet([0.4] * 4))
-    boxes = Boxes(
-        np.clip(centres - half, 0, 255),
-        np.clip(centres + half, 0, 255),
-        rng.integers(0, 4, n_boxes),
-        int(rng.choice(target_check.WIDTHS)),
-        4,
-    )
+    lower, upper = np.clip(centres - half, 0, 255), np.clip(centres + half, 0, 255)
+    boxes = Boxes(lower, upper, rng.integers(0, classes, n_boxes), width, classes)
     near = rng.integers(0, n_boxes, n_samples)
     close = rng.random(x.shape) < rng.choice([0.0, 0.8, 1.0])
     x[close] = centres[near][close]
-    pairs = pairwise_distance(x, boxes)
-    expected = reference.class_distances(pairs, boxes.labels.tolist(), 4)
+    codes, low, high = (a.astype(np.int32) for a in (x[:, None], boxes.lower, boxes.upper))
+    pairs = np.minimum(np.maximum(np.maximum(low - codes, codes - high), 0), width).sum(axis=2)
+    expected = reference.class_distances(pairs, boxes.labels.tolist(), classes)
+    np.testing.assert_array_equal(pairwise_distance(x, boxes), pairs)
     np.testing.assert_array_equal(class_distance(x, boxes), expected)
+
+
+def test_counts_beyond_a_byte() -> None:
+    """More features outside than a byte counts, in a row and in a lane of samples."""
+    n = 255 * simd.GROUP + 9
+    lower = np.array([[0] * n, [9] * n, [255] * n], np.uint8)
+    boxes = Boxes(lower, lower, [0, 1, 2])
+    x = np.repeat(np.array([[0] * n, [9] * n, [255] * n, [9] * 8 + [1] * (n - 8)], np.uint8), 9, 0)
+    expected = [[0, n, n], [n, 0, n], [n, n, 0], [n, n - 8, n]]
+    assert class_distance(x, boxes)[::9].tolist() == expected
 
 
 @pytest.mark.parametrize("target", simd.TARGETS)
