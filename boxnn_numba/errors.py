@@ -7,11 +7,17 @@ derives from (``ValueError``, ``OSError``, ...).
 
 from __future__ import annotations
 
+from boxnn_numba.text import without_secrets
+
 
 class BoxNNError(Exception):
     """Base of all errors that this package raises on purpose (exit code 1)."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # A URL that is named may hold a password, and messages end up in logs.
+        super().__init__(without_secrets(message))
 
 
 class OptionError(BoxNNError, ValueError):

@@ -22,6 +22,7 @@ from boxnn_numba.columns import Columns, is_table
 from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
+from boxnn_numba.text import printable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -403,8 +404,7 @@ class BoxNN:
             + self._templates(),
             "features": f"{shape} {'codes' if self.grid is None else self._kinds()}"
             + self._grouped(),
-            # Names of a stranger's are shown, not sent to the terminal.
-            "classes": "".join(c if c.isprintable() else " " for c in listed + more),
+            "classes": printable(listed + more),
         }
 
     def _kinds(self) -> str:

@@ -11,6 +11,8 @@ import time
 import weakref
 from typing import Any, Protocol
 
+from boxnn_numba.text import printable, without_secrets
+
 #: The least seconds between two looks of a bar.
 _REFRESH_SECONDS = 0.1
 #: Columns of a bar in a notebook.
@@ -110,7 +112,7 @@ class ConsoleProgress:
     def note(self, text: str) -> None:
         """Show a line above the bar."""
         if self._screen is not None:
-            self._screen.note(text)
+            self._screen.note(printable(without_secrets(text)))
 
 
 class _Terminal:

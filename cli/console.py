@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from boxnn_numba.progress import SILENT, ConsoleProgress, Progress
+from boxnn_numba.text import printable, without_secrets
 
 if TYPE_CHECKING:
     from boxnn_numba.pipelines.running import RunOptions
@@ -30,7 +31,8 @@ def as_flags(text: str) -> str:
 def emit(result: Any, text: str) -> None:
     """Print a result (a dict, or what has `as_dict`) as one JSON object, or as text."""
     content = result if isinstance(result, dict) else result.as_dict()
-    click.echo(json.dumps(content) if click.get_current_context().obj["json"] else text)
+    as_json = click.get_current_context().obj["json"]
+    click.echo(without_secrets(json.dumps(content) if as_json else printable(text)))
 
 
 def progress(quiet: bool, description: str) -> contextlib.AbstractContextManager[Progress]:

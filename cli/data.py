@@ -11,6 +11,7 @@ import click
 
 from boxnn_numba.cli import console, options
 from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.text import printable
 
 PATH = click.Path(path_type=Path)
 
@@ -190,11 +191,8 @@ def _column_lines(facts: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"{'column':<{width}}  {'kind':<8} {'missing':>8} {'distinct':>9}  values"
     for fact in facts:
         distinct = f"{fact['distinct']}{'+' if fact['more'] else ''}"
-        # Names of a stranger's are shown, not sent to the terminal.
-        name, values = (
-            "".join(sign if sign.isprintable() else " " for sign in text)
-            for text in (fact["name"][:width], fact["values"])
-        )
+        # Widths are those of what is shown.
+        name, values = printable(fact["name"])[:width], printable(fact["values"])
         yield f"{name:<{width}}  {fact['kind']:<8} {fact['missing']:>8} {distinct:>9}  {values}"
 
 

@@ -16,6 +16,7 @@ import click
 
 from boxnn_numba import __version__
 from boxnn_numba.errors import BoxNNError
+from boxnn_numba.text import printable
 
 #: command -> module of `boxnn_numba.cli` that defines it, imported when it is used
 COMMANDS = {
@@ -97,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str, code: int, asked: dict[str, bool], start: str = "Error: ") -> NoReturn:
     """Write one line, or one JSON object, on standard error, and exit."""
     as_json = json.dumps({"error": message, "exit_code": code})
-    click.echo(as_json if asked["json"] else start + message, err=True)
+    click.echo(as_json if asked["json"] else printable(start + message), err=True)
     sys.exit(code)
 
 

@@ -49,6 +49,7 @@ from boxnn_numba.data.zarr_format import (
     write_attributes,
 )
 from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.text import without_secrets
 from boxnn_numba.training.options import are_images, data_kind
 from boxnn_numba.training.rows import STEP_BYTES
 
@@ -443,7 +444,7 @@ class DatasetWriter:
             "format": FORMAT,
             "version": VERSION,
             "name": name,
-            "source": source,
+            "source": without_secrets(source),
             "feature_shape": [int(size) for size in feature_shape],
             "classes": [
                 label.item() if isinstance(label, np.generic) else label for label in classes

@@ -113,6 +113,8 @@ def held_as(
 def _file_lock(final: Path, option: str) -> Iterator[None]:
     lock = final.with_name(f".{final.name}.lock")
     # A link at this name is not ours: nothing is made where it points to.
+    if lock.is_symlink():
+        raise in_the_way(lock)
     flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(lock, flags, 0o644)
     try:

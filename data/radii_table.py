@@ -11,6 +11,7 @@ import numpy as np
 
 from boxnn_numba.data.paths import Name, location, reachable
 from boxnn_numba.errors import CertificateFileError
+from boxnn_numba.text import cell
 
 _HEAD = ("prediction", "radius")
 
@@ -74,7 +75,7 @@ def read_radii(path: Name, classes: Sequence[Any], rows: int) -> tuple[np.ndarra
 
 def _names(label: Any) -> Iterable[str]:
     """Return how a class may be written: other programs write whole numbers as 3.0, too."""
-    return (str(label),) if isinstance(label, str) else (str(label), str(float(label)))
+    return (label, cell(label)) if isinstance(label, str) else (str(label), str(float(label)))
 
 
 def _whole(text: str | None) -> int:

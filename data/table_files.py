@@ -14,6 +14,7 @@ import numpy as np
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.paths import Location, Name, location
 from boxnn_numba.errors import OptionError
+from boxnn_numba.text import cell, printable
 
 #: Stands for the standard output.
 STDOUT = "-"
@@ -90,13 +91,18 @@ def _csv(file: TextIO, separator: str) -> Iterator[Write]:
     # Other programs at the end of a pipe want plain lines.
     end = "\n" if file is sys.stdout else "\r\n"
     table, begun = csv.writer(file, delimiter=separator, lineterminator=end), False
+    on_screen = file is sys.stdout and file.isatty()
+
+    def safe(value: Any) -> Any:
+        text = cell(value)
+        return printable(text) if on_screen and isinstance(text, str) else text
 
     def write(rows: Rows) -> None:
         nonlocal begun
         if not begun:
-            table.writerow(rows)
+            table.writerow(map(safe, rows))
             begun = True
-        table.writerows(_lists(rows))
+        table.writerows(map(safe, values) for values in _lists(rows))
 
     yield write
 

@@ -31,6 +31,7 @@ from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_in
 from boxnn_numba.pipelines.running import Result, RunOptions
 from boxnn_numba.progress import Progress
 from boxnn_numba.rivals import group_count
+from boxnn_numba.text import without_secrets
 
 
 class Worker(Protocol):
@@ -286,9 +287,9 @@ class Subject:
         dataset, total = self.dataset, self.dataset.n_rows(self.split)
         some = self.n_rows != total
         return {
-            "model": str(self.model),
+            "model": without_secrets(str(self.model)),
             "model_digest": self.model_digest,
-            "dataset": str(self.data),
+            "dataset": without_secrets(str(self.data)),
             "dataset_name": dataset.name,
             "dataset_digest": dataset.digest,
             "split": self.split,

@@ -24,6 +24,7 @@ from boxnn_numba.errors import DataError, OptionError
 from boxnn_numba.pipelines.figures.curves import save
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.progress import Progress
+from boxnn_numba.text import cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,7 +152,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     ):
         table = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({key: cell(value) for key, value in row.items()} for row in rows)
 
 
 def write_figure(path: Path, figure: Figure) -> None:

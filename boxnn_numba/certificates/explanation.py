@@ -19,6 +19,7 @@ from boxnn_numba.columns import Column
 from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError
 from boxnn_numba.rivals import assembled, group_count, groups_changed, nearest_rows, unit_name
+from boxnn_numba.text import printable
 
 #: Columns in the text of an explanation.
 _MOST_LISTED = 12
@@ -215,8 +216,7 @@ class Explanation:
             *self._table(),
             *self._change(),
         ]
-        # Names of a stranger's are shown, not sent to the terminal.
-        return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+        return printable("\n".join(lines))
 
     @property
     def _noun(self) -> str:

@@ -32,10 +32,14 @@ _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def _security(options: ClusterOptions) -> Security | None:
-    if options.tls_ca_file is None:
-        return None
+    """Return how connections are encrypted, on this machine by keys that are made for the run.
+
+    A scheduler without keys runs what any process that reaches its port sends it.
+    """
     from distributed import Security
 
+    if options.tls_ca_file is None:
+        return None if options.workers is None else Security.temporary()
     roles = {
         f"tls_{role}_{kind}": path
         for role in ("client", "worker", "scheduler")

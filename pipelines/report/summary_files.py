@@ -12,6 +12,7 @@ from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.learning import OF_EPOCH, Learning
 from boxnn_numba.pipelines.figures.published import PublishedRow
 from boxnn_numba.pipelines.figures.runs import ClassSummary, Run, Summary
+from boxnn_numba.text import cell, without_secrets
 
 _SETTINGS = (
     "model",
@@ -112,7 +113,7 @@ def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]
     with path.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(head)
-        writer.writerows(rows)
+        writer.writerows(map(cell, row) for row in rows)
 
 
 def run_settings(run: Run) -> dict[str, str]:
@@ -130,7 +131,8 @@ def run_settings(run: Run) -> dict[str, str]:
         settings["attack"] = str(run.attack.path)
         settings.update(_flat("attack", run.attack.attributes["options"]))
     settings.update(_flat("training", run.attributes.get("training") or {}))
-    return {name: _words(value) for name, value in settings.items()}
+    # Files of earlier versions name URLs as they were given.
+    return {name: without_secrets(_words(value)) for name, value in settings.items()}
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,3 +126,23 @@ def test_failures_are_one_line_and_leave_nothing(run_boxnn: Run) -> None:
     code, _, err = run_boxnn("data", "ingest", "digits")
     assert code == 2 and "--out" in err
     assert [path.name for path in Path().iterdir()] == ["t.csv"]
+
+
+def test_names_of_a_stranger_run_nowhere(run_boxnn: Run) -> None:
+    rows = "".join(f"{i},{i % 7},{('=cmd()', 'a' + chr(27) + '[2Jb')[i % 2]}\n" for i in range(60))
+    Path("table.csv").write_text(f'"@SUM(A1)","q{chr(27)}[0m",kind\n{rows}')
+    shown = [run_boxnn("data", "ingest", "table.csv", "--label", "kind", "--out", "t.zarr")]
+    shown.append(run_boxnn("data", "info", "t.zarr"))
+    words = ("--preset", "accurate", "--boxes", "6", "--epochs", "1", "--out", "m.zarr")
+    shown.append(run_boxnn("train", "t.zarr", *words))
+    shown.append(run_boxnn("certify", "m.zarr", "t.zarr", "--out", "c.zarr"))
+    shown.append(run_boxnn("report", "c.zarr", "--out", "report"))
+    shown.append(run_boxnn("certify", "c.zarr", "t.zarr", "--out", "no.zarr"))
+    assert [code for code, _, _ in shown] == [0, 0, 0, 0, 0, 1]
+    text = "".join(out + err for _, out, err in shown)
+    assert chr(27) not in text
+    assert "a\\x1b[2Jb" in text
+    # The file has the name as it is, and no cell that a spreadsheet would run.
+    assert run_boxnn("predict", "m.zarr", "table.csv", "--out", "p.csv")[0] == 0
+    labels = {line.split(",")[0] for line in Path("p.csv").read_text().splitlines()[1:]}
+    assert labels <= {"'=cmd()", f"a{chr(27)}[2Jb"}

@@ -85,7 +85,7 @@ def test_packages_lists_every_package_directory() -> None:
 #: Rooms of the package from the lowest layer to the highest. A module imports from its own layer
 #: and from lower ones, whether for types only, in a function or at once. ``__init__`` is the root.
 LAYERS = (
-    "_version errors progress statistics validation",
+    "_version errors progress statistics text validation",
     "kernels",
     "backends",
     "adversary boxes classifier columns distances grid lazy rivals",

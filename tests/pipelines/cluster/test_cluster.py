@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import shutil
+import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -213,6 +216,22 @@ def test_tls_between_local_workers(work: Work, tmp_path: Path) -> None:
         assert executor.address.startswith("tls://")
     certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=cluster))
     assert_same_certificates(tmp_path / "c", work)
+
+
+def test_local_workers_refuse_who_has_no_key_of_the_run() -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with connect(ClusterOptions(workers=1, threads_per_worker=1)) as executor:
+        scheduler = urlsplit(executor.address)
+        with pytest.raises(OSError) as refused:  # noqa: SIM117  # the answer may come late
+            with (
+                socket.create_connection((scheduler.hostname, scheduler.port), 10) as plain,
+                context.wrap_socket(plain) as stranger,
+            ):
+                stranger.sendall(b"anything")
+                if not stranger.recv(1):
+                    raise ConnectionResetError
+        assert isinstance(refused.value, (ssl.SSLError, ConnectionError))
 
 
 def test_tls_is_not_given_up_for_a_plain_scheduler(
