@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from boxnn_numba import __version__
-from boxnn_numba.errors import BoxNNError
+from boxnn_numba.errors import BoxNNError, first_line
 from boxnn_numba.text import printable
 
 #: command -> module of `boxnn_numba.cli` that defines it, imported when it is used
@@ -38,6 +39,8 @@ COMMANDS = {
     "reproduce": "reproduce",
     "plan": "plan",
 }
+#: What standard output says where nothing more can be written.
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class LazyGroup(click.Group):
@@ -79,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code, asked)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # Click takes it for an answer not given
+            _fail("a file ends before it is complete; copy or make it again", 1, asked)
         _fail("Interrupted.", 130, asked, start="")
     except BoxNNError as error:
         if "--debug" in words:
@@ -90,9 +95,14 @@ def main(arguments: list[str] | None = None) -> None:
         if "--debug" in words:
             raise
         _abandon_output()
+        remedy = "; check where the output goes" if error.errno in _OUTPUT_ERRORS else ""
         with contextlib.suppress(OSError):
-            _fail(f"{error.strerror or error}; check where the output goes", 1, asked)
+            _fail(f"{first_line(error)}{remedy}", 1, asked)
         sys.exit(1)
+    except MemoryError:
+        if "--debug" in words:
+            raise
+        _fail("out of memory; close other programs, or take fewer rows or boxes", 1, asked)
 
 
 def _fail(message: str, code: int, asked: dict[str, bool], start: str = "Error: ") -> NoReturn:

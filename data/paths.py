@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from boxnn_numba.errors import BoxNNError, OptionError, first_line
+from boxnn_numba.errors import BoxNNError, DataError, OptionError, first_line
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -49,7 +49,8 @@ def location(name: Name) -> Location:
     """Return where a store is: a local path, or a URL such as ``memory://...`` or ``s3://...``.
 
     A ``file://`` URL is a local path. Nothing is read yet, but a protocol that is unknown, or whose
-    library is not installed, is an `OptionError`.
+    library is not installed, is an `OptionError`, and a host that refuses a connection, where the
+    library makes one at once, a `DataError`.
     """
     if not is_url(name):
         return Path(os.fspath(name))  # type: ignore[arg-type]
@@ -65,6 +66,8 @@ def location(name: Name) -> Location:
         raise OptionError(f"{name} needs a library that is not installed: {remedy}") from error
     except ValueError as error:
         raise OptionError(f"{name} is not a usable URL ({first_line(error)}); check it") from error
+    except OSError as error:  # some libraries connect at once
+        raise DataError(f"cannot reach {name}: {first_line(error)}; {URL_REMEDY}") from error
     return Path(path.path) if path.protocol in _LOCAL else path
 
 

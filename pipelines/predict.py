@@ -102,7 +102,10 @@ def predict(
     ) as write:
         for x, ids in pieces:
             rows = {} if ids is None or name is None else {name: ids}
-            rows |= _certified(classifier, x, kind, distances, run)
+            try:
+                rows |= _certified(classifier, x, kind, distances, run)
+            except InputError as error:
+                raise InputError(f"of the rows from {count} on: {error}") from error
             write(rows | (_changes(classifier, x) if changes else {}))
             count += len(x)
             run.progress.start(count, "samples")  # nobody knows how many there will be
@@ -283,4 +286,4 @@ def _array_pieces(path: Path) -> Pieces:
     if not isinstance(array, np.ndarray) or array.ndim < 2 or len(array) == 0:
         raise InputError(f"{path} must hold samples as rows, (N, features) with N >= 1")
     for start in range(0, len(array), _ROWS):
-        yield array[start : start + _ROWS], None
+        yield np.asarray(array[start : start + _ROWS]), None

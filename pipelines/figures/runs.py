@@ -14,6 +14,7 @@ from boxnn_numba.data.radii_table import read_radii
 from boxnn_numba.data.row_files import most_of, unit_of
 from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.pipelines.figures.published import Method, method
+from boxnn_numba.text import printable
 
 if TYPE_CHECKING:
     from boxnn_numba.data.attack_store import AttackFile
@@ -340,12 +341,15 @@ def _published_name(attributes: Mapping[str, Any]) -> str | None:
 
 
 def distinct_names(paths: Sequence[Location]) -> list[str]:
-    """Name each file by its stem, with as many parent folders as it takes to tell them apart."""
+    """Name each file by its stem, with as many parent folders as it takes to tell them apart.
+
+    Bytes that are no text are written out.
+    """
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]
         if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+            return [printable(name) for name in names]
+    return [printable(str(path)) for path in paths]
 
 
 def _check_comparable(first: Run, other: Run) -> None:

@@ -187,7 +187,7 @@ def _fill(
     progress.advance(1)
     title = f"Certified robustness on {title}"
     page = render(runs, samples, title, convention=convention, notes=notes, learning=learning)
-    (folder / PAGE).write_text(page, encoding="utf-8")
+    (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
     progress.advance(1)
     return notes
 

@@ -110,7 +110,8 @@ def _epochs(learning: Sequence[Learning]) -> Iterable[Iterable[Any]]:
 
 
 def _write_csv(path: Location, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as lines:
+    # Names of files may hold bytes that are no text.
+    with path.open("w", encoding="utf-8", newline="", errors="backslashreplace") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(map(cell, row) for row in rows)

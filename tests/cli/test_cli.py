@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -212,6 +213,28 @@ def test_ctrl_c_ends_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("boxnn_numba.pipelines.training.train.training_source", stop)
     code, out, err = boxnn(*TRAIN)
     assert (code, out, err.strip()) == (130, "", "Interrupted.")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (EOFError(), "a file ends before it is complete"),
+        (MemoryError(), "out of memory; close other programs"),
+        (OSError("cannot load libx.so"), "cannot load libx.so"),
+        (OSError(errno.ENOSPC, "No space left"), "No space left; check where the output goes"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(
+    error: BaseException, words: str, boxnn: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("boxnn_numba.cli.main._abandon_output", lambda: None)
+    monkeypatch.setattr("boxnn_numba.pipelines.training.train.training_source", fail)
+    code, out, err = boxnn(*TRAIN)
+    # Click begins a new line for an answer that was not given.
+    failed((code, out, err.removeprefix("\n")), 1, words)
 
 
 def test_labels_that_the_model_never_saw(trained: Run) -> None:

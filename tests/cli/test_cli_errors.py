@@ -115,6 +115,14 @@ def test_predict_on_bad_arrays(content: Any, words: str, trained: Run) -> None:
     assert here() == before
 
 
+def test_predict_names_the_row_of_the_file(trained: Run) -> None:
+    rows = np.zeros((4100, 12))
+    rows[4099, 2] = 0.5
+    np.save("x.npy", rows)
+    words = "of the rows from 4096 on: x holds 0.5 at row 3, feature 2"
+    failed(trained("predict", "model.zarr", "x.npy", "--out", "p.csv"), 1, words)
+
+
 def test_predict_never_unpickles(trained: Run) -> None:
     np.save("x.npy", np.array([[object()] * 12], dtype=object), allow_pickle=True)
     failed(

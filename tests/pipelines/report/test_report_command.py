@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 import time
 from dataclasses import replace
 
@@ -70,6 +71,14 @@ def read_csv(path):
 
 def nothing_new(folder, before):
     return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_names_that_are_no_text(work):
+    (work / "one.zarr").rename(work / "o\udcff.zarr")
+    report(["o\udcff.zarr"], "r")
+    assert "o\\udcff" in (work / "r/report.html").read_text(encoding="utf-8")
+    assert {row["run"] for row in read_csv(work / "r/summary.csv")} == {"o\\udcff"}
 
 
 def test_report_of_two_runs(work):
