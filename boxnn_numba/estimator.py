@@ -40,7 +40,7 @@ from boxnn_numba.grid import Grid, are_codes
 from boxnn_numba.input_columns import columns_of, has_texts, is_default
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipeline_steps import last_step
-from boxnn_numba.probabilities import probabilities, sharpness
+from boxnn_numba.statistics import probabilities, sharpness
 from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.data import TrainingData, check_shape, frame_rows, rows_of
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown

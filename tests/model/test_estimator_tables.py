@@ -31,7 +31,7 @@ from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.estimator import certified_accuracy_scorer, certified_radius
 from boxnn_numba.input_columns import columns_of
 from boxnn_numba.pipeline_steps import check_apart
-from boxnn_numba.probabilities import sharpness
+from boxnn_numba.statistics import sharpness
 
 WINE = load_wine(return_X_y=True)
 CITIES = np.array(["Bonn", "Kiel", "Ulm", None], object)

@@ -93,7 +93,7 @@ LAYERS = (
     "certificates",
     "model",
     "training",
-    "baselines display estimator input_columns pipeline_steps probabilities theory",
+    "baselines display estimator input_columns pipeline_steps theory",
     "data __init__",
     "pipelines",
     "cli __main__",
