@@ -37,12 +37,10 @@ def run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_numba_cuda
-@pytest.mark.parametrize("file", ["backends/test_cuda.py", "training/test_cuda_training.py"])
-def test_in_the_simulator(file: str) -> None:
+def test_in_the_simulator() -> None:
     """All tests that need a GPU, with small arrays."""
-    done = run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / file, NUMBA_ENABLE_CUDASIM="1"
-    )
+    files = TESTS / "backends/test_cuda.py", TESTS / "training/test_cuda_training.py"
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *files, NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
 
@@ -146,19 +144,17 @@ def test_no_gpu_is_one_line_that_says_what_to_do(run_boxnn: Any, tiny_dataset: P
 
 
 @needs_numba_cuda
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("OLDEST = (99, 0)", "compute capability"),
+def test_what_is_missing_is_named() -> None:
+    cases = (
         ("cuda.get_current_device = fail(cuda_errors.CudaSupportError('line:\\nno driver'))",
          "found no usable NVIDIA driver (no driver); install one or use `device` cpu"),
         ("cuda.get_current_device = fail(_NO_COMPILER[0]('no nvvm'))",
          "no nvvm"),
         ("cuda.get_current_device = fail(_library_errors()[-1]('too old'))",
          "does not work here (too old); update the NVIDIA driver or use `device` cpu"),
-    ],
-)  # fmt: skip
-def test_what_is_missing_is_named(setting: str, message: str) -> None:
+        ("cuda.get_current_device, OLDEST = Old, (99, 0)", "compute capability"),
+    )  # fmt: skip
+    settings = [setting for setting, _ in cases]
     code = (
         "import boxnn_numba.backends.cuda_runtime as runtime\n"
         "from boxnn_numba.errors import BackendError\n"
@@ -169,15 +165,18 @@ def test_what_is_missing_is_named(setting: str, message: str) -> None:
         "class Old:\n"
         "    compute_capability, name = (7, 0), b'Old GPU'\n"
         "runtime.SIMULATED = False\n"
-        "runtime.cuda.get_current_device = Old\n"
-        f"exec({setting!r}, {{**vars(runtime), 'fail': fail}}, vars(runtime))\n"
-        "try:\n"
-        "    runtime.check_device()\n"
-        "except BackendError as error:\n"
-        "    print(error)"
+        f"for setting in {settings!r}:\n"
+        "    exec(setting, {**vars(runtime), 'fail': fail, 'Old': Old}, vars(runtime))\n"
+        "    try:\n"
+        "        runtime.check_device()\n"
+        "    except BackendError as error:\n"
+        "        print(error)"
     )
     done = run("-c", code, NUMBA_ENABLE_CUDASIM="1")
-    assert message in done.stdout and done.stdout.count("\n") == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(cases), done.stderr
+    for line, (_, message) in zip(lines, cases, strict=True):
+        assert message in line
 
 
 @needs_numba_cuda

@@ -31,7 +31,7 @@ from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.options import TrainingOptions
 
 #: A process of a test that loses its parent ends after this many seconds.
-_BOUND = "import signal; signal.alarm(400); "
+_BOUND = "import signal; signal.alarm(3600); "
 BOXNN = [sys.executable, "-P", "-c", f"{_BOUND}from boxnn_numba.cli.main import main; main()"]
 CHUNK_ROWS = 4
 TEST_ROWS = 120
@@ -323,7 +323,7 @@ def wait_until(
 def wait_for_workers(scheduler: Scheduler, count: int, security: Any = None) -> None:
     """Wait until a scheduler has so many workers."""
     with distributed.Client(scheduler.address, security=security, set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=60)
+        wait_until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == count)
 
 
 def make_certificates(folder: Path) -> dict[str, str]:

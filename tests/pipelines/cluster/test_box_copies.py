@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.cluster_tools import OPTIONS, Work, assert_same_model, make_work
+from support.cluster_tools import OPTIONS, Scheduler, Work, assert_same_model, make_work
 
 from boxnn_numba.backends.box_layout import Frame, box_table, frame_of
 from boxnn_numba.backends.structure import Structure
@@ -176,11 +176,15 @@ def test_entries_travel_narrow() -> None:
 
 @pytest.mark.parametrize("shards", [0, 3])
 def test_calls_past_and_by_the_scheduler_give_the_same_bits(
-    shards: int, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: int,
+    work: Work,
+    external: Scheduler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Every step is cut, and some workers have no call in a step.
     monkeypatch.setattr(cluster_training, "TASK_SECONDS", 1e-9)
-    cluster = ClusterOptions(workers=2, threads_per_worker=1, box_shards=shards)
+    cluster = ClusterOptions(scheduler=external.address, box_shards=shards)
     reached = dask_executor.DaskExecutor._calls_of_workers
     for name, reach in (("past", reached), ("by", lambda self: None)):
         monkeypatch.setattr(dask_executor.DaskExecutor, "_calls_of_workers", reach)

@@ -8,7 +8,6 @@ import shutil
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,24 +47,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return make_work(tmp_path_factory.mktemp("work"))
 
 
-@pytest.fixture(scope="module")
-def external(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
-    """A scheduler with two workers, started as a user starts them."""
-    with Started(tmp_path_factory.mktemp("cluster")) as started:
-        scheduler = started.scheduler()
-        for _ in range(2):
-            started.worker(scheduler.address, "--no-nanny")
-        wait_for_workers(scheduler, 2)
-        yield scheduler
-
-
 # --- the same bits -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "cluster",
     [
-        ClusterOptions(workers=1),
+        pytest.param(ClusterOptions(workers=1), marks=pytest.mark.slow),
         ClusterOptions(workers=2, threads_per_worker=1),
         pytest.param(ClusterOptions(workers=4), marks=pytest.mark.slow),
         ClusterOptions(workers=1, threads_per_worker=2, box_shards=3),
@@ -297,13 +285,12 @@ def test_no_scheduler_there(work: Work, tmp_path: Path, run_boxnn: Run) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_scheduler_without_workers(work: Work, tmp_path: Path, run_boxnn: Run) -> None:
-    (tmp_path / "cluster").mkdir()
-    with Started(tmp_path / "cluster") as started:
-        address = started.scheduler().address
-        start = ("certify", work.model, work.data, "--out", "x", "--scheduler", address)
-        failed(run_boxnn(*start), 1, f"{address} has no workers; start some")
-    assert names(tmp_path) == {"cluster"}
+def test_a_scheduler_without_workers(
+    work: Work, bare: Scheduler, tmp_path: Path, run_boxnn: Run
+) -> None:
+    start = ("certify", work.model, work.data, "--out", "x", "--scheduler", bare.address)
+    failed(run_boxnn(*start), 1, f"{bare.address} has no workers; start some")
+    assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
@@ -321,21 +308,26 @@ def test_a_scheduler_without_workers(work: Work, tmp_path: Path, run_boxnn: Run)
     ids=["version", "store", "no function", "no package"],
 )  # fmt: skip
 def test_workers_that_do_not_fit(
-    preload: str, message: str, work: Work, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    preload: str,
+    message: str,
+    work: Work,
+    bare: Scheduler,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "cluster").mkdir()
     with Started(tmp_path / "cluster") as started:
-        scheduler = started.scheduler()
-        started.worker(scheduler.address, "--no-nanny", preload=preload)
-        wait_for_workers(scheduler, 1)
+        started.worker(bare.address, "--no-nanny", preload=preload)
+        wait_for_workers(bare, 1)
         capfd.readouterr()
         with pytest.raises(ClusterError, match=message) as error:
             certify(
                 work.model, work.data, tmp_path / "c",
-                run=RunOptions(cluster=ClusterOptions(scheduler=scheduler.address)),
+                run=RunOptions(cluster=ClusterOptions(scheduler=bare.address)),
             )  # fmt: skip
         assert "\n" not in str(error.value)
         assert capfd.readouterr() == ("", "")
+    wait_for_workers(bare, 0)
 
 
 def test_a_damaged_chunk_is_named(

@@ -11,6 +11,7 @@ from support.cluster_tools import (
     SLOW_TASKS,
     TEST_ROWS,
     KillingProgress,
+    Scheduler,
     Work,
     make_work,
     worker_processes,
@@ -53,22 +54,27 @@ def digests(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("method", ["greedy", "random"])
 def test_two_workers_give_the_same_bits(
-    method: str, work: Work, run_boxnn: Run, tmp_path: Path
+    method: str, work: Work, external: Scheduler, run_boxnn: Run, tmp_path: Path
 ) -> None:
     np.save("mask.npy", np.arange(12) % 4 != 0)
     words = ("--method", method, "--queries", 50, "--features", "mask.npy", "--seed", 3)
     start = ("attack", work.model, work.data, *words)
     assert run_boxnn(*start, "--out", "here")[::2] == (0, "")
-    code, out, err = run_boxnn(*start, "--out", "there", "--workers", 2, "--threads-per-worker", 1)
+    own = "--workers", 2, "--threads-per-worker", 1
+    where = own if method == "greedy" else ("--scheduler", external.address)
+    code, out, err = run_boxnn(*start, "--out", "there", *where)
     assert (code, err) == (0, "") and f"cluster: {TEST_ROWS // 5} tasks, " in out
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
     assert names(tmp_path) == {"mask.npy", "here", "there"} and worker_processes() == []
 
 
-def test_a_stopped_attack_goes_on_where_it_was(work: Work, tmp_path: Path) -> None:
+def test_a_stopped_attack_goes_on_where_it_was(
+    work: Work, external: Scheduler, tmp_path: Path
+) -> None:
     whole = attack(work.model, work.data, tmp_path / "whole")
     with pytest.raises(InterruptedRunError, match=r"of 24 chunks are kept in .*a\.partial"):
-        run = RunOptions(cluster=TWO, progress=Stopper(40))
+        cluster = ClusterOptions(scheduler=external.address)
+        run = RunOptions(cluster=cluster, progress=Stopper(40))
         attack(work.model, work.data, tmp_path / "a", run=run)
     # Not on a cluster, then: nothing in the file depends on where it was made.
     left = attack(work.model, work.data, tmp_path / "a", run=RunOptions(resume=True))
@@ -92,7 +98,8 @@ def test_a_counterexample_is_kept_beside_the_output(work: Work, tmp_path: Path) 
         workers_run_first(FORGED),
         pytest.raises(UnsoundError, match=r"please report it with .*a\.counterexample-\d+\.npz"),
     ):
-        attack(work.model, work.data, tmp_path / "a", AttackOptions(), run=RunOptions(cluster=TWO))
+        one = RunOptions(cluster=ClusterOptions(workers=1, threads_per_worker=1))
+        attack(work.model, work.data, tmp_path / "a", AttackOptions(), run=one)
     kept = next(tmp_path.glob("a.counterexample-*.npz"))
     with np.load(kept) as content:
         np.testing.assert_array_equal(content["x"], content["x_adv"])
