@@ -281,12 +281,11 @@ def test_workers_that_are_away_for_a_moment_are_waited_for(
             self.workers = {}
 
     monkeypatch.setattr(dask_executor.DaskExecutor, "count_workers", count_workers)
-    cluster = ClusterOptions(workers=1, threads_per_worker=1)
-    train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=cluster))
-    assert next(away) > 3
-    assert_same_model(tmp_path / "m", work)
-    with connect(cluster) as executor:
+    with connect(ClusterOptions(workers=1, threads_per_worker=1)) as executor:
         assert isinstance(executor, dask_executor.DaskExecutor)
+        train(work.data, tmp_path / "m", OPTIONS, client=executor.client)
+        assert next(away) > 3
+        assert_same_model(tmp_path / "m", work)
         submitted = []
         submit = executor.submit
         monkeypatch.setattr(executor, "submit", lambda *of: submitted.append(of[1]) or submit(*of))

@@ -202,7 +202,7 @@ def test_tls_between_local_workers(work: Work, tmp_path: Path) -> None:
     cluster = ClusterOptions(workers=1, threads_per_worker=1, **make_certificates(tmp_path))
     with connect(cluster) as executor:
         assert executor.address.startswith("tls://")
-    certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=cluster))
+        certify(work.model, work.data, tmp_path / "c", client=executor.client)
     assert_same_certificates(tmp_path / "c", work)
 
 
