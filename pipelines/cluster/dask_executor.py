@@ -101,10 +101,26 @@ class DaskExecutor:
                     self.wait_for_workers()
                     continue
                 item = pending.pop(future)
-                with self.failures(task=f"chunk {item}"):
-                    result = future.result()
+                # Of a worker that died, Dask blames the task that ran and those that waited.
+                suspects = {item, *(pending[other] for other in pending if other.status == "error")}
+                with self.failures(task="chunk " + " or ".join(map(str, sorted(suspects)))):
+                    result = self._result(future)
                 submit_more()
                 yield item, result
+
+    def _result(self, future: Any) -> Any:
+        """Return the result of a task that is done.
+
+        It may have been lost with its worker since, and is then computed again, for which there
+        must be a worker.
+        """
+        while True:
+            try:
+                return future.result(timeout=_RESTART_SECONDS)
+            except TimeoutError:
+                if future.status != "pending":  # it is the task's own error
+                    raise
+                self.wait_for_workers()
 
     def check(self, paths: Sequence[str]) -> None:
         """Refuse workers that cannot read some paths."""

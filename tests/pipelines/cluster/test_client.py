@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from boxnn_numba.errors import ClusterError, OptionError
 from boxnn_numba.pipelines.attack.attack import attack
 from boxnn_numba.pipelines.certification.baselines import certify_baseline
 from boxnn_numba.pipelines.certification.certify import certify
-from boxnn_numba.pipelines.cluster import connection
+from boxnn_numba.pipelines.cluster import connection, dask_executor
+from boxnn_numba.pipelines.cluster.dask_executor import DaskExecutor
 from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 from boxnn_numba.pipelines.model_selection.frontier import frontier
 from boxnn_numba.pipelines.reproduce.reproduce import reproduce
@@ -119,6 +121,29 @@ def test_where_the_work_is_done(client: Client, threads: Client) -> None:
         settled = RunOptions(client=threads).using()
         assert settled.using() is settled
         assert RunOptions(client=threads).using(client).client is client
+
+
+def test_a_result_that_is_lost_is_waited_for_while_there_are_workers(
+    threads: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_executor, "_RESTART_SECONDS", 0.01)
+    executor, looks = DaskExecutor(threads), []
+    monkeypatch.setattr(executor, "wait_for_workers", lambda: looks.append(1))
+    assert executor._result(threads.submit(time.sleep, 0.1, pure=False)) is None and looks
+    with pytest.raises(TimeoutError, match="its own"):
+        executor._result(threads.submit(_timed_out))
+
+    def none_came_back() -> None:
+        raise ClusterError("none came back")
+
+    monkeypatch.setattr(executor, "wait_for_workers", none_came_back)
+    with pytest.raises(ClusterError, match="none came back"):
+        executor._result(threads.submit(time.sleep, 0.5, pure=False))
+    executor.close()
+
+
+def _timed_out() -> None:
+    raise TimeoutError("its own")
 
 
 def test_a_task_does_not_use_the_cluster_that_runs_it(threads: Client) -> None:

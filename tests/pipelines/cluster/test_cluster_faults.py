@@ -59,8 +59,9 @@ def write_chunk(out, index, *values, **extra):
 
 chunks.write_chunk = write_chunk
 """
+#: Dask does not restart a worker that dies before it is known to have started.
 KILLS_ITS_WORKER = """
-import os, signal
+import os, signal, time
 from boxnn_numba.pipelines import chunks
 from boxnn_numba.training import softmin_stages
 
@@ -69,10 +70,12 @@ chunks.real_write_chunk = real
 
 def write_chunk(out, index, *values, **extra):
     if index == 11:
+        time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
     real(out, index, *values, **extra)
 
 def forward(*arguments):
+    time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 chunks.write_chunk = write_chunk
@@ -272,14 +275,19 @@ def test_a_full_disk_on_a_worker(work: Work, tmp_path: Path) -> None:
 
 
 def test_a_task_that_kills_its_worker(work: Work, tmp_path: Path) -> None:
-    words = r"chunk 11 killed its worker 4 times .out of memory.*; give the workers more memory"
+    # Its neighbours may have waited at the same workers each time.
+    which = r"chunk (\d+ or )*11( or \d+)*"
+    words = which + " killed its worker 4 times .out of memory.*; give the workers more memory"
+    # On a busy machine Dask may give both workers up before.
+    given_up = "|the last worker of .* was lost and none came back in 60 s"
+    words += given_up
     with workers_run_first(KILLS_ITS_WORKER):
         with pytest.raises(ClusterError, match=words) as error:
             certify(work.model, work.data, tmp_path / "c", run=RunOptions(cluster=TWO))
         one_line(error)
         kept = finished_chunks(tmp_path / "c")
         assert kept and 11 not in kept
-        words = r"killed its worker 4 times|were lost 8 times"
+        words = "killed its worker 4 times|were lost 8 times" + given_up
         with pytest.raises(ClusterError, match=words) as error:
             train(work.data, tmp_path / "m", OPTIONS, run=RunOptions(cluster=TWO))
         one_line(error)
