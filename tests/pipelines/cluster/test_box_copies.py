@@ -200,7 +200,7 @@ def test_workers_pass_on_what_is_for_others(monkeypatch: pytest.MonkeyPatch) -> 
         asked = [(name, (index,)) for index, name in enumerate(executor.seats)]
         assert executor.call_each(operator.sub, asked, (10,)) == [-10, -9, -8, -7, -6, -5]
         # Who cannot be reached by another worker is not called again for a while; the rest is.
-        lost = "tcp://127.0.0.1:1"
+        lost = "tls://127.0.0.1:1"
         executor.workers[lost] = 1
         with pytest.raises(OSError, match=r"127\.0\.0\.1:1: "):
             executor.call_each(operator.sub, [*asked, (lost, (1,))], (10,))
@@ -222,7 +222,7 @@ def test_what_fails_on_a_worker_is_raised_here() -> None:
         with pytest.raises(ClusterError, match=words), executor.failures():
             executor.ask(bytearray, [(2**62,)], (), (), tuple)
         with pytest.raises(OSError, match=r"127\.0\.0\.1:1: "):
-            executor.call_each(operator.neg, [(worker, (1,)), ("tcp://127.0.0.1:1", (2,))])
+            executor.call_each(operator.neg, [(worker, (1,)), ("tls://127.0.0.1:1", (2,))])
         executor.count_workers(0)
         assert executor.call_each(operator.neg, [(worker, (1,)), (worker, (2,))]) == [-1, -2]
         # A worker that has not heard of the plugin yet is like one that is lost.
@@ -231,7 +231,7 @@ def test_what_fails_on_a_worker_is_raised_here() -> None:
             executor.call_each(operator.neg, [(worker, (1,))])
         # What is asked of the scheduler while a worker does not answer, here and on workers.
         assert executor._calls is not None
-        for names, there in (([worker], {worker: 1}), (["tcp://127.0.0.1:1"], {})):
+        for names, there in (([worker], {worker: 1}), (["tls://127.0.0.1:1"], {})):
             ncores = executor._calls._scheduler.ncores
             assert executor.client.sync(ncores, workers=names) == there
             on_worker = executor.client.run(there_by, names)
@@ -292,7 +292,7 @@ def test_workers_that_are_away_for_a_moment_are_waited_for(
         mapped = executor.map(operator.neg, range(20))
         next(mapped)
         assert submitted == list(range(3 + 1))
-        executor.workers["tcp://127.0.0.1:1"] = 1  # one that joins
+        executor.workers["tls://127.0.0.1:1"] = 1  # one that joins
         next(mapped)
         assert submitted == list(range(6 + 2))
         assert len(list(mapped)) == 18 and submitted == list(range(20))
