@@ -259,7 +259,7 @@ def box_table(lower: np.ndarray, upper: np.ndarray, frame: Frame | None = None) 
     return BoxTable(frame.padded(lower, rows, 0), frame.padded(upper, rows, 255), m, frame)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassLayout:
     """Boxes laid out for class distances, made once per model.
 
@@ -274,6 +274,8 @@ class ClassLayout:
         (1, planes * columns) uint8, the largest lower and the smallest upper bound of each column.
     probes
         (S,) columns of each segment after which to look whether a tile can be left, whole vectors.
+    kept
+        What a plan made of the boxes, by its name.
     """
 
     table: BoxTable
@@ -281,13 +283,13 @@ class ClassLayout:
     floor: np.ndarray
     ceiling: np.ndarray
     probes: np.ndarray
-    _kept: dict[int, GroupTable] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     def groups(self, width: int) -> GroupTable:
         """Return the table for samples in the lanes, at a width."""
-        if width not in self._kept:
-            self._kept[width] = group_table(*self.table.bounds(), width)
-        return self._kept[width]
+        if width not in self.kept:
+            self.kept[width] = group_table(*self.table.bounds(), width)
+        return self.kept[width]
 
     @functools.cached_property
     def lanes(self) -> tuple[LaneTable, ...]:
@@ -331,8 +333,8 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> 
         share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))
         enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
         probe = first + int(enough) * simd.LANES
-        # Templates keep the sums of all their rows at a probe, which a few columns are not worth.
-        probes.append(last if probe + (0 if plain else simd.LANES) >= last else probe)
+        # To add up sums at a probe is not worth a vector of columns, or less.
+        probes.append(last if probe + simd.LANES >= last else probe)
     # What is laid out: of plain boxes each class is one row range, and so one template.
     templates = np.arange(len(starts)) if plain else structure.templates
     laid = Structure(starts, templates, part, structure.group)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from boxnn_numba.backends import slices
 from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, LaneTable, aligned, round_up
 from boxnn_numba.kernels import distances, sample_lanes, simd
 
@@ -39,16 +40,30 @@ def class_plan(layout: ClassLayout, width: int, rows: int) -> Plan:
     if frame.quarters or len(frame.segments) > 1:
         return Plan(_templates, _GRAIN)
     if frame.planes == 1 and rows >= sample_lanes.VECTOR_SAMPLES:
-        layout.groups(width)  # before threads ask for it
         size = layout.table.n_features * max(1, int(structure.offsets[-1]))
-        return Plan(_samples_in_lanes, round_up(max(1, _WORTH // size), _GRAIN))
+        grain = round_up(max(1, _WORTH // size), _GRAIN)
+        if width > 1:
+            layout.groups(width)  # before threads ask for it
+        return Plan(_bit_slices if width == 1 else _samples_in_lanes, grain)
     return Plan(_row_tiles, _GRAIN)
 
 
 #: Features of samples against boxes that are worth a thread of their own, about 0.1 ms.
 _WORTH = 10_000_000
-#: Rows that a thread takes at a time, and those whose distances it computes at a time.
-_GRAIN, _BLOCK_ROWS = 64, 256
+#: Rows that a thread takes at a time, and those whose distances it computes at a time: the more,
+#: the less often boxes come from memory.
+_GRAIN, _BLOCK_ROWS = 64, 512
+
+
+def _bit_slices(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:
+    """Bits of 64 codes in a word, where that is faster."""
+    boxes = layout.kept.setdefault("slices", slices.Slices()).of(x, layout)
+    if boxes is None:
+        _samples_in_lanes(x, layout, width, out)
+        return
+    for start in range(0, len(x), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        slices.sliced_rows(x[rows], layout, boxes, out[rows])
 
 
 def _row_tiles(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:

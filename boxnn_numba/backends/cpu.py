@@ -28,6 +28,8 @@ from boxnn_numba.kernels import distances, simd
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
 _BLOCK_SAMPLES, _BLOCK_BOXES = 64, 1024
+#: Rows of class distances that are worth reading all boxes once more.
+_ENOUGH_ROWS = 512
 
 
 class PartSums(NamedTuple):
@@ -205,7 +207,9 @@ class CpuBackend:
         def work(first: int, last: int) -> None:
             plan.work(x[first:last], layout, width, out[first:last])
 
-        self.parallel(len(x), plan.grain, work)
+        rounds = min(4, max(1, len(x) // (self.threads * _ENOUGH_ROWS)))
+        piece = round_up(-(-len(x) // (self.threads * rounds)), _BLOCK_SAMPLES)
+        self.parallel(len(x), max(plan.grain, piece), work)
 
     def float_distances(
         self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, width: float

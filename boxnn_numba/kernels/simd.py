@@ -60,6 +60,10 @@ _BYTES = ir.VectorType(ir.IntType(8), LANES)
 _MASK = ir.IntType(LANES)
 _QUAD = ir.VectorType(ir.IntType(32), 4)
 _QUARTERS = ir.VectorType(ir.IntType(32), 16)
+#: Words of 64 bits in a vector of them: of two registers, so that a word that is the same in all
+#: lanes serves both.
+WORDS = LANES // 4
+_WORDS = ir.VectorType(ir.IntType(64), WORDS)
 # vpdpbusd adds groups of four bytes into 32-bit sums, psadbw groups of eight into 64-bit ones.
 _USE_VNNI = TARGET == "avx512vnni"
 #: Bytes that one partial sum adds up.
@@ -89,16 +93,22 @@ class _QuartersType(_Vector):
     pass
 
 
+class _WordsType(_Vector):
+    pass
+
+
 bytes_type = _BytesType("bytes", _BYTES)
 sums_type = _SumsType("sums", _SUMS)
 quad_type = _QuadType("quad", _QUAD)
 quarters_type = _QuartersType("quarters", _QUARTERS)
+words_type = _WordsType("words", _WORDS)
 
 
 @register_model(_BytesType)
 @register_model(_SumsType)
 @register_model(_QuadType)
 @register_model(_QuartersType)
+@register_model(_WordsType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm_type)
@@ -133,11 +143,12 @@ def _address(
 
 
 def _loader(vector: ir.VectorType) -> Callable[..., Any]:
-    """Return what loads a vector of int32 from ``array[row, column]`` on."""
+    """Return what loads a vector of integers from ``array[row, column]`` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, _ = _address(context, builder, signature, arguments)
-        return builder.load(builder.bitcast(address, vector.as_pointer()), align=4, typ=vector)
+        pointer = builder.bitcast(address, vector.as_pointer())
+        return builder.load(pointer, align=vector.element.width // 8, typ=vector)
 
     return generate
 
@@ -211,9 +222,10 @@ def excess(typing: Any, x: Any, lower: Any, upper: Any) -> tuple[Any, Callable[.
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x, lower, upper = arguments
-        below = _saturating_subtract(builder, lower, x)
-        above = _saturating_subtract(builder, x, upper)
-        return builder.or_(below, above)  # at most one of the two is not zero
+        # Processors have twice as many units for these as for saturating subtractions.
+        above = _call(builder, f"llvm.umax.v{LANES}i8", _BYTES, [x, lower])
+        below = _call(builder, f"llvm.umin.v{LANES}i8", _BYTES, [x, upper])
+        return builder.sub(above, below)
 
     return bytes_type(bytes_type, bytes_type, bytes_type), generate
 
@@ -425,23 +437,45 @@ def _fold(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, group: int) ->
     return builder.add(_shuffle(builder, left, right, front), _shuffle(builder, left, right, back))
 
 
+def _zip_add(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, run: int) -> ir.Value:
+    """Add the halves of every 16 bytes; in the result runs of left and right alternate."""
+    half = 64 // left.type.element.width
+    front = [
+        side + first + lane
+        for first in range(0, left.type.count, run)
+        if first % (2 * half) < half
+        for side in (0, left.type.count)
+        for lane in range(run)
+    ]
+    back = [lane + half for lane in front]
+    return builder.add(_shuffle(builder, left, right, front), _shuffle(builder, left, right, back))
+
+
 @intrinsic
 def totals(typing: Any, s0: Any, s1: Any, s2: Any, s3: Any) -> tuple[Any, Callable[..., Any]]:
     """Return the totals of four partial sums as a vector of four int32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        s0, s1, s2, s3 = arguments
-        half, quarter = _SUMS.count // 2, _SUMS.count // 4
-        left = _fold(builder, s0, s1, _SUMS.count)
-        right = _fold(builder, s2, s3, _SUMS.count)
-        sums = _fold(builder, left, right, half)  # a quarter of the lanes each
-        step = quarter // 2
-        while step:
-            swapped = [lane ^ step for lane in range(_SUMS.count)]
-            sums = builder.add(sums, _shuffle(builder, sums, sums, swapped))
-            step //= 2
-        result = _shuffle(builder, sums, sums, [lane * quarter for lane in range(4)])
-        return result if _SUMS.element.width == 32 else builder.trunc(result, _QUAD)
+        # Within 16 bytes first: shuffles across them take longer.
+        parts, run = list(arguments), 1
+        while len(parts) > 1 and run * _SUMS.element.width <= 64:
+            parts = [
+                _zip_add(builder, left, right, run)
+                for left, right in zip(parts[::2], parts[1::2], strict=True)
+            ]
+            run *= 2
+        while parts[0].type.count * _SUMS.element.width > 128:
+            half = parts[0].type.count // 2
+            front, back = list(range(half)), list(range(half, 2 * half))
+            parts = [
+                builder.add(
+                    _shuffle(builder, part, part, front), _shuffle(builder, part, part, back)
+                )
+                for part in parts
+            ]
+        if len(parts) == 1:
+            return parts[0]
+        return builder.trunc(_shuffle(builder, parts[0], parts[1], list(range(4))), _QUAD)
 
     return quad_type(sums_type, sums_type, sums_type, sums_type), generate
 
@@ -595,7 +629,152 @@ def none_below(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., A
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         below = builder.icmp_signed("<", *arguments)
-        mask = builder.bitcast(below, ir.IntType(4))
-        return builder.icmp_unsigned("==", mask, ir.Constant(ir.IntType(4), 0))
+        lanes = ir.IntType(below.type.count)
+        return builder.icmp_unsigned("==", builder.bitcast(below, lanes), ir.Constant(lanes, 0))
 
-    return types.boolean(quad_type, quad_type), generate
+    return types.boolean(left, left), generate
+
+
+# --- words of 64 bits ----------------------------------------------------------------------
+#: Bits of codes up to which words are faster than bytes: by operations on three words at once, and
+#: on those that count bits.
+MOST_BITS = 1
+if LANES == 64 and TARGET != "plain":
+    MOST_BITS = 8 if llvm.get_host_cpu_features().get("avx512vpopcntdq") else 4
+# What is said of bits of x, lower and upper happens to each bit of the words.
+
+
+@intrinsic
+def bit_word(
+    typing: Any, array: Any, row: Any, column: Any, bit: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Return bit number `bit` of each of 64 bytes from ``array[row, column]`` on, as a uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        many = ir.VectorType(ir.IntType(8), 64)
+        codes = builder.load(builder.bitcast(address, many.as_pointer()), align=1, typ=many)
+        shift = context.cast(builder, arguments[3], signature.args[3], types.uint8)
+        wanted = builder.shl(ir.Constant(ir.IntType(8), 1), shift)
+        chosen = builder.and_(codes, _everywhere(builder, wanted, many))
+        return builder.bitcast(builder.icmp_unsigned("!=", chosen, many(None)), ir.IntType(64))
+
+    return types.uint64(array, row, column, bit), generate
+
+
+@intrinsic
+def no_words(typing: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return words of zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_WORDS, None)
+
+    return words_type(), generate
+
+
+@intrinsic
+def load_words(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load WORDS words of a C-contiguous matrix, from ``array[row, column]`` on."""
+    return words_type(array, row, column), _loader(_WORDS)
+
+
+@intrinsic
+def same_word(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load the word ``array[row, column]`` into every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        pointer = builder.bitcast(address, _WORDS.element.as_pointer())
+        return _everywhere(builder, builder.load(pointer, align=8, typ=_WORDS.element), _WORDS)
+
+    return words_type(array, row, column), generate
+
+
+@intrinsic
+def store_words(
+    typing: Any, array: Any, row: Any, column: Any, words: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Store words to ``array[row, column:]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        builder.store(arguments[3], builder.bitcast(address, _WORDS.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, row, column, words_type), generate
+
+
+def _of_three(table: int, logic: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what combines three words: by one instruction, or by `logic` where there is none.
+
+    Bit ``4 a + 2 b + c`` of `table` is the result for bits a, b, c.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if LANES < 64:
+            return logic(builder, *arguments)
+        half = WORDS // 2
+        parts = []
+        for first in (0, half):
+            lanes = list(range(first, first + half))
+            words = [_shuffle(builder, word, word, lanes) for word in arguments]
+            number = ir.Constant(ir.IntType(32), table)
+            name = "llvm.x86.avx512.pternlog.q.512"
+            parts.append(_call(builder, name, words[0].type, [*words, number]))
+        return _shuffle(builder, parts[0], parts[1], list(range(WORDS)))
+
+    return generate
+
+
+@intrinsic
+def below_bit(typing: Any, below: Any, x: Any, lower: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return whether x is below the bound, where lower bits say `below`."""
+
+    def logic(builder: Any, below: Any, x: Any, lower: Any) -> Any:
+        differ = builder.xor(x, lower)
+        return builder.xor(below, builder.and_(differ, builder.xor(below, lower)))
+
+    return words_type(words_type, words_type, words_type), _of_three(0xB2, logic)
+
+
+@intrinsic
+def above_bit(typing: Any, above: Any, x: Any, upper: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return whether x is above the bound, where lower bits say `above`."""
+
+    def logic(builder: Any, above: Any, x: Any, upper: Any) -> Any:
+        differ = builder.xor(x, upper)
+        return builder.xor(above, builder.and_(differ, builder.xor(above, x)))
+
+    return words_type(words_type, words_type, words_type), _of_three(0xD4, logic)
+
+
+@intrinsic
+def outside_bit(typing: Any, x: Any, lower: Any, upper: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return whether x, of one bit, is outside the bounds."""
+
+    def logic(builder: Any, x: Any, lower: Any, upper: Any) -> Any:
+        above = builder.and_(x, builder.not_(upper))
+        return builder.or_(above, builder.and_(lower, builder.not_(x)))
+
+    return words_type(words_type, words_type, words_type), _of_three(0x5C, logic)
+
+
+@intrinsic
+def either(typing: Any, left: Any, right: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the bits that are set in one of two words, or in both."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.or_(*arguments)
+
+    return words_type(words_type, words_type), generate
+
+
+@intrinsic
+def count_bits(typing: Any, counts: Any, words: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add to each count how many bits of its word are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counts, words = arguments
+        return builder.add(counts, _call(builder, f"llvm.ctpop.v{WORDS}i64", _WORDS, [words]))
+
+    return words_type(words_type, words_type), generate

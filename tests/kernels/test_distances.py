@@ -70,6 +70,13 @@ def test_boxes_that_are_left_early_do_not_matter(here: dict[str, np.ndarray], wi
     assert (classes[:, 7] == reference.UNREACHABLE).all()
 
 
+def test_few_codes(here: dict[str, np.ndarray]) -> None:
+    for name in [name for name in here if "features, " in name and "classes" in name]:
+        pairs, labels = (here[name.replace("classes", other)] for other in ("pairs", "labels"))
+        expected = reference.class_distances(pairs, labels.tolist(), 5)
+        np.testing.assert_array_equal(here[name], expected, err_msg=name)
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
@@ -77,6 +84,7 @@ def test_boxes_that_are_left_early_do_not_matter(here: dict[str, np.ndarray], wi
     classes=st.integers(1, 30),
     width=st.one_of(st.sampled_from((1, 254, 255)), st.integers(1, 255)),
     probe=st.sampled_from([0.0, 0.3, 0.94, 1.0]),
+    sliced=st.booleans(),
 )
 def test_class_distances_of_any_shape(
     monkeypatch: pytest.MonkeyPatch,
@@ -85,9 +93,11 @@ def test_class_distances_of_any_shape(
     classes: int,
     width: int,
     probe: float,
+    sliced: bool,
 ) -> None:
     """Columns of all kinds in any order, and looking early or late whether to leave."""
     monkeypatch.setattr("boxnn_numba.backends.box_layout._PROBE_SHARE", probe)
+    monkeypatch.setattr("boxnn_numba.backends.slices._PER_CODE", 1e9 if sliced else 0.0)
     rng = np.random.default_rng(seed)
     n_samples, n_boxes, n_features = shape
     x = rng.integers(0, 256, (n_samples, n_features), dtype=np.uint8)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from boxnn_numba import Boxes, box_distance, class_distance, fit, pairwise_distance
+from boxnn_numba.backends import slices
+from boxnn_numba.kernels import simd
 from boxnn_numba.training.augmentation import Augmentation
 from boxnn_numba.training.options import TrainingOptions
 
@@ -87,6 +90,27 @@ def clustered() -> tuple[np.ndarray, Boxes]:
     return np.clip(x, 0, 255).astype(np.uint8), Boxes(lower, upper, labels, n_classes=8)
 
 
+def few_codes() -> dict[str, np.ndarray]:
+    """Return distances of width 1 of rows that take few codes, in turn more and other ones."""
+    rng = np.random.default_rng(14)
+    found = {}
+    everywhere = mock.patch.multiple(slices, _PER_CODE=1e9), mock.patch.object(simd, "MOST_BITS", 8)
+    with everywhere[0], everywhere[1]:  # also where bytes are faster
+        for n_features in (1, 64, 150):
+            centres, half = rng.integers(0, 256, (2, 41, n_features))
+            bounds = np.clip([centres - half // 4, centres + half // 4], 0, 255)
+            boxes = Boxes(*bounds, rng.integers(0, 4, 41), n_classes=5)
+            for count in (1, 2, 2, 3, 7, 16, 60, 200):
+                codes = rng.choice(256, count, replace=False).astype(np.uint8)
+                x = rng.choice(codes, (int(rng.integers(16, 70)), n_features))
+                x[0] = np.resize(codes, n_features)
+                name = f"{n_features} features, {len(found)}"
+                found |= {f"{name} pairs": pairwise_distance(x, boxes)}
+                found |= {f"{name} classes": class_distance(x, boxes)}
+                found |= {f"{name} labels": boxes.labels}
+    return found
+
+
 def samples() -> tuple[np.ndarray, np.ndarray]:
     """Return codes of three classes in clusters, 90 samples of 9 features."""
     rng = np.random.default_rng(5)
@@ -107,7 +131,7 @@ def distances(size: str) -> dict[str, np.ndarray]:
             graded = Boxes(boxes.lower, boxes.upper, boxes.labels, width, boxes.n_classes)
             found[f"{name} pairs {width}"] = pairwise_distance(x, graded)
             found[f"{name} classes {width}"] = class_distance(x, graded)
-    return found
+    return found if size == "tiny" else {**found, **few_codes()}
 
 
 def floats(size: str) -> dict[str, np.ndarray]:

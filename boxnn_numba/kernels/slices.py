@@ -1,0 +1,152 @@
+"""Slices: one bit of 64 codes a word, for class distances of width 1.
+
+At width 1 a feature counts or it does not, so 64 of them fit a word. Words of several samples lie
+side by side in a vector; those of a box are the same in all lanes:
+
+      bit 1 of columns 0..63 of     sample 0   sample 1         sample 15
+      samples                     [  word     |  word    | ... |  word    ]   slices[tile, s * 16:]
+      lower bounds of a box       [  word     |  word    | ... |  word    ]   one word, repeated
+      counts                      [  D        |  D       | ... |  D       ]
+
+Bit by bit, from the lowest, ``x < lower`` is what the highest bit in which the two differ says:
+of a carry, a bit of x and one of the bound, one operation of three operands. It takes as many as
+there are bits, so codes are ranks among those that occur. Where two occur there is one bit, and
+one operation does for both sides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+
+from boxnn_numba.kernels import simd
+from boxnn_numba.kernels.compile import kernel
+
+#: Codes of a word.
+WORD = 64
+#: Samples and boxes of a tile: a vector of words (two, or four, of the processor's), and 4 boxes.
+TILE_SAMPLES, TILE_BOXES = simd.WORDS, 4
+#: Boxes whose slices stay in the cache while a block of samples passes.
+BLOCK_BOXES = 32
+
+
+@kernel
+def find_codes(x, codes):
+    """Mark in `codes` (256,) those that occur in x."""
+    for i in range(len(x)):
+        row = x[i]
+        for k in range(len(row)):
+            codes[row[k]] = True
+
+
+@kernel
+def slice_boxes(lower, upper, below, bits, rows, floor, ceiling, out):
+    """Write the slices of boxes ``rows[j]``, lower and upper, to `out` (M', words * bits * 2).
+
+    ``below[v]`` is how many of the codes that occur are below v, 0..256: the rank of v if it is one
+    of them. `floor` (1, columns) is raised to the largest lower rank, and `ceiling` lowered to the
+    smallest upper one.
+    """
+    sides = np.empty((2, lower.shape[1]), np.uint8)
+    for j in range(len(rows)):
+        low, high = lower[rows[j]], upper[rows[j]]
+        for k in range(len(low)):
+            begin, end = below[low[k]], below[np.int64(high[k]) + 1]
+            inside = begin < end  # where no code that occurs is, none is both 1 and 0
+            sides[0, k] = begin if inside else 1
+            sides[1, k] = end - 1 if inside else 0
+        for k in range(len(low)):
+            floor[0, k] = max(floor[0, k], sides[0, k])
+            ceiling[0, k] = min(ceiling[0, k], sides[1, k])
+        for k in range(0, len(low), WORD):
+            for bit in range(bits):
+                s = k // WORD * bits + bit
+                out[j, 2 * s] = simd.bit_word(sides, 0, k, bit)
+                out[j, 2 * s + 1] = simd.bit_word(sides, 1, k, bit)
+
+
+@kernel
+def spread_ranks(x, place, ranks, out):
+    """Copy the ranks of the codes of x to `out`, those of column k to column ``place[k]``."""
+    for i in range(len(x)):
+        row, target = x[i], out[i]
+        for k in range(len(place)):
+            target[place[k]] = ranks[row[k]]
+
+
+@kernel
+def slice_samples(ranks, bits, words, out):
+    """Write the slices of ranks (N, >= 64 words) to `out` (tiles, words * bits * TILE_SAMPLES)."""
+    for i in range(len(ranks)):
+        tile, lane = i // TILE_SAMPLES, i % TILE_SAMPLES
+        for w in range(words):
+            for bit in range(bits):
+                s = w * bits + bit
+                out[tile, s * TILE_SAMPLES + lane] = simd.bit_word(ranks, i, w * WORD, bit)
+
+
+@register_jitable(forceinline=True)
+def _tile(samples, t, boxes, j, bits, words, counts):
+    """Add words[0]..words[1] of a tile of samples against 4 boxes to the counts."""
+    c0, c1, c2, c3 = counts
+    for w in range(words[0], words[1]):
+        low0 = low1 = low2 = low3 = high0 = high1 = high2 = high3 = simd.no_words()
+        if bits == 1:
+            x, k = simd.load_words(samples, t, w * TILE_SAMPLES), 2 * w
+            low0 = simd.outside_bit(x, simd.same_word(boxes, j, k), simd.same_word(boxes, j, k + 1))
+            low1 = simd.outside_bit(
+                x, simd.same_word(boxes, j + 1, k), simd.same_word(boxes, j + 1, k + 1)
+            )
+            low2 = simd.outside_bit(
+                x, simd.same_word(boxes, j + 2, k), simd.same_word(boxes, j + 2, k + 1)
+            )
+            low3 = simd.outside_bit(
+                x, simd.same_word(boxes, j + 3, k), simd.same_word(boxes, j + 3, k + 1)
+            )
+        else:
+            for s in range(w * bits, (w + 1) * bits):
+                x, k = simd.load_words(samples, t, s * TILE_SAMPLES), 2 * s
+                low0 = simd.below_bit(low0, x, simd.same_word(boxes, j, k))
+                high0 = simd.above_bit(high0, x, simd.same_word(boxes, j, k + 1))
+                low1 = simd.below_bit(low1, x, simd.same_word(boxes, j + 1, k))
+                high1 = simd.above_bit(high1, x, simd.same_word(boxes, j + 1, k + 1))
+                low2 = simd.below_bit(low2, x, simd.same_word(boxes, j + 2, k))
+                high2 = simd.above_bit(high2, x, simd.same_word(boxes, j + 2, k + 1))
+                low3 = simd.below_bit(low3, x, simd.same_word(boxes, j + 3, k))
+                high3 = simd.above_bit(high3, x, simd.same_word(boxes, j + 3, k + 1))
+            low0, low1 = simd.either(low0, high0), simd.either(low1, high1)
+            low2, low3 = simd.either(low2, high2), simd.either(low3, high3)
+        c0, c1 = simd.count_bits(c0, low0), simd.count_bits(c1, low1)
+        c2, c3 = simd.count_bits(c2, low2), simd.count_bits(c3, low3)
+    return c0, c1, c2, c3
+
+
+@register_jitable
+def _least(counts):
+    c0, c1, c2, c3 = counts
+    return simd.smaller(simd.smaller(c0, c1), simd.smaller(c2, c3))
+
+
+@kernel
+def nearest(samples, boxes, starts, bits, probe, words, out):
+    """Lower ``out[c, i]`` to the distance of sample i to the nearest box of class c.
+
+    samples and boxes are slices, so many bits of each word. Boxes ``starts[c]:starts[c + 1]`` are
+    those of class c, whole tiles; `out` (K, tiles * TILE_SAMPLES) is int64. After `probe` words a
+    tile is left where no count is below what its class has already. Words from `words` on add
+    nothing.
+    """
+    nothing = simd.no_words()
+    zeros = nothing, nothing, nothing, nothing
+    for c in range(len(starts) - 1):
+        for block in range(starts[c], starts[c + 1], BLOCK_BOXES):
+            for t in range(len(samples)):
+                best = simd.load_words(out, c, t * TILE_SAMPLES)
+                for j in range(block, min(block + BLOCK_BOXES, starts[c + 1]), TILE_BOXES):
+                    counts = _tile(samples, t, boxes, j, bits, (0, probe), zeros)
+                    if probe < words:
+                        if simd.none_below(_least(counts), best):
+                            continue
+                        counts = _tile(samples, t, boxes, j, bits, (probe, words), counts)
+                    best = simd.smaller(best, _least(counts))
+                simd.store_words(out, c, t * TILE_SAMPLES, best)
