@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.sources import catalogue as sources
 from boxnn_numba.pipelines.training.baselines import train_baseline
+
+if TYPE_CHECKING:
+    from support.cluster_tools import Scheduler
 
 #: Processes that share the whole suite at most: each loads and compiles much on its own.
 MOST_PROCESSES = 4
@@ -131,3 +134,28 @@ def fpa(tiny_dataset: Path, tmp_path: Path) -> Path:
     """A model of feature partition for `tiny.zarr`, by the networks that are installed."""
     train_baseline(tiny_dataset, tmp_path / "fpa", method="fpa", parts=5, partition="random")
     return tmp_path / "fpa"
+
+
+# --- clusters, which tests share: a process that imports Dask costs seconds -----------------
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
+    """A scheduler to which a test adds workers, and from which it takes them again."""
+    from support.cluster_tools import Started
+
+    with Started(tmp_path_factory.mktemp("bare")) as started:
+        yield started.scheduler()
+
+
+@pytest.fixture(scope="session")
+def external(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
+    """A scheduler with two workers, started as a user starts them."""
+    from support.cluster_tools import Started, wait_for_workers
+
+    with Started(tmp_path_factory.mktemp("cluster")) as started:
+        scheduler = started.scheduler()
+        for _ in range(2):
+            started.worker(scheduler.address, "--no-nanny")
+        wait_for_workers(scheduler, 2)
+        yield scheduler

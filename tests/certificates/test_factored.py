@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.certificate_models import factored, fewest_changes
+from support.cluster_tools import Scheduler
 from support.reference import factored_distances, part_distances
 
 from boxnn_numba import Boxes, BoxNN
@@ -157,7 +158,7 @@ def test_version_1_groups_are_of_models_without_parts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "exact"])
-def test_files_of_a_factored_model(tmp_path: Path, kind: str) -> None:
+def test_files_of_a_factored_model(tmp_path: Path, kind: str, external: Scheduler) -> None:
     """End to end, and the same on two workers."""
     model, every = factored(3, 6, 2, 60)[::2]
     save_model(model, tmp_path / "m.zarr")
@@ -172,6 +173,6 @@ def test_files_of_a_factored_model(tmp_path: Path, kind: str) -> None:
     if kind == "exact":
         np.testing.assert_array_equal(file.radius, fewest - 1)
         return
-    run = RunOptions(cluster=ClusterOptions(workers=2))
+    run = RunOptions(cluster=ClusterOptions(scheduler=external.address))
     certify(*names, tmp_path / "w.zarr", certificate=kind, limit=24, run=run)
     np.testing.assert_array_equal(open_certificate(tmp_path / "w.zarr").radius, file.radius)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.cli_runs import Run, failed, here
+from support.cluster_tools import Scheduler
 from support.interruptions import BOXNN, wait_for
 
 from boxnn_numba import Boxes, BoxNN, load_model, save_model
@@ -151,9 +152,9 @@ def test_a_run_that_stopped_goes_on(trained: Run, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(again.upper, whole.upper)
 
 
-def test_on_a_cluster(trained: Run) -> None:
+def test_on_a_cluster(trained: Run, external: Scheduler) -> None:
     here_ = certified(trained, "here.zarr", "--certificate", "exact")
-    words = ("--workers", 2, "--threads-per-worker", 1)
+    words = ("--scheduler", external.address)
     there = certified(trained, "there.zarr", "--certificate", "exact", *words)
     assert there["cluster"]["tasks"] == 3 and there["accuracy"] == here_["accuracy"]
     np.testing.assert_array_equal(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.cli_runs import Run, failed, here
+from support.cluster_tools import Scheduler
 from support.report_files import make_data, make_model
 
 from boxnn_numba import Boxes, BoxNN, save_model
@@ -107,8 +108,8 @@ def test_a_run_that_stopped_goes_on(images: Run, monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_on_a_cluster(images: Run) -> None:
-    there = certified(images, "there.zarr", "--workers", 1, "--threads-per-worker", 1)
+def test_on_a_cluster(images: Run, external: Scheduler) -> None:
+    there = certified(images, "there.zarr", "--scheduler", external.address)
     assert there["cluster"]["tasks"] == 3
     assert there["patches"] == certified(images, "here.zarr")["patches"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
-from support.cluster_tools import Work, assert_same_model
+from support.cluster_tools import Scheduler, Work, assert_same_model
 
 from boxnn_numba import fit
 from boxnn_numba.data import dataset as store
@@ -219,7 +219,9 @@ def test_real_features_have_no_pixels() -> None:
         augmentation.augmentation((4, 4), grid, AFFINE, 1)
 
 
-def test_workers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_give_the_same_bits(
+    external: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "CHUNK_BYTES", 20 * 48)
     split = sorts(130, (6, 8))
     store.write_dataset(
@@ -232,7 +234,7 @@ def test_workers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tmp_path / "data",
         tmp_path / "far",
         options,
-        run=RunOptions(cluster=ClusterOptions(workers=2)),
+        run=RunOptions(cluster=ClusterOptions(scheduler=external.address)),
     )
     assert_same_model(
         tmp_path / "far", Work(tmp_path, tmp_path / "data", tmp_path / "local", tmp_path)
