@@ -10,10 +10,9 @@ set of it: a code pays 1 where its entry is above a cut, and 0 elsewhere.
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 from boxnn_numba.kernels.formulas import adam_update, graded
 from boxnn_numba.kernels.pairwise_bound import fewest_gains
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.attack_moves import best_group, look, prepare, view_nearest
 from boxnn_numba.kernels.attack_state import (
@@ -19,7 +18,7 @@ from boxnn_numba.kernels.attack_state import (
     restore_all,
     rival_gap,
 )
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 
 @register_jitable

@@ -22,7 +22,6 @@ if it were not, and then one after another again with the cap.
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.attack_state import (
     FAR,
@@ -33,6 +32,7 @@ from boxnn_numba.kernels.attack_state import (
     refresh,
     rival_distance,
 )
+from boxnn_numba.kernels.compile import register_jitable
 from boxnn_numba.kernels.formulas import graded
 
 #: Most codes that are tried for one feature against one rival box (of each set).

@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
+from boxnn_numba.kernels.compile import register_jitable
 from boxnn_numba.kernels.formulas import graded
 
 FAR = 2**30

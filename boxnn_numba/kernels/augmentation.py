@@ -6,9 +6,8 @@ Positions are fixed-point, so an image is the same to the last bit on every mach
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 #: Positions are multiples of 2 ** -POSITION_BITS pixels; grey values are weighed by the first
 #: WEIGHT_BITS of a position's fraction.

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels import formulas, simd
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 #: Samples and boxes are processed in tiles of this size by the vector form.
 TILE_SAMPLES, TILE_BOXES = 4, 2

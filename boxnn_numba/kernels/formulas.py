@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba.extending import register_jitable
+
+from boxnn_numba.kernels.compile import register_jitable
 
 # --- arithmetic that is the same on every processor ---------------------------------------
 

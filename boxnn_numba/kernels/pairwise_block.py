@@ -17,10 +17,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 from boxnn_numba.kernels.formulas import graded
 from boxnn_numba.kernels.pairwise_bound import (
     count_below,

@@ -25,10 +25,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.budget import Edges, add_hull, add_points, cheapest
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 from boxnn_numba.kernels.formulas import excess, graded
 
 #: Gains of a part with more groups than this are sorted by counting.

@@ -7,7 +7,6 @@ the blocks with the largest sums are filled step by step, as in the greedy attac
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.attack import prune
 from boxnn_numba.kernels.attack_moves import best_group, look, prepare, view_nearest
@@ -23,7 +22,7 @@ from boxnn_numba.kernels.attack_state import (
     restore,
     rival_gap,
 )
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 
 @register_jitable

@@ -25,9 +25,8 @@ room for a block, the others are computed as well, for the sake of plain loops, 
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 #: Columns of the geometry of a part: its first column, its groups in a pixel and their planes, the
 #: top left pixel of its region, and the region's height and width.

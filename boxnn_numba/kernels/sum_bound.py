@@ -15,10 +15,9 @@ what must be paid.
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 from boxnn_numba.kernels.pairwise_bound import fewest_gains, nearest_rows, write_gains
 
 #: Numbers of changes that have gains of their own.

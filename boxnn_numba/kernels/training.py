@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels import formulas
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 # --- soft-min of a block of samples, in stages -------------------------------------------
 # What each takes and gives is in `boxnn_numba.training.softmin_stages`.

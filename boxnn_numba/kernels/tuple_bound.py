@@ -6,10 +6,9 @@ As `pairwise_bound`, but a group gains what its codes gain in all sets together.
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 from boxnn_numba.kernels.formulas import excess, graded
 from boxnn_numba.kernels.pairwise_bound import count_below, fewest_gains, least_price
 
