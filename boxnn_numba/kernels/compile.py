@@ -48,7 +48,7 @@ class _HelperCode(JITCodeLibrary):
 class _NoEnvironment:
     @staticmethod
     def set_env(name: str, environment: Any) -> None:
-        """Do nothing: what has no address has no environment in memory."""
+        """Do nothing: what has no address has no environment in memory yet."""
 
 
 class _KernelCode(JITCodeLibrary):
@@ -75,6 +75,13 @@ class _HelperCompiler(Compiler):
 
 class _KernelCompiler(_HelperCompiler):
     _code = _KernelCode
+
+    def compile_extra(self, func: Callable[..., Any]) -> Any:
+        result = super().compile_extra(func)
+        # What raises or prints in a helper finds its constants here; now this has an address.
+        for environment in result._find_referenced_environments():
+            result.codegen.set_env(environment.env_name, environment)
+        return result
 
 
 def register_jitable(function: Callable[..., Any] | None = None, **options: Any) -> Any:

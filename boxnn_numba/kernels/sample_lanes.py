@@ -23,10 +23,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels import simd
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 GROUP, LANES = simd.GROUP, simd.LANES
 #: Samples of a vector, and of a tile: two vectors against two boxes.

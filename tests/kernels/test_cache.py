@@ -12,16 +12,25 @@ import pytest
 
 from boxnn_numba.kernels.cache import _KernelFiles
 
-#: Compiles a small kernel, or finds it; prints how often it was found, and what it computes.
+#: Compiles a small kernel whose helper has one, or finds it; prints what it computes, and how often
+#: it was found.
 CODE = """
 import numpy as np
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
+
+@register_jitable
+def item(x, i):
+    return x[i]
+
+@register_jitable
+def plus(s, x, i):
+    return s + item(x, i)
 
 @kernel
 def total(x):
     s = 0
     for i in range(len(x)):
-        s += x[i]
+        s = plus(s, x, i)
     return s
 
 print(total(np.arange(5)), sum(total.stats.cache_hits.values()))
