@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib
 import io
 import re
 import sys
+import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from boxnn_numba.text import printable, without_secrets
@@ -46,6 +49,50 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class _WorkClock:
+    """Tells the time in seconds; while kernels are compiled it stands still."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._compiling, self._since, self._lost = 0, 0.0, 0.0
+
+    @property
+    def stands(self) -> bool:
+        return self._compiling > 0
+
+    def __call__(self) -> float:
+        with self._lock:
+            return (self._since if self.stands else time.monotonic()) - self._lost
+
+    def stop(self) -> None:
+        with self._lock:
+            if not self.stands:
+                self._since = time.monotonic()
+            self._compiling += 1
+
+    def go_on(self) -> None:
+        with self._lock:
+            self._compiling -= 1
+            if not self.stands:
+                self._lost += time.monotonic() - self._since
+
+
+_CLOCK = _WorkClock()
+_OPEN: weakref.WeakSet[ConsoleProgress] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Say at every bar that a kernel is compiled while the body runs; no rate counts the time."""
+    _CLOCK.stop()
+    try:
+        for shown in list(_OPEN):
+            shown.refresh()
+        yield
+    finally:
+        _CLOCK.go_on()
 
 
 class ConsoleProgress:
@@ -86,6 +133,7 @@ class ConsoleProgress:
 
     def close(self) -> None:
         """End the bar."""
+        _OPEN.discard(self)
         if self._screen is not None:
             self._screen.stop()
 
@@ -97,6 +145,7 @@ class ConsoleProgress:
         if self._task is not None:
             bar.remove_task(self._task)
         self._task = bar.add_task(f"{self._description} ({unit})".strip(), total=total)
+        _OPEN.add(self)
         self._screen.show()
 
     def advance(self, n: int) -> None:
@@ -107,6 +156,11 @@ class ConsoleProgress:
         now = time.monotonic()
         if now - self._shown >= _REFRESH_SECONDS:
             self._shown = now
+            self._screen.show()
+
+    def refresh(self) -> None:
+        """Show the bar again, at once."""
+        if self._screen is not None:
             self._screen.show()
 
     def note(self, text: str) -> None:
@@ -191,9 +245,11 @@ def _bar(console: Any) -> Any:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
+            if _CLOCK.stands:
+                return Text("compiling")
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.0f}/s")
 
     what = TextColumn("{task.description}", markup=False)
     columns = what, BarColumn(), MofNCompleteColumn(), Rate()
-    return RichProgress(*columns, TimeLeft(), console=console, auto_refresh=False)
+    return RichProgress(*columns, TimeLeft(), console=console, auto_refresh=False, get_time=_CLOCK)

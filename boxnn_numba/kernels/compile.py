@@ -19,6 +19,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.extending import register_jitable as register_compiled
 
+from boxnn_numba import progress
 from boxnn_numba.kernels.cache import KernelCache
 
 # Helpers that a factory makes have one name, and in symbols only a number tells them apart, which
@@ -77,7 +78,8 @@ class _KernelCompiler(_HelperCompiler):
     _code = _KernelCode
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
-        result = super().compile_extra(func)
+        with progress.compiling():
+            result = super().compile_extra(func)
         # What raises or prints in a helper finds its constants here; now this has an address.
         for environment in result._find_referenced_environments():
             result.codegen.set_env(environment.env_name, environment)

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from numba.core.caching import NullCache
 
 from boxnn_numba import progress
+from boxnn_numba.kernels.compile import kernel
 from boxnn_numba.progress import ConsoleProgress
 
 LINK = "http://127.0.0.1:8787/status"
@@ -56,7 +58,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second passes with every look at the clock."""
     moments = iter(range(10**6))
     monkeypatch.setattr("time.monotonic", lambda: next(moments) / 2)
-    monkeypatch.setattr("rich.console.monotonic", lambda: next(moments) / 2)
 
 
 def test_a_terminal(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +72,30 @@ def test_a_terminal(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"╸━+ 2000/3000 \d+/s 0:00:0", said)
     assert re.search(r"3000/3000 \d+/s 0:00:00\s*$", said)
     assert shown.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+def test_compiling_is_told_and_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    cell = Notebook(monkeypatch, kernel=object())
+    compiled = kernel(lambda x: x + 1, name="compiled_in_the_test_of_progress")
+    monkeypatch.setattr(compiled, "_cache", NullCache())
+    with ConsoleProgress() as told:
+        told.start(40, "rows")
+        for _ in range(2):
+            now += 1
+            told.advance(10)
+        before = len(cell.shown)
+        assert compiled(1) == 2
+        assert len(cell.shown) == before + 1 and "compiling" in cell.shown[-1]
+        with progress.compiling(), progress.compiling():
+            now += 1000
+        now += 1
+        told.advance(10)
+        assert "10/s 0:00:01" in re.sub("<[^>]*>", "", cell.shown[-1])
+    ended = len(cell.shown)
+    with progress.compiling():
+        assert len(cell.shown) == ended
 
 
 def test_a_bar_that_nobody_ends(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
