@@ -17,10 +17,9 @@ one operation does for both sides.
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels import simd
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 #: Codes of a word.
 WORD = 64

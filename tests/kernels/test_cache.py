@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,3 +128,13 @@ def test_kernels_of_several_processes_have_no_symbols_in_common() -> None:
     import boxnn_numba.kernels.compile  # noqa: F401
 
     assert next(FunctionIdentity._unique_ids) > 2**20  # by chance in one of 2 ** 28 runs
+
+
+def test_helpers_are_declared_by_the_package() -> None:
+    """What Numba's own decorator marks would be linked without the helpers that it calls."""
+    import boxnn_numba.kernels as package
+
+    (folder,) = map(Path, package.__path__)
+    numbas = re.compile(r"^from numba.extending import .*register_jitable", re.MULTILINE)
+    found = [file.name for file in folder.glob("*.py") if numbas.search(file.read_text("utf-8"))]
+    assert found == ["compile.py"]
