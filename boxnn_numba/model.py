@@ -22,6 +22,7 @@ from boxnn_numba.columns import Columns, is_table
 from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
+from boxnn_numba.rivals import group_count
 from boxnn_numba.text import printable
 
 
@@ -260,7 +261,7 @@ class BoxNN:
     def _nearest(self, distance: np.ndarray) -> np.ndarray:
         """Return the labels of the nearest classes."""
         if on_gpu(distance):
-            return self._labels(get_backend("cuda").certified_radius(distance, 1, True)[0])
+            return self._labels(get_backend("cuda").certified_radius(distance, 1, True, 0)[0])
         return self._labels(distance.argmin(axis=1))
 
     def certify(
@@ -364,7 +365,9 @@ class BoxNN:
 
         The adversary may be one with less freedom than to rewrite any groups.
         """
-        kind = self.boxes.width, self.group_size, convention, len(self.box_sets)
+        kind = (
+            self.boxes.width, self.group_size, convention, len(self.box_sets), group_count(self),
+        )  # fmt: skip
         index, radius = certificates.certified_radius(distance, *kind)
         if adversary is not None:
             radius = adversary.radius(adversary.least(radius + 1))

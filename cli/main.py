@@ -30,6 +30,7 @@ COMMANDS = {
     "predict": "certify",
     "explain": "explain",
     "attack": "attack",
+    "verify": "verify",
     "report": "report",
     "export": "export",
     "localize": "localize",

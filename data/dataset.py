@@ -38,13 +38,30 @@ from boxnn_numba.data.paths import (
     location,
     reachable,
     read_problem,
-    storage_errors,
 )
+from boxnn_numba.data.schema import (
+    COLUMNS,
+    DIGEST,
+    FEATURE_SHAPE,
+    LABELS,
+    MOST_CHUNK,
+    MOST_ROWS,
+    TABLE,
+    TEXT,
+    ArrayRule,
+    Schema,
+    listed,
+    mapped,
+    record,
+    whole,
+)
+from boxnn_numba.data.schema import problem as schema_problem
 from boxnn_numba.data.zarr_format import (
     READ_FAILURES,
+    StoredFile,
     create_array,
     json_digest,
-    open_group,
+    open_file,
     tree_store,
     write_attributes,
 )
@@ -61,6 +78,51 @@ CHUNK_BYTES = STEP_BYTES
 
 #: Type of the labels on disk: indices into the classes.
 LABEL_DTYPE = np.dtype(np.int32)
+
+
+_SIZES = listed(whole(0, MOST_ROWS), 1, 2)
+_ARRAY = record({"dtype": TEXT, "shape": _SIZES, "chunks": _SIZES, "chunk_digests": listed(DIGEST)})
+#: Arrays of each split, of one number of rows and in chunks of as many.
+_RULES = {
+    "x": ArrayRule(("N", "n"), ("uint8", "float32")),
+    "y": ArrayRule(("N",), ("int32",), -1, "class"),
+    ID: ArrayRule(("N", "L"), ("uint8", "int64")),
+}
+
+
+def _fits(said: Mapping[str, Any]) -> str | None:
+    """Return how the attributes of a dataset do not fit each other, or None."""
+    parts = (*PARTS, ID) if "id" in said else PARTS
+    names = {f"{split}/{part}" for split in SPLITS for part in parts}
+    if said["arrays"].keys() != names:
+        return (
+            f"arrays are {', '.join(sorted(said['arrays']))[:60]}, not {', '.join(sorted(names))}"
+        )
+    if not said["split_digests"].keys() >= set(SPLITS):
+        return f"split_digests are not of {' and '.join(SPLITS)}"
+    if len(said.get("columns", ())) not in (0, math.prod(said["feature_shape"])):
+        return f"there are {len(said['columns'])} columns for samples of another size"
+    return None
+
+
+SCHEMA = Schema(
+    FORMAT,
+    VERSION,
+    DataError,
+    REMEDY,
+    {
+        "name": TEXT,
+        "source": TEXT,
+        "classes": LABELS,
+        "feature_shape": FEATURE_SHAPE,
+        "columns?": COLUMNS,
+        "table?": TABLE,
+        "id?": TEXT,
+        "arrays": mapped(_ARRAY),
+        "split_digests": mapped(DIGEST),
+    },
+    _fits,
+)
 
 
 def chunk_rows(n_features: int, dtype: np.dtype) -> int:
@@ -94,25 +156,31 @@ class Dataset:
         ``("train", "test")``.
     """
 
-    def __init__(self, path: Location, group: zarr.Group) -> None:
-        attributes: dict[str, Any] = dict(group.attrs.asdict())
-        self.path = path
+    def __init__(self, file: StoredFile) -> None:
+        attributes = file.attributes
+        self.path = file.place
         self.name: str = attributes["name"]
         self.source: str = attributes["source"]
         self.classes: list[Any] = attributes["classes"]
         self.feature_shape: tuple[int, ...] = tuple(attributes["feature_shape"])
         self.digest: str = attributes["digest"]
         listed = attributes.get("columns")
-        self.columns = None if listed is None else Columns.from_list(listed)
+        try:
+            self.columns = None if listed is None else Columns.from_list(listed)
+        except InputError as error:
+            raise file.incomplete(error) from error
         self.table: dict[str, Any] = attributes.get("table", {})
         self.id_name: str | None = attributes.get("id")
         self._match: Callable[[np.ndarray], np.ndarray] | None = None
         self.splits: tuple[str, ...] = SPLITS
         self.split_digests: dict[str, str] = attributes["split_digests"]
         self._manifest: dict[str, Any] = attributes["arrays"]
-        self._arrays = {
-            key: _open_array(path, group, key, self._manifest) for key in self._manifest
-        }
+        self._arrays: dict[str, zarr.Array] = {}
+        for split in self.splits:
+            file.sizes = {"n": self.n_features}  # each split has its own number of rows
+            self._arrays |= {
+                f"{split}/{part}": _open_array(file, split, part) for part in self.parts
+            }
 
     def matched(self, columns: Columns | None, model: Name) -> Dataset:
         """Return the same data with the columns of `model`: in its order, of its categories.
@@ -254,15 +322,15 @@ class Dataset:
         rows = self.chunks(split)[index]
         problem = chunk_problem(self.path, key, index)
         try:
-            with storage_errors():
-                # A missing chunk would read as zeros, and a chunk may hold nothing but zeros.
-                chunk_path(self.path, key, index).stat()
             values = np.ascontiguousarray(array[rows])
         except READ_FAILURES as error:
             what = f"{key} chunk {index} of {self.path}"
             raise DataError(read_problem(self.path, what, error, problem)) from error
         if values_digest(values) != self._manifest[key]["chunk_digests"][index]:
             raise DataError(problem)
+        bounds = {"class": len(self.classes) - 1}
+        if wrong := _RULES[part].range_problem(values, bounds, rows.start):
+            raise DataError(f"{key} of {self.path} {wrong}; {REMEDY}")
         return values
 
 
@@ -284,8 +352,7 @@ def open_dataset(path: Name) -> Dataset:
         is_file = folder.is_file()
     if is_file:
         raise DataError(f"{folder} is a file, not a dataset; ingest it with `boxnn data ingest`")
-    group = open_group(folder, FORMAT, VERSION, DataError, REMEDY)
-    return Dataset(folder, group)
+    return Dataset(open_file(folder, SCHEMA))
 
 
 def verify_dataset(path: Name) -> list[str]:
@@ -453,10 +520,15 @@ class DatasetWriter:
             **({"table": dict(table)} if table else {}),
             **({} if ids is None else {"id": ids.name}),
         }
+        rules = {name: rule for name, rule in SCHEMA.attributes.items() if name in self._attributes}
+        if wrong := schema_problem(rules, self._attributes):
+            raise InputError(f"no dataset can hold this: {wrong}")
         self._parts = PARTS if ids is None else (*PARTS, ID)
         n_features = math.prod(feature_shape)
         dtype = np.dtype(np.uint8 if codes else np.float32)
         rows = chunk_rows(n_features, dtype)
+        if ids is not None:
+            rows = max(1, min(rows, MOST_CHUNK // (ids.size * ids.dtype.itemsize)))
         self._group = zarr.create_group(tree_store(folder))
         self._splits: dict[str, _SplitWriter] = {}
         for split in SPLITS:
@@ -547,20 +619,15 @@ def write_dataset(
     return open_dataset(path)
 
 
-def _open_array(
-    folder: Location, group: zarr.Group, key: str, manifest: Mapping[str, Any]
-) -> zarr.Array:
-    problem = metadata_problem(folder, key)
-    try:
-        array = group[key]
-    except READ_FAILURES as error:
-        raise DataError(problem) from error
-    expected = manifest[key]
+def _open_array(file: StoredFile, split: str, part: str) -> zarr.Array:
+    key, manifest = f"{split}/{part}", file.attributes["arrays"]
+    array, expected, rows = file.array(key, _RULES[part]), manifest[key], manifest[f"{split}/x"]
     if (
-        not isinstance(array, zarr.Array)
-        or array.dtype.str != expected["dtype"]
+        array.dtype.str != expected["dtype"]
         or list(array.shape) != expected["shape"]
         or list(array.chunks) != expected["chunks"]
+        or array.chunks[0] != rows["chunks"][0]
+        or len(expected["chunk_digests"]) != -(-array.shape[0] // array.chunks[0])
     ):
-        raise DataError(problem)
+        raise DataError(metadata_problem(file.place, key))
     return array

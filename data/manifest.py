@@ -16,11 +16,16 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.data.paths import Location
+from boxnn_numba.data.schema import DIGEST, MOST_CHUNK, listed, mapped, maybe, problem, record
 from boxnn_numba.data.zarr_format import attributes_digest
 
 SPLITS = ("train", "test")
 #: Arrays of each split; `ID` only where rows have names.
 PARTS, ID = ("x", "y"), "id"
+#: What the group of a split says of its files.
+_FILES = {
+    "files": mapped(record({"metadata": maybe(DIGEST), "chunks": listed(maybe(DIGEST))})),
+}
 REMEDY = "run `boxnn data verify` and ingest again"
 
 
@@ -60,6 +65,9 @@ def file_problems(folder: Location) -> Iterator[str]:
         if attributes is None:
             yield metadata_problem(folder, split)
             continue
+        if problem(_FILES, attributes) or not attributes["files"].keys() <= {*PARTS, ID}:
+            yield metadata_problem(folder, split)
+            continue
         for part, files in attributes["files"].items():
             key = f"{split}/{part}"
             if file_digest(folder / key / "zarr.json") != files["metadata"]:
@@ -71,7 +79,8 @@ def file_problems(folder: Location) -> Iterator[str]:
 
 def _content(path: Location) -> bytes | None:
     try:
-        return path.read_bytes()
+        # None of ours is larger: a chunk, and what a frame adds to it.
+        return path.read_bytes() if path.stat().st_size <= 2 * MOST_CHUNK else None
     except FileNotFoundError:
         return None
     except OSError:

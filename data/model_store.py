@@ -7,8 +7,9 @@ in the documentation.
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,117 @@ from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
 from boxnn_numba import validation
-from boxnn_numba.baselines.model import BaselineModel
+from boxnn_numba.baselines.model import METHODS, BaselineModel
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.columns import Columns
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.atomic import staged_output
-from boxnn_numba.data.paths import Location, Name, put, read_problem
-from boxnn_numba.errors import BoxNNError, ModelFileError
+from boxnn_numba.data.paths import Location, Name, put
+from boxnn_numba.data.schema import (
+    CLASSES,
+    COLUMNS,
+    DIGEST,
+    FEATURE_SHAPE,
+    MOST_FEATURES,
+    MOST_MEMBERS,
+    MOST_MODEL,
+    OBJECT,
+    TEXT,
+    TRAINING,
+    ArrayRule,
+    Schema,
+    mapped,
+    one_of,
+    record,
+    whole,
+)
+from boxnn_numba.errors import BoxNNError, InputError, ModelFileError
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 
 FORMAT, VERSION = "boxnn-model", 2
 BASELINE_FORMAT, BASELINE_VERSION = "boxnn-baseline", 1
-_REMEDY = "copy it again or train it again"
 #: Arrays that version 2 of the format added for each set of boxes.
 _STRUCTURE = ("template", "part", "group")
 #: Folder of a network's arrays in the group.
 _WEIGHTS = "weights/"
-#: Names of the dimensions of a model's arrays.
-_DIMENSIONS = {
-    **dict.fromkeys(("lower", "upper"), ("box", "feature")),
-    **dict.fromkeys(("label", "template"), ("box",)),
-    **dict.fromkeys(("part", "group", "counts", "missing"), ("feature",)),
-    "offset": ("class",),
-    "edges": ("feature", "edge"),
-    "codes": ("feature", "level"),
+#: Arrays of a model by the last part of their names. Each set of boxes has its own M and P.
+_ARRAYS = {
+    **dict.fromkeys(("lower", "upper"), ArrayRule(("M", "n"), ("uint8",))),
+    **dict.fromkeys(("label", "template"), ArrayRule(("M",), ("int32",))),
+    **dict.fromkeys(("part", "group", "counts"), ArrayRule(("n",), ("int32",))),
+    "missing": ArrayRule(("n",), ("uint8",)),
+    "offset": ArrayRule(("K",), ("int64",)),
+    "edges": ArrayRule(("n", "L"), ("float64",)),
+    "codes": ArrayRule(("n", "L + 1"), ("uint8",)),
 }
+_WEIGHT_TYPES = ("uint8", "int32", "int64", "float32", "float64")
+#: What a file calls the dimensions of arrays.
+_DIMENSIONS = {
+    "M": "box", "n": "feature", "K": "class", "L": "edge", "L + 1": "level",
+}  # fmt: skip
 #: Rows of boxes in a chunk.
 _CHUNK = 1024
+
+
+def _fits(said: Mapping[str, Any]) -> str | None:
+    """Return how the attributes of a model do not fit each other, or None."""
+    features = math.prod(said["feature_shape"])
+    if said["group_size"] > features:
+        return f"group_size is {said['group_size']} and there are {features} features"
+    if len(said.get("columns", ())) not in (0, features):
+        return f"there are {len(said['columns'])} columns and {features} features"
+    return None
+
+
+def _settings_fit(said: Mapping[str, Any]) -> str | None:
+    """Return how the settings of base classifiers do not fit, or None."""
+    features, size = math.prod(said["feature_shape"]), _SIZES.get(said["method"])
+    if size is not None and said["settings"].get(size, 0) not in range(1, features + 1):
+        return f"its {size} are not 1..{features}"
+    return None
+
+
+#: Which setting says how many features a base classifier sees, or how many there are.
+_SIZES = {"ra": "retained", "fpa": "parts"}
+_SHARED = {
+    "classes": CLASSES,
+    "feature_shape": FEATURE_SHAPE,
+    "training": TRAINING,
+    "digests": mapped(DIGEST),
+}
+MODEL = Schema(
+    FORMAT,
+    VERSION,
+    ModelFileError,
+    "copy it again or train it again",
+    {
+        "width": whole(1, 255),
+        "group_size": whole(1, MOST_FEATURES),
+        "members?": whole(2, MOST_MEMBERS),
+        "columns?": COLUMNS,
+        **_SHARED,
+    },
+    _fits,
+)
+BASELINE = Schema(
+    BASELINE_FORMAT,
+    BASELINE_VERSION,
+    ModelFileError,
+    MODEL.remedy,
+    {
+        "method": one_of(METHODS),
+        "settings": record(
+            {
+                "base": OBJECT,
+                **dict.fromkeys(("retained?", "parts?", "rounds?"), whole(1, MOST_FEATURES)),
+                "partition?": TEXT,
+            }
+        ),
+        **_SHARED,
+    },
+    _settings_fit,
+)
 
 
 def save_model(model: BoxNN, path: Name, *, overwrite: bool = False, no_lock: bool = False) -> None:
@@ -83,14 +167,18 @@ def write_model(model: BoxNN | BaselineModel, path: Location, single: bool) -> N
             put(path, file.read_bytes())
         return
     arrays = _arrays(model)
+    attributes = _attributes(model, arrays)
+    size = sum(array.nbytes for array in arrays.values())
+    wrong = (MODEL if isinstance(model, BoxNN) else BASELINE).problem(attributes)
+    if wrong or size > MOST_MODEL:
+        wrong = wrong or f"its arrays have {size} bytes, more than {MOST_MODEL}; train fewer boxes"
+        raise InputError(f"the model cannot be written: {wrong}")
     if single and isinstance(path, Path):
         store: Store = ZipStore(path, mode="w")
     else:
         store = zarr_format.tree_store(path)
     try:
-        group = zarr.create_group(
-            store, overwrite=not single, attributes=_attributes(model, arrays)
-        )
+        group = zarr.create_group(store, overwrite=not single, attributes=attributes)
         for name, array in arrays.items():
             chunks = tuple(max(1, min(_CHUNK, size)) for size in array.shape[:1]) + array.shape[1:]
             # Another than what the array holds: a chunk that is lost is not read as what it was.
@@ -108,7 +196,7 @@ def _dims(name: str, ndim: int) -> tuple[str, ...]:
     last = name.rpartition("/")[2]
     if name.startswith(_WEIGHTS):
         return tuple(f"{last}_{axis}" for axis in range(ndim))
-    return _DIMENSIONS[last]
+    return tuple(_DIMENSIONS[size] for size in _ARRAYS[last].dims)
 
 
 def _arrays(model: BoxNN | BaselineModel) -> dict[str, np.ndarray]:
@@ -181,7 +269,7 @@ def load_model(path: Name) -> BoxNN:
     ModelFileError
         The file is missing, damaged, truncated, not a model, or of a newer version.
     """
-    with _opened(path, FORMAT, VERSION) as (attributes, arrays):
+    with _opened(path, MODEL) as (attributes, arrays):
         boxes, *others = _box_sets(attributes, arrays)
         return BoxNN(
             boxes,
@@ -224,7 +312,7 @@ def load_baseline(path: Name) -> BaselineModel:
     ModelFileError
         The file is missing, damaged, truncated, of something else, or of a newer version.
     """
-    with _opened(path, BASELINE_FORMAT, BASELINE_VERSION) as (attributes, arrays):
+    with _opened(path, BASELINE) as (attributes, arrays):
         weights = {
             name.removeprefix(_WEIGHTS): array
             for name, array in arrays.items()
@@ -249,36 +337,38 @@ def _grid(arrays: dict[str, np.ndarray]) -> Grid | None:
 
 
 @contextlib.contextmanager
-def _opened(
-    path: Name, kind: str, version: int
-) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+def _opened(path: Name, schema: Schema) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Yield attributes and checked arrays; what the body misses in them is a damaged file."""
-    group = zarr_format.open_group(path, kind, version, ModelFileError, _REMEDY)
+    file = zarr_format.open_file(path, schema)
     try:
-        attributes: dict[str, Any] = dict(group.attrs.asdict())
-        arrays = {
-            name: _read_array(group, name, digest, path)
-            for name, digest in attributes["digests"].items()
-        }
-        yield attributes, arrays
+        yield file.attributes, _read_arrays(file)
     except ModelFileError:
         raise
-    except (BoxNNError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path} is not a complete model ({error}); {_REMEDY}") from error
+    except (BoxNNError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise file.incomplete(error) from error
     finally:
-        group.store.close()
+        file.close()
 
 
-def _read_array(group: zarr.Group, name: str, digest: str, path: Name) -> np.ndarray:
-    try:
-        array = np.asarray(group[name][...])  # type: ignore[index]
-    except zarr_format.READ_FAILURES as error:
-        damaged = f"{path} is damaged: {name} cannot be read; {_REMEDY}"
-        problem = read_problem(path, f"{name} of {path}", error, damaged)
-        raise ModelFileError(problem) from error
-    if zarr_format.array_digest(array) != digest:
-        raise ModelFileError(f"{path} is damaged: {name} does not match its digest; {_REMEDY}")
-    return array
+def _read_arrays(file: zarr_format.StoredFile) -> dict[str, np.ndarray]:
+    """Return the arrays of a model; what they take in all is known before any is read."""
+    said = file.attributes
+    known = {"n": math.prod(said["feature_shape"]), "K": len(said["classes"])}
+    sizes: dict[str, dict[str, int]] = {}
+    arrays = {}
+    for name in said["digests"]:
+        folder, _, last = name.rpartition("/")
+        # A set of boxes has sizes of its own, and so has each weight.
+        file.sizes = sizes.setdefault(folder, dict(known))
+        if name.startswith(_WEIGHTS):
+            arrays[name] = file.array(name, None, _WEIGHT_TYPES)
+        elif last in _ARRAYS:
+            arrays[name] = file.array(name, _ARRAYS[last])
+        else:
+            raise file.incomplete(f"{name!r:.60} is none of its arrays")
+    if sum(array.nbytes for array in arrays.values()) > MOST_MODEL:
+        raise file.incomplete(f"its arrays have more than {MOST_MODEL} bytes")
+    return {name: file.read(name, array) for name, array in arrays.items()}
 
 
 def model_digest(model: BoxNN | BaselineModel) -> str:

@@ -19,8 +19,28 @@ import zarr
 
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.atomic import clear
-from boxnn_numba.data.paths import Location, Name, location, reachable, read_problem
-from boxnn_numba.errors import BoxNNError
+from boxnn_numba.data.paths import Location, Name, location, read_problem
+from boxnn_numba.data.schema import (
+    CLASSES,
+    COLUMNS,
+    DIGEST,
+    FEATURE_SHAPE,
+    MOST_CHUNK,
+    MOST_CLASSES,
+    MOST_FEATURES,
+    MOST_MEMBERS,
+    MOST_ROWS,
+    TEXT,
+    TRAINING,
+    ArrayRule,
+    Rule,
+    Schema,
+    listed,
+    mapped,
+    maybe,
+    number,
+    whole,
+)
 from boxnn_numba.rivals import unit_name
 
 #: Second dimensions, as the docs write them, and their names in a file; the first is ``sample``.
@@ -34,18 +54,29 @@ def spread_rows(places: np.ndarray, count: int, total: int) -> np.ndarray:
     return places * total // count
 
 
+def rows_within(rows: int, row_bytes: int) -> int:
+    """Return `rows`, or as many as a chunk may have of so many bytes each."""
+    return max(1, min(rows, MOST_CHUNK // row_bytes))
+
+
 def group_count_of(attributes: Mapping[str, Any]) -> int:
     """Return how many features, or groups of them, the adversary of a file counts."""
     features = math.prod(attributes["feature_shape"])
     return int(attributes.get("groups", -(-features // attributes["group_size"])))
 
 
+def reach_of(attributes: Mapping[str, Any]) -> int:
+    """Return how many features, or groups of them, may be rewritten: no radius is larger."""
+    free = attributes.get("attackable")
+    return group_count_of(attributes) if free is None else len(free)
+
+
 def most_of(attributes: Mapping[str, Any]) -> float:
     """Return the radius of a file that means never: all that may be rewritten, or its cost."""
-    free, costs = attributes.get("attackable"), attributes.get("costs")
+    costs = attributes.get("costs")
     if costs is not None:
         return math.fsum(cost for cost in costs if cost is not None)
-    return group_count_of(attributes) if free is None else len(free)
+    return reach_of(attributes)
 
 
 def unit_of(attributes: Mapping[str, Any]) -> str:
@@ -62,7 +93,7 @@ class AnyColumn(functools.cached_property[Value]):
 
     `meaning` is what it holds, for the docs; `dtypes` are types that it may have; `second` is the
     name of its second dimension, ``"K"`` classes, ``"n"`` features or ``"S"`` sizes of patches. It
-    is made full of `fill`.
+    is made full of `fill`. Values are from `low` to what `high` names in the `RowFile.bounds`.
     """
 
     optional = False
@@ -73,9 +104,13 @@ class AnyColumn(functools.cached_property[Value]):
         dtypes: Sequence[str] = ("int32",),
         second: str | None = None,
         fill: int = -1,
+        low: int | None = None,
+        high: str | None = None,
     ) -> None:
         super().__init__(self._value)
         self.meaning, self.dtypes, self.second, self.fill = meaning, tuple(dtypes), second, fill
+        dims = ("N",) if second is None else ("N", second)
+        self.rule = ArrayRule(dims, self.dtypes, low, high)
 
     def __set_name__(self, owner: type[RowFile], name: str) -> None:
         super().__set_name__(owner, name)
@@ -94,18 +129,6 @@ class AnyColumn(functools.cached_property[Value]):
         """The names of its dimensions in a file."""
         return ("sample",) if self.second is None else ("sample", _DIMENSIONS[self.second])
 
-    def problem(self, array: zarr.Array, sizes: dict[str, int]) -> str | None:
-        """Return what is wrong with a stored array, or None; notes sizes that are new."""
-        names = ("N",) if self.second is None else ("N", self.second)
-        if len(array.shape) != len(names) or any(
-            sizes.setdefault(name, found) != found
-            for name, found in zip(names, array.shape, strict=True)
-        ):
-            return f"has shape {array.shape}, not {self.shape}"
-        if array.dtype.name not in self.dtypes:
-            return f"has type {array.dtype}, not {' or '.join(self.dtypes)}"
-        return None
-
 
 class Column(AnyColumn[np.ndarray]):
     """An array that every file has."""
@@ -115,6 +138,49 @@ class OptionalColumn(AnyColumn[np.ndarray | None]):
     """An array that only some files have; None in others."""
 
     optional = True
+
+
+_COUNT = whole(1, MOST_FEATURES)
+#: Rules of what both kinds of file say of a model and rows.
+SHARED: dict[str, Rule] = {
+    **dict.fromkeys(("model_digest", "dataset_digest", "split"), TEXT),
+    **dict.fromkeys(("model?", "dataset?", "dataset_name?", "id?"), TEXT),
+    "classes": CLASSES,
+    "feature_shape": FEATURE_SHAPE,
+    "width": whole(1, 255),
+    "group_size": _COUNT,
+    "members?": whole(1, MOST_MEMBERS),
+    "groups?": _COUNT,
+    "offset?": listed(whole(0, 2**30), 1, MOST_CLASSES),
+    **dict.fromkeys(("limit?", "split_rows?"), maybe(whole(1, MOST_ROWS))),
+    "columns?": COLUMNS,
+    "attackable?": listed(whole(0, MOST_FEATURES), 1, MOST_FEATURES, differ=True),
+    "costs?": listed(maybe(number(0)), 1, MOST_FEATURES),
+    "training?": TRAINING,
+    "seconds?": maybe(number(0)),
+    "digests?": mapped(DIGEST),
+}
+
+
+def fits(said: Mapping[str, Any]) -> str | None:
+    """Return how the attributes of a file do not fit each other, or None."""
+    features, groups = math.prod(said["feature_shape"]), group_count_of(said)
+    if max(groups, said["group_size"]) > features:
+        return f"there are {features} features, and not as many groups of {said['group_size']}"
+    for name, values, size in (
+        ("offset", said.get("offset"), len(said["classes"])),
+        ("columns", said.get("columns"), features),
+        ("costs", said.get("costs"), groups),
+    ):
+        if values is not None and len(values) != size:
+            return f"there are {len(values)} {name} and not {size}"
+    if max(said.get("attackable", (0,))) >= groups:
+        return f"attackable has numbers above those of the {groups} groups"
+    if "costs" in said and not 0 < most_of(said) < math.inf:
+        return "nothing of costs may be rewritten"
+    if (said.get("limit") or 1) > (said.get("split_rows") or MOST_ROWS):
+        return "limit is more than split_rows"
+    return None
 
 
 def _sizes(attributes: Mapping[str, Any]) -> dict[str, int]:
@@ -132,14 +198,11 @@ class RowFile:
         Where it is and what it is of.
     """
 
-    #: Attributes ``format`` and ``version`` of such files, the newest that is read.
-    format: ClassVar[str]
-    version: ClassVar[int] = 1
-    #: Names of attributes that are known when the file is sealed.
+    #: What attributes such files have, and which of them are known when a file is sealed.
+    schema: ClassVar[Schema]
     measured: ClassVar[tuple[str, ...]] = ("seconds",)
-    #: What makes such files, and the type of error to raise.
+    #: What makes such files.
     command: ClassVar[str]
-    error: ClassVar[type[BoxNNError]]
 
     prediction: Column
 
@@ -182,32 +245,65 @@ class RowFile:
             Of type `error`: it is missing, damaged, unfinished, something else, or of a newer
             version.
         """
-        remedy = f"run `{cls.command}` again"
-        group = zarr_format.open_group(path, cls.format, cls.version, cls.error, remedy)
-        attributes: dict[str, Any] = dict(group.attrs.asdict())
+        stored = zarr_format.open_file(path, cls.schema)
+        attributes = stored.attributes
         if "digests" not in attributes:
-            raise cls.error(f"{path} is unfinished; resume it with `{cls.command} --resume`")
-        sizes = _sizes(attributes)
-        arrays: dict[str, Any] = {}
-        for column in cls.columns(attributes["digests"]):
-            name = column.name
-            try:
-                arrays[name] = group[name]
-                digest = zarr_format.stored_digest(arrays[name])
-            except zarr_format.READ_FAILURES as cause:
-                damaged = f"{path} is damaged: {name} cannot be read; {remedy}"
-                raise cls.error(read_problem(path, f"{name} of {path}", cause, damaged)) from cause
-            problem = column.problem(arrays[name], sizes)
-            if digest != attributes["digests"].get(name):
-                problem = "does not match its digest"
-            if problem is not None:
-                raise cls.error(f"{path} is damaged: {name} {problem}; {remedy}")
-        return cls(location(path), attributes, arrays)
+            raise cls.schema.error(f"{path} is unfinished; resume it with `{cls.command} --resume`")
+        stored.sizes |= {**_sizes(attributes), "n": math.prod(attributes["feature_shape"])}
+        columns = cls.columns(attributes["digests"])
+        file = cls(
+            stored.place, attributes, {c.name: stored.array(c.name, c.rule) for c in columns}
+        )
+        bounds = file.bounds
+        for column in columns:
+            vector = np.empty(len(file), column.dtypes[0]) if column.second is None else None
+            problem = None
+            for first, block in stored.blocks(column.name, file._arrays[column.name]):
+                problem = problem or column.rule.range_problem(block, bounds, first)
+                problem = problem or file.impossible(column.name, block, first)
+                if vector is not None:
+                    vector[first : first + len(block)] = block
+            if problem is not None:  # not before its digest was found to be right
+                raise stored.damaged(f"{column.name} {problem}")
+            # Vectors are kept: every use of a file needs them.
+            file.__dict__.update({} if vector is None else {column.name: vector})
+        if problem := file.unfit():
+            raise stored.incomplete(problem)
+        return file
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The largest values of arrays, by what `AnyColumn.high` calls them."""
+        said = self.attributes
+        cost = most_of(said) * (1 + 1e-12) if "costs" in said else 0.0
+        rows = said.get("split_rows") or max(len(self), 1)
+        return {"class": len(said["classes"]) - 1, "never": reach_of(said), "cost": cost,
+                "row": rows - 1}  # fmt: skip
+
+    def impossible(self, name: str, block: np.ndarray, first: int) -> str | None:
+        """Return what is impossible in the rows of an array from `first` on, or None.
+
+        Columns come in the order in which they are declared; those before are read.
+        """
+        return None
+
+    def unfit(self) -> str | None:
+        """Return how the arrays do not fit the attributes, or None."""
+        rows, said = len(self), self.attributes
+        wanted = said.get("limit") or rows
+        if rows == 0 or wanted != rows or rows > (said.get("split_rows") or rows):
+            return f"it has {rows} rows and its attributes say {wanted}"
+        return None
 
     def read(self, name: str) -> np.ndarray:
         """Return an array, read anew."""
-        with reachable(self.path, self.error):
+        try:
             return np.asarray(self._arrays[name][...])
+        except zarr_format.READ_FAILURES as cause:
+            raise self.schema.error(
+                read_problem(self.path, f"{name} of {self.path}", cause,
+                             f"{name} of {self.path} cannot be read any more")
+            ) from cause  # fmt: skip
 
 
 class RowWriter:
@@ -231,7 +327,12 @@ class RowWriter:
         dtype: str = "int32",
     ) -> None:
         unmeasured = dict.fromkeys(kind.measured)
-        full = {"format": kind.format, "version": kind.version, **attributes, **unmeasured}
+        full = {
+            "format": kind.schema.format,
+            "version": kind.schema.version,
+            **attributes,
+            **unmeasured,
+        }
         self._path, self._kind, self._attributes = path, kind, full
         self._columns, sizes = kind.columns(optional), {**_sizes(full), "n": n}
         self._group = zarr.open_group(zarr_format.tree_store(path), mode="a", zarr_format=3)
@@ -268,7 +369,7 @@ class RowWriter:
         if self._before and kept != wanted:
             either = sorted(kept.keys() | wanted.keys())
             other = ", ".join(key for key in either if kept.get(key) != wanted.get(key))
-            raise self._kind.error(
+            raise self._kind.schema.error(
                 f"{self._path} holds an unfinished run with another {other}; resume it with its "
                 "own options or pass `overwrite` to start again"
             )
@@ -278,7 +379,7 @@ class RowWriter:
         try:
             return np.flatnonzero(self._group["finished"][:] == 0).tolist()  # type: ignore[index]
         except zarr_format.READ_FAILURES as cause:
-            raise self._kind.error(
+            raise self._kind.schema.error(
                 "the unfinished run is damaged; pass `overwrite` to start again"
             ) from cause
 
@@ -306,9 +407,12 @@ def write_chunk(
     another run has begun meanwhile, as after a process that hung or tasks that outlived their
     client, nothing is written.
     """
-    group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
+    # What an array is made with does not stay with it.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        group = zarr.open_group(zarr_format.tree_store(location(path)), mode="r+", zarr_format=3)
+        arrays = {name: group[name] for name in (*columns, "finished")}
     if run is not None and group.attrs["digest"] != run:
         raise OSError("another run has taken its place")
     for name, values in columns.items():
-        group[name][chunk * chunk_rows : chunk * chunk_rows + len(values)] = values  # type: ignore[index]
-    group["finished"][chunk] = 1  # type: ignore[index]
+        arrays[name][chunk * chunk_rows : chunk * chunk_rows + len(values)] = values  # type: ignore[index]
+    arrays["finished"][chunk] = 1  # type: ignore[index]

@@ -8,6 +8,7 @@
 | `attack` | attacks on a dataset, held against certificates |
 | `predict`, `explain` | predictions with radii of a dataset, as a table; why they are so |
 | `evaluate` | accuracy and certified accuracy of certificates |
+| `verify` | whether a file is what it says; claims computed anew |
 | `ensemble` | one model of several |
 | `localize` | what a sample tells of a patch on it |
 | `export_boxes`, `export_certificates`, `export_attacks` | other programs' formats |
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from boxnn_numba.pipelines.running import RunOptions
     from boxnn_numba.pipelines.training.baselines import train_baseline
     from boxnn_numba.pipelines.training.train import train
+    from boxnn_numba.pipelines.verify import verify as verify
 
 __all__ = [
     "IN_PROCESS",
@@ -70,6 +72,7 @@ __all__ = [
     "train",
     "train_baseline",
     "tune",
+    "verify",
 ]
 
 _HOMES = {
@@ -90,6 +93,7 @@ _HOMES = {
     "running": "RunOptions",
     "training.baselines": "train_baseline",
     "training.train": "train",
+    "verify": "verify",
 }
 
 

@@ -146,7 +146,7 @@ def _log(
 ) -> AbstractContextManager[RunLog]:
     same = ("method", "certificate", "model_digest", "dataset_digest", "options")
     about = {
-        "result": kind.format,
+        "result": kind.schema.format,
         "dataset": attributes["dataset_name"],
         **{name: attributes[name] for name in same if name in attributes},
         "split": job.split,
@@ -194,11 +194,16 @@ def _open_inputs(job: ChunkJob) -> tuple[Any, Dataset, np.ndarray]:
     dataset = open_dataset(job.data).matched(trained_columns(model), job.model)
     if model_digest(model) != job.model_digest or dataset.digest != job.data_digest:
         raise DataError(f"{job.model} or {job.data} changed while it was used; start again")
+    return model, dataset, label_positions(model, dataset)
+
+
+def label_positions(model: Any, dataset: Dataset) -> np.ndarray:
+    """Return the index in a model's classes of each class of a dataset.
+
+    -1 for one that it never saw, and, last, for a row without a label, whose index is -1.
+    """
     known = {label: index for index, label in enumerate(model.classes)}
-    # Of the data set's classes among the model's; -1 for one that it never saw, and, last, for a
-    # row without a label, whose index is -1.
-    positions = np.array([*(known.get(label, -1) for label in dataset.classes), -1], np.int32)
-    return model, dataset, positions
+    return np.array([*(known.get(label, -1) for label in dataset.classes), -1], np.int32)
 
 
 def run_chunk(index: int, job: ChunkJob) -> Spent:

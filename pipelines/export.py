@@ -246,8 +246,8 @@ def _dataset(file: CertificateFile | AttackFile, data: Name | None) -> Dataset:
     found = Origins([file], data).dataset(file)
     if found is None:
         raise DataError(
-            f"the data set {file.attributes['dataset']} of {file.path} is not there; pass it as "
-            "`data`"
+            f"the data set {file.attributes.get('dataset')} of {file.path} is not there; pass it "
+            "as `data`"
         )
     return found
 

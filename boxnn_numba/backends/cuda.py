@@ -242,8 +242,10 @@ class CudaBackend:
             stream=runtime.current_stream(),
         )  # fmt: skip
 
-    def certified_radius(self, distance: Any, units: int, sound: bool) -> tuple[Any, Any]:
-        """Return predictions and radii of class distances (N, K) in `units` of 2 W g."""
+    def certified_radius(
+        self, distance: Any, units: int, sound: bool, most: int
+    ) -> tuple[Any, Any]:
+        """Return predictions and radii, at most `most`, of (N, K) distances in units of 2 W g."""
         found = runtime.checked("class_distance", distance, np.int32, (None, None), empty=True)
         if found.shape[1] < 2:
             raise InputError("class_distance has one column; a radius needs two classes or more")
@@ -252,7 +254,8 @@ class CudaBackend:
         )
         runtime.launch(
             cuda_distances.certify, found.shape[0], found, np.int32(units), np.int32(sound),
-            runtime.wrap(prediction), runtime.wrap(radius), stream=runtime.current_stream(),
+            np.int32(most), runtime.wrap(prediction), runtime.wrap(radius),
+            stream=runtime.current_stream(),
         )  # fmt: skip
         return prediction, radius
 

@@ -40,6 +40,8 @@ _RATE = 0.1
 _FEW_CODES = 2**19
 #: Contributions stay below this, so that sums of millions of columns fit 64 bits.
 _LARGEST = 2**30
+#: Most units of an offset: sums of it and contributions stay far from the end of int64.
+_FARTHEST = 2**60
 #: Gains sorted at a time in `AdditiveModel.certify`, and probes of a column evaluated at a time.
 _CHUNK_GAINS, _CHUNK_PROBES = 2**21, 2**22
 
@@ -83,8 +85,11 @@ class AdditiveModel:
             raise InputError("table and offset of stumps do not fit each other; train them again")
         if not all(np.issubdtype(array.dtype, np.integer) for array in (table, offset)):
             raise InputError("table and offset of stumps must be integers; train them again")
-        if np.abs(table).max(initial=0) > _LARGEST:
+        # Both ends: the absolute value of the smallest integer is that integer.
+        if table.max(initial=0) > _LARGEST or table.min(initial=0) < -_LARGEST:
             raise InputError("table of stumps holds more than 2^30 units; train them again")
+        if offset.max(initial=0) > _FARTHEST or offset.min(initial=0) < -_FARTHEST:
+            raise InputError("offset of stumps holds more than 2^60 units; train them again")
         object.__setattr__(self, "table", np.ascontiguousarray(table, np.int64))
         object.__setattr__(self, "offset", offset.astype(np.int64))
 

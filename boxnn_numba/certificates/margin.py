@@ -22,6 +22,8 @@ CONVENTIONS = ("sound", "paper")
 #: Method of a certificate that is not of a published defence.
 BOX_NN = "Box-NN"
 
+_MOST = np.iinfo(np.int32).max
+
 #: For each true class the different radii, -1 where the prediction is wrong, and how often each is.
 Tally = dict[Any, tuple[np.ndarray, np.ndarray]]
 
@@ -32,6 +34,7 @@ def certified_radius(
     group_size: int = 1,
     convention: str = "sound",
     members: int = 1,
+    most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each sample's predicted class and how many features may change.
 
@@ -55,6 +58,9 @@ def certified_radius(
         ``margin / 2 >= r`` and ignores ties, which can overstate the radius by one.
     members
         Number E of sets of boxes of which `class_distance` is the sum; the divisor is 2 W g E.
+    most
+        How many groups there are: no radius is larger, also where no other class can be reached.
+        Without it radii have no such bound.
 
     Returns
     -------
@@ -69,7 +75,7 @@ def certified_radius(
     InputError
         `class_distance` is not an integer matrix with at least two columns.
     OptionError
-        `width`, `group_size`, `convention` or `members` is out of range.
+        `width`, `group_size`, `convention`, `members` or `most` is out of range.
 
     Notes
     -----
@@ -85,13 +91,16 @@ def certified_radius(
     group_size = validation.positive("group_size", group_size)
     validation.choice("convention", convention, CONVENTIONS)
     units = 2 * width * group_size * validation.positive("members", members)
-    return lazy.map_rows(_radius, units, class_distance, sound=convention == "sound")
+    top = _MOST if most is None else validation.integer("most", most, 1, _MOST)
+    return lazy.map_rows(_radius, units, class_distance, sound=convention == "sound", most=top)
 
 
-def _radius(units: int, class_distance: ArrayLike, sound: bool) -> tuple[np.ndarray, np.ndarray]:
+def _radius(
+    units: int, class_distance: ArrayLike, sound: bool, most: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return predictions and radii where a change of a class distance by `units` is two's."""
     if on_gpu(class_distance):
-        return get_backend("cuda").certified_radius(class_distance, units, sound)
+        return get_backend("cuda").certified_radius(class_distance, units, sound, most)
     distance = validation.class_distances(class_distance)
     rows = np.arange(len(distance))
     prediction = distance.argmin(axis=1)
@@ -99,7 +108,7 @@ def _radius(units: int, class_distance: ArrayLike, sound: bool) -> tuple[np.ndar
     if sound:
         margin -= np.arange(distance.shape[1]) < prediction[:, None]
     margin[rows, prediction] = np.iinfo(np.int64).max
-    radius = margin.min(axis=1) // units
+    radius = np.minimum(margin.min(axis=1) // units, most)
     return prediction.astype(np.int32), radius.astype(np.int32)
 
 

@@ -323,11 +323,11 @@ def box_distances(x, lower, upper, width, out):
 
 
 @kernel(LINE)
-def certify(distance, units, ties, prediction, radius):
+def certify(distance, units, ties, most, prediction, radius):
     """Write the nearest class and the certified radius of each sample.
 
     distance is (N, K) int32 and K >= 2; units are 2 W g; ties is 1 if they go to the adversary
-    (sound), 0 if they are ignored.
+    (sound), 0 if they are ignored; no radius is above `most`.
     """
     i = cuda.grid(1)
     if i < distance.shape[0]:
@@ -341,7 +341,7 @@ def certify(distance, units, ties, prediction, radius):
                 ahead = ties if c < p else np.int32(0)
                 least = min(least, (distance[i, c] - distance[i, p] - ahead) // units)
         prediction[i] = p
-        radius[i] = least
+        radius[i] = min(least, most)
 
 
 @kernel(LINE)

@@ -18,6 +18,7 @@ from boxnn_numba.certificates import AUTO, default_kind, pairwise_radius, patch_
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name, absolute, location
+from boxnn_numba.data.row_files import rows_within
 from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
@@ -257,7 +258,8 @@ def attack(
         **who.attributes(),
     }
     files = () if options.features is None else (options.features,)
-    spent = run_chunks(subject, worker, AttackFile, out, attributes, CHUNK_ROWS, run, files=files)
+    rows = rows_within(CHUNK_ROWS, x.nbytes)
+    spent = run_chunks(subject, worker, AttackFile, out, attributes, rows, run, files=files)
     file, outcomes, blocks = open_attack(out), [], []
     for start in range(0, len(file), CHUNK_ROWS):
         x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])

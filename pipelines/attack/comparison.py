@@ -18,7 +18,7 @@ from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.data.row_files import group_count_of
 from boxnn_numba.errors import BoxNNError, OptionError, UnsoundError
 from boxnn_numba.pipelines.figures.origins import Origins
-from boxnn_numba.pipelines.figures.runs import Run
+from boxnn_numba.pipelines.figures.runs import MOST_DRAWN, Run
 from boxnn_numba.pipelines.running import Result
 
 #: Share of the groups that a random search may change by default.
@@ -267,7 +267,7 @@ def with_attacks(runs: Sequence[Run], attacks: Sequence[Name], convention: str) 
         if run.attack is not None:
             raise OptionError(f"{attack} is a second attack on {run.name}; pass one for each run")
         assert run.path is not None
-        last = max(int(run.radius.max()), int(file.changed.max()))
+        last = min(MOST_DRAWN, max(int(run.radius.max()), int(file.changed.max())))
         most = _most_changes(file)
         last = last if most is None else min(last, most)
         result = hold_against(open_certificate(run.path), attack, range(last + 1), convention)

@@ -16,7 +16,7 @@ from boxnn_numba.baselines.model import BaselineModel
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_baseline
 from boxnn_numba.data.paths import Name, absolute
-from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.errors import BoxNNError, DataError, InputError, OptionError, first_line
 from boxnn_numba.pipelines.chunks import Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 
@@ -150,6 +150,22 @@ def _stumps(model: Any, codes: np.ndarray) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=1)
 def _networks(stored: BaselineModel, device: str) -> Any:
     """Return the networks, trees or stumps of a model, on as many threads as a task may use."""
+    wanted = stored.n_features, len(stored.classes)
+    try:
+        found = _rebuilt(stored, device)
+        if (found.n_features, found.n_classes) != wanted:
+            raise ValueError(f"features and classes are not {wanted}")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, BoxNNError):
+            raise
+        raise InputError(
+            f"the base classifiers are not what their file says ({first_line(error)}); train them "
+            "again"
+        ) from error
+    return found
+
+
+def _rebuilt(stored: BaselineModel, device: str) -> Any:
     settings = stored.settings["base"]
     if stored.method == "stumps":
         from boxnn_numba.baselines.stumps import AdditiveModel
@@ -251,7 +267,7 @@ def certify_baseline(
         chunk_rows, replace(run, device="cpu"),
         optional=("guess",) if stored.method == "ra" else (),
         files=() if votes_from is None else (votes_from,),
-        seconds_per_sample=None if votes is None else votes.attributes["seconds_per_sample"],
+        seconds_per_sample=None if votes is None else votes.attributes.get("seconds_per_sample"),
     )  # fmt: skip
     file = open_certificate(out)
     accuracy, median = file.standing()

@@ -18,6 +18,7 @@ from boxnn_numba.certificates.patch import patch_certified
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
+from boxnn_numba.data.row_files import rows_within
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
@@ -195,9 +196,10 @@ def certify(
     optional: tuple[str, ...] = bounds.get(certificate, ())
     if "costs" in said:
         optional = ("budget", "budget_upper") if certificate == "exact" else ("budget",)
+    rows = min(first.stop - first.start, _CHUNK_ROWS[certificate])
     spent = run_chunks(
         subject, worker, CertificateFile, out, _attributes(subject, worker),
-        min(first.stop - first.start, _CHUNK_ROWS[certificate]), run,
+        rows_within(rows, 4 * len(classifier.classes)), run,
         optional=optional,
     )  # fmt: skip
     return _certified(open_certificate(out), str(out), time.perf_counter() - began, spent)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from boxnn_numba.data.certificate_store import CertificateFile
 
 
+#: Radii that a curve has besides 0: a file may claim as many as there are features.
+MOST_DRAWN = 2**17
+
+
 class Summary(NamedTuple):
     """Samples in one line; accuracies are in percent, balanced with all classes counted alike."""
 
@@ -168,7 +172,7 @@ class Run:
         """Return the same with all classes that occur counted alike."""
         known = self.label >= 0
         prediction, radius, label = (values[known] for values in self.outcome)
-        radii = np.arange(int(self.radius.max()) + 1)
+        radii = _drawn(self.radius)
         return 100 * margin.balanced_certified_accuracy(prediction, radius, label, radii)
 
     def summary(self) -> Summary:
@@ -232,8 +236,12 @@ def in_steps(radius: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
 
 def certified_curve(outcome: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Return certified accuracy in percent at radii 0, 1, ..., the largest of an outcome."""
-    radii = np.arange(int(outcome[1].max()) + 1)
-    return 100 * margin.certified_accuracy(*outcome, radii)
+    return 100 * margin.certified_accuracy(*outcome, _drawn(outcome[1]))
+
+
+def _drawn(radius: np.ndarray) -> np.ndarray:
+    """Return the radii of a curve: 0, 1, ..., the largest, or as far as one is drawn."""
+    return np.arange(min(int(radius.max()), MOST_DRAWN) + 1)
 
 
 def load_runs(paths: Sequence[Name], convention: str = "sound") -> list[Run]:

@@ -1,0 +1,226 @@
+"""Verification of files: digests and ranges, and what a certificate or an attack claims, anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
+from boxnn_numba.certificates.margin import BOX_NN
+from boxnn_numba.data import dataset, model_store
+from boxnn_numba.data.attack_store import AttackFile
+from boxnn_numba.data.certificate_store import CertificateFile
+from boxnn_numba.data.paths import Name
+from boxnn_numba.data.row_files import RowFile
+from boxnn_numba.data.zarr_format import format_of
+from boxnn_numba.errors import DataError, OptionError
+from boxnn_numba.pipelines.certification.baselines import BaselineWorker, Sampling
+from boxnn_numba.pipelines.certification.certify import BoxWorker
+from boxnn_numba.pipelines.chunks import Subject, label_positions
+from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
+from boxnn_numba.rivals import differing_groups
+
+#: Rows that are computed at a time; exact certificates may take long for each.
+_ROWS = 256
+#: Columns of a certificate that bound a true value from below, and from above.
+_BOUNDS = (("radius", "upper"), ("budget", "budget_upper"))
+
+
+@dataclass(frozen=True)
+class Verified(Result):
+    """What was found in a file.
+
+    Attributes
+    ----------
+    path, kind
+        The file, and what it is: ``"dataset"``, ``"model"``, ``"baseline"``, ``"certificate"`` or
+        ``"attack"``.
+    digest
+        What names its content; None of a damaged dataset.
+    sound
+        Whether nothing is wrong.
+    problems
+        What is, a line each.
+    rows, recomputed
+        Of certificates and attacks how many rows there are, and of how many the claims were
+        computed anew.
+    """
+
+    path: str
+    kind: str
+    digest: str | None
+    sound: bool
+    problems: list[str]
+    rows: int | None = None
+    recomputed: int | None = None
+
+
+def verify(
+    path: Name,
+    model: Name | None = None,
+    data: Name | None = None,
+    *,
+    sample: int | None = None,
+    run: RunOptions = DEFAULT_RUN,
+) -> Verified:
+    """Check a dataset, a model, a certificate or an attack; which of them it is, the file says.
+
+    Everything that is read is compared with its digests, and with what its format allows. Of a
+    certificate or an attack rows are computed anew, where the model and the data are given.
+
+    Parameters
+    ----------
+    path
+        The file.
+    model, data
+        The model and the dataset that a certificate or an attack is of; both or none.
+    sample
+        How many rows are computed anew, chosen at random; all by default.
+    run
+        How to run; on the CPU, in this process.
+
+    Returns
+    -------
+    Verified
+        What does not hold is in it.
+
+    Raises
+    ------
+    BoxNNError
+        A file cannot be read at all, is damaged, or claims what is impossible.
+    OptionError
+        `model` or `data` are of something else, or are not for such a file.
+    """
+    kind = format_of(path)
+    row_files: dict[str, type[RowFile]] = {
+        one.schema.format: one for one in (CertificateFile, AttackFile)
+    }
+    if (model is None) != (data is None) or (sample is not None and model is None):
+        raise OptionError("`model`, `data` and `sample` go together: pass the first two")
+    if kind in row_files:
+        file = row_files[kind].open(path)
+        return _of_rows(file, path, model, data, sample, run)
+    if model is not None:
+        raise OptionError(f"{path} is no certificate nor attack; leave out `model` and `data`")
+    noun = kind.removeprefix("boxnn-")
+    if kind == dataset.FORMAT:
+        problems = dataset.verify_dataset(path)
+        digest = None if problems else dataset.open_dataset(path).digest
+        return Verified(str(path), noun, digest, not problems, problems)
+    loads: dict[str, Any] = {
+        model_store.FORMAT: model_store.load_model,
+        model_store.BASELINE_FORMAT: model_store.load_baseline,
+    }
+    if kind not in loads:
+        raise DataError(
+            f"{path} is {kind}; pass a dataset, a model, a certificate or an attack made by boxnn"
+        )
+    return Verified(str(path), noun, model_store.model_digest(loads[kind](path)), True, [])
+
+
+def _of_rows(
+    file: RowFile,
+    path: Name,
+    model: Name | None,
+    data: Name | None,
+    sample: int | None,
+    run: RunOptions,
+) -> Verified:
+    """Verify a certificate or an attack, which was read."""
+    noun, total = file.schema.noun, len(file)
+    digest = str(file.attributes["digest"])
+    if model is None or data is None:
+        return Verified(str(path), noun, digest, True, [], total, 0)
+    count = total if sample is None else validation.integer("sample", sample, 1, total)
+    # Nobody who makes a file foresees which.
+    places = np.sort(np.random.default_rng().choice(total, count, replace=False))
+    subject = _subject(file, model, data)
+    check = _attack_problems if isinstance(file, AttackFile) else _certificate_problems
+    problems: list[str] = []
+    run.progress.start(count, "samples")
+    for start in range(0, count, _ROWS):
+        some = places[start : start + _ROWS]
+        problems += check(file, subject, some)
+        run.progress.advance(len(some))
+    return Verified(str(path), noun, digest, not problems, problems, total, count)
+
+
+def _subject(file: RowFile, model: Name, data: Name) -> Subject:
+    """Return the model and the rows that a file is of; raise if they are others."""
+    said = file.attributes
+    boxes = said.get("method", BOX_NN) == BOX_NN
+    load = model_store.load_model if boxes else model_store.load_baseline
+    subject = Subject.open(load, model, data, said["split"], said.get("limit"))
+    # Where they are, and what they are called, may have changed.
+    names = {"model", "dataset", "dataset_name", "limit", "id", "columns"}
+    for name, value in subject.attributes().items():
+        if name not in names and said.get(name) != value:
+            raise OptionError(
+                f"{file.path} is of another {name} than {model} and {data} have; pass the model "
+                "and the dataset that it was made of"
+            )
+    if subject.n_rows != len(file):
+        raise OptionError(f"{file.path} has {len(file)} rows and {data} {subject.n_rows}")
+    return subject
+
+
+def _worker(file: CertificateFile) -> BoxWorker | BaselineWorker:
+    """Return what computed a certificate."""
+    said = file.attributes
+    if file.method == BOX_NN:
+        patch = tuple((rows, columns) for rows, columns in said.get("patch", ()))
+        free, costs = (
+            tuple(said[name]) if name in said else None for name in ("attackable", "costs")
+        )
+        limit = float(said.get("time_limit", 60.0))
+        return BoxWorker(file.certificate, limit, "cpu", None, patch, free, costs)
+    known = {item.name: said[item.name] for item in fields(Sampling) if said.get(item.name)}
+    return BaselineWorker(file.certificate, said.get("alpha", 0.05), Sampling(**known), "cpu", None)
+
+
+def _certificate_problems(file: Any, subject: Subject, places: np.ndarray) -> Iterator[str]:
+    """Say which of some rows of a certificate the model and the data do not give."""
+    rows = file.row[places]
+    x, y = subject.dataset.read_rows(subject.split, rows)
+    found = _worker(file).compute(subject.stored, x, rows)
+    found["label"] = label_positions(subject.stored, subject.dataset)[y]
+    stored = {name: np.asarray(getattr(file, name))[places] for name in found}
+    bounded = {low: high for low, high in _BOUNDS if high in found}
+    for low, high in bounded.items():
+        # Bounds that the time cut short differ; what they enclose is one value.
+        wrong = (stored[low] > found[high]) | (found[low] > stored[high])
+        yield from _differ(f"{low}..{high}", rows, wrong)
+    for name in found.keys() - bounded.keys() - set(bounded.values()):
+        wrong = stored[name] != found[name]
+        yield from _differ(name, rows, wrong if wrong.ndim == 1 else wrong.any(axis=1))
+
+
+def _attack_problems(file: Any, subject: Subject, places: np.ndarray) -> Iterator[str]:
+    """Say which of some rows of an attack are not what they are said to be."""
+    model, rows = subject.stored, file.row[places]
+    x, y = subject.dataset.read_rows(subject.split, rows)
+    made, changed = file.x[places], file.changed[places]
+    codes, after = model.encode(x), model.encode(made)
+    differ = differing_groups(codes, after, model.groups)
+    index = model.class_distance(made).argmin(axis=1)
+    before = model.class_distance(x).argmin(axis=1)
+    free = Adversary.of_file(model, file.attributes).free
+    missed = changed < 0
+    yield from _differ(
+        "label", rows, file.label[places] != label_positions(model, subject.dataset)[y]
+    )
+    yield from _differ("prediction", rows, file.prediction[places] != index)
+    yield from _differ("changed", rows, np.where(missed, 0, changed) != differ.sum(axis=1))
+    yield from _differ("prediction, which did not change,", rows, ~missed & (index == before))
+    yield from _differ("x, where nothing may be rewritten,", rows, (differ & ~free).any(axis=1))
+
+
+def _differ(name: str, rows: np.ndarray, wrong: np.ndarray) -> Iterator[str]:
+    """Say in how many rows an array is another than is computed, and in which first."""
+    if wrong.any():
+        first = rows[wrong.argmax()]
+        yield f"{name} is not what is computed in {wrong.sum()} rows, row {first} first"
