@@ -104,7 +104,7 @@ PIPELINES = (
     "cluster figures machine run_folder running",
     "chunks",
     "attack certification ingest training",
-    "ensemble evaluate export localize model_selection plan predict report reproduce",
+    "ensemble evaluate export localize model_selection plan predict report reproduce verify",
 )
 COMPOSE_RUNS = {"model_selection", "reproduce"}
 #: Libraries -> where alone they are imported.
