@@ -332,7 +332,9 @@ def right_model(path: Path) -> None:
     if found is None:
         return
     assert (found.radius >= 0).all() and (found.radius <= groups).all()
-    plain = model.boxes.structure.is_plain and model.group_size == 1 and not model.others
+    structure = model.boxes.structure
+    plain = structure.is_plain and not structure.is_grouped
+    plain &= model.group_size == 1 and not model.others
     if plain and model.grid is None and n * len(model.boxes) < 10_000 and len(model.classes) < 100:
         boxes = model.boxes
         units = distances(x.astype(int), boxes.lower, boxes.upper, boxes.width)
