@@ -217,17 +217,17 @@ class GroupTable:
     probe: int
 
 
-def group_table(lower: np.ndarray, upper: np.ndarray, width: int) -> GroupTable:
-    """Return uint8 bounds (M, n) in groups of features, those first that tell boxes apart."""
-    size, columns = sample_lanes.GROUP, round_up(lower.shape[1], sample_lanes.GROUP)
-    weight = np.zeros(columns)
-    weight[: lower.shape[1]] = _column_weights(lower, upper)
-    weight = weight.reshape(-1, size).sum(axis=1)
-    order = np.argsort(-weight, kind="stable")
-    low, high = aligned((len(lower), columns), 0), aligned((len(lower), columns), 255)
+def group_table(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, width: int) -> GroupTable:
+    """Return uint8 bounds (M, n) in groups of features, the heaviest by `weight` (n,) first."""
+    size, (m, n) = sample_lanes.GROUP, lower.shape
+    columns = round_up(n, size)
+    heavy = np.append(weight, np.zeros(columns - n)).reshape(-1, size).sum(axis=1)
+    order = np.argsort(-heavy, kind="stable")
+    low, high = aligned((m, columns), 0), aligned((m, columns), 255)
     for target, side in ((low, lower), (high, upper)):
-        target[:, : lower.shape[1]] = side
-        target[:] = target.reshape(len(side), -1, size)[:, order].reshape(len(side), -1)
+        target[:, :n] = side
+        groups = target.view(f"u{size}")
+        groups[:] = groups[:, order]
     regime, span = sample_lanes.regime(width, columns // size), high - low
     top = np.minimum(span, 255 - width) + np.uint8(width)
     mark = sample_lanes.MARK
@@ -235,7 +235,7 @@ def group_table(lower: np.ndarray, upper: np.ndarray, width: int) -> GroupTable:
     sums = np.add.reduceat(span, ends[:-1], axis=1, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
     shift = np.zeros((len(lower), len(ends)), np.int32)
     shift[:, 1:] = -sums
-    share = np.cumsum(np.add.reduceat(weight[order], np.arange(0, len(order), mark)))
+    share = np.cumsum(np.add.reduceat(heavy[order], np.arange(0, len(order), mark)))
     probe = int(np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1)
     outer = low.max(axis=0, keepdims=True), high.min(axis=0, keepdims=True)
     second = span if regime == "counted" else high
@@ -265,30 +265,55 @@ class ClassLayout:
 
     Attributes
     ----------
-    table
-        The boxes, whole tiles per template, or per class where the nearest row alone decides (the
-        last box is repeated).
+    lower, upper
+        uint8 (M', n), whole tiles per template, or per class where the nearest row alone decides
+        (the last box is repeated).
     structure
-        Of the table: its rows and templates; parts and groups are those of the features.
-    floor, ceiling
-        (1, planes * columns) uint8, the largest lower and the smallest upper bound of each column.
-    probes
-        (S,) columns of each segment after which to look whether a tile can be left, whole vectors.
+        Of these rows: their templates; parts and groups are those of the features.
+    weight
+        (n,) how much each feature tells boxes apart.
+    frame
+        The features in vectors, the heaviest of each part first.
     kept
         What a plan made of the boxes, by its name.
     """
 
-    table: BoxTable
+    lower: np.ndarray
+    upper: np.ndarray
     structure: Structure
-    floor: np.ndarray
-    ceiling: np.ndarray
-    probes: np.ndarray
+    weight: np.ndarray
+    frame: Frame
     kept: dict[Any, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def table(self) -> BoxTable:
+        """The table for vectors of whole rows."""
+        return box_table(self.lower, self.upper, self.frame)
+
+    @functools.cached_property
+    def outer(self) -> tuple[np.ndarray, np.ndarray]:
+        """The largest lower and the smallest upper bound of each column, (1, planes * columns)."""
+        lower, upper = (side[: len(self.lower)] for side in (self.table.lower, self.table.upper))
+        return lower.max(axis=0, keepdims=True), upper.min(axis=0, keepdims=True)
+
+    @functools.cached_property
+    def probes(self) -> tuple[int, ...]:
+        """Columns of each segment after which to look whether a tile can be left, whole vectors."""
+        frame = self.frame
+        weights = np.bincount(frame.place % frame.columns, self.weight, frame.columns)
+        probes = []
+        for first, last in frame.segments.tolist():
+            share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))
+            enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
+            probe = first + int(enough) * simd.LANES
+            # To add up sums at a probe is not worth a vector of columns, or less.
+            probes.append(last if probe + simd.LANES >= last else probe)
+        return tuple(probes)
 
     def groups(self, width: int) -> GroupTable:
         """Return the table for samples in the lanes, at a width."""
         if width not in self.kept:
-            self.kept[width] = group_table(*self.table.bounds(), width)
+            self.kept[width] = group_table(self.lower, self.upper, self.weight, width)
         return self.kept[width]
 
     @functools.cached_property
@@ -302,12 +327,9 @@ class ClassLayout:
         First and last columns, and 1 where a step goes on with the segment of the one before: where
         probes come before its end.
         """
-        frame = self.table.frame
-        rows = []
-        for (first, last), probe in zip(frame.segments.tolist(), self.probes.tolist(), strict=True):
-            stop = distances.used_columns(
-                codes, self.floor, self.ceiling, frame.planes, first, last
-            )
+        frame, rows = self.frame, []
+        for (first, last), probe in zip(frame.segments.tolist(), self.probes, strict=True):
+            stop = distances.used_columns(codes, *self.outer, frame.planes, first, last)
             rows.append((first, min(probe, stop), 0))
             if probe < stop:
                 rows.append((probe, stop, 1))
@@ -325,30 +347,22 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> 
     rows = begins[owner] + np.minimum(np.arange(len(owner)) - starts[owner], counts[owner] - 1)
     weight = _column_weights(lower, upper)
     part = (structure.whole if plain else structure).part
-    frame = frame_of(part, structure.group, weight)
-    table = box_table(lower[rows], upper[rows], frame)
-    weights = np.bincount(frame.place % frame.columns, weight, frame.columns)
-    probes = []
-    for first, last in frame.segments.tolist():
-        share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))
-        enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
-        probe = first + int(enough) * simd.LANES
-        # To add up sums at a probe is not worth a vector of columns, or less.
-        probes.append(last if probe + simd.LANES >= last else probe)
     # What is laid out: of plain boxes each class is one row range, and so one template.
     templates = np.arange(len(starts)) if plain else structure.templates
     laid = Structure(starts, templates, part, structure.group)
-    floor = table.lower[: len(rows)].max(axis=0, keepdims=True)
-    ceiling = table.upper[: len(rows)].min(axis=0, keepdims=True)
-    return ClassLayout(table, laid, floor, ceiling, np.array(probes))
+    frame = frame_of(part, structure.group, weight)
+    return ClassLayout(lower[rows], upper[rows], laid, weight, frame)
 
 
 def _column_weights(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Return (n,) how much features add between boxes: some boxes' centres to some others."""
-    low, high = (side[:: max(1, len(side) // 256)].astype(np.int32) for side in (lower, upper))
+    low, high = (side[:: max(1, len(side) // 256)] for side in (lower, upper))
     weight = np.zeros(lower.shape[1])
-    for centre in ((low + high) // 2)[::4]:
-        weight += np.abs(centre - np.clip(centre, low, high)).sum(axis=0)
+    for first, last in zip(low[::4], high[::4], strict=True):
+        centre = first + (last - first) // 2
+        nearest = np.minimum(np.maximum(centre, low), high)
+        apart = np.maximum(centre, nearest) - np.minimum(centre, nearest)
+        weight += apart.sum(axis=0, dtype=np.int32)
     return weight
 
 

@@ -36,14 +36,13 @@ def class_plan(layout: ClassLayout, width: int, rows: int) -> Plan:
     """Return the plan for class distances of so many rows to boxes that are laid out."""
     if simd.TARGET == "plain":
         return Plan(_boxes_in_lanes, _GRAIN)
-    frame, structure = layout.table.frame, layout.structure
+    frame, structure = layout.frame, layout.structure
     if frame.quarters or len(frame.segments) > 1:
         return Plan(_templates, _GRAIN)
     if frame.planes == 1 and rows >= sample_lanes.VECTOR_SAMPLES:
-        size = layout.table.n_features * max(1, int(structure.offsets[-1]))
+        layout.groups(width)  # before threads ask for it
+        size = len(layout.weight) * max(1, int(structure.offsets[-1]))
         grain = round_up(max(1, _WORTH // size), _GRAIN)
-        if width > 1:
-            layout.groups(width)  # before threads ask for it
         return Plan(_bit_slices if width == 1 else _samples_in_lanes, grain)
     return Plan(_row_tiles, _GRAIN)
 
@@ -134,7 +133,7 @@ def _boxes_in_lanes(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndar
     out[:] = UNREACHABLE
     for start in range(0, len(x), _BLOCK_SAMPLES):
         rows = x[start : start + _BLOCK_SAMPLES]
-        codes = layout.table.frame.samples(rows)
+        codes = layout.frame.samples(rows)
         total = np.zeros((len(codes), len(known)), np.int32)
         for lanes in layout.lanes:
             block = lane_distances(

@@ -59,7 +59,7 @@ def _bits(codes: np.ndarray) -> int:
 
 def _worth_it(layout: ClassLayout, bits: int) -> bool:
     """Whether slices of so many bits are faster than samples in the lanes."""
-    n, rows = layout.table.n_features, int(layout.structure.offsets[-1])
+    n, rows = len(layout.weight), int(layout.structure.offsets[-1])
     # A word takes about as long as two bits besides.
     cost = _PER_FEATURE * n + _PER_SLICE * rows * -(-n // slices.WORD) * (bits + 2)
     return bits <= simd.MOST_BITS and cost < _PER_CODE * n * rows
@@ -119,7 +119,7 @@ def sliced_rows(x: np.ndarray, layout: ClassLayout, boxes: SlicedBoxes, out: np.
     """Write the distances of codes (N, n) to classes, at width 1, to `out` (N, K) int32."""
     columns, tile = boxes.floor.shape[1], slices.TILE_SAMPLES
     ranks = aligned((len(x), columns), 0)
-    slices.spread_ranks(x, layout.table.frame.place, boxes.ranks, ranks)
+    slices.spread_ranks(x, layout.frame.place, boxes.ranks, ranks)
     stop = distances.used_columns(ranks, boxes.floor, boxes.ceiling, 1, 0, columns)
     words, tiles = -(-stop // slices.WORD), -(-len(x) // tile)
     probe = min(words, -(-int(layout.probes[0]) // slices.WORD))

@@ -132,6 +132,8 @@ def _address(
     context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any
 ) -> tuple[ir.Value, ir.Value]:
     """Return the address of ``array[row, column]`` as bytes, and the length of a row."""
+    if signature.args[0].layout != "C":
+        raise TypeError(f"{signature.args[0]} is not C-contiguous")
     view = context.make_array(signature.args[0])(context, builder, arguments[0])
     row = context.cast(builder, arguments[1], signature.args[1], types.intp)
     column = context.cast(builder, arguments[2], signature.args[2], types.intp)
