@@ -39,12 +39,18 @@ def class_plan(layout: ClassLayout, width: int, rows: int) -> Plan:
     frame, structure = layout.frame, layout.structure
     if frame.quarters or len(frame.segments) > 1:
         return Plan(_templates, _GRAIN)
-    if frame.planes == 1 and rows >= sample_lanes.VECTOR_SAMPLES:
-        layout.groups(width)  # before threads ask for it
+    if frame.planes == 1 and _fill_lanes(rows):
+        if width > 1:
+            layout.groups(width)  # before threads ask for it
         size = len(layout.weight) * max(1, int(structure.offsets[-1]))
         grain = round_up(max(1, _WORTH // size), _GRAIN)
         return Plan(_bit_slices if width == 1 else _samples_in_lanes, grain)
     return Plan(_row_tiles, _GRAIN)
+
+
+def _fill_lanes(rows: int) -> bool:
+    """Whether rows leave so few lanes empty that it is faster to have samples in the lanes."""
+    return 4 * round_up(rows, sample_lanes.TILE_SAMPLES) <= 5 * rows
 
 
 #: Features of samples against boxes that are worth a thread of their own, about 0.1 ms.
@@ -58,7 +64,9 @@ def _bit_slices(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray)
     """Bits of 64 codes in a word, where that is faster."""
     boxes = layout.kept.setdefault("slices", slices.Slices()).of(x, layout)
     if boxes is None:
-        _samples_in_lanes(x, layout, width, out)
+        # Counts of more features than a byte holds are for tiles of rows.
+        few = len(layout.weight) <= sample_lanes.MOST_COUNTED * sample_lanes.GROUP
+        (_samples_in_lanes if few else _row_tiles)(x, layout, width, out)
         return
     for start in range(0, len(x), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
