@@ -104,12 +104,16 @@ class Frame:
 
 
 def frame_of(
-    part: np.ndarray, group: np.ndarray, weight: np.ndarray | None = None, lanes: int = simd.LANES
+    part: np.ndarray,
+    group: np.ndarray,
+    weight: np.ndarray | None = None,
+    lanes: int = simd.LANES,
+    shared: bool = True,
 ) -> Frame:
     """Lay out features of parts and groups (n,) in vectors of so many codes.
 
     Within a part the heaviest group is first, by the weights (n,) of the features, or the one with
-    the first feature.
+    the first feature. Parts may share vectors by quarters if `shared`.
     """
     n_groups, n_parts = int(group.max()) + 1, int(part.max()) + 1
     members = np.argsort(group, kind="stable")
@@ -121,7 +125,7 @@ def frame_of(
     heavy = np.zeros(n_groups) if weight is None else np.bincount(group, weight)
     order = np.lexsort((-heavy, part_of_group))
     counts = np.bincount(part_of_group, minlength=n_parts)
-    quarters, slot = _segments_of(counts, lanes)
+    quarters, slot = _segments_of(counts, lanes if shared else 1)
     share = lanes // 4 if quarters else lanes
     segment = slot // 4 if quarters else slot
     vectors = np.zeros(segment.max() + 1, np.int64)
@@ -139,6 +143,19 @@ def frame_of(
     source[place] = np.arange(len(group))
     segments = np.stack((firsts, firsts + vectors), axis=1) * lanes
     return Frame(source, planes, segments, quarters, slot, place)
+
+
+def packed_frame(structure: Structure) -> tuple[Frame, np.ndarray]:
+    """Lay out features part by part in whole fours, as training has them.
+
+    Also returns first and last columns of each part within a plane, (P, 2) int64, without what
+    pads them.
+    """
+    frame = frame_of(structure.part, structure.group, lanes=4, shared=False)
+    first = np.unique(structure.group, return_index=True)[1]
+    counts = np.bincount(structure.part[first], minlength=structure.n_parts)
+    begins = frame.segments[frame.slot, 0]
+    return frame, np.stack((begins, begins + counts), axis=1)
 
 
 def _segments_of(counts: np.ndarray, lanes: int) -> tuple[bool, np.ndarray]:
@@ -243,9 +260,12 @@ def group_table(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, width:
 
 
 def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
-    """Return a uint8 array of one value that begins on a cache line, as vectors like it."""
+    """Return a uint8 array of one value that begins on a cache line, as vectors like it.
+
+    A vector from its last codes on may be read, too.
+    """
     size = int(np.prod(shape))
-    raw = np.full(size + _CACHE_LINE, value, np.uint8)
+    raw = np.full(size + 2 * _CACHE_LINE, value, np.uint8)
     start = -raw.ctypes.data % _CACHE_LINE
     return raw[start : start + size].reshape(shape)
 

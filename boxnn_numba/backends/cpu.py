@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -84,6 +84,15 @@ class CpuBackend:
         size = max(grain, round_up(-(-n // (4 * self.threads)), grain))
         pieces = [(first, min(n, first + size)) for first in range(0, n, size)]
         return list(self._pool.map(lambda piece: work(*piece), pieces))
+
+    def each(self, tasks: Sequence[Any], work: Callable[..., Any]) -> list[Any]:
+        """Call ``work(*task)`` for every task at a time; the first in the caller's thread.
+
+        Results come in the order of the tasks, of which there are no more than threads.
+        """
+        waiting = [self._pool.submit(work, *task) for task in tasks[1:]] if self._pool else []
+        found = [work(*task) for task in tasks[:1]]
+        return found + [future.result() for future in waiting]
 
     # --- layout -------------------------------------------------------------------------
 

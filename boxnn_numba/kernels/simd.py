@@ -780,3 +780,252 @@ def count_bits(typing: Any, counts: Any, words: Any) -> tuple[Any, Callable[...,
         return builder.add(counts, _call(builder, f"llvm.ctpop.v{WORDS}i64", _WORDS, [words]))
 
     return words_type(words_type, words_type), generate
+
+
+# --- samples in the lanes: 4 codes of each of 32 or 8 samples, and a sum for each -------------
+# What training reads and writes: distances of a block of samples to a box, (box, sample), and
+# the slopes of 32 columns of a box.
+
+
+class _LanesType(_Vector):
+    pass
+
+
+def _lanes_type(name: str, element: int, count: int) -> _LanesType:
+    return _LanesType(f"{name}{count}", ir.VectorType(ir.IntType(element), count))
+
+
+#: Samples of a block, and columns of a tile of slopes.
+BLOCK = 32
+_CODES = {count: _lanes_type("codes", 8, count) for count in (32, 128)}
+_LANE_SUMS = {count: _lanes_type("lane_sums", 32, count) for count in (8, 32)}
+register_model(_LanesType)(_VectorModel)
+
+
+def _quarter_sums(builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value) -> ir.Value:
+    """Add groups of four bytes to 32-bit sums, in vectors of the processor's length or half."""
+    count = codes.type.count
+    if count > LANES:
+        half = count // 2
+        parts = [
+            _quarter_sums(
+                builder,
+                _shuffle(builder, sums, sums, list(range(k // 4, (k + half) // 4))),
+                _shuffle(builder, codes, codes, list(range(k, k + half))),
+            )
+            for k in (0, half)
+        ]
+        return _shuffle(builder, *parts, list(range(count // 4)))
+    bits, width = 8 * count, sums.type
+    if _USE_VNNI:
+        ones, values = builder.bitcast(_constant(1, codes.type), width), codes
+        arguments = [sums, builder.bitcast(values, width), ones]
+        return _call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", width, arguments)
+    pairs = ir.VectorType(ir.IntType(16), count // 2)
+    names = {
+        256: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+        512: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+    }[bits]
+    twos = _call(builder, names[0], pairs, [codes, _constant(1, codes.type)])
+    return builder.add(sums, _call(builder, names[1], width, [twos, _constant(1, pairs)]))
+
+
+class SampleLanes:
+    """Intrinsics on 4 codes each of `count` samples; see the functions above."""
+
+    def __init__(self, count: int) -> None:
+        codes_type, lanes_type = _CODES[4 * count], _LANE_SUMS[count]
+        codes, lanes = codes_type.llvm_type, lanes_type.llvm_type
+
+        @intrinsic
+        def load_codes(typing: Any, array: Any, row: Any, column: Any) -> Any:
+            """Load the codes of the samples from ``array[row, column]`` on."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                address, _ = _address(context, builder, signature, arguments)
+                return builder.load(
+                    builder.bitcast(address, codes.as_pointer()), align=1, typ=codes
+                )
+
+            return codes_type(array, row, column), generate
+
+        @intrinsic
+        def splat_four(typing: Any, array: Any, row: Any, column: Any) -> Any:
+            """Return ``array[row, column:column + 4]``, uint8, for every sample."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                address, _ = _address(context, builder, signature, arguments)
+                word = ir.IntType(32)
+                four = builder.load(builder.bitcast(address, word.as_pointer()), align=1, typ=word)
+                return builder.bitcast(_everywhere(builder, four, lanes), codes)
+
+            return codes_type(array, row, column), generate
+
+        @intrinsic
+        def splat_code(typing: Any, value: Any) -> Any:
+            """Return a vector that holds the uint8 `value` everywhere."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                return _everywhere(builder, arguments[0], codes)
+
+            return codes_type(types.uint8), generate
+
+        @intrinsic
+        def no_codes(typing: Any) -> Any:
+            """Return zero everywhere."""
+            return codes_type(), lambda *arguments: _constant(0, codes)
+
+        @intrinsic
+        def grown(typing: Any, excess: Any, x: Any, lower: Any, upper: Any) -> Any:
+            """Add to a saturating excess how far each code lies outside [lower, upper]."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                before, x, lower, upper = arguments
+                name = f"v{codes.count}i8"
+                high = _call(builder, f"llvm.umax.{name}", codes, [x, lower])
+                low = _call(builder, f"llvm.umin.{name}", codes, [x, upper])
+                more = builder.sub(high, low)  # x itself, or the bound, on either side
+                return _call(builder, f"llvm.uadd.sat.{name}", codes, [before, more])
+
+            return codes_type(codes_type, codes_type, codes_type, codes_type), generate
+
+        @intrinsic
+        def no_lanes(typing: Any) -> Any:
+            """Return sums of zero."""
+            return lanes_type(), lambda *arguments: _constant(0, lanes)
+
+        @intrinsic
+        def add_capped(typing: Any, sums: Any, excess: Any, cap: Any) -> Any:
+            """Add the excess of each sample's four codes, capped."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                sums, excess, cap = arguments
+                capped = _call(builder, f"llvm.umin.v{codes.count}i8", codes, [excess, cap])
+                return _quarter_sums(builder, sums, capped)
+
+            return lanes_type(lanes_type, codes_type, codes_type), generate
+
+        @intrinsic
+        def store_lanes(typing: Any, array: Any, row: Any, column: Any, sums: Any) -> Any:
+            """Store the sums to ``array[row, column:]``, int32."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                address, _ = _address(context, builder, signature, arguments)
+                builder.store(arguments[3], builder.bitcast(address, lanes.as_pointer()), align=4)
+                return context.get_dummy_value()
+
+            return types.void(array, row, column, lanes_type), generate
+
+        self.load_codes, self.splat_four, self.splat_code = load_codes, splat_four, splat_code
+        self.no_codes, self.grown, self.no_lanes = no_codes, grown, no_lanes
+        self.add_capped, self.store_lanes = add_capped, store_lanes
+
+
+#: Of a whole block of samples, and of a quarter of it.
+block_lanes, quarter_lanes = SampleLanes(32), SampleLanes(8)
+
+
+@intrinsic
+def lanes_within(
+    typing: Any, distance: Any, row: Any, limit: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Return in which of 32 lanes ``distance[row]`` is at most ``limit[0]``, as bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes, index = _LANE_SUMS[BLOCK].llvm_type, types.intp
+        zero = context.get_constant(index, 0)
+        at = context.cast(builder, arguments[1], signature.args[1], index)
+        sides = []
+        for number, first in ((0, at), (2, zero)):
+            where = types.none(signature.args[number], index, index)
+            address, _ = _address(context, builder, where, (arguments[number], first, zero))
+            pointer = builder.bitcast(address, lanes.as_pointer())
+            sides.append(builder.load(pointer, align=4, typ=lanes))
+        return builder.bitcast(builder.icmp_signed("<=", *sides), ir.IntType(32))
+
+    return types.uint32(distance, row, limit), generate
+
+
+@intrinsic
+def first_lane(typing: Any, lanes: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the number of the lowest bit of a uint32 that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.cttz(arguments[0], ir.IntType(1)(1)), ir.IntType(64))
+
+    return types.int64(types.uint32), generate
+
+
+# --- columns in the lanes: the slopes of 32 columns of a box ----------------------------------
+
+_TILE_CODES, _SLOPES = _CODES[BLOCK], _LANE_SUMS[BLOCK]
+
+
+@intrinsic
+def load_tile(typing: Any, array: Any, row: Any, column: Any) -> tuple[Any, Callable[..., Any]]:
+    """Load 32 codes from ``array[row, column]`` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        kind = _TILE_CODES.llvm_type
+        return builder.load(builder.bitcast(address, kind.as_pointer()), align=1, typ=kind)
+
+    return _TILE_CODES(array, row, column), generate
+
+
+@intrinsic
+def no_slopes(typing: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return 32 slopes of zero."""
+    return _SLOPES(), lambda *arguments: _constant(0, _SLOPES.llvm_type)
+
+
+@intrinsic
+def add_where(
+    typing: Any, slopes: Any, left: Any, right: Any, q: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Add the int32 q where left is above right."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        slopes, left, right, q = arguments
+        above = builder.icmp_unsigned(">", left, right)
+        added = _everywhere(builder, q, _SLOPES.llvm_type)
+        return builder.add(slopes, builder.select(above, added, _constant(0, added.type)))
+
+    return _SLOPES(_SLOPES, _TILE_CODES, _TILE_CODES, types.int32), generate
+
+
+@intrinsic
+def add_within(
+    typing: Any, slopes: Any, left: Any, right: Any, excess: Any, width: Any, q: Any, q_leak: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Add, where left is above right, the int32 q, or q_leak where the excess is above `width`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        slopes, left, right, excess, width, q, q_leak = arguments
+        beyond = builder.icmp_unsigned(
+            ">", excess, _everywhere(builder, width, _TILE_CODES.llvm_type)
+        )
+        lanes = (_everywhere(builder, value, _SLOPES.llvm_type) for value in (q_leak, q))
+        inside = builder.select(beyond, *lanes)
+        above = builder.icmp_unsigned(">", left, right)
+        return builder.add(slopes, builder.select(above, inside, _constant(0, inside.type)))
+
+    integers = types.uint8, types.int32, types.int32
+    return _SLOPES(_SLOPES, _TILE_CODES, _TILE_CODES, _TILE_CODES, *integers), generate
+
+
+@intrinsic
+def store_slopes(
+    typing: Any, array: Any, row: Any, column: Any, slopes: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Store 32 slopes to ``array[row, column:]``, float64; return whether any is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, _ = _address(context, builder, signature, arguments)
+        wide = ir.VectorType(ir.DoubleType(), BLOCK)
+        values = builder.sitofp(arguments[3], wide)
+        builder.store(values, builder.bitcast(address, wide.as_pointer()), align=8)
+        some = builder.icmp_signed("!=", arguments[3], _constant(0, _SLOPES.llvm_type))
+        return builder.icmp_unsigned("!=", builder.bitcast(some, ir.IntType(32)), ir.IntType(32)(0))
+
+    return types.boolean(array, row, column, _SLOPES), generate

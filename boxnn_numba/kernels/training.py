@@ -1,8 +1,13 @@
-"""Loops of one training step: soft-min, coefficients, sparse gradient, update.
+"""Loops of the second half of a training step: sparse gradient, update, and copies of the boxes.
 
-All sums are of integers (weights from a table, coefficients rounded to fixed
-point), so a gradient is the same to the last bit however samples and boxes are
-split among threads, workers or vector lanes.
+All sums are of integers (coefficients in fixed point), so a gradient is the same to the last bit
+however samples and boxes are split among threads, workers or vector lanes. The first half, from
+distances to entries, is in `boxnn_numba.kernels.softmin`.
+
+A cell is a box in one part, number ``box * P + part``. Its columns are first..last of `spans`
+(P, 2), and with these in every plane: (planes, columns) of a plane are a shape. A cell is moved
+while it is in the cache: the slopes of all its entries are added up, times their coefficients, tile
+by tile of its columns, and then its masters move and are rounded.
 """
 
 from __future__ import annotations
@@ -13,370 +18,204 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import formulas
+from boxnn_numba.kernels import formulas, simd
 from boxnn_numba.kernels.compile import kernel, register_jitable
 
-# --- soft-min of a block of samples, in stages -------------------------------------------
-# What each takes and gives is in `boxnn_numba.training.softmin_stages`.
+#: Columns of a tile.
+_TILE = simd.BLOCK
+#: Sums of coefficients that are no larger fit 32 bits.
+_NARROW = 2**31 - 1
 
 
 @kernel
-def nearest(distance, rows, offsets, minima):
-    """Lower ``minima[i, c]`` to the smallest distance of sample i to a box of class c."""
-    for i in range(rows):
-        row = distance[i]
-        for c in range(len(offsets) - 1):
-            best = minima[i, c]
-            for m in range(offsets[c], offsets[c + 1]):
-                best = min(best, row[m])
-            minima[i, c] = best
-
-
-@kernel
-def choose_sides(minima, labels, kind, own, sign, least):
-    """Write which class is on a sample's own side, and the distance to it and to the rest.
-
-    least is (rows, 2): own and rival. Kind 0 is the paper's objective: the own side is the
-    predicted class, and the sign says whether it is right.
-    """
-    for i in range(len(labels)):
-        row = minima[i]
-        side = labels[i]
-        if kind == 0:
-            for c in range(len(row)):
-                # Ties go to the smaller class, as in a prediction.
-                if row[c] < row[side] or (row[c] == row[side] and c < side):
-                    side = c
-        own[i], sign[i] = side, 1.0 if side == labels[i] else -1.0
-        rival = row[0 if side > 0 else 1]
-        for c in range(len(row)):
-            if c != side:
-                rival = min(rival, row[c])
-        least[i, 0], least[i, 1] = row[side], rival
-
-
-@register_jitable
-def _weigh_boxes(row, first, last, least, table, cutoff):
-    mass, moment = 0, 0
-    for m in range(first, last):
-        k = row[m] - least
-        if k <= cutoff:
-            w = formulas.weight(k, table, cutoff)
-            mass += w
-            moment += w * k
-    return mass, moment
-
-
-@kernel
-def weigh(distance, own, offsets, least, table, cutoff, masses):
-    """Add to masses (rows, 4) int64: mass and moment of the own side, then of the rivals."""
-    for i in range(len(own)):
-        row = distance[i]
-        a, b = offsets[own[i]], offsets[own[i] + 1]
-        mass, moment = _weigh_boxes(row, a, b, least[i, 0], table, cutoff)
-        masses[i, 0] += mass
-        masses[i, 1] += moment
-        for first, last in ((0, a), (b, offsets[-1])):
-            mass, moment = _weigh_boxes(row, first, last, least[i, 1], table, cutoff)
-            masses[i, 2] += mass
-            masses[i, 3] += moment
-
-
-@kernel
-def judge(sign, least, masses, softmin, objective, value, margin, slope):
-    """Write each sample's objective, soft margin, and d objective / d margin."""
-    _, _, _, unit, one, log_scale = softmin
-    kind, bound, sharpness, keep = objective
-    value_of = formulas.softmin_value
-    for i in range(len(sign)):
-        own = value_of(least[i, 0], masses[i, 0], masses[i, 1], unit, one, log_scale)
-        rival = value_of(least[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale)
-        if kind == 2:
-            worth, rise = formulas.target_objective(rival - own, bound, sharpness, keep)
-        else:
-            worth, rise = formulas.clip_objective(rival - own, bound, sharpness)
-        value[i], margin[i], slope[i] = sign[i] * worth, rival - own, sign[i] * rise
-
-
-@register_jitable
-def _emit_boxes(row, first, last, least, mass, moment, softmin, factor, sample, out, count):
-    samples, boxes, coefficients = out
-    table, cutoff, tau_per_unit, _, _, _ = softmin
-    mean = moment / mass
-    for m in range(first, last):
-        k = row[m] - least
-        if k <= cutoff:
-            w = formulas.weight(k, table, cutoff)
-            c = formulas.softmin_coefficient(k, w, mass, mean, tau_per_unit)
-            q = round(factor * c)
-            if q != 0:
-                if count < len(boxes):
-                    samples[count], boxes[count], coefficients[count] = sample, m, q
-                count += 1
-    return count
-
-
-@kernel
-def emit(distance, first, own, offsets, least, masses, slope, softmin, fixed_point, out, count):
-    """Append the entries (sample, box, coefficient) of d objective / d distance; return the count.
-
-    The samples are numbered from `first`; `out` is the triple of entry arrays (int32, int32,
-    int64), filled from `count` on. Entries that do not fit are counted but not written.
-    """
-    for i in range(len(own)):
-        if slope[i] == 0.0:
-            continue
-        row, factor = distance[i], slope[i] * fixed_point
-        a, b = offsets[own[i]], offsets[own[i] + 1]
-        mass, moment = masses[i, 0], masses[i, 1]
-        count = _emit_boxes(
-            row, a, b, least[i, 0], mass, moment, softmin, -factor, first + i, out, count
-        )
-        mass, moment = masses[i, 2], masses[i, 3]
-        for c, d in ((0, a), (b, offsets[-1])):
-            count = _emit_boxes(
-                row, c, d, least[i, 1], mass, moment, softmin, factor, first + i, out, count
-            )
-    return count
-
-
-# --- templates: soft-min over rows, part by part, and its gradient ------------------------
-
-
-@register_jitable
-def _row_masses(apart, at, rows, soft):
-    """Nearest of some rows in one part, and the sums of their weights and moments."""
-    segment, lane = at
-    table, cutoff, _, _, _, _ = soft
-    least = apart[segment, rows[0], lane]
-    for j in range(rows[0] + 1, rows[1]):
-        least = min(least, apart[segment, j, lane])
-    mass, moment = 0, 0
-    for j in range(rows[0], rows[1]):
-        k = apart[segment, j, lane] - least
-        if k <= cutoff:
-            w = formulas.weight(k, table, cutoff)
-            mass += w
-            moment += w * k
-    return least, mass, moment
-
-
-@register_jitable
-def _template_distance(apart, place, sample, rows, soft, shift):
-    """Sum over the parts of the soft-min over rows, in units of 2 ** -shift."""
-    segments, quarters, width = place
-    _, _, _, unit, one, log_scale = soft
-    scale = 1 << shift
-    total = 0
-    for p in range(len(segments)):
-        at = segments[p], sample * width + quarters[p]
-        least, mass, moment = _row_masses(apart, at, rows, soft)
-        value = formulas.softmin_value(0, mass, moment, unit, one, log_scale)
-        total += scale * least + round(value / unit * scale)
-    return total
-
-
-def _make_assemble(lanes: int) -> Callable[..., Any]:
-    @kernel(name=f"assemble_{lanes}")
-    def assemble(
-        totals, samples, place, starts, templates, labels, by_class, soft, shift, slack, out
-    ):
-        """Write the distances of samples to templates, in units of 2 ** -shift.
-
-        totals (tiles, S, M, lanes) int32, place as `_template_distance` takes it; starts (T + 1,)
-        rows of the templates, templates (K + 1,) those of the classes; `out` (samples, T) int32. A
-        template that is more than `slack` units farther, by its nearest rows, than another one of
-        its side has no weight whatever its soft-min is: it gets the distance by its nearest rows.
-        Sides are a sample's class and the rest, or if `by_class` each class.
-        """
-        count, segments, width = len(starts) - 1, totals.shape[1], lanes // 4
-        hard = np.empty((count, 4), np.int32)
-        low = np.empty((segments, lanes), np.int32)
-        nearest = np.empty(len(templates) - 1, np.int32)
-        for tile in range(totals.shape[0]):
-            for t in range(count):
-                for s in range(segments):
-                    target = low[s]
-                    target[:] = totals[tile, s, starts[t]]
-                    for j in range(starts[t] + 1, starts[t + 1]):
-                        row = totals[tile, s, j]
-                        for lane in range(lanes):
-                            target[lane] = min(target[lane], row[lane])
-                for i in range(4):
-                    hard[t, i] = low[:, i * width : (i + 1) * width].sum()
-            for i in range(min(4, samples - 4 * tile)):
-                n = 4 * tile + i
-                rival = _nearest_classes(hard[:, i], templates, labels[n], nearest)
-                for c in range(len(templates) - 1):
-                    side = nearest[c] if by_class or c == labels[n] else rival
-                    for t in range(templates[c], templates[c + 1]):
-                        if hard[t, i] - side > slack:
-                            out[n, t] = hard[t, i] << shift
-                            continue
-                        rows = (starts[t], starts[t + 1])
-                        out[n, t] = _template_distance(
-                            totals[tile], (place[0], place[1], width), i, rows, soft, shift
-                        )
-
-    return assemble
-
-
-@register_jitable
-def _nearest_classes(hard, templates, label, nearest):
-    """Write the distance to the nearest template of each class; return that of all but one's."""
-    rival = np.int32(2**30)
-    for c in range(len(nearest)):
-        best = np.int32(2**30)
-        for t in range(templates[c], templates[c + 1]):
-            best = min(best, hard[t])
-        nearest[c] = best
-        if c != label:
-            rival = min(rival, best)
-    return rival
-
-
-@functools.cache
-def assemble(lanes: int) -> Callable[..., Any]:
-    """Return the kernel for totals with so many numbers to a tile and box, 4 or 16."""
-    return _make_assemble(lanes)
-
-
-@kernel
-def spread(totals, first, place, starts, soft, entries, count, least, out, filled):
-    """Append entries (sample, cell, coefficient) of templates' entries; return how many there are.
-
-    The coefficients of the first `count` entries, whose samples are numbered from `first`, go to
-    the rows of the template, part by part: to cell ``row * P + part``. What is below `least` is
-    left out, and what does not fit is counted but not written.
-    """
-    samples, templates, coefficients = entries
-    to_samples, cells, to_coefficients = out
-    segments, quarters, width = place
-    table, cutoff, tau_per_unit, _, _, _ = soft
-    parts = len(segments)
-    for e in range(count):
-        i, t = samples[e] - first, templates[e]
-        apart, rows = totals[i // 4], (starts[t], starts[t + 1])
-        for p in range(parts):
-            at = segments[p], i % 4 * width + quarters[p]
-            nearest, mass, moment = _row_masses(apart, at, rows, soft)
-            mean = moment / mass
-            for j in range(rows[0], rows[1]):
-                k = apart[at[0], j, at[1]] - nearest
-                if k <= cutoff:
-                    w = formulas.weight(k, table, cutoff)
-                    share = formulas.softmin_coefficient(k, w, mass, mean, tau_per_unit)
-                    q = round(coefficients[e] * share)
-                    if abs(q) >= least:
-                        if filled < len(cells):
-                            to_samples[filled], cells[filled] = samples[e], j * parts + p
-                            to_coefficients[filled] = q
-                        filled += 1
-    return filled
-
-
-# --- gradient and step -------------------------------------------------------------------
-# A cell is a box in one part, number ``box * P + part``. Its columns are first..last of `spans`
-# (P, 2), and with these in every plane: (planes, columns) of a plane are a shape.
-
-
-@kernel
-def sort_by_box(boxes, count, starts, order):
-    """Counting sort: entries of box, or cell, m are ``order[starts[m]:starts[m + 1]]``."""
+def sort_by_box(samples, boxes, coefficients, starts, sorted_samples, sorted_coefficients):
+    """Counting sort: write entries by box, or cell; those of m are from ``starts[m]`` on."""
     starts[:] = 0
-    for e in range(count):
+    for e in range(len(boxes)):
         starts[boxes[e] + 1] += 1
     for m in range(1, len(starts)):
         starts[m] += starts[m - 1]
-    for e in range(count):
+    for e in range(len(boxes)):
         m = boxes[e]
-        order[starts[m]] = e
+        sorted_samples[starts[m]] = samples[e]
+        sorted_coefficients[starts[m]] = coefficients[e]
         starts[m] += 1
     for m in range(len(starts) - 1, 0, -1):
         starts[m] = starts[m - 1]
     starts[0] = 0
 
 
-@kernel
-def box_masses(starts, order, coefficients, masses):
-    """Write the sum of the absolute coefficients of each box, or cell, to masses, int64."""
-    for m in range(len(masses)):
-        masses[m] = 0
-        for e in range(starts[m], starts[m + 1]):
-            masses[m] += abs(coefficients[order[e]])
+# --- slopes of a tile: columns at..at + size of box m, of every plane ------------------------
+# `picked` are the samples of a cell's entries, `pulls` (2, ...) their coefficients q and
+# round(q * leak). Sums (2 * planes, ...) float64 get whole numbers from column `to` on: lower and
+# upper of each plane. Each returns whether any is not 0.
 
 
-def _make_gradient(name: str, slope: Any) -> Callable[..., Any]:
-    @kernel(name=name)
-    def gradient(
-        x, lower, upper, spans, shape, touched, starts, order, samples, coefficients, width, leak,
-        grad_lower, grad_upper,
-    ):  # fmt: skip
-        """Write the integer gradient of the touched cells to rows 0.. of the outputs.
+def _make_plain_slopes(slope: Any) -> Any:
+    @register_jitable
+    def plain_slopes(x, codes, m, at, size, shape, picked, pulls, count, width, sums, to):
+        some = False
+        low, high = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        a, b = codes[0][m, at : at + size], codes[1][m, at : at + size]
+        for e in range(count):
+            code = x[picked[e], at : at + size]
+            q, q_leak = np.int64(pulls[0, e]), np.int64(pulls[1, e])
+            for k in range(size):
+                below = np.int32(a[k]) - np.int32(code[k])
+                above = np.int32(code[k]) - np.int32(b[k])
+                low[k] += slope(below, width, q, q_leak)
+                high[k] -= slope(above, width, q, q_leak)
+        for k in range(size):
+            sums[0, to + k], sums[1, to + k] = low[k], high[k]
+            some = some or low[k] != 0 or high[k] != 0
+        return some
 
-        x (batch, columns), lower and upper (M, columns) uint8; grad_lower and grad_upper
-        (cells, planes * most columns of a span) int64, or int32 where no sum can overflow it.
-        """
-        integer = grad_lower.dtype.type
-        for t in range(len(touched)):
-            m, p = touched[t] // len(spans), touched[t] % len(spans)
-            first, last = spans[p, 0], spans[p, 1]
-            a, b = lower[m, first:last], upper[m, first:last]
-            low, high = grad_lower[t, : last - first], grad_upper[t, : last - first]
-            low[:] = 0
-            high[:] = 0
-            for e in range(starts[touched[t]], starts[touched[t] + 1]):
-                entry = order[e]
-                code = x[samples[entry], first:last]
-                q = integer(coefficients[entry])
-                q_leak = integer(round(coefficients[entry] * leak))
-                for k in range(len(code)):
-                    below = np.int32(a[k]) - np.int32(code[k])
-                    above = np.int32(code[k]) - np.int32(b[k])
-                    low[k] += slope(below, width, q, q_leak)
-                    high[k] -= slope(above, width, q, q_leak)
-
-    return gradient
+    return plain_slopes
 
 
-graded_gradient = _make_gradient("graded_gradient", formulas.graded_slope)
-l1_gradient = _make_gradient("l1_gradient", formulas.l1_slope)
-l2_gradient = _make_gradient("l2_gradient", formulas.l2_slope)
+@register_jitable
+def _grouped_slopes(x, codes, m, at, size, shape, picked, pulls, count, width, sums, to):
+    """As of single features: what counts is the excess of a group as a whole."""
+    some, (planes, columns) = False, shape
+    total = np.empty(size, np.int32)
+    sums[:, to : to + size] = 0.0
+    for e in range(count):
+        q, q_leak = np.int64(pulls[0, e]), np.int64(pulls[1, e])
+        total[:] = 0
+        for plane in range(planes):
+            first = plane * columns + at
+            code, a, b = x[picked[e], first:], codes[0][m, first:], codes[1][m, first:]
+            for k in range(size):
+                total[k] += formulas.excess(np.int32(code[k]), np.int32(a[k]), np.int32(b[k]))
+        for plane in range(planes):
+            first = plane * columns + at
+            code, a, b = x[picked[e], first:], codes[0][m, first:], codes[1][m, first:]
+            low, high = sums[2 * plane, to:], sums[2 * plane + 1, to:]
+            for k in range(size):
+                below = np.int32(a[k]) - np.int32(code[k])
+                above = np.int32(code[k]) - np.int32(b[k])
+                low[k] += formulas.grouped_slope(below, total[k], width, q, q_leak)
+                high[k] -= formulas.grouped_slope(above, total[k], width, q, q_leak)
+    for row in range(2 * planes):
+        for k in range(to, to + size):
+            some = some or sums[row, k] != 0.0
+    return some
 
 
-@kernel
-def grouped_gradient(
-    x, lower, upper, spans, shape, touched, starts, order, samples, coefficients, width, leak,
-    grad_lower, grad_upper,
-):  # fmt: skip
-    """As that of single features: what counts is the excess of a group as a whole."""
-    integer, (planes, columns) = grad_lower.dtype.type, shape
-    total = np.empty(grad_lower.shape[1], np.int32)
-    for t in range(len(touched)):
-        m, p = touched[t] // len(spans), touched[t] % len(spans)
-        first, last = spans[p, 0], spans[p, 1]
-        size = last - first
-        grad_lower[t] = 0
-        grad_upper[t] = 0
-        for e in range(starts[touched[t]], starts[touched[t] + 1]):
-            entry = order[e]
-            q = integer(coefficients[entry])
-            q_leak = integer(round(coefficients[entry] * leak))
-            total[:size] = 0
-            for plane in range(planes):
-                at = plane * columns + first
-                code, a, b = x[samples[entry], at:], lower[m, at:], upper[m, at:]
-                for k in range(size):
-                    total[k] += formulas.excess(np.int32(code[k]), np.int32(a[k]), np.int32(b[k]))
-            for plane in range(planes):
-                at = plane * columns + first
-                code, a, b = x[samples[entry], at:], lower[m, at:], upper[m, at:]
-                low, high = grad_lower[t, plane * size :], grad_upper[t, plane * size :]
-                for k in range(size):
-                    below = np.int32(a[k]) - np.int32(code[k])
-                    above = np.int32(code[k]) - np.int32(b[k])
-                    low[k] += formulas.grouped_slope(below, total[k], width, q, q_leak)
-                    high[k] -= formulas.grouped_slope(above, total[k], width, q, q_leak)
+if simd.TARGET == "plain":
+    _vector_slopes = _wide_slopes = None
+else:
+    _grown, _no_codes = simd.quarter_lanes.grown, simd.quarter_lanes.no_codes
+
+    @register_jitable
+    def _vector_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to):
+        """Of single features and without a leak; sums fit 32 bits."""
+        a, b = simd.load_tile(codes[0], m, at), simd.load_tile(codes[1], m, at)
+        low, high = simd.no_slopes(), simd.no_slopes()
+        for e in range(count):
+            code, q = simd.load_tile(x, picked[e], at), np.int32(pulls[0, e])
+            low = simd.add_where(low, a, code, q)
+            high = simd.add_where(high, code, b, np.int32(-q))
+        below = simd.store_slopes(sums, 0, to, low)
+        above = simd.store_slopes(sums, 1, to, high)
+        return below or above
+
+    @register_jitable
+    def _wide_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to):
+        """Of groups, or with a leak; the width is below 255 where there are groups."""
+        some, (planes, columns), cap = False, shape, np.uint8(width)
+        for plane in range(planes):
+            here = plane * columns + at
+            a, b = simd.load_tile(codes[0], m, here), simd.load_tile(codes[1], m, here)
+            low, high = simd.no_slopes(), simd.no_slopes()
+            for e in range(count):
+                q, q_leak = np.int32(pulls[0, e]), np.int32(pulls[1, e])
+                code = simd.load_tile(x, picked[e], here)
+                excess = _grown(_no_codes(), code, a, b)
+                for other in range(planes):
+                    if other != plane:
+                        k = other * columns + at
+                        excess = _grown(
+                            excess, simd.load_tile(x, picked[e], k),
+                            simd.load_tile(codes[0], m, k), simd.load_tile(codes[1], m, k),
+                        )  # fmt: skip
+                low = simd.add_within(low, a, code, excess, cap, q, q_leak)
+                high = simd.add_within(high, code, b, excess, cap, np.int32(-q), np.int32(-q_leak))
+            below = simd.store_slopes(sums, 2 * plane, to, low)
+            above = simd.store_slopes(sums, 2 * plane + 1, to, high)
+            some = some or below or above
+        return some
+
+
+def _make_slopes(penalty: str, grouped: bool) -> Any:
+    plain = {
+        "graded": _grouped_slopes if grouped else _make_plain_slopes(formulas.graded_slope),
+        "l1": _make_plain_slopes(formulas.l1_slope),
+        "l2": _make_plain_slopes(formulas.l2_slope),
+    }[penalty]
+
+    @register_jitable
+    def plain_slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums):
+        """Write the slopes of all columns of a cell; return first and last that may not be 0."""
+        size = span[1] - span[0]
+        some = plain(
+            x, codes, m, span[0], size, shape, picked, pulls, found[0], width, sums, 0
+        )  # fmt: skip
+        return 0, size if some else 0
+
+    if simd.TARGET == "plain" or penalty != "graded":
+        return plain_slopes
+
+    @register_jitable
+    def vector_slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums):
+        count, mass = found
+        # Vectors know no excess above 255.
+        if mass > _NARROW or (shape[0] > 1 and width > 254):
+            return plain_slopes(
+                x, codes, m, span, shape, picked, pulls, found, width, leak, sums
+            )  # fmt: skip
+        wide, size = (leak != 1.0 and width < 255) or shape[0] > 1, span[1] - span[0]
+        first, last = size, 0
+        for to in range(0, size, _TILE):
+            at = span[0] + to
+            if wide:
+                some = _wide_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to)
+            else:
+                some = _vector_slopes(
+                    x, codes, m, at, shape, picked, pulls, count, width, sums, to
+                )  # fmt: skip
+            if some:
+                first, last = min(first, to), min(to + _TILE, size)
+        return first, last
+
+    return vector_slopes
+
+
+@register_jitable
+def _slope_room(x, spans, planes, coefficients):
+    """Return room for the entries of a cell and for its sums."""
+    most = _TILE
+    for p in range(len(spans)):
+        most = max(most, spans[p, 1] - spans[p, 0] + _TILE)
+    picked, pulls = np.empty(len(x), np.int32), np.empty((2, len(x)), coefficients.dtype)
+    return picked, pulls, np.zeros((2 * planes, most))
+
+
+@register_jitable
+def _pick(cell, starts, samples, coefficients, leak, picked, pulls):
+    """Gather the entries of a cell from all blocks; return how many, and their mass."""
+    count, mass = 0, 0
+    for block in range(len(starts)):
+        for e in range(starts[block, cell], starts[block, cell + 1]):
+            q = np.int64(coefficients[block, e])
+            picked[count], pulls[0, count] = samples[block, e], q
+            pulls[1, count] = round(q * leak)
+            mass += abs(q)
+            count += 1
+    return count, mass
+
+
+# --- step --------------------------------------------------------------------------------------
 
 
 @register_jitable
@@ -392,64 +231,104 @@ def _settle(masters, codes, m, first, last):
         high_codes[k] = formulas.rounded(high)
 
 
-@kernel
-def sgd_step(
-    cells, spans, shape, gradients, scale, masters, velocity, codes, options, masses, limit
-):  # fmt: skip
-    """Step some cells; rows 0.. of the gradients are theirs.
-
-    masters and codes are (lower, upper) pairs, (M, columns) float32 and uint8; velocity is such a
-    pair too, unused without momentum. Integer gradients times `scale` are per unit of [0, 1];
-    options are (rate, momentum, decay) as `formulas.sgd_update` takes them. Steps of cells whose
-    mass, (cells,) int64, is above the limit, a float, are scaled down.
-    """
-    (rate, momentum, decay), (planes, columns) = options, shape
-    for t in range(len(cells)):
-        m, p = cells[t] // len(spans), cells[t] % len(spans)
-        share = formulas.product(scale, formulas.crowd_share(masses[cells[t]], limit))
-        size = spans[p, 1] - spans[p, 0]
-        for plane in range(planes):
-            first = plane * columns + spans[p, 0]
-            last = first + size
-            for side in range(2):
-                master = masters[side][m, first:last]
-                gradient = gradients[side][t, plane * size : (plane + 1) * size]
-                if momentum > 0.0:
-                    speed = velocity[side][m, first:last]
-                    for k in range(len(master)):
-                        master[k], speed[k] = formulas.sgd_update(
-                            master[k], share * gradient[k], speed[k], rate, momentum, decay
-                        )
-                else:
-                    for k in range(len(master)):
-                        master[k], _ = formulas.sgd_update(
-                            master[k], share * gradient[k], 0.0, rate, 0.0, decay
-                        )
-            _settle(masters, codes, m, first, last)
+@register_jitable
+def _sgd(master, gradient, share, first_moment, second_moment, settings):
+    rate, momentum, decay = settings
+    if momentum > 0.0:
+        for k in range(len(master)):
+            master[k], first_moment[k] = formulas.sgd_update(
+                master[k], share * gradient[k], first_moment[k], rate, momentum, decay
+            )
+    else:
+        for k in range(len(master)):
+            master[k], _ = formulas.sgd_update(
+                master[k], share * gradient[k], 0.0, rate, 0.0, decay
+            )
 
 
-@kernel
-def adam_step(
-    cells, spans, shape, gradients, scale, masters, moments1, moments2, codes, options
-):  # fmt: skip
-    """Step some cells by Adam; arguments as for `sgd_step`, with both moments."""
-    (rate, decay, correct1, correct2), (planes, columns) = options, shape
-    for t in range(len(cells)):
-        m, p = cells[t] // len(spans), cells[t] % len(spans)
-        size = spans[p, 1] - spans[p, 0]
-        for plane in range(planes):
-            first = plane * columns + spans[p, 0]
-            last = first + size
-            for side in range(2):
-                master = masters[side][m, first:last]
-                gradient = gradients[side][t, plane * size : (plane + 1) * size]
-                mean, square = moments1[side][m, first:last], moments2[side][m, first:last]
-                for k in range(len(master)):
-                    master[k], mean[k], square[k] = formulas.adam_update(
-                        master[k], scale * gradient[k], mean[k], square[k], rate, decay,
-                        correct1, correct2,
+@register_jitable
+def _adam(master, gradient, share, first_moment, second_moment, settings):
+    rate, decay, correct1, correct2 = settings
+    for k in range(len(master)):
+        master[k], first_moment[k], second_moment[k] = formulas.adam_update(
+            master[k], share * gradient[k], first_moment[k], second_moment[k], rate, decay,
+            correct1, correct2,
+        )  # fmt: skip
+
+
+def _make_move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
+    slopes = _make_slopes(penalty, grouped)
+    update, by_adam = {"sgd": (_sgd, False), "adam": (_adam, True)}[optimizer]
+    kind = "grouped" if grouped else penalty
+
+    @kernel(name=f"move_{kind}_{optimizer}")
+    def move(
+        x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak, masters,
+        moments1, moments2, codes, scale, settings, limit, dense,
+    ):  # fmt: skip
+        """Step cells first..last along the entries of all blocks, and round them.
+
+        x (batch, columns) uint8; starts (B, cells + 1), samples and coefficients (B, ...) int32 as
+        the kernels of `softmin` write them, or int64 coefficients. masters and codes are (lower,
+        upper) pairs, (M, columns) float32 and uint8; so are the moments, unused where the optimiser
+        keeps none. Integer gradients times `scale` are per unit of [0, 1]; settings are those of
+        `formulas.sgd_update` or `adam_update`. Steps of cells whose mass is above the limit, a
+        float, are scaled down (sgd). Cells without entries move only if `dense`.
+        """
+        planes, columns = shape
+        picked, pulls, sums = _slope_room(x, spans, planes, coefficients)
+        for cell in range(first_cell, last_cell):
+            m, p = cell // len(spans), cell % len(spans)
+            found = _pick(cell, starts, samples, coefficients, leak, picked, pulls)
+            if found[0] == 0 and not dense:
+                continue
+            share, span = scale, (spans[p, 0], spans[p, 1])
+            if not by_adam:
+                share = formulas.product(scale, formulas.crowd_share(found[1], limit))
+            a, b = slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums)
+            if dense:
+                a, b = 0, span[1] - span[0]
+            for plane in range(planes if a < b else 0):
+                at = plane * columns + span[0]
+                for side in range(2):
+                    update(
+                        masters[side][m, at + a : at + b], sums[2 * plane + side, a:b], share,
+                        moments1[side][m, at + a : at + b], moments2[side][m, at + a : at + b],
+                        settings,
                     )  # fmt: skip
-            _settle(masters, codes, m, first, last)
+                _settle(masters, codes, m, at + a, at + b)
+
+    return move
+
+
+@functools.cache
+def move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
+    """Return the kernel that steps boxes with a penalty, of single or grouped features."""
+    return _make_move(penalty, grouped, optimizer)
+
+
+@functools.cache
+def gradient(penalty: str, grouped: bool) -> Callable[..., Any]:
+    """Return the kernel that writes what `move` adds up."""
+    slopes = _make_slopes(penalty, grouped)
+
+    @kernel(name=f"{'grouped' if grouped else penalty}_gradient")
+    def gradient(x, spans, shape, starts, samples, coefficients, width, leak, codes, lower, upper):
+        """Write the gradient to lower and upper (M, columns) float64: whole numbers."""
+        planes, columns = shape
+        picked, pulls, sums = _slope_room(x, spans, planes, coefficients)
+        for cell in range(starts.shape[1] - 1):
+            m, p = cell // len(spans), cell % len(spans)
+            found = _pick(cell, starts, samples, coefficients, leak, picked, pulls)
+            span = spans[p, 0], spans[p, 1]
+            size = span[1] - span[0]
+            slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums)
+            for plane in range(planes):
+                at = plane * columns + span[0]
+                lower[m, at : at + size] = sums[2 * plane, :size]
+                upper[m, at : at + size] = sums[2 * plane + 1, :size]
+
+    return gradient
 
 
 @kernel
@@ -457,18 +336,6 @@ def settle(masters, codes):
     """Settle all boxes, after initialisation."""
     for m in range(masters[0].shape[0]):
         _settle(masters, codes, m, 0, masters[0].shape[1])
-
-
-@kernel
-def copy_cells(cells, spans, shape, codes, columns, lower, upper):
-    """Copy the codes of some cells to a table, column k to ``columns[k]``, or nowhere if < 0."""
-    for t in range(len(cells)):
-        m, p = cells[t] // len(spans), cells[t] % len(spans)
-        for plane in range(shape[0]):
-            for k in range(plane * shape[1] + spans[p, 0], plane * shape[1] + spans[p, 1]):
-                if columns[k] >= 0:
-                    lower[m, columns[k]] = codes[0][m, k]
-                    upper[m, columns[k]] = codes[1][m, k]
 
 
 # --- copies of the boxes elsewhere, which follow step by step ------------------------------
@@ -522,8 +389,8 @@ def find_changes(cells, spans, shape, codes, known, counts, gaps, changed):
 
 
 @kernel
-def make_changes(cells, spans, shape, counts, gaps, changed, columns, lower, upper):
-    """Do what `find_changes` found to bounds in which column k is ``columns[k]``."""
+def make_changes(cells, spans, shape, counts, gaps, changed, lower, upper):
+    """Do what `find_changes` found to bounds (M, columns) uint8 that are laid out alike."""
     count = 0
     for t in range(len(cells)):
         m, p = cells[t] // len(spans), cells[t] % len(spans)
@@ -533,56 +400,5 @@ def make_changes(cells, spans, shape, counts, gaps, changed, columns, lower, upp
             here = 0
             for _ in range(counts[t, side]):
                 here += gaps[count]
-                row[columns[here // size * shape[1] + spans[p, 0] + here % size]] = changed[count]
+                row[here // size * shape[1] + spans[p, 0] + here % size] = changed[count]
                 count += 1
-
-
-# --- a whole step of few plain boxes: the kernels above one after the other, in two calls ----
-
-
-@kernel
-def stages(distance, labels, offsets, soft, worth, fixed_point, value, margin, out):
-    """Judge samples by their distances (>= rows, M) and write their entries; return the count.
-
-    As `nearest` to `emit` do it; entries that do not fit `out` are counted but not written.
-    """
-    rows = len(labels)
-    minima = np.full((rows, len(offsets) - 1), np.int32(2**31 - 1), np.int32)
-    own, sign, least = np.empty(rows, np.int32), np.empty(rows), np.empty((rows, 2), np.int32)
-    masses, slope = np.zeros((rows, 4), np.int64), np.empty(rows)
-    nearest(distance, rows, offsets, minima)
-    choose_sides(minima, labels, worth[0], own, sign, least)
-    weigh(distance, own, offsets, least, soft[0], soft[1], masses)
-    judge(sign, least, masses, soft, worth, value, margin, slope)
-    return emit(distance, 0, own, offsets, least, masses, slope, soft, fixed_point, out, 0)
-
-
-@kernel
-def move(
-    x, count, entries, spans, shape, width, leak, scale, by_adam, adam, sgd, limit, masters,
-    moments1, moments2, codes, masses, dense,
-):  # fmt: skip
-    """Move boxes along the first `count` entries, as `sort_by_box` to `adam_step` do it."""
-    samples, boxes, coefficients = entries
-    starts, order = np.empty(len(masses) + 1, np.int64), np.empty(count, np.int64)
-    sort_by_box(boxes, count, starts, order)
-    box_masses(starts, order, coefficients, masses)
-    touched = np.empty(len(masses), np.int64)
-    found = 0
-    for m in range(len(masses)):
-        if dense or starts[m + 1] > starts[m]:
-            touched[found] = m
-            found += 1
-    cells = touched[:found]
-    low = np.empty((found, shape[1]), np.int64)
-    high = np.empty((found, shape[1]), np.int64)
-    graded_gradient(
-        x, codes[0], codes[1], spans, shape, cells, starts, order, samples, coefficients, width,
-        leak, low, high,
-    )  # fmt: skip
-    if by_adam:
-        adam_step(cells, spans, shape, (low, high), scale, masters, moments1, moments2, codes, adam)
-    else:
-        sgd_step(
-            cells, spans, shape, (low, high), scale, masters, moments1, codes, sgd, masses, limit
-        )

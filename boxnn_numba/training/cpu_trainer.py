@@ -1,29 +1,29 @@
 """CPU trainer: the boxes in training, and the step that moves them.
 
-A step is three passes. Over samples: distances to all boxes and the few entries
-(sample, box, coefficient) they give, see `boxnn_numba.training.softmin_stages`. A counting sort of
-the entries by cell, a box in one part. Over the touched cells: integer gradient, optimiser,
-rounding to codes.
+A step is two passes, each one call for a thread. Over samples: distances to all boxes and the few
+entries (sample, box, coefficient) they give, see `boxnn_numba.training.softmin_stages`. Over the
+touched cells, boxes in one part: integer gradient, optimiser, rounding to codes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import box_table, frame_of
+from boxnn_numba.backends.box_layout import box_table, packed_frame
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.kernels import training
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
 from boxnn_numba.training.problem import FIXED_POINT, Problem
-from boxnn_numba.training.softmin_stages import Entries, forward
+from boxnn_numba.training.softmin_stages import Entries, Pulls, pulls_of
 
-#: Cells, which are boxes in one part, that a thread updates at a time.
-_BLOCK_CELLS = 32
-#: Most codes of all boxes with which a step is two calls in one thread: more is work for several.
-_SMALL = 2**15
+#: Samples whose margins are found at a time.
+_MARGIN_ROWS = 1024
+#: Work of moving boxes, in columns of entries and cells, that is worth a second thread.
+_WORTH_THREADS = 2**18
 
 
 class CpuTrainer:
@@ -40,41 +40,23 @@ class CpuTrainer:
         The tables of the run.
     """
 
-    #: Whether a step of few boxes may be made at once, without `entries`.
-    at_once = True
-
     def __init__(self, backend: CpuBackend, masters: Pair, problem: Problem) -> None:
         self.backend, self.problem = backend, problem
-        structure, none = problem.structure, np.zeros(masters[0].shape, np.uint8)
-        self.table = box_table(none, none, frame_of(structure.part, structure.group))
-        # What moves stands part by part, without gaps: the table itself, or beside it.
-        frame = self.table.frame
-        apart = not frame.in_order
-        self._frame = frame_of(structure.part, structure.group, lanes=1) if apart else frame
+        none = np.zeros(masters[0].shape, np.uint8)
+        self._frame, self._spans = packed_frame(problem.structure)
+        self.table = box_table(none, none, self._frame)
         shape = len(masters[0]), len(self._frame.source)
         self._codes = self.table.lower[: shape[0]], self.table.upper[: shape[0]]
-        if apart:
-            self._codes = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
         # What pads is 0..255, and nothing moves it.
         self.masters = np.zeros(shape, np.float32), np.full(shape, 255, np.float32)
         self._moments = [
             (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
             for _ in range(n_moments(problem.options))
         ]
-        self._columns = np.full(shape[1], -1)
-        self._columns[self._frame.place] = frame.place
         self._take(self.masters, masters)
-        self._steps, self._masses = 0, np.zeros(shape[0] * structure.n_parts, np.int64)
+        self._steps = 0
+        self._room: Pulls | None = None
         self._dense = is_dense(problem.options)
-        graded = problem.options.relaxation == "graded" and frame.planes == 1
-        self._small = (
-            self.at_once
-            and problem.rows is None
-            and graded
-            and not apart
-            and np.prod(shape) <= _SMALL
-        )
-        self._room = Entries.empty(1)
         self._settle()
 
     def _take(self, pair: Pair, values: Pair) -> None:
@@ -84,19 +66,11 @@ class CpuTrainer:
 
     def _settle(self) -> None:
         training.settle(self.masters, self._codes)
-        self._copy(np.arange(len(self._masses)))
 
-    def _copy(self, cells: np.ndarray) -> None:
-        """Bring the table up to date with the codes of some cells."""
-        if self._frame is not self.table.frame:
-            training.copy_cells(
-                cells, *self._spans(), self._codes, self._columns, self.table.lower,
-                self.table.upper,
-            )  # fmt: skip
-
-    def _spans(self) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return columns of each part, and planes and columns of a plane, for the kernels."""
-        return self._frame.segments, (self._frame.planes, self._frame.columns)
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Planes, and columns of a plane."""
+        return self._frame.planes, self._frame.columns
 
     def bounds(self) -> Pair:
         """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
@@ -108,7 +82,12 @@ class CpuTrainer:
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8."""
-        return self.entries(x, labels)[2]
+        found = [np.empty(0)]
+        for first in range(0, len(x), _MARGIN_ROWS):
+            some = slice(first, first + _MARGIN_ROWS)
+            samples = self.backend.samples(x[some], self._frame)
+            found.append(self.pulls(x[some], samples, labels[some])[2])
+        return np.concatenate(found)
 
     @staticmethod
     def fetch(figures: list[Pair]) -> list[Pair]:
@@ -120,100 +99,73 @@ class CpuTrainer:
 
         Returns objective and margin, (batch,) float64, of every sample before the step.
         """
-        if self._small:
-            return self._small_step(x, labels, rate)
-        entries, values, margins = self.entries(x, labels)
-        starts = np.empty(len(self._masses) + 1, np.int64)
-        order = np.empty(len(entries.boxes), np.int64)
-        training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
-        # Sums of slopes 0 and 1 are no larger than this; int32 fits a vector twice as often.
-        training.box_masses(starts, order, entries.coefficients, self._masses)
-        narrow = int(self._masses.max()) < 2**31 and self.problem.options.relaxation != "l2"
-        self._steps += 1
-        cells = np.arange(len(self._masses)) if self._dense else np.flatnonzero(np.diff(starts))
         samples = self.backend.samples(x, self._frame)
-
-        def work(first: int, last: int) -> None:
-            for block in range(first, last, _BLOCK_CELLS):
-                chosen = cells[block : min(last, block + _BLOCK_CELLS)]
-                gradients = self.gradient(samples, entries, chosen, starts, order, narrow)
-                self.update(chosen, gradients, len(labels), rate)
-                self._copy(chosen)
-
-        self.backend.parallel(len(cells), _BLOCK_CELLS, work)
-        return values, margins
-
-    def _small_step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Pair:
-        """Step with few plain boxes, for which the calls would take longer than the work."""
-        problem, options, frame = self.problem, self.problem.options, self.table.frame
-        width, samples = options.forward_width, self.backend.samples(x, frame)
-        boxes = self.backend.operands(self.table, problem.structure)
-        distance = self.backend.distances(samples, boxes, (0, self.table.n_boxes), width)
-        values, margins = np.empty(len(labels)), np.empty(len(labels))
-        while True:
-            count = training.stages(
-                distance, labels, problem.offsets, tuple(problem.softmin),
-                tuple(problem.objective), FIXED_POINT, values, margins, self._room.arrays(),
-            )  # fmt: skip
-            if count <= len(self._room.boxes):
-                break
-            self._room = Entries.empty(2 * count)
+        pulls, values, margins = self.pulls(x, samples, labels)
         self._steps += 1
-        scale, settings = step_sizes(options, self.table.n_boxes, len(labels), rate, self._steps)
-        adam = options.optimizer == "adam"
-        first, second = (*self._moments, self.masters, self.masters)[:2]
-        none = (0.0,) * (3 if adam else 4)
-        training.move(
-            samples, count, self._room.arrays(), *self._spans(), width, options.leak, scale, adam,
-            settings if adam else none, none if adam else settings, options.crowd * FIXED_POINT,
-            self.masters, first, second, self._codes, self._masses, self._dense,
-        )  # fmt: skip
+        self._move(samples, pulls, len(labels), rate)
         return values, margins
+
+    def pulls(
+        self, x: np.ndarray, samples: np.ndarray, labels: np.ndarray
+    ) -> tuple[Pulls, np.ndarray, np.ndarray]:
+        """Return what a batch says of the boxes, and each sample's objective and soft margin.
+
+        x are the codes as they came, and samples the same laid out.
+        """
+        found = pulls_of(
+            self.backend, self.table, samples, labels, self.problem, self._spans, self._room
+        )
+        self._room = found[0]
+        return found
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:
         """Return the entries of a batch, and each sample's objective and soft margin."""
-        return forward(self.backend, self.table, x, labels, self.problem)
+        pulls, values, margins = self.pulls(x, self.backend.samples(x, self._frame), labels)
+        return pulls.entries(), values, margins
 
-    def gradient(
-        self,
-        samples: np.ndarray,
-        entries: Entries,
-        cells: np.ndarray,
-        starts: np.ndarray,
-        order: np.ndarray,
-        narrow: bool = False,
-    ) -> Pair:
-        """Return d objective / d lower and d upper of some cells, (cells, most columns of a part).
+    def gradient(self, x: np.ndarray, pulls: Pulls) -> Pair:
+        """Return d objective / d lower and d upper of codes (batch, n), (M, n) float64.
 
-        Of samples that are laid out part by part; in fixed point, summed over the batch, per unit
-        of penalty and code. They are int64, or with `narrow` int32, which the sums must fit.
+        In fixed point, summed over the batch, per unit of penalty and code: what a step adds up.
         """
-        options, (spans, shape) = self.problem.options, self._spans()
-        most = shape[0] * int((spans[:, 1] - spans[:, 0]).max())
-        lower, upper = np.empty((2, len(cells), most), np.int32 if narrow else np.int64)
-        grouped = shape[0] > 1
-        kernel = getattr(training, f"{'grouped' if grouped else options.relaxation}_gradient")
-        kernel(
-            samples, *self._codes, spans, shape, cells, starts, order, entries.samples,
-            entries.coefficients, options.forward_width, options.leak, lower, upper,
+        options, place = self.problem.options, self._frame.place
+        lower, upper = np.zeros((2, *self.masters[0].shape))
+        training.gradient(options.relaxation, self._frame.planes > 1)(
+            self.backend.samples(x, self._frame), self._spans, self._shape, pulls.starts,
+            pulls.samples, pulls.coefficients, options.forward_width, options.leak, self._codes,
+            lower, upper,
         )  # fmt: skip
-        return lower, upper
+        return lower[:, place], upper[:, place]
 
-    def update(self, cells: np.ndarray, gradients: Pair, batch: int, rate: float) -> None:
-        """Move some cells along their gradients and round them to codes."""
-        options, (spans, shape) = self.problem.options, self._spans()
+    def _move(self, samples: np.ndarray, pulls: Pulls, batch: int, rate: float) -> None:
+        """Move boxes along their entries and round them to codes."""
+        tasks = [(*share, samples, pulls, batch, rate) for share in self._shares(pulls)]
+        self.backend.each(tasks, self._move_cells)
+
+    def _move_cells(
+        self, first: int, last: int, samples: np.ndarray, pulls: Pulls, batch: int, rate: float
+    ) -> None:
+        """Move cells first..last, in one thread."""
+        options, planes = self.problem.options, self._frame.planes
         scale, settings = step_sizes(options, self.table.n_boxes, batch, rate, self._steps)
-        if options.optimizer == "adam":
-            training.adam_step(
-                cells, spans, shape, gradients, scale, self.masters, *self._moments, self._codes,
-                settings,
-            )  # fmt: skip
-        else:
-            velocity = self._moments[0] if self._moments else self.masters
-            training.sgd_step(
-                cells, spans, shape, gradients, scale, self.masters, velocity, self._codes,
-                settings, self._masses, options.crowd * FIXED_POINT,
-            )  # fmt: skip
+        moments = (*self._moments, self.masters, self.masters)[:2]
+        training.move(options.relaxation, planes > 1, options.optimizer)(
+            samples, first, last, self._spans, self._shape, pulls.starts, pulls.samples,
+            pulls.coefficients, options.forward_width, options.leak, self.masters, *moments,
+            self._codes, scale, settings, options.crowd * FIXED_POINT, self._dense,
+        )  # fmt: skip
+
+    def _shares(self, pulls: Pulls) -> list[tuple[int, int]]:
+        """Return first and last cells for each thread, of about as much work."""
+        cells, threads = pulls.starts.shape[1] - 1, self.backend.threads
+        if threads == 1:
+            return [(0, cells)]
+        costs = pulls.costs() + (np.arange(cells + 1) if self._dense else 0)
+        columns = int((self._spans[:, 1] - self._spans[:, 0]).max()) * self._frame.planes
+        threads = threads if costs[-1] * columns > _WORTH_THREADS else 1
+        inner = np.searchsorted(costs, costs[-1] * np.arange(1, threads) // threads)
+        bounds = [0, *inner.tolist(), cells]
+        return list(itertools.pairwise(bounds))
 
     # --- state, for checkpoints ---------------------------------------------------------
 

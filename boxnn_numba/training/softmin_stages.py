@@ -14,6 +14,9 @@ Where boxes are rows of templates, they are assembled first: the distance to a t
 over its parts of the soft-min over its rows, in fixed point. All that follows is of templates, and
 in the end their entries are spread over the rows of each part, over *cells* ``row * P + part``.
 
+The distances are of blocks of samples, a sample to a lane, and the entries come block by block
+and in each box by box (`Pulls`), as the boxes are moved: nothing is sorted.
+
 Each stage takes what all boxes say, and where boxes come in shards (of a cluster), what the shards
 say combines exactly, so the bits do not depend on the split:
 
@@ -28,23 +31,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable
+from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable, packed_frame, round_up
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import training
+from boxnn_numba.kernels import softmin, training
+from boxnn_numba.kernels.block_distances import BLOCK
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 
-#: Samples whose distances to all boxes a thread keeps at a time.
-BLOCK_SAMPLES = 64
 #: Smallest coefficient of a row of a template that moves it. Of the pull of MNIST's samples, 0.5%
 #: is below; it is three quarters of the entries, and half of the cells that would be moved.
 LEAST = FIXED_POINT / 256
-# Entries per sample that there is room for at first.
-_ROOM = 64
+# Entries of a block that there is room for at first.
+_ROOM = 64 * BLOCK
+#: Samples that a thread gets are a multiple of this.
+_GRAIN = BLOCK // 4
 
 
 @dataclass
@@ -98,6 +101,87 @@ class Entries:
         return self.samples, self.boxes, self.coefficients
 
 
+@dataclass
+class Pulls:
+    """Entries of a batch, by block of samples and in each by box, or cell: what moves the boxes.
+
+    Attributes
+    ----------
+    bounds
+        (B + 1,) int64: block b has samples ``bounds[b]:bounds[b + 1]``, or any.
+    starts
+        (B, C + 1) int32: entries ``starts[b, m]:starts[b, m + 1]`` of block b are of box or cell m.
+    samples, coefficients
+        (B, room) int32, as those of `Entries`.
+    """
+
+    bounds: np.ndarray
+    starts: np.ndarray
+    samples: np.ndarray
+    coefficients: np.ndarray
+
+    @classmethod
+    def room(cls, bounds: np.ndarray, cells: int, known: Pulls | None = None) -> Pulls:
+        """Return room for blocks, which is that of `known` if it has as many."""
+        blocks = len(bounds) - 1
+        if known is not None and known.starts.shape == (blocks, cells + 1):
+            return cls(bounds, known.starts, known.samples, known.coefficients)
+        starts = np.zeros((blocks, cells + 1), np.int32)
+        size = _ROOM if known is None else known.samples.shape[1]
+        return cls(bounds, starts, *np.empty((2, blocks, size), np.int32))
+
+    def grown(self, size: int) -> Pulls:
+        """Return room for `size` entries of a block and more."""
+        shape = (2, len(self.starts), size + size // 4)
+        return Pulls(self.bounds, self.starts, *np.empty(shape, np.int32))
+
+    @classmethod
+    def of(cls, entries: Entries, cells: int) -> Pulls:
+        """Return entries in any order as one block."""
+        pulls = cls(np.zeros(2, np.int64), np.zeros((1, cells + 1), np.int32),
+                    *np.empty((2, 1, len(entries.boxes)), np.int32))  # fmt: skip
+        training.sort_by_box(
+            *entries.arrays(), pulls.starts[0], pulls.samples[0], pulls.coefficients[0]
+        )
+        return pulls
+
+    def entries(self) -> Entries:
+        """Return them one by one: a block after the other, and in each by box."""
+        parts = []
+        for starts, samples, coefficients in zip(
+            self.starts, self.samples, self.coefficients, strict=True
+        ):
+            boxes = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
+            count = int(starts[-1])
+            parts.append(Entries(samples[:count], boxes, coefficients[:count].astype(np.int64)))
+        return Entries.join(parts)
+
+    def costs(self) -> np.ndarray:
+        """Return (C + 1,) int64 about how much work it is to move all cells before each."""
+        before = self.starts.sum(axis=0, dtype=np.int64)
+        touched = np.diff(before) > 0
+        before[1:] += _CELL_COST * np.cumsum(touched)
+        return before
+
+
+#: Work of moving a cell, in entries.
+_CELL_COST = 4
+
+
+def block_bounds(rows: int, threads: int = 1) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Split samples among threads, and those into blocks.
+
+    Returns the bounds of the blocks, (B + 1,) int64, and first and last block of each thread.
+    """
+    size = round_up(-(-rows // threads), _GRAIN)
+    bounds, pieces = [0], []
+    for first in range(0, rows, size):
+        last, begin = min(rows, first + size), len(bounds) - 1
+        bounds += [*range(first + BLOCK, last, BLOCK), last]
+        pieces.append((begin, len(bounds) - 1))
+    return np.array(bounds), pieces
+
+
 class SoftMinStages:
     """What some samples are known to say, stage by stage; see the module.
 
@@ -129,52 +213,45 @@ class SoftMinStages:
         self.least = np.empty((rows, 2), np.int32)
         self.masses = np.zeros((rows, 4), np.int64)
         self.value, self.margin, self.slope = np.empty(rows), np.empty(rows), np.empty(rows)
+        self.bounds, _ = block_bounds(rows)
 
     def nearest(self, distance: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Take in the distances to some boxes, where classes begin at `offsets`; return minima."""
-        training.nearest(distance, len(self.labels), offsets, self.minima)
+        softmin.nearest(distance, self.bounds, offsets, self.minima)
         return self.minima
 
     def sides(self) -> None:
         """Decide on the own side and the rivals, once all minima are in."""
         kind = self.problem.objective.kind
-        training.choose_sides(self.minima, self.labels, kind, self.own, self.sign, self.least)
+        softmin.choose_sides(self.minima, self.labels, kind, self.own, self.sign, self.least)
 
     def weigh(self, distance: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Take in the soft-min weights of some boxes; return masses."""
         table, cutoff = self.problem.softmin.table, self.problem.softmin.cutoff
-        training.weigh(distance, self.own, offsets, self.least, table, cutoff, self.masses)
+        softmin.weigh(
+            distance, self.bounds, offsets, self.own, self.least, table, cutoff, self.masses
+        )
         return self.masses
 
     def judge(self) -> None:
         """Evaluate the objective, once all masses are in."""
-        training.judge(
+        softmin.judge(
             self.sign, self.least, self.masses, tuple(self.problem.softmin),
             tuple(self.problem.objective), self.value, self.margin, self.slope,
         )  # fmt: skip
 
-    def emit(
-        self,
-        distance: np.ndarray,
-        offsets: np.ndarray,
-        first: int = 0,
-        room: Entries | None = None,
-        count: int = 0,
-    ) -> tuple[Entries, int]:
-        """Append the entries of some boxes to the first `count` in `room`.
-
-        The samples are numbered from `first`. Returns the room, a larger one where it was needed,
-        and how many entries are in it.
-        """
-        room = Entries.empty(_ROOM * len(self.labels)) if room is None else room
+    def emit(self, distance: np.ndarray, offsets: np.ndarray) -> Pulls:
+        """Return the entries of some boxes."""
+        pulls = Pulls.room(self.bounds, int(offsets[-1]))
         while True:
-            after = training.emit(
-                distance, first, self.own, offsets, self.least, self.masses, self.slope,
-                tuple(self.problem.softmin), FIXED_POINT, room.arrays(), count,
+            most = softmin.emit(
+                distance, self.bounds, offsets, self.own, self.least, self.masses, self.slope,
+                tuple(self.problem.softmin), FIXED_POINT, pulls.starts, pulls.samples,
+                pulls.coefficients,
             )  # fmt: skip
-            if after <= len(room.boxes):
-                return room, int(after)
-            room = room.grown(count, 2 * after)
+            if most <= pulls.samples.shape[1]:
+                return pulls
+            pulls = pulls.grown(most)
 
 
 class Distances:
@@ -183,66 +260,110 @@ class Distances:
     Parameters
     ----------
     samples
-        Codes, laid out by the backend.
-    boxes
-        Operands of the backend, of `count` boxes of a structure.
+        Codes (rows, n).
+    table
+        Boxes of a structure, in a packed frame.
     labels, problem
         As for `SoftMinStages`.
 
     Attributes
     ----------
     values
-        (>= rows, boxes or templates) int32.
+        (B, boxes or templates, BLOCK) int32.
     """
 
     def __init__(
         self,
         backend: CpuBackend,
         samples: np.ndarray,
-        boxes: Any,
+        table: BoxTable,
         structure: Structure,
         labels: np.ndarray,
         problem: Problem,
     ) -> None:
-        options, count = problem.options, int(structure.rows[-1])
         self._structure, self._problem = structure, problem
-        width, relaxation = options.forward_width, options.relaxation
-        if problem.rows is None:
-            self.values = backend.distances(samples, boxes, (0, count), width, relaxation)
-            return
-        self._sums = backend.part_sums(samples, boxes, width)
-        lanes = self._sums.totals.shape[3]
-        self._place = self._sums.segment, self._sums.quarter, lanes // 4
-        self.values = np.empty((len(labels), len(structure.rows) - 1), np.int32)
-        rows = problem.rows
-        training.assemble(lanes)(
-            self._sums.totals, len(labels), self._place, structure.rows, structure.templates,
-            labels, problem.objective.kind == 0, tuple(rows.softmin), rows.shift, rows.slack,
-            self.values,
+        self._bounds, _ = block_bounds(len(labels))
+        _, spans = packed_frame(structure)
+        blocks, options = len(self._bounds) - 1, problem.options
+        self._apart = np.zeros((blocks, len(spans) * len(table.lower), BLOCK), np.int32)
+        softmin.measure(options.relaxation)(
+            backend.samples(samples, table.frame), self._bounds, table.lower, table.upper, spans,
+            table.frame.planes, options.forward_width, self._apart,
         )  # fmt: skip
-
-    def emit(
-        self,
-        stages: SoftMinStages,
-        offsets: np.ndarray,
-        first: int = 0,
-        room: Entries | None = None,
-        filled: int = 0,
-    ) -> tuple[Entries, int]:
-        """Append the entries of cells, as `SoftMinStages.emit` does those of boxes or templates."""
-        rows = self._problem.rows
-        if rows is None:
-            return stages.emit(self.values, offsets, first, room, filled)
-        found, count = stages.emit(self.values, offsets, first)
-        room = Entries.empty(2 * count) if room is None else room
-        while True:
-            after = training.spread(
-                self._sums.totals, first, self._place, self._structure.rows, tuple(rows.softmin),
-                found.arrays(), count, LEAST, room.arrays(), filled,
+        self.values, rows = self._apart, problem.rows
+        if rows is not None:
+            self.values = np.empty((blocks, len(structure.rows) - 1, BLOCK), np.int32)
+            softmin.assemble(
+                self._apart, self._bounds, len(spans), structure.rows, structure.templates, labels,
+                problem.objective.kind == 0, tuple(rows.softmin), rows.shift, rows.slack,
+                self.values,
             )  # fmt: skip
-            if after <= len(room.boxes):
-                return room, int(after)
-            room = room.grown(filled, 2 * after)
+
+    def emit(self, stages: SoftMinStages, offsets: np.ndarray) -> Entries:
+        """Return the entries of cells, as `SoftMinStages.emit` does those of boxes or templates."""
+        found, rows, structure = (
+            stages.emit(self.values, offsets),
+            self._problem.rows,
+            self._structure,
+        )
+        if rows is None:
+            return found.entries()
+        pulls = Pulls.room(self._bounds, int(structure.rows[-1]) * structure.n_parts, found)
+        arrays = found.starts, found.samples, found.coefficients
+        while True:
+            most = softmin.spread(
+                self._apart, self._bounds, structure.n_parts, structure.rows, tuple(rows.softmin),
+                arrays, LEAST, pulls.starts, pulls.samples, pulls.coefficients,
+            )  # fmt: skip
+            if most <= pulls.samples.shape[1]:
+                return pulls.entries()
+            pulls = pulls.grown(most)
+
+
+#: Work, in codes to be compared, that is worth a second thread.
+_WORTH_THREADS = 2**22
+#: What a soft-min costs for each box and sample, in codes.
+_SOFTMIN_CODES = 64
+
+
+def pulls_of(
+    backend: CpuBackend,
+    table: BoxTable,
+    x: np.ndarray,
+    labels: np.ndarray,
+    problem: Problem,
+    spans: np.ndarray,
+    room: Pulls | None = None,
+) -> tuple[Pulls, np.ndarray, np.ndarray]:
+    """Return what a batch says of the boxes; changes nothing.
+
+    x are codes (batch, columns) as the table's frame has them, which is packed with these spans;
+    `room` is that of a step before. Also returns objective and margin of every sample.
+    """
+    options, structure, rows = problem.options, problem.structure, problem.rows
+    values, margins = np.empty(len(labels)), np.empty(len(labels))
+    cells = table.n_boxes * len(spans)
+    work = len(labels) * table.n_boxes * (table.n_features + _SOFTMIN_CODES)
+    bounds, pieces = block_bounds(len(labels), backend.threads if work > _WORTH_THREADS else 1)
+    kernel = softmin.forward(options.relaxation, rows is not None)
+    soft = tuple(problem.softmin)
+    softs = soft, soft if rows is None else tuple(rows.softmin)
+    shift, slack = (0, 0) if rows is None else (rows.shift, rows.slack)
+    settings = tuple(problem.objective), FIXED_POINT, shift, slack, LEAST
+    pulls = Pulls.room(bounds, cells, room)
+
+    def work_on(first: int, last: int) -> int:
+        return int(kernel(
+            x, bounds, first, last, labels, table.lower, table.upper, spans, table.frame.planes,
+            options.forward_width, (structure.rows, structure.templates), softs, settings,
+            pulls.starts, pulls.samples, pulls.coefficients, values, margins,
+        ))  # fmt: skip
+
+    while True:
+        most = max(backend.each(pieces, work_on), default=0)
+        if most <= pulls.samples.shape[1]:
+            return pulls, values, margins
+        pulls = pulls.grown(most)
 
 
 def forward(
@@ -250,28 +371,9 @@ def forward(
 ) -> tuple[Entries, np.ndarray, np.ndarray]:
     """Return what a batch says of the boxes; changes nothing.
 
-    x are codes (batch, n), which are laid out block by block, and labels (batch,) int32 class
-    indices. Returns the entries in the order of the samples, and objective and margin of every
-    sample, (batch,) float64.
+    x are codes (batch, n) and labels (batch,) int32 class indices; the table is packed. Returns the
+    entries, and objective and margin of every sample, (batch,) float64.
     """
-    structure, offsets = problem.structure, problem.offsets
-    values, margins = np.empty(len(labels)), np.empty(len(labels))
-    boxes = backend.operands(table, structure, problem.options.relaxation)
-
-    def work(first: int, last: int) -> Entries:
-        room, count = Entries.empty(_ROOM * (last - first)), 0
-        for block in range(first, last, BLOCK_SAMPLES):
-            stop = min(last, block + BLOCK_SAMPLES)
-            samples, some = backend.samples(x[block:stop], table.frame), labels[block:stop]
-            distances = Distances(backend, samples, boxes, structure, some, problem)
-            stages = SoftMinStages(some, problem)
-            stages.nearest(distances.values, offsets)
-            stages.sides()
-            stages.weigh(distances.values, offsets)
-            stages.judge()
-            room, count = distances.emit(stages, offsets, block, room, count)
-            values[block:stop], margins[block:stop] = stages.value, stages.margin
-        return room.first(count)
-
-    parts = backend.parallel(len(labels), BLOCK_SAMPLES, work)
-    return Entries.join(parts), values, margins
+    samples, (_, spans) = backend.samples(x, table.frame), packed_frame(problem.structure)
+    pulls, values, margins = pulls_of(backend, table, samples, labels, problem, spans)
+    return pulls.entries(), values, margins

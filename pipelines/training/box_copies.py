@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from boxnn_numba.backends.box_layout import BoxTable, Frame, box_table, frame_of
+from boxnn_numba.backends.box_layout import BoxTable, box_table, packed_frame
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.kernels.training import find_changes, make_changes
 
@@ -96,7 +96,7 @@ class BoxSender:
 
     def collect(self, cells: np.ndarray, spans: np.ndarray, shape: Any, codes: Pair) -> None:
         """Find what changed in some cells, which threads do side by side."""
-        if self._known is None:
+        if self._known is None or not len(cells):
             return
         room = 2 * len(cells) * shape[0] * int((spans[:, 1] - spans[:, 0]).max())
         counts = np.empty((len(cells), 2), np.int32)
@@ -148,15 +148,14 @@ class BoxSender:
 class BoxCopy:
     """A worker's boxes, after which update, and what a step keeps beside them.
 
-    Changes count the columns of `packed`, which stand in `columns` of the table.
+    Changes count the columns of `spans`, (P, 2) within a plane.
     """
 
     number: int
     table: BoxTable
     structure: Structure
     problem: Problem
-    packed: Frame
-    columns: np.ndarray
+    spans: np.ndarray
     kept: list[Any]
 
     @classmethod
@@ -165,18 +164,16 @@ class BoxCopy:
         problem = update.problem
         assert problem is not None
         structure = problem.structure.cut(*update.templates)
-        packed = frame_of(structure.part, structure.group, lanes=1)
-        table = box_table(lower, upper, frame_of(structure.part, structure.group))
-        columns = np.zeros(len(packed.source), np.int64)
-        columns[packed.place] = table.frame.place
-        return cls(update.number, table, structure, problem, packed, columns, [])
+        frame, spans = packed_frame(structure)
+        table = box_table(lower, upper, frame)
+        return cls(update.number, table, structure, problem, spans, [])
 
     def moved(self, update: BoxUpdate, changes: Changes) -> BoxCopy:
         """Make changes, in place."""
-        packed = self.packed
+        frame = self.table.frame
         make_changes(
-            changes.cells, packed.segments, (packed.planes, packed.columns), changes.counts,
-            changes.gaps, changes.codes, self.columns, self.table.lower, self.table.upper,
+            changes.cells, self.spans, (frame.planes, frame.columns), changes.counts,
+            changes.gaps, changes.codes, self.table.lower, self.table.upper,
         )  # fmt: skip
         problem = update.problem or self.problem
         return replace(self, number=update.number, problem=problem, kept=[])

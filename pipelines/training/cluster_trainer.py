@@ -30,7 +30,7 @@ from boxnn_numba.training import softmin_stages
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Pair
 from boxnn_numba.training.problem import Problem
-from boxnn_numba.training.softmin_stages import Distances, Entries, SoftMinStages
+from boxnn_numba.training.softmin_stages import Distances, Entries, Pulls, SoftMinStages
 from boxnn_numba.training.trainer import MakeTrainer, trainer_on
 
 #: A step whose boxes were lost with a worker is sent again this often.
@@ -154,7 +154,6 @@ class ClusterTrainer(CpuTrainer):
         As for `CpuTrainer`.
     """
 
-    at_once = False  # workers compute, whatever there is
     _sender: BoxSender | None = None  # before there are workers to tell
 
     def __init__(
@@ -177,16 +176,23 @@ class ClusterTrainer(CpuTrainer):
             self._sender.start_again()
         super()._settle()
 
-    def _copy(self, cells: np.ndarray) -> None:
-        super()._copy(cells)
+    def _move_cells(self, first: int, last: int, *step: Any) -> None:
+        super()._move_cells(first, last, *step)
         if self._sender is not None:
-            spans, shape = self._spans()
-            if self._frame.in_order:  # what pads, behind the features, may move in some relaxations
-                spans = np.minimum(spans, self.table.n_features)
-            self._sender.collect(cells, spans, shape, self._codes)
+            starts = step[1].starts
+            touched = (np.diff(starts[:, first : last + 1]) > 0).any(axis=0) | self._dense
+            cells = first + np.flatnonzero(touched)
+            self._sender.collect(cells, self._spans, self._shape, self._codes)
+
+    def pulls(
+        self, x: np.ndarray, samples: np.ndarray, labels: np.ndarray
+    ) -> tuple[Pulls, np.ndarray, np.ndarray]:
+        """Return what a batch says of the boxes, and each sample's objective and soft margin."""
+        entries, values, margins = self.entries(x, labels)
+        return Pulls.of(entries, self.table.n_boxes * len(self._spans)), values, margins
 
     def entries(self, x: np.ndarray, labels: np.ndarray) -> Forward:
-        """Return the entries of a batch, and each sample's objective and soft margin."""
+        """Return the entries of a batch one by one, objective and margin."""
         from distributed import CancelledError
 
         began = time.perf_counter()
@@ -264,9 +270,7 @@ def shard_nearest(message: Message, x: np.ndarray, labels: np.ndarray) -> np.nda
         return None
     problem, structure, table = boxes.problem, boxes.structure, boxes.table
     backend = get_backend("cpu", 1)
-    operands = backend.operands(table, structure, problem.options.relaxation)
-    samples = backend.samples(x, table.frame)
-    distances = Distances(backend, samples, operands, structure, labels, problem)
+    distances = Distances(backend, x, table, structure, labels, problem)
     stages = SoftMinStages(labels, problem)
     boxes.kept[:] = [(distances, stages, structure)]
     return stages.nearest(distances.values, structure.templates)
@@ -292,8 +296,7 @@ def shard_entries(update: BoxUpdate, masses: np.ndarray) -> tuple[np.ndarray, ..
     distances, stages, structure = found
     stages.masses = masses
     stages.judge()
-    room, count = distances.emit(stages, structure.templates)
-    return packed(room.first(count))
+    return packed(distances.emit(stages, structure.templates))
 
 
 def shard_spans(structure: Structure, count: int) -> list[tuple[int, int]]:

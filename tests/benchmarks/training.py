@@ -23,7 +23,6 @@ from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import BackendError
-from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
@@ -127,13 +126,8 @@ def our_gradient(
     trainer: CpuTrainer, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return d objective / d lower and d upper (M, n) float64, per code, summed over the batch."""
-    entries, _, _ = trainer.entries(x, y)
-    m = trainer.table.n_boxes
-    starts, order = np.empty(m + 1, np.int64), np.empty(len(entries.boxes), np.int64)
-    cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
-    samples, place = trainer.backend.samples(x, trainer.table.frame), trainer.table.frame.place
-    found = trainer.gradient(samples, entries, np.arange(m), starts, order)
-    lower, upper = (side.reshape(m, -1)[:, place] for side in found)
+    samples = trainer.backend.samples(x, trainer.table.frame)
+    lower, upper = trainer.gradient(x, trainer.pulls(x, samples, y)[0])
     scale = trainer.problem.options.unit / FIXED_POINT
     return lower * scale, upper * scale
 

@@ -12,11 +12,11 @@ from support.reference import Setting
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import training as cpu_training
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.optimizer import REFERENCE_BATCH
 from boxnn_numba.training.options import OBJECTIVES, RELAXATIONS, SOFTMINS, TrainingOptions
 from boxnn_numba.training.problem import FIXED_POINT, Problem
+from boxnn_numba.training.softmin_stages import Pulls
 
 #: Additive boxes have a trainer of their own.
 PENALTIES = [name for name in RELAXATIONS if name != "additive"]
@@ -67,25 +67,16 @@ def integer_gradient(
     trainer: CpuTrainer, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the integer gradients of all boxes."""
-    entries, _, _ = trainer.entries(x, y)
-    table, parts = trainer.table, trainer.problem.structure.n_parts
-    cells = np.arange(table.n_boxes * parts)
-    starts = np.empty(len(cells) + 1, np.int64)
-    order = np.empty(len(entries.boxes), np.int64)
-    cpu_training.sort_by_box(entries.boxes, len(entries.boxes), starts, order)
-    np.testing.assert_array_equal(np.diff(starts), np.bincount(entries.boxes, minlength=len(cells)))
-    samples = trainer.backend.samples(x, trainer._frame)
-    found = trainer.gradient(samples, entries, cells, starts, order)
-    return by_feature(trainer, found[0]), by_feature(trainer, found[1])
-
-
-def by_feature(trainer: CpuTrainer, gradient: np.ndarray) -> np.ndarray:
-    """Return the gradient of cells in the order of boxes and features, (M, n)."""
-    frame, structure = trainer._frame, trainer.problem.structure
-    shaped = gradient.reshape(-1, structure.n_parts, gradient.shape[1])
-    plane, column = np.divmod(frame.place, frame.columns)
-    first, last = frame.segments[structure.part].T
-    return shaped[:, structure.part, plane * (last - first) + column - first]
+    pulls, _, _ = trainer.pulls(x, trainer.backend.samples(x, trainer._frame), y)
+    # As the entries of a cluster come: one by one.
+    entries = pulls.entries()
+    other = Pulls.of(entries, pulls.starts.shape[1] - 1)
+    np.testing.assert_array_equal(
+        np.diff(other.starts[0]), np.bincount(entries.boxes, minlength=other.starts.shape[1] - 1)
+    )
+    found, again = trainer.gradient(x, pulls), trainer.gradient(x, other)
+    np.testing.assert_array_equal(found, again)
+    return found
 
 
 def masters_of(trainer: CpuTrainer) -> tuple[np.ndarray, np.ndarray]:

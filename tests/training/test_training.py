@@ -86,17 +86,18 @@ RUNS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", RUNS, ids=str)
-def test_threads_do_not_change_a_bit(options: dict[str, Any]) -> None:
+def test_threads_do_not_change_a_bit(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = {**options, "batch": 150}
-    assert_same_state(finished(run_of(batch, 1)), finished(run_of(batch, 2)))
-
-
-def test_pieces_of_work_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = finished(run_of({"lr": 0.2, "batch": 200}, 2))
-    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._BLOCK_CELLS", 5)
-    monkeypatch.setattr("boxnn_numba.backends.cpu._BLOCK_BOXES", 64)
-    monkeypatch.setattr("boxnn_numba.training.softmin_stages.BLOCK_SAMPLES", 128)
-    assert_same_state(finished(run_of({"lr": 0.2, "batch": 200}, 2)), expected)
+    expected = finished(run_of(batch, 1))
+    # Whatever the work is worth, and with little room for entries at first.
+    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._WORTH_THREADS", 0)
+    monkeypatch.setattr("boxnn_numba.training.softmin_stages._WORTH_THREADS", 0)
+    monkeypatch.setattr("boxnn_numba.training.softmin_stages._ROOM", 1)
+    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._MARGIN_ROWS", 77)
+    for threads in (2, 3):
+        assert_same_state(finished(run_of(batch, threads)), expected)
 
 
 def test_same_seed_same_boxes_other_seed_others() -> None:

@@ -27,14 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import method as bench_method
 from benchmarks.plan.calibrate_data import BOXES, data_constants
 
-from boxnn_numba.backends.box_layout import class_layout, frame_of
+from boxnn_numba.backends.box_layout import class_layout, frame_of, packed_frame
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import BoxNNError
-from boxnn_numba.kernels import training as cpu_training
+from boxnn_numba.kernels import softmin
+from boxnn_numba.kernels.block_distances import BLOCK
 from boxnn_numba.pipelines.machine import describe_machine
 from boxnn_numba.pipelines.plan.inputs import Constants, load_constants, regime
 from boxnn_numba.pipelines.training.box_copies import BoxCopy, BoxSender, BoxUpdate, Changes
@@ -42,7 +43,7 @@ from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import Problem
-from boxnn_numba.training.softmin_stages import Entries, forward
+from boxnn_numba.training.softmin_stages import Entries, Pulls, block_bounds, forward
 from boxnn_numba.training.trainer import MakeTrainer
 
 #: Features at which rates are measured: small tables, MNIST, CIFAR-10 and ImageNet.
@@ -137,15 +138,17 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
     backend = get_backend("cpu", 1)
     bounds = bench_method.random_boxes(rng, boxes, n)
     trainer = _trainer(bounds, np.sort(np.arange(boxes, dtype=np.int32) % 2), 2)
-    table, structure = trainer.table, trainer.problem.structure
+    table, spans = trainer.table, trainer._spans
+    blocks, _ = block_bounds(min(rows, 256))
+    out = np.zeros((len(blocks) - 1, len(table.lower), BLOCK), np.int32)
     x = backend.samples(bench_method.random_codes(rng, rows, n), table.frame)
     rates = {}
     for width in (1, WIDTH, 255):
 
         def see(width: int = width) -> None:
-            operands = backend.operands(table, structure)
-            for first in range(0, min(rows, 256), 64):
-                backend.distances(x[first : first + 64], operands, (0, boxes), width)
+            softmin.measure("graded")(
+                x, blocks, table.lower, table.upper, spans, table.frame.planes, width, out
+            )
 
         rates[regime(width)] = min(rows, 256) * boxes * n / seconds(see)
     count = boxes * _ENTRIES_PER_BOX
@@ -154,21 +157,12 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
         rng.integers(0, boxes, count, dtype=np.int32),
         rng.integers(-(2**15), 2**15, count),
     )
-    starts, order = np.empty(boxes + 1, np.int64), np.empty(count, np.int64)
-    cpu_training.sort_by_box(entries.boxes, count, starts, order)
-    blocks = [np.arange(first, first + 32) for first in range(0, boxes, 32)]
-    shape = trainer.gradient(x, entries, blocks[0], starts, order)[0].shape
-    zeros = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-
-    def expand() -> None:
-        for block in blocks:
-            trainer.gradient(x, entries, block, starts, order)
-
-    def update() -> None:
-        for block in blocks:
-            trainer.update(block, zeros, rows, 1e-9)
-
-    return rates, seconds(expand, 3) / (count * n), seconds(update, 3) / (boxes * n)
+    pulls = Pulls.of(entries, boxes)
+    none = Pulls.of(Entries.empty(0), boxes)
+    moving = seconds(lambda: trainer._move(x, pulls, rows, 1e-9), 3)
+    trainer._dense = True  # boxes move whatever pulls at them
+    updating = seconds(lambda: trainer._move(x, none, rows, 1e-9), 3)
+    return rates, max(0.0, moving - updating) / (count * n), updating / (boxes * n)
 
 
 def _trainer(
@@ -200,8 +194,7 @@ def _softmin(rate: float) -> dict[str, float]:
     backend, boxes = trainer.backend, trainer.table.n_boxes
     problem, table = trainer.problem, trainer.table
     found, _, _ = forward(backend, table, x, y, problem)
-    starts, order = np.empty(boxes + 1, np.int64), np.empty(len(found.boxes), np.int64)
-    sort = functools.partial(cpu_training.sort_by_box, found.boxes, len(found.boxes), starts, order)
+    sort = functools.partial(Pulls.of, found, boxes)
     # Whatever a step takes beyond bare distances: soft-min, and blocks that come from memory.
     spent = seconds(lambda: forward(backend, table, x, y, problem)) / (len(y) * boxes)
     layout = class_layout(*table.bounds(), problem.structure)
@@ -239,7 +232,7 @@ def _changes() -> dict[str, float]:
     rng = np.random.default_rng(0)
     codes = bench_method.random_codes(rng, 8192, 1024).reshape(2, 4096, 1024)
     problem: Any = SimpleNamespace(structure=Structure.plain(np.array([0, 4096]), 1024))
-    frame, sender, cells = frame_of(*problem.structure[2:]), BoxSender(), np.arange(4096)
+    (frame, spans), sender, cells = packed_frame(problem.structure), BoxSender(), np.arange(4096)
     sender.advance((codes[0], codes[1]), problem)
     copy = BoxCopy.of(BoxUpdate("", 0, (0, 4096), problem), *codes)
     spent = np.inf
@@ -248,7 +241,7 @@ def _changes() -> dict[str, float]:
         began = time.perf_counter()
         for first in range(0, 4096, 32):
             block, shape = cells[first : first + 32], (1, frame.columns)
-            sender.collect(block, frame.segments, shape, (codes[0], codes[1]))
+            sender.collect(block, spans, shape, (codes[0], codes[1]))
         spent = min(spent, time.perf_counter() - began)
         sender.advance((codes[0], codes[1]), problem)
     about, *arrays = sender.changes((0, 4096)) or ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import operator
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cluster_tools import OPTIONS, Scheduler, Work, assert_same_model, make_work
 
-from boxnn_numba.backends.box_layout import Frame, box_table, frame_of
+from boxnn_numba.backends.box_layout import box_table, packed_frame
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster import calls, dask_executor
@@ -49,25 +48,23 @@ def no_copies() -> Iterator[None]:
     box_copies._copies.clear()
 
 
-def _layout(parts: int, group: int, n: int, lanes: int) -> tuple[Structure, Frame]:
-    """Return 7 boxes of n features in parts that take turns, and where they stand."""
+def _structure(parts: int, group: int, n: int) -> Structure:
+    """Return 7 boxes of n features in parts that take turns."""
     groups = np.arange(n) // group
-    part = groups % parts
-    structure = Structure(np.arange(8), np.array([0, 7]), part, groups)
-    return structure, frame_of(part, groups, lanes=lanes)
+    return Structure(np.arange(8), np.array([0, 7]), groups % parts, groups)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 300), share=st.sampled_from([0, 0.001, 0.2, 1]), seed=st.integers(0, 99),
-    parts=st.integers(1, 3), group=st.integers(1, 3), lanes=st.sampled_from([1, 32, 64]),
-    block=st.integers(1, 9),
+    parts=st.integers(1, 3), group=st.integers(1, 3), block=st.integers(1, 9),
 )  # fmt: skip
 def test_changes_make_one_table_into_another(
-    n: int, share: float, seed: int, parts: int, group: int, lanes: int, block: int
+    n: int, share: float, seed: int, parts: int, group: int, block: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    structure, frame = _layout(min(parts, -(-n // group)), group, n, 1)
+    structure = _structure(min(parts, -(-n // group)), group, n)
+    frame, spans = packed_frame(structure)
     before, after = rng.integers(0, 256, (2, 2, 7, n), np.uint8)
     after = np.where(rng.random(after.shape) < share, after, before)
     laid_out = [tuple(frame.padded(side, 7, 9) for side in pair) for pair in (before, after)]
@@ -77,25 +74,20 @@ def test_changes_make_one_table_into_another(
     cells = np.arange(7 * structure.n_parts)
     for first in reversed(range(0, len(cells), block)):
         shape = frame.planes, frame.columns
-        sender.collect(cells[first : first + block], frame.segments, shape, laid_out[1])
+        sender.collect(cells[first : first + block], spans, shape, laid_out[1])
     sender.advance(laid_out[1], problem)  # type: ignore[arg-type]
     for first, last in ((0, 7), (2, 5)):
         message = sender.changes((first, last))
         assert message is not None
         update, *arrays = message
-        # Elsewhere rows are padded and features stand in other columns.
         whole = BoxUpdate("", 1, (first, last), problem)  # type: ignore[arg-type]
-        copy = BoxCopy.of(whole, *before[:, first:last])
-        other = frame_of(structure.part, structure.group, lanes=lanes)
-        table = box_table(*before[:, first:last], other)
-        copy.columns[copy.packed.place] = other.place
-        moved = dataclasses.replace(copy, table=table).moved(update, Changes(*arrays))
+        moved = BoxCopy.of(whole, *before[:, first:last]).moved(update, Changes(*arrays))
         for found, expected in zip(moved.table.bounds(), after[:, first:last], strict=True):
             np.testing.assert_array_equal(found, expected)
         changed = int((before[:, first:last] != after[:, first:last]).sum())
         assert len(arrays[2]) == len(arrays[3]) <= changed * (1 + n // 255)
     # The client knows what the workers have now.
-    sender.collect(cells, frame.segments, (frame.planes, frame.columns), laid_out[1])
+    sender.collect(cells, spans, (frame.planes, frame.columns), laid_out[1])
     sender.advance(laid_out[1], problem)  # type: ignore[arg-type]
     assert len(sender.changes((0, 7))[3]) == 0  # type: ignore[index]
 
@@ -104,12 +96,13 @@ def _moved(steps: int) -> Iterator[tuple[np.ndarray, tuple[object, ...]]]:
     """Yield lower bounds after each step, and the message that a worker gets."""
     rng = np.random.default_rng(0)
     lower = rng.integers(0, 200, (7, 70), np.uint8)
-    table, sender = box_table(lower, lower + 20), BoxSender()
     inputs = SimpleNamespace(structure=Structure.plain(np.array([0, 7]), 70))
-    codes, frame = (table.lower, table.upper), table.frame
+    frame, spans = packed_frame(inputs.structure)
+    table, sender = box_table(lower, lower + 20, frame), BoxSender()
+    codes = table.lower, table.upper
     for _ in range(steps):
         table.lower[rng.integers(7), rng.integers(70)] ^= 1
-        sender.collect(np.arange(7), frame.segments, (1, frame.columns), codes)
+        sender.collect(np.arange(7), spans, (1, frame.columns), codes)
         sender.advance(codes, inputs)  # type: ignore[arg-type]
         message = sender.changes((0, 7)) or sender.whole((0, 7), table)
         yield table.bounds()[0].copy(), message
