@@ -815,7 +815,7 @@ def _quarter_sums(builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value) -> ir.
             )
             for k in (0, half)
         ]
-        return _shuffle(builder, *parts, list(range(count // 4)))
+        return _shuffle(builder, parts[0], parts[1], list(range(count // 4)))
     bits, width = 8 * count, sums.type
     if _USE_VNNI:
         ones, values = builder.bitcast(_constant(1, codes.type), width), codes

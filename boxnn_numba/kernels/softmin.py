@@ -30,32 +30,31 @@ _NEVER, _ALWAYS = -(2**31), 2**31 - 1
 # --- lanes whose distance is within a limit -------------------------------------------------
 # `some = first_of(lanes)`, then `lanes = rest_of(lanes)` until none is left.
 
-if simd.TARGET == "plain":
 
-    @register_jitable
-    def _lanes_within(distance, row, limit):
-        lanes = 0
-        for i in range(BLOCK):
-            lanes |= int(distance[row, i] <= limit[0, i]) << i
-        return lanes
+@register_jitable
+def _plain_lanes_within(distance, row, limit):
+    lanes = 0
+    for i in range(BLOCK):
+        lanes |= int(distance[row, i] <= limit[0, i]) << i
+    return np.uint32(lanes)
 
-    @register_jitable
-    def _first_of(lanes):
-        i = 0
-        while not lanes >> i & 1:
-            i += 1
-        return i
 
-    @register_jitable
-    def _rest_of(lanes):
-        return lanes & (lanes - 1)
+@register_jitable
+def _plain_first_of(lanes):
+    i = 0
+    while not lanes >> i & 1:
+        i += 1
+    return i
 
-else:
-    _lanes_within, _first_of = simd.lanes_within, simd.first_lane
 
-    @register_jitable
-    def _rest_of(lanes):
-        return np.uint32(lanes & (lanes - np.uint32(1)))
+@register_jitable
+def _rest_of(lanes):
+    return np.uint32(lanes & (lanes - 1))
+
+
+_PLAIN = simd.TARGET == "plain"
+_lanes_within: Any = _plain_lanes_within if _PLAIN else simd.lanes_within
+_first_of: Any = _plain_first_of if _PLAIN else simd.first_lane
 
 
 # --- stages of a block -----------------------------------------------------------------------
