@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels import formulas, simd
+from boxnn_numba.kernels.compile import register_jitable
 
 #: Samples of a block.
 BLOCK = simd.BLOCK

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from boxnn_numba.kernels import formulas, simd
 from boxnn_numba.kernels.block_distances import BLOCK, loops
-from boxnn_numba.kernels.compile import kernel
+from boxnn_numba.kernels.compile import kernel, register_jitable
 
 _NEVER, _ALWAYS = -(2**31), 2**31 - 1
 
