@@ -2,7 +2,8 @@
 
 A `ChunkJob` says of which model and which rows, and has a `Worker` that computes arrays from a
 chunk. `run_chunks` gives every chunk that is still to be done to an executor, which calls
-`run_chunk` for it: read rows, compute, write whole. So a run can be stopped at any time and
+`run_chunk` for it: read rows, compute, write whole. In this process a chunk is computed while the
+next one is read and the one before is written. So a run can be stopped at any time and
 resumed, and writes the same bits wherever it runs.
 """
 
@@ -10,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,7 +28,12 @@ from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_ch
 from boxnn_numba.data.run_log import RunLog, open_log
 from boxnn_numba.errors import DataError
 from boxnn_numba.model import BoxNN
-from boxnn_numba.pipelines.cluster.executor import Executor, connect, keep_on_interrupt
+from boxnn_numba.pipelines.cluster.executor import (
+    Executor,
+    LocalExecutor,
+    connect,
+    keep_on_interrupt,
+)
 from boxnn_numba.pipelines.running import Result, RunOptions
 from boxnn_numba.progress import Progress
 from boxnn_numba.rivals import group_count
@@ -133,7 +139,9 @@ def run_chunks(
                 n=dataset.n_features, dtype="uint8" if dataset.is_codes else "float32",
             )  # fmt: skip
             started = time.perf_counter()
-            spent, rows = _run(executor, job, writer, partial, run.progress, log)
+            positions = label_positions(subject.stored, dataset)
+            inputs = Inputs(subject.stored, dataset, positions)
+            spent, rows = _run(executor, job, inputs, writer, partial, run.progress, log)
             seconds = executor.slots * (time.perf_counter() - started)
         busy = spent.kernels + spent.transfer
         measured = seconds_per_sample or (busy / rows if rows else None)
@@ -159,6 +167,7 @@ def _log(
 def _run(
     executor: Executor,
     job: ChunkJob,
+    inputs: Inputs,
     writer: RowWriter,
     folder: Location,
     progress: Progress,
@@ -172,8 +181,9 @@ def _run(
         progress.note(f"dashboard: {executor.dashboard}")
     log.replace([line for line in log.lines if line["chunk"] not in todo])
     spent, rows, began = Spent(), 0, time.perf_counter()
+    job = replace(job, run=writer.run)
     with keep_on_interrupt(lambda: total - len(writer.unfinished()), f"{total} chunks", folder):
-        for index, taken in executor.map(run_chunk, todo, replace(job, run=writer.run)):
+        for index, taken in _done(executor, todo, job, inputs):
             spent, rows = spent.plus(taken), rows + job.rows_of(index)
             progress.advance(job.rows_of(index))
             log.add(_line(index, job.rows_of(index), taken, rows / (time.perf_counter() - began)))
@@ -186,15 +196,26 @@ def _line(index: int, rows: int, taken: Spent, speed: float) -> dict[str, Any]:
     return {"chunk": index, "rows": rows, **seconds, "samples_per_second": speed}
 
 
+# --- a chunk ---------------------------------------------------------------------------------
+
+
+class Inputs(NamedTuple):
+    """What chunks are computed from; positions are the `label_positions`."""
+
+    model: Any
+    dataset: Dataset
+    positions: np.ndarray
+
+
 # A process reads the model and the attributes of the data once, not with every task; the digests
 # in the key make sure that it is still what the client saw.
 @functools.lru_cache(maxsize=2)
-def _open_inputs(job: ChunkJob) -> tuple[Any, Dataset, np.ndarray]:
+def _open_inputs(job: ChunkJob) -> Inputs:
     model = job.load(job.model)
     dataset = open_dataset(job.data).matched(trained_columns(model), job.model)
     if model_digest(model) != job.model_digest or dataset.digest != job.data_digest:
         raise DataError(f"{job.model} or {job.data} changed while it was used; start again")
-    return model, dataset, label_positions(model, dataset)
+    return Inputs(model, dataset, label_positions(model, dataset))
 
 
 def label_positions(model: Any, dataset: Dataset) -> np.ndarray:
@@ -206,27 +227,68 @@ def label_positions(model: Any, dataset: Dataset) -> np.ndarray:
     return np.array([*(known.get(label, -1) for label in dataset.classes), -1], np.int32)
 
 
+class _Chunk:
+    """A chunk of a job on its way: read, computed, written. `spent` is what that took so far."""
+
+    def __init__(self, index: int, job: ChunkJob, inputs: Inputs) -> None:
+        self.index, self.job, self.inputs, self.spent = index, job, inputs, Spent(1)
+
+    def _add(self, began: float, *arrays: np.ndarray, kernels: bool = False) -> None:
+        seconds = time.perf_counter() - began
+        nbytes = sum(array.nbytes for array in arrays)
+        more = Spent(kernels=seconds) if kernels else Spent(transfer=seconds, nbytes=nbytes)
+        self.spent = self.spent.plus(more)
+
+    def read(self) -> _Chunk:
+        """Read the rows."""
+        began, job, dataset = time.perf_counter(), self.job, self.inputs.dataset
+        places = self.index * job.chunk_rows + np.arange(job.rows_of(self.index))
+        self.rows = spread_rows(places, job.n_rows, dataset.n_rows(job.split))
+        self.x, self.y = dataset.read_rows(job.split, self.rows)
+        self._add(began, self.x, self.y)
+        return self
+
+    def compute(self) -> _Chunk:
+        """Compute the columns."""
+        began, found = time.perf_counter(), self.inputs
+        self.columns = self.job.worker.compute(found.model, self.x, self.rows)
+        self.columns["label"] = found.positions[self.y]
+        self._add(began, kernels=True)
+        return self
+
+    def write(self) -> Spent:
+        """Write the columns whole to the result; return what all took."""
+        began, job = time.perf_counter(), self.job
+        try:
+            write_chunk(job.out, self.index, job.chunk_rows, self.columns, job.run)
+        except OSError as error:
+            raise write_failure(error, f"chunk {self.index} of {job.out}") from error
+        self._add(began, *self.columns.values())
+        return self.spent
+
+
 def run_chunk(index: int, job: ChunkJob) -> Spent:
     """Compute one chunk, write it whole to the result, and return what that took: a task.
 
     Runs on whatever the executor uses. Running it twice writes the same bytes, but for exact radii
     that the time limit cuts short.
     """
-    began = time.perf_counter()
-    model, dataset, positions = _open_inputs(job)
-    places = index * job.chunk_rows + np.arange(job.rows_of(index))
-    rows = spread_rows(places, job.n_rows, dataset.n_rows(job.split))
-    x, y = dataset.read_rows(job.split, rows)
-    read = time.perf_counter()
-    columns = {**job.worker.compute(model, x, rows), "label": positions[y]}
-    computed = time.perf_counter()
-    try:
-        write_chunk(job.out, index, job.chunk_rows, columns, job.run)
-    except OSError as error:
-        raise write_failure(error, f"chunk {index} of {job.out}") from error
-    nbytes = sum(array.nbytes for array in (x, y, *columns.values()))
-    transfer = (read - began) + (time.perf_counter() - computed)
-    return Spent(1, computed - read, transfer, nbytes)
+    return _Chunk(index, job, _open_inputs(job)).read().compute().write()
+
+
+def _done(
+    executor: Executor, todo: Sequence[int], job: ChunkJob, inputs: Inputs
+) -> Iterator[tuple[int, Spent]]:
+    """Yield chunks that are done, and what each took."""
+    if not isinstance(executor, LocalExecutor):
+        yield from executor.map(run_chunk, todo, job)
+        return
+    yield from executor.map_stages(
+        todo,
+        lambda index: _Chunk(index, job, inputs).read(),
+        _Chunk.compute,
+        _Chunk.write,
+    )
 
 
 # --- what a job is of ------------------------------------------------------------------------

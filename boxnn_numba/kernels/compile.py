@@ -7,6 +7,7 @@ lowered until a kernel has them all, which is then optimised as a whole. That ha
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -17,6 +18,7 @@ import numba
 from numba.core.bytecode import FunctionIdentity
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable as register_compiled
 
 from boxnn_numba import progress
@@ -92,6 +94,32 @@ def register_jitable(function: Callable[..., Any] | None = None, **options: Any)
     return register if function is None else register(function)
 
 
+class _Cache(KernelCache):
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return a compiled kernel that was kept, or None."""
+        _load_numba()
+        return super().load_overload(sig, target_context)
+
+
+@functools.cache
+@global_compiler_lock
+def _load_numba() -> None:
+    """Load what Numba loads before its first kernel, but for ``scipy.linalg``.
+
+    It looks there whether there is a BLAS, which takes as long as all else. No kernel needs one,
+    and code that does looks itself.
+    """
+    from numba.np import linalg
+
+    with contextlib.suppress(AttributeError):  # a version of Numba that has no such function
+        found = linalg.ensure_blas
+        linalg.ensure_blas = lambda: None
+        try:
+            import numba.np.arraymath  # noqa: F401
+        finally:
+            linalg.ensure_blas = found
+
+
 def kernel(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
     """Compile a function for CPU threads: no GIL, IEEE arithmetic, cached.
 
@@ -105,5 +133,5 @@ def kernel(function: Callable[..., Any] | None = None, *, name: str | None = Non
         nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=_KernelCompiler
     )(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
-        compiled._cache = KernelCache(function)  # type: ignore[attr-defined]
+        compiled._cache = _Cache(function)  # type: ignore[attr-defined]
     return compiled

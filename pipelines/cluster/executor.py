@@ -1,7 +1,7 @@
 """Where chunks of work run: this process, or the workers of a Dask cluster.
 
 Everything that scales is a function of a chunk whose results are combined; an
-`Executor` maps it. The local one calls the function, the Dask one submits it.
+`Executor` maps it. The local one calls its stages, the Dask one submits it whole.
 Results are the same bits because all sums are of integers.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba.backends.devices import get_backend
@@ -25,6 +27,9 @@ from boxnn_numba.pipelines.cluster.options import IN_PROCESS, ClusterOptions
 if TYPE_CHECKING:
     from distributed import Client
 
+#: Chunks that take longer are reported as soon as they are written.
+_LONG_SECONDS = 0.5
+
 
 class LocalExecutor:
     """Runs chunks one after another in this process, each on all threads."""
@@ -37,13 +42,34 @@ class LocalExecutor:
     def check(self, paths: Sequence[str]) -> None:
         """Do nothing: this process sees what it sees."""
 
-    def map(
-        self, function: Callable[..., Any], items: Sequence[Any], *common: Any
+    def map_stages(
+        self,
+        items: Sequence[Any],
+        read: Callable[[Any], Any],
+        compute: Callable[[Any], Any],
+        write: Callable[[Any], Any],
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (item, ``function(item, *common)``) as results come."""
-        with limit_threads(self.threads):
-            for item in items:
-                yield item, function(item, *common)
+        """Yield (item, ``write(compute(read(item)))``) in order.
+
+        While one is computed, in this thread, the next is read and the one before is written.
+        """
+        late: tuple[Any, Future[Any]] | None = None
+        with limit_threads(self.threads), ThreadPoolExecutor(1, "boxnn-chunks") as beside:
+            ahead = [beside.submit(read, item) for item in items[:1]]
+            for number, item in enumerate(items, start=1):
+                this = ahead.pop().result()
+                ahead = [beside.submit(read, other) for other in items[number : number + 1]]
+                began = time.perf_counter()
+                try:
+                    this = compute(this)
+                finally:  # of what was written the caller is told, whatever happens here
+                    if late is not None:
+                        yield late[0], late[1].result()
+                late = item, beside.submit(write, this)
+                # Where that takes long, progress counts and not the moment of writing.
+                if time.perf_counter() - began > _LONG_SECONDS or number == len(items):
+                    yield item, late[1].result()
+                    late = None
 
 
 Executor = LocalExecutor | DaskExecutor

@@ -16,6 +16,7 @@ from boxnn_numba.kernels.cache import _KernelFiles
 #: Compiles a small kernel whose helper has one, or finds it; prints what it computes, and how often
 #: it was found.
 CODE = """
+import sys
 import numpy as np
 from boxnn_numba.kernels.compile import kernel, register_jitable
 
@@ -35,6 +36,7 @@ def total(x):
     return s
 
 print(total(np.arange(5)), sum(total.stats.cache_hits.values()))
+assert "scipy.linalg" not in sys.modules  # as slow as all else that Numba loads
 """
 
 
