@@ -20,8 +20,8 @@ from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Classifier
 from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.attack import greedy_attacks
-from boxnn_numba.kernels.attack_moves import VALUES
-from boxnn_numba.kernels.attack_state import Task, View, Work
+from boxnn_numba.kernels.attack_moves import LANES, VALUES
+from boxnn_numba.kernels.attack_state import FAR, Task, View, Work
 from boxnn_numba.kernels.patch_attack import patch_attacks
 from boxnn_numba.rivals import (
     group_count,
@@ -230,18 +230,33 @@ def _scratch(task: Task, own: int) -> tuple[Work, View]:
         sums=np.empty((2, m), np.int32),
         random=np.empty(1, np.uint64),
     )
+    lanes = (-(-own // LANES), LANES)
     view = View(
         near=np.empty((sets, parts, own), np.int64),
-        running=np.empty((sets, parts, own), np.int32),
+        running=np.full((sets, parts, *lanes), FAR, np.int32),
+        first=np.empty((sets, parts), np.int64),
+        base=np.empty((sets, parts), np.int64),
         aim=np.empty(sets, np.int32),
         stale=np.zeros(parts, np.bool_),
-        here=np.empty((sets, own), np.int32),
-        trial=np.empty((sets, own), np.int32),
+        low=np.zeros(lanes, np.int32),
+        high=np.full(lanes, 255, np.int32),
+        held=np.empty(lanes, np.int32),
+        here=np.empty((sets, *lanes), np.int32),
+        trial=np.empty((sets, *lanes), np.int32),
         load=np.empty((sets, own + 1), np.int32),
+        listed=np.empty(n, np.int64),
+        reach=np.empty(n, np.int32),
+        ends=np.zeros((codes, n), np.int32),
+        prices=np.full((codes, n), FAR, np.int32),
+        rises=np.empty((codes, n), np.int32),
+        most=np.zeros(1, np.int64),
+        own_low=np.empty(n, np.int32),
+        own_high=np.empty(n, np.int32),
+        known=np.zeros(n, np.bool_),
         values=np.empty((n, codes), np.int32),
         counts=np.empty(n, np.int64),
         costs=np.empty((n, codes, sets + 1), np.int32),
-        gains=np.empty((n, codes, sets, own), np.int32),
+        gains=np.empty((n, codes, sets, *lanes), np.int16),
         before=np.empty((n, sets, own + 1), np.int32),
     )
     return work, view

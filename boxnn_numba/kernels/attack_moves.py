@@ -37,6 +37,8 @@ from boxnn_numba.kernels.formulas import graded
 
 #: Most codes that are tried for one feature against one rival box (of each set).
 VALUES = 4
+#: Rows in view are so many at a time; those that are missing are far away.
+LANES = 16
 _WORST = np.int64(-(2**62))
 
 
@@ -60,17 +62,25 @@ def view_part(task, work, view, own, p):
                 rest = work.total[t] - work.least[p, t]
                 for m in range(task.rows[t], task.rows[t + 1]):
                     key[m] = work.distance[p, m] + rest
-        first, last = task.rows[first], task.rows[last]
-        floor, after, near = -1, -1, view.near[e, p]
-        for place in range(len(near)):
-            found, least = -1, FAR
-            for m in range(first, last):
-                d = key[m]
-                if d < least and (d > floor or (d == floor and m > after)):
-                    found, least = m, d
-            # Where the class has fewer rows, the nearest is in view more than once.
-            near[place] = found if found >= 0 else near[0]
-            floor, after = least, found
+        _nearest_rows(key, task.rows[first], task.rows[last], view.near[e, p])
+
+
+@register_jitable
+def _nearest_rows(key, first, last, near):
+    """Find the nearest of some rows, the first of equals first."""
+    count = 0
+    for m in range(first, last):
+        if count == len(near) and key[m] >= key[near[count - 1]]:
+            continue
+        place = min(count, len(near) - 1)
+        count = place + 1
+        while place > 0 and key[near[place - 1]] > key[m]:
+            near[place] = near[place - 1]
+            place -= 1
+        near[place] = m
+    # Where there are fewer, the nearest is in view more than once.
+    for place in range(count, len(near)):
+        near[place] = near[0]
 
 
 @register_jitable
@@ -102,169 +112,263 @@ def look(task, work, view, own):
 
 
 @register_jitable
-def _add_value(task, near, rival, listed, k, start, code):
-    """Add a code of a feature to those to try, with its effect on all rows in view."""
-    values, counts, costs, gains = listed
-    place, width = counts[k], task.width
-    for v in range(place):
-        if values[k, v] == code:
-            return
-    values[k, place] = code
-    counts[k] = place + 1
-    total = 0
-    for e in range(len(rival)):
-        p = task.part[e, k]
-        box = rival[e, p]
-        a, b = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
-        cost = graded(code, a, b, width) - graded(start, a, b, width)
-        costs[k, place, e], total = cost, total + cost
-        rows, gain = near[e, p], gains[k, place, e]
-        for j in range(len(rows)):
-            a, b = np.int64(task.lower[rows[j], k]), np.int64(task.upper[rows[j], k])
-            gain[j] = graded(code, a, b, width) - graded(start, a, b, width)
-    costs[k, place, len(rival)] = total
+def prepare(task, work, view):
+    """List the codes to try against the rival for the groups of stale parts that may change.
+
+    Of single features what a code adds to all rows in view is found when it is asked for.
+    """
+    if not _holds(view.stale, True):
+        return
+    count = 0
+    for group in range(len(work.changed)):
+        first, last = task.starts[group], task.starts[group + 1]
+        stale = False
+        for e in range(len(work.rival)):
+            stale |= view.stale[task.part[e, task.members[first]]] and not work.banned[group]
+        for place in range(first, last if stale else first):
+            view.listed[count] = task.members[place]
+            count += 1
+        if stale and (last - first) * task.width > task.cap:
+            _note_penalties(task, view.near, work.rival, view.before, group, work.start)
+    # Each for all features at once, and not of the task: to pass so many arrays takes longer than
+    # to list the codes of a feature.
+    _list_ends(
+        view.listed[:count], (task.lower, task.upper), task.part, task.free, task.up, task.down,
+        np.int32(task.width), work.rival, work.start, view.values, view.counts, view.costs,
+        view.known, (view.ends, view.prices, view.most),
+    )  # fmt: skip
+    fill(view.stale, False)
+    if len(work.changed) < len(task.members):
+        measure(task, work, view, count)
 
 
 @register_jitable
-def _ends_to_one(listed, k):
+def measure(task, work, view, count):
+    """Note what codes add to all rows in view, of the first `count` features that are listed."""
+    features, width = view.listed[:count], np.int32(task.width)
+    bounds, near, start = (task.lower, task.upper), view.near, work.start
+    sight = view.low, view.high, view.held
+    values, counts, gains = view.values, view.counts, view.gains
+    _measure(features, 0, bounds, task.part, width, near, start, sight, values, counts, gains)
+    for k in features:
+        view.known[k] = True
+    if len(near) == 1:  # of several, a code that costs one nothing may cost the others
+        more = _list_middles(
+            features, bounds, task.part, width, near[0], work.rival[0], task.up, task.down, sight,
+            values, counts, view.costs, gains,
+        )  # fmt: skip
+        features = features[:more]
+        _measure(features, 2, bounds, task.part, width, near, start, sight, values, counts, gains)
+
+
+@register_jitable
+def measure_all(task, work, view):
+    """Measure the features that are not known yet."""
+    count = 0
+    for k in range(len(view.known)):
+        if not view.known[k]:
+            view.listed[count] = k
+            count += 1
+    measure(task, work, view, count)
+
+
+@register_jitable
+def _list_ends(
+    features, bounds, part, free, up, down, width, rival, start, values, counts, costs, known, ends
+):
+    """List the ends of the rival boxes as codes to try, or what can be written nearest to them.
+
+    And what they add to the penalties of these boxes.
+    """
+    lower, upper = bounds
+    codes, prices, most = ends
+    for k in features:
+        counts[k], known[k] = 0, False
+        for e in range(len(rival) if free[k] else 0):
+            box = rival[e, part[e, k]]
+            low, high = np.int64(lower[box, k]), np.int64(upper[box, k])
+            first, last = np.int64(up[k, low]), np.int64(down[k, high])
+            below = above = np.int64(-1)
+            if not 0 <= first <= high:
+                # No code inside may be written: what is nearest on both sides, and both extremes.
+                below, above = np.int64(down[k, low]), np.int64(up[k, high])
+                first = np.int64(up[k, 0]) if below >= 0 else below
+                last = np.int64(down[k, 255]) if above >= 0 else above
+            for side in range(4):
+                # In this order, as the first of equals is taken.
+                code = below
+                if side == 1:
+                    code = first
+                elif side == 2:
+                    code = above
+                elif side == 3:
+                    code = last
+                for v in range(counts[k]):
+                    if values[k, v] == code:
+                        code = np.int64(-1)
+                if code >= 0:
+                    values[k, counts[k]] = code
+                    costs[k, counts[k], len(rival)] = 0
+                    counts[k] += 1
+        for e in range(len(rival) if counts[k] > 0 else 0):
+            box = rival[e, part[e, k]]
+            a, b = np.int32(lower[box, k]), np.int32(upper[box, k])
+            held = graded(np.int32(start[k]), a, b, width)
+            for v in range(counts[k]):
+                cost = graded(np.int32(values[k, v]), a, b, width) - held
+                costs[k, v, e] = cost
+                costs[k, v, len(rival)] += cost
+        most[0] = max(most[0], counts[k])
+        for v in range(most[0]):  # beyond there never was a code
+            there = v < counts[k]
+            codes[v, k] = values[k, v] if there else start[k]
+            prices[v, k] = costs[k, v, len(rival)] if there else FAR
+
+
+@register_jitable
+def _measure(features, since, bounds, part, width, near, start, sight, values, counts, gains):
+    """Note what codes, but for the first ones, add to the penalties of all rows in view.
+
+    Loops over rows in view are of a constant number at a time: only that makes vectors.
+    """
+    lower, upper = bounds
+    low, high, held = sight
+    for k in features:
+        was = np.int32(start[k])
+        for e in range(len(near) if counts[k] > since else 0):
+            _see(lower, upper, near[e, part[e, k]], k, low, high)
+            for i in range(len(low)):
+                for j in range(LANES):
+                    held[i, j] = graded(was, low[i, j], high[i, j], width)
+            for v in range(since, counts[k]):
+                code = np.int32(values[k, v])
+                for i in range(len(low)):
+                    for j in range(LANES):
+                        paid = np.int32(graded(code, low[i, j], high[i, j], width))
+                        gains[k, v, e, i, j] = np.int16(paid - held[i, j])
+
+
+@register_jitable
+def _see(lower, upper, rows, k, low, high):
+    """Gather the bounds of the rows in view in a feature."""
+    for j in range(len(rows)):
+        i, lane = j // LANES, j % LANES
+        low[i, lane], high[i, lane] = lower[rows[j], k], upper[rows[j], k]
+
+
+@register_jitable
+def _list_middles(
+    features, bounds, part, width, near, rival, up, down, sight, values, counts, costs, gains
+):
+    """List codes between two for which nothing else speaks but the rows in view.
+
+    Returns for how many of the features, which come first then.
+    """
+    lower, upper = bounds
+    low, high, _ = sight
+    count = 0
+    for k in features:
+        box = rival[part[0, k]]
+        first, last = values[k, 0], values[k, 1]
+        both = counts[k] == 2 and lower[box, k] <= first and last <= upper[box, k]
+        if both and not _ends_to_one(values, counts, costs, gains, k):
+            _see(lower, upper, near[part[0, k]], k, low, high)
+            middle = _middle(up[k], down[k], near.shape[1], width, first, last, low, high)
+            if middle >= 0:
+                values[k, 2], counts[k] = middle, 3
+                copy(costs[k, 2], costs[k, 0])
+                features[count] = k
+                count += 1
+    return count
+
+
+@register_jitable
+def _ends_to_one(values, counts, costs, gains, k):
     """Of two codes keep the one that no row in view prefers the other to; False if there is none.
 
     There is one set of boxes, and both cost the rival nothing.
     """
-    values, counts, costs, gains = listed
     first = second = True
-    one, other = gains[k, 0, 0], gains[k, 1, 0]
-    for j in range(len(one)):
-        first &= one[j] >= other[j]
-        second &= other[j] >= one[j]
+    for i in range(gains.shape[3]):
+        for j in range(LANES):
+            first &= gains[k, 0, 0, i, j] >= gains[k, 1, 0, i, j]
+            second &= gains[k, 1, 0, i, j] >= gains[k, 0, 0, i, j]
     if second and not first:
         values[k, 0] = values[k, 1]
         copy(costs[k, 0], costs[k, 1])
-        copy(one, other)
+        for i in range(gains.shape[3]):
+            copy(gains[k, 0, 0, i], gains[k, 1, 0, i])
     if first or second:
         counts[k] = 1
     return first or second
 
 
 @register_jitable
-def _middle(task, near, k, low, high):
+def _middle(up, down, rows, width, first, last, low, high):
     """The code between two where penalties of the rows in view add up to most; -1 if none."""
-    best, most = -1, -1
-    for j in range(len(near)):
-        m = near[j]
+    best, most = np.int32(-1), np.int32(-1)
+    for j in range(rows):
         for side in range(2):
             if side == 0:
-                code = task.down[k, max(np.int64(task.lower[m, k]) - task.width, 0)]
+                code = np.int32(down[max(low[j // LANES, j % LANES] - width, 0)])
             else:
-                code = task.up[k, min(np.int64(task.upper[m, k]) + task.width, 255)]
-            if low < code < high:
-                total = 0
-                for i in range(len(near)):
-                    a, b = np.int64(task.lower[near[i], k]), np.int64(task.upper[near[i], k])
-                    total += graded(np.int64(code), a, b, task.width)
+                code = np.int32(up[min(high[j // LANES, j % LANES] + width, 255)])
+            if first < code < last:
+                total = np.int32(0)
+                for i in range(len(low)):
+                    for lane in range(LANES):
+                        total += np.int32(graded(code, low[i, lane], high[i, lane], width))
                 if total > most:
-                    best, most = np.int64(code), total
+                    best, most = code, total
     return best
 
 
 @register_jitable
-def prepare(task, work, view):
-    """List the codes to try against the rival for the groups of stale parts that may change."""
-    if not _holds(view.stale, True):
-        return
-    # Not all arrays at once: to pass them takes longer than to list a code.
-    near, rival = view.near, work.rival
-    listed = view.values, view.counts, view.costs, view.gains
-    for group in range(len(work.changed)):
-        first, last = task.starts[group], task.starts[group + 1]
-        stale = False
-        for e in range(len(rival)):
-            stale |= view.stale[task.part[e, task.members[first]]] and not work.banned[group]
-        for place in range(first, last if stale else first):
-            k = task.members[place]
-            view.counts[k] = 0
-            if task.free[k]:
-                for e in range(len(rival)):
-                    box = rival[e, task.part[e, k]]
-                    _add_ends(task, near, rival, listed, k, work.start[k], box)
-            if (last - first) * task.width > task.cap:
-                _note_penalties(task, near, rival, view.before, k, np.int64(work.start[k]))
-    fill(view.stale, False)
-
-
-@register_jitable
-def _note_penalties(task, near, rival, before, k, start):
-    """Note what a feature of the input adds to the rows in view, and last to the rival."""
+def _note_penalties(task, near, rival, before, group, start):
+    """Note what the features of a group add to the rows in view, and last to the rival."""
     width = task.width
-    for e in range(len(rival)):
-        p = task.part[e, k]
-        rows, box = near[e, p], rival[e, p]
-        for j in range(len(rows)):
-            a, b = np.int64(task.lower[rows[j], k]), np.int64(task.upper[rows[j], k])
-            before[k, e, j] = graded(start, a, b, width)
-        a, b = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
-        before[k, e, len(rows)] = graded(start, a, b, width)
-
-
-@register_jitable
-def _add_ends(task, near, rival, listed, k, start, box):
-    """List the codes to try for a feature against a rival box."""
-    low, high = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
-    first, last = np.int64(task.up[k, low]), np.int64(task.down[k, high])
-    if 0 <= first <= high:
-        _add_value(task, near, rival, listed, k, start, first)
-        if last > first:
-            _add_value(task, near, rival, listed, k, start, last)
-            # Of several rival boxes a code that costs one nothing may cost the others.
-            if len(rival) == 1 and not _ends_to_one(listed, k):
-                middle = _middle(task, near[0, task.part[0, k]], k, first, last)
-                if middle >= 0:
-                    _add_value(task, near, rival, listed, k, start, middle)
-        return
-    # No code inside may be written: what is nearest on both sides, and both extremes.
-    below, above = np.int64(task.down[k, low]), np.int64(task.up[k, high])
-    if below >= 0:
-        _add_value(task, near, rival, listed, k, start, below)
-        _add_value(task, near, rival, listed, k, start, np.int64(task.up[k, 0]))
-    if above >= 0:
-        _add_value(task, near, rival, listed, k, start, above)
-        _add_value(task, near, rival, listed, k, start, np.int64(task.down[k, 255]))
+    for place in range(task.starts[group], task.starts[group + 1]):
+        k = task.members[place]
+        code = np.int64(start[k])
+        for e in range(len(rival)):
+            p = task.part[e, k]
+            rows, box = near[e, p], rival[e, p]
+            for j in range(len(rows)):
+                a, b = np.int64(task.lower[rows[j], k]), np.int64(task.upper[rows[j], k])
+                before[k, e, j] = graded(code, a, b, width)
+            a, b = np.int64(task.lower[box, k]), np.int64(task.upper[box, k])
+            before[k, e, before.shape[2] - 1] = graded(code, a, b, width)
 
 
 # --- which group, which codes -------------------------------------------------------------
 
 
 @register_jitable
-def _score_set(running, gains, aim):
-    least, total = np.int32(FAR), np.int32(0)
-    for j in range(len(running)):
-        d = np.int32(running[j] + gains[j])
-        least = min(least, d)
-        total += min(d, aim)
-    return np.int64(least), np.int64(total)
-
-
-@register_jitable
-def _score(running, aim, gains, cost):
+def _score(running, aim, gains, costs, k, v):
     """How near a code brings the rival, then (in the lower 32 bits) how far it gets the others.
 
-    running (E, L) are distances of the own combinations in view, gains (E, L) and the cost what
-    the code adds to them and to the rival. The rival comes nearer by the least of their distances
+    running (E, L) are distances of the own combinations in view, gains and costs what code v of
+    feature k adds to them and to the rival. The rival comes nearer by the least of their distances
     less its cost; others count as far as they are nearer than the aim.
     """
-    nearest, total = _score_set(running[0], gains[0], aim[0])
-    for e in range(1, len(running)):
-        least, nearer = _score_set(running[e], gains[e], aim[e])
+    nearest, total = -np.int64(costs[k, v, len(running)]), np.int64(0)
+    for e in range(len(running)):
+        least, nearer, far = np.int32(FAR), np.int32(0), aim[e]
+        for i in range(running.shape[1]):
+            for j in range(LANES):
+                d = np.int32(running[e, i, j] + np.int32(gains[k, v, e, i, j]))
+                least = min(least, d)
+                nearer += min(d, far)
         nearest, total = nearest + least, total + nearer
-    return ((nearest - np.int64(cost)) << np.int64(32)) + total
+    return (nearest << np.int64(32)) + total
 
 
 @register_jitable
-def _best_code(running, aim, gains, costs, count, score):
-    """The first of `count` codes whose score is the largest, -1 if it is not above `score`."""
+def _best_code(running, aim, gains, costs, counts, k, score):
+    """The first code of a feature whose score is the largest, -1 if it is not above `score`."""
     pick = -1
-    for v in range(count):
-        found = _score(running, aim, gains[v], costs[v, len(running)])
+    for v in range(counts[k]):
+        found = _score(running, aim, gains, costs, k, v)
         if found > score:
             pick, score = v, found
     return pick, score
@@ -275,21 +379,21 @@ def _try_group(members, trial, here, aim, listed, pick, code):
     """Pick codes for the members of a group, one after another, and return the score."""
     values, counts, costs, gains = listed
     for e in range(len(trial)):
-        for j in range(trial.shape[1]):
-            trial[e, j] = here[e, j]
+        for i in range(trial.shape[1]):
+            copy(trial[e, i], here[e, i])
     cost, score = np.int64(0), _WORST
     for k in members:
         least = score if score == _WORST else score + cost
-        v, best = _best_code(trial, aim, gains[k], costs[k], counts[k], least)
+        v, best = _best_code(trial, aim, gains, costs, counts, k, least)
         pick[k] = code[k]
         if v >= 0:  # of a group, some features may stay as they are
             score = best - cost
             pick[k] = values[k, v]
             cost += np.int64(costs[k, v, len(trial)]) << np.int64(32)
             for e in range(len(trial)):
-                gain = gains[k, v, e]
-                for j in range(len(gain)):
-                    trial[e, j] += gain[j]
+                for i in range(trial.shape[1]):
+                    for j in range(LANES):
+                        trial[e, i, j] += gains[k, v, e, i, j]
     return score
 
 
@@ -309,10 +413,10 @@ def _shift(load, listed, k, v, sign):
     _, _, costs, gains = listed
     if v >= 0:
         for e in range(len(load)):
-            gain = gains[k, v, e]
-            for j in range(len(gain)):
-                load[e, j] += sign * gain[j]
-            load[e, len(gain)] += sign * costs[k, v, e]
+            own = load.shape[1] - 1
+            for j in range(own):
+                load[e, j] += sign * gains[k, v, e, j // LANES, j % LANES]
+            load[e, own] += sign * costs[k, v, e]
 
 
 @register_jitable
@@ -321,25 +425,27 @@ def _capped_score(trial, aim, load, cap):
     nearest, total = np.int64(0), np.int64(0)
     for e in range(len(trial)):
         least = np.int32(FAR)
-        for j in range(trial.shape[1]):
-            d = np.int32(trial[e, j] + min(load[e, j], cap))
+        for j in range(load.shape[1] - 1):
+            d = np.int32(trial[e, j // LANES, j % LANES] + min(load[e, j], cap))
             least = min(least, d)
             total += min(d, aim[e])
-        nearest += least - min(load[e, trial.shape[1]], cap)
+        nearest += least - min(load[e, load.shape[1] - 1], cap)
+        total += (trial[e].size - (load.shape[1] - 1)) * np.int64(aim[e])  # what is far away
     return (nearest << np.int64(32)) + total
 
 
 @register_jitable
 def _try_capped(members, trial, here, aim, listed, pick, start, before, load, cap):
     """Pick again what `_try_group` has picked, under the cap of the group; return the score."""
-    own, rival = trial.shape[1], np.int64(0)
+    own, rival = load.shape[1] - 1, np.int64(0)
     for e in range(len(trial)):
         fill(load[e], 0)
         for k in members:
             for j in range(own + 1):
                 load[e, j] += before[k, e, j]
         for j in range(own):
-            trial[e, j] = here[e, j] - min(load[e, j], cap)
+            i, lane = j // LANES, j % LANES
+            trial[e, i, lane] = here[e, i, lane] - min(load[e, j], cap)
         rival += min(load[e, own], cap)
     for k in members:
         _shift(load, listed, k, _place_of(listed, k, pick[k]), 1)
@@ -359,57 +465,154 @@ def _try_capped(members, trial, here, aim, listed, pick, start, before, load, ca
 
 
 @register_jitable
-def best_group(task, work, view):
-    """The group whose change to ``work.chosen`` brings the rival closest; -1 if none does."""
+def _note_running(task, work, view):
+    """Note how far the own combinations in view are in every part, and which is the nearest."""
     for e in range(len(view.near)):
         for p in range(len(work.distance)):
             near, running, distance = view.near[e, p], view.running[e, p], work.distance[p]
+            first, least, total = 0, np.int32(FAR), np.int64(0)
             for j in range(len(near)):
-                running[j] = distance[near[j]]
+                d = distance[near[j]]
                 if len(work.distance) > 1:
                     t = task.template[near[j]]
-                    running[j] += work.total[t] - work.least[p, t]
+                    d += np.int32(work.total[t] - work.least[p, t])
+                running[j // LANES, j % LANES] = d
+                if d < least:
+                    first, least = j, d
+                total += min(d, view.aim[e])
+            view.first[e, p] = first
+            total += (running.size - len(near)) * np.int64(view.aim[e])
+            view.base[e, p] = (np.int64(least) << np.int64(32)) + total
+
+
+@register_jitable
+def best_group(task, work, view):
+    """The group whose change to ``work.chosen`` brings the rival closest; -1 if none does."""
+    _note_running(task, work, view)
+    if len(work.changed) == len(task.members):
+        return _best_single(task, work, view)
     # Not as a whole: to pass so many arrays takes longer than to look at one feature.
-    here, aim, gains, costs, counts = view.here, view.aim, view.gains, view.costs, view.counts
-    listed = view.values, view.counts, view.costs, view.gains
-    best, found, part, base = np.int64(0), -1, -1, np.int64(0)
+    here, aim, listed = view.here, view.aim, (view.values, view.counts, view.costs, view.gains)
+    best, found = np.int64(0), -1
     for group in range(len(work.changed)):
         if work.changed[group] or work.banned[group]:
             continue
-        start, stop = task.starts[group], task.starts[group + 1]
-        k = task.members[start]
-        moved = task.part[0, k] != part or len(view.near) > 1
-        if part < 0 or (moved and len(work.distance) > 1):
-            part = task.part[0, k]
-            base = _enter_part(view.here, view.running, aim, task.part, k)
-        if stop == start + 1:
-            pick, score = _best_code(here, aim, gains[k], costs[k], counts[k], _WORST)
-            if pick >= 0:
-                work.pick[k] = view.values[k, pick]
-        else:
-            members = task.members[start:stop]
-            score = _try_group(members, view.trial, here, aim, listed, work.pick, work.code)
-            if (stop - start) * task.width > task.cap:
-                score = _try_capped(
-                    members, view.trial, here, aim, listed, work.pick, work.start, view.before,
-                    view.load, np.int32(task.cap),
-                )  # fmt: skip
+        members = task.members[task.starts[group] : task.starts[group + 1]]
+        base = _enter_part(here, view.running, view.base, task.part, members[0])
+        score = _try_group(members, view.trial, here, aim, listed, work.pick, work.code)
+        if len(members) * task.width > task.cap:
+            score = _try_capped(
+                members, view.trial, here, aim, listed, work.pick, work.start, view.before,
+                view.load, np.int32(task.cap),
+            )  # fmt: skip
         if score - base > best:
             best, found = score - base, group
-            for place in range(start, stop):
-                work.chosen[task.members[place]] = work.pick[task.members[place]]
+            for k in members:
+                work.chosen[k] = work.pick[k]
     return found
 
 
 @register_jitable
-def _enter_part(here, running, aim, part, k):
+def _best_single(task, work, view):
+    """As `best_group`, of groups of one feature.
+
+    A code brings the rival nearer by no more than the own combination that is the nearest now goes
+    away, which says of most features that they need not be looked at.
+    """
+    most = view.most[0]
+    ends = view.ends[:most], view.prices[:most], view.rises[:most], view.own_low, view.own_high
+    _find_reach(
+        task.members, (task.lower, task.upper), task.part, np.int32(task.width), view.near,
+        view.first, work.start, work.changed, work.banned, ends, view.reach,
+    )  # fmt: skip
+    top = 0
+    for group in range(len(task.members)):
+        if view.reach[task.members[group]] > view.reach[task.members[top]]:
+            top = group
+    if view.reach[task.members[top]] < 0:
+        return -1
+    view.listed[0] = task.members[top]
+    if not view.known[task.members[top]]:
+        measure(task, work, view, 1)
+    best = _best_of(
+        top, top + 1, np.int64(0), task.members, view.running, view.base, view.here, view.aim,
+        task.part, view.reach, view.counts, view.costs, view.gains,
+    )[2]  # fmt: skip
+    best = max(np.int64(0), best - 1)
+    count = 0
+    for group in range(len(view.reach)):
+        k = task.members[group]
+        if view.reach[k] >= best >> np.int64(32) and not view.known[k]:
+            view.listed[count] = k
+            count += 1
+    measure(task, work, view, count)
+    found, pick, _ = _best_of(
+        0, len(view.reach), best, task.members, view.running, view.base, view.here, view.aim,
+        task.part, view.reach, view.counts, view.costs, view.gains,
+    )  # fmt: skip
+    if found >= 0:
+        work.chosen[task.members[found]] = view.values[task.members[found], pick]
+    return found
+
+
+@register_jitable
+def _find_reach(members, bounds, part, width, near, nearest, start, changed, banned, ends, out):
+    """Write (n,) by how much each feature brings the rival nearer at most; -1 where it may not."""
+    codes, prices, rises, low, high = ends
+    lower, upper = bounds
+    for v in range(len(codes)):
+        for k in range(len(out)):
+            rises[v, k] = -prices[v, k]
+    for e in range(len(near)):
+        for k in range(len(out)):
+            p = part[e, k]
+            row = near[e, p, nearest[e, p]]
+            low[k], high[k] = lower[row, k], upper[row, k]
+        for v in range(len(codes)):
+            for k in range(len(out)):
+                rises[v, k] += np.int32(
+                    graded(codes[v, k], low[k], high[k], width)
+                    - graded(start[k], low[k], high[k], width)
+                )
+    for k in range(len(out)):
+        out[k] = -1
+    for v in range(len(codes)):
+        for k in range(len(out)):
+            out[k] = max(out[k], rises[v, k])
+    for group in range(len(members)):
+        if changed[group] or banned[group]:
+            out[members[group]] = -1
+
+
+@register_jitable
+def _best_of(
+    first, last, best, members, running, base, here, aim, part, reach, counts, costs, gains
+):
+    """The first of some groups and its code whose score rises most, -1 if by no more than `best`.
+
+    Returns that rise, too.
+    """
+    found = pick = -1
+    for group in range(first, last):
+        k = members[group]
+        if reach[k] < best >> np.int64(32):
+            continue
+        start = _enter_part(here, running, base, part, k)
+        for v in range(counts[k]):
+            score = _score(here, aim, gains, costs, k, v) - start
+            if score > best:
+                found, pick, best = group, v, score
+    return found, pick, best
+
+
+@register_jitable
+def _enter_part(here, running, base, part, k):
     """Bring the view of the part of a feature here; return the score of leaving it as it is."""
-    least, total = np.int64(0), np.int64(0)
+    score = np.int64(0)
     for e in range(len(here)):
-        first, p = np.int32(FAR), part[e, k]
-        for j in range(here.shape[1]):
-            here[e, j] = running[e, p, j]
-            first = min(first, here[e, j])
-            total += min(here[e, j], aim[e])
-        least += first
-    return (least << np.int64(32)) + total
+        p = part[e, k]
+        for i in range(here.shape[1]):
+            for j in range(LANES):
+                here[e, i, j] = running[e, p, i, j]
+        score += base[e, p]
+    return score

@@ -122,26 +122,55 @@ class View(NamedTuple):
     Attributes
     ----------
     near, running
-        (E, P, L) own rows in view, and the least distance of a combination with that row.
+        (E, P, L) own rows in view, and the least distance of a combination with that row,
+        (E, P, L'), where L' is L in blocks of lanes: (B, 16); what is beyond L there is far away,
+        whatever is done.
+    first, base
+        (E, P) which of them is the nearest, and the score of leaving all as it is.
     aim
         (E,) how far own templates of each set must get.
     stale
         (P,) bool, parts in which the rows in view or the rival have changed.
+    low, high, held
+        (L') bounds of the rows in view in a feature, and what the input's code adds to them.
     here, trial, load
-        Scratch: `running` of the part that is looked at (E, L), (E, L), (E, L + 1).
+        Scratch: `running` of the part that is looked at (E, L'), (E, L'), (E, L + 1).
+    listed, reach
+        Scratch: (n,) features, and by how much each brings the rival nearer at most.
+    ends, prices, most
+        `values` and the rival's `costs` by place (V, n), as they were listed, far where there is
+        none; and (1,) below which place all are.
+    rises, own_low, own_high
+        Scratch: (V, n), (n,), (n,).
+    known
+        (n,) bool, whether `gains` of a feature are up to date.
     values, counts, costs, gains, before
         Codes to try (n, V), how many, and what they add to the penalty of the rival (n, V, E + 1),
-        in all sets last, and of the own rows (n, V, E, L). For groups that are capped as a whole,
+        in all sets last, and of the own rows (n, V, E, L'). For groups that are capped as a whole,
         what the input's code adds to these (n, E, L + 1), to the rival last. V is VALUES times E.
     """
 
     near: np.ndarray
     running: np.ndarray
+    first: np.ndarray
+    base: np.ndarray
     aim: np.ndarray
     stale: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    held: np.ndarray
     here: np.ndarray
     trial: np.ndarray
     load: np.ndarray
+    listed: np.ndarray
+    reach: np.ndarray
+    ends: np.ndarray
+    prices: np.ndarray
+    rises: np.ndarray
+    most: np.ndarray
+    own_low: np.ndarray
+    own_high: np.ndarray
+    known: np.ndarray
     values: np.ndarray
     counts: np.ndarray
     costs: np.ndarray
@@ -178,6 +207,15 @@ def capped(task, group):
     """Whether the penalties of a group may add up to more than they count."""
     size = task.starts[group + 1] - task.starts[group]
     return size > 1 and size * task.width > task.cap
+
+
+@register_jitable
+def least_of(distance, first, last):
+    """Distance of the nearest of some boxes."""
+    least = np.int32(FAR)
+    for d in distance[first:last]:  # without the place, in vectors
+        least = min(least, d)
+    return np.int64(least)
 
 
 # --- distances ----------------------------------------------------------------------------
@@ -305,7 +343,7 @@ def class_distance(total, classes, offset, c):
     """Sum over the sets of the distance to the nearest template of a class, with its offset."""
     found = offset[c]
     for e in range(len(classes)):
-        found += nearest_of(total, classes[e, c], classes[e, c + 1])[1]
+        found += least_of(total, classes[e, c], classes[e, c + 1])
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from boxnn_numba.kernels.attack import prune
-from boxnn_numba.kernels.attack_moves import best_group, look, prepare, view_nearest
+from boxnn_numba.kernels.attack_moves import best_group, look, measure_all, prepare, view_nearest
 from boxnn_numba.kernels.attack_state import (
     aim_at,
     begin,
@@ -35,11 +35,11 @@ def _gain(task, work, view, group):
             k = task.members[place]
             best, pick = np.int64(0), -1
             for v in range(view.counts[k]):
-                found = np.int64(view.gains[k, v, e, 0]) - view.costs[k, v, e]
+                found = np.int64(view.gains[k, v, e, 0, 0]) - view.costs[k, v, e]
                 if found > best:
                     best, pick = found, v
             if pick >= 0:
-                more += view.gains[k, pick, e, 0]
+                more += view.gains[k, pick, e, 0, 0]
                 less += view.costs[k, pick, e]
             if whole:
                 own += view.before[k, e, 0]
@@ -93,6 +93,7 @@ def _attack(task, work, view, distance, own, rivals, pixel, area, shape, sums):
         gap = rival_gap(task, work, own)
         view_nearest(task, work, view, own)
         prepare(task, work, view)
+        measure_all(task, work, view)
         _sums(task, work, view, pixel, area, shape, sums)
         for _ in range(task.tries):
             y, x = divmod(sums.argmax(), sums.shape[1])

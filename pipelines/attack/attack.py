@@ -233,6 +233,8 @@ def attack(
     began, options, run = time.perf_counter(), options or AttackOptions(), run.using(client)
     if run.device not in ("auto", "cpu"):
         raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
+    if run.cluster is not None:
+        run.cluster.refuse_for("attacks", "box_shards", "share_gpus")
     get_backend("cpu", run.threads)
     validation.choice("method", options.method, METHODS)
     validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))

@@ -81,6 +81,12 @@ class ClusterOptions:
             if getattr(self, name):
                 raise OptionError(f"`{name}` needs a cluster; pass `workers` or `scheduler`")
 
+    def refuse_for(self, what: str, *names: str) -> None:
+        """Refuse options that mean nothing for a kind of job."""
+        for name in names:
+            if getattr(self, name):
+                raise OptionError(f"`{name}` is not for {what}; leave it out")
+
     @property
     def local(self) -> bool:
         """Whether these name no cluster."""

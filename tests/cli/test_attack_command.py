@@ -204,6 +204,8 @@ def test_an_attack_that_cannot_be_stops_the_run(
         (("--seed", -1), 2, "seed is -1"),
         (("--threads", 0), 2, "threads is 0"),
         (("--device", "cuda"), 2, "attacks run on the CPU"),
+        (("--workers", "1", "--box-shards", "2"), 2, "--box-shards is not for attacks"),
+        (("--workers", "1", "--share-gpus"), 2, "--share-gpus is not for attacks"),
     ],
 )
 def test_bad_options_leave_nothing_behind(
