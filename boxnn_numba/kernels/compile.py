@@ -11,6 +11,7 @@ import contextlib
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,18 @@ from numba.extending import register_jitable as register_compiled
 from boxnn_numba import progress
 from boxnn_numba.kernels.cache import KernelCache
 
+
 # Helpers that a factory makes have one name, and in symbols only a number tells them apart, which
 # every process counts from 1. Kernels that two processes compiled and kept could then have symbols
 # in common for different code, and a third process that loads both would run the first for both.
-FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "big"))
+# Processes that were forked would all go on counting from where their parent was.
+def _count_from_anywhere() -> None:
+    FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "big"))
+
+
+_count_from_anywhere()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_count_from_anywhere)
 
 
 class _HelperCode(JITCodeLibrary):

@@ -132,6 +132,28 @@ def test_kernels_of_several_processes_have_no_symbols_in_common() -> None:
     assert next(FunctionIdentity._unique_ids) > 2**20  # by chance in one of 2 ** 28 runs
 
 
+#: Prints the number that the next function has here, and in two processes that were forked.
+NUMBERS = """
+import os
+import boxnn_numba.kernels.compile
+from numba.core.bytecode import FunctionIdentity
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        break
+    os.waitpid(child, 0)
+print(next(FunctionIdentity._unique_ids), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork of POSIX")
+def test_nor_have_those_of_processes_that_were_forked() -> None:
+    """They compiled kernels of boxes in parts, and a later process had wrong distances."""
+    words = [sys.executable, "-P", "-c", NUMBERS]
+    numbers = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(numbers)) == 3
+
+
 def test_helpers_are_declared_by_the_package() -> None:
     """What Numba's own decorator marks would be linked without the helpers that it calls."""
     import boxnn_numba.kernels as package
