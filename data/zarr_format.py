@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -44,6 +44,10 @@ from boxnn_numba.data.schema import (
     Schema,
 )
 from boxnn_numba.errors import BoxNNError, DataError, OutputError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
 
 #: What Zarr and its codecs raise for damaged, truncated or foreign files.
 READ_FAILURES = (
@@ -231,17 +235,22 @@ def _inflated(frame: bytes) -> int:
 
 
 def tree_store(place: Location, *, read_only: bool = False) -> Store:
-    """Return the Zarr store of a directory, or of what takes its place at a URL.
-
-    One that is `read_only` is of a file that may be a stranger's.
-    """
+    """Return the Zarr store of a directory, or of what takes its place at a URL."""
     if isinstance(place, Path):
-        return _guarded(_LocalStore(place, read_only=True)) if read_only else LocalStore(place)
+        return LocalStore(place, read_only=read_only)
+    return _at_url(_UrlStore, place, read_only)
+
+
+def _at_url(kind: type[_UrlStore], place: UPath, read_only: bool) -> Any:
     options = dict(place.storage_options)
-    if not read_only:
-        return _UrlStore.from_url(str(place), storage_options=options)
-    url = _ReadUrlStore.from_url(str(place), storage_options=options, read_only=True)
-    return _guarded(url)  # type: ignore[arg-type]
+    return kind.from_url(str(place), storage_options=options, read_only=read_only)
+
+
+def _read_store(place: Location) -> Store:
+    """Return the store of a file of ours, which a stranger may have made."""
+    if isinstance(place, Path):
+        return _guarded(_LocalStore(place, read_only=True))
+    return _guarded(_at_url(_ReadUrlStore, place, True))
 
 
 def _guarded(store: _Guard) -> _Guard:
@@ -425,7 +434,7 @@ def _opened(
         single = place.is_file()
     store: Store | None = None
     try:
-        store = _file_store(place) if single else tree_store(place, read_only=True)
+        store = _file_store(place) if single else _read_store(place)
         yield place, zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
     except READ_FAILURES as cause:
         if store is not None and store._is_open:

@@ -17,7 +17,7 @@ class _Centroids:
     def __init__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
         self.centres, self.settings = arrays["centres"], dict(settings)
         self.part = arrays.get("part")
-        self.n_classes = len(self.centres)
+        self.n_classes, self.n_features = self.centres.shape
 
     @classmethod
     def from_arrays(
