@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -65,6 +66,11 @@ def get_backend(
 @functools.cache
 def _cpu_backend(threads: int) -> CpuBackend:
     return CpuBackend(threads)
+
+
+if sys.platform != "win32":
+    # A forked process has none of its parent's threads, and would wait for them forever.
+    os.register_at_fork(after_in_child=_cpu_backend.cache_clear)
 
 
 @functools.cache

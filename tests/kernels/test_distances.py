@@ -279,3 +279,25 @@ def test_a_class_without_boxes_is_never_predicted() -> None:
         [2**31 - 1, 0, 2**31 - 1, 5, 2**31 - 1],
         [2**31 - 1, 5, 2**31 - 1, 5, 2**31 - 1],
     ]
+
+
+#: Computes with two threads, and again in a process that is forked then; its status is the child's.
+FORKED = """
+import os, signal
+import numpy as np
+from boxnn_numba import Boxes, class_distance
+x = np.random.default_rng(0).integers(0, 256, (2000, 99), np.uint8)
+boxes = Boxes(x[:300], x[:300], np.arange(300) % 3, 90)
+here = class_distance(x, boxes)
+child = os.fork()
+if child:
+    raise SystemExit(os.waitpid(child, 0)[1] != 0)
+signal.alarm(60)
+os._exit(int((class_distance(x, boxes) != here).any()))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork of POSIX")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    environment = {**os.environ, "BOXNN_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-P", "-c", FORKED], env=environment, check=True)
