@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.data import zarr_format
-from boxnn_numba.data.paths import Location, exists, put
+from boxnn_numba.data.paths import Location, exists, put, read_problem
 from boxnn_numba.errors import ModelFileError, OptionError
 
 Arrays = dict[str, np.ndarray]
@@ -104,6 +104,5 @@ def load_checkpoint(path: Location) -> tuple[Arrays, dict[str, Any]]:
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(str(arrays.pop("values")))
     except zarr_format.READ_FAILURES as error:
-        raise ModelFileError(
-            f"checkpoint {path} is damaged; pass `overwrite` to start again"
-        ) from error
+        damaged = f"checkpoint {path} is damaged; pass `overwrite` to start again"
+        raise ModelFileError(read_problem(path, str(path), error, damaged)) from error

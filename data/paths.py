@@ -9,6 +9,7 @@ own configuration files.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -124,7 +125,18 @@ def read_problem(name: Name, what: str, error: BaseException, damaged: str) -> s
     """Say in one line why a part of a store could not be read.
 
     Where the store was reached it must be `damaged`, which is what to say then.
+
+    Raises
+    ------
+    MemoryError
+        It is not the store that failed: there is no memory, also for a thread, or an inflated
+        frame.
     """
+    said = str(error)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        raise MemoryError(said) from error
+    if isinstance(error, RuntimeError) and ("start new thread" in said or "enough memory" in said):
+        raise MemoryError(said) from error
     lost = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     if isinstance(name, Path) or not is_url(name) or not lost:
         return damaged

@@ -430,7 +430,7 @@ def _opened(
     place = location(path)
     with reachable(path, error):
         if not exists(place):
-            raise error(f"{path} does not exist; check the path of the {noun}")
+            raise error(f"{path} does not exist; check the path of the {noun} file")
         single = place.is_file()
     store: Store | None = None
     try:

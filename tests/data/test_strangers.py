@@ -26,6 +26,7 @@ from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.errors import CertificateFileError, DataError, InputError, ModelFileError
 from boxnn_numba.pipelines.figures.runs import MOST_DRAWN
+from boxnn_numba.pipelines.verify import verify
 
 RA = {"method": "RA", "certificate": "a", "alpha": 0.1, "seed": 0}
 RA |= dict.fromkeys(("samples", "guess_samples", "retained"), 1)
@@ -146,6 +147,50 @@ def test_a_possible_lie_is_found_by_computing_again(
     lie = forge(copy("attack"), {"changed": (0, 6)})
     code, text, _ = run_boxnn("verify", lie, *given)
     assert code == 1 and "changed is not what is computed in 1 rows" in text
+
+
+def test_a_time_limit_that_settles_nothing_proves_nothing(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The true radius of row 2 is 1: a file with a limit of no time said 3, within its bounds."""
+    from boxnn_numba.pipelines.certification import certify as module
+
+    path, given = tmp_path / "exact", (made["model"], made["data"])
+    module.certify(*given, path, certificate="exact", limit=7, time_limit=5.0)
+    true, limits = module.exact_radii, []
+
+    def cut_short(model: Any, x: Any, limit: float, **more: Any) -> Any:
+        limits.append(limit)
+        low, high = true(model, x, 60.0, **more)
+        return (low, high) if limit >= 60 else (0 * low, 0 * high + 6)
+
+    monkeypatch.setattr(module, "exact_radii", cut_short)
+    assert verify(path, *given).sound and limits == [5.0, 60.0]
+    forge(path, {"radius": (2, 3), "upper": (2, 3)})
+    assert "radius..upper is not what is computed" in verify(path, *given).problems[0]
+    monkeypatch.setattr(
+        module,
+        "exact_radii",
+        lambda m, x, *_, **__: (np.zeros(len(x), np.int32), np.full(len(x), 6, np.int32)),
+    )
+    assert verify(path, *given).problems[0].startswith("radius could not be proven again in")
+
+
+@pytest.mark.parametrize("short", [MemoryError(), OSError(12, "Cannot allocate memory"),
+                                   RuntimeError("can't start new thread")])  # fmt: skip
+def test_too_little_memory_is_no_damage(
+    short: Exception, made: dict[str, Path], run_boxnn: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that lower cannot be read, and that the file is damaged."""
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise short
+
+    monkeypatch.setattr(zarr_format, "blocks", fails)
+    failed(run_boxnn("verify", made["model"]), 1, "out of memory")
+    failed(run_boxnn("verify", made["cert"]), 1, "out of memory")
+    monkeypatch.setattr(zarr_format, "tree_store", fails)
+    failed(run_boxnn("verify", made["data"]), 1, "out of memory")
 
 
 @pytest.mark.parametrize("name", ["data", "table", "model", "archive", "stumps"])
