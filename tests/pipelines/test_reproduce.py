@@ -82,6 +82,9 @@ class FakeBaselines:
         attributes = {"classes": dataset.classes, "width": 1, "group_size": 1, "method": "RA"}
         attributes |= {"feature_shape": list(dataset.feature_shape)}
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
+        attributes |= {"model_digest": "", "dataset_digest": dataset.digest, "split": "test"}
+        said = {"alpha": 0.05, "samples": 100, "guess_samples": 10, "retained": 20}
+        attributes |= {**said, "seed": seed, "certificate": certificate}
         n_classes = len(dataset.classes)
         writer = RowWriter(
             Path(out), CertificateFile, attributes, len(y), len(y), optional=("guess",),

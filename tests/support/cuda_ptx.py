@@ -42,7 +42,8 @@ def kernels() -> dict[str, tuple[Any, str, bool]]:
     found["arrange"] = cuda_distances.arrange, f"{_CODES}, {_ROWS}, {_WORDS}", True
     found["add_up"] = cuda_distances.add_up, f"{_OUT}, {_OUT}", True
     found["fill"] = cuda_distances.fill, f"{_ROWS}, int32", True
-    found["certify"] = cuda_distances.certify, f"{_OUT}, int32, int32, {_ROWS}, {_ROWS}", True
+    numbers = "int32, int32, int32"
+    found["certify"] = cuda_distances.certify, f"{_OUT}, {numbers}, {_ROWS}, {_ROWS}", True
     found["count_radii"] = cuda_distances.count_radii, ", ".join([_ROWS] * 4), True
     bytes_, floats = _CODES, "float32[:, ::1]"
     found["box_distances bytes"] = (

@@ -16,7 +16,7 @@ from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.options import resolve
 from boxnn_numba.training.problem import Problem
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.softmin_stages import Entries
+from boxnn_numba.training.softmin_stages import Pulls
 
 #: Boxes that are trained, as far as there are samples to begin with, and for how many epochs.
 BOXES, EPOCHS = (500, 2500, 10_000, 25_000), 2
@@ -39,9 +39,11 @@ class _WatchedTrainer(CpuTrainer):
         self.changed.append(float(np.mean([(old != new).mean() for old, new in pairs])))
         return result
 
-    def entries(self, x: np.ndarray, labels: np.ndarray) -> tuple[Entries, np.ndarray, np.ndarray]:
-        found = super().entries(x, labels)
-        self.entries_per_sample.append(len(found[0].boxes) / len(labels))
+    def pulls(
+        self, x: np.ndarray, samples: np.ndarray, labels: np.ndarray
+    ) -> tuple[Pulls, np.ndarray, np.ndarray]:
+        found = super().pulls(x, samples, labels)
+        self.entries_per_sample.append(len(found[0].entries().boxes) / len(labels))
         return found
 
 
