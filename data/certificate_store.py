@@ -69,6 +69,8 @@ def _fits(said: Mapping[str, Any]) -> str | None:
     units = 2 * said["width"] * said["group_size"] * said.get("members", 1)
     if said.get("divisor", units) != units:
         return f"divisor is {said['divisor']}, not 2 * width * group_size * members = {units}"
+    if not 0 < said.get("alpha", 0.5) < 1:
+        return f"alpha is {said['alpha']}; it must be between 0 and 1"
     if len(said["classes"]) < 2:
         return "there is one class"
     of_boxes = said["method"] == BOX_NN

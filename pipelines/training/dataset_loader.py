@@ -27,10 +27,13 @@ def training_dataset(data: Name) -> Dataset:
     Raises
     ------
     DataError
-        It is damaged, or has no training samples of two classes.
+        It is damaged, has no training samples of two classes, or some without a label.
     """
     dataset = open_dataset(data)
-    if dataset.n_rows("train") == 0 or len(dataset.classes) < 2:
+    found = np.unique(dataset.read_labels("train"))
+    if found.size and found[0] < 0:
+        raise DataError(f"{data} has training samples without a label; ingest it again")
+    if found.size < 2:
         raise DataError(f"{data} needs training samples of at least two classes; ingest it again")
     return dataset
 

@@ -23,7 +23,7 @@ from boxnn_numba import Boxes, BoxNN, load_model
 from boxnn_numba.certificates import pairwise_radius
 from boxnn_numba.data import schema, zarr_format
 from boxnn_numba.data.certificate_store import open_certificate
-from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import CertificateFileError, DataError, InputError, ModelFileError
 from boxnn_numba.pipelines.figures.runs import MOST_DRAWN
 from boxnn_numba.pipelines.verify import verify
@@ -104,6 +104,7 @@ def test_no_radius_is_above_the_features() -> None:
         ("cert", {}, {"certificate": "exact", "time_limit": 1.0}, "Box-NN exact has no upper"),
         ("cert", {}, {"certificate": "patch", "patch": [[2, 2]]}, "has no withstands"),
         ("cert", {}, RA, "RA a has no guess"),
+        ("cert", {}, RA | {"alpha": 1.0}, "alpha is 1.0; it must be between 0 and 1"),
         ("cert", {}, {"divisor": 1}, "divisor is 1, not 2"),
         ("cert", {}, {"width": "60"}, "width is '60'; it must be a whole number 1..255"),
         ("cert", {}, {"classes": ["a", "b", "a"]}, "different values"),
@@ -309,6 +310,20 @@ def test_labels_that_are_no_classes(copy: Any) -> None:
         forge(data, **{name: value for name, value in said.items() if name != "digest"})
         with pytest.raises(DataError, match=rf"test/y of .* is {label} in row 4; it must be -1..2"):
             open_dataset(data).read_labels("test")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"), [(-1, "samples without a label"), (0, "at least two classes")]
+)
+def test_training_labels_of_strangers(
+    made: dict[str, Path], tmp_path: Path, run_boxnn: Run, label: int, words: str
+) -> None:
+    """It raised a ValueError of NumPy, or said that training diverged."""
+    x, y = open_dataset(made["data"]).read("train")
+    data, known = tmp_path / "d", {"classes": ["a", "b", "c"], "feature_shape": (2, 3)}
+    write_dataset(data, name="d", train=(x, np.full_like(y, label)), test=(x, y), **known)
+    failed(run_boxnn("train", data, "--out", tmp_path / "m"), 1, words)
+    assert not (tmp_path / "m").exists()
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
