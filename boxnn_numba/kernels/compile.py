@@ -129,6 +129,15 @@ def _load_numba() -> None:
             linalg.ensure_blas = found
 
 
+#: How kernels are compiled; nothing calls them from C.
+_POLICY: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+    "pipeline_class": _KernelCompiler,
+}
+
+
 def kernel(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
     """Compile a function for CPU threads: no GIL, IEEE arithmetic, cached.
 
@@ -138,9 +147,7 @@ def kernel(function: Callable[..., Any] | None = None, *, name: str | None = Non
         return functools.partial(kernel, name=name)
     if name is not None:
         function.__name__ = function.__qualname__ = name
-    compiled = numba.njit(
-        nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=_KernelCompiler
-    )(function)
+    compiled = numba.njit(**_POLICY)(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
-        compiled._cache = _Cache(function)  # type: ignore[attr-defined]
+        compiled._cache = _Cache(function)
     return compiled
