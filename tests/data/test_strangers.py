@@ -190,7 +190,7 @@ def test_too_little_memory_is_no_damage(
     monkeypatch.setattr(zarr_format, "blocks", fails)
     failed(run_boxnn("verify", made["model"]), 1, "out of memory")
     failed(run_boxnn("verify", made["cert"]), 1, "out of memory")
-    monkeypatch.setattr(zarr_format, "tree_store", fails)
+    monkeypatch.setattr(zarr_format, "_read_store", fails)
     failed(run_boxnn("verify", made["data"]), 1, "out of memory")
 
 

@@ -262,8 +262,8 @@ def client() -> Iterator[Any]:
     from distributed import Client
 
     with Client(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None,
-        set_as_default=False,
+        n_workers=2, threads_per_worker=1, processes=False, set_as_default=False,
+        dashboard_address="127.0.0.1:0",
     ) as client:  # fmt: skip
         yield client
 

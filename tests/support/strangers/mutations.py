@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import math
-import resource
 import shutil
 import struct
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from benchmarks.growth import resident_peak
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numcodecs import Zstd
@@ -435,5 +435,4 @@ def fuzz(examples: int) -> None:
 
 if __name__ == "__main__":
     fuzz(int(sys.argv[1]))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    sys.stdout.write(f"{most}\n")
+    sys.stdout.write(f"{resident_peak() // 2**20}\n")
