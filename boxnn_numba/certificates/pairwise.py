@@ -29,6 +29,8 @@ from boxnn_numba.rivals import need_two_classes
 
 #: Most inputs that a thread takes at a time, and most distances of them that it keeps.
 _BLOCK_ROWS, _BLOCK_DISTANCES = 256, 1_000_000
+#: Fewest that are worth a thread.
+_GRAIN = 16
 #: Own templates that each bound is taken against, and that an integer program begins with.
 OWN = 8
 #: Combinations of several sets that are looked at together.
@@ -125,7 +127,7 @@ def pairwise_bounds(
             with limit_threads(1):
                 block.bounds(codes[rows], index[rows], bound[rows])
 
-    get_backend("cpu", threads).parallel(len(codes), _BLOCK_ROWS, work)
+    get_backend("cpu", threads).parallel(len(codes), _GRAIN, work)
     return index, bound
 
 
