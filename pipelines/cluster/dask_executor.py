@@ -118,9 +118,10 @@ class DaskExecutor:
             try:
                 return future.result(timeout=_RESTART_SECONDS)
             except TimeoutError:
-                if future.status != "pending":  # it is the task's own error
-                    raise
-                self.wait_for_workers()
+                if future.status == "pending":
+                    self.wait_for_workers()
+                elif future.status != "finished":  # which it may have become just now
+                    return future.result()
 
     def check(self, paths: Sequence[str]) -> None:
         """Refuse workers that cannot read some paths."""
