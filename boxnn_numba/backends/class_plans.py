@@ -144,21 +144,19 @@ def _boxes_in_lanes(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndar
         codes = layout.frame.samples(rows)
         total = np.zeros((len(codes), len(known)), np.int32)
         for lanes in layout.lanes:
-            block = lane_distances(
-                lane_codes(codes, lanes), lanes, (0, count), np.int32(width), "graded"
-            )
+            block = lane_distances(lane_codes(codes, lanes), lanes, (0, count), np.int32(width))
             total += np.minimum.reduceat(block[:, :count], begins, axis=1)
         distances.nearest_per_class(total, len(rows), owners[known], out, start)
 
 
 def lane_distances(
-    samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any, penalty: str
+    samples: np.ndarray, boxes: LaneTable, span: tuple[int, int], width: Any
 ) -> np.ndarray:
     """Return distances of samples, in the type of the boxes, to boxes span[0]..span[1]; padded."""
     first, last = span[0] // distances.LANE_BOXES, -(-span[1] // distances.LANE_BOXES)
     out = np.empty((len(samples), (last - first) * distances.LANE_BOXES), samples.dtype)
     grouped = boxes.lower.ndim == 4
-    kernel = getattr(distances, f"{'grouped' if grouped else penalty}_distances")
+    kernel = distances.grouped_distances if grouped else distances.graded_distances
     kernel(samples, boxes.lower[first:last], boxes.upper[first:last], width, out)
     return out
 

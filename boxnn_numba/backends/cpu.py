@@ -114,15 +114,13 @@ class CpuBackend:
 
     # --- distances ----------------------------------------------------------------------
 
-    def operands(
-        self, table: BoxTable, structure: Structure, penalty: str = "graded"
-    ) -> BoxTable | tuple[LaneTable, ...]:
-        """Return boxes in the form that is read for a penalty on this processor.
+    def operands(self, table: BoxTable, structure: Structure) -> BoxTable | tuple[LaneTable, ...]:
+        """Return boxes in the form that is read on this processor.
 
         The vector form is the table itself; the lane form, a table for each part, is a copy, which
         later changes of the table do not reach.
         """
-        if simd.TARGET == "plain" or penalty != "graded":
+        if simd.TARGET == "plain":
             return lane_tables(table, structure)
         return table
 
@@ -132,7 +130,6 @@ class CpuBackend:
         boxes: BoxTable | tuple[LaneTable, ...],
         span: tuple[int, int],
         width: int,
-        penalty: str = "graded",
     ) -> np.ndarray:
         """Return the int32 distances of laid out samples to boxes span[0]..span[1] of one part.
 
@@ -141,7 +138,7 @@ class CpuBackend:
         """
         if isinstance(boxes, tuple):
             codes = lane_codes(samples, boxes[0])
-            return lane_distances(codes, boxes[0], span, np.int32(width), penalty)
+            return lane_distances(codes, boxes[0], span, np.int32(width))
         rows, stop = len(samples), min(round_up(span[1], distances.TILE_BOXES), len(boxes.lower))
         out = np.empty((rows, stop - span[0]), np.int32)
         planes = boxes.frame.planes
@@ -162,7 +159,7 @@ class CpuBackend:
                 lane_distances(
                     lane_codes(samples, lanes), lanes,
                     (0, len(lanes.lower) * distances.LANE_BOXES),
-                    np.int32(width), "graded",
+                    np.int32(width),
                 ).reshape(len(samples) // tile, tile, -1)
                 for lanes in boxes
             ]  # fmt: skip
@@ -230,7 +227,7 @@ class CpuBackend:
         def work(first: int, last: int) -> None:
             padding = -(last - first) % distances.TILE_SAMPLES
             rows = np.pad(x[first:last], ((0, padding), (0, 0)))
-            block = lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width), "graded")
+            block = lane_distances(rows, boxes, (0, len(lower)), x.dtype.type(width))
             out[first:last] = block[: last - first, : len(lower)]
 
         self.parallel(len(x), _BLOCK_SAMPLES, work)

@@ -79,22 +79,9 @@ class Entries:
         sides = zip(*(part.arrays() for part in parts), strict=True)
         return cls(*(np.concatenate(side) for side in sides))
 
-    def shifted(self, samples: int = 0, boxes: int = 0) -> Entries:
-        """Return these entries with larger numbers of samples and boxes."""
-        return Entries(
-            self.samples + np.int32(samples), self.boxes + np.int32(boxes), self.coefficients
-        )
-
     def first(self, count: int) -> Entries:
         """Return copies of the first `count` entries."""
         return Entries(*(array[:count].copy() for array in self.arrays()))
-
-    def grown(self, count: int, capacity: int) -> Entries:
-        """Return room for `capacity` entries that begins with the first `count` of these."""
-        room = Entries.empty(capacity)
-        for target, source in zip(room.arrays(), self.arrays(), strict=True):
-            target[:count] = source[:count]
-        return room
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the three arrays as the kernels take them."""
