@@ -384,36 +384,28 @@ def grouped_distances(x, lower, upper, width, out):
                     sums[j] += min(excess[j], width)
 
 
-def _make_lane_distances(name: str, penalty: Any) -> Callable[..., Any]:
-    @kernel(name=name)
-    def distances(x, lower, upper, width, out):
-        """Write the distances of padded samples to blocks of boxes.
+@kernel
+def graded_distances(x, lower, upper, width, out):
+    """Write the distances of padded samples to blocks of boxes.
 
-        x is (N, n), N a multiple of TILE_SAMPLES; lower and upper are (blocks, n, LANE_BOXES)
-        and `out` is (N, blocks * LANE_BOXES), all of one type.
-        """
-        sums = np.empty((TILE_SAMPLES, LANE_BOXES), out.dtype)
-        sum0, sum1, sum2, sum3 = sums[0], sums[1], sums[2], sums[3]
-        for block in range(lower.shape[0]):
-            for i in range(0, x.shape[0], TILE_SAMPLES):
-                sums[:] = 0
-                for k in range(x.shape[1]):
-                    low, high = lower[block, k], upper[block, k]
-                    x0, x1, x2, x3 = x[i, k], x[i + 1, k], x[i + 2, k], x[i + 3, k]
-                    for j in range(LANE_BOXES):
-                        sum0[j] += penalty(x0, low[j], high[j], width)
-                        sum1[j] += penalty(x1, low[j], high[j], width)
-                        sum2[j] += penalty(x2, low[j], high[j], width)
-                        sum3[j] += penalty(x3, low[j], high[j], width)
-                column = block * LANE_BOXES
-                out[i : i + TILE_SAMPLES, column : column + LANE_BOXES] = sums
-
-    return distances
-
-
-graded_distances = _make_lane_distances("graded_distances", formulas.graded)
-l1_distances = _make_lane_distances("l1_distances", formulas.l1)
-l2_distances = _make_lane_distances("l2_distances", formulas.l2)
+    x is (N, n), N a multiple of TILE_SAMPLES; lower and upper are (blocks, n, LANE_BOXES)
+    and `out` is (N, blocks * LANE_BOXES), all of one type.
+    """
+    sums = np.empty((TILE_SAMPLES, LANE_BOXES), out.dtype)
+    sum0, sum1, sum2, sum3 = sums[0], sums[1], sums[2], sums[3]
+    for block in range(lower.shape[0]):
+        for i in range(0, x.shape[0], TILE_SAMPLES):
+            sums[:] = 0
+            for k in range(x.shape[1]):
+                low, high = lower[block, k], upper[block, k]
+                x0, x1, x2, x3 = x[i, k], x[i + 1, k], x[i + 2, k], x[i + 3, k]
+                for j in range(LANE_BOXES):
+                    sum0[j] += formulas.graded(x0, low[j], high[j], width)
+                    sum1[j] += formulas.graded(x1, low[j], high[j], width)
+                    sum2[j] += formulas.graded(x2, low[j], high[j], width)
+                    sum3[j] += formulas.graded(x3, low[j], high[j], width)
+            column = block * LANE_BOXES
+            out[i : i + TILE_SAMPLES, column : column + LANE_BOXES] = sums
 
 
 @kernel
