@@ -35,7 +35,9 @@ class Scale:
     name
         ``"quick"`` or ``"full"``.
     boxes, epochs
-        Of every Box-NN, and of preset ``"paper"``, unless the ablation varies it.
+        Of preset ``"paper"``, unless the ablation varies it.
+    preset_boxes
+        Of the other presets; None for what they set.
     ablation_epochs, ablation_boxes
         Epochs of the ablation's runs, and numbers of boxes that Fig. 6 compares beside `boxes`.
     ra, fpa
@@ -56,6 +58,7 @@ class Scale:
     images: int | None
     samples: int = 10_000
     guess_samples: int = 1_000
+    preset_boxes: int | None = None
 
 
 SCALES = {
@@ -100,9 +103,11 @@ class RunStore:
 
     def boxnn(self, dataset: str, preset: str, **options: Any) -> KeptRun:
         """Train and certify a Box-NN with a preset and some options of its own."""
-        common = {"boxes": self.scale.boxes, "seed": self.seed}
+        common = {"seed": self.seed}
         if preset == "paper":  # which gives no number of epochs; our presets have their own
-            common["epochs"] = self.scale.epochs
+            common |= {"boxes": self.scale.boxes, "epochs": self.scale.epochs}
+        elif self.scale.preset_boxes is not None:
+            common["boxes"] = self.scale.preset_boxes
         settings = resolve(preset, {**common, **options}, self.opened[dataset].kind)
         data = self.datasets[dataset]
 

@@ -246,22 +246,17 @@ def tabular(names: list[str], seed: int) -> dict[str, Any]:
     return results
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the results as a Markdown table."""
-    radii = " | ".join(map(str, SHOWN))
-    lines = [
-        f"| per cent certified at r columns, r = | median | {radii} |",
-        "|" + "---|" * (2 + len(SHOWN)),
-    ]
-    for name, result in results.items():
-        size = f"{result['samples']} x {result['columns']}, {result['classes']} classes"
-        lines.append(f"| **{name}** ({size}) |" + " |" * (1 + len(SHOWN)))
-        for title, row in result["classifiers"].items():
-            curve = row.get("certified_accuracy", {"0": row["accuracy"]})
-            cells = [f"{curve[str(r)]:.1f}" if str(r) in curve else "" for r in SHOWN]
-            median = row.get("median_certified_radius", "")
-            lines.append(f"| {title} | {median} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def text(results: dict[str, Any]) -> str:
+    """Return a line for each row; `tools/figures` writes the table of the docs."""
+    return "\n".join(
+        f"{name}, {title}: "
+        + " ".join(
+            f"{row.get('certified_accuracy', {'0': row['accuracy']}).get(str(r), 0):.1f}"
+            for r in SHOWN
+        )
+        for name, result in results.items()
+        for title, row in result["classifiers"].items()
+    )
 
 
 def look(title: str) -> dict[str, Any] | None:
@@ -333,7 +328,7 @@ def main() -> None:
         results = json.loads(arguments.read.read_text())["tables"]
     else:
         results = tabular(arguments.table or list(TABLES), arguments.seed)
-    sys.stdout.write(table(results) + "\n")
+    sys.stdout.write(text(results) + "\n")
     if arguments.plot:
         plot(results, arguments.plot)
     if arguments.json and not arguments.read:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.method import Samples
-from benchmarks.plan import calibrate, calibrate_data
+from benchmarks.plan import calibrate, calibrate_data, predictions
 from benchmarks.plan.calibrate import save_constants
 from benchmarks.plan.simulate import simulate
 
@@ -377,6 +377,11 @@ def test_calibration_measures_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
     assert 1e8 < found.distance_rate(112, 784) < 1e13
     assert 1e-12 < found.entry[784] < 1e-7
     assert found.source["command"] == "python tests/benchmarks/plan/calibrate.py --out FILE"
+
+
+def test_the_docs_have_what_is_predicted() -> None:
+    kept = json.loads(predictions.RESULTS.read_text())["predictions"]
+    assert kept == predictions.predictions(), "run python tests/benchmarks/plan/predictions.py"
 
 
 def test_constants_survive_a_file(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from dataclasses import replace
 from math import comb
@@ -40,6 +39,7 @@ TINY = replace(
     SCALES["quick"],
     name="tiny",
     boxes=6,
+    preset_boxes=6,
     epochs=1,
     ablation_epochs=1,
     ablation_boxes=(3, 9),
@@ -373,32 +373,18 @@ def test_command(run_boxnn, no_data_around, data, fake, monkeypatch):
 # --- the table of the documentation -----------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tool():
-    path = Path(__file__).parents[2] / "tools" / "comparison_table.py"
-    spec = importlib.util.spec_from_file_location("comparison_table", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_the_table_for_the_page(tmp_path, data, fake, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools" / "figures")
+    from blocks import comparison
+    from kept import Kept
 
-
-def test_the_page_has_the_table_of_the_results(tool):
-    table = tool.comparison_table()
-    if table:
-        page = tool.PAGE.read_text(encoding="utf-8")
-        assert tool.with_table(page, table) == page, "run tools/comparison_table.py"
-
-
-def test_the_table_for_the_page(tool, tmp_path, data, fake):
-    reproduce("table2", tmp_path / "out", **data, scale=TINY, run=ONE)
-    for name in ("table2", "cost"):
+    for table in ("table2", "table3"):
+        reproduce(table, tmp_path / "out", **data, scale=TINY, run=AGAIN)
+    for name in ("table2", "table3", "cost"):
         (tmp_path / "out" / f"{name}.json").rename(tmp_path / f"reproduce-{name}.json")
-    table = tool.comparison_table(tmp_path)
+    (tmp_path / "presets.json").write_text('{"cases": {}}')
+    table = comparison(Kept(tmp_path))
     assert "| **Box-NN `paper`** (paper's count) | 120 |" in table
     assert "| **RA, k = 45** | 20 |" in table and "| RA, k = 40, published |" in table
     assert "RA<sup>B</sup>, k = 10, published" not in table
-    assert "| FPA, T = 25 | 0.5 | 1e+03 |" in table
-    text = tool.with_table(f"a\n{tool.BEGIN}\nold\n{tool.END}\nb\n", table)
-    assert "old" not in text and text.startswith("a\n") and text.endswith("\nb\n")
-    with pytest.raises(SystemExit, match="put both"):
-        tool.with_table("a", table)
+    assert "| FPA, T = 25 | 1 thousand |" in table

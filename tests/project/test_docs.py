@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import inspect
-import json
 import re
 import runpy
 import shutil
@@ -160,14 +159,6 @@ def test_the_reference_has_every_public_name() -> None:
                 homes = "boxnn_numba", package.__name__, value.__module__
                 names = {f"{home}.{value.__name__}" for home in homes}
                 assert (names | {value.__module__}) & shown, value
-
-
-def test_the_tutorial_has_the_table_of_the_benchmark() -> None:
-    folder = ROOT / "tests" / "benchmarks"
-    results = json.loads((folder / "results" / "tabular.json").read_text(encoding="utf-8"))
-    table = runpy.run_path(str(folder / "tabular.py"))["table"](results["tables"])
-    page = (ROOT / "docs" / "tutorials" / "tabular.md").read_text(encoding="utf-8")
-    assert f"<!-- tabular: begin -->\n{table}\n<!-- tabular: end -->" in page
 
 
 # --- the site ---------------------------------------------------------------------------------
