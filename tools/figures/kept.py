@@ -117,18 +117,25 @@ class Kept:
         return next(curve for curve in self._reproduced(dataset) if curve.method == name)
 
     def _reproduced(self, dataset: str) -> list[Curve]:
+        """Return our rows of a reproduction, and those that `ra_rows.py` has measured since."""
+        names = [TABLES[dataset][1], *(path.stem for path in sorted(self.folder.glob("ra-*.json")))]
+        rows = [row for name in names for row in self.result(name)["rows"]]
         return [
             Curve(
                 row["method"],
                 dict(zip(row["radii"], row["percents"], strict=True)),
                 row["median"],
                 row["images"],
-                self.costs.get(row["method"].partition("^")[0].partition(" ")[0]),
+                row["run"].get("multiply_adds_per_image", self._cost(row["method"])),
                 row["run"],
             )
-            for row in self.result(TABLES[dataset][1])["rows"]
-            if row["source"] == "ours"
+            for row in rows
+            if row["source"] == "ours" and row["dataset"] == NAMES[dataset]
         ]
+
+    def _cost(self, method: str) -> float | None:
+        """Return the multiply-adds of an image: of ``"RA_45^B"`` those of ``"RA_45"``."""
+        return self.costs.get(method.partition("^")[0].partition(" ")[0])
 
     @cached_property
     def costs(self) -> dict[str, float]:
