@@ -258,6 +258,20 @@ def tables(kept: Kept) -> str:
     return table(head, rows)
 
 
+def leaders(kept: Kept) -> str:
+    """Return which method certifies most of each table."""
+    rows = []
+    for name, methods in kept.tables.items():
+        certified = {key: entry["curve"] for key, entry in methods.items() if key != "boosting"}
+        best = [max(certified, key=lambda key: certified[key][r]) for r in SHOWN_COLUMNS[1:]]
+        none = [certified[key][r] < 0.05 for key, r in zip(best, SHOWN_COLUMNS[1:], strict=True)]
+        words = [
+            "" if nobody else column_method(key) for key, nobody in zip(best, none, strict=True)
+        ]
+        rows.append([name, *words])
+    return table(["certifies most", *(f"r = {r}" for r in SHOWN_COLUMNS[1:])], rows)
+
+
 def _folds(name: str, folds: int) -> str:
     return name if folds == 5 else f"{name} ({folds} of 5 folds)"
 
@@ -435,7 +449,7 @@ BLOCKS: dict[str, dict[str, Callable[[Kept], str]]] = {
     "docs/training.md": {"reach": reach, "commands": commands, "frontier": frontier},
     "docs/tutorials/mnist.md": {"whole": whole_set},
     "docs/tutorials/tabular.md": {"tabular": tabular},
-    "docs/which-method.md": {"tables": tables, "colour": colour},
+    "docs/which-method.md": {"tables": tables, "leaders": leaders, "colour": colour},
 }
 #: Blocks that other tools write.
 OTHERS = {"docs/training.md": ("presets", "options")}

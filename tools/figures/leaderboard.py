@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from kept import TITLES, Curve, Kept, medians, published
+from kept import COLUMN_TABLES, TITLES, Curve, Kept, medians, published
 from layout import cells, column_method, count, method, rerun_name, table
 
 _RADII = range(0, 41, 4)
@@ -19,18 +19,6 @@ CASES = {
     "fashion-graded": "Box-NN `graded`",
     "fashion-target": "Box-NN `target 41`",
 }
-#: Tables of `tests/benchmarks/tables.py`, in the order of the page.
-TABLES = (
-    "spambase",
-    "magic",
-    "fars",
-    "nursery",
-    "crx",
-    "kddcup",
-    "breast cancer",
-    "wine",
-    "digits",
-)
 
 
 def presets(kept: Kept, dataset: str) -> list[tuple[str, Curve]]:
@@ -88,5 +76,5 @@ def _block(name: str) -> str:
 
 BLOCKS: dict[str, Callable[[Kept], str]] = {
     **{name: functools.partial(images, dataset=name) for name in ("mnist", "fashion")},
-    **{_block(name): functools.partial(of_table, name=name) for name in TABLES},
+    **{_block(name): functools.partial(of_table, name=name) for name in COLUMN_TABLES},
 }
