@@ -72,7 +72,7 @@ def test_a_changed_result_shows_on_every_page_that_quotes_it(
         assert not any("\n" in line for line in wrong)
     assert any(
         "fall to exactly one pixel" in line and "should say" in line
-        for line in check(figures, "docs/attacks.md", kept)
+        for line in check(figures, "README.md", kept)
     )
 
 

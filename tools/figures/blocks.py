@@ -66,8 +66,24 @@ def summary(kept: Kept) -> str:
 
 
 def reach(kept: Kept) -> str:
-    """Return what all presets and seeds reach."""
-    return table(_CURVE_HEAD, _ours(kept, LABELS))
+    """Return what all presets and seeds reach, with the recall of the class that fares worst."""
+    rows = [
+        [row[0], row[1], f"{min(kept.preset(name)['recall']):.0f}", *row[2:]]
+        for name, row in zip(kept.curves(LABELS), _ours(kept, LABELS), strict=True)
+    ]
+    return table([*_CURVE_HEAD[:2], "worst class", *_CURVE_HEAD[2:]], rows)
+
+
+def attacked(kept: Kept) -> str:
+    """Return how many test images fall to one pixel more than is certified, and to fewer."""
+    rows = []
+    for name in kept.curves(LABELS):
+        found = kept.preset(name).get("attack")
+        if found:
+            share = f"{100 * found['one_more'] / found['images']:.1f}"
+            rows.append([LABELS[name], f"{found['images']:,}", share, str(found["inside"])])
+    head = ["", "attacked", "fall to exactly one pixel more than is certified, %", "to fewer"]
+    return table(head, rows)
 
 
 def commands(kept: Kept) -> str:
@@ -242,6 +258,7 @@ def runs(kept: Kept) -> str:
 #: Page -> its blocks. Those of docs/training.md that list options are written by option_tables.py.
 BLOCKS: dict[str, dict[str, Callable[[Kept], str]]] = {
     "README.md": {"figures": summary},
+    "docs/attacks.md": {"attacked": attacked},
     "docs/certificate.md": {"patches": patches, "pairwise": speed.pairwise},
     "docs/comparison.md": {"paper": paper, "comparison": comparison},
     "docs/leaderboard.md": leaderboard.BLOCKS,
