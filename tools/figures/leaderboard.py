@@ -32,7 +32,9 @@ def images(kept: Kept, dataset: str) -> str:
     rows = [_row(name, "here", curve) for name, curve in presets(kept, dataset)]
     rows.append(_row("Box-NN `paper`", "here", kept.paper(dataset)))
     rows += [_row(rerun_name(row), "here", row) for row in kept.rerun(dataset)]
-    rows += [_row(method(row.method), "published", row) for row in published(dataset)]
+    for row in published(dataset):
+        name = "Box-NN `paper`" if row.method == "Box-NN" else method(row.method)
+        rows.append(_row(name, "published", row))
     head = ["method", "measured", "images", "operations", "median", *(f"r = {r}" for r in _RADII)]
     best = "; ".join(f"{method(name)} {value}" for name, value in medians(dataset).items())
     note = (
