@@ -1,6 +1,6 @@
 """The version of the package, the one of pyproject.toml, and those of others."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def versions(*packages: str) -> dict[str, str]:
