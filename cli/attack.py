@@ -25,10 +25,10 @@ from boxnn_numba.cli.certify import cluster_text
     "--certificate",
     ("margin", "pairwise"),
     default=None,
-    help="What attacks are held against; as of certify, margin is the default of images and "
-    "pairwise of tables.",
+    help="Certificate that attacks are compared with; as of certify, margin is the default of "
+    "images and pairwise of tables.",
 )
-@click.option("--max-features", type=int, help="Most features, or groups, to change.")
+@click.option("--max-features", type=int, help="Largest number of features, or groups, to change.")
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @click.option(
     "--low",
@@ -36,7 +36,12 @@ from boxnn_numba.cli.certify import cluster_text
     metavar="LIMITS",
     help="Least code to write; or least values of columns, e.g. amount=0,age=18.",
 )
-@click.option("--high", default="255", metavar="LIMITS", help="Largest, in the same way.")
+@click.option(
+    "--high",
+    default="255",
+    metavar="LIMITS",
+    help="Largest code to write, or largest values of columns.",
+)
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False),
@@ -49,8 +54,10 @@ from boxnn_numba.cli.certify import cluster_text
 )
 @click.option("--rivals", default=16, help="Rival boxes to try.")
 @click.option("--tries", default=32, help="Rounds of local search.")
-@click.option("--queries", default=1000, help="Of the random method.")
-@click.option("--seed", default=0, help="Of what is random.")
+@click.option(
+    "--queries", default=1000, help="Predictions asked for each sample by the random method."
+)
+@click.option("--seed", default=0, help="Seed of random choices.")
 @options.cluster
 @options.log
 @options.run

@@ -226,7 +226,7 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
 @click.option(
     "--attack",
     type=options.StorePath(exists=True),
-    help="Attack file of the same model, data and split, to hold against the certificates.",
+    help="Attack file of the same model, data and split, to compare with the certificates.",
 )
 def evaluate(
     certificate: str, radii: str | None, convention: str, attack: str | None, quiet: bool

@@ -81,7 +81,9 @@ def _table_options(command: Any) -> Any:
 @click.option("--codes", is_flag=True, help="Features are whole numbers 0..255; keep them so.")
 @click.option("--shape", metavar="H,W[,C]", help="Shape of one sample, e.g. 28,28.")
 @click.option("--name", help="Name of the dataset; that of the source by default.")
-@click.option("--test-fraction", default=0.2, help="If there is no test split.")
+@click.option(
+    "--test-fraction", default=0.2, help="Share of the rows to test, if there is no test split."
+)
 @click.option("--seed", default=0, help="Seed of the test split.")
 @_table_options
 @options.overwrite()

@@ -35,7 +35,7 @@ _GRADED = (
 @click.option(
     "--samples", default=10_000, help="Uniform inputs that bound the volumes of decision regions."
 )
-@click.option("--seed", default=0, help="Of those inputs.")
+@click.option("--seed", default=0, help="Seed of those inputs.")
 def localize(certificate: str, model: str, radii: tuple[int, ...], **given: Any) -> options.Output:
     """Report per class how localized the certified data are, in the sense of the paper.
 

@@ -170,7 +170,7 @@ device = choice(
     "--device",
     ("auto", "cpu", "cuda"),
     section=WHERE,
-    help="The processor, an NVIDIA GPU (cuda), or what there is.",
+    help="The processor (cpu), an NVIDIA GPU (cuda), or a GPU if there is one (auto).",
 )
 chunk = _where(
     "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
@@ -189,7 +189,7 @@ run = all_of(
     threads,
     overwrite(),
     option("--config", type=_FILE, is_eager=True, expose_value=False, callback=read_config,
-           help="TOML file with values of options; the command line goes first."),
+           help="TOML file with values of options; the command line overrides it."),
 )  # fmt: skip
 #: Fields of `ClusterOptions`.
 cluster = all_of(
@@ -211,7 +211,7 @@ missing = option(
     help="Text of a cell without a value, besides the usual ones; can be given again.",
 )  # fmt: skip
 separator = option(
-    "--sep", section="Tables", metavar="SIGN", help="What stands between cells, e.g. ';' or tab."
+    "--sep", section="Tables", metavar="SIGN", help="Sign between cells, e.g. ';' or tab."
 )
 
 #: How a file of rows for a model is read.

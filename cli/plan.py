@@ -55,11 +55,14 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
 @click.option("--workers", default=2, help="Workers.")
 @click.option("--threads-per-worker", default=1,
               help="Threads of each worker.")  # fmt: skip
-@click.option("--client-threads", default=0, help="Those of the client, if others.")
+@click.option(
+    "--client-threads", default=0, help="Threads of the client; 0 for as many as a worker."
+)
 @click.option("--box-shards", default=0, help="Split the boxes too, in this many parts.")
 @click.option("--bandwidth", multiple=True, default=("10Gbit/s",),
-              help="Of a host's link; more for more curves.")  # fmt: skip
-@click.option("--store-bandwidth", help="Of the store that all share; that of a link by default.")
+              help="Bandwidth of a host's link; several draw several curves.")  # fmt: skip
+@click.option("--store-bandwidth",
+              help="Bandwidth of the shared store; by default that of a link.")  # fmt: skip
 @click.option("--latency", default="50us", help="Of a message.")
 @click.option("--constants", type=click.Path(), help="Measured constants, a JSON file.")
 @click.option("--plot", type=click.Path(), help="PNG file for the curve to 1,000 workers.")

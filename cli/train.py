@@ -21,9 +21,8 @@ _PRESETS = tuple(PRESETS)
 preset_option = options.option(
     "--preset",
     type=click.Choice(_PRESETS),
-    help="What the options below are where they are not given; auto, the default for tables, "
-    "chooses them by held-out certified accuracy; graded is the default for images, and target "
-    "needs --radius.",
+    help="Values of the options that you do not give. auto, the default for tables, chooses them "
+    "by held-out certified accuracy; graded is the default for images; target needs --radius.",
 )
 
 
@@ -74,7 +73,7 @@ training_options = options.all_of(
     "--effort",
     default=1.0,
     metavar="FACTOR",
-    help="What the search of preset auto may cost.",
+    help="Factor of what the search of preset auto costs.",
 )
 @training_options
 @options.cluster

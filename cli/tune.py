@@ -14,11 +14,11 @@ from boxnn_numba.training.options import PRESETS
 @options.command("Search training options on held-out data.", "tuning")
 @click.argument("data", type=options.StorePath(exists=True))
 @options.out("JSON file of the study.", click.Path(dir_okay=False))
-@click.option("--trials", default=20, help="Trials that there are to be.")
+@click.option("--trials", default=20, help="Number of trials in all.")
 @options.choice(
     "--preset",
     tuple(name for name in PRESETS if name != "auto"),
-    help="What the options below are where they are not given; target needs --radius.",
+    help="Values of the options that you do not give; target needs --radius.",
 )
 @click.option(
     "--search",

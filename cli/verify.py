@@ -12,8 +12,12 @@ from boxnn_numba.errors import DataError
 
 @options.command("Check a file; recompute a certificate.", "Verifying {path}")
 @click.argument("path", type=options.StorePath(exists=True), metavar="FILE")
-@click.option("--model", type=options.StorePath(exists=True), help="Of a certificate or an attack.")
-@click.option("--data", type=options.StorePath(exists=True), help="Dataset that it is of.")
+@click.option(
+    "--model", type=options.StorePath(exists=True), help="Model of a certificate or an attack."
+)
+@click.option(
+    "--data", type=options.StorePath(exists=True), help="Dataset of a certificate or an attack."
+)
 @click.option(
     "--sample", type=int, help="Recompute only so many rows, chosen at random; all by default."
 )

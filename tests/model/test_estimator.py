@@ -28,7 +28,7 @@ from support import reference
 from boxnn_numba import BoxNNClassifier, fit, load_model, save_model
 from boxnn_numba.attacks import greedy_attack
 from boxnn_numba.errors import InputError, OptionError
-from boxnn_numba.estimator import certified_accuracy_scorer
+from boxnn_numba.estimator import certified_accuracy_scorer, certified_radius
 
 IRIS = load_iris(return_X_y=True)
 WINE = load_wine(return_X_y=True)
@@ -190,6 +190,19 @@ def test_pickle_clone_and_model_files(tmp_path: Any) -> None:
     np.testing.assert_array_equal(loaded.predict(x), classifier.predict(x))
     np.testing.assert_array_equal(
         loaded.certify(x, certificate="pairwise").radius, classifier.certify(x)
+    )
+
+
+def test_a_pipeline_through_skops(tmp_path: Any) -> None:
+    """Nothing but types of this package has to be trusted, which the docs promise."""
+    io = pytest.importorskip("skops.io")
+    pipeline = make_pipeline(StandardScaler(), small(boxes=6, random_state=0)).fit(*IRIS)
+    io.dump(pipeline, tmp_path / "pipeline.skops")
+    types = io.get_untrusted_types(file=tmp_path / "pipeline.skops")
+    assert all(name.startswith("boxnn_numba.") for name in types)
+    again = io.load(tmp_path / "pipeline.skops", trusted=types)
+    np.testing.assert_array_equal(
+        certified_radius(again, IRIS[0]), certified_radius(pipeline, IRIS[0])
     )
 
 

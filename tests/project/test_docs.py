@@ -161,6 +161,17 @@ def test_the_reference_has_every_public_name() -> None:
                 assert (names | {value.__module__}) & shown, value
 
 
+def test_the_gallery_has_the_picture_of_each_example() -> None:
+    """The blocks draw them; `tools/gallery.py` keeps what they drew."""
+    tool = runpy.run_path(str(ROOT / "tools" / "gallery.py"))
+    text = tool["PAGE"].read_text(encoding="utf-8")
+    drawn = re.findall(r"savefig\(\"(.+)\"\)", text)
+    assert drawn == re.findall(r"\(images/gallery/(.+)\)", text)
+    kept = list(tool["PICTURES"].iterdir())
+    assert sorted(drawn) == sorted(picture.name for picture in kept), "run python tools/gallery.py"
+    assert sum(picture.stat().st_size for picture in kept) <= tool["LIMIT"]
+
+
 # --- the site ---------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import boxnn_numba
 
@@ -237,6 +238,21 @@ def test_public_names_of_the_pipelines() -> None:
 def test_version_is_that_of_the_project() -> None:
     assert boxnn_numba.__version__ == project()["project"]["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", boxnn_numba.__version__)
+
+
+def test_what_is_cited_and_built_is_this_version() -> None:
+    """The citation file, and the recipe for conda in the docs, whose names differ in two places."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == boxnn_numba.__version__ and cited["cff-version"] == "1.2.0"
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{cited['version']}] - {cited['date-released']}" in changes
+    setup = (ROOT / "docs" / "setup.md").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", setup, re.S)[0])
+    assert recipe["context"]["version"] == boxnn_numba.__version__
+    names = {"universal-pathlib": "universal_pathlib", "matplotlib": "matplotlib-base"}
+    parts = [re.split(r"(?:\[.*\])?(?=>=)", text) for text in project()["project"]["dependencies"]]
+    needed = [f"{names.get(name, name)} {bound}" for name, bound in parts]
+    assert recipe["requirements"]["run"] == ["python >=3.11", *needed]
 
 
 def test_ruff_is_the_same_everywhere() -> None:
