@@ -250,8 +250,10 @@ def test_what_is_cited_and_built_is_this_version() -> None:
     recipe = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", setup, re.S)[0])
     assert recipe["context"]["version"] == boxnn_numba.__version__
     names = {"universal-pathlib": "universal_pathlib", "matplotlib": "matplotlib-base"}
-    parts = [re.split(r"(?:\[.*\])?(?=>=)", text) for text in project()["project"]["dependencies"]]
-    needed = [f"{names.get(name, name)} {bound}" for name, bound in parts]
+    needed = []
+    for text in project()["project"]["dependencies"]:
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[.+\])?(>=.+)", text).groups()  # type: ignore[union-attr]
+        needed.append(f"{names.get(name, name)} {bound}")
     assert recipe["requirements"]["run"] == ["python >=3.11", *needed]
 
 

@@ -176,8 +176,9 @@ CLAIMS: tuple[Claim, ...] = (
         "with MNIST `graded`, {}% of the 10,000 test images fall to exactly one pixel more",
         (met(_GRADED),),
     ),
+    Claim("README.md", "when any {} of their 784 pixels", (median(_GRADED),)),
     Claim(
-        "README.md",
+        "docs/attacks.md",
         "{} left open, {} larger than the certified radius",
         (exact("open"), exact("larger_than_certified")),
     ),
