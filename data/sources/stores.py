@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from boxnn_numba.errors import DataError, OptionError
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
 #: Files of netCDF.
 _NETCDF = (".nc", ".nc4", ".cdf", ".netcdf")
+#: How files of netCDF 4 begin.
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 #: Attributes that say that stored values are not those that are meant.
 _ENCODED = {"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned"}
 #: Most bytes of a block that is read because the chunks of an array are that large.
@@ -188,7 +191,15 @@ def _opened(place: Location) -> Any:
     if place.suffix in _NETCDF:
         if not isinstance(place, Path):
             raise DataError(f"{place} is netCDF at a URL; copy it to this machine first")
-        return _xarray().open_dataset(place, cache=False)
+        try:
+            return _xarray().open_dataset(place, cache=False)
+        except ValueError as error:  # none of the libraries that xarray has reads it
+            with place.open("rb") as file:
+                newer = file.read(len(_HDF5)) == _HDF5
+            if newer and not any(map(find_spec, ("h5netcdf", "netCDF4"))):
+                remedy = "this netCDF file needs h5netcdf; run pip install h5netcdf"
+                raise OptionError(remedy) from error
+            raise
     store = tree_store(place, read_only=True)
     found = zarr.open(store, mode="r")
     arrays = (

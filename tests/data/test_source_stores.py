@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ def test_what_is_refused(tiny_dataset: Path) -> None:
     refused("not an array", [[1, 2]], labels=Y)
     refused("netCDF at a URL", "memory://nothing.nc")
     refused("cannot read nothing.nc: .*No such file", "nothing.nc")
+    Path("four.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    if not any(map(find_spec, ("h5netcdf", "netCDF4"))):
+        refused("needs h5netcdf; run pip install h5netcdf", "four.nc", OptionError)
     refused("`test` does not go with", "a.zarr", OptionError, test="y.zarr")
     (Path("a.zarr") / "c/0/0/0").write_bytes(b"damaged")
     refused("cannot read a.zarr", "a.zarr", labels=Y)
