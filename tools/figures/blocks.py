@@ -241,7 +241,7 @@ def _is_peer(row: Curve, theirs: list[Curve], ours: list[Curve]) -> bool:
 def runs(kept: Kept) -> str:
     """Return which reproductions are kept, and how they were run."""
     rows = []
-    for _, name in TABLES.values():
+    for name in [*(name for _, name in TABLES.values()), *kept.apart]:
         said = kept.result(name)
         images = {
             row["method"].partition("_")[0]: row["images"] for row in said["rows"] if row["images"]

@@ -130,7 +130,7 @@ class Kept:
 
     def _reproduced(self, dataset: str) -> list[Curve]:
         """Return our rows of a reproduction, and those that `ra_rows.py` has measured since."""
-        names = [TABLES[dataset][1], *(path.stem for path in sorted(self.folder.glob("ra-*.json")))]
+        names = [TABLES[dataset][1], *self.apart]
         rows = [row for name in names for row in self.result(name)["rows"]]
         return [
             Curve(
@@ -144,6 +144,11 @@ class Kept:
             for row in rows
             if row["source"] == "ours" and row["dataset"] == NAMES[dataset]
         ]
+
+    @property
+    def apart(self) -> list[str]:
+        """Names of the files that `ra_rows.py` has written."""
+        return [path.stem for path in sorted(self.folder.glob("ra-*.json"))]
 
     def _cost(self, method: str) -> float | None:
         """Return the multiply-adds of an image: of ``"RA_45^B"`` those of ``"RA_45"``."""
