@@ -145,7 +145,7 @@ def frontier(kept: Kept) -> str:
     )
     command = f"boxnn frontier mnist.zarr --out frontier-mnist --targets {targets}{given}"
     chosen = {row["radius"]: row for row in study["rows"]}
-    radii = range(0, 41, 8)
+    radii = [r for r in chosen if len(chosen) <= 6 or r % 8 == 0]
     rows = [["chosen", *(f"`{chosen[r]['model']}`" for r in radii)]]
     for key, words in (("held_out", "held out"), ("test", "test"), ("published", "best published")):
         rows.append([words, *(f"{chosen[r][key]:.1f}" for r in radii)])
