@@ -8,6 +8,7 @@ and what to do.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -40,8 +41,9 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
-    if not whole or isinstance(value, bool) or number < low or (high is not None and number > high):
-        raise OptionError(f"{name} is {value!r}; it must be a whole number {limits}")
+    whole = whole and not isinstance(value, bool | np.bool_)
+    if not whole or number < low or (high is not None and number > high):
+        raise OptionError(f"{name} is {_shown(value)}; it must be a whole number {limits}")
     return number
 
 
@@ -57,8 +59,13 @@ def real(
     if not (inside and math.isfinite(number)):
         limits = f"above {low:g}" if open_low else f"of at least {low:g}"
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise OptionError(f"{name} is {value!r}; it must be a finite number {limits}{upper}")
+        raise OptionError(f"{name} is {_shown(value)}; it must be a finite number {limits}{upper}")
     return number
+
+
+def _shown(value: Any) -> str:
+    """Return a value as one line of an error has it; arrays have more."""
+    return textwrap.shorten(repr(value), 60, placeholder=" ...")
 
 
 def log_share(name: str, value: float) -> float:
@@ -89,9 +96,17 @@ def radii(values: Sequence[float] | np.ndarray, budgets: bool = False) -> np.nda
 # --- arrays ----------------------------------------------------------------------------
 
 
+def rectangular(name: str, value: ArrayLike) -> np.ndarray:
+    """Return an array, of lists whose rows all have the same length."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{name} is ragged: its rows differ in length; pass one length") from error
+
+
 def matrix(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     """Return a two-dimensional array with at least one column and, unless `empty`, one row."""
-    array = np.asarray(value)
+    array = rectangular(name, value)
     if array.ndim != 2:
         raise InputError(
             f"{name} has shape {array.shape}; it must be two-dimensional, (rows, features)"
@@ -108,7 +123,7 @@ def flat_rows(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     """
     if np.ma.is_masked(value):
         raise InputError(f"{name} has masked values; fill them first, missing data as NaN")
-    array = np.asarray(value)
+    array = rectangular(name, value)
     if array.ndim > 2:
         array = array.reshape(array.shape[0], math.prod(array.shape[1:]))
     return matrix(name, array, empty)
@@ -166,7 +181,7 @@ def same_features(name: str, array: np.ndarray, n_features: int, other: str) -> 
 
 def labels(name: str, value: ArrayLike, n_rows: int) -> np.ndarray:
     """Return a one-dimensional array of integers, booleans or strings with `n_rows` entries."""
-    array = np.asarray(value)
+    array = rectangular(name, value)
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}; labels must be one-dimensional")
     if len(array) != n_rows:
@@ -212,18 +227,20 @@ def votes(name: str, value: ArrayLike) -> np.ndarray:
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise InputError(f"{name} has values outside 0..2147483647; pass numbers of votes")
     totals = array.sum(axis=1, dtype=np.int64)
-    if totals[0] == 0 or (totals != totals[0]).any():
+    if (totals != totals[0]).any():
         row = int((totals != totals[0]).argmax())
         raise InputError(
             f"{name} do not add up: row 0 has {totals[0]} votes and row {row} has {totals[row]}; "
-            "every row needs the same number, at least 1"
+            "every row needs the same number"
         )
+    if not 1 <= totals[0] <= np.iinfo(np.int32).max:
+        raise InputError(f"{name} have {totals[0]} in each row; pass 1 to 2147483647")
     return array.astype(np.int64)
 
 
 def scores(name: str, value: ArrayLike, shape: Sequence[int | None]) -> np.ndarray:
     """Return floating-point scores without NaN; None in `shape` stands for any size."""
-    array = np.asarray(value)
+    array = rectangular(name, value)
     fits = array.ndim == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
     )
@@ -241,7 +258,7 @@ def scores(name: str, value: ArrayLike, shape: Sequence[int | None]) -> np.ndarr
 
 def class_indices(name: str, value: ArrayLike, n_rows: int, n_classes: int) -> np.ndarray:
     """Return one class index 0..n_classes - 1 for each row, as int64."""
-    array = np.asarray(value)
+    array = rectangular(name, value)
     if array.shape != (n_rows,) or array.dtype.kind not in "iu":
         raise InputError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; "
@@ -255,9 +272,12 @@ def class_indices(name: str, value: ArrayLike, n_rows: int, n_classes: int) -> n
     return array.astype(np.int64)
 
 
-def partition(name: str, value: ArrayLike, n_features: int) -> np.ndarray:
-    """Return the part of each feature as int32 (n,); parts are 0..T-1 and none is empty."""
-    array = np.asarray(value)
+def partition(name: str, value: ArrayLike, n_features: int, group_size: int = 1) -> np.ndarray:
+    """Return the part of each feature as int32 (n,); parts are 0..T-1 and none is empty.
+
+    Features of a group, which follow each other, are in one part.
+    """
+    array = rectangular(name, value)
     if array.shape != (n_features,) or array.dtype.kind not in "iu" or array.min() < 0:
         raise InputError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; it must be {n_features} "
@@ -265,6 +285,12 @@ def partition(name: str, value: ArrayLike, n_features: int) -> np.ndarray:
         )
     if array.max() >= n_features or (np.bincount(array) == 0).any():
         raise InputError(f"{name} leaves a part without features; number the parts 0..T-1")
+    grouped = array.reshape(group_count(group_size, n_features), group_size)
+    if (grouped != grouped[:, :1]).any():
+        raise InputError(
+            f"{name} has a group of {group_size} features in two parts; give them one, as "
+            "make_partition does"
+        )
     return array.astype(np.int32)
 
 
@@ -404,6 +430,13 @@ def groups(group_size: int, feature_shape: tuple[int, ...]) -> None:
         raise OptionError(f"`group_size` {group_size} does not divide the {sizes[-1]} features")
 
 
+def group_count(group_size: int, n_features: int) -> int:
+    """Return how many groups of features that follow each other a sample has."""
+    size = integer("group_size", group_size, low=1, high=n_features)
+    groups(size, (n_features,))
+    return n_features // size
+
+
 def patches(name: str, value: Any) -> tuple[tuple[int, int], ...]:
     """Return sizes of blocks of pixels, (rows, columns) each, all different.
 
@@ -476,12 +509,14 @@ def fraction(name: str, value: float) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number < 1:
-        raise OptionError(f"{name} is {value!r}; it must be between 0 and 1, both excluded")
+        raise OptionError(f"{name} is {_shown(value)}; it must be between 0 and 1, both excluded")
     return number
 
 
 def sample_shape(value: Sequence[int], n_features: int) -> tuple[int, ...]:
     """Return the shape of one sample after checking that it holds `n_features` values."""
+    if not isinstance(value, Sequence | np.ndarray):
+        raise OptionError(f"shape is {_shown(value)}; pass a size for each axis, e.g. (28, 28)")
     shape = tuple(positive("shape", size) for size in value)
     if math.prod(shape) != n_features:
         raise OptionError(

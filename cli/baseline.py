@@ -53,6 +53,11 @@ _train_options = options.all_of(
 )
 
 
+_group_size = click.option(
+    "--group-size",
+    type=int,
+    help="Features that follow each other and count as one. [default: a pixel's channels, else 1]",
+)
 _epochs = click.option("--epochs", type=int, help="Most passes of networks over the data.")
 
 
@@ -71,8 +76,14 @@ def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
 
 
 @ra.command("train", short_help="Train a network on ablated samples.", doing="training")
-@click.option("--retained", type=int, required=True, help="Features k that a sample keeps.")
+@click.option(
+    "--retained", type=int, required=True, help="Features, or pixels, k that a sample keeps."
+)
 @click.option("--base", type=click.Choice(["cnn", "mlp"]), help="[default: cnn for images]")
+@click.option(
+    "--network", type=click.Choice(["published", "small"]), help="[default: published for a cnn]"
+)
+@_group_size
 @_epochs
 @_train_options
 def train_ra(**given: Any) -> options.Output:
@@ -92,6 +103,7 @@ def train_ra(**given: Any) -> options.Output:
 )
 @click.option("--base", type=click.Choice(["mlp", "trees"]), help="[default: mlp]")
 @click.option("--trees", type=int, help="Trees of a submodel. [default: 50]")
+@_group_size
 @_epochs
 @_train_options
 def train_fpa(**given: Any) -> options.Output:

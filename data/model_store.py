@@ -85,8 +85,12 @@ def _fits(said: Mapping[str, Any]) -> str | None:
 def _settings_fit(said: Mapping[str, Any]) -> str | None:
     """Return how the settings of base classifiers do not fit, or None."""
     features, size = math.prod(said["feature_shape"]), _SIZES.get(said["method"])
-    if size is not None and said["settings"].get(size, 0) not in range(1, features + 1):
-        return f"its {size} are not 1..{features}"
+    group_size = said["settings"]["base"].get("group_size", 1)
+    if type(group_size) is not int or group_size < 1 or features % group_size:
+        return f"groups of {group_size} do not divide {features} features"
+    groups = features // group_size
+    if size is not None and said["settings"].get(size, 0) not in range(1, groups + 1):
+        return f"its {size} are not 1..{groups}"
     return None
 
 

@@ -370,8 +370,11 @@ class Subject:
 def _shape_of(model: BoxNN | BaselineModel) -> dict[str, Any]:
     """Return the attributes of a file that say what a model is like."""
     # Votes missing to unanimity change by at most one where one submodel does.
-    units, more = {"width": 1, "group_size": 1}, {}
-    if isinstance(model, BoxNN):
+    units: dict[str, Any] = {"width": 1, "group_size": 1}
+    more: dict[str, Any] = {}
+    if isinstance(model, BaselineModel):
+        more = {"groups": model.n_groups} if model.group_size > 1 else {}
+    else:
         units = {"width": model.boxes.width, "group_size": model.group_size}
         # Only where they say something, so that files of plain models are as they were.
         known: tuple[tuple[str, bool, Any], ...] = (

@@ -59,7 +59,8 @@ def ra_radius(
     guess
         (N,) class guessed from other samples than those in `counts`.
     n_features, retained
-        Features n of an image and how many of them, k, each sample retained.
+        Features n of an image, or groups of them such as pixels, and how many of these, k, each
+        sample retained.
     alpha
         Probability with which the certificate of an image may be wrong.
 
@@ -162,7 +163,7 @@ def radius_of_bound(p: float | Fraction, n_features: int, retained: int) -> int:
     `p`, 0..1, is taken as exactly the number that it is.
     """
     kept = _untouched(n_features, retained)
-    numerator, denominator = p.as_integer_ratio()
+    numerator, denominator = _ratio("p", p)
     # p > 1.5 - B_r / B_0  <=>  2 B_r > (3 - 2 p) B_0, whose left side is an integer.
     return _largest(kept, (3 * denominator - 2 * numerator) * kept[0] // denominator)
 
@@ -175,10 +176,18 @@ def radius_of_bounds(
     Shares are multiples of ``1 / C(n, k)``, so `p` is rounded up and `q` down, both exactly.
     """
     kept = _untouched(n_features, retained)
-    (a, b), (c, d) = p.as_integer_ratio(), q.as_integer_ratio()
+    (a, b), (c, d) = _ratio("p", p), _ratio("q", q)
     own = -(-a * kept[0] // b)
     rival = min(c * kept[0] // d, kept[0] - own)
     return _largest(kept, 2 * kept[0] - own + rival)
+
+
+def _ratio(name: str, share: float | Fraction) -> tuple[int, int]:
+    """Return a share as the quotient of integers that it is."""
+    validation.real(name, share, low=0, high=1)
+    if not hasattr(share, "as_integer_ratio"):
+        raise OptionError(f"{name} is {share!r}; it must be a number")
+    return share.as_integer_ratio()
 
 
 def _outcome(classes: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,11 +195,14 @@ def _outcome(classes: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.nd
     return prediction.astype(np.int32), np.maximum(radius, 0).astype(np.int32)
 
 
-@functools.lru_cache(maxsize=32)
 def _untouched(n_features: int, retained: int) -> tuple[int, ...]:
     """Return B_r = C(n - r, k) for r = 0, 1, ... while 2 B_r > B_0; no share certifies beyond."""
     n = validation.positive("n_features", n_features)
-    k = validation.integer("retained", retained, low=1, high=n)
+    return _overlaps(n, validation.integer("retained", retained, low=1, high=n))
+
+
+@functools.lru_cache(maxsize=32)
+def _overlaps(n: int, k: int) -> tuple[int, ...]:
     kept = [math.comb(n, k)]
     while True:
         r = len(kept) - 1
@@ -287,6 +299,7 @@ def sample_counts(
     guess_samples: int,
     seed: int,
     progress: Progress = SILENT,
+    group_size: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the base classifier's votes on random ablations of each image.
 
@@ -299,13 +312,15 @@ def sample_counts(
         (N, n) codes and (N,) row numbers of the images in their data set. The draws for an image
         depend on `seed` and its row number alone, not on the order or the other images.
     retained
-        Number k of features that each sample retains, 1..n.
+        Number k of features, or groups of them, that each sample retains, at least 1.
     samples, guess_samples
         Samples for the bound and, drawn separately, for the guess of the class.
     seed
         At least 0.
     progress
         Told after each image.
+    group_size
+        Features that follow each other and are retained together, such as a pixel's channels.
 
     Returns
     -------
@@ -320,18 +335,20 @@ def sample_counts(
         An option is out of range.
     """
     codes = validation.codes("x", x)
-    retained = validation.integer("retained", retained, low=1, high=codes.shape[1])
+    groups = validation.group_count(group_size, codes.shape[1])
+    retained = validation.integer("retained", retained, low=1, high=groups)
     options = {"guess_samples": guess_samples, "samples": samples}
     wanted = [validation.positive(name, value) for name, value in options.items()]
     seed = validation.integer("seed", seed, low=0)
-    numbers = np.asarray(rows)
+    numbers = validation.rectangular("rows", rows)
     if numbers.shape != (len(codes),) or numbers.dtype.kind not in "iu" or numbers.min() < 0:
         raise InputError(f"rows are not {len(codes)} row numbers of at least 0, one for each image")
-    n_classes = validation.integer("n_classes", classifier.n_classes, low=2)
+    n_classes = validation.integer("n_classes", getattr(classifier, "n_classes", None), low=2)
     counts = np.zeros((2, len(codes), n_classes), np.int64)
     for index, row in enumerate(numbers.tolist()):
         for stream, total in enumerate(wanted):
-            for kept in draws(codes.shape[1], retained, total, seed, row, stream):
+            for drawn in draws(groups, retained, total, seed, row, stream):
+                kept = drawn.repeat(group_size, axis=1)
                 counts[stream, index] += _votes(classifier, codes[index] * kept, kept)
         progress.advance(1)
     return counts[0], counts[1]
@@ -348,7 +365,8 @@ def draws(
 ) -> Iterator[np.ndarray]:
     """Yield bool masks (B, n), together `samples` rows with `retained` features each.
 
-    As for `sample_counts`; stream 0 has the guess samples, 1 the bound samples.
+    As for `sample_counts`, where groups take the place of features; stream 0 has the guess
+    samples, 1 the bound samples.
     """
     words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(row, stream)))
     batch = max(1, min(_BATCH_SAMPLES, _BATCH_CODES // n_features))

@@ -22,6 +22,7 @@ from boxnn_numba.baselines.base_networks import MaskedNetwork, SubmodelNetworks,
 from boxnn_numba.baselines.encodings import PartColumns, masked_pairs, training_data
 from boxnn_numba.baselines.scikit_classifiers import ScikitMasked, ScikitSubmodels
 from boxnn_numba.baselines.torch_networks import (
+    NETWORKS,
     Layer,
     cnn_layers,
     mlp_layers,
@@ -51,6 +52,8 @@ __all__ = [
 
 BASES = ("cnn", "mlp")
 
+#: Passes over the data: those of the large network take six times as long.
+_EPOCHS_PUBLISHED, _EPOCHS = 30, 60
 #: Training retains more features at first, 4 k, falling to k after this part of it: shapes are
 #: learnt sooner from more pixels (measured with k = 20 on MNIST, 16 epochs: 53.4% of single
 #: validation samples right, 52.2% without).
@@ -64,8 +67,10 @@ def train_masked(
     n_classes: int,
     retained: int,
     feature_shape: Sequence[int] | None = None,
+    group_size: int = 1,
     base: str = "cnn",
-    epochs: int = 60,
+    network: str | None = None,
+    epochs: int | None = None,
     batch: int = 256,
     lr: float = 8e-3,
     validation: float = 0.1,
@@ -89,13 +94,19 @@ def train_masked(
     n_classes
         Number of classes K.
     retained
-        Number k of features that remain of each sample, 1..n.
+        Number k of features, or groups of them, that remain of each sample, at least 1.
     feature_shape
         (height, width) or (height, width, channels), for ``"cnn"``.
+    group_size
+        Features that follow each other and remain together, such as a pixel's channels.
     base
         ``"cnn"``, or ``"mlp"`` for features that are no image.
+    network
+        Of a cnn: ``"published"`` (the default), that of Levine and Feizi, or ``"small"``, with a
+        sixth of its multiply-adds for MNIST.
     epochs, batch, lr
-        Most passes over the training rows, samples of a step, largest step size.
+        Most passes over the training rows (by default 30 with the published network and 60 with
+        others), samples of a step, largest step size.
     validation
         Fraction of the rows kept apart; the epoch with the highest accuracy on them, each seen
         once under a fixed mask of k features, is the one kept. 0 keeps the last epoch.
@@ -127,27 +138,34 @@ def train_masked(
 
     Notes
     -----
-    Levine and Feizi (2020), Section 4, with a smaller network.
+    Levine and Feizi (2020), Section 4.
     """
     codes, classes = training_data(x, y, n_classes)
     n_features = codes.shape[1]
-    retained = check.integer("retained", retained, low=1, high=n_features)
-    recipe = Recipe(epochs, batch, lr, validation, patience, seed)
+    groups = check.group_count(group_size, n_features)
+    retained = check.integer("retained", retained, low=1, high=groups)
     shape = _shape(feature_shape, n_features)
     if check.choice("base", base, BASES) == "cnn":
+        network = check.choice("network", network or NETWORKS[0], NETWORKS)
         height, width, channels = image_shape(shape)
-        layers = cnn_layers(height, width, 2 * channels, n_classes)
+        layers = cnn_layers(network, height, width, 2 * channels, n_classes)
+    elif network is not None:
+        raise OptionError("`network` is of the base cnn; leave it out for mlp")
     else:
         layers = mlp_layers(2 * n_features, n_classes)
+    default = _EPOCHS_PUBLISHED if network == NETWORKS[0] else _EPOCHS
+    recipe = Recipe(default if epochs is None else epochs, batch, lr, validation, patience, seed)
     settings = {
         **_settings(MaskedNetwork.kind, base, shape, n_classes, layers),
+        "group_size": group_size,
+        **({} if network is None else {"network": network}),
         "retained": retained,
     }
 
     def pairs(batch: np.ndarray, moment: Moment) -> np.ndarray:
-        k = eased(retained, n_features, moment.done)
-        kept = draws(n_features, k, len(batch), recipe.seed, moment.number, moment.stream)
-        return masked_pairs(batch, np.concatenate(list(kept)))
+        k = eased(retained, groups, moment.done)
+        kept = draws(groups, k, len(batch), recipe.seed, moment.number, moment.stream)
+        return masked_pairs(batch, np.concatenate(list(kept)).repeat(group_size, axis=1))
 
     arrays, outcome = _train(
         settings, layers, (codes, classes), pairs, recipe, device, threads, progress, checkpoint
@@ -174,6 +192,7 @@ def train_submodels(
     *,
     n_classes: int,
     feature_shape: Sequence[int] | None = None,
+    group_size: int = 1,
     epochs: int = 16,
     batch: int = 256,
     lr: float = 4e-3,
@@ -195,6 +214,8 @@ def train_submodels(
         (n,) integers, the part 0..T-1 of each feature (`partition.make_partition`).
     feature_shape
         Shape of a sample, kept with the networks.
+    group_size
+        Features that follow each other and are in one part, such as a pixel's channels.
     epochs, batch, lr, validation, patience, seed, device, threads, progress, checkpoint
         As for `train_masked`; the epoch kept is the one with the highest mean accuracy of the
         submodels.
@@ -210,13 +231,16 @@ def train_submodels(
     """
     codes, classes = training_data(x, y, n_classes)
     n_features = codes.shape[1]
-    parts = check.partition("part", part, n_features)
+    parts = check.partition("part", part, n_features, group_size)
     recipe = Recipe(epochs, batch, lr, validation, patience, seed)
     columns = PartColumns(parts)
     models, longest = columns.index.shape
     layers = submodel_layers(models, 2 * longest, n_classes)
     shape = _shape(feature_shape, n_features)
-    settings = _settings(SubmodelNetworks.kind, "mlp", shape, n_classes, layers)
+    settings = {
+        **_settings(SubmodelNetworks.kind, "mlp", shape, n_classes, layers),
+        "group_size": group_size,
+    }
 
     def pairs(batch: np.ndarray, moment: Moment) -> np.ndarray:
         return columns.pairs(batch)

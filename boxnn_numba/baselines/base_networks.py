@@ -145,7 +145,8 @@ class SubmodelNetworks(_Network):
     kind = "submodels"
 
     def _prepare(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.part = validation.partition("part", arrays.get("part", ()), self.n_features)
+        size = self.settings.get("group_size", 1)
+        self.part = validation.partition("part", arrays.get("part", ()), self.n_features, size)
         self.n_models = self._layers[0].models
         self._columns = PartColumns(self.part)
         if self._columns.index.shape != (self.n_models, self._layers[0].inputs // 2):

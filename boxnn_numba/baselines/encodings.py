@@ -47,7 +47,7 @@ class PartColumns:
 def masked_input(x: ArrayLike, kept: ArrayLike, n_features: int) -> np.ndarray:
     """Return the pairs of a batch after checking codes `x` and bool `kept`, both (B, n)."""
     codes = submodel_input(x, n_features)
-    mask = np.asarray(kept)
+    mask = validation.rectangular("kept", kept)
     if mask.shape != codes.shape or mask.dtype != bool:
         raise InputError(
             f"kept is {mask.dtype} of shape {mask.shape}; it must be bool of shape {codes.shape}"

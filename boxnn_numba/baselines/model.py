@@ -57,6 +57,16 @@ class BaselineModel:
         """Number of features of one sample."""
         return math.prod(self.feature_shape)
 
+    @property
+    def group_size(self) -> int:
+        """Features that follow each other and count as one, such as a pixel's channels."""
+        return int(self.settings["base"].get("group_size", 1))
+
+    @property
+    def n_groups(self) -> int:
+        """Number of features, or groups of them, of one sample: what radii count."""
+        return self.n_features // self.group_size
+
     def encode(self, x: ArrayLike) -> np.ndarray:
         """Return samples (N, n) as uint8 codes.
 

@@ -40,6 +40,7 @@ def make_partition(
     parts: int,
     seed: int = 0,
     feature_shape: Sequence[int] | None = None,
+    group_size: int = 1,
 ) -> np.ndarray:
     """Divide the features among submodels.
 
@@ -53,12 +54,14 @@ def make_partition(
     n_features
         Features n of an image.
     parts
-        Number of submodels T, 1..n.
+        Number of submodels T, at least 1 and at most the groups of features.
     seed
         For ``"random"``.
     feature_shape
         For ``"patch"`` and ``"strided-columns"``: (n,), (height, width) or
         (height, width, channels).
+    group_size
+        Features that follow each other and go to one submodel, such as a pixel's channels.
 
     Returns
     -------
@@ -88,21 +91,33 @@ def make_partition(
     >>> make_partition("strided-columns", 8, 3, feature_shape=(2, 4)).reshape(2, 4)
     array([[0, 2, 1, 0],
            [1, 0, 2, 1]], dtype=int32)
+    >>> make_partition("strided", 9, 2, group_size=3)
+    array([0, 0, 0, 1, 1, 1, 0, 0, 0], dtype=int32)
     """
     validation.choice("partition", kind, KINDS)
     n_features = validation.positive("n_features", n_features)
-    parts = validation.integer("parts", parts, low=1, high=n_features)
-    part = np.arange(n_features, dtype=np.int32) % parts
+    groups = validation.group_count(group_size, n_features)
+    parts = validation.integer("parts", parts, low=1, high=groups)
+    part = np.arange(groups, dtype=np.int32) % parts
     if kind in ("patch", "strided-columns"):
-        if feature_shape is None or not 1 <= len(feature_shape) <= 3:
+        if feature_shape is None or np.size(feature_shape) not in (1, 2, 3):
             raise OptionError(
                 f"feature_shape is {feature_shape}; a {kind} partition needs (height, width)"
             )
-        shape = validation.sample_shape(feature_shape, n_features)
-        return _patches(shape, parts) if kind == "patch" else _down_columns(part, shape)
-    if kind == "random":
+        shape = _shape_of_groups(validation.sample_shape(feature_shape, n_features), group_size)
+        part = _patches(shape, parts) if kind == "patch" else _down_columns(part, shape)
+    elif kind == "random":
         np.random.default_rng(validation.integer("seed", seed, low=0)).shuffle(part)
-    return part
+    return part.repeat(group_size)
+
+
+def _shape_of_groups(shape: tuple[int, ...], group_size: int) -> tuple[int, ...]:
+    """Return the shape of samples of which each group is one feature."""
+    validation.groups(group_size, shape)
+    for axis in range(len(shape)):
+        if math.prod(shape[axis:]) == group_size:
+            return shape[:axis] or (1,)
+    return shape if group_size == 1 else (shape[0] // group_size,)
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -35,9 +35,11 @@ class ScikitMasked:
     n_classes
         Number of classes K.
     retained
-        Number k of features that remain of each sample, 1..n.
+        Number k of features, or groups of them, that remain of each sample, at least 1.
     copies
         Masked copies of each training sample.
+    group_size
+        Features that follow each other and remain together, such as a pixel's channels.
     seed
         Of the masks; set the estimator's own ``random_state`` as well.
 
@@ -48,12 +50,20 @@ class ScikitMasked:
     """
 
     def __init__(
-        self, estimator: Any, *, n_classes: int, retained: int, copies: int = 4, seed: int = 0
+        self,
+        estimator: Any,
+        *,
+        n_classes: int,
+        retained: int,
+        copies: int = 4,
+        group_size: int = 1,
+        seed: int = 0,
     ) -> None:
         self.estimator = _probabilistic(estimator)
         self.n_classes = validation.integer("n_classes", n_classes, low=2)
         self.retained = validation.positive("retained", retained)
         self.copies = validation.positive("copies", copies)
+        self.group_size = validation.positive("group_size", group_size)
         self.seed = validation.integer("seed", seed, low=0)
         self.n_features = 0
 
@@ -61,10 +71,12 @@ class ScikitMasked:
         """Fit on codes (N, n) and class indices (N,), in which each class must occur."""
         codes, classes = training_data(x, y, self.n_classes)
         self.n_features = codes.shape[1]
-        validation.integer("retained", self.retained, low=1, high=self.n_features)
+        groups = validation.group_count(self.group_size, self.n_features)
+        validation.integer("retained", self.retained, low=1, high=groups)
         rows = np.arange(len(codes)).repeat(self.copies)
-        kept = draws(self.n_features, self.retained, len(rows), self.seed, 0, _TRAINING_STREAM)
-        pairs = masked_pairs(codes[rows], np.concatenate(list(kept)))
+        drawn = draws(groups, self.retained, len(rows), self.seed, 0, _TRAINING_STREAM)
+        kept = np.concatenate(list(drawn)).repeat(self.group_size, axis=1)
+        pairs = masked_pairs(codes[rows], kept)
         self._fitted = _fit(self.estimator, pairs, classes[rows])
         return self
 
@@ -98,7 +110,7 @@ class ScikitSubmodels:
     def __init__(self, estimator: Any, part: ArrayLike, *, n_classes: int) -> None:
         self.estimator = _probabilistic(estimator)
         self.n_classes = validation.integer("n_classes", n_classes, low=2)
-        self.n_features = np.size(part)
+        self.n_features = validation.rectangular("part", part).size
         self.part = validation.partition("part", part, self.n_features)
         self._members: Sequence[np.ndarray] = PartColumns(self.part).members
         self.n_models = len(self._members)
@@ -130,6 +142,8 @@ def _own_pairs(codes: np.ndarray, members: np.ndarray) -> np.ndarray:
 
 
 def _probabilistic(estimator: Any) -> Any:
+    if isinstance(estimator, type):
+        raise OptionError(f"estimator is the class {estimator.__name__}; pass one of its objects")
     if not hasattr(estimator, "predict_proba"):
         raise OptionError(
             f"{type(estimator).__name__} has no predict_proba; wrap it in CalibratedClassifierCV "

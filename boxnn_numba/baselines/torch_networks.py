@@ -19,6 +19,8 @@ from boxnn_numba.backends.threads import default_threads
 from boxnn_numba.errors import BackendError, InputError, first_line
 
 DEVICES = ("cpu", "cuda", "auto")
+#: Convolutional networks of randomized ablation.
+NETWORKS = ("published", "small")
 
 
 def load_torch() -> Any:
@@ -127,8 +129,24 @@ class Layer:
         return (length + 2 * self.padding - self.size) // self.stride + 1
 
 
-def cnn_layers(height: int, width: int, channels: int, n_classes: int) -> tuple[Layer, ...]:
-    """Return a convolutional network for images of `channels` input channels, at least 4 x 4.
+def cnn_layers(
+    network: str, height: int, width: int, channels: int, n_classes: int
+) -> tuple[Layer, ...]:
+    """Return a network of `NETWORKS` for images of `channels` input channels, at least 4 x 4."""
+    layers = (_published if network == "published" else _small)(height, width, channels)
+    return (*layers, Layer("linear", layers[-1].outputs, n_classes))
+
+
+def _published(height: int, width: int, channels: int) -> tuple[Layer, ...]:
+    """Return the hidden layers of Levine and Feizi's network for MNIST (2020, supplement)."""
+    first = Layer("conv", channels, 64, size=4, stride=2, padding=1)
+    second = Layer("conv", 64, 128, size=4, stride=2, padding=1)
+    pixels = math.prod(second.after(first.after(length)) for length in (height, width))
+    return first, second, Layer("linear", 128 * pixels, 500), Layer("linear", 500, 100)
+
+
+def _small(height: int, width: int, channels: int) -> tuple[Layer, ...]:
+    """Return the hidden layers of a network with a sixth of the published one's multiply-adds.
 
     The first convolution is large and strided: where few pixels are retained, a small window sees
     none of them, and large products of matrices are what a CPU computes fastest.
@@ -138,8 +156,7 @@ def cnn_layers(height: int, width: int, channels: int, n_classes: int) -> tuple[
     while max(height, width) > 4 or len(layers) < 2:
         layers.append(Layer("conv", layers[-1].outputs, 128, size=3, stride=2, padding=1))
         height, width = layers[-1].after(height), layers[-1].after(width)
-    layers.append(Layer("linear", 128 * height * width, 256))
-    return (*layers, Layer("linear", 256, n_classes))
+    return (*layers, Layer("linear", 128 * height * width, 256))
 
 
 def mlp_layers(inputs: int, n_classes: int) -> tuple[Layer, ...]:

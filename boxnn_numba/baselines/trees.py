@@ -17,7 +17,7 @@ from boxnn_numba import validation as check
 from boxnn_numba.baselines.encodings import PartColumns, submodel_input, training_data
 from boxnn_numba.baselines.partition import make_partition, plurality_radius, votes_of
 from boxnn_numba.certificates.margin import balanced_certified_accuracy
-from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.errors import InputError, OptionError, first_line
 from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.selection import validation_split
 
@@ -61,7 +61,8 @@ class TreeSubmodels:
     def __init__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
         self.n_features, self.n_classes = int(settings["n_features"]), int(settings["n_classes"])
-        self.part = check.partition("part", arrays.get("part", ()), self.n_features)
+        size = self.settings.get("group_size", 1)
+        self.part = check.partition("part", arrays.get("part", ()), self.n_features, size)
         self.n_models = int(self.part.max()) + 1
         self._arrays = {**arrays, "part": self.part}
         try:
@@ -151,6 +152,7 @@ def train_trees(
     *,
     n_classes: int,
     feature_shape: Sequence[int] | None = None,
+    group_size: int = 1,
     trees: int = 50,
     fewest: int = 2,
     class_weight: Any = "balanced",
@@ -171,6 +173,8 @@ def train_trees(
         Number of classes K.
     feature_shape
         Shape of a sample, kept with the trees.
+    group_size
+        Features that follow each other and are in one part, such as a pixel's channels.
     trees, fewest
         Trees for each part, and samples that a leaf has at least.
     class_weight
@@ -188,7 +192,9 @@ def train_trees(
         An option is out of range.
     """
     codes, classes = training_data(x, y, n_classes)
-    parts = check.partition("part", part, codes.shape[1])
+    n = codes.shape[1]
+    shape = check.sample_shape(codes.shape[1:] if feature_shape is None else feature_shape, n)
+    parts = check.partition("part", part, n, group_size)
     forest = ExtraTreesClassifier(
         check.positive("trees", trees),
         min_samples_leaf=check.positive("fewest", fewest),
@@ -201,7 +207,10 @@ def train_trees(
     first: list[list[int]] = []
     nodes, leaves = 0, 0
     for own in members:
-        fitted = forest.fit(codes[:, own], classes)
+        try:
+            fitted = forest.fit(codes[:, own], classes)
+        except (ValueError, TypeError) as error:  # of class_weight, which nothing else checks
+            raise OptionError(f"class_weight cannot be used: {first_line(error)}") from error
         first.append([])
         for estimator in fitted.estimators_:
             arrays = _nodes(estimator.tree_, own, nodes, leaves)
@@ -213,8 +222,8 @@ def train_trees(
     settings = {
         "kind": TreeSubmodels.kind, "base": "trees", "parts": len(members), "trees": trees,
         "fewest": fewest,
-        "n_features": codes.shape[1], "n_classes": n_classes,
-        "feature_shape": list(feature_shape or codes.shape[1:]),
+        "n_features": n, "n_classes": n_classes, "group_size": group_size,
+        "feature_shape": list(shape),
     }  # fmt: skip
     return TreeSubmodels({"part": parts, "first": np.array(first, np.int32), **joined}, settings)
 
@@ -242,6 +251,7 @@ def train_partition(
     parts: int | None = None,
     partition: str = "strided",
     feature_shape: Sequence[int] | None = None,
+    group_size: int = 1,
     trees: int = 50,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -253,25 +263,26 @@ def train_partition(
     parts
         Number of parts T; by default that of `PARTS` with the highest mean balanced certified
         accuracy by plurality at `RADII`, on held-out rows.
-    partition, feature_shape
+    partition, feature_shape, group_size
         As for `make_partition`.
     x, y, n_classes, trees, seed, progress
         As for `train_trees`, and so are errors.
     """
     codes, classes = training_data(x, y, n_classes)
     options: dict[str, Any] = {"n_classes": n_classes, "trees": trees, "seed": seed}
-    where = codes.shape[1], partition, seed, feature_shape
+    where = codes.shape[1], partition, seed, feature_shape, group_size
     if parts is None:
         parts = _best_parts(codes, classes, where, options)
     part = _part(where, parts)
     return train_trees(
-        codes, classes, part, feature_shape=feature_shape, progress=progress, **options
-    )
+        codes, classes, part,
+        feature_shape=feature_shape, group_size=group_size, progress=progress, **options,
+    )  # fmt: skip
 
 
 def _part(where: tuple[Any, ...], parts: int) -> np.ndarray:
-    n, partition, seed, shape = where
-    return make_partition(partition, n, parts, seed, shape)
+    n, partition, *rest = where
+    return make_partition(partition, n, parts, *rest)
 
 
 def _best_parts(
@@ -281,8 +292,8 @@ def _best_parts(
         raise OptionError("`parts` is missing; pass how many patches there are")
     rows, held = validation_split(classes, HELD_OUT, options["seed"])
     held = held if len(held) else rows
-    n, best = codes.shape[1], (-1.0, 1)
-    for count in sorted({min(count, n) for count in PARTS}):
+    groups, best = check.group_count(where[4], codes.shape[1]), (-1.0, 1)
+    for count in sorted({min(count, groups) for count in PARTS}):
         model = train_trees(codes[rows], classes[rows], _part(where, count), **options)
         outcome = plurality_radius(votes_of(model.scores(codes[held])))
         score = float(balanced_certified_accuracy(*outcome, classes[held], RADII).mean())

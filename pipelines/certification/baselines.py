@@ -114,11 +114,11 @@ class BaselineWorker:
         self, stored: BaselineModel, x: np.ndarray, rows: np.ndarray
     ) -> dict[str, np.ndarray]:
         sampling = self.sampling
-        n, k = stored.n_features, stored.settings["retained"]
+        n, k = stored.n_groups, stored.settings["retained"]
         if self.votes is None:
             guesses, counts = ablation.sample_counts(
                 _networks(stored, self.device), stored.encode(x), rows, k, sampling.samples,
-                sampling.guess_samples, sampling.seed,
+                sampling.guess_samples, sampling.seed, group_size=stored.group_size,
             )  # fmt: skip
             guess = ablation.guess_class(guesses)
         else:
@@ -375,5 +375,5 @@ def _note(file: CertificateFile, stored: BaselineModel, worker: BaselineWorker) 
         return None
     share = worker.alpha if worker.certificate == "a" else worker.alpha / len(stored.classes)
     counts = worker.sampling.samples - file.class_distance
-    n, k = stored.n_features, stored.settings["retained"]
+    n, k = stored.n_groups, stored.settings["retained"]
     return ablation.abstention_message(counts, file.read("guess"), n, k, share)

@@ -29,10 +29,13 @@ from boxnn_numba.pipelines.training.dataset_loader import (
 )
 from boxnn_numba.progress import Progress
 from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.parts import groups_of
 
 #: Bases of FPA; trees that each part has unless it is said; what trees and stumps may choose.
 FPA_BASES = ("mlp", "trees")
 TREES = 50
+#: Network of RA unless it is said.
+NETWORK = "published"
 STUMPS = ("rounds", "clip", "sampled")
 CHOSEN = ("parts", *STUMPS)
 #: Trains on codes (N, n) and class indices (N,), with `progress` and `checkpoint`; returns a
@@ -85,6 +88,8 @@ def train_baseline(
     parts: int | None = None,
     partition: str = "strided",
     base: str | None = None,
+    network: str | None = None,
+    group_size: int | None = None,
     trees: int | None = None,
     rounds: int | None = None,
     clip: float | None = None,
@@ -104,13 +109,19 @@ def train_baseline(
     method
         ``"ra"``, ``"fpa"`` or ``"stumps"``.
     retained
-        For RA, how many features k a sample keeps, 1..n.
+        For RA, how many features k, or groups of them, a sample keeps.
     parts, partition
-        For FPA, the number of submodels T, 1..n, and how the features are divided among them, as
+        For FPA, the number of submodels T and how the features are divided among them, as
         for `boxnn_numba.baselines.partition.make_partition`. With trees, `parts` is chosen on
         held-out rows if None.
     base
         For RA, ``"cnn"`` (the default for images) or ``"mlp"``; FPA has ``"mlp"`` and ``"trees"``.
+    network
+        For RA with a cnn, ``"published"`` or ``"small"``, as for
+        `boxnn_numba.baselines.base_classifiers.train_masked`.
+    group_size
+        For RA and FPA, features that follow each other and count as one; 0, as None, for the
+        channels of a pixel in images, else 1.
     trees
         For FPA with trees, how many each part has; 50 if None.
     rounds, clip, sampled
@@ -134,7 +145,14 @@ def train_baseline(
     """
     validation.choice("method", method, METHODS)
     sizes: dict[str, Any] = {"retained": retained, "parts": parts, "base": base, "trees": trees}
-    sizes |= {"rounds": rounds, "clip": clip, "sampled": sampled, "epochs": epochs}
+    sizes |= {
+        "network": network,
+        "group_size": group_size,
+        "rounds": rounds,
+        "clip": clip,
+        "sampled": sampled,
+        "epochs": epochs,
+    }
     given = {name: value for name, value in sizes.items() if value is not None}
     _check_given(method, given)
     in_arrays = method == "stumps" or base == "trees"
@@ -172,9 +190,10 @@ def train_baseline(
 
 def _check_given(method: str, given: Mapping[str, Any]) -> None:
     """Raise for an option of another method, or without the one that a method needs."""
+    trees = given.get("base") == "trees"
     takes = {
-        "ra": {"retained", "base", "epochs"},
-        "fpa": {"parts", "base", "trees" if given.get("base") == "trees" else "epochs"},
+        "ra": {"retained", "base", "network", "group_size", "epochs"},
+        "fpa": {"parts", "base", "group_size", "trees" if trees else "epochs"},
         "stumps": {"rounds", "clip", "sampled"},
     }[method]
     for name in given.keys() - takes:
@@ -183,7 +202,7 @@ def _check_given(method: str, given: Mapping[str, Any]) -> None:
             f"{', '.join(f'`{item}`' for item in sorted(takes))}"
         )
     size = {"ra": "retained", "fpa": "parts"}.get(method)
-    if size is not None and size not in given and given.get("base") != "trees":
+    if size is not None and size not in given and not trees:
         raise OptionError(f"`{size}` is missing; pass how many features or parts there are")
 
 
@@ -230,21 +249,30 @@ def _network_fit(
     from boxnn_numba.baselines import base_classifiers
 
     size = "retained" if method == "ra" else "parts"
-    count = validation.integer(size, given[size], low=1, high=dataset.n_features)
-    shape, base = dataset.feature_shape, given.get("base")
+    shape, base, group_size = dataset.feature_shape, given.get("base"), _group_size(dataset, given)
+    count = validation.integer(size, given[size], low=1, high=dataset.n_features // group_size)
     options = {"n_classes": len(dataset.classes), "feature_shape": shape, **common}
+    options["group_size"] = group_size
     if "epochs" in given:
         options["epochs"] = validation.positive("epochs", given["epochs"])
     if method == "fpa":
-        part = make_partition(partition, dataset.n_features, count, common["seed"], shape)
+        part = make_partition(
+            partition, dataset.n_features, count, common["seed"], shape, group_size
+        )
         validation.choice("base", base or "mlp", FPA_BASES)
         fit: Fit = functools.partial(base_classifiers.train_submodels, part=part, **options)
         return {size: count, "partition": partition}, fit
     base = base or ("cnn" if base_classifiers.is_image(shape) else "mlp")
+    settings: dict[str, Any] = {size: count}
     if validation.choice("base", base, base_classifiers.BASES) == "cnn":
         base_classifiers.image_shape(shape)
-    fit = functools.partial(base_classifiers.train_masked, retained=count, base=base, **options)
-    return {size: count}, fit
+        settings["network"] = validation.choice(
+            "network", given.get("network", NETWORK), base_classifiers.NETWORKS
+        )
+    elif "network" in given:
+        raise OptionError("`network` is of the base cnn, for images; leave it out for mlp")
+    fit = functools.partial(base_classifiers.train_masked, base=base, **settings, **options)
+    return settings, fit
 
 
 def _table_fit(
@@ -256,12 +284,13 @@ def _table_fit(
 ) -> tuple[dict[str, Any], Fit]:
     """Return the settings of stumps, or of a partition with trees, and what fits them."""
     n, shape = dataset.n_features, dataset.feature_shape
+    group_size = 1 if method == "stumps" else _group_size(dataset, given)
     options = {"n_classes": len(dataset.classes), "seed": common["seed"]}
     if method == "fpa":
         if "parts" in given:
-            validation.integer("parts", given["parts"], low=1, high=n)
-            make_partition(partition, n, given["parts"], common["seed"], shape)
+            make_partition(partition, n, given["parts"], common["seed"], shape, group_size)
         options |= {"feature_shape": shape, "trees": given.get("trees", TREES)}
+        options["group_size"] = group_size
         options |= {"parts": given.get("parts"), "partition": partition}
     else:
         options |= {name: given[name] for name in STUMPS if name in given}
@@ -276,6 +305,13 @@ def _table_fit(
             return train(x, y, progress=progress, **options)
 
     return ({"partition": partition} if method == "fpa" else {}), fit
+
+
+def _group_size(dataset: Dataset, given: Mapping[str, Any]) -> int:
+    """Return how many features count as one, as for the training of boxes."""
+    options = TrainingOptions(group_size=given.get("group_size", 0))
+    group = groups_of(options, dataset.feature_shape, dataset.is_codes)
+    return dataset.n_features // (int(group.max()) + 1)
 
 
 def _check_labels(dataset: Dataset, data: Name) -> None:

@@ -90,6 +90,10 @@ def test_large_images_do_not_overflow(k: int) -> None:
 
 
 def test_caps_of_unanimous_votes() -> None:
+    found = ra_radius([[9, 0]], [0], np.array(784), np.array(45))  # as NumPy gives numbers
+    assert [int(part[0]) for part in found] == [
+        int(part[0]) for part in ra_radius([[9, 0]], [0], 784, 45)
+    ]
     caps = [int(ra_radius([[10_000, 0]], [0], 784, k)[1][0]) for k in (10, 20, 40, 45, 60)]
     assert caps == [52, 26, 13, 11, 8]
 
@@ -321,6 +325,23 @@ def test_ties_go_to_the_smaller_class_and_progress_advances() -> None:
     assert guess_class([[1, 4, 4], [3, 3, 3]]).tolist() == [1, 0]
 
 
+def test_groups_are_retained_whole() -> None:
+    """Two groups of three features: one is seen whole, and no draw cuts one."""
+    seen: list[np.ndarray] = []
+
+    class Watcher(Constant):
+        def scores(self, x: np.ndarray, kept: np.ndarray) -> np.ndarray:
+            assert (x[~kept] == 0).all()
+            seen.extend(kept)
+            return super().scores(x, kept)
+
+    x = np.full((1, 6), 9, np.uint8)
+    sample_counts(Watcher([0.0, 1.0], 2), x, [0], 1, 200, 1, 0, group_size=3)
+    found = np.unique(np.stack(seen), axis=0, return_counts=True)
+    assert found[0].tolist() == [[False] * 3 + [True] * 3, [True] * 3 + [False] * 3]
+    assert found[1].min() > 60
+
+
 X = np.zeros((1, 4), np.uint8)
 GOOD = Constant([0.0, 1.0, 2.0])
 
@@ -334,7 +355,19 @@ GOOD = Constant([0.0, 1.0, 2.0])
         (lambda: ra_radius([[3, 1]], [0], 4, 1, 0), OptionError, "alpha is 0"),
         (lambda: rab_radius([[3, 1]], 4, 1, 1.0), OptionError, "alpha is 1.0"),
         (lambda: ra_radius([[3, 1], [2, 1]], [0, 0], 4, 1), InputError, "do not add up"),
-        (lambda: ra_radius([[0, 0]], [0], 4, 1), InputError, "do not add up"),
+        (lambda: ra_radius([[0, 0]], [0], 4, 1), InputError, "counts have 0 in each row"),
+        (lambda: ra_radius([[1, 2], [3]], [0, 0], 4, 1), InputError, "counts is ragged"),
+        (lambda: ra_radius([[3, 1]], [0], 4, [1]), OptionError, r"retained is \[1\]"),
+        (lambda: ra_radius([[3, 1]], [0], [4], 1), OptionError, r"n_features is \[4\]"),
+        (
+            lambda: rab_radius([[3, 1]], 4, np.arange(99)),
+            OptionError,
+            r"retained is array.* \.\.\.;",
+        ),
+        (lambda: rab_radius([[3, 1]], 4, True), OptionError, "retained is True"),
+        (lambda: radius_of_bound(float("nan"), 4, 1), OptionError, "p is nan"),
+        (lambda: sample_counts(GOOD, X, [0], 2, 1, 1, 0, group_size=3), OptionError, "not divide"),
+        (lambda: sample_counts(GOOD, X, [0], 3, 1, 1, 0, group_size=2), OptionError, "from 1 to 2"),
         (lambda: rab_radius([[3, -1]], 4, 1), InputError, "outside 0"),
         (lambda: rab_radius([[3.0, 1.0]], 4, 1), InputError, "whole numbers"),
         (lambda: rab_radius([[3]], 4, 1), InputError, "one class"),

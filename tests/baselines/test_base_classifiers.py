@@ -50,7 +50,7 @@ def part() -> np.ndarray:
 @pytest.fixture(scope="module")
 def cnn() -> MaskedNetwork:
     pytest.importorskip("torch")
-    return train_masked(*toy(), retained=12, feature_shape=SHAPE, **FAST)
+    return train_masked(*toy(), retained=12, feature_shape=SHAPE, network="small", **FAST)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,17 @@ def test_networks_are_what_their_arrays_say(
 def test_multiply_adds_of_a_cnn(cnn: MaskedNetwork) -> None:
     # 8 x 8 -> 2 x 2 x 48 -> 1 x 1 x 128 -> 256 -> 3
     assert cnn.multiply_adds() == 4 * 48 * 2 * 64 + 128 * 48 * 9 + 128 * 256 + 256 * 3
+    assert cnn.settings["network"] == "small"
+
+
+def test_the_published_network_is_that_of_levine_and_feizi() -> None:
+    layers = torch_networks.cnn_layers("published", 28, 28, 2, 10)
+    assert [layer.shape for layer in layers] == [
+        (64, 2, 4, 4), (128, 64, 4, 4), (500, 128 * 7 * 7), (100, 500), (10, 100),
+    ]  # fmt: skip
+    # 28 x 28 -> 14 x 14 -> 7 x 7: 10.0 million
+    counted = 14 * 14 * 64 * 32 + 7 * 7 * 128 * 1024 + 6272 * 500 + 500 * 100 + 1000
+    assert torch_networks.multiply_adds(layers, (28, 28)) == counted == 10_010_936
 
 
 @pytest.mark.torch
@@ -165,8 +176,10 @@ def test_color_images_and_batches_of_any_size() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (40, 6 * 5 * 3)).astype(np.uint8)
     network = train_masked(
-        x, np.arange(40) % 2, n_classes=2, retained=30, feature_shape=(6, 5, 3), epochs=1
-    )
+        x, np.arange(40) % 2, n_classes=2, retained=12, feature_shape=(6, 5, 3), group_size=3,
+        epochs=1,
+    )  # fmt: skip
+    assert network.settings["network"] == "published" and network.settings["group_size"] == 3
     many = np.tile(x, (30, 1))
     kept = np.ones(many.shape, bool)
     scores = network.scores(many, kept)
@@ -233,9 +246,10 @@ def test_the_same_seed_gives_the_same_weights(
     torch = pytest.importorskip("torch")
     torch.manual_seed(99)  # the seed of torch itself has no influence ...
     before = torch.random.get_rng_state()
-    again = train_masked(*toy(), retained=12, feature_shape=SHAPE, **FAST)
+    options = {"retained": 12, "feature_shape": SHAPE, "network": "small", **FAST}
+    again = train_masked(*toy(), **options)
     assert torch.equal(torch.random.get_rng_state(), before)  # ... and is left alone
-    other = train_masked(*toy(), retained=12, feature_shape=SHAPE, **FAST | {"seed": 2})
+    other = train_masked(*toy(), **options | {"seed": 2})
     for key, value in cnn.arrays().items():
         np.testing.assert_array_equal(again.arrays()[key], value)
         assert (other.arrays()[key] != value).any()
@@ -274,6 +288,9 @@ def test_divergence_is_told() -> None:
     [
         ({"retained": 0}, "retained is 0; it must be a whole number from 1 to 64"),
         ({"retained": 65}, "retained is 65"),
+        ({"retained": 17, "group_size": 4}, "retained is 17; it must be .* from 1 to 16"),
+        ({"network": "large"}, "unknown network 'large'; choose one of published, small"),
+        ({"base": "mlp", "network": "small"}, "`network` is of the base cnn"),
         ({"base": "tree"}, "unknown base 'tree'; choose one of cnn, mlp"),
         ({"feature_shape": None}, "a cnn takes images of at least 4 x 4"),
         ({"feature_shape": (2, 32)}, "at least 4 x 4, not .* mlp as `base`"),
@@ -304,6 +321,8 @@ def test_data_that_cannot_train() -> None:
         train_submodels(x, y, part(), **FAST | {"n_classes": 2})
     with pytest.raises(InputError, match="part leaves a part without features"):
         train_submodels(x, y, np.where(part() == 1, 2, part()), **FAST)
+    with pytest.raises(InputError, match="part has a group of 2 features in two parts"):
+        train_submodels(x, y, part(), group_size=2, **FAST)
     with pytest.raises(InputError, match="it must be 64 whole numbers"):
         train_submodels(x, y, part()[:-1], **FAST)
 

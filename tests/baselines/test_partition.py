@@ -208,10 +208,13 @@ def test_runoff_is_below_plurality_only_where_round_2_shrinks_a_lead(
 
 
 @pytest.mark.parametrize("kind", ["strided", "strided-columns", "random", "patch"])
-@pytest.mark.parametrize(("n", "parts"), [(8, 8), (8, 4), (6, 3)])
-def test_no_change_of_features_breaks_a_certificate(kind: str, n: int, parts: int) -> None:
+@pytest.mark.parametrize(("n", "parts", "size"), [(8, 8, 1), (8, 4, 1), (6, 3, 1), (8, 4, 2)])
+def test_no_change_of_features_breaks_a_certificate(
+    kind: str, n: int, parts: int, size: int
+) -> None:
     """Submodels by look-up; every input within the radius is tried."""
-    part = make_partition(kind, n, parts, seed=1, feature_shape=(2, n // 2))
+    shape = (2, n // 2) if size == 1 else (2, n // 2 // size, size)
+    part = make_partition(kind, n, parts, seed=1, feature_shape=shape, group_size=size)
     inputs = np.array(list(itertools.product((0, 1), repeat=n)))
     largest = [0, 0, 0]
     for seed in range(30):
@@ -221,7 +224,8 @@ def test_no_change_of_features_breaks_a_certificate(kind: str, n: int, parts: in
                          for t in range(parts)], axis=1)  # fmt: skip
         scores = np.stack([tables[t, seen[:, t]] for t in range(parts)], axis=1).astype(float)
         votes = votes_of(scores)
-        distance = (inputs[:, None] != inputs[None]).sum(axis=2)
+        differ = (inputs[:, None] != inputs[None]).reshape(2**n, 2**n, n // size, size)
+        distance = differ.any(axis=3).sum(axis=2)
         for which, (prediction, radius) in enumerate(
             (plurality_radius(votes), runoff_radius(votes, scores))
         ):
@@ -260,6 +264,13 @@ S = np.zeros((1, 3, 2), np.float32)
         (lambda: make_partition("patch", 8, 2), OptionError, "needs"),
         (lambda: make_partition("patch", 8, 2, feature_shape=(3, 3)), OptionError, "must agree"),
         (lambda: make_partition("patch", 9, 7, feature_shape=(3, 3)), OptionError, "7 patches"),
+        (lambda: make_partition("patch", 8, 2, feature_shape=8), OptionError, "shape is 8; pass"),
+        (lambda: make_partition("strided", 8, 5, group_size=2), OptionError, "parts is 5"),
+        (lambda: make_partition("strided", 8, 2, group_size=3), OptionError, "does not divide"),
+        (lambda: votes_of([[[1.0, 2.0], [3.0]]]), InputError, "scores is ragged"),
+        (lambda: plurality_radius([[1, 2], [3]]), InputError, "votes is ragged"),
+        (lambda: plurality_radius([[0, 0]]), InputError, "votes have 0 in each row; pass 1 to"),
+        (lambda: plurality_radius([[2**31 - 1, 1]]), InputError, "votes have 2147483648 in each"),
         (lambda: votes_of(S[0]), InputError, r"must have shape \(any, any, any\)"),
         (lambda: votes_of(S * np.nan), InputError, "hold NaN in row 0"),
         (lambda: votes_of(S.astype(int)), InputError, "floating-point"),

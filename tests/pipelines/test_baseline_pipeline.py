@@ -95,7 +95,7 @@ def test_model_file(name: str, tiny_dataset: Path, tmp_path: Path) -> None:
     part = partition.make_partition("random", 12, 5, 3)
     np.testing.assert_array_equal(model.weights["part"], part)
     assert model.classes == [3, 5, 8] and model.feature_shape == (12,) and model.grid is None
-    assert model.method == "fpa" and model.settings["base"] == {"base": "mlp"}
+    assert model.method == "fpa" and model.settings["base"] == {"base": "mlp", "group_size": 1}
     assert model.training["dataset_digest"] == open_dataset(tiny_dataset).digest
     assert model.training["seed"] == 3 and "numpy" in model.training["versions"]
     assert model_digest(load_baseline(place)) == model_digest(model)
@@ -169,7 +169,8 @@ def test_ra_is_what_its_functions_say_image_by_image(
     expected = {
         "method": "RA", "certificate": "a", "retained": 4, "alpha": 0.01, "samples": 60,
         "guess_samples": 20, "seed": 5, "limit": 17, "split": "test", "width": 1, "group_size": 1,
-        "multiply_adds": 80 * 36, "base": {"base": "mlp", "validation_accuracy": 0.875},
+        "multiply_adds": 80 * 36,
+        "base": {"base": "mlp", "group_size": 1, "validation_accuracy": 0.875},
     }  # fmt: skip
     assert {name: a.attributes[name] for name in expected} == expected
     assert b.method == "RA^B" and a.attributes["seconds_per_sample"] > 0
@@ -210,6 +211,43 @@ def test_fpa_is_what_its_functions_say(
         assert (file.method, attributes["parts"], attributes["partition"]) == (method, 5, "random")
         assert attributes["limit"] is None and attributes["multiply_adds"] == 36
         assert summary.method == method and summary.abstained == 0 and not summary.note
+
+
+@pytest.mark.parametrize("method", ["ra", "fpa", "trees"])
+def test_a_color_pixel_is_one_feature(method: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    x = (rng.integers(0, 120, (60, 2, 3, 3)) + 120 * y[:, None, None, None]).astype(np.uint8)
+    data, model, out = tmp_path / "d", tmp_path / "m", tmp_path / "c"
+    flat = x.reshape(60, 18)
+    write_dataset(data, name="d", classes=[0, 1], feature_shape=(2, 3, 3),
+                  train=(flat, y), test=(flat, y))  # fmt: skip
+    size: dict[str, Any] = {"retained": 2} if method == "ra" else {"parts": 5}
+    if method == "trees":
+        size |= {"base": "trees", "trees": 3}
+    train_baseline(data, model, method=method.replace("trees", "fpa"), **size)
+    certify_baseline(model, data, out, certificate="a", **SAMPLING)
+    file, stored = open_certificate(out), load_baseline(model)
+    assert (stored.group_size, stored.n_groups, file.groups, file.unit) == (3, 6, 6, "pixels")
+    assert evaluate(out, [0, 1]).unit == "pixels" and 1 <= file.radius.max() <= 6
+    if method == "ra":
+        network = fake_networks.FakeMasked(stored.weights, {})
+        guesses, votes = ablation.sample_counts(
+            network, flat, range(60), 2, 60, 20, 0, group_size=3
+        )
+        expected = ablation.ra_radius(votes, ablation.guess_class(guesses), 6, 2)
+        np.testing.assert_array_equal(file.radius, expected[1])
+    else:
+        part = stored.weights["part"].reshape(6, 3)
+        assert part.tolist() == [[pixel % 5] * 3 for pixel in range(6)]
+    report([out], tmp_path / "r")
+    assert "pixels" in (tmp_path / "r" / "report.html").read_text()
+    one = {"retained": 7} if method == "ra" else {**size, "parts": 7}
+    with pytest.raises(OptionError, match=r" is 7; it must be a whole number from 1 to 6"):
+        train_baseline(data, tmp_path / "n", method=method.replace("trees", "fpa"), **one)
+    with pytest.raises(OptionError, match="`group_size` 4 does not fit"):
+        train_baseline(data, tmp_path / "n", method=method.replace("trees", "fpa"), group_size=4,
+                       **size)  # fmt: skip
 
 
 def test_real_features(tmp_path: Path) -> None:
@@ -315,9 +353,9 @@ def test_a_stopped_run_repeats_nothing(
     sampled: list[int] = []
     sample = ablation.sample_counts
 
-    def counted(classifier: Any, x: Any, rows: Any, *options: Any) -> Any:
+    def counted(classifier: Any, x: Any, rows: Any, *options: Any, **more: Any) -> Any:
         sampled.extend(rows.tolist())
-        return sample(classifier, x, rows, *options)
+        return sample(classifier, x, rows, *options, **more)
 
     monkeypatch.setattr(ablation, "sample_counts", counted)
     certify_baseline(ra, tiny_dataset, tmp_path / "c", run=RunOptions(resume=True), **chosen)

@@ -58,12 +58,14 @@ def _centres(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> np.ndarra
 
 
 def train_masked(x: np.ndarray, y: np.ndarray, **options: Any) -> FakeMasked:
-    settings = {"base": options["base"], "validation_accuracy": 0.875}
+    settings = {name: options[name] for name in ("base", "group_size")}
+    settings["validation_accuracy"] = 0.875
     return FakeMasked({"centres": _centres(x, y, options)}, settings)
 
 
 def train_submodels(x: np.ndarray, y: np.ndarray, part: np.ndarray, **options: Any) -> Any:
-    return FakeSubmodels({"centres": _centres(x, y, options), "part": part}, {"base": "mlp"})
+    settings = {"base": "mlp", "group_size": options["group_size"]}
+    return FakeSubmodels({"centres": _centres(x, y, options), "part": part}, settings)
 
 
 def install(replace: Any = setattr) -> None:
