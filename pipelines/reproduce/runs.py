@@ -134,7 +134,7 @@ class RunStore:
         size: dict[str, Any] = {"parts": setting, "partition": partition}
         sampling: dict[str, Any] = {}
         if method == "ra":
-            size = {"retained": setting}
+            size = {"retained": setting, "network": "published"}
             sampling = {"limit": scale.images, "samples": scale.samples}
             sampling["guess_samples"] = scale.guess_samples
 

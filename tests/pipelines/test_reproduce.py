@@ -270,11 +270,46 @@ def test_intervals_are_clopper_pearson(tmp_path, data, fake):
 def test_differences_name_what_is_more_than_two_points_apart():
     published = row(source="published", values=(91.9, 55.0))
     (line,) = differences([published, row()])
-    assert line == ("mnist RA_20, r=4: ours 50.0 [47.0, 53.0], published 55.0, -5.0 points")
+    assert line == (
+        "mnist RA_20, r=4: ours 50.0 [47.0, 53.0], published 55.0, -5.0 points; unexplained"
+    )
     (line,) = differences([row(source="published", values=(90.0, 52.5)), row()])
-    assert line.endswith("-2.5 points (inside the interval)")
+    assert line.endswith("-2.5 points; explained: inside our interval")
     # Neither another method nor another data set is compared.
     assert differences([row("RA_20^B", "published", (1.0, 1.0)), row()]) == []
+
+
+def test_right_guesses_explain_radius_zero():
+    """Our 90% certified and 95% guessed right, against published rows that count the latter."""
+    for published, words in (
+        (95.5, "explained: 95.0% are guessed right, which the published RA counts at r=0"),
+        (98.0, "counts at r=0; the other -3.0 points are unexplained"),
+    ):
+        theirs = row(source="published", values=(published, 50.0))
+        (line,) = differences([theirs, row(run={"guessed_right": 95.0})])
+        assert line.endswith(words)
+
+
+def test_published_rows_that_are_called_otherwise_are_found():
+    """RA^B is published with less than RA by the same votes; ours agrees with another of its rows.
+
+    By less than twice as much, or where the published rows are sound, nothing is said.
+    """
+    ours = row("RA_20^B", values=(70.0, 60.0))
+    namesake = row("RA_20^B", "published", (88.0, 30.0))
+    other = row("RA_40^B", "published", (71.0, 58.0))
+    weaker = row("RA_20", "published", (50.0, 40.0))
+    lines = differences([ours, namesake, other, weaker])
+    assert len(lines) == 2 and all(
+        "explained: the published RA_20^B contradicts other published rows, and ours is 1.5 "
+        "points from their RA_40^B on average, 24.0 from it" in line
+        for line in lines
+    )
+    for rows in (
+        [ours, namesake, other],
+        [ours, namesake, weaker, row("RA_40^B", "published", (90.0, 50.0))],
+    ):
+        assert all(line.endswith("unexplained") for line in differences(rows))
 
 
 def test_settings_that_the_paper_lacks_stand_beside_the_nearest():
@@ -314,7 +349,9 @@ def test_best_medians_take_each_family_at_its_best():
         ("FPA^A", 9, None, None),
     ]
     (line,) = median_differences(table)
-    assert line == ("mnist RA, median certified radius: ours 7 [6, 9] by RA_45, published 10")
+    assert line == (
+        "mnist RA, median certified radius: ours 7 [6, 9] by RA_45, published 10; unexplained"
+    )
 
 
 # --- bad input --------------------------------------------------------------------------------
