@@ -101,12 +101,17 @@ def _baseline_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:
         run = store.baseline(dataset, base.lower(), setting)
         # RA is its certificate a and RA^B its b, as FPA^A and FPA^B are of FPA.
         file = run.certificate(variant.lower() or "a")
-        about, samples = _about(run, file), None
-        if base == "RA":
-            about["guessed_right"] = round(100 * float(np.mean(file.guess == file.label)), 2)
-            samples = store.scale.samples
         method = f"{base}_{setting}{mark}{variant}"
-        yield our_row(file, method, dataset, samples=samples, run=about)
+        yield defence_row(file, method, dataset, _about(run, file))
+
+
+def defence_row(file: CertificateFile, method: str, dataset: str, run: dict[str, Any]) -> Row:
+    """Return the row of a published defence, with the right guesses of RA in its `run`."""
+    if not method.startswith("RA"):
+        return our_row(file, method, dataset, run=run)
+    guessed = round(100 * float(np.mean(file.guess == file.label)), 2)
+    samples = file.attributes["samples"]
+    return our_row(file, method, dataset, samples=samples, run={**run, "guessed_right": guessed})
 
 
 def _boxnn_rows(dataset: str, name: str, store: RunStore) -> Iterator[Row]:

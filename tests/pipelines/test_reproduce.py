@@ -83,7 +83,8 @@ class FakeBaselines:
         attributes |= {"feature_shape": list(dataset.feature_shape)}
         attributes |= {"multiply_adds": 1000, "training": {"seconds": 2.0}}
         attributes |= {"model_digest": "", "dataset_digest": dataset.digest, "split": "test"}
-        said = {"alpha": 0.05, "samples": 100, "guess_samples": 10, "retained": 20}
+        said = {"alpha": 0.05, "guess_samples": 10, "retained": 20}
+        said["samples"] = options.get("samples", 100)
         attributes |= {**said, "seed": seed, "certificate": certificate}
         n_classes = len(dataset.classes)
         writer = RowWriter(
