@@ -227,7 +227,9 @@ def train_submodels(
 
     Notes
     -----
-    Hammoudeh and Lowd (2023), Section 4.
+    Hammoudeh and Lowd (2023), Section 4. Their code gives every part of MNIST a convolutional
+    network of about 170 million multiply-adds on the whole masked image; these are perceptrons on
+    the part's own features.
     """
     codes, classes = training_data(x, y, n_classes)
     n_features = codes.shape[1]
