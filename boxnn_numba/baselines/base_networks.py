@@ -20,8 +20,8 @@ from boxnn_numba.baselines.torch_networks import (
 )
 from boxnn_numba.errors import InputError
 
-#: Samples that a network evaluates at a time.
-_BATCH = 1024
+#: Samples that a network evaluates at a time: few enough for the caches of a core.
+_BATCH = 256
 
 
 class _Network:
