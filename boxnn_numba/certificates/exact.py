@@ -21,7 +21,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates.duel import duel
 from boxnn_numba.certificates.integer_program import solve
-from boxnn_numba.certificates.pairwise import OWN, BoxSets
+from boxnn_numba.certificates.pairwise import OWN, BoxSets, pairwise_bounds
 from boxnn_numba.classifier import Classifier
 from boxnn_numba.errors import InputError
 from boxnn_numba.kernels.pairwise_bound import Table
@@ -196,10 +196,13 @@ def _each(
     raw = model.rows(x)
     raw = raw if model.grid is None else raw.astype(np.float64)
     codes, sets, stop = model.encode(raw), BoxSets(model, adversary), threading.Event()
+    # Of several sets the kernels of all inputs know more than what each rival is asked for.
+    known = pairwise_bounds(model, codes, adversary, threads)[1].tolist()
+    limits = time_limit, seed, stop
     with ThreadPoolExecutor(get_backend("cpu", threads).threads) as pool:
         try:
             found = [
-                pool.submit(_settled, sets, raw[i, None], codes[i, None], time_limit, seed, stop)
+                pool.submit(_settled, sets, raw[i, None], codes[i, None], known[i], *limits)
                 for i in range(len(codes))
             ]
             for one in wait(found, return_when=FIRST_EXCEPTION).done:
@@ -214,6 +217,7 @@ def _settled(
     sets: BoxSets,
     raw: np.ndarray,
     codes: np.ndarray,
+    known: int,
     time_limit: float,
     seed: int,
     stop: threading.Event,
@@ -222,7 +226,7 @@ def _settled(
     free = adversary.features(model.groups)
     attack = greedy_attack(model, raw, features=free, seed=seed, threads=1)
     with limit_threads(1):
-        hunt = _Hunt(sets, codes[0], deadline, stop)
+        hunt = _Hunt(sets, codes[0], known, deadline, stop)
         label = np.asarray(model.classes)[hunt.own_class]
         flipped = attack.changed[0] >= 0 and attack.prediction[0] != label
         if flipped:
@@ -239,16 +243,20 @@ def _settled(
 
 
 class _Hunt:
-    """The search for the smallest attack on one input: `best` is what the cheapest so far costs."""
+    """The search for the smallest attack on one input: `best` is what the cheapest so far costs.
+
+    None costs less than what is `known`.
+    """
 
     def __init__(
         self,
         sets: BoxSets,
         codes: np.ndarray,
+        known: int,
         deadline: float,
         stop: threading.Event,
     ) -> None:
-        self.sets, self.model, self.codes = sets, sets.model, codes
+        self.sets, self.model, self.codes, self.known = sets, sets.model, codes, known
         self.threat = sets.threats(codes[None])[0]
         self.own_class = self.threat.own_class
         free = sets.adversary.features(sets.model.groups)
@@ -260,7 +268,7 @@ class _Hunt:
     def run(self) -> int:
         """Settle one rival after another; return what must be spent at least."""
         rivals = self.threat.rivals(self.best)
-        bounds = self.threat.bounds(rivals, self.best)
+        bounds = np.maximum(self.threat.bounds(rivals, self.best), self.known)
         least = self.best
         for place in np.argsort(bounds, kind="stable"):
             if bounds[place] >= self.best:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.attack_models import clusters, fewest_changes, groups_changed, levelled
+from support.soundness_cases import limited
 
 from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.attacks import greedy_attack
@@ -226,3 +227,12 @@ def test_bad_input_says_what_to_do(
     with pytest.raises(error) as caught:
         call()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_exact_radius_is_never_below_the_pairwise_one() -> None:
+    """Also where the time is up at once, and of many combinations of several sets of boxes."""
+    case = limited(np.random.default_rng([0, 27]), 8)
+    assert len(case.model.box_sets) == 3 and "costs" in case.who
+    pairwise = pairwise_radius(case.model, case.x, **case.who).radius
+    lower, upper = exact_radii(case.model, case.x, time_limit=1e-6, **case.who)
+    assert (pairwise <= lower).all() and (lower <= upper).all() and (lower < upper).any()
