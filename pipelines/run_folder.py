@@ -53,8 +53,9 @@ def open_run_folder(
     whole: Content = {**content, marker: None, "runs": {"*": _CONTENT}}
 
     def owned(folder: Location) -> bool:
-        empty = not any(folder.iterdir())
-        return empty or ((folder / marker).is_file() and (run.resume or holds_only(folder, whole)))
+        # A run may have been killed before or while it wrote the marker.
+        begun = holds_only(folder, {marker: None})
+        return begun or ((folder / marker).is_file() and (run.resume or holds_only(folder, whole)))
 
     if is_url(out):
         raise OptionError(f"{out} is a URL; {name} writes to a local folder, choose one")

@@ -19,6 +19,8 @@ from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.pipelines.model_selection import frontier as pipeline
 from boxnn_numba.pipelines.model_selection.frontier import choose
+from boxnn_numba.pipelines.run_folder import open_run_folder
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.training.selection import validation_split
 
 SETTINGS = ("--boxes", 6, "--epochs", 2, "--lr", 0.2, "--validation", 0.3)
@@ -121,6 +123,16 @@ def test_a_second_run_in_the_folder_is_refused(boxnn: Run, monkeypatch: pytest.M
     for refused in second[1:]:
         failed(refused, 1, "another process is writing f; wait for it or choose another --out")
     assert here() == {"tiny.zarr", "f"}
+
+
+@pytest.mark.parametrize("option", ["resume", "overwrite"])
+def test_a_run_that_was_killed_while_it_marked_its_folder(option: str, tmp_path: Path) -> None:
+    begun = tmp_path / "f" / f".m.json.boxnn-new-{'0' * 32}"
+    begun.parent.mkdir()
+    begun.write_text("{")
+    run = RunOptions(**{option: True})
+    with open_run_folder(tmp_path / "f", "frontier", "m.json", {"a": 1}, {}, run) as folder:
+        assert [path.name for path in folder.iterdir()] == ["m.json"]
 
 
 @pytest.mark.parametrize(
