@@ -184,7 +184,7 @@ def tune(
         run.progress.advance(min(trials, len(done)))
         study = _study(trial, done, path)
         while len(done) < trials:
-            done.append(trial.run(study))
+            done.append(trial.run(study, len(done)))
             written = {**record, **_summary(done, record), "done": done}
             write_text(path, json.dumps(written, indent=1))
             run.progress.advance(1)
@@ -201,9 +201,11 @@ class _Trial:
     radius: int | None
     spread: dict[str, optuna.distributions.BaseDistribution]
 
-    def run(self, study: optuna.Study) -> dict[str, Any]:
+    def run(self, study: optuna.Study, number: int) -> dict[str, Any]:
         """Do one; return its options, how it ended and what the held-out data say of it."""
         began = time.perf_counter()
+        # A seed for each, so that a study that was stopped goes on as it would have gone.
+        study.sampler = _optuna().samplers.TPESampler(seed=self.settings.seed + number)
         current = study.ask(self.spread)
         state, value = self.measure(current)
         study.tell(current, value, state=_state(state))
@@ -244,10 +246,8 @@ def _study(trial: _Trial, done: Sequence[Mapping[str, Any]], path: Path) -> optu
     """Return Optuna's view of the trials that are done."""
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Another start for what is added later, or the first choices would come again.
-    sampler = optuna.samplers.TPESampler(seed=trial.settings.seed + len(done))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
     try:
         for item in done:
             study.add_trial(
