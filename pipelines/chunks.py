@@ -20,7 +20,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.data.atomic import partial_path, staged_output, write_failure
+from boxnn_numba.data.atomic import clear, partial_path, staged_output, write_failure
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import model_digest, trained_columns
 from boxnn_numba.data.paths import Location, Name, absolute, location
@@ -69,6 +69,11 @@ class ChunkJob:
     chunk_rows: int
     out: str
     run: str = ""
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.n_rows // self.chunk_rows)
 
     def rows_of(self, index: int) -> int:
         """Return how many rows a chunk has; the last may have fewer than the others."""
@@ -141,7 +146,12 @@ def run_chunks(
             started = time.perf_counter()
             positions = label_positions(subject.stored, dataset)
             inputs = Inputs(subject.stored, dataset, positions)
-            spent, rows = _run(executor, job, inputs, writer, partial, run.progress, log)
+            try:
+                spent, rows = _run(executor, job, inputs, writer, partial, run.progress, log)
+            except DataError:
+                if len(writer.unfinished()) == job.chunks:  # nothing to go on with
+                    clear(partial)
+                raise
             seconds = executor.slots * (time.perf_counter() - started)
         busy = spent.kernels + spent.transfer
         measured = seconds_per_sample or (busy / rows if rows else None)
@@ -174,7 +184,7 @@ def _run(
     log: RunLog,
 ) -> tuple[Spent, int]:
     """Do the chunks that an earlier run has not finished; return what they took, and their rows."""
-    total, todo = -(-job.n_rows // job.chunk_rows), writer.unfinished()
+    total, todo = job.chunks, writer.unfinished()
     progress.start(job.n_rows, "samples")
     progress.advance(job.n_rows - sum(map(job.rows_of, todo)))
     if executor.dashboard:

@@ -296,7 +296,9 @@ def test_datasets_of_strangers(copy: Any, change: Any, words: str) -> None:
         open_dataset(forge(copy("data"), **change))
 
 
-def test_labels_that_are_no_classes(copy: Any) -> None:
+def test_labels_that_are_no_classes(
+    copy: Any, made: dict[str, Path], tmp_path: Path, run_boxnn: Run
+) -> None:
     """Certify counted -2 as the last class but one."""
     data = copy("data")
     group: Any = zarr.open_group(data, mode="r+")
@@ -310,6 +312,10 @@ def test_labels_that_are_no_classes(copy: Any) -> None:
         forge(data, **{name: value for name, value in said.items() if name != "digest"})
         with pytest.raises(DataError, match=rf"test/y of .* is {label} in row 4; it must be -1..2"):
             open_dataset(data).read_labels("test")
+    for command in ("certify", "attack"):
+        words = (command, made["model"], data, "--out", tmp_path / "o")
+        failed(run_boxnn(*words), 1, "is 3 in row 4; it must be -1..2")
+    assert {path.name for path in tmp_path.iterdir()} == {data.name}
 
 
 @pytest.mark.parametrize(
