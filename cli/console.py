@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from boxnn_numba.pipelines.running import RunOptions
 
 
-def as_flags(text: str) -> str:
-    """Return a text about arguments (in backticks, or first) as options of the running command."""
+def as_flags(text: str, first: bool = False) -> str:
+    """Return a text about arguments as options of the running command.
+
+    They are in backticks; or `first`, before a value. A file may be called like one of them.
+    """
     context = click.get_current_context()
     flags = {item.name: item.opts[0] for item in context.command.params if item.opts[0][0] == "-"}
     if "low" in flags and "high" in flags:
         flags["domain"] = "--low or --high"
-    names = "`([a-z_]+)`|^([a-z_]+)(?= is )"
+    names = "`([a-z_]+)`" + ("|^([a-z_]+)(?= is (?!not ))" if first else "|(?!)()")
     return re.sub(names, lambda found: flags.get(found[1] or found[2], found[0]), text)
 
 

@@ -84,7 +84,7 @@ class Command(click.Command):
             if shown is not None:
                 emit(*shown)
         except BoxNNError as error:
-            error.args = (as_flags(str(error)),)
+            error.args = (as_flags(str(error), isinstance(error, OptionError)),)
             raise
 
 

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from support.cli_runs import TRAIN, Run, failed, here
 
+from boxnn_numba.cli.console import as_flags
 from boxnn_numba.cli.main import main
 from boxnn_numba.errors import OptionError
 
@@ -73,6 +75,16 @@ def test_usage_errors(words: tuple[object, ...], text: str, trained: Run) -> Non
     )
     failed(trained(*words), 2, text)
     assert here() == before
+
+
+def test_a_file_that_is_called_like_an_option() -> None:
+    with click.Context(click.Command("x", params=[click.Option(["--data"])])).scope():
+        for text in ("data is not a file", "data is not a readable model file", "data is damaged"):
+            assert as_flags(text) == text
+        assert as_flags("data is not a file", first=True) == "data is not a file"
+        assert (
+            as_flags("data is 7; it must be `data`", first=True) == "--data is 7; it must be --data"
+        )
 
 
 def test_failed_runs(trained: Run) -> None:
