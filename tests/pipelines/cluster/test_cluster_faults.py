@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
+from benchmarks.faults import cluster_kills
 from support.cluster_tools import (
     BOXNN,
     OPTIONS,
@@ -328,17 +326,7 @@ def test_the_last_worker_does_not_come_back(
 # --- kills at random moments ---------------------------------------------------------------
 
 
-def kill_runs() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "kill_runs.py"
-    spec = importlib.util.spec_from_file_location("kill_runs", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kill_runs"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    results: list[Any] = list(kill_runs().runs(3, seed=1, folder=tmp_path))
+    results: list[Any] = list(cluster_kills.runs(3, seed=1, folder=tmp_path))
     assert len(results) == 3 and all(item.same_bits for item in results)

@@ -1,9 +1,9 @@
 """Kill workers and clients at random moments; nothing may be lost or wrong.
 
-`python tests/benchmarks/kill_runs.py --runs 20 --seed 0` trains and certifies that often on local
-worker processes. In every run, workers or the client die by SIGKILL at random moments; a client
-that died is started again with --resume until it ends. The model and the certificates must be
-those of an uninterrupted run in one process, bit for bit, and no process may be left over.
+`python tests/benchmarks/faults/cluster_kills.py --runs 20 --seed 0` trains and certifies that often
+on local worker processes. In every run, workers or the client die by SIGKILL at random moments; a
+client that died is started again with --resume until it ends. The model and the certificates must
+be those of an uninterrupted run in one process, bit for bit, and no process may be left over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.cluster_tools import (
     BOXNN,
