@@ -41,8 +41,17 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
         if name not in known:
             options = ", ".join(sorted(known))
             raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
-        integer = known[name].type.name == "integer" and not isinstance(item, str)
-        if isinstance(item, (list, dict)) or (integer and not isinstance(item, int)):
+        if not _fits(item, known[name]):
             raise click.BadParameter(f"{value} sets {key} to {item!r}, which it cannot be")
         defaults[name] = item
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _fits(item: Any, option: click.Parameter) -> bool:
+    """Say whether a value of TOML may stand for an option; click reads texts itself."""
+    if isinstance(item, str):
+        return True
+    flag = bool(getattr(option, "is_flag", False))
+    if flag or isinstance(item, bool):  # a bool is an int in Python
+        return flag and isinstance(item, bool)
+    return isinstance(item, int if option.type.name.startswith("integer") else (int, float))

@@ -148,9 +148,10 @@ def augmentation(
     if options.augment == 0 and options.mirror == 0:
         return None
     if grid is not None:
+        name = "augment" if options.augment else "mirror"
         raise OptionError(
-            "`augment` needs images of whole numbers 0..255, and these features are binned one "
-            "by one; store uint8 pixels or leave `augment` at 0"
+            f"`{name}` needs images of whole numbers 0..255, and these features are binned one "
+            f"by one; store uint8 pixels or leave `{name}` at 0"
         )
     return Augmentation(feature_shape, options, threads)
 

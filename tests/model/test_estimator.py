@@ -262,6 +262,7 @@ def test_unfitted() -> None:
         ({"options": [1]}, "pass a dict"),
         ({"options": {"width": 300}}, "width is 300"),
         ({"options": {"augment": 1}}, "`augment` needs images"),
+        ({"options": {"mirror": 0.5}}, "`mirror` needs images"),
         ({"options": {"group_size": 3}}, "3 does not divide the 4 features"),
         ({"device": "tpu"}, "tpu"),
     ],
