@@ -21,7 +21,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
     import llvmlite.binding as llvm
 
     from boxnn_numba.backends.threads import default_threads
-    from boxnn_numba.kernels import simd
+    from boxnn_numba.kernels import simd_operations
 
     host = llvm.get_host_cpu_features()
     return {
@@ -29,7 +29,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "cores": default_threads(),
         "threads": threads,
         "features": [name for name in _FEATURES if host.get(name)],
-        "simd_target": simd.TARGET,
+        "simd_target": simd_operations.TARGET,
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,

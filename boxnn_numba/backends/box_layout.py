@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import distances, sample_lanes, simd
+from boxnn_numba.kernels import distances, sample_lanes, simd_operations
 
 _CACHE_LINE = 64
 #: Part of the penalties between boxes that the columns before the probe make up.
@@ -107,7 +107,7 @@ def frame_of(
     part: np.ndarray,
     group: np.ndarray,
     weight: np.ndarray | None = None,
-    lanes: int = simd.LANES,
+    lanes: int = simd_operations.LANES,
     shared: bool = True,
 ) -> Frame:
     """Lay out features of parts and groups (n,) in vectors of so many codes.
@@ -323,11 +323,11 @@ class ClassLayout:
         weights = np.bincount(frame.place % frame.columns, self.weight, frame.columns)
         probes = []
         for first, last in frame.segments.tolist():
-            share = np.cumsum(weights[first:last].reshape(-1, simd.LANES).sum(axis=1))
+            share = np.cumsum(weights[first:last].reshape(-1, simd_operations.LANES).sum(axis=1))
             enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
-            probe = first + int(enough) * simd.LANES
+            probe = first + int(enough) * simd_operations.LANES
             # To add up sums at a probe is not worth a vector of columns, or less.
-            probes.append(last if probe + simd.LANES >= last else probe)
+            probes.append(last if probe + simd_operations.LANES >= last else probe)
         return tuple(probes)
 
     def groups(self, width: int) -> GroupTable:

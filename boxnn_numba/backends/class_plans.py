@@ -13,7 +13,7 @@ import numpy as np
 
 from boxnn_numba.backends import slices
 from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, LaneTable, aligned, round_up
-from boxnn_numba.kernels import distances, sample_lanes, simd
+from boxnn_numba.kernels import distances, sample_lanes, simd_operations
 
 
 class Plan(NamedTuple):
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 def class_plan(layout: ClassLayout, width: int, rows: int) -> Plan:
     """Return the plan for class distances of so many rows to boxes that are laid out."""
-    if simd.TARGET == "plain":
+    if simd_operations.TARGET == "plain":
         return Plan(_boxes_in_lanes, _GRAIN)
     frame, structure = layout.frame, layout.structure
     if frame.quarters or len(frame.segments) > 1:

@@ -23,7 +23,7 @@ from boxnn_numba.backends.box_layout import (
 )
 from boxnn_numba.backends.class_plans import class_plan, lane_codes, lane_distances
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import distances, simd
+from boxnn_numba.kernels import distances, simd_operations
 
 #: Samples that a thread takes at a time, and boxes whose distances to them it keeps in its cache
 #: (whole tiles both).
@@ -120,7 +120,7 @@ class CpuBackend:
         The vector form is the table itself; the lane form, a table for each part, is a copy, which
         later changes of the table do not reach.
         """
-        if simd.TARGET == "plain":
+        if simd_operations.TARGET == "plain":
             return lane_tables(table, structure)
         return table
 

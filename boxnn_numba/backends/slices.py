@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, aligned, round_up
-from boxnn_numba.kernels import distances, simd, slices
+from boxnn_numba.kernels import distances, simd_words, slices
 
 #: What a row costs in picoseconds: a feature of it and a slice of a box, where bits are sliced; and
 #: a feature of a box, where samples are in the lanes. As measured (AVX-512, 2,500 boxes).
@@ -62,7 +62,7 @@ def _worth_it(layout: ClassLayout, bits: int) -> bool:
     n, rows = len(layout.weight), int(layout.structure.offsets[-1])
     # A word takes about as long as two bits besides.
     cost = _PER_FEATURE * n + _PER_SLICE * rows * -(-n // slices.WORD) * (bits + 2)
-    return bits <= simd.MOST_BITS and cost < _PER_CODE * n * rows
+    return bits <= simd_words.MOST_BITS and cost < _PER_CODE * n * rows
 
 
 def _sliced_boxes(layout: ClassLayout, codes: np.ndarray) -> SlicedBoxes:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import formulas, simd
+from boxnn_numba.kernels import formulas, simd_lanes, simd_operations
 from boxnn_numba.kernels.compile import register_jitable
 
 #: Samples of a block.
-BLOCK = simd.BLOCK
+BLOCK = simd_lanes.BLOCK
 _QUARTER = BLOCK // 4
 
 # --- on vectors of bytes ------------------------------------------------------------------
@@ -71,8 +71,8 @@ def _make_vector_boxes(vector: Any) -> Any:
     return boxes
 
 
-_block_boxes = _make_vector_boxes(simd.block_lanes)
-_quarter_boxes = _make_vector_boxes(simd.quarter_lanes)
+_block_boxes = _make_vector_boxes(simd_lanes.block_lanes)
+_quarter_boxes = _make_vector_boxes(simd_lanes.quarter_lanes)
 
 
 @register_jitable
@@ -144,6 +144,6 @@ _PLAIN: dict[str, Loops] = {
 
 def loops(penalty: str) -> tuple[str, Loops]:
     """Return a name and the loops for a penalty on this processor."""
-    if simd.TARGET == "plain" or penalty != "graded":
+    if simd_operations.TARGET == "plain" or penalty != "graded":
         return f"plain_{penalty}", _PLAIN[penalty]
     return "vector", _VECTOR

@@ -29,7 +29,7 @@ import numba
 from numba.core import caching
 from platformdirs import user_cache_path
 
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import simd_operations
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -44,7 +44,7 @@ def cache_directory() -> Path:
 
 @functools.cache
 def _source_digest() -> str:
-    digest = hashlib.sha256(f"{numba.__version__} {simd.TARGET} {sys.version}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {simd_operations.TARGET} {sys.version}".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

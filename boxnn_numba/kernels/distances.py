@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import formulas, simd
+from boxnn_numba.kernels import formulas, simd, simd_operations
 from boxnn_numba.kernels.compile import kernel, register_jitable
 
 #: Samples and boxes are processed in tiles of this size by the vector form.
 TILE_SAMPLES, TILE_BOXES = 4, 2
 #: Boxes whose codes stay in the cache while a block of samples passes.
 BLOCK_BOXES = 32
-LANES = simd.LANES
+LANES = simd_operations.LANES
 #: Boxes whose sums the lane form keeps together (a compile-time length).
 LANE_BOXES = 64
 
@@ -150,8 +150,9 @@ def _make_row_kernels(name: str, tile: Any, begin: Any, end: Any) -> tuple[Any, 
             for i in range(first, last, TILE_SAMPLES):
                 for j in range(block, min(block + BLOCK_BOXES, box_last), TILE_BOXES):
                     left, right = ends(tile(x, i, lower, upper, j, columns, planes, cap, zeros()))
-                    simd.store_column(out, i - first, j - box_first, left)
-                    simd.store_column(out, i - first, j - box_first + 1, right)
+                    for lane in range(TILE_SAMPLES):
+                        simd.store_total(out, i - first + lane, j - box_first, left, lane)
+                        simd.store_total(out, i - first + lane, j - box_first + 1, right, lane)
 
     @kernel(name=f"{name}_nearest")
     def nearest(x, lower, upper, starts, probe, columns, planes, width, out):

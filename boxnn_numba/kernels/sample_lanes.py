@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import simd, simd_operations
 from boxnn_numba.kernels.compile import kernel, register_jitable
 
-GROUP, LANES = simd.GROUP, simd.LANES
+GROUP, LANES = simd.GROUP, simd_operations.LANES
 #: Samples of a vector, and of a tile: two vectors against two boxes.
 VECTOR_SAMPLES = LANES // GROUP
 TILE_SAMPLES, TILE_BOXES = 2 * VECTOR_SAMPLES, 2
@@ -89,7 +89,7 @@ def _count_more(counts, shift):
 
 @register_jitable
 def _sum_more(sums, shift):
-    return simd.plus_sums(sums, simd.all_sums(shift))
+    return simd.plus(sums, simd.all_sums(shift))
 
 
 @register_jitable
@@ -102,7 +102,7 @@ def _gather(x, first, tiles, rank, room):
     for lane in range(min(tiles * TILE_SAMPLES, len(x) - first)):
         row, column, i = lane // TILE_SAMPLES * groups, lane % TILE_SAMPLES * GROUP, first + lane
         for g in range(whole):
-            simd.copy_group(x, i, g * GROUP, room, row + rank[g], column)
+            simd.store_group(room, row + rank[g], column, simd.load_group(x, i, g * GROUP))
         for k in range(whole * GROUP, x.shape[1]):
             room[row + rank[whole], column + k - whole * GROUP] = x[i, k]
 
@@ -110,7 +110,7 @@ def _gather(x, first, tiles, rank, room):
 @register_jitable
 def _adds(room, tiles, groups, floor, ceiling, g):
     """Whether some code of a group of some tiles is outside [floor, ceiling]."""
-    low, high = simd.load_group(floor, 0, g * GROUP), simd.load_group(ceiling, 0, g * GROUP)
+    low, high = simd.repeat_group(floor, 0, g * GROUP), simd.repeat_group(ceiling, 0, g * GROUP)
     for row in range(g, tiles * groups, groups):
         for column in range(0, room.shape[1], LANES):
             if simd.some(simd.excess(simd.load(room, row, column), low, high)):
@@ -135,11 +135,11 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
         (s00, s10, s01, s11), (lower, upper, top) = sums, boxes
         for g in range(groups[0], groups[1]):
             x0, x1, k = simd.load(room, row + g, 0), simd.load(room, row + g, LANES), g * GROUP
-            low, high = simd.load_group(lower, j, k), simd.load_group(upper, j, k)
-            most = simd.load_group(top, j, k)
+            low, high = simd.repeat_group(lower, j, k), simd.repeat_group(upper, j, k)
+            most = simd.repeat_group(top, j, k)
             s00, s10 = add(s00, x0, low, high, most), add(s10, x1, low, high, most)
-            low, high = simd.load_group(lower, j + 1, k), simd.load_group(upper, j + 1, k)
-            most = simd.load_group(top, j + 1, k)
+            low, high = simd.repeat_group(lower, j + 1, k), simd.repeat_group(upper, j + 1, k)
+            most = simd.repeat_group(top, j + 1, k)
             s01, s11 = add(s01, x0, low, high, most), add(s11, x1, low, high, most)
         return s00, s10, s01, s11
 
@@ -159,7 +159,7 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             sums = tile(room, row, before, boxes, j, (left, left, right, right))
             if probe < used:
                 sum0, sum1 = ends(sums)
-                if simd.no_sum_below(sum0, best0) and simd.no_sum_below(sum1, best1):
+                if simd.none_below(sum0, best0) and simd.none_below(sum1, best1):
                     continue
                 left = shift[j, used] - shift[j, probe]
                 right = shift[j + 1, used] - shift[j + 1, probe]

@@ -20,11 +20,24 @@ import numpy as np
 
 from boxnn_numba.kernels import simd
 from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.simd_words import (
+    WORDS,
+    above_bit,
+    below_bit,
+    bit_word,
+    count_bits,
+    either,
+    load_words,
+    no_words,
+    outside_bit,
+    same_word,
+    store_words,
+)
 
 #: Codes of a word.
 WORD = 64
 #: Samples and boxes of a tile: a vector of words (two, or four, of the processor's), and 4 boxes.
-TILE_SAMPLES, TILE_BOXES = simd.WORDS, 4
+TILE_SAMPLES, TILE_BOXES = WORDS, 4
 #: Boxes whose slices stay in the cache while a block of samples passes.
 BLOCK_BOXES = 32
 
@@ -60,8 +73,8 @@ def slice_boxes(lower, upper, below, bits, rows, floor, ceiling, out):
         for k in range(0, len(low), WORD):
             for bit in range(bits):
                 s = k // WORD * bits + bit
-                out[j, 2 * s] = simd.bit_word(sides, 0, k, bit)
-                out[j, 2 * s + 1] = simd.bit_word(sides, 1, k, bit)
+                out[j, 2 * s] = bit_word(sides, 0, k, bit)
+                out[j, 2 * s + 1] = bit_word(sides, 1, k, bit)
 
 
 @kernel
@@ -81,7 +94,7 @@ def slice_samples(ranks, bits, words, out):
         for w in range(words):
             for bit in range(bits):
                 s = w * bits + bit
-                out[tile, s * TILE_SAMPLES + lane] = simd.bit_word(ranks, i, w * WORD, bit)
+                out[tile, s * TILE_SAMPLES + lane] = bit_word(ranks, i, w * WORD, bit)
 
 
 @register_jitable(forceinline=True)
@@ -89,34 +102,28 @@ def _tile(samples, t, boxes, j, bits, words, counts):
     """Add words[0]..words[1] of a tile of samples against 4 boxes to the counts."""
     c0, c1, c2, c3 = counts
     for w in range(words[0], words[1]):
-        low0 = low1 = low2 = low3 = high0 = high1 = high2 = high3 = simd.no_words()
+        low0 = low1 = low2 = low3 = high0 = high1 = high2 = high3 = no_words()
         if bits == 1:
-            x, k = simd.load_words(samples, t, w * TILE_SAMPLES), 2 * w
-            low0 = simd.outside_bit(x, simd.same_word(boxes, j, k), simd.same_word(boxes, j, k + 1))
-            low1 = simd.outside_bit(
-                x, simd.same_word(boxes, j + 1, k), simd.same_word(boxes, j + 1, k + 1)
-            )
-            low2 = simd.outside_bit(
-                x, simd.same_word(boxes, j + 2, k), simd.same_word(boxes, j + 2, k + 1)
-            )
-            low3 = simd.outside_bit(
-                x, simd.same_word(boxes, j + 3, k), simd.same_word(boxes, j + 3, k + 1)
-            )
+            x, k = load_words(samples, t, w * TILE_SAMPLES), 2 * w
+            low0 = outside_bit(x, same_word(boxes, j, k), same_word(boxes, j, k + 1))
+            low1 = outside_bit(x, same_word(boxes, j + 1, k), same_word(boxes, j + 1, k + 1))
+            low2 = outside_bit(x, same_word(boxes, j + 2, k), same_word(boxes, j + 2, k + 1))
+            low3 = outside_bit(x, same_word(boxes, j + 3, k), same_word(boxes, j + 3, k + 1))
         else:
             for s in range(w * bits, (w + 1) * bits):
-                x, k = simd.load_words(samples, t, s * TILE_SAMPLES), 2 * s
-                low0 = simd.below_bit(low0, x, simd.same_word(boxes, j, k))
-                high0 = simd.above_bit(high0, x, simd.same_word(boxes, j, k + 1))
-                low1 = simd.below_bit(low1, x, simd.same_word(boxes, j + 1, k))
-                high1 = simd.above_bit(high1, x, simd.same_word(boxes, j + 1, k + 1))
-                low2 = simd.below_bit(low2, x, simd.same_word(boxes, j + 2, k))
-                high2 = simd.above_bit(high2, x, simd.same_word(boxes, j + 2, k + 1))
-                low3 = simd.below_bit(low3, x, simd.same_word(boxes, j + 3, k))
-                high3 = simd.above_bit(high3, x, simd.same_word(boxes, j + 3, k + 1))
-            low0, low1 = simd.either(low0, high0), simd.either(low1, high1)
-            low2, low3 = simd.either(low2, high2), simd.either(low3, high3)
-        c0, c1 = simd.count_bits(c0, low0), simd.count_bits(c1, low1)
-        c2, c3 = simd.count_bits(c2, low2), simd.count_bits(c3, low3)
+                x, k = load_words(samples, t, s * TILE_SAMPLES), 2 * s
+                low0 = below_bit(low0, x, same_word(boxes, j, k))
+                high0 = above_bit(high0, x, same_word(boxes, j, k + 1))
+                low1 = below_bit(low1, x, same_word(boxes, j + 1, k))
+                high1 = above_bit(high1, x, same_word(boxes, j + 1, k + 1))
+                low2 = below_bit(low2, x, same_word(boxes, j + 2, k))
+                high2 = above_bit(high2, x, same_word(boxes, j + 2, k + 1))
+                low3 = below_bit(low3, x, same_word(boxes, j + 3, k))
+                high3 = above_bit(high3, x, same_word(boxes, j + 3, k + 1))
+            low0, low1 = either(low0, high0), either(low1, high1)
+            low2, low3 = either(low2, high2), either(low3, high3)
+        c0, c1 = count_bits(c0, low0), count_bits(c1, low1)
+        c2, c3 = count_bits(c2, low2), count_bits(c3, low3)
     return c0, c1, c2, c3
 
 
@@ -135,12 +142,12 @@ def nearest(samples, boxes, starts, bits, probe, words, out):
     tile is left where no count is below what its class has already. Words from `words` on add
     nothing.
     """
-    nothing = simd.no_words()
+    nothing = no_words()
     zeros = nothing, nothing, nothing, nothing
     for c in range(len(starts) - 1):
         for block in range(starts[c], starts[c + 1], BLOCK_BOXES):
             for t in range(len(samples)):
-                best = simd.load_words(out, c, t * TILE_SAMPLES)
+                best = load_words(out, c, t * TILE_SAMPLES)
                 for j in range(block, min(block + BLOCK_BOXES, starts[c + 1]), TILE_BOXES):
                     counts = _tile(samples, t, boxes, j, bits, (0, probe), zeros)
                     if probe < words:
@@ -148,4 +155,4 @@ def nearest(samples, boxes, starts, bits, probe, words, out):
                             continue
                         counts = _tile(samples, t, boxes, j, bits, (probe, words), counts)
                     best = simd.smaller(best, _least(counts))
-                simd.store_words(out, c, t * TILE_SAMPLES, best)
+                store_words(out, c, t * TILE_SAMPLES, best)

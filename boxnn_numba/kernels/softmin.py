@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import formulas, simd
+from boxnn_numba.kernels import formulas, simd_lanes, simd_operations
 from boxnn_numba.kernels.block_distances import BLOCK, loops
 from boxnn_numba.kernels.compile import kernel, register_jitable
 
@@ -51,9 +51,15 @@ def _rest_of(lanes):
     return np.uint32(lanes & (lanes - 1))
 
 
-_PLAIN = simd.TARGET == "plain"
-_lanes_within: Any = _plain_lanes_within if _PLAIN else simd.lanes_within
-_first_of: Any = _plain_first_of if _PLAIN else simd.first_lane
+@register_jitable
+def _vector_lanes_within(distance, row, limit):
+    distances = simd_lanes.load_distances(distance, row, 0)
+    return simd_lanes.at_most(distances, simd_lanes.load_distances(limit, 0, 0))
+
+
+_PLAIN = simd_operations.TARGET == "plain"
+_lanes_within: Any = _plain_lanes_within if _PLAIN else _vector_lanes_within
+_first_of: Any = _plain_first_of if _PLAIN else simd_lanes.first_lane
 
 
 # --- stages of a block -----------------------------------------------------------------------

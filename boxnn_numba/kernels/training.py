@@ -18,11 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import formulas, simd
+from boxnn_numba.kernels import formulas
 from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.simd_lanes import (
+    BLOCK,
+    add_where,
+    add_within,
+    load_tile,
+    no_slopes,
+    quarter_lanes,
+    store_slopes,
+)
+from boxnn_numba.kernels.simd_operations import TARGET
 
 #: Columns of a tile.
-_TILE = simd.BLOCK
+_TILE = BLOCK
 #: Sums of coefficients that are no larger fit 32 bits.
 _NARROW = 2**31 - 1
 
@@ -102,22 +112,22 @@ def _grouped_slopes(x, codes, m, at, size, shape, picked, pulls, count, width, s
     return some
 
 
-if simd.TARGET == "plain":
+if TARGET == "plain":
     _vector_slopes = _wide_slopes = None
 else:
-    _grown, _no_codes = simd.quarter_lanes.grown, simd.quarter_lanes.no_codes
+    _grown, _no_codes = quarter_lanes.grown, quarter_lanes.no_codes
 
     @register_jitable
     def _vector_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to):
         """Of single features and without a leak; sums fit 32 bits."""
-        a, b = simd.load_tile(codes[0], m, at), simd.load_tile(codes[1], m, at)
-        low, high = simd.no_slopes(), simd.no_slopes()
+        a, b = load_tile(codes[0], m, at), load_tile(codes[1], m, at)
+        low, high = no_slopes(), no_slopes()
         for e in range(count):
-            code, q = simd.load_tile(x, picked[e], at), np.int32(pulls[0, e])
-            low = simd.add_where(low, a, code, q)
-            high = simd.add_where(high, code, b, np.int32(-q))
-        below = simd.store_slopes(sums, 0, to, low)
-        above = simd.store_slopes(sums, 1, to, high)
+            code, q = load_tile(x, picked[e], at), np.int32(pulls[0, e])
+            low = add_where(low, a, code, q)
+            high = add_where(high, code, b, np.int32(-q))
+        below = store_slopes(sums, 0, to, low)
+        above = store_slopes(sums, 1, to, high)
         return below or above
 
     @register_jitable
@@ -126,23 +136,23 @@ else:
         some, (planes, columns), cap = False, shape, np.uint8(width)
         for plane in range(planes):
             here = plane * columns + at
-            a, b = simd.load_tile(codes[0], m, here), simd.load_tile(codes[1], m, here)
-            low, high = simd.no_slopes(), simd.no_slopes()
+            a, b = load_tile(codes[0], m, here), load_tile(codes[1], m, here)
+            low, high = no_slopes(), no_slopes()
             for e in range(count):
                 q, q_leak = np.int32(pulls[0, e]), np.int32(pulls[1, e])
-                code = simd.load_tile(x, picked[e], here)
+                code = load_tile(x, picked[e], here)
                 excess = _grown(_no_codes(), code, a, b)
                 for other in range(planes):
                     if other != plane:
                         k = other * columns + at
                         excess = _grown(
-                            excess, simd.load_tile(x, picked[e], k),
-                            simd.load_tile(codes[0], m, k), simd.load_tile(codes[1], m, k),
+                            excess, load_tile(x, picked[e], k),
+                            load_tile(codes[0], m, k), load_tile(codes[1], m, k),
                         )  # fmt: skip
-                low = simd.add_within(low, a, code, excess, cap, q, q_leak)
-                high = simd.add_within(high, code, b, excess, cap, np.int32(-q), np.int32(-q_leak))
-            below = simd.store_slopes(sums, 2 * plane, to, low)
-            above = simd.store_slopes(sums, 2 * plane + 1, to, high)
+                low = add_within(low, a, code, excess, cap, q, q_leak)
+                high = add_within(high, code, b, excess, cap, np.int32(-q), np.int32(-q_leak))
+            below = store_slopes(sums, 2 * plane, to, low)
+            above = store_slopes(sums, 2 * plane + 1, to, high)
             some = some or below or above
         return some
 
@@ -163,7 +173,7 @@ def _make_slopes(penalty: str, grouped: bool) -> Any:
         )  # fmt: skip
         return 0, size if some else 0
 
-    if simd.TARGET == "plain" or penalty != "graded":
+    if TARGET == "plain" or penalty != "graded":
         return plain_slopes
 
     @register_jitable

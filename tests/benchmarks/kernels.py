@@ -24,7 +24,7 @@ from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.distances import laid_out
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import simd, simd_operations
 
 WIDTHS = (1, 128, 255)
 #: Features compared in one run (about 0.1 s on one core), and rows that one thread takes at once.
@@ -148,11 +148,11 @@ def limit_call(width: int, threads: int) -> tuple[Callable[[], Any] | None, floa
     call, features
         The call and the number of features it compares; None where there are no vectors.
     """
-    if simd.TARGET == "plain":
+    if simd_operations.TARGET == "plain":
         return None, 0.0
     rng = np.random.default_rng(1)
-    x = random_codes(rng, 4, _LIMIT_VECTORS * simd.LANES)
-    lower, upper = random_boxes(rng, 2, simd.LANES)
+    x = random_codes(rng, 4, _LIMIT_VECTORS * simd_operations.LANES)
+    lower, upper = random_boxes(rng, 2, simd_operations.LANES)
     bound = upper - lower if width == 1 else upper
     kernel, passes = limit_kernel(width), _LIMIT_PASSES
 
@@ -217,7 +217,7 @@ def limit_kernel(width: int) -> Callable[..., None]:
         s00, s01, s10, s11 = begin(), begin(), begin(), begin()
         s20, s21, s30, s31 = begin(), begin(), begin(), begin()
         for _ in range(passes):
-            for k in range(0, x.shape[1], simd.LANES):
+            for k in range(0, x.shape[1], simd_operations.LANES):
                 codes = simd.load(x, 0, k)
                 s00, s01 = add(s00, codes, low0, high0, cap), add(s01, codes, low1, high1, cap)
                 codes = simd.load(x, 1, k)

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import BackendError, DataError, OptionError
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import simd_operations
 from boxnn_numba.pipelines.machine import describe_machine
 
 
@@ -64,7 +64,7 @@ def test_a_record_has_median_and_quartiles() -> None:
 
 def test_the_machine_is_described() -> None:
     machine = describe_machine(2)
-    assert machine["simd_target"] == simd.TARGET
+    assert machine["simd_target"] == simd_operations.TARGET
     assert machine["cpu"]
     assert {"python", "numpy", "numba"} <= set(machine["versions"])
     json.dumps(machine)
@@ -99,12 +99,12 @@ def test_a_dataset_can_be_measured_on(tiny_dataset: Path) -> None:
 @pytest.mark.parametrize("width", bench_kernels.WIDTHS)
 def test_the_limit_loop_does_all_its_work(width: int) -> None:
     call, features = bench_kernels.limit_call(width, 1)
-    if simd.TARGET == "plain":
+    if simd_operations.TARGET == "plain":
         assert call is None
         return
     rng = np.random.default_rng(1)
-    x = bench_method.random_codes(rng, 4, 16 * simd.LANES)
-    lower, upper = bench_method.random_boxes(rng, 2, simd.LANES)
+    x = bench_method.random_codes(rng, 4, 16 * simd_operations.LANES)
+    lower, upper = bench_method.random_boxes(rng, 2, simd_operations.LANES)
     bound = upper - lower if width == 1 else upper
     out = np.empty((2, 4), np.int32)
     bench_kernels.limit_kernel(width)(x, lower, bound, width, 3, out)

@@ -16,7 +16,7 @@ from support import reference, target_check
 
 from boxnn_numba import Boxes, box_distance, class_distance, pairwise_distance
 from boxnn_numba.errors import InputError
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import simd, simd_operations
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,11 @@ def usable_targets() -> list[str]:
     import llvmlite.binding as llvm
 
     host = llvm.get_host_cpu_features()
-    return [name for name, needs in simd._NEEDS.items() if all(host.get(flag) for flag in needs)]
+    return [
+        name
+        for name, needs in simd_operations._NEEDS.items()
+        if all(host.get(flag) for flag in needs)
+    ]
 
 
 @pytest.mark.parametrize("width", target_check.WIDTHS)
@@ -125,7 +129,7 @@ def test_counts_beyond_a_byte() -> None:
     assert class_distance(x, boxes)[::9].tolist() == expected
 
 
-@pytest.mark.parametrize("target", simd.TARGETS)
+@pytest.mark.parametrize("target", simd_operations.TARGETS)
 def test_every_instruction_set_gives_the_same_bits(
     here: dict[str, np.ndarray], target: str, tmp_path: Path
 ) -> None:

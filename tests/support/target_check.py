@@ -14,7 +14,7 @@ import numpy as np
 
 from boxnn_numba import Boxes, box_distance, class_distance, fit, pairwise_distance
 from boxnn_numba.backends import slices
-from boxnn_numba.kernels import simd
+from boxnn_numba.kernels import simd_words
 from boxnn_numba.training.augmentation import Augmentation
 from boxnn_numba.training.options import TrainingOptions
 
@@ -94,7 +94,10 @@ def few_codes() -> dict[str, np.ndarray]:
     """Return distances of width 1 of rows that take few codes, in turn more and other ones."""
     rng = np.random.default_rng(14)
     found = {}
-    everywhere = mock.patch.multiple(slices, _PER_CODE=1e9), mock.patch.object(simd, "MOST_BITS", 8)
+    everywhere = (
+        mock.patch.multiple(slices, _PER_CODE=1e9),
+        mock.patch.object(simd_words, "MOST_BITS", 8),
+    )
     with everywhere[0], everywhere[1]:  # also where bytes are faster
         for n_features in (1, 64, 150):
             centres, half = rng.integers(0, 256, (2, 41, n_features))
