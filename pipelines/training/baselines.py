@@ -170,20 +170,20 @@ def train_baseline(
         checkpoint = Checkpoint(partial, about)
         x, y, grid = _codes(dataset, seed)
         with keep_on_interrupt(lambda: checkpoint.state.get("ran", 0), "the epochs", partial):
-            network = fit(x, y, progress=run.progress, checkpoint=checkpoint)
+            trained = fit(x, y, progress=run.progress, checkpoint=checkpoint)
         seconds = checkpoint.seconds
-        settings |= {key: network.settings[key] for key in CHOSEN if key in network.settings}
+        settings |= {key: trained.settings[key] for key in CHOSEN if key in trained.settings}
         provenance = {"seed": seed, "device": device, "seconds": seconds}
-        model = _trained(method, settings, network, dataset, grid, provenance)
+        model = _trained(method, settings, trained, dataset, grid, provenance)
         write_model(model, partial / name, single=name == "model.zip")
-    accuracy = network.settings.get("validation_accuracy")
+    accuracy = trained.settings.get("validation_accuracy")
     return TrainedBaseline(
         str(out),
         method,
         settings,
         seed,
         None if accuracy is None else round(100 * accuracy, 4),
-        network.multiply_adds(),
+        trained.multiply_adds(),
         seconds,
     )
 
