@@ -18,8 +18,9 @@ from boxnn_numba.cli.certify import cluster_text
 @click.option("--limit", type=int, help="Attack only this many rows, spread evenly.")
 @options.choice(
     "--method",
-    ("greedy", "random"),
-    help="greedy uses the boxes; random is a black box, in the manner of Sparse-RS.",
+    ("greedy", "quick", "random"),
+    help="greedy uses the boxes; quick does with less effort, and compiles nothing; random is a "
+    "black box, in the manner of Sparse-RS.",
 )
 @options.choice(
     "--certificate",

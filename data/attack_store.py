@@ -13,7 +13,7 @@ from boxnn_numba.data.schema import MOST_FEATURES, TEXT, Schema, maybe, one_of, 
 from boxnn_numba.errors import AttackFileError
 
 _OPTIONS = record({
-    "method": one_of(("greedy", "random")),
+    "method": one_of(("greedy", "quick", "random")),
     "max_features": maybe(whole(1, MOST_FEATURES)),
     **dict.fromkeys(("patch?", "features?"), maybe(TEXT)),
 })  # fmt: skip

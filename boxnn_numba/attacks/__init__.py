@@ -3,6 +3,7 @@
 from boxnn_numba.attacks.adapters import art_classifier, foolbox_model
 from boxnn_numba.attacks.domain import Domain, domain_of
 from boxnn_numba.attacks.greedy import greedy_attack
+from boxnn_numba.attacks.quick import quick_attack
 from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.attacks.search import random_search
 
@@ -13,5 +14,6 @@ __all__ = [
     "domain_of",
     "foolbox_model",
     "greedy_attack",
+    "quick_attack",
     "random_search",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import Adversary
 from boxnn_numba.columns import Column, Columns
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
@@ -54,6 +55,13 @@ class Domain:
         """(n, 256) int16, the largest allowed code at or below each code, -1 if none."""
         codes = np.where(self.allowed, _CODES, -1)
         return np.maximum.accumulate(codes, axis=1).astype(np.int16)
+
+    def nearest(self) -> np.ndarray:
+        """(n, 256) int16, the allowed code that is nearest to each, -1 if none."""
+        up, down = self.up(), self.down()
+        above = np.where(up < 0, 512, up - _CODES)
+        below = np.where(down < 0, 512, _CODES - down)
+        return np.where(above <= below, up, down)
 
     def decode(self, x: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return samples x (N, n), raw features or codes, with those replaced that change.
@@ -121,6 +129,21 @@ def domain_of(
         ends = named[0].get(k, -np.inf), named[1].get(k, np.inf)
         _restrict(model.grid, k, ends, allowed[k], values[k])
     return Domain(allowed, values)
+
+
+def writable_of(
+    model: Classifier,
+    domain: tuple[Limit, Limit] | None,
+    features: ArrayLike | None,
+    attackable: Any,
+    dtype: np.dtype,
+) -> Domain:
+    """Return `domain_of` a model, with codes of the `attackable` columns (or groups) only."""
+    writable = domain_of(model, domain, features, dtype)
+    if attackable is None:
+        return writable
+    free = Adversary.of(model, attackable).features(model.groups)
+    return replace(writable, allowed=writable.allowed & free[:, None])
 
 
 def _named(model: Classifier, given: Mapping[Any, Any]) -> dict[int, float]:

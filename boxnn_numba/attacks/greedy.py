@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.adversary import Adversary
-from boxnn_numba.attacks.domain import Domain, Limit, domain_of
+from boxnn_numba.attacks.domain import Domain, Limit, writable_of
 from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
@@ -120,10 +118,7 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
     need_two_classes(model)
     size = None if patch is None else validation.one_patch("patch", patch)
     image = None if size is None else patch_image(model, [size])
-    writable = domain_of(model, domain, features, raw.dtype)
-    if attackable is not None:
-        free = Adversary.of(model, attackable).features(model.groups)
-        writable = replace(writable, allowed=writable.allowed & free[:, None])
+    writable = writable_of(model, domain, features, attackable, raw.dtype)
     task = _task(model, writable, tries, limit, by_patch=size is not None)
     found = np.empty_like(codes)
     changed = np.empty(len(codes), np.int32)

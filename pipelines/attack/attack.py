@@ -11,8 +11,8 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.adversary import Adversary
-from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
-from boxnn_numba.attacks.domain import Domain, Limit, domain_of
+from boxnn_numba.attacks import AttackResult, greedy_attack, quick_attack, random_search
+from boxnn_numba.attacks.domain import Limit, domain_of
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates import AUTO, default_kind, pairwise_radius, patch_certified
 from boxnn_numba.data.attack_store import AttackFile, open_attack
@@ -39,7 +39,7 @@ from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 if TYPE_CHECKING:
     from distributed import Client
 
-METHODS = ("greedy", "random")
+METHODS = ("greedy", "quick", "random")
 #: Samples that are attacked and written at a time.
 CHUNK_ROWS = 128
 
@@ -51,10 +51,10 @@ class AttackOptions:
     Attributes
     ----------
     method
-        ``"greedy"`` (white box) or ``"random"`` (black box).
+        ``"greedy"`` or, with less effort, ``"quick"`` (white box), or ``"random"`` (black box).
     max_features
-        Most features (or groups) to change; any number for the greedy attack, a tenth of all
-        for the random one by default.
+        Most features (or groups) to change; by default a tenth of all for the random attack, any
+        number for the others.
     low, high
         Least and largest code that is written; or, by name (or number) of a column, raw values, as
         pairs.
@@ -167,10 +167,15 @@ class AttackWorker:
         """Attack samples, of which the first has this number."""
         options = self.options
         features = None if self.mask is None else np.frombuffer(self.mask, bool)
+        if options.method != "greedy" and options.patch is not None:
+            raise OptionError(
+                f"`patch` is for the greedy attack; leave out `method` {options.method}"
+            )
         if options.method == "random":
-            if options.patch is not None:
-                raise OptionError("`patch` is for the greedy attack; leave out `method` random")
             return _random(model, x, options, features, first)
+        if options.method == "quick":
+            most, domain = options.max_features, options.domain
+            return quick_attack(model, x, max_features=most, domain=domain, features=features)
         return greedy_attack(
             model, x, max_features=options.max_features, domain=options.domain,
             features=features, rivals=options.rivals, tries=options.tries, seed=options.seed,
@@ -322,7 +327,7 @@ def _random(
             "widen the domain"
         )
     codes = model.encode(x)
-    nearest = _nearest(domain_of(model, dtype=x.dtype))
+    nearest = domain_of(model, dtype=x.dtype).nearest().astype(np.uint8)
     columns = np.arange(codes.shape[1])
     of_codes = replace(model, grid=None, columns=None)
     found = random_search(
@@ -335,12 +340,3 @@ def _random(
     x_adv = domain.decode(x, codes, written)
     changed = np.where(found.changed >= 0, changed, -1).astype(np.int32)
     return AttackResult(x_adv, changed, model.predict(x_adv))
-
-
-def _nearest(domain: Domain) -> np.ndarray:
-    """(n, 256) uint8, the code that can be written that is nearest to each."""
-    up, down = domain.up().astype(np.int32), domain.down().astype(np.int32)
-    codes = np.arange(256)
-    above = np.where(up < 0, 512, up - codes)
-    below = np.where(down < 0, 512, codes - down)
-    return np.where(above <= below, up, down).astype(np.uint8)

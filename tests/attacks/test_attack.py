@@ -15,7 +15,7 @@ from support.certificate_models import factored
 from support.certificate_models import fewest_changes as factored_truth
 
 from boxnn_numba import Boxes, BoxNN
-from boxnn_numba.attacks import AttackResult, greedy_attack, random_search
+from boxnn_numba.attacks import AttackResult, greedy_attack, quick_attack, random_search
 from boxnn_numba.certificates import patch_certified
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE
 from boxnn_numba.errors import InputError, OptionError
@@ -49,6 +49,35 @@ def test_greedy_attack_flips_and_respects_the_certificate(
 ) -> None:
     model, x = clusters(seed, n, width, group_size, half=half)
     assert check(model, x, greedy_attack(model, x, tries=4)).all()
+
+
+@SETTINGS
+@given(
+    st.integers(0, 10**6), st.sampled_from([1, 40, 255]), st.sampled_from([1, 2, 3]),
+    st.sampled_from([0, 90]), st.integers(1, 4),
+)  # fmt: skip
+def test_quick_attack_respects_the_certificate_and_what_it_may_change(
+    seed: int, width: int, group_size: int, half: int, most: int
+) -> None:
+    model, x = clusters(seed, 30, width, group_size, half=half)
+    found = quick_attack(model, x)
+    assert check(model, x, found).mean() > 0.9
+    few = quick_attack(model, x, max_features=most, domain=(3, 200), attackable=["0", "2", "3"])
+    check(model, x, few)
+    assert few.changed.max() <= min(most, 3)
+    rewritten = few.x_adv != x
+    assert set(model.groups[rewritten.any(axis=0)]) <= {0, 2, 3}
+    assert set(few.x_adv[rewritten]) <= set(range(3, 201))
+
+
+def test_quick_attack_takes_all_kinds_of_models_but_ensembles() -> None:
+    model, x, _ = levelled(3, 5, 60, 1, 3)
+    assert check(model, x, quick_attack(model, x)).any()
+    model, x = factored_mnist()
+    assert check(model, x, quick_attack(model, x)).mean() > 0.9
+    many = BoxNN(model.boxes, model.classes, others=(model.boxes,))
+    with pytest.raises(InputError, match="ensemble of 2"):
+        quick_attack(many, x)
 
 
 def test_greedy_attack_is_nearly_always_the_smallest_on_tiny_grids() -> None:
