@@ -39,6 +39,11 @@ from boxnn_numba.cli import options
     help="Log of a training, to draw its learning curves; can be given again.",
 )
 @options.convention
+@options.choice(
+    "--published",
+    ("best", "all"),
+    help="Published methods in the figures: the best at each radius, or all. The page has both.",
+)
 @options.overwrite("Replace an earlier report.")
 def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Output:
     """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
@@ -68,4 +73,4 @@ def _text(result: dict[str, Any]) -> str:
         f"always {constant['name']}: {constant['accuracy']:.2f}%, balanced "
         f"{constant['balanced_accuracy']:.2f}%, at every radius"
     )
-    return "\n".join([*lines, *result["notes"], f"Report: {result['page']}"])
+    return "\n".join([result["headline"], *lines, *result["notes"], f"Report: {result['page']}"])

@@ -13,7 +13,7 @@ import numpy as np
 from boxnn_numba.data.paths import Location
 from boxnn_numba.pipelines.figures.palette import CONSTANT, run_colour, run_mark
 from boxnn_numba.pipelines.figures.palette import FAMILIES as FAMILY_SHADES
-from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family, method
+from boxnn_numba.pipelines.figures.published import BEST, FAMILIES, PublishedRow, family, method
 from boxnn_numba.pipelines.figures.runs import Constant, Run, constant_of
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
@@ -32,6 +32,7 @@ MOST_PANELS = 12
 DPI = 150
 _LONGEST_NAME = 48
 FAMILY_COLOURS = {name: shades.light for name, shades in FAMILY_SHADES.items()}
+FAMILY_COLOURS[BEST] = FAMILY_COLOURS["Box-NN"]
 
 
 def new_figure(
@@ -76,8 +77,8 @@ def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], tit
     """Draw certified accuracy against certified radius, with a legend beside it.
 
     Runs are solid steps, named with their median certified radius, and dashed what an attack leaves
-    of them; dash-dotted is what a constant reaches; rows of the paper are dotted: its Box-NN in
-    red, the others thin, one colour a family.
+    of them; dash-dotted is what a constant reaches; rows of the paper are dotted: its Box-NN or the
+    best of all in red, the others thin, one colour a family.
     """
     # Room for the legend: 30 letters and 18 lines fit without more.
     longest = max(len(shortened(run.name, _LONGEST_NAME)) for run in runs)
@@ -105,7 +106,7 @@ def finish_curves(
 ) -> None:
     """Add the published rows (dotted), the frame, a title and the legend beside it to curves."""
     (axes,) = figure.axes
-    for name in FAMILIES:
+    for name in (*FAMILIES, BEST):
         rows = [row for row in published if family(row.method) == name]
         if rows:
             handles.append(_draw_family(axes, name, rows))
@@ -150,10 +151,20 @@ def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
 
 
 def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
-    """Draw what an attack leaves, dashed; a casing shows it where it lies on the certified line."""
+    """Draw what an attack leaves, dashed; a casing shows it where it lies on the certified line.
+
+    Where all samples were attacked, the truth lies in the band between both.
+    """
     from matplotlib.patheffects import withStroke
 
     assert run.robust is not None
+    if run.attacked == len(run.label):
+        certified = np.zeros(len(run.robust))
+        curve = run.curve()[: len(certified)]
+        certified[: len(curve)] = curve
+        radii = np.arange(len(certified))
+        colour = run_colour(index).light
+        axes.fill_between(radii, certified, run.robust, step="post", color=colour, alpha=0.16, lw=0)
     (line,) = axes.plot(
         run.robust,
         drawstyle="steps-post",
@@ -184,14 +195,15 @@ def draw_constant(axes: Axes, constant: Constant, last: int) -> Any:
 
 def _draw_family(axes: Axes, name: str, rows: Sequence[PublishedRow]) -> Any:
     """Draw the rows of a family of published methods dotted; return the entry of the legend."""
-    own = name == "Box-NN"
+    own = name in ("Box-NN", BEST)
     colour, width, order = FAMILY_COLOURS[name], 2.2 if own else 1.2, 3 if own else 2
     for row in rows:
         (line,) = axes.plot(
             row.radii, row.percents, color=colour, linewidth=width, linestyle=":", zorder=order
         )
     settings = ", ".join(str(method(row.method).setting) for row in rows)
-    line.set_label(f"{method_label(name)} (paper{'' if own else f'; {settings}'})")
+    source = "paper" if name == "Box-NN" else f"paper; {settings}"
+    line.set_label(BEST if name == BEST else f"{method_label(name)} ({source})")
     return line
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import NamedTuple
 
 #: Families of methods in the order of the paper's figures; the first is the paper's own.
 FAMILIES = ("Box-NN", "RA", "RA^B", "FPA^A", "FPA^B")
+
+#: Name of the envelope of all published rows, which are not one method's.
+BEST = "best published"
 
 _TABLES = {"mnist": "table2_mnist.csv", "fashion-mnist": "table3_fashion_mnist.csv"}
 _SAMPLES = {"mnist-sample": "mnist"}
@@ -54,6 +57,25 @@ def published_rows(dataset_name: str) -> list[PublishedRow]:
         radii = [int(name.removeprefix("r")) for name in record]
         rows.append(PublishedRow(method, radii, [float(value) for value in record.values()]))
     return rows
+
+
+def best_published(rows: Sequence[PublishedRow]) -> tuple[PublishedRow, list[str]]:
+    """Return the highest of published values at each radius as a row, and whose each is.
+
+    Examples
+    --------
+    >>> best, methods = best_published(published_rows("mnist"))
+    >>> list(zip(best.radii, best.percents, methods))[:2]
+    [(0, 99.0, 'FPA_10^B'), (4, 88.45, 'RA_20^B')]
+    """
+    values: dict[int, tuple[float, str]] = {}
+    for row in rows:
+        for radius, percent in zip(row.radii, row.percents, strict=True):
+            if radius not in values or percent > values[radius][0]:
+                values[radius] = percent, row.method
+    radii = sorted(values)
+    best = PublishedRow(BEST, radii, [values[radius][0] for radius in radii])
+    return best, [values[radius][1] for radius in radii]
 
 
 def published_medians(dataset_name: str) -> dict[str, int]:

@@ -56,6 +56,11 @@ class Constant(NamedTuple):
     accuracy: float
     balanced_accuracy: float
 
+    @property
+    def lopsided(self) -> bool:
+        """Whether one class is so frequent that accuracy says little."""
+        return self.accuracy > 1.5 * self.balanced_accuracy
+
 
 @dataclass(frozen=True, eq=False)
 class Run:

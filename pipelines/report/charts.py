@@ -10,7 +10,13 @@ import numpy as np
 
 from boxnn_numba.pipelines.figures.learning import FIGURES, Learning, last_epoch
 from boxnn_numba.pipelines.figures.palette import run_mark
-from boxnn_numba.pipelines.figures.published import FAMILIES, PublishedRow, family
+from boxnn_numba.pipelines.figures.published import (
+    BEST,
+    FAMILIES,
+    PublishedRow,
+    best_published,
+    family,
+)
 from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.figures.scales import (
     histogram_counts,
@@ -67,6 +73,12 @@ class Area:
         moves = [f"H{self.x(r)}V{self.y(v)}" for r, v in enumerate(values[: last + 1]) if r > 0]
         return f"M{self.x(0)} {self.y(values[0])}{''.join(moves)}"
 
+    def back(self, values: Sequence[float] | np.ndarray) -> str:
+        """Return the line of `steps` from its end back to its beginning, to close an area."""
+        end = min(int(self.last), len(values))
+        moves = [f"V{self.y(values[r])}H{self.x(r)}" for r in reversed(range(end))]
+        return f"H{self.x(end)}{''.join(moves)}Z"
+
     @property
     def radii(self) -> range:
         """Radii at ticks."""
@@ -79,27 +91,32 @@ class Area:
 
 
 class Line(NamedTuple):
-    """A curve: its series, its path, and of a run its marks and what an attack leaves."""
+    """A curve: its series, its path, and of a run its marks and what an attack leaves.
+
+    `band` is the area between both, where the attack was on all samples.
+    """
 
     key: str
     path: str
     mark: str = ""
     marks: Sequence[tuple[float, float]] = ()
     attack: str = ""
+    band: str = ""
 
 
 def curves(
     runs: Sequence[Run], published: Sequence[PublishedRow], balanced: bool = False
 ) -> tuple[Area, list[Line]]:
-    """Return the certified curves: published ones, then those of runs on top.
+    """Return the certified curves: published ones and the best of them, then those of runs on top.
 
     With `balanced` all classes count alike; then there are no published curves and no attacks.
     """
     last = last_radius(runs, published)
     area = Area(52, 36, 652, 350, 0, last)
     lines = []
-    for name in reversed(FAMILIES):
-        for row in published:
+    best = [best_published(published)[0]] if published else []
+    for name in (*reversed(FAMILIES), BEST):
+        for row in (*published, *best):
             if family(row.method) == name:
                 lines.append(Line(of_method(name).key, area.path(row.radii, row.percents)))
     constant = constant_of(runs)
@@ -110,8 +127,13 @@ def curves(
         values = np.append(run.balanced_curve() if balanced else run.curve(), 0.0)
         path = area.steps(values)
         marks = [(area.x(r), area.y(values[r])) for r in area.radii if r < len(values)]
-        attack = "" if run.robust is None or balanced else area.steps(run.robust)
-        lines.append(Line(f"run-{index}", path, run_mark(index), marks, attack))
+        robust = None if balanced else run.robust
+        attack = band = ""
+        if robust is not None:
+            attack = area.steps(robust)
+            if run.attacked == len(run.label):
+                band = area.steps(values[: len(robust)]) + area.back(robust)
+        lines.append(Line(f"run-{index}", path, run_mark(index), marks, attack, band))
     return area, lines
 
 
@@ -223,14 +245,27 @@ def curve_data(
             for index, run in enumerate(runs)
         ]
         + [always],
-        "published": [
-            {
-                "key": of_method(row.method).key,
-                "name": row.method,
-                "setting": of_method(row.method).words.setting,
-                "radii": row.radii,
-                "values": row.percents,
-            }
-            for row in published
-        ],
+        "published": _published_data(published),
     }
+
+
+def _published_data(published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
+    """Return published rows for the script, the best of them first; notes are said of values."""
+    if not published:
+        return []
+    best, methods = best_published(published)
+    of_values = [f" ({name})" for name in methods]
+    rows = [(best, of_values)]
+    for row in published:
+        setting = of_method(row.method).words.setting
+        rows.append((row, [f" (ρ = {setting})" if setting else ""] * len(row.radii)))
+    return [
+        {
+            "key": of_method(row.method).key,
+            "name": row.method,
+            "notes": notes,
+            "radii": row.radii,
+            "values": row.percents,
+        }
+        for row, notes in rows
+    ]

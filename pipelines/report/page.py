@@ -20,6 +20,7 @@ from PIL import Image
 from boxnn_numba.pipelines.figures.learning import Learning
 from boxnn_numba.pipelines.figures.palette import CHANGED, RUNS
 from boxnn_numba.pipelines.figures.published import (
+    BEST,
     FAMILIES,
     PublishedRow,
     family,
@@ -32,6 +33,7 @@ from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.figures.scales import table_radii
 from boxnn_numba.pipelines.report import charts, tables
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample
+from boxnn_numba.pipelines.report.headline import headline
 from boxnn_numba.pipelines.report.series import (
     Series,
     of_constant,
@@ -56,11 +58,13 @@ def render(
     convention: str = "sound",
     notes: Sequence[str] = (),
     learning: Sequence[Learning] = (),
+    every_row: bool = False,
 ) -> str:
     """Return a complete HTML document under 5 MB; the same content gives the same text.
 
     It has runs of one data set beside the paper's rows for it, the `samples` of each run, `notes`:
-    sentences on where the gallery is incomplete, and how runs and others were trained.
+    sentences on where the gallery is incomplete, and how runs and others were trained. With
+    `every_row` each published method is shown at first, otherwise the best of them.
     """
     name = runs[0].dataset_name
     published, series = published_rows(name), of_runs(runs)
@@ -78,6 +82,8 @@ def render(
     html = _environment()
     page = html.get_template("report.html").render(
         title=title,
+        headline=headline(runs, convention),
+        every_row=every_row,
         unit=runs[0].unit,
         convention=convention,
         notes=notes,
@@ -86,6 +92,7 @@ def render(
         series=series,
         summaries=[run.summary() for run in runs],
         attacked=attacked,
+        attacked_whole=any(run.attacked == len(run.label) for run in attacked),
         attacked_in_part=any(0 < run.attacked < len(run.label) for run in attacked),
         panels=panels,
         **_compared(runs, published, published_medians(name)),
@@ -160,9 +167,14 @@ def _compared(
     area, lines = charts.curves(runs, published)
     present = {family(row.method) for row in published}
     right = {row.method: row.percents[0] for row in published}
+    known = [(of_method(name), median, right.get(name)) for name, median in medians.items()]
+    if medians:
+        known.insert(0, (of_method(BEST), max(medians.values()), None))
     return {
         "families": [of_method(name) for name in FAMILIES if name in present],
-        "medians": [(of_method(name), median, right.get(name)) for name, median in medians.items()],
+        "best_series": of_method(BEST),
+        "n_published": len(published),
+        "medians": known,
         "area": area,
         "lines": lines,
         "data": charts.curve_data(runs, published, area),
@@ -183,7 +195,7 @@ def _best(rows: Sequence[tables.Row]) -> list[float]:
     """Return the highest value at each radius, but for the constant, whose row is the last."""
     return [
         max(value or 0.0 for value in column)
-        for column in zip(*(row[2] for row in rows[:-1]), strict=True)
+        for column in zip(*(row.values for row in rows[:-1]), strict=True)
     ]
 
 

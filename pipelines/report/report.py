@@ -16,11 +16,12 @@ from boxnn_numba.pipelines.attack.comparison import with_attacks
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures.learning import Learning, learning_curves, learning_of
 from boxnn_numba.pipelines.figures.origins import Origins
-from boxnn_numba.pipelines.figures.published import is_sample, published_rows
+from boxnn_numba.pipelines.figures.published import best_published, is_sample, published_rows
 from boxnn_numba.pipelines.figures.runs import Run, constant_of, load_runs
 from boxnn_numba.pipelines.report import gallery_views
 from boxnn_numba.pipelines.report.contact_sheet import contact_sheet
 from boxnn_numba.pipelines.report.gallery import GROUPS, Sample, select_samples
+from boxnn_numba.pipelines.report.headline import headline
 from boxnn_numba.pipelines.report.page import render
 from boxnn_numba.pipelines.report.summary_files import write_tables
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
@@ -40,6 +41,8 @@ FILES = {
     "learning_curves.png",
     "learning_curves.csv",
 }
+#: Which published methods are shown at first.
+PUBLISHED = ("best", "all")
 _GALLERY_NAME = re.compile(r"gallery_[\w.+-]+\.png")
 _IN_GALLERY_FIGURE = 3
 #: Runs with a gallery as PNG file; the page has that of every run.
@@ -55,6 +58,8 @@ class Report(Result):
     ----------
     out, page, files
         The folder, the page, and the names of all files.
+    headline
+        The result in one sentence, with which the page opens.
     convention, dataset, split
         What was compared, and how radii were counted.
     runs
@@ -70,6 +75,7 @@ class Report(Result):
     out: str
     page: str
     files: list[str]
+    headline: str
     convention: str
     dataset: str
     split: str | None
@@ -87,6 +93,7 @@ def report(
     attacks: Sequence[Name] = (),
     logs: Sequence[Name] = (),
     convention: str = "sound",
+    published: str = "best",
     run: RunOptions = DEFAULT_RUN,
 ) -> Report:
     """Compare certificates with each other and with the paper, in figures, tables and a page.
@@ -111,6 +118,9 @@ def report(
         beside them. Without, what a model records of its first set of boxes is drawn.
     convention
         ``"sound"``, or ``"paper"`` to count radii as the paper's tables do.
+    published
+        ``"best"`` shows of the published methods the best at each radius, ``"all"`` each of them;
+        the page can switch between both.
     run
         Whether to replace an earlier report (``overwrite``), and who is told of progress.
 
@@ -132,6 +142,7 @@ def report(
         `out` cannot be written.
     """
     validation.choice("convention", convention, CONVENTIONS)
+    validation.choice("published", published, PUBLISHED)
     target = location(out)
     if run.overwrite:
         _refuse_foreign_folder(target)
@@ -143,11 +154,12 @@ def report(
         run.progress.advance(1)
         learning = learning_of(runs, logs)
         origins = Origins(runs, data, models)
-        notes = _fill(folder, runs, origins, learning, convention, run.progress)
+        notes = _fill(folder, runs, origins, learning, convention, published, run.progress)
     return Report(
         out=str(target),
         page=str(target / PAGE),
         files=sorted(path.name for path in target.iterdir()),
+        headline=headline(runs, convention),
         convention=convention,
         dataset=runs[0].dataset_name,
         split=runs[0].attributes.get("split"),
@@ -166,6 +178,7 @@ def _fill(
     origins: Origins,
     learning: Sequence[Learning],
     convention: str,
+    shown: str,
     progress: Progress,
 ) -> list[str]:
     """Write all files of a report; return what is missing, in sentences."""
@@ -178,7 +191,9 @@ def _fill(
     published, title = published_rows(runs[0].dataset_name), _title(runs)
     write_tables(folder, runs, published, learning)
     words = f"{title} (radii: {convention} convention)"
-    plots.save(plots.certified_curves(runs, published, words), folder / "certified_curves.png")
+    best = published and [best_published(published)[0]]
+    drawn = plots.certified_curves(runs, published if shown == "all" else best, words)
+    plots.save(drawn, folder / "certified_curves.png")
     plots.save(plots.radius_histogram(runs, words), folder / "radius_histogram.png")
     if learning:
         figure = learning_curves(learning, f"Training on {title.split(', ')[0]}")
@@ -186,7 +201,10 @@ def _fill(
     _write_galleries(folder, runs, samples, title)
     progress.advance(1)
     title = f"Certified robustness on {title}"
-    page = render(runs, samples, title, convention=convention, notes=notes, learning=learning)
+    page = render(
+        runs, samples, title, convention=convention, notes=notes, learning=learning,
+        every_row=shown == "all",
+    )  # fmt: skip
     (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
     progress.advance(1)
     return notes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from boxnn_numba.pipelines.figures import palette
 from boxnn_numba.pipelines.figures.learning import Learning
-from boxnn_numba.pipelines.figures.published import Method, family, method
+from boxnn_numba.pipelines.figures.published import BEST, Method, family, method
 from boxnn_numba.pipelines.figures.runs import Constant, Run
 
 
@@ -46,7 +47,8 @@ def of_learning(learning: Sequence[Learning]) -> list[Series]:
 
 def of_method(name: str) -> Series:
     """Return a published method, or a family of them, as one of its family's series."""
-    return Series("family-" + family(name).lower().replace("^", "-"), name, method(name))
+    key = "-".join(re.split(r"[ ^]", family(name).lower()))
+    return Series(f"family-{key}", name, method(name))
 
 
 def of_constant(constant: Constant) -> Series:
@@ -59,4 +61,5 @@ def shades() -> dict[str, palette.Shades]:
     """Return the colours of all series by key; those of runs are used again."""
     colours = {f"run-{index}": shades for index, shades in enumerate(palette.RUNS)}
     colours["constant"] = palette.CONSTANT
-    return colours | {of_method(name).key: pair for name, pair in palette.FAMILIES.items()}
+    families = {**palette.FAMILIES, BEST: palette.FAMILIES["Box-NN"]}
+    return colours | {of_method(name).key: pair for name, pair in families.items()}

@@ -4,34 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.distances import UNREACHABLE
-from boxnn_numba.pipelines.figures.published import PublishedRow
+from boxnn_numba.pipelines.figures.published import (
+    Method,
+    PublishedRow,
+    best_published,
+    method,
+)
 from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.report.gallery import Sample, attack_places
 from boxnn_numba.pipelines.report.series import Series, of_constant, of_method, of_runs
 
 #: With more classes only the distances to the predicted class and to its rival are shown.
 _MOST_DISTANCES = 12
-#: A row of percents: its series, what is said after its name, and one value a radius.
-Row = tuple[Series, str, Sequence[float | None]]
+
+
+class Row(NamedTuple):
+    """A row of percents: its series, what is said after its name, and one value a radius.
+
+    `methods` are those that the values are of, where they are not of one.
+    """
+
+    series: Series
+    note: str
+    values: Sequence[float | None]
+    methods: Sequence[Method | None] = ()
 
 
 def accuracy_rows(
     runs: Sequence[Run], published: Sequence[PublishedRow], radii: Sequence[int]
 ) -> list[Row]:
-    """Return certified accuracy at radii, a row for each run and each published method."""
-    rows: list[Row] = [
-        (series, "", [*100 * certified_accuracy(*run.outcome, list(radii))])
+    """Return certified accuracy at radii, a row for each run, the best published and each method.
+
+    The last row is the constant's.
+    """
+    rows = [
+        Row(series, "", [*100 * certified_accuracy(*run.outcome, list(radii))])
         for series, run in zip(of_runs(runs), runs, strict=True)
     ]
+    if published:
+        best, names = best_published(published)
+        whose = dict(zip(best.radii, map(method, names), strict=True))
+        values = _at(best, radii)
+        rows.append(Row(of_method(best.method), "", values, [whose.get(r) for r in radii]))
     for row in published:
-        known = dict(zip(row.radii, row.percents, strict=True))
         note = " (paper)" if row.method == "Box-NN" else ""
-        rows.append((of_method(row.method), note, [known.get(radius) for radius in radii]))
+        rows.append(Row(of_method(row.method), note, _at(row, radii)))
     constant = constant_of(runs)
-    return [*rows, (of_constant(constant), "", [constant.accuracy] * len(radii))]
+    return [*rows, Row(of_constant(constant), "", [constant.accuracy] * len(radii))]
+
+
+def _at(row: PublishedRow, radii: Sequence[int]) -> list[float | None]:
+    known = dict(zip(row.radii, row.percents, strict=True))
+    return [known.get(radius) for radius in radii]
 
 
 def balanced_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
@@ -39,9 +67,9 @@ def balanced_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
     rows: list[Row] = []
     for series, run in zip(of_runs(runs), runs, strict=True):
         curve = run.balanced_curve()
-        rows.append((series, "", [curve[r] if r < len(curve) else 0.0 for r in radii]))
+        rows.append(Row(series, "", [curve[r] if r < len(curve) else 0.0 for r in radii]))
     constant = constant_of(runs)
-    return [*rows, (of_constant(constant), "", [constant.balanced_accuracy] * len(radii))]
+    return [*rows, Row(of_constant(constant), "", [constant.balanced_accuracy] * len(radii))]
 
 
 def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
@@ -56,9 +84,9 @@ def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
         left = [float(run.robust[r]) if r < len(run.robust) else None for r in radii]
         gap = [None if b is None else b - a for a, b in zip(certified, left, strict=True)]
         rows += [
-            (series, ", certified", [*certified]),
-            (series, ", left by the attack", left),
-            (series, ", gap", gap),
+            Row(series, ", certified", [*certified]),
+            Row(series, ", left by the attack", left),
+            Row(series, ", gap", gap),
         ]
     return rows
 

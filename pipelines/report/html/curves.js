@@ -7,13 +7,18 @@ const followers = [];  // called when runs are shown or hidden
 
 const plot = byId("plot"), chart = byId("curves"), cursor = byId("curves-cursor"), tip = byId("tip");
 const area = data.area;
+const everyRow = byId("every-row");
 const entries = all("#legend > li").map((item) => ({
   key: item.dataset.key,
+  of: item.dataset.of,
   item,
   box: item.querySelector("input"),
   name: item.querySelector("output").dataset.name,
 }));
-const shown = (key) => entries.some((entry) => entry.key === key && entry.box.checked);
+// Of published methods either the best is offered, or each.
+const offered = (entry) => !entry.of || (entry.of === "each") === everyRow.checked;
+const visible = (entry) => offered(entry) && entry.box.checked;
+const shown = (key) => entries.some((entry) => entry.key === key && visible(entry));
 let radiusNow = 0;
 
 // The value of a run at a radius, or of a family of published rows: its best one.
@@ -27,7 +32,7 @@ function valueAt(key, radius) {
   for (const row of data.published) {
     const at = row.key === key ? row.radii.indexOf(radius) : -1;
     if (at >= 0 && (!best || row.values[at] > best.value)) {
-      best = { value: row.values[at], attack: null, note: row.setting ? ` (ρ = ${row.setting})` : "" };
+      best = { value: row.values[at], attack: null, note: row.notes[at] };
     }
   }
   return best;
@@ -54,12 +59,12 @@ function show(radius, withTip) {
   const x = area.left + area.width * radius / data.last, spoken = [], lines = [];
   cursor.textContent = "";
   draw("path", { d: `M${x} ${area.top}v${area.height}` });
-  for (const { key, item, box, name } of entries) {
-    const found = valueAt(key, radius);
+  for (const entry of entries) {
+    const { key, item, name } = entry, found = valueAt(key, radius);
     item.querySelector("output[data-value]").textContent = found ? percent(found.value) + found.note : "–";
     const under = item.querySelector("output[data-attack]");
     if (under) { under.textContent = found.attack === null ? "–" : percent(found.attack); }
-    if (!found || !box.checked) { continue; }
+    if (!found || !visible(entry)) { continue; }
     spoken.push(`${name} ${percent(found.value)}`);
     lines.push([found.value, tipLine(item.querySelector(".swatch"), name, found.value)]);
     const values = [found.value];
@@ -110,8 +115,9 @@ plot.addEventListener("keydown", (event) => {
 });
 
 function apply() {
-  for (const { key, box } of entries) {
-    all(`[data-series="${key}"]`).forEach((node) => node.classList.toggle("off", !box.checked));
+  for (const entry of entries) {
+    entry.item.hidden = !offered(entry);
+    all(`[data-series="${entry.key}"]`).forEach((node) => node.classList.toggle("off", !visible(entry)));
   }
   // Columns of the settings are runs in the order of the legend.
   data.runs.forEach((run, index) => {
@@ -130,6 +136,7 @@ for (const { key, item, box } of entries) {
   box.addEventListener("focus", () => { if (box.checked && box.matches(":focus-visible")) { dim(key); } });
   box.addEventListener("blur", () => dim(null));
 }
+if (everyRow) { everyRow.addEventListener("change", apply); }
 all("button[data-show]").forEach((button) => button.addEventListener("click", () => {
   entries.forEach(({ box }) => { box.checked = button.dataset.show === "all"; });
   apply();

@@ -31,7 +31,7 @@ function curvesCsv() {
     }
   }
   for (const row of rows) {
-    columns.push([`${row.name} (paper)`, (radius) => row.values[row.radii.indexOf(radius)] ?? ""]);
+    columns.push([row.key === "family-best-published" ? row.name : `${row.name} (paper)`, (radius) => row.values[row.radii.indexOf(radius)] ?? ""]);
   }
   const lines = [["radius", ...columns.map((column) => field(column[0]))].join(",")];
   const end = Math.max(data.last + 1, ...data.runs.map((run) => run.values.length));

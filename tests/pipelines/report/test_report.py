@@ -6,6 +6,7 @@ import base64
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,19 @@ def test_what_a_constant_reaches_is_drawn_beside_the_steps():
     text = make_page([run])
     assert f"always says 0, right on {share:.1f}%" in text
     assert 'id="balanced"' in text and f"{run.summary().balanced_accuracy:.2f}" in text
+
+
+def test_the_band_lies_between_what_is_certified_and_what_an_attack_leaves():
+    run, _, _ = make_run(n=60)
+    robust = np.minimum(100, np.append(run.curve(), [0, 0]) + 5.0)
+    part, whole = (
+        charts.curves([replace(run, robust=robust, attacked=n)], [])[1][-1] for n in (59, 60)
+    )
+    area = charts.curves([run], [])[0]
+    assert part.band == "" and whole.band.startswith(area.steps(np.append(run.curve(), 0.0)))
+    first, last = robust[0], robust[int(area.last) - 1]
+    assert f"V{area.y(last)}" in whole.band
+    assert whole.band.endswith(f"V{area.y(first)}H{area.x(0)}Z")
 
 
 COSTS = {"feature_shape": [4], "group_size": 1}

@@ -173,7 +173,7 @@ def test_marks_survive_the_reduction_of_large_images():
 
 def test_the_table_of_attacks_is_of_the_attacked_rows():
     run, _, _, file = attacked_run()
-    rows = [values for _, _, values in tables.attack_rows([run], [0, 1, 5])]
+    rows = [row.values for row in tables.attack_rows([run], [0, 1, 5])]
     certified = [
         100 * np.mean((run.prediction == run.label)[file.row] & (run.radius[file.row] >= radius))
         for radius in (0, 1, 5)

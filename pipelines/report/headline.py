@@ -1,0 +1,117 @@
+"""Headline of a report: its result in one sentence, in the units of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from boxnn_numba.pipelines.figures.runs import Run, constant_of
+from boxnn_numba.training.weights import EQUAL
+
+
+def headline(runs: Sequence[Run], convention: str = "sound") -> str:
+    """Return the result in one sentence: percent right, and what half of all rows withstand.
+
+    Of several runs it is of the one that withstands most, and names the one that is right most
+    often. Where classes are weighted, or one outweighs the others, all classes count alike.
+    """
+    balanced = any(map(_weighted, runs)) or constant_of(runs).lopsided
+    found = [_Result(run, balanced, convention == "sound") for run in runs]
+    best = max(found, key=lambda one: (one.median, one.share(1)))
+    if len(runs) == 1:
+        return best.sentence() + _beaten(best, runs) + "."
+    most = max(found, key=lambda one: one.share(0))
+    if most.run is best.run:
+        words = f"Best of {len(runs)} runs is “{best.run.name}”: "
+    else:
+        words = (
+            f"Of {len(runs)} runs “{most.run.name}” is right most often, "
+            f"{_percent(most.share(0))}, and “{best.run.name}” withstands most: "
+        )
+    return words + best.sentence() + _beaten(best, runs) + "."
+
+
+class _Result:
+    """What a run reaches: `median` is the largest radius of half of all rows, -1 for none."""
+
+    def __init__(self, run: Run, balanced: bool, sound: bool) -> None:
+        self.run, self.balanced = run, balanced
+        # Radii in the paper's convention, and those that a table claims, are not ours to prove.
+        proved = sound and run.attributes.get("certificate") != "as given"
+        self.withstand = "provably withstand" if proved else "withstand"
+        self.curve = run.balanced_curve() if balanced else run.curve()
+        if balanced:
+            reached = np.flatnonzero(self.curve >= 50)
+            self.median = int(reached[-1]) if len(reached) else -1
+        else:
+            self.median = run.summary().median_certified_radius
+
+    def share(self, radius: int) -> float:
+        """Return percent certified at a radius."""
+        return float(self.curve[radius]) if radius < len(self.curve) else 0.0
+
+    def sentence(self) -> str:
+        """Return percent right and what is withstood, without a full stop."""
+        right = f"{_percent(self.share(0))} right"
+        if self.balanced:
+            right += ", every class counted alike"
+        radius = max(self.median, 1)
+        who = "half" if self.median >= 1 else _percent(self.share(1)) if self.share(1) else "none"
+        alike = ", counted so," if self.balanced and who != "none" else ""
+        rows = self._rows()
+        if who == "none":
+            rows = rows.replace("all ", "the ", 1)
+        words = f"{who} of {rows}{alike} {self.withstand} {self._changes(radius)}"
+        return f"{right}; {words}{self._blocks()}"
+
+    def _rows(self) -> str:
+        """Return what samples are: ``"all test images"``, ``"the 300 training rows certified"``."""
+        run = self.run
+        split = {"train": "training"}.get(str(run.attributes.get("split")), "test")
+        noun = f"{split} {'images' if run.unit == 'pixels' else 'rows'}"
+        whole = run.attributes.get("split_rows", len(run.label)) == len(run.label)
+        return f"all {noun}" if whole else f"the {len(run.label):,} {noun} certified"
+
+    def _blocks(self) -> str:
+        """Return what is certified against the largest block that was looked at."""
+        if not self.run.patches:
+            return ""
+        size = max(self.run.patches, key=lambda size: math.prod(map(int, size.split("x"))))
+        share = _percent(self.run.patches[size])
+        return f", and {share} any rewritten block of {size.replace('x', ' x ')} pixels"
+
+    def _changes(self, radius: int) -> str:
+        """Return what an adversary does at a radius."""
+        run, free = self.run, self.run.attributes.get("attackable")
+        if run.unit.startswith("cost"):
+            if radius >= run.most:
+                return "whatever an adversary pays"
+            return f"any rewriting that costs up to {radius * run.step:g}"
+        one = run.unit.removesuffix("s") if radius == 1 else run.unit
+        if radius >= run.most:
+            count = f"all {radius:,} {one}" if radius > 1 else f"the one {one}"
+            return f"any rewriting of {count}{'' if free is None else ' in reach'}"
+        if free is not None:
+            return f"any rewriting of {radius:,} of the {len(free):,} {run.unit} in reach"
+        return f"any {radius:,} rewritten {one}"
+
+
+def _beaten(best: _Result, runs: Sequence[Run]) -> str:
+    """Return what a constant reaches where it is no worse."""
+    constant = constant_of(runs)
+    share = constant.balanced_accuracy if best.balanced else constant.accuracy
+    if best.share(0) > share:
+        return ""
+    return f", and always saying {constant.name} is right on {_percent(share)}"
+
+
+def _weighted(run: Run) -> bool:
+    training = run.attributes.get("training") or {}
+    options = training.get("options") or {}
+    return options.get("class_weight", EQUAL) != EQUAL
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}%"
