@@ -1,4 +1,4 @@
-"""Write rows of RA from certificate files, in the form of `boxnn reproduce`: kept JSON.
+"""Write rows of RA and FPA from certificate files, in the form of `boxnn reproduce`: kept JSON.
 
     boxnn baseline ra train mnist.zarr --out ra.zarr --retained 60 --epochs 16
     boxnn baseline ra certify ra.zarr mnist.zarr --out a.zarr --limit 1000
@@ -29,6 +29,7 @@ from boxnn_numba.pipelines.reproduce.rows import REMARKS, Row, differences, publ
 from boxnn_numba.pipelines.reproduce.targets import defence_row
 from boxnn_numba.pipelines.run_folder import write_json
 
+_OPTIONS = ("network", "retained", "guess_samples", "parts", "partition", "groups")
 _PUBLISHED_VOTES, _RADII = 10_000, (0, 4, 8)
 
 
@@ -38,19 +39,20 @@ def ra_rows(dataset: str, files: Sequence[CertificateFile]) -> dict[str, Any]:
     Parameters
     ----------
     dataset
-        ``"mnist"`` or ``"fashion-mnist"``.
+        ``"mnist"``, ``"fashion-mnist"``, or ``"cifar-10"``, of which the paper has none.
     files
-        Certificates of RA or RA^B.
+        Certificates of RA, RA^B, FPA^A or FPA^B.
     """
     ours = [_row(file, dataset) for file in files]
     families = {row.family for row in ours}
-    theirs = [row for row in published_rows(dataset) if family(row.method) in families]
+    published = () if dataset == "cifar-10" else published_rows(dataset)
+    theirs = [row for row in published if family(row.method) in families]
     rows = [*(published_row(row, dataset) for row in theirs), *ours]
     return {
         "format": "boxnn-reproduction",
         "version": 1,
         "target": "ra",
-        "title": "RA with the published network",
+        "title": "Published defences as they were run here",
         "command": "python tests/benchmarks/ra_rows.py",
         "machine": describe_machine(default_threads()),
         "intervals": "Clopper-Pearson, two-sided, 95% at each radius",
@@ -63,20 +65,19 @@ def ra_rows(dataset: str, files: Sequence[CertificateFile]) -> dict[str, Any]:
 def _row(file: CertificateFile, dataset: str) -> Row:
     said = file.attributes
     base, mark, variant = file.method.partition("^")
-    recipe = said["base"]["recipe"]
-    options = {
-        "network": said["network"], "retained": said["retained"], "epochs": recipe["epochs"],
-        "guess_samples": said["guess_samples"], "seed": said["seed"],
-    }  # fmt: skip
+    options = {name: said[name] for name in _OPTIONS if name in said}
+    options |= {name: said["base"]["recipe"][name] for name in ("epochs", "seed")}
     run = {
         "options": options,
         "validation_accuracy": said["base"]["validation_accuracy"],
         "training_seconds": round(said["training"]["seconds"], 1),
         "seconds_per_image": said["seconds_per_sample"],
         "multiply_adds_per_image": said["multiply_adds"],
-        "by_10000_votes_alike": _of_more_votes(file),
     }
-    return defence_row(file, f"{base}_{said['retained']}{mark}{variant}", dataset, run)
+    if base == "RA":
+        run["by_10000_votes_alike"] = _of_more_votes(file)
+    setting = said["retained" if base == "RA" else "parts"]
+    return defence_row(file, f"{base}_{setting}{mark}{variant}", dataset, run)
 
 
 def _of_more_votes(file: CertificateFile) -> dict[str, float]:
@@ -98,7 +99,7 @@ def _of_more_votes(file: CertificateFile) -> dict[str, float]:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=("mnist", "fashion-mnist"))
+    parser.add_argument("dataset", choices=("mnist", "fashion-mnist", "cifar-10"))
     parser.add_argument("certificates", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
