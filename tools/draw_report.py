@@ -17,7 +17,7 @@ from selenium.webdriver import ActionChains
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "report.png"
 #: Width of the page; where the pointer is, as shares of the chart from its middle.
-WIDTH, POINTER = 1120, (-0.04, 0.0)
+WIDTH, POINTER = 1120, (-0.05, 0.0)
 
 
 def main(folder: Path) -> None:
@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
         options.add_argument(f"--{word}")
     chrome = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        shape = {"width": WIDTH, "height": 1200, "deviceScaleFactor": 1, "mobile": False}
+        shape = {"width": WIDTH, "height": 1800, "deviceScaleFactor": 1, "mobile": False}
         chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", shape)
         chrome.get((folder.resolve() / "report.html").as_uri())
         chrome.execute_script("document.querySelector('input[value=attacked]').click()")
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     for picture in pictures:
         whole.paste(picture, ((WIDTH - picture.width) // 2, top))
         top += picture.height
-    whole.quantize(128).save(OUT, optimize=True)
+    whole.save(OUT, optimize=True)
 
 
 if __name__ == "__main__":
