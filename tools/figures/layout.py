@@ -37,7 +37,8 @@ def method(name: str) -> str:
 
 def rerun_name(row: Curve) -> str:
     """Return the name of a published method as it was run here, with its network."""
-    network = row.about.get("options", {}).get("network")
+    # Runs from before there was a choice had the small one.
+    network = row.about["options"].get("network", "small" if row.method.startswith("RA") else "")
     return method(row.method) + (f" ({network} network)" if network else "")
 
 
