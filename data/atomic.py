@@ -279,8 +279,7 @@ def staged_output(
                 _refuse_to_replace(final, a_file, inputs, owned)
             if directory:
                 _make_room(partial, overwrite, resume, resumable, text)
-            else:
-                _remove_killed(final, "new")
+            _remove_killed(final, "new")
             try:
                 if directory:
                     if isinstance(partial, Path):
@@ -289,7 +288,7 @@ def staged_output(
                 yield partial
                 lock.check()
                 if directory and result is None:
-                    (partial / _MARKER).unlink(missing_ok=True)
+                    partial = _without_mark(partial, final)
                 publish(partial if result is None else partial / result, final)
             except BaseException:
                 with contextlib.suppress(OSError):  # of a store that was lost, too
@@ -306,6 +305,17 @@ def staged_output(
         if resumable and isinstance(partial, Path) and partial.exists():
             failure = OutputError(f"{failure}; what is done is kept in {partial}, see `resume`")
         raise failure from error
+
+
+def _without_mark(partial: Location, final: Location) -> Location:
+    """Take the mark off a folder that is complete, and return where it is.
+
+    That is a name of its own where, without the mark, nothing tells whose it is.
+    """
+    if isinstance(partial, Path) and isinstance(final, Path) and not holds_boxnn_group(partial):
+        partial = partial.rename(final.with_name(_own_name(final.name, "new")))
+    (partial / _MARKER).unlink(missing_ok=True)
+    return partial
 
 
 def _is_taken(final: Location, partial: Location, again: bool) -> bool:

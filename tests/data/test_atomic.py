@@ -119,6 +119,26 @@ def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"p.csv", like.name}
 
 
+def test_a_folder_of_a_run_killed_just_before_it_got_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Complete, so without the mark of an unfinished one, and no Zarr group that tells whose."""
+
+    def report() -> None:
+        with staged_output(tmp_path / "report") as partial:
+            (partial / "index.html").write_text("whole")
+
+    with monkeypatch.context() as patch:  # as good as killed: nothing is cleaned up
+        patch.setattr("boxnn_numba.data.atomic.remove", lambda path: None)
+        patch.setattr("boxnn_numba.data.atomic.publish", lambda source, target: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            report()
+    assert len([*tmp_path.iterdir()]) == 1
+    report()
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
+
+
 def test_old_outputs_of_killed_runs_are_removed_when_there_is_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

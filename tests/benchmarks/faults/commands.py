@@ -331,11 +331,10 @@ def check_whole(command: Command, out: Path, whole: Whole, foreign: dict[str, by
 
 
 def write_result(out: str | None, command: str, **figures: Any) -> None:
-    """Print what a script has counted, and write it as JSON."""
+    """Write what a script has counted so far as JSON."""
     from boxnn_numba import __version__
 
     date = datetime.now(UTC).date().isoformat()
-    text = json.dumps({"command": command, "date": date, "version": __version__, **figures})
-    sys.stdout.write(text + "\n")
+    result = {"command": command, "date": date, "version": __version__, **figures}
     if out is not None:
-        Path(out).write_text(json.dumps(json.loads(text), indent=1) + "\n")
+        Path(out).write_text(json.dumps(result, indent=1) + "\n")

@@ -168,12 +168,12 @@ def main(arguments: list[str] | None = None) -> None:
             for name in ("bytes", "files", "lengths", "replacing"):
                 setattr(total, name, getattr(total, name) + getattr(item, name))
             count += 1
-    commands.write_result(
-        options.out,
-        f"python tests/benchmarks/faults/full_disks.py --disks {options.disks} "
-        f"--seed {options.seed}",
-        full_disks=count, differing=0, commands=[asdict(one) for one in sums.values()],
-    )  # fmt: skip
+            commands.write_result(
+                options.out,
+                f"python tests/benchmarks/faults/full_disks.py --disks {options.disks} "
+                f"--seed {options.seed}",
+                full_disks=count, differing=0, commands=[asdict(one) for one in sums.values()],
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

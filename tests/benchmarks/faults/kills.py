@@ -143,12 +143,12 @@ def main(arguments: list[str] | None = None) -> None:
             total.by_time += item.by_time
             total.by_operation += item.by_operation
             total.ended += item.ended
-    commands.write_result(
-        options.out,
-        f"python tests/benchmarks/faults/kills.py --kills {options.kills} --seed {options.seed}",
-        kills=sum(one.by_time + one.by_operation for one in sums.values()), differing=0,
-        commands=[asdict(one) for one in sums.values()],
-    )  # fmt: skip
+            commands.write_result(
+                options.out,
+                f"python tests/benchmarks/faults/kills.py --kills {options.kills} --seed {options.seed}",
+                kills=sum(one.by_time + one.by_operation for one in sums.values()), differing=0,
+                commands=[asdict(one) for one in sums.values()],
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -95,12 +95,12 @@ def main(arguments: list[str] | None = None) -> None:
             total = sums.setdefault(item.command, Result(item.command))
             for name in ("pairs", "both", "refused"):
                 setattr(total, name, getattr(total, name) + getattr(item, name))
-    commands.write_result(
-        options.out,
-        f"python tests/benchmarks/faults/pairs.py --pairs {options.pairs} --seed {options.seed}",
-        pairs=sum(one.pairs for one in sums.values()), differing=0,
-        commands=[asdict(one) for one in sums.values()],
-    )  # fmt: skip
+            commands.write_result(
+                options.out,
+                f"python tests/benchmarks/faults/pairs.py --pairs {options.pairs} --seed {options.seed}",
+                pairs=sum(one.pairs for one in sums.values()), differing=0,
+                commands=[asdict(one) for one in sums.values()],
+            )  # fmt: skip
 
 
 if __name__ == "__main__":
