@@ -145,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
             total.ended += item.ended
             commands.write_result(
                 options.out,
-                f"python tests/benchmarks/faults/kills.py --kills {options.kills} --seed {options.seed}",
+                f"python tests/benchmarks/faults/kills.py --kills {options.kills} "
+                f"--seed {options.seed}",
                 kills=sum(one.by_time + one.by_operation for one in sums.values()), differing=0,
                 commands=[asdict(one) for one in sums.values()],
             )  # fmt: skip

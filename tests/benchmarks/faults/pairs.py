@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
                 setattr(total, name, getattr(total, name) + getattr(item, name))
             commands.write_result(
                 options.out,
-                f"python tests/benchmarks/faults/pairs.py --pairs {options.pairs} --seed {options.seed}",
+                f"python tests/benchmarks/faults/pairs.py --pairs {options.pairs} "
+                f"--seed {options.seed}",
                 pairs=sum(one.pairs for one in sums.values()), differing=0,
                 commands=[asdict(one) for one in sums.values()],
             )  # fmt: skip
