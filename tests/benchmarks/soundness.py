@@ -1,7 +1,7 @@
 """Attack rows of random models of every kind; none may fall inside its certified radius.
 
 `python tests/benchmarks/soundness.py --rows 1000000 --seed 0 --out FILE.json` makes small random
-models (`support.soundness_cases`), certifies random rows of them by every certificate, and attacks
+models (`benchmarks.soundness_cases`), certifies random rows of them by every certificate, and attacks
 each row: by `greedy_attack` (and for patches by its blocks), by random rewritings and by rewritings
 towards rows of other classes that use up the radius, and where a model has few inputs by all of
 them. What is predicted after an attack is computed in NumPy by the definitions. A row that falls
@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from support.soundness_cases import KINDS, Case, differing, predicted
+from benchmarks.soundness_cases import KINDS, Case, differing, predicted
 
 from boxnn_numba import __version__
 from boxnn_numba.attacks import greedy_attack

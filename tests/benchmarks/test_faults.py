@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import soundness
-from support.soundness_cases import KINDS
+from benchmarks.soundness_cases import KINDS
 
 from boxnn_numba import BoxNN
 from boxnn_numba.classifier import Certificate

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from benchmarks.soundness_cases import limited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.attack_models import clusters, fewest_changes, groups_changed, levelled
-from support.soundness_cases import limited
 
 from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.attacks import greedy_attack
