@@ -1,11 +1,11 @@
 """Attack rows of random models of every kind; none may fall inside its certified radius.
 
 `python tests/benchmarks/soundness.py --rows 1000000 --seed 0 --out FILE.json` makes small random
-models (`benchmarks.soundness_cases`), certifies random rows of them by every certificate, and attacks
-each row: by `greedy_attack` (and for patches by its blocks), by random rewritings and by rewritings
-towards rows of other classes that use up the radius, and where a model has few inputs by all of
-them. What is predicted after an attack is computed in NumPy by the definitions. A row that falls
-inside its radius is an error; so are radii that are not margin <= pairwise <= exact.
+models (`benchmarks.soundness_cases`), certifies random rows of them by every certificate, and
+attacks each row: by `greedy_attack` (and for patches by its blocks), by random rewritings and by
+rewritings towards rows of other classes that use up the radius, and where a model has few inputs by
+all of them. What is predicted after an attack is computed in NumPy by the definitions. A row that
+falls inside its radius is an error; so are radii that are not margin <= pairwise <= exact.
 """
 
 from __future__ import annotations
