@@ -21,6 +21,7 @@ BEST = "best published"
 
 _TABLES = {"mnist": "table2_mnist.csv", "fashion-mnist": "table3_fashion_mnist.csv"}
 _SAMPLES = {"mnist-sample": "mnist"}
+_LOWERED, _RAISED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"), str.maketrans("AB", "ᴬᴮ")
 _METHOD = re.compile(r"(?P<base>[A-Z]+)(_(?P<setting>\d+))?(?P<variant>\^[AB])?")
 
 
@@ -113,6 +114,11 @@ class Method(NamedTuple):
     base: str
     setting: int | None = None
     variant: str = ""
+
+    def __str__(self) -> str:
+        """Return it as plain text with raised and lowered signs: ``FPA₁₀ᴮ``."""
+        setting = "" if self.setting is None else str(self.setting).translate(_LOWERED)
+        return self.base + setting + self.variant.translate(_RAISED)
 
 
 def method(name: str) -> Method:

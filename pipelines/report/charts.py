@@ -16,6 +16,7 @@ from boxnn_numba.pipelines.figures.published import (
     PublishedRow,
     best_published,
     family,
+    method,
 )
 from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.pipelines.figures.scales import (
@@ -254,7 +255,7 @@ def _published_data(published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
     if not published:
         return []
     best, methods = best_published(published)
-    of_values = [f" ({name})" for name in methods]
+    of_values = [f" ({method(name)})" for name in methods]
     rows = [(best, of_values)]
     for row in published:
         setting = of_method(row.method).words.setting

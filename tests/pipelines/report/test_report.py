@@ -46,6 +46,7 @@ def test_published_rows_are_the_papers():
     assert {published.family(row.method) for row in mnist} == set(published.FAMILIES)
     assert published.method("FPA_65^B").setting == 65
     assert published.method("Box-NN").setting is None
+    assert [str(published.method(name)) for name in ("FPA_65^B", "Box-NN")] == ["FPA₆₅ᴮ", "Box-NN"]
 
 
 def test_published_medians():
