@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from boxnn_numba.data.row_files import most_of
 from boxnn_numba.pipelines.figures.runs import Run, constant_of
 from boxnn_numba.training.weights import EQUAL
 
@@ -41,6 +42,9 @@ class _Result:
         # Radii in the paper's convention, and those that a table claims, are not ours to prove.
         proved = sound and run.attributes.get("certificate") != "as given"
         self.withstand = "provably withstand" if proved else "withstand"
+        # What random samples show of an image is wrong with a probability of alpha.
+        if (alpha := run.attributes.get("alpha")) is not None:
+            self.withstand = f"withstand, each with {100 * (1 - alpha):g}% confidence,"
         self.curve = run.balanced_curve() if balanced else run.curve()
         if balanced:
             reached = np.flatnonzero(self.curve >= 50)
@@ -86,7 +90,8 @@ class _Result:
         """Return what an adversary does at a radius."""
         run, free = self.run, self.run.attributes.get("attackable")
         if run.unit.startswith("cost"):
-            if radius >= run.most:
+            # Steps are rounded down: the last may leave a part of all costs to pay.
+            if radius * run.step >= most_of(run.attributes) * (1 - 1e-12):
                 return "whatever an adversary pays"
             return f"any rewriting that costs up to {radius * run.step:g}"
         one = run.unit.removesuffix("s") if radius == 1 else run.unit

@@ -50,6 +50,12 @@ def run(
          "9."),
         (run([20, 20, 20, 0], TABLE, attackable=[0, 1], costs=[10.0, 10.0, None, None]),
          "100.0% right; half of all test rows provably withstand whatever an adversary pays."),
+        (run([20, 20, 20, 0], TABLE, attackable=[0, 1, 2], costs=[10.0, 10.0, 0.5, None]),
+         "100.0% right; half of all test rows provably withstand any rewriting that costs up to "
+         "20."),
+        (run([3, 3, 3, 0], IMAGES, alpha=0.05),
+         "100.0% right; half of all test images withstand, each with 95% confidence, any 3 "
+         "rewritten pixels."),
         (run([3, 3, 3, 0], IMAGES, split_rows=9_000),
          "100.0% right; half of the 4 test images certified provably withstand any 3 rewritten "
          "pixels."),
