@@ -144,15 +144,11 @@ def train_baseline(
         Bad data or options, no torch, a diverged run, or an output that cannot be written.
     """
     validation.choice("method", method, METHODS)
-    sizes: dict[str, Any] = {"retained": retained, "parts": parts, "base": base, "trees": trees}
-    sizes |= {
-        "network": network,
-        "group_size": group_size,
-        "rounds": rounds,
-        "clip": clip,
-        "sampled": sampled,
-        "epochs": epochs,
-    }
+    sizes = {
+        "retained": retained, "parts": parts, "base": base, "network": network,
+        "group_size": group_size, "trees": trees, "rounds": rounds, "clip": clip,
+        "sampled": sampled, "epochs": epochs,
+    }  # fmt: skip
     given = {name: value for name, value in sizes.items() if value is not None}
     _check_given(method, given)
     in_arrays = method == "stumps" or base == "trees"
