@@ -448,13 +448,13 @@ def _opened(
 def _check_attributes(attributes: Mapping[str, Any], path: Name, schema: Schema) -> None:
     noun, error = schema.noun, schema.error
     if attributes.get("format") != schema.format:
-        found = attributes.get("format", "no boxnn format")
+        found = ascii(str(attributes.get("format", "no boxnn format")))[1:-1]
         named = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-        raise error(f"{path} is not {named} (found {found!s:.40}); pass {named} made by boxnn")
+        raise error(f"{path} is not {named} (found {found:.40}); pass {named} made by boxnn")
     version = attributes.get("version")
     if type(version) is not int or version > schema.version:
         raise error(
-            f"{path} has {noun} format version {version!s:.40}, this boxnn-numba reads up to "
+            f"{path} has {noun} format version {version!a:.40}, this boxnn-numba reads up to "
             f"{schema.version}; upgrade boxnn-numba"
         )
     if attributes.get("digest") != attributes_digest(attributes):

@@ -296,6 +296,13 @@ def test_datasets_of_strangers(copy: Any, change: Any, words: str) -> None:
         open_dataset(forge(copy("data"), **change))
 
 
+@pytest.mark.parametrize("attribute", ["version", "format"])
+def test_what_a_file_says_of_itself_is_told_in_one_line(copy: Any, attribute: str) -> None:
+    with pytest.raises(ModelFileError) as caught:
+        load_model(forge(copy("model"), **{attribute: "\x1b[31m\n"}))
+    assert str(caught.value).isprintable()
+
+
 def test_labels_that_are_no_classes(
     copy: Any, made: dict[str, Path], tmp_path: Path, run_boxnn: Run
 ) -> None:
