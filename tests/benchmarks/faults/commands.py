@@ -111,6 +111,7 @@ class Child:
 
     def __init__(self, do: Callable[[], object], log: Path) -> None:
         self._log, self._began = log, time.monotonic()
+        log.touch()  # it may be killed before it opens it
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
