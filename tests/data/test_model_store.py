@@ -209,7 +209,7 @@ def test_newer_version_is_named_before_anything_else(tmp_path: Path) -> None:
     edit(tmp_path / "m", lambda attributes: attributes.update(version=3), digest=False)
     refused(tmp_path / "m", "model format version 3, this boxnn-numba reads up to 2; upgrade")
     edit(tmp_path / "m", lambda attributes: attributes.update(version="1"))
-    refused(tmp_path / "m", "format version 1")
+    refused(tmp_path / "m", "format version '1'")
 
 
 @pytest.mark.parametrize(
