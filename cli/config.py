@@ -54,4 +54,6 @@ def _fits(item: Any, option: click.Parameter) -> bool:
     flag = bool(getattr(option, "is_flag", False))
     if flag or isinstance(item, bool):  # a bool is an int in Python
         return flag and isinstance(item, bool)
+    if isinstance(option.type, (click.Path, click.File)):
+        return False
     return isinstance(item, int if option.type.name.startswith("integer") else (int, float))

@@ -227,6 +227,7 @@ def test_debug_shows_the_traceback(boxnn: Run) -> None:
         ("boxes = true", "sets boxes to True, which it cannot be"),
         ("lr = true", "sets lr to True, which it cannot be"),
         ("overwrite = 3", "sets overwrite to 3, which it cannot be"),
+        ("log = 3", "sets log to 3, which it cannot be"),
         ("train = 3", "train"),
         ("[trian]\nboxes = 3", "trian"),
         ("preset = 'best'", "'--preset': 'best' is not one of"),
