@@ -44,7 +44,7 @@ class _Result:
         self.withstand = "provably withstand" if proved else "withstand"
         # What random samples show of an image is wrong with a probability of alpha.
         if (alpha := run.attributes.get("alpha")) is not None:
-            self.withstand = f"withstand, each with {100 * (1 - alpha):g}% confidence,"
+            self.withstand = f"withstand, each with {100 * (1 - alpha):.12g}% confidence,"
         self.curve = run.balanced_curve() if balanced else run.curve()
         if balanced:
             reached = np.flatnonzero(self.curve >= 50)
@@ -84,7 +84,9 @@ class _Result:
             return ""
         size = max(self.run.patches, key=lambda size: math.prod(map(int, size.split("x"))))
         share = _percent(self.run.patches[size])
-        return f", and {share} any rewritten block of {size.replace('x', ' x ')} pixels"
+        # Shares of blocks are not known by class.
+        alike = ", images counted alike," if self.balanced else ""
+        return f", and {share}{alike} any rewritten block of {size.replace('x', ' x ')} pixels"
 
     def _changes(self, radius: int) -> str:
         """Return what an adversary does at a radius."""
@@ -119,4 +121,7 @@ def _weighted(run: Run) -> bool:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1f}%"
+    """Return a share as text, which says all or none only where it is."""
+    if 1e-9 < value < 0.05:
+        return "under 0.1%"
+    return "over 99.9%" if 99.95 <= value < 100 - 1e-9 else f"{value:.1f}%"

@@ -97,3 +97,14 @@ def test_several_runs_and_patches() -> None:
     assert headline([blocks]).endswith(
         "any 5 rewritten pixels, and 61.0% any rewritten block of 5 x 5 pixels."
     )
+
+
+def test_blocks_are_not_counted_by_class_and_no_share_is_rounded_to_all_or_none() -> None:
+    label = np.array([0] * 18 + [1] * 2)
+    made = Run("a", 0 * label, 3 + label, label, ["no", "yes"], IMAGES, patches={"3x7": 90.0})
+    assert ", and 90.0%, images counted alike, any rewritten block of 3 x 7" in headline([made])
+    many = run([0] * 9_999 + [1], IMAGES | {"alpha": 1e-7}, wrong=1)
+    assert headline([many]) == (
+        "over 99.9% right; under 0.1% of all test images withstand, each with 99.99999% "
+        "confidence, any 1 rewritten pixel."
+    )
