@@ -161,8 +161,9 @@ class Run:
     @property
     def most(self) -> float:
         """The radius that means never, in `unit`; infinity where unknown."""
-        known = {"feature_shape", "group_size"} <= self.attributes.keys()
-        return most_of(self.attributes) // self.step if known else np.inf
+        if not {"feature_shape", "group_size"} <= self.attributes.keys():
+            return np.inf
+        return float(in_steps(np.asarray(most_of(self.attributes)), self.attributes))
 
     @property
     def step(self) -> float:

@@ -68,7 +68,15 @@ class _Result:
         if who == "none":
             rows = rows.replace("all ", "the ", 1)
         words = f"{who} of {rows}{alike} {self.withstand} {self._changes(radius)}"
-        return f"{right}; {words}{self._blocks()}"
+        if self.run.patches:
+            share, block = self._block()
+            # Shares of blocks are not known by class.
+            alike = ", images counted alike," if self.balanced else ""
+            if self.median < 1 and share > self.share(1):  # a block has pixels: that says it all
+                words = f"{_percent(share)} of {self._rows()}{alike} {self.withstand} {block}"
+            else:
+                words += f", and {_percent(share)}{alike} {block}"
+        return f"{right}; {words}"
 
     def _rows(self) -> str:
         """Return what samples are: ``"all test images"``, ``"the 300 training rows certified"``."""
@@ -78,15 +86,10 @@ class _Result:
         whole = run.attributes.get("split_rows", len(run.label)) == len(run.label)
         return f"all {noun}" if whole else f"the {len(run.label):,} {noun} certified"
 
-    def _blocks(self) -> str:
-        """Return what is certified against the largest block that was looked at."""
-        if not self.run.patches:
-            return ""
+    def _block(self) -> tuple[float, str]:
+        """Return the share that withstands the largest block that was looked at, and which."""
         size = max(self.run.patches, key=lambda size: math.prod(map(int, size.split("x"))))
-        share = _percent(self.run.patches[size])
-        # Shares of blocks are not known by class.
-        alike = ", images counted alike," if self.balanced else ""
-        return f", and {share}{alike} any rewritten block of {size.replace('x', ' x ')} pixels"
+        return self.run.patches[size], f"any rewritten block of {size.replace('x', ' x ')} pixels"
 
     def _changes(self, radius: int) -> str:
         """Return what an adversary does at a radius."""

@@ -97,6 +97,12 @@ def test_several_runs_and_patches() -> None:
     assert headline([blocks]).endswith(
         "any 5 rewritten pixels, and 61.0% any rewritten block of 5 x 5 pixels."
     )
+    near = run([0, 0, 0, 0], IMAGES)
+    blocks = Run("b", *near.outcome, near.classes, IMAGES, patches={"2x2": 50.0})
+    assert headline([blocks]) == (
+        "100.0% right; 50.0% of all test images provably withstand any rewritten block of 2 x 2 "
+        "pixels."
+    )
 
 
 def test_blocks_are_not_counted_by_class_and_no_share_is_rounded_to_all_or_none() -> None:
