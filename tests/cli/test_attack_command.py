@@ -193,7 +193,7 @@ def test_an_attack_that_cannot_be_stops_the_run(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--method", "magic"), 2, "'magic' is not one of 'greedy', 'random'"),
+        (("--method", "magic"), 2, "'magic' is not one of 'greedy', 'quick', 'random'"),
         (("--limit", 41), 2, "limit is 41"),
         (("--split", "dev"), 2, "'dev' is not one of 'test', 'train'"),
         (("--max-features", -1), 2, "--max-features is -1"),
