@@ -38,6 +38,8 @@ from boxnn_numba.data.paths import (
 from boxnn_numba.errors import BoxNNError, OptionError, OutputError, first_line
 
 _PARTIAL = ".partial"
+#: Names that Zarr gives a value while it is written.
+_HALF = re.compile(r".+\.[0-9a-f]{32}\.partial")
 #: In every unfinished folder from its first moment on, and in no finished one.
 _MARKER = ".boxnn-unfinished"
 _HEX = re.compile("[0-9a-f]{32}")
@@ -369,6 +371,7 @@ def _make_room(
             "`overwrite` to remove it"
         )
     if resume:
+        _remove_halves(partial)
         return
     if resumable and not overwrite:
         raise OptionError(
@@ -376,6 +379,14 @@ def _make_room(
             "or `overwrite` to start again"
         )
     remove(partial)
+
+
+def _remove_halves(partial: Location) -> None:
+    """Remove what Zarr was writing when a run was killed: a value that has not got its name."""
+    if isinstance(partial, Path):
+        for path in partial.rglob("*.partial"):
+            if _HALF.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def _remove_killed(final: Location, what: str) -> None:

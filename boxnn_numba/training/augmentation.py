@@ -53,9 +53,9 @@ class Augmentation:
     ) -> None:
         if not are_images(feature_shape, True):
             raise OptionError(
-                f"`augment` needs images, (height, width) or (height, width, 1 to 4 channels), and "
-                f"the samples have shape {tuple(feature_shape)}; put channels last or leave "
-                "`augment` at 0"
+                f"`{_asked(options)}` needs images, (height, width) or (height, width, 1 to 4 "
+                f"channels), and the samples have shape {tuple(feature_shape)}; put channels last "
+                f"or leave `{_asked(options)}` at 0"
             )
         self._shape: tuple[int, ...] = (*map(int, feature_shape), 1)[:3]
         self._options, self._threads = options, threads
@@ -148,12 +148,16 @@ def augmentation(
     if options.augment == 0 and options.mirror == 0:
         return None
     if grid is not None:
-        name = "augment" if options.augment else "mirror"
         raise OptionError(
-            f"`{name}` needs images of whole numbers 0..255, and these features are binned one "
-            f"by one; store uint8 pixels or leave `{name}` at 0"
+            f"`{_asked(options)}` needs images of whole numbers 0..255, and these features are "
+            f"binned one by one; store uint8 pixels or leave `{_asked(options)}` at 0"
         )
     return Augmentation(feature_shape, options, threads)
+
+
+def _asked(options: TrainingOptions) -> str:
+    """Return the option that asks for augmentation."""
+    return "augment" if options.augment else "mirror"
 
 
 def _uniform(key: Sequence[int], rows: np.ndarray, count: int) -> np.ndarray:

@@ -203,9 +203,11 @@ def test_a_run_killed_while_its_file_was_made_is_resumed(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(zarr_format, "write_attributes", kill)
         trained(*certify)
-    assert (tmp_path / "c.zarr.partial/radius").is_dir()
+    half = tmp_path / f"c.zarr.partial/radius/zarr.{32 * 'a'}.partial"  # of Zarr, killed in it
+    half.touch()
     assert trained(*certify, "--resume")[0] == 0
     assert not any(path.name.startswith(".") for path in (tmp_path / "c.zarr").iterdir())
+    assert not list((tmp_path / "c.zarr").rglob("*.partial"))
 
 
 def test_commands_leave_what_is_not_theirs(trained: Run, tmp_path: Path) -> None:
