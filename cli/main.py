@@ -44,6 +44,8 @@ COMMANDS = {
 #: What standard output says where nothing more can be written.
 _OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
+#: What Python says where the system gives it no further thread.
+_NO_THREAD = "can't start new thread"
 #: Objects that are made between two looks for garbage; Python's own number is 700.
 _OBJECTS_BETWEEN = 50_000
 
@@ -104,8 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             _fail(f"{first_line(error)}{remedy}", 1, asked)
         sys.exit(1)
-    except MemoryError:
-        if "--debug" in words:
+    except (MemoryError, RuntimeError) as error:
+        # Too little memory is often met by what a thread needs.
+        if "--debug" in words or not (isinstance(error, MemoryError) or _NO_THREAD in str(error)):
             raise
         _fail("out of memory; close other programs, or take fewer rows or boxes", 1, asked)
 

@@ -220,6 +220,7 @@ def test_ctrl_c_ends_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) ->
     [
         (EOFError(), "a file ends before it is complete"),
         (MemoryError(), "out of memory; close other programs"),
+        (RuntimeError("can't start new thread"), "out of memory; close other programs"),
         (OSError("cannot load libx.so"), "cannot load libx.so"),
         (OSError(errno.ENOSPC, "No space left"), "No space left; check where the output goes"),
     ],
