@@ -37,7 +37,7 @@ def images() -> tuple[BoxNNClassifier, np.ndarray]:
     """A classifier of codes, and 8 x 8 images in float32."""
     x, y = load_digits(return_X_y=True)
     codes = (15 * x).astype(np.uint8)
-    classifier = BoxNNClassifier(epochs=1, boxes=200).fit(codes, y)
+    classifier = BoxNNClassifier(preset="graded", epochs=1, boxes=200).fit(codes, y)
     assert classifier.model_.grid is None
     return classifier, codes[:12].astype(np.float32)
 
@@ -46,7 +46,8 @@ def images() -> tuple[BoxNNClassifier, np.ndarray]:
 def columns() -> tuple[BoxNNClassifier, np.ndarray]:
     """A classifier of real features, and samples in float32."""
     x, y = load_wine(return_X_y=True)
-    return BoxNNClassifier().fit(x, y), x[::15].astype(np.float32)
+    classifier = BoxNNClassifier(preset="graded", epochs=4, boxes=12).fit(x, y)
+    return classifier, x[::15].astype(np.float32)
 
 
 # --- what the adapters compute -----------------------------------------------------------
