@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class _Result:
             rows = rows.replace("all ", "the ", 1)
         words = f"{who} of {rows}{alike} {self.withstand} {self._changes(radius)}"
         if self.run.patches:
-            share, block = self._block()
+            share, block = _largest_block(self.run.patches)
             # Shares of blocks are not known by class.
             alike = ", images counted alike," if self.balanced else ""
             if self.median < 1 and share > self.share(1):  # a block has pixels: that says it all
@@ -86,11 +86,6 @@ class _Result:
         whole = run.attributes.get("split_rows", len(run.label)) == len(run.label)
         return f"all {noun}" if whole else f"the {len(run.label):,} {noun} certified"
 
-    def _block(self) -> tuple[float, str]:
-        """Return the share that withstands the largest block that was looked at, and which."""
-        size = max(self.run.patches, key=lambda size: math.prod(map(int, size.split("x"))))
-        return self.run.patches[size], f"any rewritten block of {size.replace('x', ' x ')} pixels"
-
     def _changes(self, radius: int) -> str:
         """Return what an adversary does at a radius."""
         run, free = self.run, self.run.attributes.get("attackable")
@@ -106,6 +101,12 @@ class _Result:
         if free is not None:
             return f"any rewriting of {radius:,} of the {len(free):,} {run.unit} in reach"
         return f"any {radius:,} rewritten {one}"
+
+
+def _largest_block(patches: Mapping[str, float]) -> tuple[float, str]:
+    """Return the share that withstands the largest block that was looked at, and which."""
+    size = max(patches, key=lambda size: math.prod(map(int, size.split("x"))))
+    return patches[size], f"any rewritten block of {size.replace('x', ' x ')} pixels"
 
 
 def _beaten(best: _Result, runs: Sequence[Run]) -> str:

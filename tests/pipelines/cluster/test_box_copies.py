@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -186,6 +187,15 @@ def test_calls_past_and_by_the_scheduler_give_the_same_bits(
         assert_same_model(tmp_path / name, work)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give up on an address where nobody listens after 5 seconds and not 30, on workers too."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "5s")
+    with dask.config.set({"distributed.comm.timeouts.connect": "5s"}):
+        yield
+
+
+@pytest.mark.usefixtures("impatient")
 def test_workers_pass_on_what_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     with connect(ClusterOptions(workers=3, threads_per_worker=2)) as executor:
         assert isinstance(executor, dask_executor.DaskExecutor)
@@ -202,6 +212,7 @@ def test_workers_pass_on_what_is_for_others(monkeypatch: pytest.MonkeyPatch) -> 
             executor.call_each(operator.floordiv, asked, (0,))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_fails_on_a_worker_is_raised_here() -> None:
     async def there_by(names: list[str], dask_worker: Any) -> Any:
         return await dask_worker.scheduler.ncores(workers=names)
