@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from support.cli_runs import TRAIN
+from support.clusters import three_clusters
 
 from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset
@@ -81,14 +81,7 @@ def run_boxnn(
 @pytest.fixture
 def tiny_dataset(tmp_path: Path) -> Path:
     """A dataset of codes: 3 classes, 12 features, 120 training and 40 test rows in clusters."""
-    rng = np.random.default_rng(0)
-    centres = rng.integers(30, 226, (3, 12))
-
-    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
-        y = np.arange(n) % 3
-        x = centres[y] + rng.integers(-30, 31, (n, 12))
-        return np.clip(x, 0, 255).astype(np.uint8), y.astype(np.int32)
-
+    split = three_clusters(30)
     path = tmp_path / "tiny.zarr"
     # Labels differ from their indices, so that a mix-up shows.
     write_dataset(path, name="tiny", classes=[3, 5, 8], train=split(120), test=split(40))

@@ -20,6 +20,7 @@ import dask
 import distributed  # before its configuration is changed, or that is lost
 import numpy as np
 import psutil
+from support.clusters import three_clusters
 
 from boxnn_numba.data import dataset as store
 from boxnn_numba.data.certificate_store import open_certificate
@@ -81,14 +82,7 @@ class Work:
 
 def make_work(folder: Path) -> Work:
     """Write a dataset of 3 classes and 12 features; train and certify it in this process."""
-    rng = np.random.default_rng(0)
-    centres = rng.integers(30, 226, (3, 12))
-
-    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
-        y = np.arange(n) % 3
-        x = centres[y] + rng.integers(-30, 31, (n, 12))
-        return np.clip(x, 0, 255).astype(np.uint8), y.astype(np.int32)
-
+    split = three_clusters(30)
     work = Work(folder, folder / "data.zarr", folder / "whole.model", folder / "whole.cert")
     before, store.CHUNK_BYTES = store.CHUNK_BYTES, CHUNK_ROWS * 12
     try:

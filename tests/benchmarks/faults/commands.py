@@ -6,14 +6,18 @@ the work and not the start of Python.
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
 import os
+import random
 import resource
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -198,17 +202,11 @@ def one_line(ended: Ended, *words: str) -> None:
 def _write_inputs(folder: Path) -> None:
     """Write data, a table, a model and certificates."""
     import numpy as np
+    from support.clusters import three_clusters
 
     from boxnn_numba.data import dataset
 
-    rng = np.random.default_rng(0)
-    centres = rng.integers(30, 226, (3, 12))
-
-    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
-        y = np.arange(n) % 3
-        x = centres[y] + rng.integers(-60, 61, (n, 12))
-        return np.clip(x, 0, 255).astype(np.uint8), y.astype(np.int32)
-
+    split = three_clusters(60)
     dataset.CHUNK_BYTES = 10 * 12
     train, test = split(120), split(60)
     dataset.write_dataset(
@@ -331,7 +329,68 @@ def check_whole(command: Command, out: Path, whole: Whole, foreign: dict[str, by
         assert (out.parent / name).read_bytes() == words, (command.name, name)
 
 
-def write_result(out: str | None, command: str, **figures: Any) -> None:
+# --- scripts ------------------------------------------------------------------------------------
+
+
+def in_turn(folder: Path) -> Iterator[tuple[Command, Path, Whole]]:
+    """Yield without end a command, a folder to make for it, and what it makes undisturbed."""
+    (folder / "inputs").mkdir()
+    known: dict[str, Whole] = {}
+    for number, command in enumerate(itertools.cycle(make_commands(folder / "inputs"))):
+        if command.name not in known:
+            known[command.name] = undisturbed(command, folder / f"whole-{command.name}")
+        yield command, folder / f"run-{number}", known[command.name]
+
+
+def campaign(
+    script: str,
+    doc: str | None,
+    what: str,
+    count: int,
+    results: Callable[[int, random.Random, Path], Iterator[Any]],
+    total: Callable[[list[Any]], dict[str, int]],
+    arguments: list[str] | None,
+) -> None:
+    """Run a script of faults: print a line for each result, and write their sums as JSON.
+
+    Parameters
+    ----------
+    script, doc
+        Its file in this folder, and what it says of itself.
+    what, count
+        Its option for how many faults, and how many there are without it.
+    results
+        Yields, for a number of faults, results: dataclasses of a `command` and counts.
+    total
+        Returns what the file says of the sums of all commands.
+    arguments
+        The script's words; those of this process if None.
+    """
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument(f"--{what}", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out")
+    options = vars(parser.parse_args(arguments))
+    words = f"python tests/benchmarks/faults/{script} --{what} {options[what]}"
+    load()
+    sums: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for item in results(options[what], random.Random(options["seed"]), Path(folder)):
+            sys.stdout.write(f"{item}\n")
+            sys.stdout.flush()
+            one = sums.setdefault(item.command, type(item)(item.command))
+            for field in fields(item)[1:]:
+                setattr(one, field.name, getattr(one, field.name) + getattr(item, field.name))
+            _write_result(
+                options["out"],
+                f"{words} --seed {options['seed']}",
+                **total(list(sums.values())),
+                differing=0,
+                commands=[asdict(one) for one in sums.values()],
+            )
+
+
+def _write_result(out: str | None, command: str, **figures: Any) -> None:
     """Write what a script has counted so far as JSON."""
     from boxnn_numba import __version__
 

@@ -10,32 +10,30 @@ room it goes on, and must make the bits of an undisturbed run.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.faults import commands
 from benchmarks.faults.commands import (
     Command,
     Ended,
     Whole,
+    campaign,
     check_whole,
     content,
     foreign_files,
+    in_turn,
     limit_files,
     one_line,
     start,
-    undisturbed,
 )
 
 #: Bytes of a page, of which a file on a tmpfs takes whole ones.
@@ -133,18 +131,13 @@ def one_disk(command: Command, folder: Path, whole: Whole, rng: random.Random) -
     return result
 
 
-def disks(count: int, seed: int, folder: Path) -> Iterator[Result]:
+def disks(count: int, rng: random.Random, folder: Path) -> Iterator[Result]:
     """Yield the results of so many full disks."""
-    rng, done, number = random.Random(seed), 0, 0
-    (folder / "inputs").mkdir()
-    every = commands.make_commands(folder / "inputs")
-    known: dict[str, Whole] = {}
-    while done < count:
-        command = every[number % len(every)]
-        if command.name not in known:
-            known[command.name] = undisturbed(command, folder / f"whole-{command.name}")
-        found = one_disk(command, folder / f"disk-{number}", known[command.name], rng)
-        number += 1
+    done = 0
+    for command, place, whole in in_turn(folder):
+        if done >= count:
+            return
+        found = one_disk(command, place, whole, rng)
         if found is not None:
             done += 1
             yield found
@@ -152,28 +145,11 @@ def disks(count: int, seed: int, folder: Path) -> Iterator[Result]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print a line for each disk, and write their sums as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--disks", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out")
-    options = parser.parse_args(arguments)
-    commands.load()
-    sums: dict[str, Result] = {}
-    count = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for item in disks(options.disks, options.seed, Path(folder)):
-            sys.stdout.write(f"{item}\n")
-            sys.stdout.flush()
-            total = sums.setdefault(item.command, Result(item.command))
-            for name in ("bytes", "files", "lengths", "replacing"):
-                setattr(total, name, getattr(total, name) + getattr(item, name))
-            count += 1
-            commands.write_result(
-                options.out,
-                f"python tests/benchmarks/faults/full_disks.py --disks {options.disks} "
-                f"--seed {options.seed}",
-                full_disks=count, differing=0, commands=[asdict(one) for one in sums.values()],
-            )  # fmt: skip
+
+    def total(sums: list[Result]) -> dict[str, int]:
+        return {"full_disks": sum(one.bytes + one.files + one.lengths for one in sums)}
+
+    campaign("full_disks.py", __doc__, "disks", 30, disks, total, arguments)
 
 
 if __name__ == "__main__":

@@ -9,28 +9,26 @@ the bits of an undisturbed run, and nothing may be left beside it, or lost.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.faults import commands
 from benchmarks.faults.commands import (
     Command,
     Whole,
+    campaign,
     check_whole,
     content,
     counting,
     foreign_files,
+    in_turn,
     start,
-    undisturbed,
 )
 
 
@@ -111,45 +109,24 @@ def chain(command: Command, folder: Path, whole: Whole, rng: random.Random, most
     return result
 
 
-def chains(kills: int, seed: int, folder: Path) -> Iterator[Result]:
+def chains(kills: int, rng: random.Random, folder: Path) -> Iterator[Result]:
     """Yield results until there were so many kills, of one command after the other."""
-    rng, done, number = random.Random(seed), 0, 0
-    (folder / "inputs").mkdir()
-    every = commands.make_commands(folder / "inputs")
-    known: dict[str, Whole] = {}
-    while done < kills:
-        command = every[number % len(every)]
-        if command.name not in known:
-            known[command.name] = undisturbed(command, folder / f"whole-{command.name}")
-        result = chain(command, folder / f"run-{number}", known[command.name], rng, kills - done)
-        done, number = done + result.by_time + result.by_operation, number + 1
+    done = 0
+    for command, place, whole in in_turn(folder):
+        if done >= kills:
+            return
+        result = chain(command, place, whole, rng, kills - done)
+        done += result.by_time + result.by_operation
         yield result
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print a line for each chain of kills, and write their sums as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out")
-    options = parser.parse_args(arguments)
-    commands.load()
-    sums: dict[str, Result] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for item in chains(options.kills, options.seed, Path(folder)):
-            sys.stdout.write(f"{item}\n")
-            sys.stdout.flush()
-            total = sums.setdefault(item.command, Result(item.command))
-            total.by_time += item.by_time
-            total.by_operation += item.by_operation
-            total.ended += item.ended
-            commands.write_result(
-                options.out,
-                f"python tests/benchmarks/faults/kills.py --kills {options.kills} "
-                f"--seed {options.seed}",
-                kills=sum(one.by_time + one.by_operation for one in sums.values()), differing=0,
-                commands=[asdict(one) for one in sums.values()],
-            )  # fmt: skip
+
+    def total(sums: list[Result]) -> dict[str, int]:
+        return {"kills": sum(one.by_time + one.by_operation for one in sums)}
+
+    campaign("kills.py", __doc__, "kills", 100, chains, total, arguments)
 
 
 if __name__ == "__main__":

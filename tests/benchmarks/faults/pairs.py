@@ -9,26 +9,25 @@ and nothing may be left beside it, or lost.
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.faults import commands
 from benchmarks.faults.commands import (
     Command,
     Whole,
+    campaign,
     check_whole,
     foreign_files,
+    in_turn,
     one_line,
     start,
-    undisturbed,
 )
 
 
@@ -66,42 +65,19 @@ def one_pair(command: Command, folder: Path, whole: Whole, rng: random.Random) -
     return Result(command.name, 1, int(not failed), len(failed))
 
 
-def pairs(count: int, seed: int, folder: Path) -> Iterator[Result]:
+def pairs(count: int, rng: random.Random, folder: Path) -> Iterator[Result]:
     """Yield the results of so many pairs."""
-    rng = random.Random(seed)
-    (folder / "inputs").mkdir()
-    every = commands.make_commands(folder / "inputs")
-    known: dict[str, Whole] = {}
-    for number in range(count):
-        command = every[number % len(every)]
-        if command.name not in known:
-            known[command.name] = undisturbed(command, folder / f"whole-{command.name}")
-        yield one_pair(command, folder / f"pair-{number}", known[command.name], rng)
+    for command, place, whole in itertools.islice(in_turn(folder), count):
+        yield one_pair(command, place, whole, rng)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print a line for each pair, and write their sums as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out")
-    options = parser.parse_args(arguments)
-    commands.load()
-    sums: dict[str, Result] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for item in pairs(options.pairs, options.seed, Path(folder)):
-            sys.stdout.write(f"{item}\n")
-            sys.stdout.flush()
-            total = sums.setdefault(item.command, Result(item.command))
-            for name in ("pairs", "both", "refused"):
-                setattr(total, name, getattr(total, name) + getattr(item, name))
-            commands.write_result(
-                options.out,
-                f"python tests/benchmarks/faults/pairs.py --pairs {options.pairs} "
-                f"--seed {options.seed}",
-                pairs=sum(one.pairs for one in sums.values()), differing=0,
-                commands=[asdict(one) for one in sums.values()],
-            )  # fmt: skip
+
+    def total(sums: list[Result]) -> dict[str, int]:
+        return {"pairs": sum(one.pairs for one in sums)}
+
+    campaign("pairs.py", __doc__, "pairs", 50, pairs, total, arguments)
 
 
 if __name__ == "__main__":
