@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cli_runs import TRAIN
-from support.clusters import three_clusters
+from support.data_files import three_clusters
 
 from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset

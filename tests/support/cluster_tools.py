@@ -20,7 +20,7 @@ import dask
 import distributed  # before its configuration is changed, or that is lost
 import numpy as np
 import psutil
-from support.clusters import three_clusters
+from support.data_files import three_clusters
 
 from boxnn_numba.data import dataset as store
 from boxnn_numba.data.certificate_store import open_certificate

@@ -1,10 +1,10 @@
-"""Data files for tests, written byte by byte, and what ingesting them gives."""
+"""Data for tests: rows in clusters, files written byte by byte, and what ingesting them gives."""
 
 from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,22 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
 Y = np.arange(60) % 3
 CODES = RNG.integers(0, 256, (60, 4))
+
+
+def three_clusters(noise: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Return what draws splits: rows (n, 12) of codes and their class indices 0..2, in turn.
+
+    Codes are up to `noise` from the centre of the class. Each call draws further rows.
+    """
+    rng = np.random.default_rng(0)
+    centres = rng.integers(30, 226, (3, 12))
+
+    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.arange(n) % 3
+        x = centres[y] + rng.integers(-noise, noise + 1, (n, 12))
+        return np.clip(x, 0, 255).astype(np.uint8), y.astype(np.int32)
+
+    return split
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

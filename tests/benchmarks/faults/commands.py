@@ -202,7 +202,7 @@ def one_line(ended: Ended, *words: str) -> None:
 def _write_inputs(folder: Path) -> None:
     """Write data, a table, a model and certificates."""
     import numpy as np
-    from support.clusters import three_clusters
+    from support.data_files import three_clusters
 
     from boxnn_numba.data import dataset
 
