@@ -26,6 +26,11 @@ _TARGETS = (
     help="quick is within an hour on 2 cores, full all settings and all test images.",
 )
 @click.option("--seed", default=0, help="Seed of all runs.")
+@options.choice(
+    "--precision",
+    ("float32", "bfloat16"),
+    help="Numbers of RA's networks; bfloat16 is faster where a processor has it.",
+)
 @options.threads
 @options.overwrite("Delete an earlier reproduction at --out.")
 @options.option("--resume", section=options.OUTPUT, is_flag=True, help="Add to what is at --out.")

@@ -10,6 +10,7 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.baselines.encodings import PartColumns, masked_input, submodel_input
 from boxnn_numba.baselines.torch_networks import (
+    PRECISIONS,
     Layer,
     apply_layers,
     check_arrays,
@@ -47,6 +48,9 @@ class _Network:
         self.n_classes: int = settings["n_classes"]
         self.device = usable_device(device)
         self.threads = threads
+        self._precision = validation.choice(
+            "precision", settings.get("precision", PRECISIONS[0]), PRECISIONS
+        )
         self._layers = tuple(Layer(**layer) for layer in settings["layers"])
         check_arrays(self._layers, arrays)
         self._arrays = dict(arrays)
@@ -98,14 +102,16 @@ class _Network:
     def _evaluate(self, pairs: np.ndarray) -> np.ndarray:
         """Return the scores of uint8 pairs, (B, K) or (T, B, K)."""
         torch = load_torch()
+        dtype = getattr(torch, self._precision)
         with torch_threads(self.threads), torch.inference_mode():
             if not self._tensors:
                 self._tensors = {
-                    key: torch.from_numpy(value).to(self.device)
+                    key: torch.from_numpy(value).to(self.device, dtype)
                     for key, value in self._arrays.items()
                 }
-            x = as_input(pairs, self._layers, self.settings, self.device)
-            scores: np.ndarray = apply_layers(self._layers, self._tensors, x).cpu().numpy()
+            x = as_input(pairs, self._layers, self.settings, self.device).to(dtype)
+            found = apply_layers(self._layers, self._tensors, x).float()
+            scores: np.ndarray = found.cpu().numpy()
         return scores
 
 

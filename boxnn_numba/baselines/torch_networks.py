@@ -21,6 +21,8 @@ from boxnn_numba.errors import BackendError, InputError, first_line
 DEVICES = ("cpu", "cuda", "auto")
 #: Convolutional networks of randomized ablation.
 NETWORKS = ("published", "small")
+#: Numbers that a network computes with. Weights are trained and stored as float32.
+PRECISIONS = ("float32", "bfloat16")
 
 
 def load_torch() -> Any:

@@ -89,10 +89,13 @@ class Checkpoint(Protocol):
 class TrainingNetwork:
     """Layers with weights that train, and batch normalisation behind every layer but the last."""
 
-    def __init__(self, layers: Sequence[Layer], device: str, seed: int) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], device: str, seed: int, precision: str = "float32"
+    ) -> None:
         torch = load_torch()
         rng = np.random.default_rng([seed, 2])
         self.layers = tuple(layers)
+        self.device, self.precision = device, precision
         self.training = True
         self.weights: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -115,8 +118,12 @@ class TrainingNetwork:
             self.weights[key] = value.to(device).requires_grad_()
 
     def __call__(self, x: Any) -> Any:
-        """Return the scores of a batch."""
-        return apply_layers(self.layers, self.weights, x, self._normalise)
+        """Return the scores of a batch, float32."""
+        torch = load_torch()
+        dtype = getattr(torch, self.precision)
+        mixed = dtype is not torch.float32
+        with torch.autocast(self.device, dtype if mixed else None, enabled=mixed):
+            return apply_layers(self.layers, self.weights, x, self._normalise).float()
 
     def _normalise(self, index: int, x: Any) -> Any:
         mean, variance = (self.statistics[f"{index}.{name}"] for name in ("mean", "variance"))
@@ -277,7 +284,11 @@ class _Steps:
         shapes = (
             f"{layer.kind} {'x'.join(map(str, layer.shape))}" for layer in self.network.layers
         )
-        return {**asdict(self.recipe), "network": ", ".join(shapes)}
+        return {
+            **asdict(self.recipe),
+            "network": ", ".join(shapes),
+            "precision": self.network.precision,
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the weights, what normalises and what the optimiser remembers, as copies."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import validation
 from boxnn_numba.backends.threads import default_threads
+from boxnn_numba.baselines.torch_networks import PRECISIONS
 from boxnn_numba.data.atomic import Content
 from boxnn_numba.data.dataset import open_dataset
 from boxnn_numba.data.sources.catalogue import open_source
@@ -79,6 +80,7 @@ def reproduce(
     fashion: str | Path | None = None,
     scale: str | Scale = "quick",
     seed: int = 0,
+    precision: str = PRECISIONS[0],
     run: RunOptions = DEFAULT_RUN,
     client: Client | None = None,
 ) -> Reproduction:
@@ -98,6 +100,8 @@ def reproduce(
         ``"quick"``, ``"full"``, or a `Scale`.
     seed
         Of all runs.
+    precision
+        Of the networks of RA, as for `boxnn_numba.baselines.base_classifiers.train_masked`.
     run
         How to run. To resume is to add to an earlier reproduction at `out`, with its runs.
     client
@@ -121,6 +125,7 @@ def reproduce(
     if isinstance(scale, str):
         scale = SCALES[validation.choice("scale", scale, SCALES)]
     seed = validation.integer("seed", seed, low=0)
+    validation.choice("precision", precision, PRECISIONS)
     if run.threads is not None:
         validation.positive("threads", run.threads)
     names = _ALL if target == "all" else (target,)
@@ -134,7 +139,7 @@ def reproduce(
     ) as folder:
         run = replace(run, overwrite=False, resume=True, log=None)
         paths = {name: _dataset(folder, name, given[name], run) for name in wanted}
-        store = RunStore(folder / "runs", paths, scale, seed, run)
+        store = RunStore(folder / "runs", paths, scale, seed, run, precision)
         notes = _notes(store)
         done = {}
         for name in names:
@@ -239,6 +244,8 @@ def _header(target: str, store: RunStore) -> dict[str, Any]:
     command = f"boxnn reproduce {target} --out DIR --scale {store.scale.name} --seed {store.seed}"
     if store.run.threads is not None:
         command += f" --threads {store.run.threads}"
+    if store.precision != PRECISIONS[0]:
+        command += f" --precision {store.precision}"
     return {
         **_MARKER,
         "target": target,

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from boxnn_numba.baselines.torch_networks import PRECISIONS
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.pipelines.certification.baselines import certify_baseline
 from boxnn_numba.pipelines.certification.certify import certify
@@ -83,13 +84,17 @@ SCALES = {
 
 @dataclass(frozen=True)
 class RunStore:
-    """Runs on demand, in a folder: done once, then found again; `datasets` has their paths."""
+    """Runs on demand, in a folder: done once, then found again; `datasets` has their paths.
+
+    `precision` is that of RA's networks.
+    """
 
     folder: Path
     datasets: Mapping[str, Path]
     scale: Scale
     seed: int
     run: RunOptions
+    precision: str = PRECISIONS[0]
 
     @cached_property
     def opened(self) -> dict[str, Dataset]:
@@ -134,7 +139,7 @@ class RunStore:
         size: dict[str, Any] = {"parts": setting, "partition": partition}
         sampling: dict[str, Any] = {}
         if method == "ra":
-            size = {"retained": setting, "network": "published"}
+            size = {"retained": setting, "network": "published", "precision": self.precision}
             sampling = {"limit": scale.images, "samples": scale.samples}
             sampling["guess_samples"] = scale.guess_samples
 

@@ -89,6 +89,7 @@ def train_baseline(
     partition: str = "strided",
     base: str | None = None,
     network: str | None = None,
+    precision: str | None = None,
     group_size: int | None = None,
     trees: int | None = None,
     rounds: int | None = None,
@@ -119,6 +120,8 @@ def train_baseline(
     network
         For RA with a cnn, ``"published"`` or ``"small"``, as for
         `boxnn_numba.baselines.base_classifiers.train_masked`.
+    precision
+        For RA, ``"float32"`` (the default) or ``"bfloat16"``, as there.
     group_size
         For RA and FPA, features that follow each other and count as one; 0, as None, for the
         channels of a pixel in images, else 1.
@@ -146,6 +149,7 @@ def train_baseline(
     validation.choice("method", method, METHODS)
     sizes = {
         "retained": retained, "parts": parts, "base": base, "network": network,
+        "precision": precision,
         "group_size": group_size, "trees": trees, "rounds": rounds, "clip": clip,
         "sampled": sampled, "epochs": epochs,
     }  # fmt: skip
@@ -188,7 +192,7 @@ def _check_given(method: str, given: Mapping[str, Any]) -> None:
     """Raise for an option of another method, or without the one that a method needs."""
     trees = given.get("base") == "trees"
     takes = {
-        "ra": {"retained", "base", "network", "group_size", "epochs"},
+        "ra": {"retained", "base", "network", "precision", "group_size", "epochs"},
         "fpa": {"parts", "base", "group_size", "trees" if trees else "epochs"},
         "stumps": {"rounds", "clip", "sampled"},
     }[method]
@@ -260,6 +264,10 @@ def _network_fit(
         return {size: count, "partition": partition}, fit
     base = base or ("cnn" if base_classifiers.is_image(shape) else "mlp")
     settings: dict[str, Any] = {size: count}
+    if "precision" in given:
+        settings["precision"] = validation.choice(
+            "precision", given["precision"], base_classifiers.PRECISIONS
+        )
     if validation.choice("base", base, base_classifiers.BASES) == "cnn":
         base_classifiers.image_shape(shape)
         settings["network"] = validation.choice(

@@ -187,6 +187,24 @@ def test_color_images_and_batches_of_any_size() -> None:
     np.testing.assert_allclose(scores[-40:], network.scores(x, kept[:40]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.torch
+def test_bfloat16_rounds_what_it_computes_with(cnn: MaskedNetwork) -> None:
+    x, _ = toy(200, seed=7)
+    kept = masks(len(x))
+    rounded = MaskedNetwork(cnn.arrays(), cnn.settings | {"precision": "bfloat16"}, threads=1)
+    difference = np.abs(rounded.scores(x, kept) - cnn.scores(x, kept))
+    # Eight bits of a number are kept, in each of four layers.
+    assert 0 < difference.max() < 4 * 2**-7 * np.abs(cnn.scores(x, kept)).max()
+
+    options = {"retained": 12, "feature_shape": SHAPE, "network": "small", **FAST}
+    trained = train_masked(*toy(), **options, precision="bfloat16")
+    again = MaskedNetwork.from_arrays(trained.arrays(), trained.settings, threads=1)
+    np.testing.assert_array_equal(again.scores(x, kept), trained.scores(x, kept))
+    assert trained.settings["precision"] == "bfloat16"
+    assert trained.settings["validation_accuracy"] > 0.9 * cnn.settings["validation_accuracy"]
+    assert all(array.dtype == np.float32 for array in trained.arrays().values())
+
+
 # --- weights in and out ----------------------------------------------------------------
 
 
@@ -212,6 +230,8 @@ def test_damaged_weights_are_refused(mlp: MaskedNetwork, submodels: SubmodelNetw
         MaskedNetwork.from_arrays(arrays | {"0.weight": arrays["0.weight"].T}, settings)
     with pytest.raises(InputError, match=r"array 2\.bias .* NaN"):
         MaskedNetwork.from_arrays(arrays | {"2.bias": arrays["2.bias"] * np.nan}, settings)
+    with pytest.raises(OptionError, match="unknown precision"):
+        MaskedNetwork.from_arrays(arrays, settings | {"precision": "half"})
     with pytest.raises(InputError, match="of kind 'submodels', not 'masked'"):
         MaskedNetwork.from_arrays(submodels.arrays(), submodels.settings)
     one_less = make_partition("strided", N, PARTS - 1)
@@ -291,6 +311,7 @@ def test_divergence_is_told() -> None:
         ({"retained": 17, "group_size": 4}, "retained is 17; it must be .* from 1 to 16"),
         ({"network": "large"}, "unknown network 'large'; choose one of published, small"),
         ({"base": "mlp", "network": "small"}, "`network` is of the base cnn"),
+        ({"precision": "half"}, "unknown precision 'half'; choose one of float32, bfloat16"),
         ({"base": "tree"}, "unknown base 'tree'; choose one of cnn, mlp"),
         ({"feature_shape": None}, "a cnn takes images of at least 4 x 4"),
         ({"feature_shape": (2, 32)}, "at least 4 x 4, not .* mlp as `base`"),

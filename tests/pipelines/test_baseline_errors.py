@@ -39,6 +39,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"method": "ra", "retained": 2, "network": "small"}, "`network` is of the base cnn"),
         ({"method": "ra", "retained": 2, "group_size": 5}, "`group_size` 5 does not divide"),
         ({"method": "fpa", "parts": 2, "network": "small"}, "`network` is for another defence"),
+        ({"method": "fpa", "parts": 2, "precision": "bfloat16"}, "`precision` is for another"),
+        ({"method": "ra", "retained": 2, "precision": "half"}, "unknown precision 'half'"),
         ({"method": "fpa", "parts": 13}, "parts is 13; it must be a whole number from 1 to 12"),
         ({"method": "fpa", "parts": 3, "partition": "cut"}, "unknown partition 'cut'"),
         ({"method": "fpa", "parts": 3, "base": "cnn"}, "unknown base 'cnn'"),
