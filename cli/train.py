@@ -75,6 +75,12 @@ training_options = options.all_of(
     metavar="FACTOR",
     help="Factor of what the search of preset auto costs.",
 )
+@options.option(
+    "--radii",
+    metavar="R,...",
+    help="Radii that preset auto is to certify most at, whatever the accuracy at 0, e.g. 1,2,4. "
+    "[default: 0,1,2,4, and at most 5 points of accuracy are given up]",
+)
 @training_options
 @options.cluster
 @options.log
@@ -85,6 +91,7 @@ def train(
     preset: str | None,
     checkpoint_seconds: float,
     effort: float,
+    radii: str | None,
     run: Any,
     **given: Any,
 ) -> options.Output:
@@ -96,6 +103,8 @@ def train(
 
     Example: boxnn train mnist.zarr --out model.zarr --preset target --radius 18
     """
+    if radii is not None:
+        given["radii"] = options.whole_numbers("--radii", radii, "1,2,4")
     from boxnn_numba.pipelines.training.train import train as train_model
 
     result = train_model(

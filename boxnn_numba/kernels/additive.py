@@ -31,11 +31,11 @@ def _nearest_rival(distance, label):
 
 
 @kernel
-def measure_contributions(x, bins, table, labels, bound, gradient, margins):
-    """Write the margins (N,) of samples, and add to the gradient of what is below a bound.
+def measure_contributions(x, bins, table, labels, low, high, gradient, margins):
+    """Write the margins (N,) of samples, and add to the gradient of those between two bounds.
 
     x (N, n) uint8 codes, bins (n, 256) uint8, table (K, n, B) int32 in units of 1 / ONE, gradient
-    (K, n, B) int32 of the sum of margins, each clipped at the bound.
+    (K, n, B) int32 of the sum of margins, each clipped at both bounds.
     """
     n_classes, n = table.shape[:2]
     distance = np.empty(n_classes, np.int64)
@@ -51,7 +51,7 @@ def measure_contributions(x, bins, table, labels, bound, gradient, margins):
         own = labels[i]
         rival = _nearest_rival(distance, own)
         margins[i] = distance[rival] - distance[own]
-        if margins[i] < bound:
+        if low < margins[i] < high:
             for k in range(n):
                 gradient[own, k, place[k]] -= 1
                 gradient[rival, k, place[k]] += 1

@@ -2,9 +2,11 @@
 
 With one template for each class and a part for each column, the distance to a class is a sum over
 the columns of what their codes pay. Where that may be any number in 0..1, the mean clipped margin
-is a concave function of it but for the choice of the rival, so its maximum is soon found. Boxes of
-width 1 pay 0 or 1: where the codes in them are those that pay no more than a level, sets of boxes
-of evenly spaced levels add up to what was found, rounded.
+is a concave function of it but for the choice of the rival, so its maximum is soon found. Objective
+target clips margins at 0, too: samples that are wrong after the warm-up are given up for others.
+
+Boxes of width 1 pay 0 or 1: where the codes in them are those that pay no more than a level, sets
+of boxes of evenly spaced levels add up to what was found, rounded.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from boxnn_numba.kernels.additive import (
     step_contributions,
 )
 from boxnn_numba.training.loader import Feed, Pair
-from boxnn_numba.training.problem import Problem
+from boxnn_numba.training.problem import TARGET, Problem
 from boxnn_numba.training.selection import sets_of
 
 #: Rows of each class that the bins are made of, and that training starts from.
@@ -131,9 +133,11 @@ class AdditiveTrainer:
 
     def _measured(self, x: np.ndarray, labels: np.ndarray) -> tuple[Pair, np.ndarray]:
         gradient, margins = np.zeros_like(self._table), np.empty(len(labels), np.int64)
-        bound = int(self.problem.objective.bound * ONE)
-        measure_contributions(x, self._bins, self._table, labels, bound, gradient, margins)
-        return (np.minimum(margins, bound) / ONE, margins / ONE), gradient
+        objective = self.problem.objective
+        low = 0 if objective.kind == TARGET else np.iinfo(np.int64).min
+        high = int(objective.bound * ONE)
+        measure_contributions(x, self._bins, self._table, labels, low, high, gradient, margins)
+        return (np.clip(margins, low, high) / ONE, margins / ONE), gradient
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the margins of samples (N, n) uint8, (N,) float64."""

@@ -25,7 +25,6 @@ INITIALISATIONS = ("data", "room", "random")
 #: What goes with relaxation additive.
 ADDITIVE: dict[str, Any] = {
     "relaxation": "additive", "parts": "columns", "templates": 1, "width": 1, "train_width": 0,
-    "objective": "clip",
 }  # fmt: skip
 
 Value = TypeVar("Value", int, float, str)
@@ -167,7 +166,8 @@ class TrainingOptions:
     objective: str = _option(
         "clip", _OBJECTIVE, "What is maximised: the signed margin of the predicted class (paper) "
         "or of the true class (clip), clipped at `beta`; or a smooth certified accuracy at "
-        "`radius` (target).", "The last is the logistic of (margin - 2 `radius`) / `sharpness`.",
+        "`radius` (target).", "The last is the logistic of (margin - 2 `radius`) / `sharpness`, or "
+        "with relaxation additive the margin, clipped at 0 and at 2 `radius`.",
         choices=OBJECTIVES)
     beta: float = _option(
         0.0, _OBJECTIVE, "Where the margin is clipped, in features; 0 to set it from the data.",
@@ -261,6 +261,11 @@ class TrainingOptions:
                     f"relaxation additive needs `{name}` {value}, and it is {getattr(self, name)}; "
                     "pass that, or another `relaxation`"
                 )
+        if self.objective == "paper":
+            raise OptionError(
+                "relaxation additive needs `objective` clip or target, and it is paper; pass one "
+                "of them, or another `relaxation`"
+            )
 
     @property
     def warmup_epochs(self) -> int:
@@ -341,8 +346,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 #: Options that preset auto chooses, see `boxnn_numba.training.search`.
 SEARCHED = (
-    "alpha", "batch", "beta", "boxes", "epochs", "lr", "members", "parts", "relaxation", "tau",
-    "templates", "width",
+    "alpha", "batch", "beta", "boxes", "epochs", "lr", "members", "objective", "parts", "radius",
+    "relaxation", "tau", "templates", "warmup", "width",
 )  # fmt: skip
 # Chosen on validation data of MNIST and Fashion-MNIST, and of CIFAR-10.
 _IMAGES = {

@@ -19,7 +19,9 @@ WEIGHT_BITS, PART_BITS = 30, 22
 #: Distances to templates are rounded to at least so many to a feature.
 _RESOLUTION = 1024
 
-_KINDS = {"paper": 0, "clip": 1, "target": 2}
+#: Kinds of objectives.
+PAPER, CLIP, TARGET = range(3)
+_KINDS = {"paper": PAPER, "clip": CLIP, "target": TARGET}
 
 
 class SoftMin(NamedTuple):

@@ -21,17 +21,23 @@ import numpy as np
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates.pairwise import pairwise_radius
-from boxnn_numba.errors import DivergenceError
+from boxnn_numba.errors import DivergenceError, OptionError
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
 
-#: Radii whose certified accuracies count, all alike, where they are less than half the columns.
+#: Radii whose certified accuracies count, all alike, where they are less than half the columns and
+#: no others are wanted.
 RADII = (0, 1, 2, 4)
 #: A candidate whose accuracy, or mean recall of the classes, is so much below that of the best is
 #: out, whatever its radii: a constant is certified at every radius.
 _ACCURACY_LOST, _RECALL_LOST = 0.05, 0.1
+#: Where certain radii are wanted, accuracy is given up for them: a candidate is out only if its
+#: recall is not this part of the way from that of a constant to the best.
+_FROM_CONSTANT = 0.25
+#: What additive candidates have in common.
+_ADDITIVE: dict[str, Any] = {**ADDITIVE, "boxes": 6, "lr": 0.1, "members": 4}
 #: What is tried; boxes are those of a class. Chosen for being different: from accurate to
 #: far-sighted, from few boxes to many.
 CANDIDATES: tuple[dict[str, Any], ...] = (
@@ -47,9 +53,10 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {"beta": 8.0, "width": 4, "boxes": 4, "tau": 0.25, "alpha": 0.3},
     {"beta": 8.0, "parts": "4", "templates": 2, "boxes": 12},
     {"beta": 2.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
+    *({**_ADDITIVE, "beta": beta} for beta in (2.0, 4.0, 8.0, 16.0)),
     *(
-        {**ADDITIVE, "beta": beta, "boxes": 6, "lr": 0.1, "members": 4}
-        for beta in (2.0, 4.0, 8.0, 16.0)
+        {**_ADDITIVE, "beta": 2.0 * radius, "objective": "target", "radius": radius, "warmup": 0.5}
+        for radius in (2, 4, 8)
     ),
 )
 #: Boxes of a class where a candidate does not say, and most of all classes together.
@@ -87,23 +94,24 @@ class Trial:
     ----------
     round, options
         Number of the round, and what was tried.
-    accuracy
-        Certified accuracy at `RADII` on held-out rows, 0 where training diverged.
+    radii, accuracy
+        Certified accuracy at these radii on held-out rows, 0 where training diverged.
     recall
         Mean over the classes of the part that is predicted right.
     scores, labels
         (N, K) minus the class distances of these rows, in features, and their class indices.
     counted
-        How many of `RADII` count.
+        How many of `radii` count.
     """
 
     round: int
     options: TrainingOptions
+    radii: tuple[int, ...]
     accuracy: tuple[float, ...]
     recall: float
     scores: np.ndarray
     labels: np.ndarray
-    counted: int = len(RADII)
+    counted: int
 
     @property
     def score(self) -> float:
@@ -114,7 +122,7 @@ class Trial:
         names = ("boxes", "width", "beta", "tau", "parts", "templates")
         told = " ".join(f"{name} {getattr(self.options, name)}" for name in names)
         held = " ".join(f"{100 * share:.1f}" for share in self.accuracy)
-        return f"{told}: certified {held}% at {', '.join(map(str, RADII))}"
+        return f"{told}: certified {held}% at {', '.join(map(str, self.radii))}"
 
 
 class Chosen(NamedTuple):
@@ -130,6 +138,7 @@ def search(
     given: Mapping[str, Any],
     *,
     effort: float = 1.0,
+    radii: Sequence[int] | None = None,
     threads: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Chosen:
@@ -145,6 +154,9 @@ def search(
         Options that are settled, by name; the seed among them.
     effort
         Factor of the steps of every round.
+    radii
+        Radii whose mean certified accuracy is compared, whatever the accuracy at radius 0. By
+        default 0, 1, 2 and 4, and at most five points of accuracy are given up.
     threads
         Candidates that are tried at a time.
     on_trial
@@ -153,12 +165,15 @@ def search(
     Raises
     ------
     OptionError
-        A settled option or `effort` is out of range, or does not fit the data.
+        A settled option, `effort` or `radii` are out of range, or do not fit the data.
     """
     seed = int(given.get("seed", 0))
     effort = validation.real("effort", effort, 0, 100, True)
     # Few rows are soon learned, and say little about which candidate is better.
     effort *= min(1.0, max(_LEAST_EFFORT, math.sqrt(len(feed) / _MANY_ROWS)))
+    wanted = _wanted(radii, feed.n_features)
+    if radii is not None:  # offsets are fitted to margins as they are, for accuracy
+        given = {"offsets": "none", **given}
     candidates = _candidates(feed, n_classes, given)
     best = None
     for number, item in enumerate(_ROUNDS):
@@ -170,7 +185,7 @@ def search(
         ]
         if any(len(held) == 0 for _, held in splits):
             break
-        data = [_Data(feed, n_classes, *split) for split in splits]
+        data = [_Data(feed, n_classes, wanted, *split) for split in splits]
 
         def attempt(
             task: tuple[TrainingOptions, _Data], item: Round = item
@@ -191,10 +206,28 @@ def search(
         for trial in trials:
             if on_trial is not None:
                 on_trial(trial)
-        fit = _accurate(trials)
+        fit = _accurate(trials) if radii is None else _no_constants(trials, n_classes)
         fit.sort(key=lambda trial: -trial.score)
         candidates, best = [trial.options for trial in fit[: item.kept]], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
+
+
+def only_searched(preset: str, radii: Sequence[int] | None) -> None:
+    """Raise where radii are given to a preset that searches nothing."""
+    if preset != "auto" and radii is not None:
+        raise OptionError(
+            f"`radii` are what preset auto compares, and the preset is {preset}; leave them out"
+        )
+
+
+def _wanted(radii: Sequence[int] | None, n_features: int) -> tuple[int, ...]:
+    """Return the radii that are compared, after checking them."""
+    if radii is None:
+        return RADII
+    found = validation.radii(radii)
+    if found.max() > n_features:
+        raise OptionError(f"radii are {radii!r}; none can be above the {n_features} columns")
+    return tuple(found.tolist())
 
 
 def _splits(rows: int) -> int:
@@ -211,11 +244,12 @@ def _trial(
     """Return the mean of what was found in some splits of the rows."""
     accuracy = np.mean([of_radii for of_radii, _ in found], axis=0)
     recall = np.mean([one.recall(scores) for one, (_, scores) in zip(data, found, strict=True)])
+    radii, n = data[0].radii, data[0].n_features
     return Trial(
-        number, options, tuple(accuracy.tolist()), float(recall),
+        number, options, radii, tuple(accuracy.tolist()), float(recall),
         np.concatenate([scores for _, scores in found]),
         np.concatenate([one.labels for one in data]),
-        sum(2 * radius < data[0].n_features for radius in RADII),
+        sum(2 * radius < n for radius in radii) if radii is RADII else len(radii),
     )  # fmt: skip
 
 
@@ -225,6 +259,14 @@ def _accurate(trials: list[Trial]) -> list[Trial]:
     fair = [trial for trial in trials if trial.recall >= least]
     least = max(trial.accuracy[0] for trial in fair) - _ACCURACY_LOST
     return [trial for trial in fair if trial.accuracy[0] >= least]
+
+
+def _no_constants(trials: list[Trial], n_classes: int) -> list[Trial]:
+    """Return the trials that are not about as good as the prediction of one class."""
+    constant = 1 / n_classes
+    best = max(trial.recall for trial in trials)
+    least = constant + _FROM_CONSTANT * max(0.0, best - constant)
+    return [trial for trial in trials if trial.recall >= min(best, least)]
 
 
 def _final(
@@ -256,8 +298,9 @@ def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[Tr
 def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) -> bool:
     """Return whether a candidate is one at all, with options that are settled."""
     if "relaxation" in candidate:
-        single = given.get("group_size", 0) < 2
-        return single and all(given.get(name, value) == value for name, value in ADDITIVE.items())
+        single = given.get("group_size", 0) < 2 and candidate.get("radius", 0) <= feed.n_features
+        named = [name for name in (*ADDITIVE, "objective") if name in candidate]
+        return single and all(given.get(name, candidate[name]) == candidate[name] for name in named)
     if given.get("relaxation", "graded") != "graded":
         return "parts" not in candidate and given["relaxation"] != "additive"
     # Parts have two columns, or groups of them, at least.
@@ -297,8 +340,15 @@ def _split(
 class _Data:
     """The rows of a round: what candidates are trained on, and what they are certified on."""
 
-    def __init__(self, feed: Feed, n_classes: int, rows: np.ndarray, held: np.ndarray) -> None:
-        self.n_classes, self.stop = n_classes, Event()
+    def __init__(
+        self,
+        feed: Feed,
+        n_classes: int,
+        radii: tuple[int, ...],
+        rows: np.ndarray,
+        held: np.ndarray,
+    ) -> None:
+        self.n_classes, self.radii, self.stop = n_classes, radii, Event()
         self._x, self._y = feed.take(rows), feed.labels[rows]
         self.n_features = feed.n_features
         self._held, self.labels = feed.take(held), feed.labels[held]
@@ -338,11 +388,11 @@ class _Data:
                 while runs[-1].epoch < epochs and not self.stop.is_set():
                     runs[-1].run_epoch()
             except DivergenceError:
-                return (0.0,) * len(RADII), np.zeros((len(self.labels), self.n_classes))
+                return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
         shape = self._x.shape[1:]
         model = trained_model(runs, [*range(self.n_classes)], None, shape, {})
         prediction, radius = pairwise_radius(model, self._held, threads=1)
         right = prediction == self.labels
-        accuracy = [np.average(right & (radius >= r), weights=self._count) for r in RADII]
+        accuracy = [np.average(right & (radius >= r), weights=self._count) for r in self.radii]
         scores = -model.class_distance(self._held) / model.reach
         return tuple(map(float, accuracy)), scores

@@ -41,7 +41,7 @@ from boxnn_numba.training.result import (
     training_warnings,
 )
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import RADII, Chosen, Trial, search
+from boxnn_numba.training.search import Chosen, Trial, only_searched, search
 from boxnn_numba.training.trainer import MakeTrainer
 from boxnn_numba.training.weights import class_weight_text
 
@@ -135,6 +135,7 @@ def train(
     y: Any = None,
     preset: str | None = None,
     effort: float = 1.0,
+    radii: Sequence[int] | None = None,
     checkpoint_seconds: float = 60.0,
     run: RunOptions = DEFAULT_RUN,
     client: Client | None = None,
@@ -161,6 +162,8 @@ def train(
         images, ``"accurate"``, ``"target"`` or ``"paper"``. With `options` it is only recorded.
     effort
         Factor of what the search of preset ``"auto"`` costs.
+    radii
+        Radii that it compares, as for `boxnn_numba.training.search.search`.
     checkpoint_seconds
         Save the state of the run when it is this old, and after every epoch.
     run
@@ -209,10 +212,13 @@ def train(
         trial = None
         if options is None:
             preset = preset or default_preset(found.kind)
+            only_searched(preset, radii)
             options = resolve(preset, given, found.kind)
             feed, grid = found.feed(options, threads=threads)
             if preset == "auto":
-                options, trial = _searched(feed, found, given, effort, threads, run.progress)
+                options, trial = _searched(
+                    feed, found, given, run.progress, effort=effort, radii=radii, threads=threads
+                )
         else:
             feed, grid = found.feed(options, threads=threads)
         preset = preset or "graded"
@@ -257,20 +263,19 @@ def _searched(
     feed: Feed,
     found: TrainingData,
     given: Mapping[str, Any],
-    effort: float,
-    threads: int,
     progress: Progress,
+    **how: Any,
 ) -> Chosen:
     def tell(trial: Trial) -> None:
         progress.note(f"tried {trial}")
 
     settled = {name: value for name, value in given.items() if value is not None}
-    return search(feed, len(found.classes), settled, effort=effort, threads=threads, on_trial=tell)
+    return search(feed, len(found.classes), settled, on_trial=tell, **how)
 
 
 def _told(trial: Trial) -> dict[str, Any]:
     shares = [100 * share for share in trial.accuracy]
-    return {"chosen": str(trial), "radii": list(RADII), "certified_accuracy": shares}
+    return {"chosen": str(trial), "radii": list(trial.radii), "certified_accuracy": shares}
 
 
 def _begun(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from boxnn_numba import BoxNNClassifier, fit
+from boxnn_numba import BoxNNClassifier, certified_accuracy, fit
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.errors import OptionError
 from boxnn_numba.kernels import additive
 from boxnn_numba.kernels.additive import ONE
 from boxnn_numba.training.additive_trainer import Contributions
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import ADDITIVE, TrainingOptions
+from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import search
 
@@ -50,14 +53,15 @@ def test_bins_have_about_as_many_rows_each() -> None:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_gradient_is_that_of_loops(compiled: bool) -> None:
+@pytest.mark.parametrize("low", [-(2**40), 0])
+def test_gradient_is_that_of_loops(low: int, compiled: bool) -> None:
     data = feed(rows=30)
     start = Contributions(data, CLASSES, BINS)
     x, y, bound = data.load(0), data.labels, ONE
     kernel = additive.measure_contributions
     gradient, margins = np.zeros_like(start.table), np.empty(30, np.int64)
     (kernel if compiled else kernel.py_func)(
-        x, start.bins, start.table, y, bound, gradient, margins
+        x, start.bins, start.table, y, low, bound, gradient, margins
     )
     expected = np.zeros_like(gradient)
     for i, row in enumerate(x):
@@ -65,12 +69,12 @@ def test_gradient_is_that_of_loops(compiled: bool) -> None:
         paid = [sum(int(of[k, b]) for k, b in enumerate(places)) for of in start.table]
         rival = min((c for c in range(CLASSES) if c != y[i]), key=lambda c: (paid[c], c))
         assert margins[i] == paid[rival] - paid[y[i]]
-        if margins[i] < bound:
+        if low < margins[i] < bound:
             for k, b in enumerate(places):
                 expected[y[i], k, b] -= 1
                 expected[rival, k, b] += 1
     np.testing.assert_array_equal(gradient, expected)
-    assert 0 < (margins < bound).sum() < 30
+    assert 0 < ((margins > low) & (margins < bound)).sum() < 30
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -135,6 +139,24 @@ def test_training_raises_margins_and_the_model_keeps_them() -> None:
     assert np.where(prediction == y, radius, 0).mean() > 0.5
 
 
+def test_a_target_gives_up_rows_that_are_wrong_after_the_warm_up() -> None:
+    """On flipped labels: the clip loses radii to rows that are certainly wrong, the target not."""
+    data = feed(rows=600)
+    x, y = data.load(0), data.labels.copy()
+    y[::4] = (y[::4] + 1) % CLASSES
+    noisy = replace(data, labels=y)
+    certified = {}
+    for name, more in {"clip": {}, "target": {"radius": 2, "warmup": 0.5}}.items():
+        given = options(objective=name, beta=4.0, epochs=30, validation=0.0, **more)
+        run = Training(given, noisy, CLASSES, get_backend("cpu", 1))
+        while run.epoch < 30:
+            record = run.run_epoch()
+        assert 0 < record.objective < 4
+        model = trained_model([run], [*range(CLASSES)], None, x.shape[1:], {})
+        certified[name] = np.mean(certified_accuracy(*pairwise_radius(model, x), y, [1, 2]))
+    assert certified["target"] > certified["clip"] + 0.01
+
+
 @pytest.mark.parametrize("name", ["width", "templates", "parts", "train_width", "objective"])
 def test_what_does_not_go_with_it_is_refused(name: str) -> None:
     other = {"width": 2, "templates": 2, "parts": "1", "train_width": 9, "objective": "paper"}
@@ -151,7 +173,8 @@ def test_columns_that_count_as_one_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "kinds"),
     [({}, {"additive", "graded"}), ({"width": 3}, {"graded"}), ({"group_size": 5}, {"graded"}),
-     ({"relaxation": "additive"}, {"additive"})],
+     ({"relaxation": "additive"}, {"additive"}), ({"objective": "target", "radius": 2}, {"additive", "graded"}),
+     ({"objective": "clip"}, {"additive", "graded"})],
 )  # fmt: skip
 def test_the_search_tries_it_unless_options_rule_it_out(given: Any, kinds: set[str]) -> None:
     found: list[str] = []

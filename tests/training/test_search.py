@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from boxnn_numba import BoxNNClassifier, fit, load_model
+from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.training.train import train
@@ -52,6 +53,34 @@ def test_rounds_halve_and_the_best_is_taken() -> None:
     for name in ("width", "beta", "tau", "boxes", "parts", "lr"):
         assert getattr(chosen.options, name) == getattr(chosen.trial.options, name)
     assert chosen.trial.scores.shape == (len(chosen.trial.labels), 2)
+
+
+def test_wanted_radii_are_what_counts() -> None:
+    x, y = table(2000)
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+    near, far = (search(feed, 2, {}, radii=radii, **SMALL).trial for radii in ((0,), (3, 4)))
+    assert near is not None and far is not None and (near.radii, far.radii) == ((0,), (3, 4))
+    assert near.score == near.accuracy[0] == pytest.approx(near.recall, abs=0.02)
+    assert far.score == np.mean(far.accuracy) and far.recall <= near.recall
+    # As many of the boxes that are chosen for accuracy say.
+    prediction, radius = pairwise_radius(BoxNNClassifier(radii=(0,)).fit(x, y).model_, x)
+    assert far.accuracy[0] > np.mean((prediction == y) & (radius >= 3))
+
+
+@pytest.mark.parametrize("radii", [(), (-1,), (11,), (0.5,), "1"])
+def test_radii_that_cannot_be_wanted(radii: Any) -> None:
+    x, y = table(100)
+    with pytest.raises(OptionError, match=r"^radii are"):
+        BoxNNClassifier(radii=radii).fit(x, y)
+
+
+def test_radii_are_for_the_search(tmp_path: Any) -> None:
+    x, y = table(100)
+    with pytest.raises(OptionError, match="the preset is graded; leave them out"):
+        BoxNNClassifier("graded", radii=(1,)).fit(x, y)
+    with pytest.raises(OptionError, match="the preset is graded; leave them out"):
+        train(x, tmp_path / "m", y=y, preset="graded", radii=(1,))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_is_settled_stays() -> None:
@@ -110,7 +139,7 @@ def test_other_relaxations_have_plain_boxes() -> None:
 def test_what_runs_when_interrupted_ends_before_its_next_epoch() -> None:
     x, y = table(60)
     feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
-    data = _Data(feed, 2, np.arange(40), np.arange(40, 60))
+    data = _Data(feed, 2, RADII, np.arange(40), np.arange(40, 60))
     data.stop.set()
     accuracy, _ = data.outcome(TrainingOptions(boxes=4), Round(40, 10**9, 1, 20), 1.0)
     assert len(accuracy) == len(RADII)  # and not after years
