@@ -35,7 +35,7 @@ RADII = (0, 1, 2, 4)
 _ACCURACY_LOST, _RECALL_LOST = 0.05, 0.1
 #: Where certain radii are wanted, accuracy is given up for them: a candidate is out only if its
 #: recall is not this part of the way from that of a constant to the best.
-_FROM_CONSTANT = 0.25
+_FROM_CONSTANT = 1 / 3
 #: What additive candidates have in common.
 _ADDITIVE: dict[str, Any] = {**ADDITIVE, "boxes": 6, "lr": 0.1, "members": 4}
 #: What is tried; boxes are those of a class. Chosen for being different: from accurate to

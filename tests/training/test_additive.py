@@ -173,8 +173,8 @@ def test_columns_that_count_as_one_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "kinds"),
     [({}, {"additive", "graded"}), ({"width": 3}, {"graded"}), ({"group_size": 5}, {"graded"}),
-     ({"relaxation": "additive"}, {"additive"}), ({"objective": "target", "radius": 2}, {"additive", "graded"}),
-     ({"objective": "clip"}, {"additive", "graded"})],
+     ({"relaxation": "additive"}, {"additive"}), ({"objective": "clip"}, {"additive", "graded"}),
+     ({"objective": "target", "radius": 2}, {"additive", "graded"})],
 )  # fmt: skip
 def test_the_search_tries_it_unless_options_rule_it_out(given: Any, kinds: set[str]) -> None:
     found: list[str] = []

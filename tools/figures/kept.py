@@ -36,7 +36,7 @@ COLUMN_TABLES = (
     "wine",
     "digits",
 )
-TABLE_METHODS = ("boosting", "stumps", "FPA^A", "FPA^B", "box")
+TABLE_METHODS = ("boosting", "stumps", "FPA^A", "FPA^B", "box", "box-radii")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def rerun_name(row: Curve) -> str:
 
 def column_method(key: str) -> str:
     """Return the name of a method of `tests/benchmarks/tables.py`."""
-    return {"box": "Box-NN"}.get(key, method(key))
+    ours = {"box": "Box-NN", "box-radii": "Box-NN, `radii=(1, 2, 4)`"}
+    return ours.get(key) or method(key)
 
 
 def count(number: float | None) -> str:
