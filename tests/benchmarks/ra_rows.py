@@ -29,7 +29,7 @@ from boxnn_numba.pipelines.reproduce.rows import REMARKS, Row, differences, publ
 from boxnn_numba.pipelines.reproduce.targets import defence_row
 from boxnn_numba.pipelines.run_folder import write_json
 
-_OPTIONS = ("network", "retained", "guess_samples", "parts", "partition", "groups")
+_OPTIONS = ("network", "precision", "retained", "guess_samples", "parts", "partition", "groups")
 _PUBLISHED_VOTES, _RADII = 10_000, (0, 4, 8)
 
 

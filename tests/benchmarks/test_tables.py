@@ -92,11 +92,11 @@ def test_what_is_kept_is_not_measured_again(
     ):
         monkeypatch.setattr(sys, "argv", words + more)
         if code:
-            with pytest.raises(SystemExit, match="5 failed, the first: boosting on crx, fold 2"):
+            with pytest.raises(SystemExit, match="6 failed, the first: boosting on crx, fold 2"):
                 tables.main()
         else:
             tables.main()
-    assert calls == [0] * 5 + [2] * 5 + [0]
+    assert calls == [0] * 6 + [2] * 6 + [0]
     assert set(json.loads(out.read_text())["tables"]["crx"]) == set(tables.METHODS)
     shown = capsys.readouterr().out
     assert "| crx (1 of 5 folds) | box | 50.0 | 50.0 | 50.0 | 0.0 | 1.00 | 2.00 |" in shown
