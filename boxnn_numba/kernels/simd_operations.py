@@ -39,8 +39,8 @@ def _choose_target() -> str:
         raise OptionError(
             f"BOXNN_SIMD is {forced!r}; it must be auto or one of {', '.join(TARGETS)}"
         )
-    # Without the compiler there are no intrinsics; Numba sets these attributes at import.
-    if config.DISABLE_JIT or config.ENABLE_CUDASIM:  # type: ignore[attr-defined]
+    # Without the compiler there are no intrinsics; Numba sets this attribute at import.
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return "plain"
     host = llvm.get_host_cpu_features()
     usable = [name for name, needs in _NEEDS.items() if all(host.get(flag) for flag in needs)]
