@@ -127,11 +127,12 @@ dtype=int32), prediction=array(['b'], dtype='<U1'))
         scratch = _scratch(task, own)
         for start in range(first, last, _BLOCK_ROWS):
             rows = slice(start, min(last, start + _BLOCK_ROWS))
-            block = codes[rows]
+            # The kernels are compiled for each kind of array: theirs are writable, row by row.
+            block = np.array(codes[rows], order="C")
             with limit_threads(1):
                 distance = [_distances(block, boxes) for boxes in model.box_sets]
             predicted, order = rival_tuples(distance, model, rivals)
-            known = task, *scratch, block, _joined(distance), predicted, order
+            known = task, *scratch, block, _joined(distance), predicted, np.ascontiguousarray(order)
             if size is None or image is None:
                 greedy_attacks(*known, _seeds(block, seed), found[rows], changed[rows])
             else:

@@ -125,7 +125,8 @@ def pairwise_bounds(
         for start in range(first, last, step):
             rows = slice(start, min(last, start + step))
             with limit_threads(1):
-                block.bounds(codes[rows], index[rows], bound[rows])
+                # Kernels are compiled for each kind of array: theirs are writable, row by row.
+                block.bounds(np.array(codes[rows], order="C"), index[rows], bound[rows])
 
     get_backend("cpu", threads).parallel(len(codes), _GRAIN, work)
     return index, bound
@@ -406,11 +407,11 @@ class Threat:
         """Return lower and upper bounds (C, E, n) of combinations, in the order of a table."""
         order = self.sets.orders[0]
         sides = [
-            np.stack([
+            np.ascontiguousarray(np.stack([
                 getattr(boxes, side)[of_set[:, part[order]], order]
                 for boxes, of_set, part in zip(
                     self.sets.model.box_sets, rows, self.sets.parts, strict=True)
-            ], axis=1)
+            ], axis=1))
             for side in ("lower", "upper")
         ]  # fmt: skip
         return sides[0], sides[1]
@@ -505,7 +506,7 @@ class _Block:
         if not self._additive:
             distance = self._sets.part_distances(codes)[0]
         if (self._order[1:] < self._order[:-1]).any():
-            codes = codes[:, self._order]
+            codes = np.ascontiguousarray(codes[:, self._order])
         least_bounds(
             codes, distance, self._table, self._offset, self._work, self._block, index, bound
         )  # fmt: skip
@@ -566,7 +567,9 @@ def _table(
     order = np.lexsort((structure.group, counted, part))
     lower, upper = boxes.lower, boxes.upper
     if (order != np.arange(len(order))).any():
-        lower, upper = lower[:, order], upper[:, order]
+        lower, upper = (np.ascontiguousarray(side[:, order]) for side in (lower, upper))
+    lower, upper = lower.view(), upper.view()
+    lower.flags.writeable = upper.flags.writeable = False  # as a model's mostly are
     caps = _starts(structure.group[order])
     groups = _starts(counted[order][caps[:-1]])
     parts = _starts(part[order][caps[groups[:-1]]])
