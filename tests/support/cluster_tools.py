@@ -233,7 +233,14 @@ class Started:
     def start(self, words: Sequence[object], prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start a process; its output is appended to files named like its number."""
         number = len(self.processes)
-        environment = {**os.environ, "BOXNN_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        environment = {
+            **os.environ, "BOXNN_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
+            # Processes that wait look at themselves a hundred times a second otherwise.
+            "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+            "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "1s",
+            "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+            "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "2s",
+        }  # fmt: skip
         with (
             (self.folder / f"{number}.out").open("wb") as out,
             (self.folder / f"{number}.err").open("wb") as err,
