@@ -746,7 +746,8 @@ def certified_accuracy_scorer(
     >>> from boxnn_numba import BoxNNClassifier
     >>> from boxnn_numba.estimator import certified_accuracy_scorer
     >>> x, y = load_wine(return_X_y=True)
-    >>> scores = cross_val_score(BoxNNClassifier(), x, y, scoring=certified_accuracy_scorer(1))
+    >>> classifier, scorer = BoxNNClassifier("graded", epochs=2), certified_accuracy_scorer(1)
+    >>> scores = cross_val_score(classifier, x, y, scoring=scorer)
     >>> bool(scores.mean() > 0.6)
     True
     """
@@ -802,10 +803,10 @@ def certified_radius(
     >>> from boxnn_numba import BoxNNClassifier
     >>> from boxnn_numba.estimator import certified_radius
     >>> x, y = load_wine(return_X_y=True)
-    >>> scaled = make_pipeline(StandardScaler(), BoxNNClassifier(epochs=2)).fit(x, y)
+    >>> scaled = make_pipeline(StandardScaler(), BoxNNClassifier("graded", epochs=2)).fit(x, y)
     >>> certified_radius(scaled, x).shape
     (178,)
-    >>> mixed = make_pipeline(PCA(), BoxNNClassifier(epochs=2)).fit(x, y)
+    >>> mixed = make_pipeline(PCA(), BoxNNClassifier("graded", epochs=2)).fit(x, y)
     >>> certified_radius(mixed, x)
     Traceback (most recent call last):
         ...

@@ -15,6 +15,7 @@ from boxnn_numba.cli.main import main
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.sources import catalogue as sources
 from boxnn_numba.pipelines.training.baselines import train_baseline
+from boxnn_numba.training import search
 
 if TYPE_CHECKING:
     from support.cluster_tools import Scheduler
@@ -98,6 +99,14 @@ def no_data_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         sources.MIRRORS, "fashion-mnist", sources.Mirror(mirror.url, mirror.sha256, ("system",))
     )
+
+
+@pytest.fixture
+def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a search of options choose among one candidate of each kind only."""
+    parted = next(candidate for candidate in search.CANDIDATES if "parts" in candidate)
+    kinds = search.CANDIDATES[0], parted, search.CANDIDATES[-1]
+    monkeypatch.setattr(search, "CANDIDATES", kinds)
 
 
 @pytest.fixture

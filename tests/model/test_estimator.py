@@ -51,6 +51,7 @@ NOT_THE_SAME = {
     [BoxNNClassifier(effort=0.05), BoxNNClassifier("paper"), BoxNNClassifier("target", radius=1)],
     expected_failed_checks=lambda _: NOT_THE_SAME,
 )
+@pytest.mark.usefixtures("short_search")
 def test_check_estimator(estimator: BoxNNClassifier, check: Any) -> None:
     check(estimator)
 
@@ -119,6 +120,7 @@ def test_no_attack_on_raw_columns_beats_a_radius() -> None:
     assert (found.changed > radius)[found.changed >= 0].all()
 
 
+@pytest.mark.usefixtures("short_search")
 def test_it_trains_as_fit_does_where_there_are_enough_samples() -> None:
     rng = np.random.default_rng(3)
     y = np.arange(300) % 3

@@ -73,6 +73,7 @@ def test_arrays_and_a_dataset_of_the_same_rows(
     )
 
 
+@pytest.mark.usefixtures("short_search")
 def test_settings_as_for_fit(tmp_path: Path) -> None:
     x, y = samples(True)
     few = {"boxes": 6, "epochs": 1, "members": 1}

@@ -114,6 +114,7 @@ def test_one_model_of_the_same_rows(
 
 @pytest.mark.parametrize("kind", ["codes", "float64", "flags"])
 @pytest.mark.parametrize("preset", ["auto", "graded"])
+@pytest.mark.usefixtures("short_search")
 def test_classifiers_of_lazy_rows(
     kind: str, preset: str, mapped: Callable[[np.ndarray], np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
@@ -180,7 +181,7 @@ from boxnn_numba import fit
 from boxnn_numba.training import data
 
 data.WINDOW_BYTES, data.GRID_ROWS = 4 * 2**20, 4000
-rows, columns, kind = 400_000, {columns}, np.{kind}
+rows, columns, kind = 200_000, {columns}, np.{kind}
 
 def block(numbers):
     found = np.random.default_rng(int(numbers[0, 0])).integers(0, 256, (4000, columns), np.uint8)
@@ -207,9 +208,9 @@ print(figures("VmHWM") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
-@pytest.mark.parametrize(("kind", "columns"), [("uint8", 1000), ("float32", 125)])
+@pytest.mark.parametrize(("kind", "columns"), [("uint8", 1000), ("float32", 250)])
 def test_memory_does_not_grow_with_the_rows(kind: str, columns: int) -> None:
-    """Of 400 MB of codes, and 200 MB of reals, only some blocks and windows are in memory."""
+    """Of 200 MB of codes, and as much of reals, only some blocks and windows are in memory."""
     code = MEMORY.format(kind=kind, columns=columns)
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

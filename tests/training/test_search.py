@@ -111,6 +111,7 @@ def test_few_rows(rows: int) -> None:
     assert (model.predict(x.astype(float)) == y).mean() >= 0.5
 
 
+@pytest.mark.usefixtures("short_search")
 def test_command_and_fit_find_the_same(tmp_path: Any) -> None:
     x, y = table(120)
     split = x.astype(np.float32), y

@@ -276,7 +276,7 @@ def test_every_choice_runs() -> None:
 def test_a_batch_larger_than_the_data() -> None:
     x, y = clusters(30, n_features=4)
     for batch in (30, 31, 10**9):
-        model = fit(x, y, boxes=3, epochs=1, batch=batch, lr=0.1)
+        model = fit(x, y, preset="graded", boxes=3, epochs=1, batch=batch, lr=0.1)
         assert len(model.boxes) == 3
 
 
