@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import fake_networks
+from support.cli_runs import Run
 from support.cluster_tools import workers_run_first
 from support.interruptions import Stopper, full_disk, kill, wait_for
 
@@ -364,7 +365,7 @@ def test_a_stopped_run_repeats_nothing(
 
 
 def test_kill_9(
-    ra: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ra: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_boxnn: Run
 ) -> None:
     monkeypatch.setattr(baseline_certify, "_CHUNK_ROWS", 2)
     certify_baseline(ra, tiny_dataset, tmp_path / "whole", certificate="a", **SAMPLING)
@@ -376,9 +377,9 @@ def test_kill_9(
     wait_for(lambda: finished.is_dir() and len(list(finished.iterdir())) > 3, process)
     kill(process)
     assert not (tmp_path / "c").exists()
-    done = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n"] == 40
+    code, text, errors = run_boxnn(*words, "--resume", "--json")
+    assert code == 0, errors
+    assert json.loads(text)["n"] == 40
     same(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"), "model", "dataset")
 
 

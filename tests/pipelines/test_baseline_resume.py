@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.cli_runs import Run
 from support.interruptions import BOXNN, Stopper, kill, names, wait_for
 
 from boxnn_numba.baselines.model import BaselineModel
@@ -126,13 +127,13 @@ def test_other_options_are_refused(images: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == {"images", "m"}
 
 
-def test_kill_9(images: Path, tmp_path: Path) -> None:
+def test_kill_9(images: Path, tmp_path: Path, run_boxnn: Run) -> None:
     train_baseline(images, tmp_path / "whole", run=RunOptions(threads=1), **FPA)
     words = [*COMMAND, "--device", "cpu", str(images), "--out", str(tmp_path / "m")]
     process = subprocess.Popen([*SLOW, *words])
     wait_for((tmp_path / "m.partial" / "checkpoint.npz").exists, process)
     kill(process)
     assert not (tmp_path / "m").exists()
-    done = subprocess.run([*BOXNN, *words, "--resume"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = run_boxnn(*words, "--resume")
+    assert code == 0, errors
     same(tmp_path / "m", tmp_path / "whole")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.cli_runs import Run
 from support.interruptions import (
-    BOXNN,
     OPTIONS,
     SLOW_BOXNN,
     Stopper,
@@ -204,7 +204,7 @@ def test_two_runs_cannot_write_one_output(tiny_dataset: Path, tmp_path: Path) ->
     assert names(tmp_path) == {"tiny.zarr", "m"}
 
 
-def test_kill_9_while_training(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_kill_9_while_training(tiny_dataset: Path, tmp_path: Path, run_boxnn: Run) -> None:
     words = [
         "train", tiny_dataset, "--preset", "graded", "--out", tmp_path / "m", "--boxes", "6",
         "--epochs", "60", "--lr", "0.02", "--batch", "20", "--seed", "3", "--threads", "1",
@@ -218,10 +218,9 @@ def test_kill_9_while_training(tiny_dataset: Path, tmp_path: Path) -> None:
         time.sleep(float(rng.uniform(0, 0.2)))
         kill(process)
         assert not (tmp_path / "m").exists()
-    done = subprocess.run([*BOXNN, *map(str, words), "--resume"], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert run_boxnn(*words, "--resume")[::2] == (0, "")
     words[words.index("--out") + 1] = tmp_path / "whole"
-    assert subprocess.run([*BOXNN, *map(str, words)], check=False).returncode == 0
+    assert run_boxnn(*words)[0] == 0
     assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
     left = names(tmp_path)
     assert left - {".m.lock"} == {"tiny.zarr", "m", "whole"}

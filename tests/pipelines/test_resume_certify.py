@@ -24,13 +24,13 @@ from boxnn_numba.training.options import TrainingOptions
 
 @pytest.fixture
 def many_chunks(tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny dataset with 150 test chunks of 4 rows."""
+    """The tiny dataset with 80 test chunks of 4 rows."""
     x, y = store.open_dataset(tiny_dataset).read("train")
     monkeypatch.setattr(store, "CHUNK_BYTES", 4 * 12)
-    rows = np.random.default_rng(0).integers(0, 120, 600)
+    rows = np.random.default_rng(0).integers(0, 120, 320)
     path = tmp_path / "chunks.zarr"
     store.write_dataset(path, name="c", classes=[3, 5, 8], train=(x, y), test=(x[rows], y[rows]))
-    assert len(store.open_dataset(path).chunks("test")) == 150
+    assert len(store.open_dataset(path).chunks("test")) == 80
     train(tiny_dataset, tmp_path / "model", OPTIONS)
     return path
 
@@ -59,7 +59,7 @@ def test_resumed_certification_repeats_nothing(
     many_chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certify(tmp_path / "model", many_chunks, tmp_path / "whole")
-    words = r"interrupted; 31 of 150 chunks are kept in .*c\.partial, continue with .resume."
+    words = r"interrupted; 31 of 80 chunks are kept in .*c\.partial, continue with .resume."
     with pytest.raises(InterruptedRunError, match=words):
         certify(
             tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(progress=Stopper(120))
@@ -71,7 +71,7 @@ def test_resumed_certification_repeats_nothing(
         open_certificate(tmp_path / "c.partial")
     reads = count_reads(monkeypatch)
     certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
-    assert reads == list(range(31, 150))
+    assert reads == list(range(31, 80))
     assert_same_certificates(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
     assert not partial_path(tmp_path / "c").exists()
 
@@ -87,10 +87,10 @@ def test_kill_9_while_certifying(
     kill(process)
     assert not (tmp_path / "c").exists()
     kept = {int(path.name) for path in finished.iterdir() if path.name.isdigit()}
-    assert 5 < len(kept) < 150
+    assert 5 < len(kept) < 80
     reads = count_reads(monkeypatch)
     certify(tmp_path / "model", many_chunks, tmp_path / "c", run=RunOptions(resume=True))
-    assert reads == [index for index in range(150) if index not in kept]
+    assert reads == [index for index in range(80) if index not in kept]
     assert_same_certificates(open_certificate(tmp_path / "c"), open_certificate(tmp_path / "whole"))
 
 
