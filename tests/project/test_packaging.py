@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def sources() -> Iterator[tuple[str, Path]]:
             yield ".".join([package, *parts]).removesuffix(".__init__"), file
 
 
-def imports(file: Path, at_import_only: bool = False) -> set[str]:
+@functools.cache
+def imports(file: Path, at_import_only: bool = False) -> frozenset[str]:
     """Modules that a file imports; with `at_import_only` not those inside functions."""
     found = set()
     waiting: list[ast.AST] = [ast.parse(file.read_text())]
@@ -54,7 +56,7 @@ def imports(file: Path, at_import_only: bool = False) -> set[str]:
         inner = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         if not (at_import_only and inner):
             waiting += ast.iter_child_nodes(node)
-    return found
+    return frozenset(found)
 
 
 def reaches(file: Path, *names: str) -> set[str]:
