@@ -18,6 +18,7 @@ from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.errors import BackendError, ClusterError, OptionError
 from boxnn_numba.pipelines.certification.certify import certify
+from boxnn_numba.pipelines.cluster.executor import connect
 from boxnn_numba.pipelines.cluster.options import ClusterOptions
 from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
@@ -246,20 +247,15 @@ def test_on_workers_with_a_gpu_each(tmp_path: Path, tiny_dataset: Path) -> None:
     np.testing.assert_array_equal(models[0].boxes.lower, models[1].boxes.lower)
     np.testing.assert_array_equal(models[0].boxes.upper, models[1].boxes.upper)
     certify(tmp_path / "m-one", data, tmp_path / "c-one", run=RunOptions(device="cpu", threads=1))
-    both = replace(one, workers=2, share_gpus=True)
-    certify(
-        tmp_path / "m-one", data, tmp_path / "c-both", run=RunOptions(device="cuda", cluster=both)
-    )
-    files = [open_certificate(tmp_path / name) for name in ("c-one", "c-both")]
-    np.testing.assert_array_equal(files[0].radius, files[1].radius)
-    if SIMULATED:  # of which there is one
-        with pytest.raises(ClusterError, match="has more workers than GPUs"):
-            train(
-                data,
-                tmp_path / "m",
-                options,
-                run=RunOptions(device="cuda", cluster=replace(one, workers=2)),
-            )
+    with connect(replace(one, workers=2)) as executor:
+        alone = RunOptions(device="cuda", client=executor.client)
+        both = replace(alone, cluster=ClusterOptions(share_gpus=True))
+        certify(tmp_path / "m-one", data, tmp_path / "c-both", run=both)
+        files = [open_certificate(tmp_path / name) for name in ("c-one", "c-both")]
+        np.testing.assert_array_equal(files[0].radius, files[1].radius)
+        if SIMULATED:  # of which there is one
+            with pytest.raises(ClusterError, match="has more workers than GPUs"):
+                train(data, tmp_path / "m", options, run=alone)
     with pytest.raises(OptionError, match="`box_shards` are computed on CPUs"):
         train(
             data,
