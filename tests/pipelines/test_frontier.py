@@ -135,16 +135,16 @@ def test_a_run_that_was_killed_while_it_marked_its_folder(option: str, tmp_path:
         assert [path.name for path in folder.iterdir()] == ["m.json"]
 
 
-@pytest.mark.parametrize(
-    "name", ["thesis.txt", "runs/thesis.txt", "runs/{}/thesis.txt", "runs/{}/model.zarr/thesis.txt"]
-)
-def test_overwrite_deletes_nothing_of_the_users(name: str, boxnn: Run) -> None:
+def test_overwrite_deletes_nothing_of_the_users(boxnn: Run) -> None:
     assert boxnn(*FRONTIER)[0] == 0
-    mine = Path("f", name.format(next(Path("f/runs").iterdir()).name))
-    mine.write_text("years of work")
-    failed(boxnn(*FRONTIER, "--overwrite"), 2, "not something that boxnn wrote, or not all of it")
-    assert mine.read_text() == "years of work" and Path("f/frontier.csv").exists()
-    assert boxnn(*FRONTIER, "--resume")[0] == 0 and mine.exists()
+    run = next(Path("f/runs").iterdir())
+    for folder in (Path("f"), Path("f/runs"), run, run / "model.zarr"):
+        mine = folder / "thesis.txt"
+        mine.write_text("years of work")
+        failed(boxnn(*FRONTIER, "--overwrite"), 2, "not something that boxnn wrote, or not all of")
+        assert mine.read_text() == "years of work" and Path("f/frontier.csv").exists()
+        assert boxnn(*FRONTIER, "--resume")[0] == 0 and mine.exists()
+        mine.unlink()
 
 
 def test_plain_values_are_written_whatever_was_passed(boxnn: Run) -> None:
