@@ -19,6 +19,7 @@ from boxnn_numba.kernels.attack_state import (
     rival_gap,
 )
 from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.held import hold
 
 
 @register_jitable
@@ -132,6 +133,7 @@ def greedy_attacks(task, work, view, x, distance, own, rivals, seeds, out, chang
     x and out are (N, n) uint8, distance (N, P, M) int32 to the rows of all sets in each part, own
     (N,) class indices, rivals (N, R, E, P) rows, seeds (N,) uint64, changed (N,) int32.
     """
+    task, work, view = hold(task), hold(work), hold(view)
     for i in range(len(x)):
         work.random[0] = seeds[i]
         copy(work.start, x[i])

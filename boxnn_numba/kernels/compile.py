@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -75,11 +76,24 @@ class _KernelCode(JITCodeLibrary):
                     self.add_linking_library(further)
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Do without the garbage collector: it finds little, and looks at all that Numba has made."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class _HelperCompiler(Compiler):
     _code: type[JITCodeLibrary] = _HelperCode
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
         state = self.state
+        state.flags.no_cfunc_wrapper = True
         state.library = self._code(state.targetctx.codegen(), func.__qualname__)
         state.library.enable_object_caching()
         return super().compile_extra(func)
@@ -89,7 +103,7 @@ class _KernelCompiler(_HelperCompiler):
     _code = _KernelCode
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
-        with progress.compiling():
+        with progress.compiling(), _uncollected():
             result = super().compile_extra(func)
         # What raises or prints in a helper finds its constants here; now this has an address.
         for environment in result._find_referenced_environments():

@@ -23,6 +23,7 @@ from boxnn_numba.kernels.attack_state import (
     rival_gap,
 )
 from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.held import hold
 
 
 @register_jitable
@@ -118,6 +119,7 @@ def patch_attacks(task, work, view, x, distance, own, rivals, pixel, shape, out,
     and columns of the block and of the image. changed (N,) int32 is how many groups the attack
     changes, -1 where none was found.
     """
+    task, work, view = hold(task), hold(work), hold(view)
     rows, columns, height, width = shape
     area = np.zeros((height + 1, width + 1), np.int64)
     sums = np.zeros((height - rows + 1, width - columns + 1), np.int64)
