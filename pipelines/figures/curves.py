@@ -25,6 +25,7 @@ from boxnn_numba.pipelines.figures.scales import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 #: Runs in the figure of histograms; the page has one of every run.
 MOST_PANELS = 12
@@ -47,15 +48,24 @@ def new_figure(
     return figure
 
 
-def save(figure: Figure, path: Location) -> None:
-    """Write a figure as PNG, without a date, so that the same figure gives the same file."""
+def drawn(figure: Figure) -> Image:
+    """Return the pixels of a figure."""
     from PIL import Image
 
     # Drawn once: matplotlib's own way draws twice where it lays out the parts.
     figure.canvas.draw()
-    pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))  # type: ignore[attr-defined]
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))  # type: ignore[attr-defined]
+
+
+def save(figure: Figure, path: Location) -> None:
+    """Write a figure as `write_png` does."""
+    write_png(drawn(figure), path)
+
+
+def write_png(pixels: Image, path: Location) -> None:
+    """Write pixels as PNG, without a date, so that the same figure gives the same file."""
     with path.open("wb") as file:
-        pixels.save(file, "png", dpi=(figure.dpi, figure.dpi), compress_level=3)
+        pixels.save(file, "png", dpi=(DPI, DPI), compress_level=3)
 
 
 def method_label(name: str) -> str:

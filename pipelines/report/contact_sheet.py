@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -13,11 +12,8 @@ from boxnn_numba.pipelines.figures.curves import shortened
 from boxnn_numba.pipelines.figures.palette import CHANGED
 from boxnn_numba.pipelines.report.gallery import Sample
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
+def contact_sheet(pictures: Sequence[Sample], title: str) -> Image.Image:
     """Draw test images, a row each, what attacks made of them, and their own and rival boxes."""
     heads = ["sample", "own box, lower", "own box, upper", "rival box, lower", "rival box, upper"]
     attacked = any(picture.attack is not None for picture in pictures)
@@ -29,7 +25,6 @@ def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
     height, width = canvas.shape[:2]
     across, down = left + width + margin, head + height + margin
     figure = plots.new_figure(across / dpi, down / dpi, layout=None)
-    figure.figimage(canvas, left, margin)
     for column, words in enumerate(heads):
         x = left + width * (column + 0.5) / len(heads)
         y = margin + height + 0.06 * dpi
@@ -49,7 +44,10 @@ def contact_sheet(pictures: Sequence[Sample], title: str) -> Figure:
         figure.text(x / across, y / down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
     x, y = 0.1 * dpi / across, 1 - 0.12 * dpi / down
     figure.text(x, y, title, ha="left", va="top", fontsize=11)
-    return figure
+    sheet = plots.drawn(figure)
+    # Not by matplotlib, which would take longer than for all else.
+    sheet.paste(Image.fromarray(canvas), (left, head))
+    return sheet
 
 
 def _all_images(pictures: Sequence[Sample], attacked: bool, side: float) -> np.ndarray:

@@ -271,6 +271,6 @@ def _write_galleries(
     for run, chosen in drawn[:_GALLERY_FIGURES]:
         groups = ([sample for sample in chosen if sample.group == group] for group in GROUPS)
         pictures = [sample for group in groups for sample in group[:_IN_GALLERY_FIGURE]]
-        figure = contact_sheet(pictures, f"{run.name}: {title}")
+        sheet = contact_sheet(pictures, f"{run.name}: {title}")
         name = re.sub(r"[^\w.+-]+", "_", run.name)
-        plots.save(figure, folder / f"gallery_{name}.png")
+        plots.write_png(sheet, folder / f"gallery_{name}.png")

@@ -174,12 +174,12 @@ def test_figures_are_deterministic_pngs(tmp_path, oracle_distance):
     samples = gallery.select_samples(run, 2, 0)
     pictures = gallery_views.show_samples(run, samples, x[[s.index for s in samples]], model)
     for draw in (
-        lambda: plots.certified_curves([run], [], "t"),
-        lambda: plots.radius_histogram([run, run], "t"),
+        lambda: plots.drawn(plots.certified_curves([run], [], "t")),
+        lambda: plots.drawn(plots.radius_histogram([run, run], "t")),
         lambda: contact_sheet(pictures, "t"),
     ):
-        plots.save(draw(), tmp_path / "a.png")
-        plots.save(draw(), tmp_path / "b.png")
+        plots.write_png(draw(), tmp_path / "a.png")
+        plots.write_png(draw(), tmp_path / "b.png")
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
