@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,15 @@ def demo(out: str, seed: int, overwrite: bool, no_lock: bool, quiet: bool) -> op
     model, the certificates, attacks on all 2,000 test images and the report.
     """
     from boxnn_numba.data.atomic import holds_only, output_folder
+    from boxnn_numba.pipelines.compile_ahead import compiled_ahead
     from boxnn_numba.pipelines.report.report import FILES
 
     stores = dict.fromkeys(f"{name}.zarr" for name in _STORES)
     content = {**stores, "report": dict.fromkeys((*FILES, "gallery_cert.png"))}
     how = {"overwrite": overwrite, "no_lock": no_lock}
     try:
-        with output_folder(out, owned=lambda place: holds_only(place, content), **how) as folder:
+        owned = functools.partial(holds_only, content=content)
+        with compiled_ahead(), output_folder(out, owned=owned, **how) as folder:
             return _demo(folder, seed, quiet)
     except InterruptedRunError:
         raise InterruptedRunError(

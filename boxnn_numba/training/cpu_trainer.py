@@ -102,7 +102,7 @@ class CpuTrainer:
         samples = self.backend.samples(x, self._frame)
         pulls, values, margins = self.pulls(x, samples, labels)
         self._steps += 1
-        self._move(samples, pulls, len(labels), rate)
+        self.move(samples, pulls, len(labels), rate)
         return values, margins
 
     def pulls(
@@ -137,7 +137,7 @@ class CpuTrainer:
         )  # fmt: skip
         return lower[:, place], upper[:, place]
 
-    def _move(self, samples: np.ndarray, pulls: Pulls, batch: int, rate: float) -> None:
+    def move(self, samples: np.ndarray, pulls: Pulls, batch: int, rate: float) -> None:
         """Move boxes along their entries and round them to codes."""
         tasks = [(*share, samples, pulls, batch, rate) for share in self._shares(pulls)]
         self.backend.each(tasks, self._move_cells)

@@ -159,9 +159,9 @@ def _kernels(n: int) -> tuple[dict[str, float], float, float]:
     )
     pulls = Pulls.of(entries, boxes)
     none = Pulls.of(Entries.empty(0), boxes)
-    moving = seconds(lambda: trainer._move(x, pulls, rows, 1e-9), 3)
+    moving = seconds(lambda: trainer.move(x, pulls, rows, 1e-9), 3)
     trainer._dense = True  # boxes move whatever pulls at them
-    updating = seconds(lambda: trainer._move(x, none, rows, 1e-9), 3)
+    updating = seconds(lambda: trainer.move(x, none, rows, 1e-9), 3)
     return rates, max(0.0, moving - updating) / (count * n), updating / (boxes * n)
 
 

@@ -1,0 +1,63 @@
+"""Kernels that a first run needs later, compiled by a second process while it compiles others.
+
+A process compiles one kernel at a time, and the first that training needs takes longest. So where
+nothing was compiled yet, another process does on a few rows what comes after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from boxnn_numba.backends.threads import default_threads
+
+
+@contextlib.contextmanager
+def compiled_ahead() -> Iterator[None]:
+    """Let another process compile while the body runs, if there is a core for it and no cache."""
+    from boxnn_numba.kernels.cache import cache_directory
+
+    if default_threads() == 1 or not sys.executable or cache_directory().exists():
+        yield
+        return
+    nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    # -P: what lies in the current folder is not to be imported.
+    process = subprocess.Popen([sys.executable, "-P", "-m", __name__], **nowhere)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def compile_kernels(rows: int = 64, features: int = 784) -> None:
+    """Do, in the order of need, what `boxnn demo` does, but for the first half of a step."""
+    from boxnn_numba.backends.cpu import CpuBackend
+    from boxnn_numba.backends.structure import Structure
+    from boxnn_numba.boxes import Boxes
+    from boxnn_numba.distances import class_distance, pairwise_distance
+    from boxnn_numba.training.cpu_trainer import CpuTrainer
+    from boxnn_numba.training.options import resolve
+    from boxnn_numba.training.problem import Problem
+    from boxnn_numba.training.softmin_stages import Pulls, block_bounds
+
+    labels, one_each = np.arange(2), np.arange(features)
+    lower, upper = np.zeros((2, features)), np.full((2, features), 255.0)
+    options = resolve("graded", {})
+    structure = Structure.of(labels, labels, np.zeros(features, int), one_each, 2)
+    masters = lower.astype(np.float32), upper.astype(np.float32)
+    trainer = CpuTrainer(CpuBackend(1), masters, Problem.of(options, structure))
+    boxes = Boxes(lower, upper, labels, options.forward_width)
+    x = np.zeros((rows, features), np.uint8)
+    class_distance(x, boxes)
+    trainer.move(x, Pulls.room(block_bounds(rows)[0], len(boxes)), rows, 0.0)
+    class_distance(x[:1], boxes)
+    pairwise_distance(x, boxes)
+
+
+if __name__ == "__main__":
+    compile_kernels()
