@@ -10,7 +10,6 @@ from boxnn_numba.kernels.attack_state import (
     aim_at_nearest,
     begin,
     copy,
-    fill,
     flipped,
     reassemble,
     refresh,
@@ -18,7 +17,7 @@ from boxnn_numba.kernels.attack_state import (
     restore_all,
     rival_gap,
 )
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.held import hold
 
 

@@ -26,13 +26,12 @@ import numpy as np
 from boxnn_numba.kernels.attack_state import (
     FAR,
     copy,
-    fill,
     nearest_of,
     nearest_row,
     refresh,
     rival_distance,
 )
-from boxnn_numba.kernels.compile import register_jitable
+from boxnn_numba.kernels.compile import fill, register_jitable
 from boxnn_numba.kernels.formulas import graded
 
 #: Most codes that are tried for one feature against one rival box (of each set).

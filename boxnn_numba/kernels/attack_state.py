@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxnn_numba.kernels.compile import register_jitable
+from boxnn_numba.kernels.compile import fill, register_jitable
 from boxnn_numba.kernels.formulas import graded
 
 FAR = 2**30
@@ -183,13 +183,6 @@ def copy(into, values):
     """Copy a row of numbers; an assignment to a slice would take far longer to compile."""
     for i in range(len(into)):
         into[i] = values[i]
-
-
-@register_jitable
-def fill(into, value):
-    """Set a row of numbers to one."""
-    for i in range(len(into)):
-        into[i] = value
 
 
 @register_jitable

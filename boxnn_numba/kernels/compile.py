@@ -117,6 +117,13 @@ def register_jitable(function: Callable[..., Any] | None = None, **options: Any)
     return register if function is None else register(function)
 
 
+@register_jitable
+def fill(into, value):
+    """Set a row of numbers to one; an assignment to a slice would take far longer to compile."""
+    for i in range(len(into)):
+        into[i] = value
+
+
 class _Cache(KernelCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return a compiled kernel that was kept, or None."""

@@ -15,14 +15,13 @@ from boxnn_numba.kernels.attack_state import (
     begin,
     capped,
     copy,
-    fill,
     flipped,
     reassemble,
     refresh,
     restore,
     rival_gap,
 )
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.held import hold
 
 

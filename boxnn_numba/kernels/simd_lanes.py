@@ -62,6 +62,18 @@ def _quarter_sums(builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value) -> ir.
     return builder.add(sums, call(builder, names[1], width, twos, constant(1, pairs)))
 
 
+@at_address(types.uint32)
+def load_four(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """Return ``array[row, column:column + 4]``, uint8, as one number."""
+    return read(builder, address, ir.IntType(32), align=1)
+
+
+@at_address(types.void, types.uint32)
+def store_four(builder: ir.IRBuilder, address: ir.Value, four: ir.Value) -> None:
+    """Store four bytes to ``array[row, column:]``, uint8."""
+    write(builder, address, four, align=1)
+
+
 class SampleLanes:
     """Operations on 4 codes each of `count` samples."""
 

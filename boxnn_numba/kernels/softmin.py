@@ -22,9 +22,27 @@ import numpy as np
 
 from boxnn_numba.kernels import formulas, simd_lanes, simd_operations
 from boxnn_numba.kernels.block_distances import BLOCK, loops
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 
 _NEVER, _ALWAYS = -(2**31), 2**31 - 1
+
+# --- room: of few types, as Numba takes long to compile what makes an array of another -------
+
+
+@register_jitable
+def _int32_room(rows, columns):
+    return np.empty((rows, columns), np.int32)
+
+
+@register_jitable
+def _int64_room(rows, columns):
+    return np.empty((rows, columns), np.int64)
+
+
+@register_jitable
+def _float64_room(rows, columns):
+    return np.empty((rows, columns), np.float64)
+
 
 # --- lanes whose distance is within a limit -------------------------------------------------
 # `some = first_of(lanes)`, then `lanes = rest_of(lanes)` until none is left.
@@ -68,9 +86,9 @@ _first_of: Any = _plain_first_of if _PLAIN else simd_lanes.first_lane
 @register_jitable
 def _nearest(distance, offsets, rows, first, minima):
     """Lower ``minima[first + i, c]`` to the smallest distance of sample i to a box of class c."""
-    best = np.empty(BLOCK, np.int32)
+    best = _int32_room(1, BLOCK)[0]
     for c in range(len(offsets) - 1):
-        best[:] = np.int32(2**31 - 1)
+        fill(best, _ALWAYS)
         for m in range(offsets[c], offsets[c + 1]):
             row = distance[m]
             for i in range(BLOCK):
@@ -114,12 +132,15 @@ def _limits(c, own, least, first, rows, cutoff, slope, base, limit):
 @register_jitable
 def _weigh(distance, offsets, own, least, table, cutoff, rows, first, active, masses):
     """Add to masses (batch, 4) int64: mass and moment of the own side, then of the rivals."""
-    base, limit = np.zeros(BLOCK, np.int32), np.full((1, BLOCK), _NEVER, np.int32)
-    sums = np.empty((2, BLOCK), np.int64)
+    base, limit = _int32_room(1, BLOCK)[0], _int32_room(1, BLOCK)
+    sums = _int64_room(2, BLOCK)
     mass, moment = sums[0], sums[1]
+    fill(base, 0)
+    fill(limit[0], _NEVER)
     for c in range(len(offsets) - 1):
         _limits(c, own, least, first, rows, cutoff, active, base, limit)
-        sums[:] = 0
+        fill(mass, 0)
+        fill(moment, 0)
         for m in range(offsets[c], offsets[c + 1]):
             lanes = _lanes_within(distance, m, limit)
             while lanes:
@@ -163,8 +184,11 @@ def _emit(
     that do not fit are counted but not written.
     """
     table, cutoff, tau_per_unit, _, _, _ = softmin
-    base, limit = np.zeros(BLOCK, np.int32), np.full((1, BLOCK), _NEVER, np.int32)
-    factor, mass, mean = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    base, limit = _int32_room(1, BLOCK)[0], _int32_room(1, BLOCK)
+    sums = _float64_room(3, BLOCK)
+    factor, mass, mean = sums[0], sums[1], sums[2]
+    fill(base, 0)
+    fill(limit[0], _NEVER)
     count, room = 0, len(samples)
     for c in range(len(offsets) - 1):
         _limits(c, own, least, first, rows, cutoff, slope, base, limit)
@@ -390,14 +414,14 @@ def spread(apart, bounds, parts, rows_of, soft, entries, least, starts, samples,
 
 
 def _make_measure(penalty: str) -> Callable[..., Any]:
-    name, (room, fill, distances) = loops(penalty)
+    name, (room, take, distances) = loops(penalty)
 
     @kernel(name=f"measure_{name}")
     def measure(x, bounds, lower, upper, spans, planes, width, out):
         """Write the distances of the blocks, (B, P * M', BLOCK) int32; see `block_distances`."""
         codes = room(x.shape[1])
         for b in range(len(out)):
-            fill(x, bounds[b], bounds[b + 1], codes)
+            take(x, bounds[b], bounds[b + 1], codes)
             rows = bounds[b + 1] - bounds[b]
             distances(codes, rows, lower, upper, spans, planes, width, out[b])
 
@@ -432,8 +456,9 @@ def _stages(distance, offsets, labels, soft, objective, room, value, margin):
     """Judge a block by its distances; own sides, least distances, masses and slopes go to room."""
     own, least, masses, slope, minima, sign, active = room
     rows = len(labels)
-    minima[:] = np.int32(_ALWAYS)
-    masses[:] = 0
+    for i in range(rows):
+        fill(minima[i], _ALWAYS)
+        fill(masses[i], 0)
     _nearest(distance, offsets, rows, 0, minima)
     _choose_sides(minima, labels, objective[0], own, sign, least)
     _weigh(distance, offsets, own, least, soft[0], soft[1], rows, 0, active, masses)
@@ -442,10 +467,15 @@ def _stages(distance, offsets, labels, soft, objective, room, value, margin):
 
 @register_jitable
 def _stage_room(classes):
-    own, least = np.empty(BLOCK, np.int32), np.empty((BLOCK, 2), np.int32)
-    masses, slope = np.empty((BLOCK, 4), np.int64), np.empty(BLOCK)
-    minima = np.empty((BLOCK, classes), np.int32)
-    return own, least, masses, slope, minima, np.empty(BLOCK), np.ones(BLOCK)
+    own, least, minima = (
+        _int32_room(1, BLOCK)[0],
+        _int32_room(BLOCK, 2),
+        _int32_room(BLOCK, classes),
+    )
+    masses, figures = _int64_room(BLOCK, 4), _float64_room(3, BLOCK)
+    slope, sign, active = figures[0], figures[1], figures[2]
+    fill(active, 1.0)
+    return own, least, masses, slope, minima, sign, active
 
 
 @register_jitable
@@ -481,7 +511,7 @@ def _cell_entries(apart, parts, labels, structure, softs, settings, room, judged
 
 
 def _make_forward(penalty: str, factored: bool) -> Callable[..., Any]:
-    name, (make_room, fill, distances) = loops(penalty)
+    name, (make_room, take, distances) = loops(penalty)
     row_kind, write = ("templates", _cell_entries) if factored else ("boxes", _box_entries)
 
     @kernel(name=f"forward_{name}_{row_kind}")
@@ -499,17 +529,17 @@ def _make_forward(penalty: str, factored: bool) -> Callable[..., Any]:
         count, most, parts = len(structure[0]) - 1, 0, len(spans)
         codes = make_room(x.shape[1])
         # Lanes without a sample are read: zero, or what was there before, is in reach of no limit.
-        apart = np.zeros((parts * len(lower), BLOCK), np.int32)
+        apart = _int32_room(parts * len(lower), BLOCK)
+        for row in range(len(apart)):
+            fill(apart[row], 0)
         places = count if factored else 0
-        hard, whole = np.empty((places, BLOCK), np.int32), np.empty((places, BLOCK), np.int32)
-        found = (
-            np.empty(places + 1, np.int32), np.empty(places * BLOCK, np.int32),
-            np.empty(places * BLOCK, np.int32),
-        )  # fmt: skip
+        hard, whole = _int32_room(places, BLOCK), _int32_room(places, BLOCK)
+        entries = _int32_room(2, places * BLOCK)
+        found = _int32_room(1, places + 1)[0], entries[0], entries[1]
         room = _stage_room(len(structure[1]) - 1), hard, whole, found
         for b in range(first_block, last_block):
             first, last = bounds[b], bounds[b + 1]
-            fill(x, first, last, codes)
+            take(x, first, last, codes)
             distances(codes, last - first, lower, upper, spans, planes, width, apart)
             judged = value[first:last], margin[first:last]
             out = starts[b], samples[b], coefficients[b]
