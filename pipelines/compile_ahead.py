@@ -46,7 +46,9 @@ def compile_kernels(rows: int = 64, features: int = 784) -> None:
     from boxnn_numba.training.softmin_stages import Pulls, block_bounds
 
     labels, one_each = np.arange(2), np.arange(features)
-    lower, upper = np.zeros((2, features)), np.full((2, features), 255.0)
+    # Of which some columns tell more than others: these come first, and are spread by a kernel.
+    lower = np.arange(2 * features).reshape(2, features) % 100
+    upper = lower + 50
     options = resolve("graded", {})
     structure = Structure.of(labels, labels, np.zeros(features, int), one_each, 2)
     masters = lower.astype(np.float32), upper.astype(np.float32)
