@@ -61,7 +61,7 @@ def _demo(folder: Location, seed: int, quiet: bool) -> options.Output:
     data, model, cert, attack = (folder / f"{name}.zarr" for name in _STORES)
     with console.progress(quiet, "1/5 ingesting") as bar:
         ingest("mnist-sample", data, run=RunOptions(progress=bar))
-    settings = resolve("graded", {"boxes": 1000, "epochs": 10, "seed": seed})
+    settings = resolve("graded", {"boxes": 1000, "epochs": 5, "seed": seed})
     with console.progress(quiet, "2/5 training") as bar:
         train(data, model, settings, run=RunOptions(progress=bar))
     with console.progress(quiet, "3/5 certifying") as bar:
