@@ -38,7 +38,7 @@ def demo(out: str, seed: int, overwrite: bool, no_lock: bool, quiet: bool) -> op
     how = {"overwrite": overwrite, "no_lock": no_lock}
     try:
         owned = functools.partial(holds_only, content=content)
-        with compiled_ahead(), output_folder(out, owned=owned, **how) as folder:
+        with output_folder(out, owned=owned, **how) as folder, compiled_ahead():
             return _demo(folder, seed, quiet)
     except InterruptedRunError:
         raise InterruptedRunError(

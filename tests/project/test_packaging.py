@@ -104,7 +104,7 @@ LAYERS = (
 #: The same within the pipelines. In the upper three layers rooms do not import each other either,
 #: but for those that compose runs.
 PIPELINES = (
-    "cluster figures machine run_folder running",
+    "cluster compile_ahead figures machine run_folder running",
     "chunks",
     "attack certification ingest training",
     "ensemble evaluate export localize model_selection plan predict report reproduce verify",
