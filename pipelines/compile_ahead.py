@@ -50,12 +50,13 @@ def compile_kernels(rows: int = 64, features: int = 784) -> None:
     lower = np.arange(2 * features).reshape(2, features) % 100
     upper = lower + 50
     options = resolve("graded", {})
-    structure = Structure.of(labels, labels, np.zeros(features, int), one_each, 2)
-    masters = lower.astype(np.float32), upper.astype(np.float32)
-    trainer = CpuTrainer(CpuBackend(1), masters, Problem.of(options, structure))
     boxes = Boxes(lower, upper, labels, options.forward_width)
     x = np.zeros((rows, features), np.uint8)
     class_distance(x, boxes)
+    # A trainer settles its boxes; by now the first process has compiled that.
+    structure = Structure.of(labels, labels, np.zeros(features, int), one_each, 2)
+    masters = lower.astype(np.float32), upper.astype(np.float32)
+    trainer = CpuTrainer(CpuBackend(1), masters, Problem.of(options, structure))
     trainer.move(x, Pulls.room(block_bounds(rows)[0], len(boxes)), rows, 0.0)
     class_distance(x[:1], boxes)
     pairwise_distance(x, boxes)
