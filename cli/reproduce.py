@@ -23,7 +23,7 @@ _TARGETS = (
 @options.choice(
     "--scale",
     ("quick", "full"),
-    help="quick is within an hour on 2 cores, full all settings and all test images.",
+    help="quick takes some hours on 2 cores, full all settings and all test images.",
 )
 @click.option("--seed", default=0, help="Seed of all runs.")
 @options.choice(

@@ -1,6 +1,6 @@
 """Write rows of RA and FPA from certificate files, in the form of `boxnn reproduce`: kept JSON.
 
-    boxnn baseline ra train mnist.zarr --out ra.zarr --retained 60 --epochs 16
+    boxnn baseline ra train mnist.zarr --out ra.zarr --retained 60 --epochs 60 --precision bfloat16
     boxnn baseline ra certify ra.zarr mnist.zarr --out a.zarr --limit 1000
     boxnn baseline ra certify ra.zarr mnist.zarr --out b.zarr --votes-from a.zarr --certificate b
     python tests/benchmarks/ra_rows.py mnist a.zarr b.zarr --out results/ra-published.json
@@ -17,11 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from boxnn_numba import certified_accuracy
 from boxnn_numba.backends.threads import default_threads
-from boxnn_numba.baselines.ablation import ra_radius, rab_radius
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.pipelines.figures.published import family, published_rows
 from boxnn_numba.pipelines.machine import describe_machine
@@ -30,7 +26,6 @@ from boxnn_numba.pipelines.reproduce.targets import defence_row
 from boxnn_numba.pipelines.run_folder import write_json
 
 _OPTIONS = ("network", "precision", "retained", "guess_samples", "parts", "partition", "groups")
-_PUBLISHED_VOTES, _RADII = 10_000, (0, 4, 8)
 
 
 def ra_rows(dataset: str, files: Sequence[CertificateFile]) -> dict[str, Any]:
@@ -74,26 +69,8 @@ def _row(file: CertificateFile, dataset: str) -> Row:
         "seconds_per_image": said["seconds_per_sample"],
         "multiply_adds_per_image": said["multiply_adds"],
     }
-    if base == "RA":
-        run["by_10000_votes_alike"] = _of_more_votes(file)
     setting = said["retained" if base == "RA" else "parts"]
     return defence_row(file, f"{base}_{setting}{mark}{variant}", dataset, run)
-
-
-def _of_more_votes(file: CertificateFile) -> dict[str, float]:
-    """Return what the published number of votes would certify in the shares that were found.
-
-    That is what fewer votes cost; the rest of a difference has other reasons.
-    """
-    said = file.attributes
-    counts = (said["samples"] - file.class_distance) * _PUBLISHED_VOTES // said["samples"]
-    n, k, alpha = file.groups, said["retained"], said["alpha"]
-    if file.method == "RA":
-        outcome = ra_radius(counts, file.guess, n, k, alpha)
-    else:
-        outcome = rab_radius(counts, n, k, alpha, file.guess)
-    share = 100 * certified_accuracy(*outcome, file.label, _RADII)
-    return dict(zip(map(str, _RADII), np.round(share, 2).tolist(), strict=True))
 
 
 def main() -> None:
