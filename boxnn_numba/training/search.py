@@ -171,7 +171,7 @@ def search(
     effort = validation.real("effort", effort, 0, 100, True)
     # Few rows are soon learned, and say little about which candidate is better.
     effort *= min(1.0, max(_LEAST_EFFORT, math.sqrt(len(feed) / _MANY_ROWS)))
-    wanted = _wanted(radii, feed.n_features)
+    wanted, counted = _wanted(radii, feed.n_features)
     if radii is not None:  # offsets are fitted to margins as they are, for accuracy
         given = {"offsets": "none", **given}
     candidates = _candidates(feed, n_classes, given)
@@ -199,8 +199,9 @@ def search(
             finally:  # those that still run after Ctrl-C
                 for one in data:
                     one.stop.set()
+        each = len(data)
         trials = [
-            _trial(number, options, data, found[place * len(data) : (place + 1) * len(data)])
+            _trial(number, options, counted, data, found[place * each : (place + 1) * each])
             for place, options in enumerate(candidates)
         ]
         for trial in trials:
@@ -220,14 +221,14 @@ def only_searched(preset: str, radii: Sequence[int] | None) -> None:
         )
 
 
-def _wanted(radii: Sequence[int] | None, n_features: int) -> tuple[int, ...]:
-    """Return the radii that are compared, after checking them."""
+def _wanted(radii: Sequence[int] | None, n_features: int) -> tuple[tuple[int, ...], int]:
+    """Return the radii that are told, after checking them, and how many of them count."""
     if radii is None:
-        return RADII
+        return RADII, sum(2 * radius < n_features for radius in RADII)
     found = validation.radii(radii)
     if found.max() > n_features:
         raise OptionError(f"radii are {radii!r}; none can be above the {n_features} columns")
-    return tuple(found.tolist())
+    return tuple(found.tolist()), len(found)
 
 
 def _splits(rows: int) -> int:
@@ -238,18 +239,18 @@ def _splits(rows: int) -> int:
 def _trial(
     number: int,
     options: TrainingOptions,
+    counted: int,
     data: Sequence[_Data],
     found: Sequence[tuple[tuple[float, ...], np.ndarray]],
 ) -> Trial:
     """Return the mean of what was found in some splits of the rows."""
     accuracy = np.mean([of_radii for of_radii, _ in found], axis=0)
     recall = np.mean([one.recall(scores) for one, (_, scores) in zip(data, found, strict=True)])
-    radii, n = data[0].radii, data[0].n_features
     return Trial(
-        number, options, radii, tuple(accuracy.tolist()), float(recall),
+        number, options, data[0].radii, tuple(accuracy.tolist()), float(recall),
         np.concatenate([scores for _, scores in found]),
         np.concatenate([one.labels for one in data]),
-        sum(2 * radius < n for radius in radii) if radii is RADII else len(radii),
+        counted,
     )  # fmt: skip
 
 
@@ -350,7 +351,6 @@ class _Data:
     ) -> None:
         self.n_classes, self.radii, self.stop = n_classes, radii, Event()
         self._x, self._y = feed.take(rows), feed.labels[rows]
-        self.n_features = feed.n_features
         self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
         self._weights = None if feed.weights is None else every[rows]
