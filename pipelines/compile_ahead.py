@@ -24,9 +24,9 @@ def compiled_ahead() -> Iterator[None]:
     if default_threads() == 1 or not sys.executable or cache_directory().exists():
         yield
         return
-    nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     # -P: what lies in the current folder is not to be imported.
-    process = subprocess.Popen([sys.executable, "-P", "-m", __name__], **nowhere)
+    words, nowhere = [sys.executable, "-P", "-m", __name__], subprocess.DEVNULL
+    process = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     try:
         yield
     finally:

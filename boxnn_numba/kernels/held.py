@@ -42,10 +42,10 @@ class _HeldModel(models.OpaqueModel):
 class _HeldAttributes(AttributeTemplate):
     key = Held
 
-    def generic_resolve(self, held: Held, name: str) -> Any:
+    def generic_resolve(self, value: Held, attr: str) -> Any:
         """Return the type of a field, or None where there is none of this name."""
-        fields = held.content.fields
-        return held.content[fields.index(name)] if name in fields else None
+        fields = value.content.fields
+        return value.content[fields.index(attr)] if attr in fields else None
 
 
 @lower_getattr_generic(Held)
