@@ -42,7 +42,8 @@ class _HeldModel(models.OpaqueModel):
 class _HeldAttributes(AttributeTemplate):
     key = Held
 
-    def generic_resolve(self, value: Held, attr: str) -> Any:
+    # Numba's own is NotImplemented, which is no method.
+    def generic_resolve(self, value: Held, attr: str) -> Any:  # type: ignore[override]
         """Return the type of a field, or None where there is none of this name."""
         fields = value.content.fields
         return value.content[fields.index(attr)] if attr in fields else None
