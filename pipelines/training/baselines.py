@@ -149,9 +149,8 @@ def train_baseline(
     validation.choice("method", method, METHODS)
     sizes = {
         "retained": retained, "parts": parts, "base": base, "network": network,
-        "precision": precision,
-        "group_size": group_size, "trees": trees, "rounds": rounds, "clip": clip,
-        "sampled": sampled, "epochs": epochs,
+        "precision": precision, "group_size": group_size, "trees": trees, "rounds": rounds,
+        "clip": clip, "sampled": sampled, "epochs": epochs,
     }  # fmt: skip
     given = {name: value for name, value in sizes.items() if value is not None}
     _check_given(method, given)

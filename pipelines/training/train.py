@@ -216,9 +216,8 @@ def train(
             options = resolve(preset, given, found.kind)
             feed, grid = found.feed(options, threads=threads)
             if preset == "auto":
-                options, trial = _searched(
-                    feed, found, given, run.progress, effort=effort, radii=radii, threads=threads
-                )
+                how = {"effort": effort, "radii": radii, "threads": threads}
+                options, trial = _searched(feed, found, given, run.progress, how)
         else:
             feed, grid = found.feed(options, threads=threads)
         preset = preset or "graded"
@@ -264,7 +263,7 @@ def _searched(
     found: TrainingData,
     given: Mapping[str, Any],
     progress: Progress,
-    **how: Any,
+    how: Mapping[str, Any],
 ) -> Chosen:
     def tell(trial: Trial) -> None:
         progress.note(f"tried {trial}")
