@@ -293,7 +293,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "docs/tutorials/tabular.md",
-        "FPA with a submodel for every column is ahead by {} points at r = 3 and by {} at r = 4",
+        "FPA with a submodel for every column leads at r = 3 and 4, by {} and {} points",
         (
             tabular("wine", "FPA^B, T = 13", 3, "Box-NN"),
             tabular("wine", "FPA^B, T = 13", 4, "Box-NN"),
