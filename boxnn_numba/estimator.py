@@ -49,7 +49,7 @@ from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.rows import MemoryRows, Rows
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.search import Trial, only_searched, search
+from boxnn_numba.training.search import Trial, check_radii, search
 from boxnn_numba.training.weights import class_weight_text, row_weights
 
 _MOST_BOXES = 2500
@@ -233,7 +233,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             Training diverged; the boxes of the last good epoch are kept.
         """
-        only_searched(self.preset, self.radii)
+        check_radii(self.preset, self.radii)
         streams = self._streams(X)
         samples: Any = X
         if streams:

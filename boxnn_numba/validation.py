@@ -8,6 +8,7 @@ and what to do.
 from __future__ import annotations
 
 import math
+import reprlib
 import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -85,11 +86,16 @@ def choice(name: str, value: str, known: Collection[str]) -> str:
 
 def radii(values: Sequence[float] | np.ndarray, budgets: bool = False) -> np.ndarray:
     """Return radii as an int64 vector, each at least 0; budgets may be float64 as well."""
-    array = np.atleast_1d(np.asarray(values))
+    try:
+        array = np.atleast_1d(np.asarray(values))
+    except ValueError:  # lists of several lengths
+        array = np.empty(0)
     if budgets and array.dtype.kind == "f" and array.ndim == 1 and (array >= 0).all():
         return array.astype(np.float64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) == 0 or array.min() < 0:
-        raise OptionError(f"radii are {values!r}; they must be whole numbers of at least 0")
+        raise OptionError(
+            f"radii are {reprlib.repr(values)}; pass one or more whole numbers of at least 0"
+        )
     return array.astype(np.int64)
 
 

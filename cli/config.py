@@ -42,7 +42,10 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
             options = ", ".join(sorted(known))
             raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
         if not _fits(item, known[name]):
-            raise click.BadParameter(f"{value} sets {key} to {item!r}, which it cannot be")
+            raise click.BadParameter(
+                f"{value} sets {key} to {item!r}, which it cannot be; write what the command line "
+                "takes, texts in quotes"
+            )
         defaults[name] = item
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 

@@ -19,19 +19,31 @@ from boxnn_numba.backends.threads import default_threads
 @contextlib.contextmanager
 def compiled_ahead() -> Iterator[None]:
     """Let another process compile while the body runs, if there is a core for it and no cache."""
-    from boxnn_numba.kernels.cache import cache_directory
-
-    if default_threads() == 1 or not sys.executable or cache_directory().exists():
-        yield
-        return
-    # -P: what lies in the current folder is not to be imported.
-    words, nowhere = [sys.executable, "-P", "-m", __name__], subprocess.DEVNULL
-    process = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    process = _started()
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _started() -> subprocess.Popen[bytes] | None:
+    """Return a process that compiles, or None: it is help, and nothing fails without it."""
+    from numba import config
+
+    from boxnn_numba.kernels import cache
+
+    compiles = not config.DISABLE_JIT  # type: ignore[attr-defined]
+    if default_threads() == 1 or not compiles or not sys.executable:
+        return None
+    # It imports what this process does, and nothing that lies in the current folder.
+    words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", __name__]
+    nowhere = subprocess.DEVNULL
+    with contextlib.suppress(OSError):
+        if cache.is_new():
+            return subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    return None
 
 
 def compile_kernels(rows: int = 64, features: int = 784) -> None:

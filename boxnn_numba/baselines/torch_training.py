@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.baselines.torch_networks import Layer, apply_layers, load_torch
+from boxnn_numba.baselines.torch_networks import PRECISIONS, Layer, apply_layers, load_torch
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.progress import Progress
 from boxnn_numba.training.selection import validation_split
@@ -284,10 +284,12 @@ class _Steps:
         shapes = (
             f"{layer.kind} {'x'.join(map(str, layer.shape))}" for layer in self.network.layers
         )
+        precision = self.network.precision
         return {
             **asdict(self.recipe),
             "network": ", ".join(shapes),
-            "precision": self.network.precision,
+            # None for float32: what was saved before there was a choice says nothing of it.
+            "precision": None if precision == PRECISIONS[0] else precision,
         }
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -70,6 +70,12 @@ def _usable(folder: Path) -> bool:
     return False
 
 
+def is_new() -> bool:
+    """Return whether compiled kernels are kept, and none is there yet."""
+    folder = cache_directory()
+    return _usable(folder) and not any(folder.iterdir())
+
+
 class _KernelFiles:
     """The files of one kernel, one for each signature; in place of Numba's index and data files."""
 

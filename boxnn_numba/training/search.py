@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -213,9 +214,12 @@ def search(
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
 
 
-def only_searched(preset: str, radii: Sequence[int] | None) -> None:
-    """Raise where radii are given to a preset that searches nothing."""
-    if preset != "auto" and radii is not None:
+def check_radii(preset: str, radii: Sequence[int] | None) -> None:
+    """Raise where wanted radii are none, or are given to a preset that searches nothing."""
+    if radii is None:
+        return
+    validation.radii(radii)
+    if preset != "auto":
         raise OptionError(
             f"`radii` are what preset auto compares, and the preset is {preset}; leave them out"
         )
@@ -227,7 +231,9 @@ def _wanted(radii: Sequence[int] | None, n_features: int) -> tuple[tuple[int, ..
         return RADII, sum(2 * radius < n_features for radius in RADII)
     found = validation.radii(radii)
     if found.max() > n_features:
-        raise OptionError(f"radii are {radii!r}; none can be above the {n_features} columns")
+        raise OptionError(
+            f"radii are {reprlib.repr(radii)}; none can be above the {n_features} columns"
+        )
     return tuple(found.tolist()), len(found)
 
 

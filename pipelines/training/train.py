@@ -41,7 +41,7 @@ from boxnn_numba.training.result import (
     training_warnings,
 )
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import Chosen, Trial, only_searched, search
+from boxnn_numba.training.search import Chosen, Trial, check_radii, search
 from boxnn_numba.training.trainer import MakeTrainer
 from boxnn_numba.training.weights import class_weight_text
 
@@ -198,7 +198,7 @@ def train(
     """
     began = time.perf_counter()
     run = run.using(client)
-    _check_options(options, preset, given)
+    _check_options(options, preset, given, radii)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if run.local else "cpu", run.threads).threads
     source = training_source(data, y)
@@ -212,7 +212,7 @@ def train(
         trial = None
         if options is None:
             preset = preset or default_preset(found.kind)
-            only_searched(preset, radii)
+            check_radii(preset, radii)
             options = resolve(preset, given, found.kind)
             feed, grid = found.feed(options, threads=threads)
             if preset == "auto":
@@ -230,7 +230,7 @@ def train(
             machine = training_on(executor, run.device, threads)
             runs = []
             for number, member in enumerate(members_of(options)):
-                about = {**member.as_dict(), "dataset digest": found.provenance["dataset_digest"]}
+                about = _about(member, found, trial)
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
                 runs.append(_begun(member, replace(feed, seed=member.seed), found, grid, machine))
                 _run_epochs(runs[-1], partial, checkpoint, run.progress, log, number)
@@ -243,17 +243,28 @@ def train(
         return made if trial is None else replace(made, search=_told(trial))
 
 
+def _about(options: TrainingOptions, found: TrainingData, trial: Trial | None) -> dict[str, Any]:
+    """Return what an unfinished run is recognised by; radii first, as options follow from them."""
+    radii = None if trial is None else [*trial.radii]
+    digest = found.provenance["dataset_digest"]
+    return {"radii": radii, **options.as_dict(), "dataset digest": digest}
+
+
 def _check_options(
-    options: TrainingOptions | None, preset: str | None, given: dict[str, Any]
+    options: TrainingOptions | None,
+    preset: str | None,
+    given: dict[str, Any],
+    radii: Sequence[int] | None,
 ) -> None:
     """Raise where options are given twice, or are wrong for any data; weights become a text."""
-    if options is not None and given:
+    beside = [*given, *([] if radii is None else ["radii"])]
+    if options is not None and beside:
         raise OptionError(
-            f"`{next(iter(given))}` is passed beside `options`; put it into them, or leave "
-            "`options` out"
+            f"`{beside[0]}` is passed beside `options`; put it into them, or leave `options` out"
         )
     if "class_weight" in given:
         given["class_weight"] = class_weight_text(given["class_weight"])
+    check_radii(preset or "auto", radii)
     if options is None:
         resolve(preset or "graded", given)
 

@@ -69,6 +69,19 @@ def test_only_a_first_run_has_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert started[0].running and started[0].command[-1] == compiled_ahead.__module__
         raise KeyError
     assert not started[0].running
-    cache_directory().mkdir(parents=True)
+    (cache_directory() / "kernel.nbc").touch()
     with compiled_ahead():
         assert len(started) == 1
+
+
+def test_nothing_fails_without_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BOXNN_NUM_THREADS", "2")
+    monkeypatch.setenv("BOXNN_CACHE_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with compiled_ahead():
+        pass
+    for nowhere in (tmp_path / ("long" * 100), tmp_path / "new" / "file" / "below"):
+        (tmp_path / "new" / "file").touch()
+        monkeypatch.setenv("BOXNN_CACHE_DIR", str(nowhere))
+        with compiled_ahead():
+            assert not nowhere.parent.is_dir() or nowhere.parent == tmp_path

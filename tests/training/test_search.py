@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from boxnn_numba import BoxNNClassifier, fit, load_model
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.data.dataset import write_dataset
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import InterruptedRunError, OptionError
+from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
+from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import RADII, Chosen, Round, Trial, _Data, search
 from boxnn_numba.training.weights import row_weights
 
@@ -67,11 +70,12 @@ def test_wanted_radii_are_what_counts() -> None:
     assert far.accuracy[0] > np.mean((prediction == y) & (radius >= 3))
 
 
-@pytest.mark.parametrize("radii", [(), (-1,), (11,), (0.5,), "1"])
+@pytest.mark.parametrize("radii", [(), (-1,), (11,), (0.5,), "1", [1, [2, 3]], np.arange(60)])
 def test_radii_that_cannot_be_wanted(radii: Any) -> None:
     x, y = table(100)
-    with pytest.raises(OptionError, match=r"^radii are"):
+    with pytest.raises(OptionError, match=r"^radii are") as caught:
         BoxNNClassifier(radii=radii).fit(x, y)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
 
 
 def test_radii_are_for_the_search(tmp_path: Any) -> None:
@@ -80,7 +84,30 @@ def test_radii_are_for_the_search(tmp_path: Any) -> None:
         BoxNNClassifier("graded", radii=(1,)).fit(x, y)
     with pytest.raises(OptionError, match="the preset is graded; leave them out"):
         train(x, tmp_path / "m", y=y, preset="graded", radii=(1,))
+    with pytest.raises(OptionError, match="`radii` is passed beside `options`"):
+        train(x, tmp_path / "m", TrainingOptions(), y=y, radii=(1,))
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_is_resumed_with_its_own_radii(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_search: None
+) -> None:
+    x, y = table(100)
+    run_epoch = Training.run_epoch
+
+    def stopped(run: Training, *progress: Any) -> EpochRecord:
+        if progress and run.epoch:  # of the last training: the search shows none
+            raise KeyboardInterrupt
+        return run_epoch(run, *progress)
+
+    how: dict[str, Any] = {"y": y, "effort": 0.2, "epochs": 2, "checkpoint_seconds": 0.0}
+    monkeypatch.setattr(Training, "run_epoch", stopped)
+    with pytest.raises(InterruptedRunError):
+        train(x, tmp_path / "m", radii=(1, 2), **how)
+    monkeypatch.setattr(Training, "run_epoch", run_epoch)
+    with pytest.raises(OptionError, match=r"has radii \[1, 2\], not \[0, 1, 2, 4\]"):
+        train(x, tmp_path / "m", run=RunOptions(resume=True), **how)
+    assert train(x, tmp_path / "m", radii=(1, 2), run=RunOptions(resume=True), **how).search
 
 
 def test_what_is_settled_stays() -> None:
