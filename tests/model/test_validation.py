@@ -108,9 +108,9 @@ def test_labels() -> None:
     refused(InputError, "3 labels for 2 rows", validation.labels, "y", [1, 2, 3], 2)
 
 
-@pytest.mark.parametrize("values", [[], [-1], [0.5], ["a"], [[1]], [2**80]])
+@pytest.mark.parametrize("values", [[], [-1], [0.5], ["a"], [[1]], [2**80], [1, [2]]])
 def test_what_are_not_radii(values: Any) -> None:
-    refused(OptionError, "must be whole numbers of at least 0", validation.radii, values)
+    refused(OptionError, "pass one or more whole numbers", validation.radii, values)
 
 
 def test_sample_shape() -> None:
