@@ -34,7 +34,7 @@ TESTS = Path(__file__).parents[1]
 ARCHIVE = r"is not a readable model file|cannot be read"
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [500, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutated_files(examples: int) -> None:
     """In a process of its own, whose most memory counts."""
     words = [sys.executable, "-m", "support.strangers.mutations", str(examples)]

@@ -72,7 +72,7 @@ def test_plain_sums_in_the_simulator() -> None:
 )
 def test_code_of_every_kernel(form: str, names: str, count: int, record_property: Any) -> None:
     """Hot kernels use no doubles and no local memory; nothing is rounded otherwise than here."""
-    capabilities = ["7.5", "9.0"]
+    capabilities = ["7.5", "8.0", "9.0"]
     done = run(TESTS / "support" / "cuda_ptx.py", names, *capabilities, BOXNN_CUDA_SUMS=form)
     assert done.returncode == 0, done.stderr
     reports = json.loads(done.stdout)

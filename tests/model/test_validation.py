@@ -110,7 +110,7 @@ def test_labels() -> None:
 
 @pytest.mark.parametrize("values", [[], [-1], [0.5], ["a"], [[1]], [2**80], [1, [2]]])
 def test_what_are_not_radii(values: Any) -> None:
-    refused(OptionError, "pass one or more whole numbers", validation.radii, values)
+    refused(OptionError, "pass one or more whole numbers of at least 0", validation.radii, values)
 
 
 def test_sample_shape() -> None:

@@ -137,11 +137,11 @@ def test_a_run_that_was_killed_while_it_marked_its_folder(option: str, tmp_path:
 
 def test_overwrite_deletes_nothing_of_the_users(boxnn: Run) -> None:
     assert boxnn(*FRONTIER)[0] == 0
-    run = next(Path("f/runs").iterdir())
+    run, words = next(Path("f/runs").iterdir()), "not something that boxnn wrote, or not all of it"
     for folder in (Path("f"), Path("f/runs"), run, run / "model.zarr"):
         mine = folder / "thesis.txt"
         mine.write_text("years of work")
-        failed(boxnn(*FRONTIER, "--overwrite"), 2, "not something that boxnn wrote, or not all of")
+        failed(boxnn(*FRONTIER, "--overwrite"), 2, words)
         assert mine.read_text() == "years of work" and Path("f/frontier.csv").exists()
         assert boxnn(*FRONTIER, "--resume")[0] == 0 and mine.exists()
         mine.unlink()
