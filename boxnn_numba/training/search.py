@@ -272,8 +272,8 @@ def _no_constants(trials: list[Trial], n_classes: int) -> list[Trial]:
     """Return the trials that are not about as good as the prediction of one class."""
     constant = 1 / n_classes
     best = max(trial.recall for trial in trials)
-    least = constant + _FROM_CONSTANT * max(0.0, best - constant)
-    return [trial for trial in trials if trial.recall >= min(best, least)]
+    least = min(best, constant + _FROM_CONSTANT * (best - constant))
+    return [trial for trial in trials if trial.recall >= least]
 
 
 def _final(

@@ -257,10 +257,14 @@ def _check_options(
     radii: Sequence[int] | None,
 ) -> None:
     """Raise where options are given twice, or are wrong for any data; weights become a text."""
-    beside = [*given, *([] if radii is None else ["radii"])]
-    if options is not None and beside:
+    if options is not None and given:
         raise OptionError(
-            f"`{beside[0]}` is passed beside `options`; put it into them, or leave `options` out"
+            f"`{next(iter(given))}` is passed beside `options`; put it into them, or leave "
+            "`options` out"
+        )
+    if options is not None and radii is not None:
+        raise OptionError(
+            "`radii` is passed beside `options`, which are not searched; leave one of them out"
         )
     if "class_weight" in given:
         given["class_weight"] = class_weight_text(given["class_weight"])
