@@ -29,6 +29,8 @@ say combines exactly, so the bits do not depend on the split:
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -143,6 +145,10 @@ class Pulls:
             parts.append(Entries(samples[:count], boxes, coefficients[:count].astype(np.int64)))
         return Entries.join(parts)
 
+    def most_cost(self) -> int:
+        """Return about how much work it is to move all cells, at most, which is soon known."""
+        return int(self.starts[:, -1].sum()) + (_CELL_COST + 1) * (self.starts.shape[1] - 1)
+
     def costs(self) -> np.ndarray:
         """Return (C + 1,) int64 about how much work it is to move all cells before each."""
         before = self.starts.sum(axis=0, dtype=np.int64)
@@ -155,6 +161,7 @@ class Pulls:
 _CELL_COST = 4
 
 
+@functools.cache
 def block_bounds(rows: int, threads: int = 1) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Split samples among threads, and those into blocks.
 
@@ -353,6 +360,10 @@ def pulls_of(
         pulls = pulls.grown(most)
 
 
+#: The room of a thread's last call: one that is too small costs all the work once more.
+_of_thread = threading.local()
+
+
 def forward(
     backend: CpuBackend, table: BoxTable, x: np.ndarray, labels: np.ndarray, problem: Problem
 ) -> tuple[Entries, np.ndarray, np.ndarray]:
@@ -362,5 +373,7 @@ def forward(
     entries, and objective and margin of every sample, (batch,) float64.
     """
     samples, (_, spans) = backend.samples(x, table.frame), packed_frame(problem.structure)
-    pulls, values, margins = pulls_of(backend, table, samples, labels, problem, spans)
+    room = getattr(_of_thread, "room", None)
+    pulls, values, margins = pulls_of(backend, table, samples, labels, problem, spans, room)
+    _of_thread.room = pulls
     return pulls.entries(), values, margins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from support.reference import Setting
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.structure import Structure
+from boxnn_numba.training import softmin_stages
 from boxnn_numba.training.cpu_trainer import CpuTrainer
 from boxnn_numba.training.optimizer import REFERENCE_BATCH
 from boxnn_numba.training.options import OBJECTIVES, RELAXATIONS, SOFTMINS, TrainingOptions
@@ -218,6 +220,33 @@ def test_more_entries_than_room() -> None:
     trainer = trainer_of(options_of(setting, batch=1), lower, upper, threads=2)
     entries, _, _ = trainer.entries(x, y)
     assert len(entries.boxes) == 130 * len(LABELS) > 64
+
+
+def test_room_is_found_once_on_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*choice: Any) -> Any:
+        kernel = forward_kernel(*choice)
+
+        def call(*arguments: Any) -> Any:
+            calls.append(choice)
+            return kernel(*arguments)
+
+        return call
+
+    forward_kernel = softmin_stages.softmin.forward
+    monkeypatch.setattr(softmin_stages.softmin, "forward", counted)
+    monkeypatch.setattr(softmin_stages, "_ROOM", 1)
+    monkeypatch.setattr(softmin_stages, "_of_thread", threading.local())
+    x, y, lower, upper = problem(n_samples=80)
+    trainer = trainer_of(options_of(setting_of("clip", "mean", "graded", beta=9.0)), lower, upper)
+    found = [
+        softmin_stages.forward(trainer.backend, trainer.table, x, y, trainer.problem)
+        for _ in range(2)
+    ]
+    assert len(calls) == 3
+    for one, other in zip(found[0][0].arrays(), found[1][0].arrays(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("tau", [0.01, 1.0, 1000.0])
