@@ -32,6 +32,7 @@ and whose columns stand, within a segment, in the order in which they tell boxes
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,9 +265,10 @@ def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
 
     A vector from its last codes on may be read, too.
     """
-    size = int(np.prod(shape))
-    raw = np.full(size + 2 * _CACHE_LINE, value, np.uint8)
-    start = -raw.ctypes.data % _CACHE_LINE
+    size = math.prod(shape)
+    raw = np.empty(size + 2 * _CACHE_LINE, np.uint8)
+    raw.fill(value)
+    start = -raw.__array_interface__["data"][0] % _CACHE_LINE
     return raw[start : start + size].reshape(shape)
 
 

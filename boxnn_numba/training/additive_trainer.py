@@ -28,6 +28,8 @@ from boxnn_numba.training.selection import sets_of
 
 #: Rows of each class that the bins are made of, and that training starts from.
 _ROWS = 2000
+#: Below all margins.
+_LOWEST = np.iinfo(np.int64).min
 
 
 class Contributions:
@@ -106,14 +108,17 @@ class AdditiveTrainer:
         rows, n = masters[0].shape
         self._bounds = np.zeros((2, problem.options.levels * rows, n), np.uint8)
         self._moments = np.zeros((2, self._table.size))
-        self._steps = 0
+        self._steps, self._bounds_after = 0, -1  # so many steps
 
     def bounds(self) -> Pair:
         """Return the deployed bounds of all sets, uint8; they may change with the next step."""
         bounds, options = (self._bounds[0], self._bounds[1]), self.problem.options
+        if self._bounds_after == self._steps:
+            return bounds
         for number, pair in enumerate(sets_of(bounds, options)):
             cut = (2 * number + 1) * ONE // (2 * options.levels)
             level_sets(self._table, self._bins, cut, *pair)
+        self._bounds_after = self._steps
         return bounds
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
@@ -134,7 +139,7 @@ class AdditiveTrainer:
     def _measured(self, x: np.ndarray, labels: np.ndarray) -> tuple[Pair, np.ndarray]:
         gradient, margins = np.zeros_like(self._table), np.empty(len(labels), np.int64)
         objective = self.problem.objective
-        low = 0 if objective.kind == TARGET else np.iinfo(np.int64).min
+        low = 0 if objective.kind == TARGET else _LOWEST
         high = int(objective.bound * ONE)
         measure_contributions(x, self._bins, self._table, labels, low, high, gradient, margins)
         return (np.clip(margins, low, high) / ONE, margins / ONE), gradient
@@ -159,4 +164,4 @@ class AdditiveTrainer:
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned."""
         self._table, self._moments = arrays["contributions"].copy(), arrays["moments"].copy()
-        self._steps = int(arrays["steps"])
+        self._steps, self._bounds_after = int(arrays["steps"]), -1

@@ -160,9 +160,10 @@ class CpuTrainer:
         cells, threads = pulls.starts.shape[1] - 1, self.backend.threads
         if threads == 1:
             return [(0, cells)]
-        costs = pulls.costs() + (np.arange(cells + 1) if self._dense else 0)
         columns = int((self._spans[:, 1] - self._spans[:, 0]).max()) * self._frame.planes
-        threads = threads if costs[-1] * columns > _WORTH_THREADS else 1
+        if pulls.most_cost() * columns <= _WORTH_THREADS:
+            return [(0, cells)]
+        costs = pulls.costs() + (np.arange(cells + 1) if self._dense else 0)
         inner = np.searchsorted(costs, costs[-1] * np.arange(1, threads) // threads)
         bounds = [0, *inner.tolist(), cells]
         return list(itertools.pairwise(bounds))

@@ -166,8 +166,9 @@ class Feed:
             # The order inside a batch does not matter (sums are exact); ascending rows
             # read fast.
             yield x, y, [np.sort(rows) for rows in parts]
-            rest, times = np.unique(order[whole:], return_counts=True)
-            x, y = x[rest], y[rest]
+            if not last:
+                rest, times = np.unique(order[whole:], return_counts=True)
+                x, y = x[rest], y[rest]
 
     def _visits(self, epoch: int) -> np.ndarray:
         """Return (N,) how often an epoch visits each row: N in all, by systematic sampling."""

@@ -62,6 +62,12 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
 )
 #: Boxes of a class where a candidate does not say, and most of all classes together.
 _BOXES, _MOST_BOXES = 20, 400
+#: Most rows of a step, but of additive boxes.
+_MOST_BATCH = 100
+#: Work of a step, in codes to be compared, from which on candidates are tried side by side; and
+#: what a soft-min costs for each box and sample, in codes. Shorter steps are mostly Python, which
+#: threads have to take in turns: two took half as long again as one.
+_WORTH_THREADS, _SOFTMIN_CODES = 2**21, 64
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def search(
         Radii whose mean certified accuracy is compared, whatever the accuracy at radius 0. By
         default 0, 1, 2 and 4, and at most five points of accuracy are given up.
     threads
-        Candidates that are tried at a time.
+        Candidates that are tried at a time, where their steps are long enough for that.
     on_trial
         Called with every `Trial`, in an order that does not depend on `threads`.
 
@@ -176,7 +182,7 @@ def search(
     if radii is not None:  # offsets are fitted to margins as they are, for accuracy
         given = {"offsets": "none", **given}
     candidates = _candidates(feed, n_classes, given)
-    best = None
+    workers, best = _workers(feed, n_classes, threads), None
     for number, item in enumerate(_ROUNDS):
         if len(candidates) == 1:
             break
@@ -194,7 +200,7 @@ def search(
             return task[1].outcome(task[0], item, effort)
 
         tasks = [*itertools.product(candidates, data)]
-        with ThreadPoolExecutor(threads, "boxnn-search") as pool:
+        with ThreadPoolExecutor(workers, "boxnn-search") as pool:
             try:
                 found = [*pool.map(attempt, tasks)]
             finally:  # those that still run after Ctrl-C
@@ -315,10 +321,17 @@ def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) ->
     return "parts" in given or groups >= 2 * int(candidate.get("parts", 0))
 
 
+def _workers(feed: Feed, n_classes: int, threads: int) -> int:
+    """Return how many candidates to try at a time: Python runs one short step after another."""
+    boxes = min(_MOST_BOXES, _BOXES * n_classes)
+    work = _MOST_BATCH * boxes * (feed.n_features + _SOFTMIN_CODES)
+    return threads if work > _WORTH_THREADS else 1
+
+
 def _batch(rows: int, options: TrainingOptions) -> int:
     if options.relaxation == "additive":  # a step costs hardly more than its call
         return int(np.clip(rows // 4, 50, 1000))
-    return int(np.clip(rows // 16, 16, 100))
+    return int(np.clip(rows // 16, 16, _MOST_BATCH))
 
 
 def _split(

@@ -57,7 +57,8 @@ class Validation(NamedTuple):
 
 def sets_of(bounds: Pair, options: TrainingOptions) -> list[Pair]:
     """Return the sets of boxes, (M, n) bounds each, that the bounds of a run hold in their rows."""
-    return list(zip(*(np.split(side, options.levels) for side in bounds), strict=True))
+    lower, upper = (side.reshape(options.levels, -1, side.shape[1]) for side in bounds)
+    return list(zip(lower, upper, strict=True))
 
 
 class Measure:
@@ -172,6 +173,8 @@ def given_up(recall: np.ndarray) -> dict[int, float]:
 _MARGINS, _SHARES = (0, 1, 2, 4), np.linspace(0.02, 0.98, 49)
 #: Accuracy that offsets may cost, and how often each class is looked at.
 _LOSS, _SWEEPS = 0.01, 2
+#: What the heaviest sample weighs as an integer.
+_MOST_MASS = 2**30
 
 
 def even_offsets(
@@ -187,14 +190,14 @@ def even_offsets(
     count, and width what rewriting one feature moves a class distance by.
     """
     rows, n_classes = np.arange(len(y)), distance.shape[1]
-    steps = np.array(_MARGINS) * width
+    steps = [size * width for size in _MARGINS]
     offset = np.zeros(n_classes, np.int64)
     others = distance.astype(np.int64)
     others[rows, y] = UNREACHABLE
     right = others.min(axis=1) > distance[rows, y]
-    alike = 1.0 / np.bincount(y, minlength=n_classes)[y]
-    every = np.stack((weights, alike))
-    least, best = every @ right - _LOSS * every.sum(axis=1), -1.0
+    masses = _mass(weights), _mass(1.0 / np.bincount(y, minlength=n_classes)[y])
+    least = [mass[right].sum() - int(_LOSS * mass.sum()) for mass in masses]
+    best = -1
     for c in [*range(n_classes)] * _SWEEPS:
         moved = distance + offset
         own = moved[rows, y]
@@ -206,10 +209,44 @@ def even_offsets(
         # Where a sample changes sides; those of the class move away from its rivals.
         ties = np.where(mine, rest - here, own - here)
         tried = np.unique(np.quantile(ties, _SHARES).astype(np.int64))
-        for value in np.append(offset[c], tried):
-            lead = np.where(mine, rest - here - value, np.minimum(rest, here + value) - own)
-            shares = (lead[:, None] > steps).T @ weights
-            kept = (every @ (lead > 0) >= least).all()
-            if kept and shares.sum() > best:
-                best, offset[c] = float(shares.sum()), value
+        values = np.append(offset[c], tried)
+        won = [_mass_won(masses[0], mine, here, rest, own, step, values) for step in steps]
+        alike = _mass_won(masses[1], mine, here, rest, own, 0, values)
+        sums = np.where((won[0] >= least[0]) & (alike >= least[1]), np.sum(won, axis=0), -1)
+        pick = int(sums.argmax())
+        if sums[pick] > best:
+            best, offset[c] = sums[pick], values[pick]
     return offset - offset.min()
+
+
+def _mass(weights: np.ndarray) -> np.ndarray:
+    """Return weights (N,) as integers, whose sums are exact in any order."""
+    return np.rint(weights * (_MOST_MASS / (weights.max() or 1.0))).astype(np.int64)
+
+
+def _mass_won(
+    mass: np.ndarray,
+    mine: np.ndarray,
+    here: np.ndarray,
+    rest: np.ndarray,
+    own: np.ndarray,
+    step: int,
+    values: np.ndarray,
+) -> np.ndarray:
+    """Return (V,) the mass of samples with a margin above a step, by the offset of a class.
+
+    A sample of the class, `mine`, has the margin ``rest - here - value``, and another one
+    ``min(rest, here + value) - own``.
+    """
+    far = ~mine & (rest - own > step)
+    return _mass_below(-values, (step + here - rest)[mine], mass[mine]) + _mass_below(
+        values, (step + own - here)[far], mass[far]
+    )
+
+
+def _mass_below(values: np.ndarray, limits: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Return (V,) the mass whose limit is below each of some values."""
+    order = np.argsort(limits, kind="stable")
+    sums = np.concatenate(([0], np.cumsum(mass[order])))
+    found: np.ndarray = sums[np.searchsorted(limits[order], values)]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,47 @@ def test_margins_grow_and_accuracy_stays(seed: int, n_classes: int) -> None:
     after = shares(distance, offset, y, weights, 10)
     assert sum(after) >= sum(before) - 1e-9 and offset.min() == 0
     assert after[0] >= before[0] - 0.01 * weights.sum() - 1e-9
+
+
+def one_by_one(distance: np.ndarray, y: np.ndarray, weights: np.ndarray, width: int) -> np.ndarray:
+    """What `even_offsets` returns, every offset of every class tried on its own."""
+    n_classes = distance.shape[1]
+    offset = np.zeros(n_classes, int)
+    alike = 1 / np.bincount(y)[y]
+
+    def accuracies(offset: np.ndarray) -> list[float]:
+        return [shares(distance, offset, y, mass, width)[0] for mass in (weights, alike)]
+
+    least = [
+        found - 0.01 * mass.sum()
+        for found, mass in zip(accuracies(offset), (weights, alike), strict=True)
+    ]
+    best = -1.0
+    for c in [*range(n_classes)] * 2:
+        ties = []
+        for row, label in zip(distance, y, strict=True):
+            moved = row + offset
+            if label == c:
+                ties.append(min(np.delete(moved, c)) - row[c])
+            else:
+                ties.append(moved[label] - row[c])
+        places = np.linspace(0.02, 0.98, 49)
+        for value in [offset[c], *np.unique(np.quantile(ties, places).astype(int))]:
+            tried = offset.copy()
+            tried[c] = value
+            total = sum(shares(distance, tried, y, weights, width))
+            fair = zip(accuracies(tried), least, strict=True)
+            if total > best and all(found >= bound for found, bound in fair):
+                best, offset = total, tried
+    return offset - offset.min()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_as_all_offsets_one_by_one(n_classes: int) -> None:
+    for seed in range(3):
+        distance, y, weights = samples(seed, n_classes, rows=40)
+        expected = one_by_one(distance, y, weights, 10)
+        np.testing.assert_array_equal(even_offsets(distance, y, weights, 10), expected)
 
 
 def test_nearly_the_best_of_all_for_two_classes() -> None:
