@@ -106,7 +106,7 @@ def pairwise(kept: Kept) -> str:
 
 def steps(kept: Kept) -> str:
     """Return what a training step on two workers costs."""
-    runs = kept.result("cluster-steps-2-cores")["training"]
+    runs = kept.result("cluster-2-cores")["training"]
     lines = [
         ["speed, of one process with two threads", *(f"{run['ratio']:.2f}" for run in runs)],
         ["MB sent to both", *(f"{run['bytes_of_a_step'][0] / 1e6:.1f}" for run in runs)],
