@@ -150,7 +150,8 @@ class _Search:
         chosen = self.rng.permuted(self.chosen[active], axis=1)
         keys = self.rng.random((len(active), len(self.offset))) + self.offset
         np.put_along_axis(keys, chosen[:, moved:], 2.0, axis=1)
-        fresh = np.argpartition(keys, moved - 1, axis=1)[:, :moved]
+        # In order, as processors differ in what order they leave them.
+        fresh = np.sort(np.argpartition(keys, moved - 1, axis=1)[:, :moved], axis=1)
         trial = self._restored(self.current[active], active, chosen[:, :moved])
         trial = self._written(trial, fresh)
         better = self._accept(active, trial)
