@@ -94,7 +94,8 @@ class Column:
         if self.kind == "date" and -719_162 <= value < 2_932_896:  # years 1 to 9999
             when = _EPOCH + value * _DAY
             exact = when - _EPOCH == timedelta(days=int(value))
-            return when.date().isoformat() if exact else when.isoformat(" ", "seconds")
+            precision = "seconds" if when.second or when.microsecond else "minutes"
+            return when.date().isoformat() if exact else when.isoformat(" ", precision)
         return _cell_text(float(value))
 
 

@@ -97,7 +97,7 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
 
 @options.command("Predict and certify rows of a table or an array.", "predicting")
 @click.argument("model", type=options.StorePath(exists=True))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(exists=True))
 @options.out("The .csv, .tsv, .json or .parquet file; - is the standard output.")
 @options.choice(
     "--certificate",

@@ -11,7 +11,7 @@ from boxnn_numba.cli import options
 
 @options.command("Explain the predictions of some rows.", "explaining")
 @click.argument("model", type=options.StorePath(exists=True))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(exists=True))
 @click.option("--rows", default="0", help="Numbers of rows, from 0, with commas.")
 @click.option(
     "--time-limit",

@@ -115,10 +115,12 @@ def train(
     text = (
         f"{out}: {result['boxes']} boxes{_sets(result['members'])}, best epoch "
         f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s\n"
-        f"{_validation_text(result['validation'])}"
     )
     if "search" in result:
-        text += f"\nchosen by rows held out in the search: {result['search']['chosen']}"
+        weighted = ", weighted as in training" if result["search"]["weighted"] else ""
+        text += f"chosen by rows held out in the search{weighted}: {result['search']['chosen']}"
+    if "search" not in result or result["validation"]["accuracy"] is not None:
+        text += _validation_text(result["validation"])
     text += "".join(f"\nwarning: {sentence}" for sentence in result["warnings"])
     if "cluster" in result:
         text += "\n" + _cluster_text(result["cluster"])

@@ -58,6 +58,10 @@ class Ingested(Result):
     notes: list[str] = field(default_factory=list)
 
 
+#: Sides of an image are longer than its channels are many.
+_MOST_CHANNELS = 4
+
+
 def ingest(
     source: Any,
     out: Name,
@@ -193,8 +197,19 @@ def _write(
     return writer.finish(), {
         "unlabelled": notes.unlabelled,
         "columns": None if columns is None else dict(Counter(column.kind for column in columns)),
-        "notes": notes.sentences(),
+        "notes": [*_channels_first(header["feature_shape"]), *notes.sentences()],
     }
+
+
+def _channels_first(shape: tuple[int, ...]) -> list[str]:
+    """Return a sentence on samples that look like images whose channels come first."""
+    if len(shape) != 3 or shape[0] not in (3, 4) or min(shape[1:]) <= _MOST_CHANNELS:
+        return []
+    return [
+        f"samples of shape {shape} look like images with the {shape[0]} channels first, and are "
+        "taken as rows of features, each on its own; put the channels last (numpy.moveaxis(x, 1, "
+        "-1)), so that a pixel with its colours counts as one"
+    ]
 
 
 def _like(path: Name) -> Like:

@@ -235,6 +235,10 @@ Pieces = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, Pieces]:
     """Return what names the rows of a file, and its features with these names."""
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a folder; pass a table (.csv, .tsv or .parquet) or an array (.npy or .npz)"
+        )
     if is_table(path) or table.sep is not None:
         return _table_rows(model, path, table)
     return None, _array_pieces(path)

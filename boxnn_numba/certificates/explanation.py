@@ -24,7 +24,7 @@ from boxnn_numba.text import printable
 #: Columns in the text of an explanation.
 _MOST_LISTED = 12
 #: Letters of a cell there.
-_LONGEST = 32
+_LONGEST = 36
 
 
 class SmallestChanges(NamedTuple):
@@ -152,11 +152,12 @@ class ColumnCost:
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """A column that a change rewrites, and its value before and after, as text."""
+    """A column that a change rewrites, its value before and after, and what would do as well."""
 
     name: str
     before: str
     after: str
+    admitted: str
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class Explanation:
             return ["no change has another label" if self.proven else "no change was found"]
         kind = "smallest change" if self.proven else "smallest change found"
         lines = [f"{kind}, of {_counted(self.count, self._noun)}, to {self.becomes}:"]
-        return lines + [f"  {one.name}: {one.before} -> {one.after}" for one in self.changes]
+        return lines + [f"  {one.name}: {one.before} -> {one.admitted}" for one in self.changes]
 
 
 def _short(text: str) -> str:
@@ -389,11 +390,14 @@ def _costs(
 def _changes(
     model: Classifier, told: Sequence[Column], row: np.ndarray, change: SmallestChanges, i: int
 ) -> tuple[ColumnChange, ...]:
-    ends = row, change.x_adv[i]
+    ends, codes = (row, change.x_adv[i]), model.encode(change.x_adv[i : i + 1])[0].tolist()
     return tuple(
-        ColumnChange(told[k].name, *(value_text(model, told[k], values[k]) for values in ends))
+        ColumnChange(
+            told[k].name, *(value_text(model, told[k], values[k]) for values in ends),
+            admitted(model, told[k], k, codes[k], codes[k]),
+        )
         for k in np.flatnonzero(change.touched[i]).tolist()
-    )
+    )  # fmt: skip
 
 
 def value_text(model: Classifier, column: Column, value: Any) -> str:

@@ -99,9 +99,11 @@ def fit(
         preset = preset or default_preset(data.kind)
         settings = resolve(preset, options, data.kind)
         feed, grid = data.feed(settings, threads=backend.threads, sample_weight=sample_weight)
+        recalls = None
         if preset == "auto":
             given = {name: value for name, value in options.items() if value is not None}
-            settings, _ = search(feed, len(data.classes), given, threads=backend.threads)
+            settings, trial = search(feed, len(data.classes), given, threads=backend.threads)
+            recalls = None if trial is None else trial.recalls
         runs = []
         for member in members_of(settings):
             own = replace(feed, seed=member.seed)
@@ -115,7 +117,7 @@ def fit(
                 record = runs[-1].run_epoch()
                 if on_epoch is not None:
                     on_epoch(record)
-        for text in training_warnings(outcome_of(runs), data.classes):
+        for text in training_warnings(outcome_of(runs), data.classes, recalls):
             warnings.warn(text, stacklevel=2)
         return trained_model(
             runs, data.classes, grid, data.feature_shape, {"preset": preset}, data.columns

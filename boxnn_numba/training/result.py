@@ -40,12 +40,20 @@ def outcome_of(runs: Sequence[Training]) -> Validation:
     return runs[0].achieved(total, found[0][1], len(runs))
 
 
-def training_warnings(outcome: Validation, classes: Sequence[Any]) -> list[str]:
-    """Return a sentence for each class that the best boxes hardly predict."""
+def training_warnings(
+    outcome: Validation, classes: Sequence[Any], searched: np.ndarray | None = None
+) -> list[str]:
+    """Return a sentence for each class that the best boxes hardly predict.
+
+    Where options were searched, `searched` is what part of each class was predicted right, (K,).
+    """
+    recall, advice = outcome.recall, "raise `keep` or `boxes`, or lower `radius`"
+    if searched is not None:
+        recall, advice = searched, "give it more weight by `class_weight`, or more rows"
     return [
-        f"class {classes[index]} was given up: {100 * recall:.0f}% of its validation samples are "
-        "predicted right; raise `keep` or `boxes`, or lower `radius`"
-        for index, recall in given_up(outcome.recall).items()
+        f"class {classes[index]} was given up: {100 * share:.0f}% of its validation samples are "
+        f"predicted right; {advice}"
+        for index, share in given_up(recall).items()
     ]
 
 

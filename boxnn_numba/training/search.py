@@ -27,6 +27,7 @@ from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
+from boxnn_numba.training.selection import recalls
 
 #: Radii whose certified accuracies count, all alike, where they are less than half the columns and
 #: no others are wanted.
@@ -124,6 +125,11 @@ class Trial:
     def score(self) -> float:
         """What trials are compared by: the mean over the radii that count."""
         return float(np.mean(self.accuracy[: self.counted]))
+
+    @property
+    def recalls(self) -> np.ndarray:
+        """(K,) part of each class that is predicted right, not a number where rows are few."""
+        return recalls(self.scores.argmax(axis=1), self.labels, self.scores.shape[1])
 
     def __str__(self) -> str:
         names = ("boxes", "width", "beta", "tau", "parts", "templates")

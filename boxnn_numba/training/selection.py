@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +54,14 @@ class Validation(NamedTuple):
     mean_certified_radius: float
     score: float
     recall: np.ndarray
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures of all samples as plain values, None for what was not measured."""
+        figures = self._asdict()
+        figures.pop("recall")
+        if math.isnan(self.accuracy):
+            return dict.fromkeys(figures)
+        return figures
 
 
 def sets_of(bounds: Pair, options: TrainingOptions) -> list[Pair]:
@@ -146,7 +155,6 @@ def achieved(
     outcome = (*margin.certified_radius(distance, options.width, members=runs * options.levels), y)
     prediction, radius, _ = outcome
     right = prediction == y
-    counts = np.bincount(y, minlength=n_classes)
     credit = np.where(right, radius, 0).astype(np.float64)
     if options.objective == "target":
         credit = (right & (radius >= options.radius)).astype(np.float64)
@@ -156,12 +164,18 @@ def achieved(
         margin.median_certified_radius(*outcome),
         margin.mean_certified_radius(*outcome),
         float(np.average(credit, weights=weights if weights.any() else None)),
-        np.where(
-            counts < _ENOUGH_SAMPLES,
-            np.nan,
-            np.bincount(y[right], minlength=n_classes) / np.maximum(counts, 1),
-        ),
+        recalls(prediction, y, n_classes),
     )
+
+
+def recalls(prediction: np.ndarray, y: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return (K,) part of each class that is predicted right, not a number where samples are few.
+
+    prediction and y are class indices (N,).
+    """
+    counts = np.bincount(y, minlength=n_classes)
+    right = np.bincount(y[prediction == y], minlength=n_classes)
+    return np.where(counts < _ENOUGH_SAMPLES, np.nan, right / np.maximum(counts, 1))
 
 
 def given_up(recall: np.ndarray) -> dict[int, float]:

@@ -52,9 +52,10 @@ def value_ticks(values: Sequence[float]) -> list[float]:
 def default_radii(unit: str, most: int, last: int, of_images: Sequence[int]) -> Sequence[int]:
     """Return radii for a table in text: `of_images` of pixels, else about a dozen up to `last`.
 
-    None is above `most`, the number of features that there are to rewrite.
+    None is above `most`, the number of features that there are to rewrite. Of pixels there are
+    about a dozen, too, where that shows each.
     """
-    if unit == "pixels":
+    if unit == "pixels" and tick_step(last) > 1:
         return [radius for radius in of_images if radius <= most]
     last = max(0, min(last, most))
     return range(0, last + 1, tick_step(last))

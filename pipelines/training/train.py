@@ -73,7 +73,7 @@ class TrainedModel(Result):
         Where the time went on a cluster; None for a run in this process.
     search
         Of preset ``"auto"`` what was chosen, and its certified accuracy in per cent at some radii
-        on rows that were held out; None for others.
+        on rows that were held out, and whether weights count in it; None for others.
     """
 
     model: str
@@ -99,6 +99,7 @@ class TrainedModel(Result):
         runs: Sequence[Training],
         classes: Sequence[Any],
         began: float,
+        trial: Trial | None,
     ) -> TrainedModel:
         """Return what finished runs have made since `began`, of the performance counter."""
         best = outcome_of(runs)
@@ -109,14 +110,10 @@ class TrainedModel(Result):
             options.epochs,
             options.seed,
             runs[0].best_epoch,
-            {
-                key: None if value != value else value
-                for key, value in best._asdict().items()
-                if key != "recall"
-            },
+            best.as_dict(),
             float(np.median([record.seconds for each in runs for record in each.history])),
             time.perf_counter() - began,
-            training_warnings(best, classes),
+            training_warnings(best, classes, None if trial is None else trial.recalls),
             options.members,
             StepStatistics.of([each.trainer for each in runs]),
         )
@@ -170,7 +167,8 @@ def train(
         Where and how to run. A run that was stopped is resumed, on the same data, and samples are
         looked at on a cluster, to the same model, bit for bit.
     client
-        A `distributed.Client` whose workers look at samples, in place of one in `run`.
+        A `distributed.Client` whose workers look at samples, in place of one in `run`. The search
+        of preset ``"auto"``, and additive boxes if it chooses them, are computed in this process.
     **given
         Fields of `boxnn_numba.training.options.TrainingOptions` that differ from those of the
         preset: ``boxes``, ``epochs``, ``radius``, ``seed``, ...
@@ -209,18 +207,17 @@ def train(
         nullcontext() if run.client is None else run.client.as_current(),
         source(run.progress) as found,
     ):  # fmt: skip
-        trial = None
+        searched = options is None
         if options is None:
             preset = preset or default_preset(found.kind)
             check_radii(preset, radii)
             options = resolve(preset, given, found.kind)
-            feed, grid = found.feed(options, threads=threads)
-            if preset == "auto":
-                how = {"effort": effort, "radii": radii, "threads": threads}
-                options, trial = _searched(feed, found, given, run.progress, how)
-        else:
-            feed, grid = found.feed(options, threads=threads)
         preset = preset or "graded"
+        feed, grid = found.feed(options, threads=threads)
+        trial = None
+        if searched and preset == "auto":
+            how = {"effort": effort, "radii": radii, "threads": threads}
+            options, trial = _searched(feed, found, given, run, how)
         with (
             connect(run.cluster, threads, device=run.device, client=run.client) as executor,
             _log(out, options, preset, found, len(feed), run) as log,
@@ -239,8 +236,8 @@ def train(
             {"preset": preset, **found.provenance}, found.columns,
         )  # fmt: skip
         write_model(model, partial / name, single=name == "model.zip")
-        made = TrainedModel.of(out, preset, options, runs, found.classes, began)
-        return made if trial is None else replace(made, search=_told(trial))
+        made = TrainedModel.of(out, preset, options, runs, found.classes, began, trial)
+        return made if trial is None else replace(made, search=_told(trial, feed))
 
 
 def _about(options: TrainingOptions, found: TrainingData, trial: Trial | None) -> dict[str, Any]:
@@ -277,19 +274,28 @@ def _searched(
     feed: Feed,
     found: TrainingData,
     given: Mapping[str, Any],
-    progress: Progress,
+    run: RunOptions,
     how: Mapping[str, Any],
 ) -> Chosen:
     def tell(trial: Trial) -> None:
-        progress.note(f"tried {trial}")
+        run.progress.note(f"tried {trial}")
 
+    if not run.local:
+        run.progress.note("options are searched in this process")
     settled = {name: value for name, value in given.items() if value is not None}
-    return search(feed, len(found.classes), settled, on_trial=tell, **how)
+    chosen = search(feed, len(found.classes), settled, on_trial=tell, **how)
+    if not run.local and chosen.options.relaxation == "additive":
+        run.progress.note("additive boxes were chosen, which are trained in this process")
+    return chosen
 
 
-def _told(trial: Trial) -> dict[str, Any]:
-    shares = [100 * share for share in trial.accuracy]
-    return {"chosen": str(trial), "radii": list(trial.radii), "certified_accuracy": shares}
+def _told(trial: Trial, feed: Feed) -> dict[str, Any]:
+    return {
+        "chosen": str(trial),
+        "radii": list(trial.radii),
+        "certified_accuracy": [100 * share for share in trial.accuracy],
+        "weighted": feed.weights is not None,
+    }
 
 
 def _begun(

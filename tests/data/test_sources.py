@@ -54,6 +54,13 @@ def test_same_data_same_digest() -> None:
     assert digests[0] == digests[1]
 
 
+def test_images_with_channels_first_are_told() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 5), np.uint8)
+    (note,) = ingest({"x": x, "y": np.arange(20) % 2}, "first.zarr").notes
+    assert "(3, 6, 5)" in note and "3 channels first" in note and "numpy.moveaxis" in note
+    assert ingest({"x": np.moveaxis(x, 1, -1), "y": np.arange(20) % 2}, "last.zarr").notes == []
+
+
 def test_named_data_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sources.available("fashion-mnist") is None
     for folder in ("cache/boxnn-numba/fashion-mnist", "system", "own/fashion-mnist"):

@@ -37,7 +37,7 @@ def test_kinds_and_raw_values_of_a_mixed_table() -> None:
     assert [column.missing for column in columns] == [True, False, True, True, True, True]
     np.testing.assert_array_equal(columns.values(MIXED), RAW)
     shown = [columns.text(k, value) for k, value in enumerate(RAW[1])]
-    assert shown == ["2.5", "Kiel", "False", "2024-01-02 12:00:00", "missing", "missing"]
+    assert shown == ["2.5", "Kiel", "False", "2024-01-02 12:00", "missing", "missing"]
     assert columns.text(1, 2) == "other" and columns.text(3, 19723) == "2024-01-01"
     assert Columns.from_list(columns.as_list()) == columns
     backwards = dict(reversed(MIXED.items()))

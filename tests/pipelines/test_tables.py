@@ -226,6 +226,8 @@ def test_explanations_of_a_table(fraud: Run) -> None:
     assert found["prediction"] == model.predict(cells)[0]
     values = {column["name"]: column["value"] for column in found["columns"]}
     assert values.keys() <= set(HEADER[1:5])
+    text = fraud("explain", "m.zarr", "n.csv")[1]
+    assert all(f"-> {change['admitted']}" in text for change in found["changes"])
     changed = cells | {change["name"]: [change["after"]] for change in found["changes"]}
     changed = {name: ["" if cell == ["missing"] else cell[0]] for name, cell in changed.items()}
     assert model.predict(changed)[0] == found["becomes"] != found["prediction"]
@@ -240,6 +242,7 @@ def test_explanations_of_a_table(fraud: Run) -> None:
     failed(
         fraud("explain", "m.zarr", "n.csv", "--attackable", "amout"), 2, "--attackable", "amount"
     )
+    failed(fraud("explain", "m.zarr", "m.zarr"), 1, "m.zarr is a folder; pass a table")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "3,40"), 1, "40 rows", "no row 40")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "x"), 2, "--rows is 'x'")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "-1"), 2, "rows")

@@ -40,10 +40,22 @@ def found(threads: int = 1, rare: float = 0.5, **given: Any) -> tuple[Chosen, li
     return chosen, trials
 
 
-def test_the_same_whatever_the_threads() -> None:
+def test_the_same_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxnn_numba.training.search._WORTH_THREADS", 0)
     (one, trials), (two, others) = found(), found(threads=2)
     assert one.options == two.options
     assert [str(trial) for trial in trials] == [str(trial) for trial in others]
+
+
+def test_a_class_that_is_given_up_is_told(tmp_path: Path) -> None:
+    x, y = table(rows=600)
+    y[::4] = 2  # rows like all others
+    with pytest.warns(UserWarning, match=r"class 2 was given up: \d+% of its validation samples"):
+        fit(x, y, preset="auto")
+    made = train(x, tmp_path / "m.zarr", y=y, preset="auto")
+    assert made.warnings[0].startswith("class 2 was given up") and len(made.warnings) == 1
+    assert "class_weight" in made.warnings[0]
+    assert set(made.validation.values()) == {None}
 
 
 def test_rounds_halve_and_the_best_is_taken() -> None:

@@ -81,6 +81,14 @@ def test_ticks_are_few_and_whole(last):
     assert 1 <= last // step <= 12
 
 
+def test_radii_in_texts_are_those_of_pixels_or_about_a_dozen():
+    pixels = range(0, 41, 4)
+    assert list(scales.default_radii("pixels", 784, 33, pixels)) == [*pixels]
+    assert list(scales.default_radii("pixels", 16, 33, pixels)) == [0, 4, 8, 12, 16]
+    assert list(scales.default_radii("pixels", 1024, 7, pixels)) == [*range(8)]
+    assert list(scales.default_radii("columns", 30, 33, pixels)) == [*range(0, 31, 4)]
+
+
 def test_curves_draw_every_run_and_row_with_the_papers_in_red():
     runs = [make_run("first")[0], make_run("second", seed=2)[0]]
     rows = published.published_rows("mnist")
