@@ -89,20 +89,32 @@ def published_medians(dataset_name: str) -> dict[str, int]:
     }
 
 
-def published_patches(dataset_name: str) -> dict[str, dict[str, float]]:
-    """Return what other defences certify against patches, in percent, by method and size.
+class PublishedPatch(NamedTuple):
+    """What a defence certifies against a patch of one size, in percent, and its own accuracy."""
+
+    method: str
+    patch: str
+    certified_accuracy: float
+    accuracy: float
+    source: str
+
+
+def published_patches(dataset_name: str) -> list[PublishedPatch]:
+    """Return what other defences certify against patches, each trained for that size.
 
     Examples
     --------
-    >>> published_patches("mnist")
-    {'Interval bounds (Chiang et al. 2020)': {'2x2': 91.51, '5x5': 61.85}}
+    >>> [(row.patch, row.certified_accuracy) for row in published_patches("mnist")]
+    [('2x2', 91.51), ('5x5', 61.85)]
     """
-    found: dict[str, dict[str, float]] = {}
-    for record in _read("patches.csv"):
-        if record["dataset"] == _SAMPLES.get(dataset_name, dataset_name):
-            percent = float(record["certified_accuracy"])
-            found.setdefault(record["method"], {})[record["patch"]] = percent
-    return found
+    return [
+        PublishedPatch(
+            record["method"], record["patch"], float(record["certified_accuracy"]),
+            float(record["accuracy"]), record["source"],
+        )
+        for record in _read("patches.csv")
+        if record["dataset"] == _SAMPLES.get(dataset_name, dataset_name)
+    ]  # fmt: skip
 
 
 class Method(NamedTuple):

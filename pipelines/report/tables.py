@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from boxnn_numba.certificates.margin import certified_accuracy
 from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.pipelines.figures.published import (
     Method,
+    PublishedPatch,
     PublishedRow,
     best_published,
     method,
@@ -92,7 +93,7 @@ def attack_rows(runs: Sequence[Run], radii: Sequence[int]) -> list[Row]:
 
 
 def patch_rows(
-    runs: Sequence[Run], published: Mapping[str, Mapping[str, float]]
+    runs: Sequence[Run], published: Sequence[PublishedPatch]
 ) -> tuple[list[str], list[tuple[str, Sequence[float | None]]]]:
     """Return sizes of patches, and what runs and published methods certify against them.
 
@@ -102,7 +103,10 @@ def patch_rows(
     rows |= {f"{run.name}, under attack": run.robust_patches for run in runs if run.robust_patches}
     found = {size for shares in rows.values() for size in shares}
     sizes = sorted(found, key=lambda size: (_pixels(size), size))
-    others = {name: shares for name, shares in published.items() if found & shares.keys()}
+    others: dict[str, dict[str, float]] = {}
+    for row in published:
+        if row.patch in found:
+            others.setdefault(row.method, {})[row.patch] = row.certified_accuracy
     every = [*rows.items(), *others.items()]
     return sizes, [(name, [shares.get(size) for size in sizes]) for name, shares in every]
 

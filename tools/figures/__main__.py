@@ -4,7 +4,7 @@
     python tools/figures --check    # names each that differs, and exits with 1
 
 Results are tests/benchmarks/results/*.json and pipelines/figures/published/*.csv. Blocks are in
-`blocks`, figures in sentences in `claims`. Nothing but the standard library is needed.
+`blocks`, figures in sentences in `claims`. The package must be installed.
 """
 
 from __future__ import annotations

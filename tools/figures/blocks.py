@@ -15,10 +15,11 @@ from kept import (
     best_published,
     medians,
     published,
-    published_patches,
     published_row,
 )
 from layout import cells, count, method, rerun_name, table
+
+from boxnn_numba.pipelines.figures.published import published_patches
 
 RADII = range(0, 41, 4)
 #: Case of presets.json -> what tables call it.
@@ -127,10 +128,10 @@ def patches(kept: Kept) -> str:
         found = kept.preset(name)["patches"]
         values = [f"{found[size]:.1f}" if size in found else "" for size in sizes]
         rows.append([words_of[name], f"{curve.at(0):.1f}", *values])
-    for row in published_patches():
-        values = [row["certified_accuracy"] if row["patch"] == size else "" for size in sizes]
-        words = f"[{row['method']}]({row['source']}), trained for {row['patch']}"
-        rows.append([words, row["accuracy"], *values])
+    for row in published_patches("mnist"):
+        values = [f"{row.certified_accuracy}" if row.patch == size else "" for size in sizes]
+        words = f"[{row.method}]({row.source}), trained for {row.patch}"
+        rows.append([words, f"{row.accuracy}", *values])
     return table(["", "accuracy", *sizes], rows)
 
 
@@ -189,7 +190,7 @@ def comparison(kept: Kept) -> str:
     for dataset in ("mnist", "fashion"):
         head = [f"{TITLES[dataset]}: certified accuracy (%) at r =", "images", *_CURVE_HEAD[1:]]
         parts.append(table(head, _compared(kept, dataset)))
-        said = kept.result(TABLES[dataset][1])
+        said = kept.result(TABLES[dataset])
         parts.append(f"(RA, FPA and `paper`: `{said['command']}`)")
     costs = [
         *(
@@ -241,7 +242,7 @@ def _is_peer(row: Curve, theirs: list[Curve], ours: list[Curve]) -> bool:
 def runs(kept: Kept) -> str:
     """Return which reproductions are kept, and how they were run."""
     rows = []
-    for name in [*(name for _, name in TABLES.values()), *kept.apart]:
+    for name in [*TABLES.values(), *kept.apart]:
         said = kept.result(name)
         images = {
             row["method"].partition("_")[0]: row["images"] for row in said["rows"] if row["images"]

@@ -1,27 +1,26 @@
-"""Kept results as curves: what tests/benchmarks/results and the published CSV files say.
-
-Only the standard library is used, so that CI can look before anything is installed.
-"""
+"""Kept results as curves: what tests/benchmarks/results and the published tables say."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from boxnn_numba.pipelines.figures.published import (
+    PublishedRow,
+    published_medians,
+    published_rows,
+)
+from boxnn_numba.pipelines.figures.published import best_published as best_row
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
-PUBLISHED = ROOT / "pipelines" / "figures" / "published"
-#: Data set -> the file with its published rows, and our reproduction of them.
-TABLES = {
-    "mnist": ("table2_mnist", "reproduce-table2"),
-    "fashion": ("table3_fashion_mnist", "reproduce-table3"),
-}
-#: What the files of published medians and of reproductions call them.
+#: Data set -> the file with our reproduction of its published rows.
+TABLES = {"mnist": "reproduce-table2", "fashion": "reproduce-table3"}
+#: What the package calls them.
 NAMES = {"mnist": "mnist", "fashion": "fashion-mnist"}
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "cifar": "CIFAR-10"}
 #: Tables of `tests/benchmarks/tables.py`, in the order of the page.
@@ -130,7 +129,7 @@ class Kept:
 
     def _reproduced(self, dataset: str) -> list[Curve]:
         """Return our rows of a reproduction, and those that `ra_rows.py` has measured since."""
-        names = [TABLES[dataset][1], *self.apart]
+        names = [TABLES[dataset], *self.apart]
         rows = [row for name in names for row in self.result(name)["rows"]]
         return [
             Curve(
@@ -219,10 +218,7 @@ def _summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def published(dataset: str) -> list[Curve]:
     """Return the published rows of ``"mnist"`` or ``"fashion"``."""
-    return [
-        Curve(row.pop("method"), {int(key[1:]): float(value) for key, value in row.items()})
-        for row in _rows(TABLES[dataset][0])
-    ]
+    return [_curve(row) for row in published_rows(NAMES[dataset])]
 
 
 def published_row(dataset: str, method: str) -> Curve:
@@ -232,25 +228,14 @@ def published_row(dataset: str, method: str) -> Curve:
 
 def best_published(dataset: str) -> Curve:
     """Return the best published value at each radius, and the best published median."""
-    rows = published(dataset)
-    percents = {r: max(row.at(r) for row in rows) for r in rows[0].percents}
-    return Curve("best published", percents, max(medians(dataset).values()))
+    row, _ = best_row(published_rows(NAMES[dataset]))
+    return _curve(row, max(medians(dataset).values()))
 
 
 def medians(dataset: str) -> dict[str, int]:
     """Return family -> the published median certified radius."""
-    return {
-        row["method"]: int(row["median_certified_radius"])
-        for row in _rows("table1_median_radius")
-        if row["dataset"] == NAMES[dataset]
-    }
+    return published_medians(NAMES[dataset])
 
 
-def published_patches() -> list[dict[str, str]]:
-    """Return the published rows of blocks of pixels."""
-    return list(_rows("patches"))
-
-
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    with (PUBLISHED / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+def _curve(row: PublishedRow, median: int | None = None) -> Curve:
+    return Curve(row.method, dict(zip(row.radii, row.percents, strict=True)), median)
