@@ -16,22 +16,35 @@ def headline(runs: Sequence[Run], convention: str = "sound") -> str:
     """Return the result in one sentence: percent right, and what half of all rows withstand.
 
     Of several runs it is of the one that withstands most, and names the one that is right most
-    often. Where classes are weighted, or one outweighs the others, all classes count alike.
+    often; where their adversaries differ, of those whose adversary can reach most. Where classes
+    are weighted, or one outweighs the others, all classes count alike.
     """
     balanced = any(map(_weighted, runs)) or constant_of(runs).lopsided
-    found = [_Result(run, balanced, convention == "sound") for run in runs]
+    reach = max(map(_reach, runs))
+    found = [_Result(run, balanced, convention == "sound") for run in runs if _reach(run) == reach]
     best = max(found, key=lambda one: (one.median, one.share(1)))
     if len(runs) == 1:
         return best.sentence() + _beaten(best, runs) + "."
     most = max(found, key=lambda one: one.share(0))
-    if most.run is best.run:
-        words = f"Best of {len(runs)} runs is “{best.run.name}”: "
+    count = f"{len(runs)} runs"
+    if len(found) < len(runs):
+        count = f"{len(found)} of {count}, whose adversary can rewrite most,"
+    if len(found) == 1:
+        words = f"Of {len(runs)} runs, “{best.run.name}” is against who can rewrite most: "
+    elif most.run is best.run:
+        words = f"Best of {count} is “{best.run.name}”: "
     else:
         words = (
-            f"Of {len(runs)} runs “{most.run.name}” is right most often, "
+            f"Of {count} “{most.run.name}” is right most often, "
             f"{_percent(most.share(0))}, and “{best.run.name}” withstands most: "
         )
     return words + best.sentence() + _beaten(best, runs) + "."
+
+
+def _reach(run: Run) -> float:
+    """Return how many columns, or groups, an adversary can rewrite; infinity for all."""
+    free = run.attributes.get("attackable")
+    return math.inf if free is None else len(free)
 
 
 class _Result:

@@ -105,6 +105,16 @@ def test_several_runs_and_patches() -> None:
     )
 
 
+def test_runs_whose_adversary_reaches_less_are_not_the_best() -> None:
+    whole, other = run([1, 1, 1, 1], TABLE, 0, "whole"), run([0, 1, 1, 1], TABLE, 0, "other")
+    easy = run([2, 2, 2, 2], TABLE, 0, "easy", attackable=[0, 1])
+    words = "Best of 2 of 3 runs, whose adversary can rewrite most, is “whole”: 100.0% right; half"
+    assert headline([easy, whole, other]).startswith(words)
+    words = "Of 2 runs, “whole” is against who can rewrite most: 100.0% right; half"
+    assert headline([easy, whole]).startswith(words)
+    assert headline([easy, easy]).startswith("Best of 2 runs is “easy”: 100.0% right; half")
+
+
 def test_blocks_are_not_counted_by_class_and_no_share_is_rounded_to_all_or_none() -> None:
     label = np.array([0] * 18 + [1] * 2)
     made = Run("a", 0 * label, 3 + label, label, ["no", "yes"], IMAGES, patches={"3x7": 90.0})
