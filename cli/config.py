@@ -41,6 +41,7 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
         if name not in known:
             options = ", ".join(sorted(known))
             raise click.BadParameter(f"{value} sets unknown option {key!r}; known are {options}")
+        item = _listed(item, known[name])
         if not _fits(item, known[name]):
             raise click.BadParameter(
                 f"{value} sets {key} to {item!r}, which it cannot be; write what the command line "
@@ -48,6 +49,14 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
             )
         defaults[name] = item
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _listed(item: Any, option: click.Parameter) -> Any:
+    """Return an array of TOML as the command line has it, with commas, where a text may be."""
+    if not isinstance(item, list) or not isinstance(option.type, click.types.StringParamType):
+        return item
+    plain = all(type(each) in (str, int, float) and "," not in str(each) for each in item)
+    return ",".join(map(str, item)) if plain else item
 
 
 def _fits(item: Any, option: click.Parameter) -> bool:

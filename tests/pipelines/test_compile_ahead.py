@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from boxnn_numba.kernels.cache import cache_directory
@@ -72,6 +73,28 @@ def test_only_a_first_run_has_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (cache_directory() / "kernel.nbc").touch()
     with compiled_ahead():
         assert len(started) == 1
+
+
+# What a process of its own runs: it says which it is, and waits.
+_HELP = """
+import os, sys, threading
+from boxnn_numba.pipelines.compile_ahead import leave_with
+threading.Thread(target=leave_with, args=(os.getppid(),)).start()
+sys.stdout.write(f"{os.getpid()}\\n")
+sys.stdout.flush()
+threading.Event().wait()
+"""
+_ASKS = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait()"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes have no parents there")
+def test_help_leaves_with_who_was_killed() -> None:
+    words = [sys.executable, "-c", _ASKS, _HELP]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        child.wait(timeout=60)
 
 
 def test_nothing_fails_without_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
