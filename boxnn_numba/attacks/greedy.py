@@ -165,7 +165,8 @@ def _joined(distances: Sequence[np.ndarray]) -> np.ndarray:
 
 def _pixels(task: Task, image: tuple[int, int, int]) -> np.ndarray:
     """Return (G, 2) int64, row and column of the pixel of each group."""
-    pixel = task.members[task.starts[:-1]] // image[2]
+    first = task.members if task.starts is None else task.members[task.starts[:-1]]
+    pixel = first // image[2]
     return np.stack((pixel // image[1], pixel % image[1]), axis=1)
 
 
@@ -186,7 +187,7 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: b
         + [first_row[-1:]]
     )
     members = np.argsort(groups, kind="stable")
-    return Task(
+    return _simplest(Task(
         lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),
         labels=np.concatenate([boxes.labels for boxes in sets]),
         template=np.repeat(np.arange(len(rows) - 1, dtype=np.int32), np.diff(rows)),
@@ -200,12 +201,20 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: b
         offset=model.offset, up=domain.up(), down=domain.down(), free=domain.free,
         width=model.boxes.width, cap=reach,
         tries=tries, limit=limit,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _simplest(task: Task) -> Task:
+    """Leave out groups of one feature each and templates of one row each: the kernel is smaller."""
+    if task.starts is not None and len(task.starts) > len(task.members):
+        task = task._replace(starts=None)
+    return task if task.part.any() else task._replace(template=None)
 
 
 def _scratch(task: Task, own: int) -> tuple[Work, View]:
     m, n = task.lower.shape
-    groups, sets = len(task.starts) - 1, len(task.part)
+    groups = n if task.starts is None else len(task.starts) - 1
+    sets = len(task.part)
     parts, templates = int(task.part.max()) + 1, len(task.rows) - 1
     codes = VALUES * sets
     distance = np.empty((parts, m), np.int32)
@@ -222,7 +231,7 @@ def _scratch(task: Task, own: int) -> tuple[Work, View]:
         changed=np.empty(groups, np.bool_),
         banned=np.empty(groups, np.bool_),
         rival=np.empty((sets, parts), np.int64),
-        key=np.empty(m, np.int32),
+        key=distance[0] if parts == 1 else np.empty(m, np.int32),
         sums=np.empty((2, m), np.int32),
         random=np.empty(1, np.uint64),
     )

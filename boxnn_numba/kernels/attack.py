@@ -61,12 +61,10 @@ def _advance(task, work, view, own, size, best):
 def prune(task, work, own):
     """Take back every change that the flip does not need; return how many remain."""
     size = 0
+    copy(work.pick, work.code)
     for group in range(len(work.changed)):
         if not work.changed[group]:
             continue
-        for place in range(task.starts[group], task.starts[group + 1]):
-            k = task.members[place]
-            work.pick[k] = work.code[k]
         restore(task, work, group, work.start)
         if not flipped(task, work, own) and restore(task, work, group, work.pick):
             size += 1
@@ -125,7 +123,7 @@ def _attack(task, work, view, distance, own, rivals):
     return _improve(task, work, view, own, best, floor)
 
 
-@kernel
+@kernel(allocates=False)
 def greedy_attacks(task, work, view, x, distance, own, rivals, seeds, out, changed):
     """Write the best attack on each row of x to `out`, and how many groups it changes, or -1.
 

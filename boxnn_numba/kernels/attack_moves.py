@@ -26,12 +26,13 @@ import numpy as np
 from boxnn_numba.kernels.attack_state import (
     FAR,
     copy,
+    group_range,
     nearest_of,
     nearest_row,
     refresh,
     rival_distance,
 )
-from boxnn_numba.kernels.compile import fill, register_jitable
+from boxnn_numba.kernels.compile import fill, nothing, register_jitable, unless
 from boxnn_numba.kernels.formulas import graded
 
 #: Most codes that are tried for one feature against one rival box (of each set).
@@ -53,15 +54,19 @@ def view_nearest(task, work, view, own):
 def view_part(task, work, view, own, p):
     """Put the own rows of each set into view that make the nearest combinations in a part."""
     view.stale[p] = True
-    key = work.distance[0] if len(work.distance) == 1 else work.key
     for e in range(len(view.near)):
         first, last = task.classes[e, own], task.classes[e, own + 1]
-        if len(work.distance) > 1:
-            for t in range(first, last):
-                rest = work.total[t] - work.least[p, t]
-                for m in range(task.rows[t], task.rows[t + 1]):
-                    key[m] = work.distance[p, m] + rest
-        _nearest_rows(key, task.rows[first], task.rows[last], view.near[e, p])
+        _note_whole(task, work, p, first, last)
+        _nearest_rows(work.key, task.rows[first], task.rows[last], view.near[e, p])
+
+
+@unless("template", nothing)
+def _note_whole(task, work, p, first, last):
+    """Note how far the nearest combination with each row of some templates in a part is."""
+    for t in range(first, last):
+        rest = work.total[t] - work.least[p, t]
+        for m in range(task.rows[t], task.rows[t + 1]):
+            work.key[m] = work.distance[p, m] + rest
 
 
 @register_jitable
@@ -112,23 +117,20 @@ def look(task, work, view, own):
 
 @register_jitable
 def prepare(task, work, view):
-    """List the codes to try against the rival for the groups of stale parts that may change.
-
-    Of single features what a code adds to all rows in view is found when it is asked for.
-    """
+    """List the codes to try against the rival for the groups of stale parts that may change."""
     if not _holds(view.stale, True):
         return
     count = 0
     for group in range(len(work.changed)):
-        first, last = task.starts[group], task.starts[group + 1]
+        first, last = group_range(task, group)
         stale = False
         for e in range(len(work.rival)):
             stale |= view.stale[task.part[e, task.members[first]]] and not work.banned[group]
-        for place in range(first, last if stale else first):
-            view.listed[count] = task.members[place]
-            count += 1
-        if stale and (last - first) * task.width > task.cap:
-            _note_penalties(task, view.near, work.rival, view.before, group, work.start)
+        if stale:
+            for place in range(first, last):
+                view.listed[count] = task.members[place]
+                count += 1
+            _note_penalties(task, work, view, group)
     # Each for all features at once, and not of the task: to pass so many arrays takes longer than
     # to list the codes of a feature.
     _list_ends(
@@ -137,8 +139,7 @@ def prepare(task, work, view):
         view.known, (view.ends, view.prices, view.most),
     )  # fmt: skip
     fill(view.stale, False)
-    if len(work.changed) < len(task.members):
-        measure(task, work, view, count)
+    _measure_groups(task, work, view, count)
 
 
 @register_jitable
@@ -158,6 +159,10 @@ def measure(task, work, view, count):
         )  # fmt: skip
         features = features[:more]
         _measure(features, 2, bounds, task.part, width, near, start, sight, values, counts, gains)
+
+
+#: Of single features what a code adds to all rows in view is found when it is asked for.
+_measure_groups = unless("starts", nothing)(measure)
 
 
 @register_jitable
@@ -322,13 +327,15 @@ def _middle(up, down, rows, width, first, last, low, high):
     return best
 
 
-@register_jitable
-def _note_penalties(task, near, rival, before, group, start):
-    """Note what the features of a group add to the rows in view, and last to the rival."""
-    width = task.width
-    for place in range(task.starts[group], task.starts[group + 1]):
-        k = task.members[place]
-        code = np.int64(start[k])
+@unless("starts", nothing)
+def _note_penalties(task, work, view, group):
+    """Note what the features of a capped group add to the rows in view, and last to the rival."""
+    near, rival, before, width = view.near, work.rival, view.before, task.width
+    members = task.members[task.starts[group] : task.starts[group + 1]]
+    if len(members) * width <= task.cap:
+        return
+    for k in members:
+        code = np.int64(work.start[k])
         for e in range(len(rival)):
             p = task.part[e, k]
             rows, box = near[e, p], rival[e, p]
@@ -464,6 +471,18 @@ def _try_capped(members, trial, here, aim, listed, pick, start, before, load, ca
 
 
 @register_jitable
+def _no_rest(task, work, p, m):
+    return np.int32(0)
+
+
+@unless("template", _no_rest)
+def _rest(task, work, p, m):
+    """How far the template of a row is in the other parts."""
+    t = task.template[m]
+    return np.int32(work.total[t] - work.least[p, t])
+
+
+@register_jitable
 def _note_running(task, work, view):
     """Note how far the own combinations in view are in every part, and which is the nearest."""
     for e in range(len(view.near)):
@@ -471,10 +490,7 @@ def _note_running(task, work, view):
             near, running, distance = view.near[e, p], view.running[e, p], work.distance[p]
             first, least, total = 0, np.int32(FAR), np.int64(0)
             for j in range(len(near)):
-                d = distance[near[j]]
-                if len(work.distance) > 1:
-                    t = task.template[near[j]]
-                    d += np.int32(work.total[t] - work.least[p, t])
+                d = distance[near[j]] + _rest(task, work, p, near[j])
                 running[j // LANES, j % LANES] = d
                 if d < least:
                     first, least = j, d
@@ -485,73 +501,16 @@ def _note_running(task, work, view):
 
 
 @register_jitable
-def best_group(task, work, view):
-    """The group whose change to ``work.chosen`` brings the rival closest; -1 if none does."""
-    _note_running(task, work, view)
-    if len(work.changed) == len(task.members):
-        return _best_single(task, work, view)
-    # Not as a whole: to pass so many arrays takes longer than to look at one feature.
-    here, aim, listed = view.here, view.aim, (view.values, view.counts, view.costs, view.gains)
-    best, found = np.int64(0), -1
-    for group in range(len(work.changed)):
-        if work.changed[group] or work.banned[group]:
-            continue
-        members = task.members[task.starts[group] : task.starts[group + 1]]
-        base = _enter_part(here, view.running, view.base, task.part, members[0])
-        score = _try_group(members, view.trial, here, aim, listed, work.pick, work.code)
-        if len(members) * task.width > task.cap:
-            score = _try_capped(
-                members, view.trial, here, aim, listed, work.pick, work.start, view.before,
-                view.load, np.int32(task.cap),
-            )  # fmt: skip
-        if score - base > best:
-            best, found = score - base, group
-            for k in members:
-                work.chosen[k] = work.pick[k]
-    return found
-
-
-@register_jitable
-def _best_single(task, work, view):
-    """As `best_group`, of groups of one feature.
-
-    A code brings the rival nearer by no more than the own combination that is the nearest now goes
-    away, which says of most features that they need not be looked at.
-    """
-    most = view.most[0]
-    ends = view.ends[:most], view.prices[:most], view.rises[:most], view.own_low, view.own_high
-    _find_reach(
-        task.members, (task.lower, task.upper), task.part, np.int32(task.width), view.near,
-        view.first, work.start, work.changed, work.banned, ends, view.reach,
-    )  # fmt: skip
-    top = 0
-    for group in range(len(task.members)):
-        if view.reach[task.members[group]] > view.reach[task.members[top]]:
-            top = group
-    if view.reach[task.members[top]] < 0:
-        return -1
-    view.listed[0] = task.members[top]
-    if not view.known[task.members[top]]:
-        measure(task, work, view, 1)
-    best = _best_of(
-        top, top + 1, np.int64(0), task.members, view.running, view.base, view.here, view.aim,
-        task.part, view.reach, view.counts, view.costs, view.gains,
-    )[2]  # fmt: skip
-    best = max(np.int64(0), best - 1)
-    count = 0
-    for group in range(len(view.reach)):
-        k = task.members[group]
-        if view.reach[k] >= best >> np.int64(32) and not view.known[k]:
-            view.listed[count] = k
-            count += 1
-    measure(task, work, view, count)
-    found, pick, _ = _best_of(
-        0, len(view.reach), best, task.members, view.running, view.base, view.here, view.aim,
-        task.part, view.reach, view.counts, view.costs, view.gains,
-    )  # fmt: skip
-    if found >= 0:
-        work.chosen[task.members[found]] = view.values[task.members[found], pick]
-    return found
+def _enter_part(here, running, base, part, k):
+    """Bring the view of the part of a feature here; return the score of leaving it as it is."""
+    score = np.int64(0)
+    for e in range(len(here)):
+        p = part[e, k]
+        for i in range(here.shape[1]):
+            for j in range(LANES):
+                here[e, i, j] = running[e, p, i, j]
+        score += base[e, p]
+    return score
 
 
 @register_jitable
@@ -605,13 +564,69 @@ def _best_of(
 
 
 @register_jitable
-def _enter_part(here, running, base, part, k):
-    """Bring the view of the part of a feature here; return the score of leaving it as it is."""
-    score = np.int64(0)
-    for e in range(len(here)):
-        p = part[e, k]
-        for i in range(here.shape[1]):
-            for j in range(LANES):
-                here[e, i, j] = running[e, p, i, j]
-        score += base[e, p]
-    return score
+def _best_single(task, work, view):
+    """As `best_group`, of groups of one feature.
+
+    A code brings the rival nearer by no more than the own combination that is the nearest now goes
+    away, which says of most features that they need not be looked at.
+    """
+    _note_running(task, work, view)
+    most = view.most[0]
+    ends = view.ends[:most], view.prices[:most], view.rises[:most], view.own_low, view.own_high
+    _find_reach(
+        task.members, (task.lower, task.upper), task.part, np.int32(task.width), view.near,
+        view.first, work.start, work.changed, work.banned, ends, view.reach,
+    )  # fmt: skip
+    top = 0
+    for group in range(len(task.members)):
+        if view.reach[task.members[group]] > view.reach[task.members[top]]:
+            top = group
+    if view.reach[task.members[top]] < 0:
+        return -1
+    view.listed[0] = task.members[top]
+    if not view.known[task.members[top]]:
+        measure(task, work, view, 1)
+    best = _best_of(
+        top, top + 1, np.int64(0), task.members, view.running, view.base, view.here, view.aim,
+        task.part, view.reach, view.counts, view.costs, view.gains,
+    )[2]  # fmt: skip
+    best = max(np.int64(0), best - 1)
+    count = 0
+    for group in range(len(view.reach)):
+        k = task.members[group]
+        if view.reach[k] >= best >> np.int64(32) and not view.known[k]:
+            view.listed[count] = k
+            count += 1
+    measure(task, work, view, count)
+    found, pick, _ = _best_of(
+        0, len(view.reach), best, task.members, view.running, view.base, view.here, view.aim,
+        task.part, view.reach, view.counts, view.costs, view.gains,
+    )  # fmt: skip
+    if found >= 0:
+        work.chosen[task.members[found]] = view.values[task.members[found], pick]
+    return found
+
+
+@unless("starts", _best_single)
+def best_group(task, work, view):
+    """The group whose change to ``work.chosen`` brings the rival closest; -1 if none does."""
+    _note_running(task, work, view)
+    # Not as a whole: to pass so many arrays takes longer than to look at one feature.
+    here, aim, listed = view.here, view.aim, (view.values, view.counts, view.costs, view.gains)
+    best, found = np.int64(0), -1
+    for group in range(len(work.changed)):
+        if work.changed[group] or work.banned[group]:
+            continue
+        members = task.members[task.starts[group] : task.starts[group + 1]]
+        base = _enter_part(here, view.running, view.base, task.part, members[0])
+        score = _try_group(members, view.trial, here, aim, listed, work.pick, work.code)
+        if len(members) * task.width > task.cap:
+            score = _try_capped(
+                members, view.trial, here, aim, listed, work.pick, work.start, view.before,
+                view.load, np.int32(task.cap),
+            )  # fmt: skip
+        if score - base > best:
+            best, found = score - base, group
+            for k in members:
+                work.chosen[k] = work.pick[k]
+    return found

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxnn_numba.kernels.compile import fill, register_jitable
+from boxnn_numba.kernels.compile import fill, nothing, register_jitable, unless
 from boxnn_numba.kernels.formulas import graded
 
 FAR = 2**30
@@ -32,7 +32,8 @@ class Task(NamedTuple):
     lower, upper, lower_t, upper_t
         (M, n) and (n, M) uint8 bounds of rows sorted by set, label and template.
     labels, template
-        (M,) int32, of each row.
+        (M,) int32, of each row. `template` is None where there is one part, and so every row is a
+        template: code for several parts is not compiled then.
     sets, rows, classes
         (E + 1,), (T + 1,) and (E, K + 1) int64: rows ``sets[e]:sets[e + 1]`` are of set e, rows
         ``rows[t]:rows[t + 1]`` of template t, templates ``classes[e, c]:classes[e, c + 1]`` of
@@ -41,7 +42,8 @@ class Task(NamedTuple):
         (E, n) int32, the part of each feature in each set, below P.
     members, starts
         (n,) int64 features by group, and (G + 1,): ``members[starts[g]:starts[g + 1]]`` are those
-        of group g.
+        of group g. `starts` is None where every group is one feature: code for others is not
+        compiled then.
     offset
         (K,) int64, added to the class distances.
     up, down
@@ -59,13 +61,13 @@ class Task(NamedTuple):
     lower_t: np.ndarray
     upper_t: np.ndarray
     labels: np.ndarray
-    template: np.ndarray
+    template: np.ndarray | None
     sets: np.ndarray
     rows: np.ndarray
     classes: np.ndarray
     part: np.ndarray
     members: np.ndarray
-    starts: np.ndarray
+    starts: np.ndarray | None
     offset: np.ndarray
     up: np.ndarray
     down: np.ndarray
@@ -86,7 +88,8 @@ class Work(NamedTuple):
         the best that was.
     distance, least, total
         (P, M), (P, T) and (T,) int32 distances of `code`: to the rows in each part, the least of a
-        template's rows, and their sum over the parts. With one part they share their memory.
+        template's rows, and their sum over the parts. With one part they and `key` share their
+        memory.
     dirty
         (P,) bool, parts whose `least` is out of date.
     changed, banned
@@ -94,7 +97,7 @@ class Work(NamedTuple):
     rival
         (E, P) rows of the template that is to win, one for each part.
     key, sums
-        Scratch: (M,) and (2, M).
+        How far the nearest combination with each row of a part is (M,), and scratch (2, M).
     random
         (1,) uint64 state of the random numbers.
     """
@@ -196,6 +199,22 @@ def nearest_of(distance, first, last):
 
 
 @register_jitable
+def _single_range(task, group):
+    return group, group + 1
+
+
+@unless("starts", _single_range)
+def group_range(task, group):
+    """Where the features of a group begin and end in ``task.members``."""
+    return task.starts[group], task.starts[group + 1]
+
+
+@register_jitable
+def _single_uncapped(task, group):
+    return False
+
+
+@unless("starts", _single_uncapped)
 def capped(task, group):
     """Whether the penalties of a group may add up to more than they count."""
     size = task.starts[group + 1] - task.starts[group]
@@ -222,18 +241,21 @@ def begin(task, work, distance):
     copy(work.code, work.start)
     fill(work.changed, False)
     fill(work.banned, False)
-    if len(distance) > 1:
-        for p in range(len(distance)):
-            fill(work.least[p], 0)
-        fill(work.total, 0)
-        fill(work.dirty, True)
+    _begin_parts(task, work)
 
 
-@register_jitable
+@unless("template", nothing)
+def _begin_parts(task, work):
+    for p in range(len(work.distance)):
+        fill(work.least[p], 0)
+    fill(work.total, 0)
+    fill(work.dirty, True)
+
+
+@unless("template", nothing)
 def refresh(task, work):
     """Bring the least distances of templates up to date."""
-    if len(work.distance) > 1:
-        _refresh_parts(work.distance, work.least, work.total, work.dirty, task.rows)
+    _refresh_parts(work.distance, work.least, work.total, work.dirty, task.rows)
 
 
 @register_jitable
@@ -269,6 +291,18 @@ def _rewrite(bounds, place, width, distance, dirty, k, before, after):
 
 
 @register_jitable
+def _write(task, work, k, code):
+    """Write a code into a feature whose group adds up its features."""
+    before = work.code[k]
+    if before != code:
+        _rewrite(
+            (task.lower_t, task.upper_t), (task.sets, task.part), np.int32(task.width),
+            work.distance, work.dirty, k, before, code,
+        )  # fmt: skip
+        work.code[k] = code
+
+
+@register_jitable
 def _rewrite_capped(task, work, group, codes):
     """Write codes into a group that is capped as a whole."""
     members = task.members[task.starts[group] : task.starts[group + 1]]
@@ -293,6 +327,14 @@ def _rewrite_capped(task, work, group, codes):
 
 
 @register_jitable
+def _restore_single(task, work, group, codes):
+    k = task.members[group]
+    _write(task, work, k, codes[k])
+    work.changed[group] = codes[k] != work.start[k]
+    return work.changed[group]
+
+
+@unless("starts", _restore_single)
 def restore(task, work, group, codes):
     """Write codes (n,) into a group; return whether that differs from the input."""
     differs = moves = False
@@ -305,13 +347,7 @@ def restore(task, work, group, codes):
     elif moves:
         for place in range(task.starts[group], task.starts[group + 1]):
             k = task.members[place]
-            before, after = work.code[k], np.int32(codes[k])
-            if before != after:
-                _rewrite(
-                    (task.lower_t, task.upper_t), (task.sets, task.part), np.int32(task.width),
-                    work.distance, work.dirty, k, before, after,
-                )  # fmt: skip
-                work.code[k] = after
+            _write(task, work, k, codes[k])
     work.changed[group] = differs
     return differs
 
@@ -320,12 +356,7 @@ def restore(task, work, group, codes):
 def restore_all(task, work, codes):
     """Write codes (n,) into all groups."""
     for group in range(len(work.changed)):
-        differs = work.changed[group]
-        for place in range(task.starts[group], task.starts[group + 1]):
-            k = task.members[place]
-            differs |= codes[k] != work.code[k]
-        if differs:
-            restore(task, work, group, codes)
+        restore(task, work, group, codes)
 
 
 # --- classes ------------------------------------------------------------------------------
@@ -406,11 +437,9 @@ def aim_at_nearest(task, work, own):
             work.rival[e, p] = nearest_row(work.distance[p], task.rows, t)
 
 
-@register_jitable
+@unless("template", nothing)
 def reassemble(task, work, stale):
     """Where another row of the rival's template has become the nearest in a part, take that."""
-    if len(work.distance) == 1:
-        return
     for e in range(len(work.rival)):
         t = task.template[work.rival[e, 0]]
         for p in range(len(work.distance)):

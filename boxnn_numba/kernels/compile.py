@@ -21,6 +21,7 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import overload
 from numba.extending import register_jitable as register_compiled
 
 from boxnn_numba import progress
@@ -117,6 +118,32 @@ def register_jitable(function: Callable[..., Any] | None = None, **options: Any)
     return register if function is None else register(function)
 
 
+def unless(field: str, instead: Callable[..., Any]) -> Any:
+    """Make a function one that kernels may call, where a field of its first argument is not None.
+
+    Where it is None, `instead` is called. The type says which, so that a kernel is compiled with
+    one of them. The argument is a named tuple that is held.
+    """
+
+    def register(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def either(first: Any, *further: Any) -> Any:
+            return (instead if getattr(first, field) is None else function)(first, *further)
+
+        @overload(either, jit_options={"pipeline_class": _HelperCompiler}, strict=False)
+        def chosen(first: Any, *_: Any) -> Callable[..., Any]:
+            return instead if first.has_none(field) else function
+
+        return either
+
+    return register
+
+
+@register_jitable
+def nothing(*_):
+    """Do nothing, instead of what there is no need for."""
+
+
 @register_jitable
 def fill(into, value):
     """Set a row of numbers to one; an assignment to a slice would take far longer to compile."""
@@ -159,16 +186,19 @@ _POLICY: dict[str, Any] = {
 }
 
 
-def kernel(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
+def kernel(
+    function: Callable[..., Any] | None = None, *, name: str | None = None, allocates: bool = True
+) -> Any:
     """Compile a function for CPU threads: no GIL, IEEE arithmetic, cached.
 
-    Where it is made by a factory, it is given a name that is unique in its module.
+    Where it is made by a factory, it is given a name that is unique in its module. One that makes
+    no arrays counts no references to those that it is given, which is compiled sooner.
     """
     if function is None:
-        return functools.partial(kernel, name=name)
+        return functools.partial(kernel, name=name, allocates=allocates)
     if name is not None:
         function.__name__ = function.__qualname__ = name
-    compiled = numba.njit(**_POLICY)(function)
+    compiled = numba.njit(**_POLICY, _nrt=allocates)(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
         compiled._cache = _Cache(function)
     return compiled

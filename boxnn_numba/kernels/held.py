@@ -32,6 +32,10 @@ class Held(types.Type):
         digest = hashlib.sha256(content.name.encode()).hexdigest()[:16]
         super().__init__(name=f"{content.instance_class.__name__}@{digest}")
 
+    def has_none(self, field: str) -> bool:
+        """Return whether a field is always None."""
+        return isinstance(self.content[self.content.fields.index(field)], types.NoneType)
+
 
 @register_model(Held)
 class _HeldModel(models.OpaqueModel):
