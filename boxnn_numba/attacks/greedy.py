@@ -215,7 +215,7 @@ def _scratch(task: Task, own: int) -> tuple[Work, View]:
     m, n = task.lower.shape
     groups = n if task.starts is None else len(task.starts) - 1
     sets = len(task.part)
-    parts, templates = int(task.part.max()) + 1, len(task.rows) - 1
+    parts, templates, whole = int(task.part.max()) + 1, len(task.rows) - 1, task.template is None
     codes = VALUES * sets
     distance = np.empty((parts, m), np.int32)
     work = Work(
@@ -225,13 +225,13 @@ def _scratch(task: Task, own: int) -> tuple[Work, View]:
         pick=np.empty(n, np.int32),
         chosen=np.empty(n, np.int32),
         distance=distance,
-        least=distance if parts == 1 else np.empty((parts, templates), np.int32),
-        total=distance[0] if parts == 1 else np.empty(templates, np.int32),
+        least=distance if whole else np.empty((parts, templates), np.int32),
+        total=distance[0] if whole else np.empty(templates, np.int32),
         dirty=np.zeros(parts, np.bool_),
         changed=np.empty(groups, np.bool_),
         banned=np.empty(groups, np.bool_),
         rival=np.empty((sets, parts), np.int64),
-        key=distance[0] if parts == 1 else np.empty(m, np.int32),
+        key=distance[0] if whole else np.empty(m, np.int32),
         sums=np.empty((2, m), np.int32),
         random=np.empty(1, np.uint64),
     )

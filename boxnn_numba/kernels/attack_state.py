@@ -88,8 +88,8 @@ class Work(NamedTuple):
         the best that was.
     distance, least, total
         (P, M), (P, T) and (T,) int32 distances of `code`: to the rows in each part, the least of a
-        template's rows, and their sum over the parts. With one part they and `key` share their
-        memory.
+        template's rows, and their sum over the parts. Where `template` is None they and `key`
+        share their memory.
     dirty
         (P,) bool, parts whose `least` is out of date.
     changed, banned

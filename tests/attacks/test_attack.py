@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from support.certificate_models import factored
 from support.certificate_models import fewest_changes as factored_truth
 
 from boxnn_numba import Boxes, BoxNN
-from boxnn_numba.attacks import AttackResult, greedy_attack, quick_attack, random_search
+from boxnn_numba.attacks import AttackResult, greedy, greedy_attack, quick_attack, random_search
 from boxnn_numba.certificates import patch_certified
 from boxnn_numba.data.sources.catalogue import BUNDLED_SAMPLE
 from boxnn_numba.errors import InputError, OptionError
@@ -214,6 +214,34 @@ def test_a_colour_that_is_saturated_alone_still_takes_all_of_its_group() -> None
     found = greedy_attack(BoxNN(boxes, [0, 1], group_size=1), [[0] * 6])
     assert found.changed.tolist() == [2]
     np.testing.assert_array_equal(found.x_adv, [[200] * 6])
+
+
+def single_feature_models(seed: int, sets: int) -> Iterator[tuple[BoxNN, np.ndarray]]:
+    """Models, of several sets of boxes, in one part and in several, and inputs."""
+    for width, half in ((40, 10), (255, 90), (1, 0)):
+        model, x = clusters(seed, 30, width, half=half)
+        others = [clusters(seed + 20 + e, 30, width, half=half)[0].boxes for e in range(1, sets)]
+        yield BoxNN(model.boxes, model.classes, others=tuple(others)), x
+        yield factored(seed, 5, 3, width, sets, grouped=False, shift=15)[:2]
+    yield levelled(seed, 5, 60, 1, 3)[:2]
+
+
+@pytest.mark.parametrize("sets", [1, 2, 3])
+def test_the_kernel_without_groups_and_parts_attacks_as_the_general_one_does(
+    sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = []
+    for seed in range(6):
+        for model, x in single_feature_models(seed, sets):
+            options = {"tries": 8, "own": 16 - seed, "seed": seed, "domain": (0, 255 - 20 * seed)}
+            found = greedy_attack(model, x, **options)
+            with monkeypatch.context() as patch:
+                patch.setattr(greedy, "_simplest", lambda task: task)
+                general = greedy_attack(model, x, **options)
+            for one, other in zip(found, general, strict=True):
+                np.testing.assert_array_equal(one, other)
+            smaller.extend(found.changed)
+    assert np.mean(np.array(smaller) > 1) > 0.3
 
 
 # --- patches --------------------------------------------------------------------------------
