@@ -144,12 +144,14 @@ def unless(field: str, instead: Callable[..., Any]) -> Any:
     one of them. The argument is a named tuple that is held.
     """
 
+    options: Any = {"pipeline_class": _HelperCompiler}
+
     def register(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
         def either(first: Any, *further: Any) -> Any:
             return (instead if getattr(first, field) is None else function)(first, *further)
 
-        @overload(either, jit_options={"pipeline_class": _HelperCompiler}, strict=False)
+        @overload(either, jit_options=options, strict=False)
         def chosen(first: Any, *_: Any) -> Callable[..., Any]:
             return instead if first.has_none(field) else function
 
@@ -217,7 +219,8 @@ def kernel(
         return functools.partial(kernel, name=name, allocates=allocates)
     if name is not None:
         function.__name__ = function.__qualname__ = name
-    compiled = numba.njit(**_POLICY, _nrt=allocates)(function)
+    policy: dict[str, Any] = {**_POLICY, "_nrt": allocates}
+    compiled = numba.njit(**policy)(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
         compiled._cache = _Cache(function)
     return compiled
