@@ -19,7 +19,7 @@ from typing import Any
 import numba
 from numba.core.bytecode import FunctionIdentity
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, Flags
+from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import overload
 from numba.extending import register_jitable as register_compiled
@@ -89,30 +89,11 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-class _Flags(Flags):
-    """Flags of which copies, made while a function is compiled, know their values by heart.
-
-    Numba compares them whenever it looks a helper up, and else asks for some thirty one by one.
-    """
-
-    _known: dict[str, Any] | None = None
-
-    def copy(self) -> _Flags:
-        copied = super().copy()
-        copied._known = self.values()
-        return copied
-
-    def values(self) -> dict[str, Any]:
-        """Return all options."""
-        return super().values() if self._known is None else self._known
-
-
 class _HelperCompiler(Compiler):
     _code: type[JITCodeLibrary] = _HelperCode
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
         state = self.state
-        state.flags = _Flags(copy_from=state.flags)
         state.flags.no_cfunc_wrapper = True
         state.library = self._code(state.targetctx.codegen(), func.__qualname__)
         state.library.enable_object_caching()
