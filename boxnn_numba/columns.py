@@ -92,10 +92,10 @@ class Column:
             at = int(value)
             return self.categories[at] if 0 <= at < len(self.categories) else OTHER
         if self.kind == "date" and -719_162 <= value < 2_932_896:  # years 1 to 9999
-            when = _EPOCH + value * _DAY
-            exact = when - _EPOCH == timedelta(days=int(value))
-            precision = "seconds" if when.second or when.microsecond else "minutes"
-            return when.date().isoformat() if exact else when.isoformat(" ", precision)
+            when = _EPOCH + timedelta(seconds=round(value * _DAY.total_seconds()))
+            if (when - _EPOCH) % _DAY == timedelta():
+                return when.date().isoformat()
+            return when.isoformat(" ", "seconds" if when.second else "minutes")
         return _cell_text(float(value))
 
 

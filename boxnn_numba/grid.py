@@ -405,9 +405,10 @@ def _feature_edges(column: np.ndarray, levels: int, between: bool = False) -> np
 
 
 def _range_text(column: Column, low: float, high: float) -> str:
-    first, last = (
-        column.text(float(f"{end:.6g}") if column.kind == "number" else end) for end in (low, high)
-    )
+    ends = low, high
+    if column.kind == "number" and f"{low:.6g}" != f"{high:.6g}":
+        ends = float(f"{low:.6g}"), float(f"{high:.6g}")
+    first, last = map(column.text, ends)
     if np.isinf(low):
         return "any value" if np.isinf(high) else f"below {last}"
     return f"from {first} on" if np.isinf(high) else f"{first} to {last}"

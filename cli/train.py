@@ -112,19 +112,20 @@ def train(
         **given,
     ).as_dict()  # fmt: skip
     result["warnings"] = [*map(as_flags, result["warnings"])]
-    text = (
+    lines = [
         f"{out}: {result['boxes']} boxes{_sets(result['members'])}, best epoch "
-        f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s\n"
-    )
+        f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s"
+    ]
     if "search" in result:
         weighted = ", weighted as in training" if result["search"]["weighted"] else ""
-        text += f"chosen by rows held out in the search{weighted}: {result['search']['chosen']}"
+        chosen = result["search"]["chosen"]
+        lines.append(f"chosen by rows held out in the search{weighted}: {chosen}")
     if "search" not in result or result["validation"]["accuracy"] is not None:
-        text += _validation_text(result["validation"])
-    text += "".join(f"\nwarning: {sentence}" for sentence in result["warnings"])
+        lines.append(_validation_text(result["validation"]))
+    lines += [f"warning: {sentence}" for sentence in result["warnings"]]
     if "cluster" in result:
-        text += "\n" + _cluster_text(result["cluster"])
-    return result, text
+        lines.append(_cluster_text(result["cluster"]))
+    return result, "\n".join(lines)
 
 
 def _sets(members: int) -> str:

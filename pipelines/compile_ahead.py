@@ -44,7 +44,8 @@ def _started() -> subprocess.Popen[bytes] | None:
     if default_threads() == 1 or not compiles or not sys.executable:
         return None
     # It imports what this process does, and nothing that lies in the current folder.
-    words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", __name__]
+    alone = "-I" if sys.flags.isolated else "-P"
+    words = [sys.executable, alone, "-m", __name__, str(os.getpid())]
     nowhere = subprocess.DEVNULL
     with contextlib.suppress(OSError):
         if cache.is_new():
@@ -88,5 +89,5 @@ def leave_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=leave_with, args=(int(sys.argv[1]),), daemon=True).start()
     compile_kernels()

@@ -190,7 +190,8 @@ def explain(
         first += len(x)
         if first > wanted[-1]:
             return Explained(found)
-    raise DataError(f"{samples} has {first} rows, 0..{first - 1}; there is no row {wanted[-1]}")
+    there = f"{first} rows, 0..{first - 1}" if first else "no rows"
+    raise DataError(f"{samples} has {there}; there is no row {wanted[-1]}")
 
 
 def _certified(

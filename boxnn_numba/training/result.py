@@ -45,10 +45,11 @@ def training_warnings(
 ) -> list[str]:
     """Return a sentence for each class that the best boxes hardly predict.
 
-    Where options were searched, `searched` is what part of each class was predicted right, (K,).
+    Where options were searched, `searched` is what part of each class was predicted right then,
+    (K,), which counts if nothing was held out of the run itself.
     """
     recall, advice = outcome.recall, "raise `keep` or `boxes`, or lower `radius`"
-    if searched is not None:
+    if searched is not None and np.isnan(outcome.accuracy):
         recall, advice = searched, "give it more weight by `class_weight`, or more rows"
     return [
         f"class {classes[index]} was given up: {100 * share:.0f}% of its validation samples are "

@@ -110,6 +110,9 @@ class Trial:
         (N, K) minus the class distances of these rows, in features, and their class indices.
     counted
         How many of `radii` count.
+    recalls
+        (K,) part of each class that is predicted right, not a number where held-out rows are few,
+        or have no weight.
     """
 
     round: int
@@ -120,16 +123,12 @@ class Trial:
     scores: np.ndarray
     labels: np.ndarray
     counted: int
+    recalls: np.ndarray
 
     @property
     def score(self) -> float:
         """What trials are compared by: the mean over the radii that count."""
         return float(np.mean(self.accuracy[: self.counted]))
-
-    @property
-    def recalls(self) -> np.ndarray:
-        """(K,) part of each class that is predicted right, not a number where rows are few."""
-        return recalls(self.scores.argmax(axis=1), self.labels, self.scores.shape[1])
 
     def __str__(self) -> str:
         names = ("boxes", "width", "beta", "tau", "parts", "templates")
@@ -264,11 +263,13 @@ def _trial(
     """Return the mean of what was found in some splits of the rows."""
     accuracy = np.mean([of_radii for of_radii, _ in found], axis=0)
     recall = np.mean([one.recall(scores) for one, (_, scores) in zip(data, found, strict=True)])
+    scores = np.concatenate([scores for _, scores in found])
+    labels = np.concatenate([one.labels for one in data])
+    # A row may be held out of several splits, and counts once.
+    of_class = recalls(scores.argmax(axis=1), labels, scores.shape[1], len(data))
     return Trial(
-        number, options, data[0].radii, tuple(accuracy.tolist()), float(recall),
-        np.concatenate([scores for _, scores in found]),
-        np.concatenate([one.labels for one in data]),
-        counted,
+        number, options, data[0].radii, tuple(accuracy.tolist()), float(recall), scores, labels,
+        counted, np.where(data[0].weighty, of_class, np.nan),
     )  # fmt: skip
 
 
@@ -383,6 +384,7 @@ class _Data:
         # Held-out rows stand for all rows of their class.
         mass = np.bincount(feed.labels, every, minlength=n_classes)
         self._count = (mass / np.maximum(counts, 1))[self.labels]
+        self.weighty = mass > 0
         if not self._count.any():
             self._count = np.ones(len(held))
 

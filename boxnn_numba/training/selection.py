@@ -168,14 +168,15 @@ def achieved(
     )
 
 
-def recalls(prediction: np.ndarray, y: np.ndarray, n_classes: int) -> np.ndarray:
+def recalls(prediction: np.ndarray, y: np.ndarray, n_classes: int, repeats: int = 1) -> np.ndarray:
     """Return (K,) part of each class that is predicted right, not a number where samples are few.
 
-    prediction and y are class indices (N,).
+    prediction and y are class indices (N,), in which a sample may come up to `repeats` times.
     """
     counts = np.bincount(y, minlength=n_classes)
     right = np.bincount(y[prediction == y], minlength=n_classes)
-    return np.where(counts < _ENOUGH_SAMPLES, np.nan, right / np.maximum(counts, 1))
+    few = counts < repeats * _ENOUGH_SAMPLES
+    return np.where(few, np.nan, right / np.maximum(counts, 1))
 
 
 def given_up(recall: np.ndarray) -> dict[int, float]:

@@ -111,12 +111,13 @@ class Pulls:
 
     @classmethod
     def room(cls, bounds: np.ndarray, cells: int, known: Pulls | None = None) -> Pulls:
-        """Return room for blocks, which is that of `known` if it has as many."""
+        """Return room for blocks: that of `known` if it has as many, or as much a block of it."""
         blocks = len(bounds) - 1
         if known is not None and known.starts.shape == (blocks, cells + 1):
             return cls(bounds, known.starts, known.samples, known.coefficients)
         starts = np.zeros((blocks, cells + 1), np.int32)
-        size = _ROOM if known is None else known.samples.shape[1]
+        alike = known is not None and known.starts.shape[1] == cells + 1
+        size = known.samples.shape[1] if known is not None and alike else _ROOM
         return cls(bounds, starts, *np.empty((2, blocks, size), np.int32))
 
     def grown(self, size: int) -> Pulls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ def headline(runs: Sequence[Run], convention: str = "sound") -> str:
     are weighted, or one outweighs the others, all classes count alike.
     """
     balanced = any(map(_weighted, runs)) or constant_of(runs).lopsided
-    reach = max(map(_reach, runs))
-    found = [_Result(run, balanced, convention == "sound") for run in runs if _reach(run) == reach]
+    free = _reach(max(runs, key=lambda run: math.inf if _reach(run) is None else len(_reach(run))))
+    found = [_Result(run, balanced, convention == "sound") for run in runs if _reach(run) == free]
     best = max(found, key=lambda one: (one.median, one.share(1)))
     if len(runs) == 1:
         return best.sentence() + _beaten(best, runs) + "."
@@ -41,10 +42,9 @@ def headline(runs: Sequence[Run], convention: str = "sound") -> str:
     return words + best.sentence() + _beaten(best, runs) + "."
 
 
-def _reach(run: Run) -> float:
-    """Return how many columns, or groups, an adversary can rewrite; infinity for all."""
-    free = run.attributes.get("attackable")
-    return math.inf if free is None else len(free)
+def _reach(run: Run) -> Any:
+    """Return which columns, or groups, an adversary can rewrite; None for all."""
+    return run.attributes.get("attackable")
 
 
 class _Result:

@@ -181,12 +181,16 @@ def test_config_file(boxnn: Run) -> None:
 
 
 def test_arrays_in_a_config_file(run_boxnn: Run) -> None:
-    Path("t.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i % 2}\n" for i in range(60)))
+    Path("t.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 7},{i // 30}\n" for i in range(60)))
     assert run_boxnn("data", "ingest", "t.csv", "--label", "y", "--out", "t.zarr")[0] == 0
     words = ("train", "t.zarr", "--effort", 0.1, "--config", "run.toml", "--out")
     Path("run.toml").write_text("[train]\nradii = [1, 2]\n")
     code, out, err = run_boxnn(*words, "m.zarr", "--json")
     assert (code, err) == (0, "") and json.loads(out)["search"]["radii"] == [1, 2]
+    _, out, _ = run_boxnn(*words, "v.zarr", "--validation", 0.25)
+    assert [line.split(" ")[0] for line in out.splitlines()] == [
+        "v.zarr:", "chosen", "validation:",
+    ]  # fmt: skip
     for wrong in ("[[1]]", "['1,2']", "[true]"):
         Path("run.toml").write_text(f"[train]\nradii = {wrong}\n")
         failed(run_boxnn(*words, "n.zarr"), 2, "sets radii to")

@@ -118,6 +118,21 @@ def test_the_most_frequent_categories_are_kept_and_others_are_other() -> None:
     assert values[0] < 254 and values[1] == values[2] == 254 and np.isnan(values[3])
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2024-01-02", "2024-01-02"),
+        ("2024-01-02 03:04", "2024-01-02 03:04"),
+        ("2024-01-02 03:04:05", "2024-01-02 03:04:05"),
+        ("1422-06-03 00:01", "1422-06-03 00:01"),
+        ("9999-12-30 23:59", "9999-12-30 23:59"),
+    ],
+)
+def test_dates_are_shown_to_the_second(text: str, shown: str) -> None:
+    columns = Columns.of({"since": [text, "2000-01-01"]})
+    assert columns.text(0, columns.values({"since": [text]})[0, 0]) == shown
+
+
 def test_categories_of_numbers_and_missing_texts() -> None:
     columns = Columns.of({"zip": ["10", "9", "NA"], "a": [3, 1, 3]}, ["zip", "a"], missing=())
     assert columns[0].categories == ("10", "9", "NA") and columns[1].categories == ("1", "3")

@@ -189,6 +189,16 @@ def test_other_bad_input() -> None:
             Grid(np.array(edges), np.array(counts))
 
 
+def test_ends_of_near_numbers_are_told_apart() -> None:
+    near = 1_700_000_000 + np.arange(200.0)[:, None]
+    grid = Grid.fit(near)
+    code = int(grid.encode(near)[90, 0])
+    low, high = grid.interval([[code]], [[code]])
+    text = grid.admitted(0, code, code)
+    assert [float(end) for end in text.split(" to ")] == [low[0, 0], high[0, 0]]
+    assert Grid.fit(near / 1.7e9 * 3).admitted(0, 0, 100).startswith("below 3")
+
+
 # --- categories and missing values ---------------------------------------------------------
 
 

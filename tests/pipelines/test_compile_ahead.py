@@ -67,7 +67,7 @@ def test_only_a_first_run_has_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert not started
     monkeypatch.setenv("BOXNN_NUM_THREADS", "2")
     with pytest.raises(KeyError), compiled_ahead():
-        assert started[0].running and started[0].command[-1] == compiled_ahead.__module__
+        assert started[0].running and compiled_ahead.__module__ in started[0].command
         raise KeyError
     assert not started[0].running
     (cache_directory() / "kernel.nbc").touch()

@@ -245,6 +245,9 @@ def test_room_is_found_once_on_a_thread(monkeypatch: pytest.MonkeyPatch) -> None
         for _ in range(2)
     ]
     assert len(calls) == 3
+    known = Pulls.room(np.arange(3), 5).grown(10**6)
+    assert Pulls.room(np.arange(9), 5, known).samples.shape[1] > 10**6
+    assert Pulls.room(np.arange(9), 6, known).samples.shape[1] == 1
     for one, other in zip(found[0][0].arrays(), found[1][0].arrays(), strict=True):
         np.testing.assert_array_equal(one, other)
 

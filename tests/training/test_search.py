@@ -56,6 +56,12 @@ def test_a_class_that_is_given_up_is_told(tmp_path: Path) -> None:
     assert made.warnings[0].startswith("class 2 was given up") and len(made.warnings) == 1
     assert "class_weight" in made.warnings[0]
     assert set(made.validation.values()) == {None}
+    # What was held out of the run itself says more.
+    made = train(x, tmp_path / "n.zarr", y=y, preset="auto", validation=0.25)
+    assert all("raise `keep`" in sentence for sentence in made.warnings)
+    # A class without weight is not meant to be predicted.
+    again = {"preset": "auto", "class_weight": {0: 1, 1: 1, 2: 0}}
+    assert train(x, tmp_path / "o.zarr", y=y, **again).warnings == []
 
 
 def test_rounds_halve_and_the_best_is_taken() -> None:
