@@ -390,10 +390,10 @@ def _costs(
 def _changes(
     model: Classifier, told: Sequence[Column], row: np.ndarray, change: SmallestChanges, i: int
 ) -> tuple[ColumnChange, ...]:
-    ends, codes = (row, change.x_adv[i]), model.encode(change.x_adv[i : i + 1])[0].tolist()
+    after, codes = change.x_adv[i], model.encode(change.x_adv[i : i + 1])[0].tolist()
     return tuple(
         ColumnChange(
-            told[k].name, *(value_text(model, told[k], values[k]) for values in ends),
+            told[k].name, value_text(model, told[k], row[k]), value_text(model, told[k], after[k]),
             admitted(model, told[k], k, codes[k], codes[k]),
         )
         for k in np.flatnonzero(change.touched[i]).tolist()
