@@ -17,7 +17,7 @@ from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import RADII, Chosen, Round, Trial, _Data, search
+from boxnn_numba.training.search import CANDIDATES, RADII, Chosen, Round, Trial, _Data, search
 from boxnn_numba.training.weights import row_weights
 
 SMALL: dict[str, Any] = {"effort": 0.2}
@@ -47,7 +47,8 @@ def test_the_same_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(trial) for trial in trials] == [str(trial) for trial in others]
 
 
-def test_a_class_that_is_given_up_is_told(tmp_path: Path) -> None:
+def test_a_class_that_is_given_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxnn_numba.training.search.CANDIDATES", CANDIDATES[:2])
     x, y = table(rows=600)
     y[::4] = 2  # rows like all others
     with pytest.warns(UserWarning, match=r"class 2 was given up: \d+% of its validation samples"):
