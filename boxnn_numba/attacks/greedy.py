@@ -165,8 +165,8 @@ def _joined(distances: Sequence[np.ndarray]) -> np.ndarray:
 
 def _pixels(task: Task, image: tuple[int, int, int]) -> np.ndarray:
     """Return (G, 2) int64, row and column of the pixel of each group."""
-    first = task.members if task.starts is None else task.members[task.starts[:-1]]
-    pixel = first // image[2]
+    assert task.starts is not None
+    pixel = task.members[task.starts[:-1]] // image[2]
     return np.stack((pixel // image[1], pixel % image[1]), axis=1)
 
 
@@ -187,7 +187,7 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: b
         + [first_row[-1:]]
     )
     members = np.argsort(groups, kind="stable")
-    return _simplest(Task(
+    task = Task(
         lower, upper, np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T),
         labels=np.concatenate([boxes.labels for boxes in sets]),
         template=np.repeat(np.arange(len(rows) - 1, dtype=np.int32), np.diff(rows)),
@@ -201,7 +201,8 @@ def _task(model: Classifier, domain: Domain, tries: int, limit: int, by_patch: b
         offset=model.offset, up=domain.up(), down=domain.down(), free=domain.free,
         width=model.boxes.width, cap=reach,
         tries=tries, limit=limit,
-    ))  # fmt: skip
+    )  # fmt: skip
+    return task if by_patch else _simplest(task)  # one kernel for all blocks of pixels
 
 
 def _simplest(task: Task) -> Task:

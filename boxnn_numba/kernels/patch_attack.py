@@ -16,7 +16,6 @@ from boxnn_numba.kernels.attack_state import (
     capped,
     copy,
     flipped,
-    group_range,
     reassemble,
     refresh,
     restore,
@@ -32,8 +31,7 @@ def _gain(task, work, view, group):
     total, cap, whole = np.int64(0), np.int64(task.cap), capped(task, group)
     for e in range(len(view.here)):
         own, rival, more, less = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-        first, last = group_range(task, group)
-        for place in range(first, last):
+        for place in range(task.starts[group], task.starts[group + 1]):
             k = task.members[place]
             best, pick = np.int64(0), -1
             for v in range(view.counts[k]):
