@@ -28,6 +28,7 @@ from boxnn_numba.errors import DataError, ModelFileError, OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.progress import Progress
+from boxnn_numba.training.options import channels_come_first
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,6 @@ class Ingested(Result):
     unlabelled: int = 0
     columns: dict[str, int] | None = None
     notes: list[str] = field(default_factory=list)
-
-
-#: Sides of an image are longer than its channels are many.
-_MOST_CHANNELS = 4
 
 
 def ingest(
@@ -203,7 +200,7 @@ def _write(
 
 def _channels_first(shape: tuple[int, ...]) -> list[str]:
     """Return a sentence on samples that look like images whose channels come first."""
-    if len(shape) != 3 or shape[0] not in (3, 4) or min(shape[1:]) <= _MOST_CHANNELS:
+    if not channels_come_first(shape):
         return []
     return [
         f"samples of shape {shape} look like images with the {shape[0]} channels first, and are "

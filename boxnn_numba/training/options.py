@@ -380,6 +380,13 @@ def are_images(feature_shape: Sequence[int], codes: bool) -> bool:
     return codes and channels_last and min(feature_shape[:2]) > 1
 
 
+def channels_come_first(feature_shape: Sequence[int]) -> bool:
+    """Return whether samples look like images of 3 or 4 channels that do not come last."""
+    if len(feature_shape) != 3 or feature_shape[0] not in (3, 4):
+        return False
+    return min(feature_shape[1:]) > _MOST_CHANNELS
+
+
 def data_kind(feature_shape: Sequence[int], codes: bool) -> str:
     """Return which of `KINDS` samples are: images are so by their shape, and if they are codes."""
     if not are_images(feature_shape, codes):

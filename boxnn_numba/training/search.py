@@ -28,6 +28,7 @@ from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
 from boxnn_numba.training.selection import recalls
+from boxnn_numba.training.softmin_stages import step_work
 
 #: Radii whose certified accuracies count, all alike, where they are less than half the columns and
 #: no others are wanted.
@@ -65,10 +66,9 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
 _BOXES, _MOST_BOXES = 20, 400
 #: Most rows of a step, but of additive boxes.
 _MOST_BATCH = 100
-#: Work of a step, in codes to be compared, from which on candidates are tried side by side; and
-#: what a soft-min costs for each box and sample, in codes. Shorter steps are mostly Python, which
-#: threads have to take in turns: two took half as long again as one.
-_WORTH_THREADS, _SOFTMIN_CODES = 2**21, 64
+#: Work of a step from which on candidates are tried side by side. Shorter steps are mostly Python,
+#: which threads have to take in turns: two took half as long again as one.
+_WORTH_THREADS = 2**21
 
 
 @dataclass(frozen=True)
@@ -331,8 +331,7 @@ def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) ->
 def _workers(feed: Feed, n_classes: int, threads: int) -> int:
     """Return how many candidates to try at a time: Python runs one short step after another."""
     boxes = min(_MOST_BOXES, _BOXES * n_classes)
-    work = _MOST_BATCH * boxes * (feed.n_features + _SOFTMIN_CODES)
-    return threads if work > _WORTH_THREADS else 1
+    return threads if step_work(_MOST_BATCH, boxes, feed.n_features) > _WORTH_THREADS else 1
 
 
 def _batch(rows: int, options: TrainingOptions) -> int:

@@ -321,6 +321,11 @@ _WORTH_THREADS = 2**22
 _SOFTMIN_CODES = 64
 
 
+def step_work(rows: int, boxes: int, features: int) -> int:
+    """Return the work of looking at the samples of a step, in codes to be compared."""
+    return rows * boxes * (features + _SOFTMIN_CODES)
+
+
 def pulls_of(
     backend: CpuBackend,
     table: BoxTable,
@@ -338,7 +343,7 @@ def pulls_of(
     options, structure, rows = problem.options, problem.structure, problem.rows
     values, margins = np.empty(len(labels)), np.empty(len(labels))
     cells = table.n_boxes * len(spans)
-    work = len(labels) * table.n_boxes * (table.n_features + _SOFTMIN_CODES)
+    work = step_work(len(labels), table.n_boxes, table.n_features)
     bounds, pieces = block_bounds(len(labels), backend.threads if work > _WORTH_THREADS else 1)
     kernel = softmin.forward(options.relaxation, rows is not None)
     soft = tuple(problem.softmin)
