@@ -46,10 +46,10 @@ from boxnn_numba.training.data import TrainingData, check_shape, frame_rows, row
 from boxnn_numba.training.initial_boxes import Seeds, even_shares, grown
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
-from boxnn_numba.training.result import members_of, trained_model
+from boxnn_numba.training.result import members_of, outcome_of, trained_model
 from boxnn_numba.training.rows import MemoryRows, Rows
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.search import Trial, check_radii, search
+from boxnn_numba.training.search import Trial, check_radii, search, training_warnings
 from boxnn_numba.training.weights import class_weight_text, row_weights
 
 _MOST_BOXES = 2500
@@ -232,6 +232,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         -----
         ConvergenceWarning
             Training diverged; the boxes of the last good epoch are kept.
+        UserWarning
+            Of a class, which is named, no held-out row is predicted right.
         """
         check_radii(self.preset, self.radii)
         streams = self._streams(X)
@@ -264,11 +266,15 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                     radii=self.radii, threads=self._threads() or default_threads(),
                     on_trial=self._tell,
                 )  # fmt: skip
-            self._train(feed, grid)
+            runs = self._train(feed, grid)
             if trial is None:
                 self._calibrate(feed)
             else:
                 self._sharpness = sharpness(trial.scores, trial.labels)
+            outcome = outcome_of(runs, self.model_)
+        # A class that is predicted now and then is no surprise where many models are compared.
+        for text in training_warnings(outcome, self._names, trial, never=True):
+            warnings.warn(text, stacklevel=2)
         return self
 
     def _streams(self, X: Any) -> bool:
@@ -434,8 +440,11 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._calls = 0
         self.classes_, self._names = classes, names
 
-    def _train(self, feed: Feed, grid: Grid | None, call: int = 0) -> None:
-        """Add boxes to the present ones, train all, and keep them; call 0 is that of `fit`."""
+    def _train(self, feed: Feed, grid: Grid | None, call: int = 0) -> list[Training]:
+        """Add boxes to the present ones, train all, and keep them; call 0 is that of `fit`.
+
+        Returns the runs.
+        """
         backend = get_backend(self.device, self._threads())
         wrong = np.ones(len(feed), bool)
         if self._seeds:
@@ -465,6 +474,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._seeds, self._calls = [*map(_kept, runs)], call
         self._seen = feed.take(np.arange(0, len(feed), -(-len(feed) // _IMPORTANCE_ROWS)))
         self.__dict__.pop("_importances", None)
+        return runs
 
     def _calibrate(self, feed: Feed) -> None:
         """Fit probabilities to held-out rows, or where there are none to those of the training."""

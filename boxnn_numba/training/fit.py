@@ -13,14 +13,9 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.data import Arrays
 from boxnn_numba.training.options import default_preset, resolve
-from boxnn_numba.training.result import (
-    members_of,
-    outcome_of,
-    trained_model,
-    training_warnings,
-)
+from boxnn_numba.training.result import members_of, outcome_of, trained_model
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import search
+from boxnn_numba.training.search import search, training_warnings
 from boxnn_numba.training.weights import class_weight_text
 
 
@@ -99,11 +94,10 @@ def fit(
         preset = preset or default_preset(data.kind)
         settings = resolve(preset, options, data.kind)
         feed, grid = data.feed(settings, threads=backend.threads, sample_weight=sample_weight)
-        recalls = None
+        trial = None
         if preset == "auto":
             given = {name: value for name, value in options.items() if value is not None}
             settings, trial = search(feed, len(data.classes), given, threads=backend.threads)
-            recalls = None if trial is None else trial.recalls
         runs = []
         for member in members_of(settings):
             own = replace(feed, seed=member.seed)
@@ -117,8 +111,9 @@ def fit(
                 record = runs[-1].run_epoch()
                 if on_epoch is not None:
                     on_epoch(record)
-        for text in training_warnings(outcome_of(runs), data.classes, recalls):
-            warnings.warn(text, stacklevel=2)
-        return trained_model(
+        model = trained_model(
             runs, data.classes, grid, data.feature_shape, {"preset": preset}, data.columns
         )
+        for text in training_warnings(outcome_of(runs, model), data.classes, trial):
+            warnings.warn(text, stacklevel=2)
+        return model

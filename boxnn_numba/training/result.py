@@ -1,4 +1,4 @@
-"""Result of runs: the model of their best boxes, and what to warn of."""
+"""Result of runs: the model of their best boxes, and what it achieves."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba._version import versions
+from boxnn_numba.backends.box_layout import UNREACHABLE
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.columns import Columns
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.selection import Validation, even_offsets, given_up, sets_of
+from boxnn_numba.training.selection import Validation, even_offsets, sets_of
 
 #: Between the seeds of members, so that models of seeds that follow each other share none.
 _SEEDS_APART = 1_000_003
@@ -31,31 +32,15 @@ def members_of(options: TrainingOptions) -> list[TrainingOptions]:
     ]
 
 
-def outcome_of(runs: Sequence[Training]) -> Validation:
-    """Return what the best boxes of finished runs achieve together on held-out samples."""
-    if len(runs) == 1:
+def outcome_of(runs: Sequence[Training], model: BoxNN) -> Validation:
+    """Return what the model of finished runs achieves on held-out samples."""
+    if len(runs) == 1 and runs[0].options.offsets == "none":
         return runs[0].outcome
     found = [run.held_out_distances() for run in runs]
     total = np.sum([distance for distance, _ in found], axis=0)
-    return runs[0].achieved(total, found[0][1], len(runs))
-
-
-def training_warnings(
-    outcome: Validation, classes: Sequence[Any], searched: np.ndarray | None = None
-) -> list[str]:
-    """Return a sentence for each class that the best boxes hardly predict.
-
-    Where options were searched, `searched` is what part of each class was predicted right then,
-    (K,), which counts if nothing was held out of the run itself.
-    """
-    recall, advice = outcome.recall, "raise `keep` or `boxes`, or lower `radius`"
-    if searched is not None and np.isnan(outcome.accuracy):
-        recall, advice = searched, "give it more weight by `class_weight`, or more rows"
-    return [
-        f"class {classes[index]} was given up: {100 * share:.0f}% of its validation samples are "
-        f"predicted right; {advice}"
-        for index, share in given_up(recall).items()
-    ]
+    total += model.offset - np.sum([run.offset for run in runs], axis=0)
+    # Of classes without boxes they are no int32 any more.
+    return runs[0].achieved(np.minimum(total, UNREACHABLE - 1), found[0][1], len(runs))
 
 
 def trained_model(

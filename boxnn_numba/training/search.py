@@ -27,7 +27,7 @@ from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.selection import recalls
+from boxnn_numba.training.selection import Validation, given_up, recalls
 from boxnn_numba.training.softmin_stages import step_work
 
 #: Radii whose certified accuracies count, all alike, where they are less than half the columns and
@@ -223,6 +223,34 @@ def search(
         fit.sort(key=lambda trial: -trial.score)
         candidates, best = [trial.options for trial in fit[: item.kept]], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
+
+
+def training_warnings(
+    outcome: Validation, classes: Sequence[Any], trial: Trial | None, *, never: bool = False
+) -> list[str]:
+    """Return a sentence for each class that a model hardly predicts.
+
+    Parameters
+    ----------
+    outcome
+        What it achieves on samples held out of its training.
+    classes
+        Labels.
+    trial
+        What its options were chosen by, None without a search. Its held-out rows count where none
+        were held out of the training.
+    never
+        Tell only of classes of which nothing is predicted right.
+    """
+    recall, advice = outcome.recall, "raise `keep` or `boxes`, or lower `radius`"
+    if trial is not None and np.isnan(outcome.accuracy):
+        recall, advice = trial.recalls, "give it more weight by `class_weight`, or more rows"
+    return [
+        f"class {classes[index]} was given up: {100 * share:.0f}% of its validation samples are "
+        f"predicted right; {advice}"
+        for index, share in given_up(recall).items()
+        if share == 0 or not never
+    ]
 
 
 def check_radii(preset: str, radii: Sequence[int] | None) -> None:

@@ -20,6 +20,7 @@ from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.data.run_log import RunLog, open_log
 from boxnn_numba.errors import OptionError
 from boxnn_numba.grid import Grid
+from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.cluster.executor import connect, keep_on_interrupt
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.pipelines.training.cluster_trainer import (
@@ -34,14 +35,9 @@ from boxnn_numba.progress import Progress
 from boxnn_numba.training.data import TrainingData
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, default_preset, resolve
-from boxnn_numba.training.result import (
-    members_of,
-    outcome_of,
-    trained_model,
-    training_warnings,
-)
+from boxnn_numba.training.result import members_of, outcome_of, trained_model
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import Chosen, Trial, check_radii, search
+from boxnn_numba.training.search import Chosen, Trial, check_radii, search, training_warnings
 from boxnn_numba.training.trainer import MakeTrainer
 from boxnn_numba.training.weights import class_weight_text
 
@@ -97,12 +93,12 @@ class TrainedModel(Result):
         preset: str,
         options: TrainingOptions,
         runs: Sequence[Training],
-        classes: Sequence[Any],
+        model: BoxNN,
         began: float,
         trial: Trial | None,
     ) -> TrainedModel:
-        """Return what finished runs have made since `began`, of the performance counter."""
-        best = outcome_of(runs)
+        """Return what runs have made of a model since `began`, of the performance counter."""
+        best = outcome_of(runs, model)
         return cls(
             str(out),
             preset,
@@ -113,7 +109,7 @@ class TrainedModel(Result):
             best.as_dict(),
             float(np.median([record.seconds for each in runs for record in each.history])),
             time.perf_counter() - began,
-            training_warnings(best, classes, None if trial is None else trial.recalls),
+            training_warnings(best, model.classes, trial),
             options.members,
             StepStatistics.of([each.trainer for each in runs]),
         )
@@ -236,7 +232,7 @@ def train(
             {"preset": preset, **found.provenance}, found.columns,
         )  # fmt: skip
         write_model(model, partial / name, single=name == "model.zip")
-        made = TrainedModel.of(out, preset, options, runs, found.classes, began, trial)
+        made = TrainedModel.of(out, preset, options, runs, model, began, trial)
         return made if trial is None else replace(made, search=_told(trial, feed))
 
 

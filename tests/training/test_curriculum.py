@@ -11,12 +11,13 @@ from support.cli_runs import TRAIN, Run
 from boxnn_numba import fit
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import DivergenceError, OptionError
-from boxnn_numba.training import result
+from boxnn_numba.training import search
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import FIXED_POINT
-from boxnn_numba.training.result import trained_model, training_warnings
+from boxnn_numba.training.result import trained_model
 from boxnn_numba.training.run import Training
+from boxnn_numba.training.search import training_warnings
 from boxnn_numba.training.selection import given_up
 
 CHOICE: dict[str, Any] = {"boxes": 12, "batch": 50, "beta": 6.0, "lr": 0.3}
@@ -119,7 +120,7 @@ def test_a_class_that_is_given_up_is_named() -> None:
     run.run_epoch()
     model = trained_model([run], ["a", "b", "c"], None, (20,), {})
     right = (model.predict(held) == np.array(["a", "b", "c"])[y[:66]])[y[:66] == 2].mean()
-    (sentence,) = training_warnings(run.outcome, ["a", "b", "c"])
+    (sentence,) = training_warnings(run.outcome, ["a", "b", "c"], None)
     assert sentence.startswith(
         f"class c was given up: {100 * right:.0f}% of its validation samples are predicted right"
     )
@@ -127,7 +128,7 @@ def test_a_class_that_is_given_up_is_named() -> None:
 
 
 def test_the_command_says_so_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result, "given_up", lambda recall: {1: 0.1})
+    monkeypatch.setattr(search, "given_up", lambda recall: {1: 0.1})
     code, out, err = boxnn(*TRAIN)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1].startswith("warning: class 5 was given up: 10% of its validation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.search import CANDIDATES, RADII, Chosen, Round, Trial, _Data, search
+from boxnn_numba.training.selection import validation_split
 from boxnn_numba.training.weights import row_weights
 
 SMALL: dict[str, Any] = {"effort": 0.2}
@@ -63,6 +65,41 @@ def test_a_class_that_is_given_up_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     # A class without weight is not meant to be predicted.
     again = {"preset": "auto", "class_weight": {0: 1, 1: 1, 2: 0}}
     assert train(x, tmp_path / "o.zarr", y=y, **again).warnings == []
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.25])
+def test_the_classifier_warns_of_a_class_that_is_never_predicted(
+    validation: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boxnn_numba.training.search.CANDIDATES", CANDIDATES[:2])
+    x, y = table(rows=1200)
+    y[::10] = 2  # rows like all others
+    again = BoxNNClassifier(validation=validation, **SMALL)
+    with pytest.warns(UserWarning, match="^class 2 was given up: 0% of its") as caught:
+        again.fit(x, y)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    if validation:
+        held = validation_split(y, validation, 0)[1]
+        assert (again.predict(x[held[y[held] == 2]]) != 2).all()
+    # Without weight it is not meant to be predicted.
+    BoxNNClassifier(validation=validation, class_weight={0: 1, 1: 1, 2: 0}, **SMALL).fit(x, y)
+    # Nobody knows what of few held-out rows.
+    few = np.r_[np.flatnonzero(y != 2), np.flatnonzero(y == 2)[:30]]
+    BoxNNClassifier(validation=validation, **SMALL).fit(x[few], y[few])
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_validation_counts_fitted_offsets(members: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    y = (rng.random(600) < 0.4).astype(np.int32)
+    x = np.clip(rng.normal(100, 30, (600, 10)) + 15 * y[:, None], 0, 255).astype(np.uint8)
+    given = {"offsets": "fitted", "validation": 0.4, "boxes": 6, "epochs": 1}
+    made = train(x, tmp_path / "m", y=y, preset="graded", members=members, **given)
+    model, held = load_model(tmp_path / "m"), validation_split(y, 0.4, 0)[1]
+    right = model.predict(x[held]) == y[held]
+    assert made.validation["accuracy"] == right.mean()
+    without = replace(model, offset=None)
+    assert (without.predict(x[held]) == y[held]).mean() != right.mean()
 
 
 def test_rounds_halve_and_the_best_is_taken() -> None:
