@@ -12,7 +12,12 @@ from boxnn_numba.cli import options
 @options.command("Explain the predictions of some rows.", "explaining")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True))
-@click.option("--rows", default="0", help="Numbers of rows, from 0, with commas.")
+@click.option("--rows", help="Numbers of rows, from 0, with commas.  [default: 0]")
+@click.option(
+    "--ids",
+    metavar="NAMES",
+    help="Rows by what the column of --id names them, with commas, in place of --rows.",
+)
 @click.option(
     "--time-limit",
     default=5.0,
@@ -21,7 +26,12 @@ from boxnn_numba.cli import options
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @options.rows_of_a_table
 def explain(
-    model: str, file: str, rows: str, attackable: str | None, **given: Any
+    model: str,
+    file: str,
+    rows: str | None,
+    ids: str | None,
+    attackable: str | None,
+    **given: Any,
 ) -> options.Output:
     """Say why rows of FILE have their predictions, and what would change them.
 
@@ -34,8 +44,9 @@ def explain(
     from boxnn_numba.data.sources.tables import TableOptions
     from boxnn_numba.pipelines.predict import explain as work
 
-    chosen = options.whole_numbers("--rows", rows, "0,7")
+    chosen = None if rows is None else options.whole_numbers("--rows", rows, "0,7")
+    named = None if ids is None else options.names_of(ids)
     table = TableOptions(**options.table_values(given))
     who = options.column_names(attackable)
-    result = work(model, file, chosen, attackable=who, table=table, **given)
+    result = work(model, file, chosen, ids=named, attackable=who, table=table, **given)
     return result, str(result)

@@ -141,8 +141,9 @@ class Explained(Result):
 def explain(
     model: Name,
     samples: str | os.PathLike[str],
-    rows: Sequence[int] = (0,),
+    rows: Sequence[int] | None = None,
     *,
+    ids: Sequence[Any] | None = None,
     time_limit: float = 5.0,
     attackable: Any = None,
     table: TableOptions = DEFAULT_TABLE,
@@ -155,7 +156,9 @@ def explain(
     model, samples, table
         As for `predict`.
     rows
-        Numbers of rows, from 0.
+        Numbers of rows, from 0; the first row by default.
+    ids
+        In place of `rows`: all rows that the column with ids names so, compared as text.
     time_limit
         Seconds for each row to prove that no change is smaller than the one found.
     attackable
@@ -172,26 +175,60 @@ def explain(
     BoxNNError
         Bad model or samples, or a row that is not there.
     """
-    wanted = sorted({validation.integer("rows", row, 0) for row in rows})
-    if not wanted:
-        raise OptionError("`rows` are none; pass at least one number")
+    if rows is not None and ids is not None:
+        raise OptionError("`rows` and `ids` both say which rows to explain; pass one")
+    numbers = [0] if rows is None else sorted({validation.integer("rows", r, 0) for r in rows})
+    wanted = None if ids is None else [*map(str, ids)]
+    if not (numbers if wanted is None else wanted):
+        raise OptionError(f"`{'rows' if ids is None else 'ids'}` are none; pass at least one")
     classifier = load_model(model)
     name, pieces = _opened(classifier, Path(samples), table)
-    found: dict[str, Explanation] = {}
+    if wanted is None:
+        found = _numbered(str(samples), name, pieces, numbers)
+    elif name is None:
+        raise OptionError(
+            f"no column of {samples} names its rows; pass `id_column`, or `rows` in place of `ids`"
+        )
+    else:
+        found = _named(str(samples), name, pieces, wanted)
+    x = np.stack([*found.values()])
+    told = explain_rows(classifier, x, time_limit=time_limit, attackable=attackable)
+    return Explained(dict(zip(found, told, strict=True)))
+
+
+def _numbered(place: str, name: str | None, pieces: Pieces, rows: list[int]) -> dict[str, Any]:
+    """Return the features of rows with some numbers, ascending, by what they are called."""
+    found: dict[str, Any] = {}
     first = 0
     for x, ids in pieces:
-        here = [row - first for row in wanted if first <= row < first + len(x)]
-        if here:
-            told = explain_rows(classifier, x[here], time_limit=time_limit, attackable=attackable)
-            keys = [f"{first + at}" for at in here]
-            if ids is not None and name is not None:
-                keys = [f"{key} ({name} {ids[at]})" for key, at in zip(keys, here, strict=True)]
-            found |= zip(keys, told, strict=True)
+        here = [row - first for row in rows if first <= row < first + len(x)]
+        found |= {_called(first + at, name, ids, at): x[at] for at in here}
         first += len(x)
-        if first > wanted[-1]:
-            return Explained(found)
+        if first > rows[-1]:
+            return found
     there = f"{first} rows, 0..{first - 1}" if first else "no rows"
-    raise DataError(f"{samples} has {there}; there is no row {wanted[-1]}")
+    raise DataError(f"{place} has {there}; there is no row {rows[-1]}")
+
+
+def _named(place: str, name: str, pieces: Pieces, wanted: list[str]) -> dict[str, Any]:
+    """Return the features of all rows with some ids, by what they are called."""
+    found: dict[str, Any] = {}
+    seen: set[str] = set()
+    first = 0
+    for x, ids in pieces:
+        texts = np.asarray(ids).astype(str)
+        here = np.flatnonzero(np.isin(texts, wanted)).tolist()
+        seen.update(texts[here].tolist())
+        found |= {_called(first + at, name, ids, at): x[at] for at in here}
+        first += len(x)
+    for one in wanted:
+        if one not in seen:
+            raise DataError(f"{place} has no row whose {name} is {one!r}; pass ids that are there")
+    return found
+
+
+def _called(row: int, name: str | None, ids: np.ndarray | None, at: int) -> str:
+    return f"{row}" if ids is None or name is None else f"{row} ({name} {ids[at]})"
 
 
 def _certified(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.cli_runs import Run, failed
 from support.mixed_tables import HEADER, as_csv, mixed_rows
 
-from boxnn_numba import load_model
+from boxnn_numba import load_model, pipelines
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
@@ -250,6 +251,33 @@ def test_explanations_of_a_table(fraud: Run) -> None:
     failed(fraud("explain", "m.zarr", "less.csv"), 1, "less.csv has no column 'paid'")
     words = fraud("explain", "m.zarr", "n.csv", "--time-limit", -1)
     failed(words, 2, "--time-limit")
+
+
+def test_rows_to_explain_are_named_by_their_ids(fraud: Run) -> None:
+    rows = [row | {"who": {3: "10", 5: "a, b", 9: "10"}.get(k, row["who"])}
+            for k, row in enumerate(NEW)]  # fmt: skip
+    Path("n.csv").write_text(as_csv(rows))
+
+    def found(*words: Any) -> dict[str, Any]:
+        code, out, err = fraud("explain", "m.zarr", "n.csv", "--json", *words)
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    # An id that looks like a number is no number of a row, and an id may name several rows.
+    by_id = found("--ids", "r7,10")
+    assert list(by_id) == ["3 (who 10)", "7 (who r7)", "9 (who 10)"]
+    assert by_id == found("--rows", "3,7,9")
+    assert list(found("--ids", '"a, b"')) == ["5 (who a, b)"]
+    assert list(found("--rows", "10")) == ["10 (who r10)"]
+    other = pipelines.explain("m.zarr", "n.csv", ids=[10]).rows
+    assert list(other) == ["3 (who 10)", "9 (who 10)"]
+    words = ("explain", "m.zarr", "n.csv", "--ids")
+    failed(fraud(*words, "r7,r99"), 1, "n.csv has no row whose who is 'r99'")
+    failed(fraud(*words, "r7", "--rows", 7), 2, "--rows and --ids both say which rows")
+    failed(fraud(*words, ""), 2, "--ids are none")
+    Path("n.csv").write_text(as_csv(NEW, HEADER[1:]))
+    failed(fraud(*words, "r7"), 2, "no column of n.csv names its rows; pass --id, or --rows")
+    assert fraud(*words[:3])[1] == fraud(*words[:3], "--rows", 0)[1]
 
 
 def test_predictions_of_a_table(fraud: Run) -> None:
