@@ -15,6 +15,7 @@ from numba import cuda
 
 from boxnn_numba.kernels.cuda_device import FORMULAS, byte_of, device, kernel, product, sad
 from boxnn_numba.kernels.cuda_distances import FARTHEST, GROUP, LINE, SINGLES
+from boxnn_numba.kernels.formulas import PAPER, TARGET
 
 _weight, _softmin_value = FORMULAS["weight"], FORMULAS["softmin_value"]
 _softmin_coefficient = FORMULAS["softmin_coefficient"]
@@ -33,7 +34,7 @@ TAU_PER_UNIT, UNIT, ONE, LOG_SCALE, BOUND, SHARPNESS, KEEP, FIXED_POINT = range(
 def _choose_side(kind, label, key, offsets, side):
     """Write the boxes side[0]:side[1] of a sample's own side, and whether it is its label's."""
     own = label
-    if kind == 0:  # the predicted class: of the first box among the nearest
+    if kind == PAPER:  # the predicted class: of the first box among the nearest
         box = key & 0x7FFFFFFF
         own = np.int32(0)
         while offsets[own + 1] <= box:
@@ -82,7 +83,7 @@ def _worth(kind, near, sums, real, sign, judged):
     unit, one, log_scale = real[UNIT], real[ONE], real[LOG_SCALE]
     own = _softmin_value(near[0], sums[0], sums[1], unit, one, log_scale)
     rival = _softmin_value(near[1], sums[2], sums[3], unit, one, log_scale)
-    if kind == 2:
+    if kind == TARGET:
         worth, rise = _target_objective(rival - own, real[BOUND], real[SHARPNESS], real[KEEP])
     else:
         worth, rise = _clip_objective(rival - own, real[BOUND], real[SHARPNESS])
@@ -116,7 +117,7 @@ def judge(
         near[0], near[1] = FARTHEST, FARTHEST
         sums[0], sums[1], sums[2], sums[3] = 0, 0, 0, 0
     cuda.syncthreads()
-    if kind == 0:
+    if kind == PAPER:
         least = _LAST_KEY
         for m in range(t, line.shape[0], LINE):
             least = min(least, (np.int64(line[m]) << 31) | np.int64(m))

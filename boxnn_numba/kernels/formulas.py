@@ -138,6 +138,9 @@ def softmin_value(nearest, mass, moment, unit, one, log_scale):
 
 # --- objectives of the margin, to be maximised --------------------------------------------
 
+#: Kinds of objectives: the first is of the predicted class's margin, the others of the true one's.
+PAPER, CLIP, TARGET = range(3)
+
 
 @register_jitable
 def clip_objective(margin, beta, sharpness):

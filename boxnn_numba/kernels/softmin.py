@@ -101,13 +101,13 @@ def _nearest(distance, offsets, rows, first, minima):
 def _choose_sides(minima, labels, kind, own, sign, least):
     """Write which class is on a sample's own side, and the distance to it and to the rest.
 
-    least is (rows, 2): own and rival. Kind 0 is the paper's objective: the own side is the
-    predicted class, and the sign says whether it is right.
+    least is (rows, 2): own and rival. Of kind `formulas.PAPER` the own side is the predicted
+    class, and the sign says whether it is right.
     """
     for i in range(len(labels)):
         row = minima[i]
         side = labels[i]
-        if kind == 0:
+        if kind == formulas.PAPER:
             for c in range(len(row)):
                 # Ties go to the smaller class, as in a prediction.
                 if row[c] < row[side] or (row[c] == row[side] and c < side):
@@ -166,7 +166,7 @@ def _judge(sign, least, masses, softmin, objective, value, margin, slope):
         rival = formulas.softmin_value(
             least[i, 1], masses[i, 2], masses[i, 3], unit, one, log_scale
         )
-        if kind == 2:
+        if kind == formulas.TARGET:
             worth, rise = formulas.target_objective(rival - own, bound, sharpness, keep)
         else:
             worth, rise = formulas.clip_objective(rival - own, bound, sharpness)
@@ -497,7 +497,7 @@ def _cell_entries(apart, parts, labels, structure, softs, settings, room, judged
     (rows_of, offsets), (soft, row_soft) = structure, softs
     objective, fixed_point, shift, slack, smallest = settings
     _, hard, whole, found = room
-    rows, by_class = len(labels), objective[0] == 0
+    rows, by_class = len(labels), objective[0] == formulas.PAPER
     _assemble(
         apart, parts, rows_of, offsets, labels, rows, by_class, row_soft, shift, slack, hard, whole
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from boxnn_numba.errors import OptionError
+from boxnn_numba.kernels import formulas
 from boxnn_numba.kernels.additive import (
     ONE,
     level_sets,
@@ -23,7 +24,7 @@ from boxnn_numba.kernels.additive import (
     step_contributions,
 )
 from boxnn_numba.training.loader import Feed, Pair
-from boxnn_numba.training.problem import TARGET, Problem
+from boxnn_numba.training.problem import Problem
 from boxnn_numba.training.selection import sets_of
 
 #: Rows of each class that the bins are made of, and that training starts from.
@@ -139,7 +140,7 @@ class AdditiveTrainer:
     def _measured(self, x: np.ndarray, labels: np.ndarray) -> tuple[Pair, np.ndarray]:
         gradient, margins = np.zeros_like(self._table), np.empty(len(labels), np.int64)
         objective = self.problem.objective
-        low = 0 if objective.kind == TARGET else _LOWEST
+        low = 0 if objective.kind == formulas.TARGET else _LOWEST
         high = int(objective.bound * ONE)
         measure_contributions(x, self._bins, self._table, labels, low, high, gradient, margins)
         return (np.clip(margins, low, high) / ONE, margins / ONE), gradient

@@ -9,6 +9,7 @@ import numpy as np
 
 from boxnn_numba.backends.structure import Structure
 from boxnn_numba.errors import OptionError
+from boxnn_numba.kernels import formulas
 from boxnn_numba.training.options import TrainingOptions
 
 #: Coefficients d objective / d distance are rounded to multiples of 1 / FIXED_POINT.
@@ -19,9 +20,7 @@ WEIGHT_BITS, PART_BITS = 30, 22
 #: Distances to templates are rounded to at least so many to a feature.
 _RESOLUTION = 1024
 
-#: Kinds of objectives.
-PAPER, CLIP, TARGET = range(3)
-_KINDS = {"paper": PAPER, "clip": CLIP, "target": TARGET}
+_KINDS = {"paper": formulas.PAPER, "clip": formulas.CLIP, "target": formulas.TARGET}
 
 
 class SoftMin(NamedTuple):
@@ -52,7 +51,7 @@ class SoftMin(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """Kind (0 paper, 1 clip, 2 target), clip or target margin, sharpness, and share of clip."""
+    """Kind (as of `formulas`), clip or target margin, sharpness, and share of clip."""
 
     kind: int
     bound: float

@@ -39,7 +39,7 @@ import numpy as np
 from boxnn_numba.backends.box_layout import UNREACHABLE, BoxTable, packed_frame, round_up
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.backends.structure import Structure
-from boxnn_numba.kernels import softmin, training
+from boxnn_numba.kernels import formulas, softmin, training
 from boxnn_numba.kernels.block_distances import BLOCK
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 
@@ -288,10 +288,10 @@ class Distances:
         self.values, rows = self._apart, problem.rows
         if rows is not None:
             self.values = np.empty((blocks, len(structure.rows) - 1, BLOCK), np.int32)
+            by_class = problem.objective.kind == formulas.PAPER
             softmin.assemble(
                 self._apart, self._bounds, len(spans), structure.rows, structure.templates, labels,
-                problem.objective.kind == 0, tuple(rows.softmin), rows.shift, rows.slack,
-                self.values,
+                by_class, tuple(rows.softmin), rows.shift, rows.slack, self.values,
             )  # fmt: skip
 
     def emit(self, stages: SoftMinStages, offsets: np.ndarray) -> Entries:

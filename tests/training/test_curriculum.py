@@ -11,6 +11,7 @@ from support.cli_runs import TRAIN, Run
 from boxnn_numba import fit
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.errors import DivergenceError, OptionError
+from boxnn_numba.kernels import formulas
 from boxnn_numba.training import search
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
@@ -44,9 +45,9 @@ def test_the_warmup_is_a_run_of_clip() -> None:
         run.run_epoch()
         clip.run_epoch()
         np.testing.assert_array_equal(run.codes(), clip.codes())
-    assert run.problem.objective.kind == 1
+    assert run.problem.objective.kind == formulas.CLIP
     run.run_epoch()
-    assert run.problem.objective == (2, 6.0, 12.0, 0.0)
+    assert run.problem.objective == (formulas.TARGET, 6.0, 12.0, 0.0)
 
 
 def test_the_rest_is_a_run_of_target_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
