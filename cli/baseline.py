@@ -83,11 +83,7 @@ def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
 @click.option(
     "--network", type=click.Choice(["published", "small"]), help="[default: published for a cnn]"
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Numbers of the network; bfloat16 is faster where a processor has it. [default: float32]",
-)
+@options.precision
 @_group_size
 @_epochs
 @_train_options

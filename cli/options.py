@@ -172,6 +172,12 @@ device = choice(
     section=WHERE,
     help="The processor (cpu), an NVIDIA GPU (cuda), or a GPU if there is one (auto).",
 )
+precision = option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Numbers of RA's networks; bfloat16 is faster where a processor has it. "
+    "[default: float32]",
+)
 chunk = _where(
     "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
 )

@@ -26,11 +26,7 @@ _TARGETS = (
     help="quick takes some hours on 2 cores, full all settings and all test images.",
 )
 @click.option("--seed", default=0, help="Seed of all runs.")
-@options.choice(
-    "--precision",
-    ("float32", "bfloat16"),
-    help="Numbers of RA's networks; bfloat16 is faster where a processor has it.",
-)
+@options.precision
 @options.threads
 @options.overwrite("Delete an earlier reproduction at --out.")
 @options.option("--resume", section=options.OUTPUT, is_flag=True, help="Add to what is at --out.")
@@ -46,7 +42,8 @@ def reproduce(target: str, out: str, **given: Any) -> options.Output:
     """
     from boxnn_numba.pipelines.reproduce.reproduce import reproduce as reproduce_target
 
-    result = reproduce_target(target, out, **given)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    result = reproduce_target(target, out, **chosen)
     texts = [item["text"] for item in result.targets.values()]
     summary = f"{result.seconds:.0f} s; results: {result.out}"
     return result, "\n\n".join([*texts, summary])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -15,7 +16,7 @@ from support.cli_runs import Run, failed
 
 from boxnn_numba.backends import devices
 from boxnn_numba.baselines import partition
-from boxnn_numba.baselines.base_classifiers import BASES
+from boxnn_numba.baselines.base_classifiers import BASES, PRECISIONS
 from boxnn_numba.certificates.margin import CONVENTIONS
 from boxnn_numba.cli.console import running
 from boxnn_numba.cli.main import cli
@@ -23,6 +24,7 @@ from boxnn_numba.cli.train import default_text
 from boxnn_numba.data.certificate_store import KINDS
 from boxnn_numba.data.dataset import write_dataset
 from boxnn_numba.data.manifest import SPLITS
+from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.attack.attack import METHODS
 from boxnn_numba.pipelines.certification.baselines import CERTIFICATES
 from boxnn_numba.pipelines.reproduce.reproduce import SCALES, TARGETS
@@ -107,6 +109,23 @@ def test_every_command_that_trains_takes_every_option(command: str, run_boxnn: R
         assert f"--{name.replace('_', '-')} " in text
 
 
+@pytest.mark.parametrize("words", [(), ("--precision", "bfloat16")])
+def test_reproduce_has_the_default_precision_of_its_function(
+    words: tuple[str, ...], run_boxnn: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def recorded(target: str, out: str, **given: Any) -> Any:
+        seen.append(given)
+        raise OptionError("stop")
+
+    module = importlib.import_module("boxnn_numba.pipelines.reproduce.reproduce")
+    monkeypatch.setattr(module, "reproduce", recorded)
+    failed(run_boxnn("reproduce", "figure2", "--out", "r", *words), 2, "stop")
+    (given,) = seen
+    assert "precision" not in given if not words else given["precision"] == "bfloat16"
+
+
 def test_choices_are_those_of_the_library() -> None:
     known = {
         ("train", "device"): devices.DEVICES,
@@ -117,6 +136,8 @@ def test_choices_are_those_of_the_library() -> None:
         ("attack", "method"): METHODS,
         ("reproduce", "scale"): SCALES,
         ("reproduce", "target"): TARGETS,
+        ("reproduce", "precision"): PRECISIONS,
+        ("baseline ra train", "precision"): PRECISIONS,
         ("baseline ra train", "base"): BASES,
         ("baseline fpa train", "partition"): partition.KINDS,
         ("baseline ra certify", "certificate"): CERTIFICATES["ra"],
