@@ -251,6 +251,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             samples, labels = self._checked(X, y, reset=True)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, labels)
+        check_radii(self.preset, self.radii, samples.shape[1])
         classes, index = np.unique(labels, return_inverse=True)
         self._begin(classes, samples.shape[1], self.preset)
         with ExitStack() as spools:

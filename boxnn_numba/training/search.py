@@ -253,14 +253,21 @@ def training_warnings(
     ]
 
 
-def check_radii(preset: str, radii: Sequence[int] | None) -> None:
-    """Raise where wanted radii are none, or are given to a preset that searches nothing."""
+def check_radii(preset: str, radii: Sequence[int] | None, n_features: int | None = None) -> None:
+    """Raise where wanted radii are none, or are given to a preset that searches nothing.
+
+    And where one is above the number of columns, if that is known.
+    """
     if radii is None:
         return
-    validation.radii(radii)
+    found = validation.radii(radii)
     if preset != "auto":
         raise OptionError(
             f"`radii` are what preset auto compares, and the preset is {preset}; leave them out"
+        )
+    if n_features is not None and found.max() > n_features:
+        raise OptionError(
+            f"radii are {reprlib.repr(radii)}; none can be above the {n_features} columns"
         )
 
 
@@ -268,11 +275,8 @@ def _wanted(radii: Sequence[int] | None, n_features: int) -> tuple[tuple[int, ..
     """Return the radii that are told, after checking them, and how many of them count."""
     if radii is None:
         return RADII, sum(2 * radius < n_features for radius in RADII)
+    check_radii("auto", radii, n_features)
     found = validation.radii(radii)
-    if found.max() > n_features:
-        raise OptionError(
-            f"radii are {reprlib.repr(radii)}; none can be above the {n_features} columns"
-        )
     return tuple(found.tolist()), len(found)
 
 

@@ -206,7 +206,7 @@ def train(
         searched = options is None
         if options is None:
             preset = preset or default_preset(found.kind)
-            check_radii(preset, radii)
+            check_radii(preset, radii, found.rows.n_features)
             options = resolve(preset, given, found.kind)
         preset = preset or "graded"
         feed, grid = found.feed(options, threads=threads)

@@ -134,6 +134,28 @@ def test_radii_that_cannot_be_wanted(radii: Any) -> None:
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
 
 
+def test_radii_above_the_columns_are_refused_before_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = table(100)
+    write_dataset(tmp_path / "d", name="d", classes=[0, 1], train=(x, y), test=(x, y))
+
+    def read(*_: Any) -> Any:
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr("boxnn_numba.data.dataset.Dataset.read_chunk", read)
+    message = r"^radii are \[1, 11\]; none can be above the 10 columns$"
+    with pytest.raises(OptionError, match=message):
+        train(tmp_path / "d", tmp_path / "m", radii=[1, 11])
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    with pytest.raises(AssertionError, match="rows were read"):
+        train(tmp_path / "d", tmp_path / "m", radii=[1, 10])
+    dask = pytest.importorskip("dask.array")
+    lazy = dask.from_array(x, chunks=(10, 10)).map_blocks(read, dtype=x.dtype, meta=x[:0])
+    with pytest.raises(OptionError, match=message):
+        BoxNNClassifier(radii=[1, 11]).fit(lazy, y)
+
+
 def test_radii_are_for_the_search(tmp_path: Any) -> None:
     x, y = table(100)
     with pytest.raises(OptionError, match="the preset is graded; leave them out"):
