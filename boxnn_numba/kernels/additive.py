@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.formulas import adam_update, graded
 from boxnn_numba.kernels.pairwise_bound import fewest_gains
 
@@ -57,14 +57,33 @@ def measure_contributions(x, bins, table, labels, low, high, gradient, margins):
                 gradient[rival, k, place[k]] += 1
 
 
-@kernel
-def step_contributions(table, gradient, first, second, scale, rate, correct1, correct2):
+@register_jitable
+def _step_contributions(table, gradient, first, second, scale, rate, correct1, correct2):
     """Move contributions (E,) along their gradient by Adam, and keep them in 0..1."""
     for e in range(len(table)):
         value, first[e], second[e] = adam_update(
             table[e] / ONE, scale * gradient[e], first[e], second[e], rate, 0.0, correct1, correct2
         )
         table[e] = np.int32(np.rint(min(max(value, 0.0), 1.0) * ONE))
+
+
+@kernel
+def train_contributions(x, bins, table, labels, low, high, margins, size, moments, sizes):
+    """Step on one batch of `size` samples after another; the last may have fewer.
+
+    moments (2, E) float64; sizes (S, 3) the rate of each step, and what corrects the moments; all
+    else is as for `measure_contributions`.
+    """
+    gradient = np.empty(table.shape, np.int32)
+    flat, slopes = table.reshape(-1), gradient.reshape(-1)
+    for step in range(len(sizes)):
+        a, b = step * size, min((step + 1) * size, len(labels))
+        fill(slopes, 0)
+        measure_contributions(x[a:b], bins, table, labels[a:b], low, high, gradient, margins[a:b])
+        _step_contributions(
+            flat, slopes, moments[0], moments[1], 1 / (b - a), sizes[step, 0], sizes[step, 1],
+            sizes[step, 2],
+        )  # fmt: skip
 
 
 @kernel

@@ -11,7 +11,7 @@ of boxes of evenly spaced levels add up to what was found, rounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from boxnn_numba.kernels.additive import (
     ONE,
     level_sets,
     measure_contributions,
-    step_contributions,
+    train_contributions,
 )
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.problem import Problem
@@ -29,6 +29,8 @@ from boxnn_numba.training.selection import sets_of
 
 #: Rows of each class that the bins are made of, and that training starts from.
 _ROWS = 2000
+#: Steps that are taken in one call.
+_STEPS = 64
 #: Below all margins.
 _LOWEST = np.iinfo(np.int64).min
 
@@ -123,31 +125,37 @@ class AdditiveTrainer:
         return bounds
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
-        """Return the samples and labels of an epoch as `step` takes them."""
-        return feed.batches(epoch, size)
+        """Return the samples and labels of an epoch as `steps` takes them."""
+        return feed.batches(epoch, size, _STEPS)
 
-    def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Pair:
-        """Improve the contributions; return objective and margin (batch,) from before."""
-        found, gradient = self._measured(x, labels)
-        self._steps += 1
-        corrections = 1 / (1 - 0.9**self._steps), 1 / (1 - 0.999**self._steps)
-        step_contributions(
-            self._table.reshape(-1), gradient.reshape(-1), *self._moments, 1 / len(labels), rate,
-            *corrections,
-        )  # fmt: skip
-        return found
+    def steps(self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float]) -> Pair:
+        """Improve the contributions on one batch of `size` after another, at a rate each.
 
-    def _measured(self, x: np.ndarray, labels: np.ndarray) -> tuple[Pair, np.ndarray]:
-        gradient, margins = np.zeros_like(self._table), np.empty(len(labels), np.int64)
+        The last batch may be smaller. Returns objective and margin of every sample from before.
+        """
+        (low, high), margins = self._limits, np.empty(len(labels), np.int64)
+        sizes = np.array([
+            (rate, 1 / (1 - 0.9**step), 1 / (1 - 0.999**step))
+            for step, rate in enumerate(rates, self._steps + 1)
+        ])  # fmt: skip
+        train_contributions(
+            x, self._bins, self._table, labels, low, high, margins, size, self._moments, sizes
+        )
+        self._steps += len(rates)
+        return np.clip(margins, low, high) / ONE, margins / ONE
+
+    @property
+    def _limits(self) -> tuple[int, int]:
+        """Margins between these are improved."""
         objective = self.problem.objective
-        low = 0 if objective.kind == formulas.TARGET else _LOWEST
-        high = int(objective.bound * ONE)
-        measure_contributions(x, self._bins, self._table, labels, low, high, gradient, margins)
-        return (np.clip(margins, low, high) / ONE, margins / ONE), gradient
+        return 0 if objective.kind == formulas.TARGET else _LOWEST, int(objective.bound * ONE)
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the margins of samples (N, n) uint8, (N,) float64."""
-        return self._measured(x, labels)[0][1]
+        gradient, margins = np.zeros_like(self._table), np.empty(len(labels), np.int64)
+        measure_contributions(x, self._bins, self._table, labels, *self._limits, gradient, margins)
+        found: np.ndarray = margins / ONE
+        return found
 
     @staticmethod
     def fetch(figures: list[Pair]) -> list[Pair]:

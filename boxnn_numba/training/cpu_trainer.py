@@ -8,22 +8,34 @@ touched cells, boxes in one part: integer gradient, optimiser, rounding to codes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from boxnn_numba.backends.box_layout import box_table, packed_frame
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.kernels import training
+from boxnn_numba.kernels.short_steps import short_steps
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
 from boxnn_numba.training.problem import FIXED_POINT, Problem
-from boxnn_numba.training.softmin_stages import Entries, Pulls, pulls_of
+from boxnn_numba.training.softmin_stages import (
+    Entries,
+    Pulls,
+    asked,
+    block_bounds,
+    is_short,
+    pulls_of,
+    step_work,
+)
 
 #: Samples whose margins are found at a time.
 _MARGIN_ROWS = 1024
 #: Work of moving boxes, in columns of entries and cells, that is worth a second thread.
 _WORTH_THREADS = 2**18
+#: Steps that are too short for a second thread are taken in one call: at most so many, and of so
+#: much work, after which a run can be stopped.
+_MOST_STEPS, _WORK_AT_ONCE = 64, 2**26
 
 
 class CpuTrainer:
@@ -77,8 +89,13 @@ class CpuTrainer:
         return self.table.bounds()
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
-        """Return the samples and labels of an epoch as `step` takes them."""
-        return feed.batches(epoch, size)
+        """Return the samples and labels of an epoch as `steps` takes them."""
+        return feed.batches(epoch, size, self._at_once(size))
+
+    def _at_once(self, size: int) -> int:
+        """Return how many steps of `size` samples are taken in one call."""
+        work = step_work(size, self.table.n_boxes, self.table.n_features)
+        return min(_MOST_STEPS, _WORK_AT_ONCE // work) if is_short(work) else 1
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8."""
@@ -104,6 +121,52 @@ class CpuTrainer:
         self._steps += 1
         self.move(samples, pulls, len(labels), rate)
         return values, margins
+
+    def steps(
+        self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Improve the boxes on one batch of `size` after another, the last may be smaller.
+
+        As `step` does for each, at its rate.
+        """
+        if len(rates) == 1:
+            return self.step(x, labels, *rates)
+        problem, options = self.problem, self.problem.options
+        shape, codes = self._shape, (self.table.lower, self.table.upper)
+        values, margins = np.empty(len(labels)), np.empty(len(labels))
+        sizes = self._sizes(
+            [min(size, len(labels) - a) for a in range(0, len(labels), size)], rates
+        )
+        room = Pulls.room(block_bounds(size)[0], self.table.n_boxes * len(self._spans), self._room)
+        kernel = short_steps(
+            options.relaxation, problem.rows is not None, shape[0] > 1, options.optimizer
+        )
+        samples, done = self.backend.samples(x, self._frame), 0
+        while done < len(rates):
+            done, most = kernel(
+                samples, labels, size, done, sizes, codes, shape, self._spans,
+                options.forward_width, options.leak, *asked(problem),
+                (room.starts, room.samples, room.coefficients), values, margins, self.masters,
+                *self._two_moments, self._codes, options.crowd * FIXED_POINT, self._dense,
+            )  # fmt: skip
+            if done < len(rates):
+                room = room.grown(most)
+        self._room, self._steps = room, self._steps + len(rates)
+        return values, margins
+
+    def _sizes(self, batches: Sequence[int], rates: Sequence[float]) -> np.ndarray:
+        """Return scale and settings of steps, of so many samples each."""
+        found = [
+            step_sizes(self.problem.options, self.table.n_boxes, batch, rate, step)
+            for step, (batch, rate) in enumerate(zip(batches, rates, strict=True), self._steps + 1)
+        ]
+        return np.array([(scale, *settings) for scale, settings in found])
+
+    @property
+    def _two_moments(self) -> tuple[Pair, Pair]:
+        """The moments; in the place of those that the optimiser does not keep, anything."""
+        one, two = (*self._moments, self.masters, self.masters)[:2]
+        return one, two
 
     def pulls(
         self, x: np.ndarray, samples: np.ndarray, labels: np.ndarray
@@ -148,11 +211,11 @@ class CpuTrainer:
         """Move cells first..last, in one thread."""
         options, planes = self.problem.options, self._frame.planes
         scale, settings = step_sizes(options, self.table.n_boxes, batch, rate, self._steps)
-        moments = (*self._moments, self.masters, self.masters)[:2]
         training.move(options.relaxation, planes > 1, options.optimizer)(
             samples, first, last, self._spans, self._shape, pulls.starts, pulls.samples,
-            pulls.coefficients, options.forward_width, options.leak, self.masters, *moments,
-            self._codes, scale, settings, options.crowd * FIXED_POINT, self._dense,
+            pulls.coefficients, options.forward_width, options.leak, self.masters,
+            *self._two_moments, self._codes, scale, settings, options.crowd * FIXED_POINT,
+            self._dense,
         )  # fmt: skip
 
     def _shares(self, pulls: Pulls) -> list[tuple[int, int]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -155,14 +154,14 @@ class CudaTrainer:
 
         A window is sent whole with the order of its rows, and only once if it is all there is.
         """
-        for x, y, batches in feed.windows(epoch, size):
-            if not batches:
+        for x, y, rows in feed.windows(epoch, size):
+            if not len(rows):
                 continue
             words, labels = self._sent(x), runtime.send(y.astype(np.int32))
-            order = runtime.send(np.concatenate(batches).astype(np.int32))
-            starts = itertools.accumulate((len(rows) for rows in batches), initial=0)
-            for first, rows in zip(starts, batches, strict=False):
-                yield DeviceRows(words, labels, order, first, len(rows)), y[rows]
+            order = runtime.send(rows.astype(np.int32))
+            for first in range(0, len(rows), size):
+                some = rows[first : first + size]
+                yield DeviceRows(words, labels, order, first, len(some)), y[some]
 
     def _sent(self, x: np.ndarray) -> Any:
         if self._window is None or self._window[0] is not x:
@@ -179,6 +178,12 @@ class CudaTrainer:
         return DeviceRows(*sent, order, 0, len(x))
 
     # --- one step -----------------------------------------------------------------------
+
+    def steps(
+        self, x: DeviceRows, labels: np.ndarray, size: int, rates: Sequence[float]
+    ) -> tuple[Any, Any]:
+        """Improve the boxes on the one batch that `batches` yields at a time, see `step`."""
+        return self.step(x, labels, *rates)
 
     def step(self, x: DeviceRows, labels: np.ndarray, rate: float) -> tuple[Any, Any]:
         """Improve the boxes on a batch, which knows its labels.

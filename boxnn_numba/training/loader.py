@@ -125,16 +125,18 @@ class Feed:
             first += size
         return out
 
-    def batches(self, epoch: int, size: int) -> Iterator[Pair]:
-        """Yield the codes and labels of an epoch in batches of `size`; the last may be smaller."""
-        for x, y, batches in self.windows(epoch, size):
-            for rows in batches:
-                yield x[rows], y[rows]
+    def batches(self, epoch: int, size: int, steps: int = 1) -> Iterator[Pair]:
+        """Yield the codes and labels of an epoch, of at most so many batches of `size` at a time.
 
-    def windows(
-        self, epoch: int, size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-        """Yield codes and labels of an epoch with the rows of each batch of `size` in them.
+        The last batch may be smaller.
+        """
+        for x, y, rows in self.windows(epoch, size):
+            for first in range(0, len(rows), steps * size):
+                some = rows[first : first + steps * size]
+                yield x[some], y[some]
+
+    def windows(self, epoch: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield codes and labels of an epoch with the rows in them of all batches of `size`.
 
         The next window is loaded, and augmented, while this one is worked on. An epoch has N rows,
         whatever their weights: a row of weight 2 comes twice, one of weight 0.5 in every other.
@@ -162,10 +164,10 @@ class Feed:
             order = rng.permutation(np.repeat(np.arange(len(x)), times))
             last = position + 1 == len(windows)
             whole = len(order) if last else len(order) // size * size
-            parts = [order[start : start + size] for start in range(0, whole, size)]
-            # The order inside a batch does not matter (sums are exact); ascending rows
-            # read fast.
-            yield x, y, [np.sort(rows) for rows in parts]
+            # The order inside a batch does not matter (sums are exact); ascending rows read fast.
+            order[: whole // size * size].reshape(-1, size).sort(axis=1)
+            order[whole // size * size : whole].sort()
+            yield x, y, order[:whole]
             if not last:
                 rest, times = np.unique(order[whole:], return_counts=True)
                 x, y = x[rest], y[rest]

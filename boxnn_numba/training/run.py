@@ -62,6 +62,13 @@ class EpochRecord:
         return cls(**known)
 
 
+def _batch_sums(values: np.ndarray, size: int) -> list[float]:
+    """Return the sums of batches: the same bits, whether figures come for one or for several."""
+    whole = len(values) // size * size
+    sums: list[float] = values[:whole].reshape(-1, size).sum(axis=1).tolist()
+    return sums if whole == len(values) else [*sums, float(values[whole:].sum())]
+
+
 class Training:
     """One run: its boxes, its optimiser, and where it is.
 
@@ -192,12 +199,20 @@ class Training:
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
         first, last = self._enter_phase()
-        for step, (x, y) in enumerate(self.trainer.batches(self._feed, self.epoch, batch)):
-            if step < self.step:  # done before the run was stopped
+        at = 0
+        for x, y in self.trainer.batches(self._feed, self.epoch, batch):
+            begin, at = at, at - (-len(y) // batch)
+            if at <= self.step:  # done before the run was stopped
                 continue
-            done = ((self.epoch - first) * steps + step) / ((last - first) * steps)
-            self._figures.append(self.trainer.step(x, y, self.rate(done)))
-            self.step += 1
+            if begin < self.step:
+                samples = (self.step - begin) * batch
+                x, y = x[samples:], y[samples:]
+            rates = [
+                self.rate(((self.epoch - first) * steps + step) / ((last - first) * steps))
+                for step in range(self.step, at)
+            ]
+            self._figures.append(self.trainer.steps(x, y, batch, rates))
+            self.step = at
             progress.advance(len(y))
             if after_step is not None:
                 after_step()
@@ -217,12 +232,12 @@ class Training:
 
     def _add_figures(self) -> None:
         """Add what steps found to the sums; only this waits for a GPU."""
-        for values, margins in self.trainer.fetch(self._figures):
-            self._sums = (
-                self._sums[0] + float(values.sum()),
-                self._sums[1] + float(margins.sum()),
-            )
-        self._figures = []
+        objective, margin = self._sums
+        for figures in self.trainer.fetch(self._figures):
+            of_batches = (_batch_sums(side, self.options.batch) for side in figures)
+            for worth, width in zip(*of_batches, strict=True):
+                objective, margin = objective + worth, margin + width
+        self._sums, self._figures = (objective, margin), []
 
     @property
     def samples_done(self) -> int:

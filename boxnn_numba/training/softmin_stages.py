@@ -33,6 +33,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -326,6 +327,20 @@ def step_work(rows: int, boxes: int, features: int) -> int:
     return rows * boxes * (features + _SOFTMIN_CODES)
 
 
+def is_short(work: int) -> bool:
+    """Return whether a step of so much work is over before a second thread would help."""
+    return work <= _WORTH_THREADS
+
+
+def asked(problem: Problem) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    """Return structure, soft-mins and settings as `softmin.forward` takes them."""
+    structure, rows, soft = problem.structure, problem.rows, tuple(problem.softmin)
+    softs = soft, soft if rows is None else tuple(rows.softmin)
+    shift, slack = (0, 0) if rows is None else (rows.shift, rows.slack)
+    settings = tuple(problem.objective), FIXED_POINT, shift, slack, LEAST
+    return (structure.rows, structure.templates), softs, settings
+
+
 def pulls_of(
     backend: CpuBackend,
     table: BoxTable,
@@ -340,23 +355,20 @@ def pulls_of(
     x are codes (batch, columns) as the table's frame has them, which is packed with these spans;
     `room` is that of a step before. Also returns objective and margin of every sample.
     """
-    options, structure, rows = problem.options, problem.structure, problem.rows
+    options = problem.options
     values, margins = np.empty(len(labels)), np.empty(len(labels))
     cells = table.n_boxes * len(spans)
     work = step_work(len(labels), table.n_boxes, table.n_features)
-    bounds, pieces = block_bounds(len(labels), backend.threads if work > _WORTH_THREADS else 1)
-    kernel = softmin.forward(options.relaxation, rows is not None)
-    soft = tuple(problem.softmin)
-    softs = soft, soft if rows is None else tuple(rows.softmin)
-    shift, slack = (0, 0) if rows is None else (rows.shift, rows.slack)
-    settings = tuple(problem.objective), FIXED_POINT, shift, slack, LEAST
+    bounds, pieces = block_bounds(len(labels), 1 if is_short(work) else backend.threads)
+    kernel = softmin.forward(options.relaxation, problem.rows is not None)
+    structure, softs, settings = asked(problem)
     pulls = Pulls.room(bounds, cells, room)
 
     def work_on(first: int, last: int) -> int:
         return int(kernel(
             x, bounds, first, last, labels, table.lower, table.upper, spans, table.frame.planes,
-            options.forward_width, (structure.rows, structure.templates), softs, settings,
-            pulls.starts, pulls.samples, pulls.coefficients, values, margins,
+            options.forward_width, structure, softs, settings, pulls.starts, pulls.samples,
+            pulls.coefficients, values, margins,
         ))  # fmt: skip
 
     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,10 +33,13 @@ class Trainer(Protocol):
         """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[tuple[Any, np.ndarray]]:
-        """Yield the samples of an epoch as `step` takes them, and their labels."""
+        """Yield samples and labels of an epoch, of one batch or several of `size` at a time."""
 
-    def step(self, x: Any, labels: np.ndarray, rate: float) -> Any:
-        """Improve the boxes on a batch; return the figures of its samples, for `fetch`."""
+    def steps(self, x: Any, labels: np.ndarray, size: int, rates: Sequence[float]) -> Any:
+        """Improve the boxes on what `batches` yields, or on its last batches, at a rate each.
+
+        Returns the figures of its samples, for `fetch`.
+        """
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8 of the host."""

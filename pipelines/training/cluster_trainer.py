@@ -171,6 +171,10 @@ class ClusterTrainer(CpuTrainer):
         self._sender = BoxSender()
         self._pieces = 1  # of a step, for each slot
 
+    def _at_once(self, size: int) -> int:
+        """Return 1: workers see the boxes of every step."""
+        return 1
+
     def _settle(self) -> None:
         if self._sender is not None:
             self._sender.start_again()

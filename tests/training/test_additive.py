@@ -125,6 +125,21 @@ def test_it_resumes_to_the_same_bits() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_steps_in_one_call_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for steps in (1, 3, 64):
+        monkeypatch.setattr("boxnn_numba.training.additive_trainer._STEPS", steps)
+        run = Training(options(batch=70), feed(), CLASSES, get_backend("cpu", 1))
+        while run.epoch < run.options.epochs:
+            run.run_epoch()
+        told = [replace(record, seconds=0.0) for record in run.history]
+        runs.append((run.trainer.state(), told))
+    for state, told in runs[1:]:
+        assert told == runs[0][1]
+        for name, array in state.items():
+            np.testing.assert_array_equal(array, runs[0][0][name])
+
+
 def test_training_raises_margins_and_the_model_keeps_them() -> None:
     data = feed(rows=600)
     x, y = data.load(0).astype(float), data.labels

@@ -82,19 +82,26 @@ RUNS: list[dict[str, Any]] = [
     {"lr": 0.1, "momentum": 0.5, "objective": "paper", "width": 1, "train_width": 255},
     {"lr": 0.05, "relaxation": "l2", "softmin": "mean", "validation": 0.0},
     {"lr": 0.05, "relaxation": "l1", "softmin": "hard", "initialisation": "random"},
+    {"lr": 0.2, "parts": "4", "templates": 2, "group_size": 2},
 ]
 
 
 @pytest.mark.parametrize("options", RUNS, ids=str)
-def test_threads_do_not_change_a_bit(
+def test_neither_threads_nor_steps_in_one_call_change_a_bit(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = {**options, "batch": 150}
-    expected = finished(run_of(batch, 1))
-    # Whatever the work is worth, and with little room for entries at first.
+    batch = {**options, "batch": 70}
+    with monkeypatch.context() as patch:
+        patch.setattr("boxnn_numba.training.cpu_trainer._MOST_STEPS", 1)
+        expected = finished(run_of(batch, 1))
+    # Little room for entries at first; the last batch is smaller.
+    monkeypatch.setattr("boxnn_numba.training.softmin_stages._ROOM", 1)
+    for steps in (3, 64):
+        monkeypatch.setattr("boxnn_numba.training.cpu_trainer._MOST_STEPS", steps)
+        assert_same_state(finished(run_of(batch, 1)), expected)
+    # Whatever the work is worth.
     monkeypatch.setattr("boxnn_numba.training.cpu_trainer._WORTH_THREADS", 0)
     monkeypatch.setattr("boxnn_numba.training.softmin_stages._WORTH_THREADS", 0)
-    monkeypatch.setattr("boxnn_numba.training.softmin_stages._ROOM", 1)
     monkeypatch.setattr("boxnn_numba.training.cpu_trainer._MARGIN_ROWS", 77)
     for threads in (2, 3):
         assert_same_state(finished(run_of(batch, threads)), expected)

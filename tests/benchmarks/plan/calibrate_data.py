@@ -32,6 +32,9 @@ class _WatchedTrainer(CpuTrainer):
         self.entries_per_sample: list[float] = []
         self.changed: list[float] = []
 
+    def _at_once(self, size: int) -> int:
+        return 1
+
     def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Pair:
         before = [side.copy() for side in self.table.bounds()]
         result = super().step(x, labels, rate)
