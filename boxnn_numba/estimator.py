@@ -48,7 +48,7 @@ from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.result import members_of, outcome_of, trained_model
 from boxnn_numba.training.rows import MemoryRows, Rows
-from boxnn_numba.training.run import Training
+from boxnn_numba.training.run import EpochRecord, Training, run_epochs
 from boxnn_numba.training.search import Trial, check_radii, search, training_warnings
 from boxnn_numba.training.weights import class_weight_text, row_weights
 
@@ -301,6 +301,23 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         if self._is_verbose:
             sys.stdout.write(f"{trial}\n")
 
+    def _tell_epoch(self, run: Training, found: EpochRecord | DivergenceError) -> None:
+        """Print what an epoch did, if that is wanted; warn where training diverged."""
+        if isinstance(found, DivergenceError):
+            warnings.warn(
+                f"{str(found).split(';')[0]}; the boxes of epoch {run.best_epoch} are used; lower "
+                f"the learning rate with options={{'lr': {run.options.lr / 4:g}}}",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        elif self._is_verbose:
+            told = f"epoch {found.epoch} of {run.options.epochs}, {found.seconds:.2f} s: "
+            told += f"margin {found.margin:.3g}"
+            if run.options.validation:
+                told += f", held-out accuracy {found.accuracy:.3g}, mean certified radius "
+                told += f"{found.mean_certified_radius:.3g}"
+            sys.stdout.write(f"{told}\n")
+
     @property
     def _is_verbose(self) -> bool:
         return validation.integer("verbose", int(self.verbose), 0) > 0
@@ -462,12 +479,13 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 seed=member.seed + call,
             )
             own = replace(feed, seed=settings.seed)
-            run = Training(settings, own, len(self.classes_), backend, start=seeds)
-            if len(np.unique(run.labels)) > 1:  # without a rival there is nothing to learn yet
-                _run_epochs(run, self._is_verbose)
-                # Later calls go on with the clip that was chosen for the first boxes.
-                self._settings = replace(self._settings, beta=run.options.beta)
-            runs.append(run)
+            runs.append(Training(settings, own, len(self.classes_), backend, start=seeds))
+        # Without a rival there is nothing to learn yet.
+        learning = [run for run in runs if len(np.unique(run.labels)) > 1]
+        for run, found in run_epochs(learning, backend.threads):
+            self._tell_epoch(run, found)
+            # Later calls go on with the clip that was chosen for the first boxes.
+            self._settings = replace(self._settings, beta=run.options.beta)
         history = {"preset": self.preset, "partial_fit_calls": call}
         self.model_: BoxNN = trained_model(
             runs, self._names, grid, (feed.n_features,), history, self.columns_
@@ -850,25 +868,3 @@ def _kept(run: Training) -> Seeds:
         return Seeds.none(run.n_features)
     lower, upper = (state["master_lower"], state["master_upper"]) if exact else run.best
     return Seeds((lower.astype(np.float32), upper.astype(np.float32)), run.labels)
-
-
-def _run_epochs(run: Training, verbose: bool) -> None:
-    """Train to the end, or until it diverges."""
-    try:
-        while run.epoch < run.options.epochs:
-            record = run.run_epoch()
-            if verbose:
-                told = f"epoch {record.epoch} of {run.options.epochs}, {record.seconds:.2f} s: "
-                told += f"margin {record.margin:.3g}"
-                if run.options.validation:
-                    told += f", held-out accuracy {record.accuracy:.3g}, mean certified radius "
-                    told += f"{record.mean_certified_radius:.3g}"
-                sys.stdout.write(f"{told}\n")
-    except DivergenceError as error:
-        what = str(error).split(";")[0]
-        warnings.warn(
-            f"{what}; the boxes of epoch {run.best_epoch} are used; lower the learning rate with "
-            f"options={{'lr': {run.options.lr / 4:g}}}",
-            ConvergenceWarning,
-            stacklevel=5,
-        )

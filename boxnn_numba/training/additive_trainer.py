@@ -126,7 +126,12 @@ class AdditiveTrainer:
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
         """Return the samples and labels of an epoch as `steps` takes them."""
-        return feed.batches(epoch, size, _STEPS)
+        return feed.batches(epoch, size, self.steps_at_once(size))
+
+    @staticmethod
+    def steps_at_once(size: int) -> int:
+        """Return how many steps are taken in one call, whatever their size."""
+        return _STEPS
 
     def steps(self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float]) -> Pair:
         """Improve the contributions on one batch of `size` after another, at a rate each.

@@ -90,10 +90,10 @@ class CpuTrainer:
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
         """Return the samples and labels of an epoch as `steps` takes them."""
-        return feed.batches(epoch, size, self._at_once(size))
+        return feed.batches(epoch, size, self.steps_at_once(size))
 
-    def _at_once(self, size: int) -> int:
-        """Return how many steps of `size` samples are taken in one call."""
+    def steps_at_once(self, size: int) -> int:
+        """Return how many steps of `size` samples are taken in one call, of one thread if some."""
         work = step_work(size, self.table.n_boxes, self.table.n_features)
         return min(_MOST_STEPS, _WORK_AT_ONCE // work) if is_short(work) else 1
 

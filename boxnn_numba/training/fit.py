@@ -10,11 +10,12 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.errors import DivergenceError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.data import Arrays
 from boxnn_numba.training.options import default_preset, resolve
 from boxnn_numba.training.result import members_of, outcome_of, trained_model
-from boxnn_numba.training.run import EpochRecord, Training
+from boxnn_numba.training.run import EpochRecord, Training, run_epochs
 from boxnn_numba.training.search import search, training_warnings
 from boxnn_numba.training.weights import class_weight_text
 
@@ -98,19 +99,18 @@ def fit(
         if preset == "auto":
             given = {name: value for name, value in options.items() if value is not None}
             settings, trial = search(feed, len(data.classes), given, threads=backend.threads)
-        runs = []
-        for member in members_of(settings):
-            own = replace(feed, seed=member.seed)
-            runs.append(
-                Training(
-                    member, own, len(data.classes), backend,
-                    feature_shape=data.feature_shape, codes=grid is None,
-                )
-            )  # fmt: skip
-            while runs[-1].epoch < member.epochs:
-                record = runs[-1].run_epoch()
-                if on_epoch is not None:
-                    on_epoch(record)
+        runs = [
+            Training(
+                member, replace(feed, seed=member.seed), len(data.classes), backend,
+                feature_shape=data.feature_shape, codes=grid is None,
+            )
+            for member in members_of(settings)
+        ]  # fmt: skip
+        for _, record in run_epochs(runs, backend.threads):
+            if isinstance(record, DivergenceError):
+                raise record
+            if on_epoch is not None:
+                on_epoch(record)
         model = trained_model(
             runs, data.classes, grid, data.feature_shape, {"preset": preset}, data.columns
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ from boxnn_numba.training.trainer import MakeTrainer, Trainer, trainer_on
 COLLAPSE = 0.25
 # The automatic clip: chosen on validation data of MNIST and Fashion-MNIST.
 _BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 20_000, 0.9, 1.1
+#: Steps in one call beside which Python's work is little.
+_MANY_STEPS = 16
 #: Samples that the margin before training is of, where no clip is chosen by it.
 _MARGIN_SAMPLES = 1_000
 
@@ -230,6 +234,12 @@ class Training:
         self._judge(record)
         return record
 
+    @property
+    def leaves_cores(self) -> bool:
+        """Whether an epoch is the work of one thread, with little of Python's in it."""
+        batch = self.options.batch
+        return min(self.trainer.steps_at_once(batch), self.n_rows // batch) >= _MANY_STEPS
+
     def _add_figures(self) -> None:
         """Add what steps found to the sums; only this waits for a GPU."""
         objective, margin = self._sums
@@ -355,3 +365,35 @@ class Training:
         self._best_score = np.nan if score is None else score
         self._best_recall = np.array([np.nan if r is None else r for r in values["best_recall"]])
         self.history = [EpochRecord.from_dict(record) for record in values["history"]]
+
+
+def run_epochs(
+    runs: Sequence[Training], threads: int
+) -> Iterator[tuple[Training, EpochRecord | DivergenceError]]:
+    """Train runs to their ends, an epoch of each at a time, and side by side if they leave cores.
+
+    Yields each run with what its epoch did. One that diverges yields that once, and ends.
+    """
+    workers, stop = threads if all(run.leaves_cores for run in runs) else 1, Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise InterruptedError
+
+    def attempt(run: Training) -> EpochRecord | DivergenceError:
+        try:
+            return run.run_epoch(after_step=check)
+        except DivergenceError as error:
+            return error
+
+    going = list(runs)
+    with ThreadPoolExecutor(workers, "boxnn-runs") as pool:
+        each = pool.map if workers > 1 and len(runs) > 1 else map
+        try:
+            while going := [run for run in going if run.epoch < run.options.epochs]:
+                for run, found in zip(tuple(going), each(attempt, going), strict=True):
+                    if isinstance(found, DivergenceError):
+                        going.remove(run)
+                    yield run, found
+        finally:  # those that still run after Ctrl-C
+            stop.set()

@@ -35,6 +35,9 @@ class Trainer(Protocol):
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield samples and labels of an epoch, of one batch or several of `size` at a time."""
 
+    def steps_at_once(self, size: int) -> int:
+        """Return how many batches of `size` come at a time: 1, or more of one thread's work."""
+
     def steps(self, x: Any, labels: np.ndarray, size: int, rates: Sequence[float]) -> Any:
         """Improve the boxes on what `batches` yields, or on its last batches, at a rate each.
 

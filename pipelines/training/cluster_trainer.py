@@ -171,7 +171,7 @@ class ClusterTrainer(CpuTrainer):
         self._sender = BoxSender()
         self._pieces = 1  # of a step, for each slot
 
-    def _at_once(self, size: int) -> int:
+    def steps_at_once(self, size: int) -> int:
         """Return 1: workers see the boxes of every step."""
         return 1
 

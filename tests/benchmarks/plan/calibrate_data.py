@@ -32,7 +32,7 @@ class _WatchedTrainer(CpuTrainer):
         self.entries_per_sample: list[float] = []
         self.changed: list[float] = []
 
-    def _at_once(self, size: int) -> int:
+    def steps_at_once(self, size: int) -> int:
         return 1
 
     def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Pair:
