@@ -87,31 +87,39 @@ def train_contributions(x, bins, table, labels, low, high, margins, size, moment
 
 
 @kernel
-def level_sets(table, bins, cut, lower, upper):
-    """Write boxes (K R, n) whose rows are the runs of codes with contributions up to a cut.
+def level_sets(table, bins, cuts, lower, upper):
+    """Write boxes (S, K R, n) whose rows are the runs of codes with contributions up to a cut.
 
-    R rows of each class are enough for 2 R bins. Where no entry is below the cut, the smallest are.
+    A set of boxes for each of the cuts (S,). R rows of each class are enough for 2 R bins. Where no
+    entry is below the cut, the smallest are.
     """
     n_classes, n = table.shape[:2]
-    rows = len(lower) // n_classes
-    for c in range(n_classes):
-        for k in range(n):
-            entries = table[c, k]
-            least = entries[bins[k, 0]]
-            for v in range(256):
-                least = min(least, entries[bins[k, v]])
-            highest, found, inside = max(cut, least), 0, False
-            for v in range(256):
-                paid = entries[bins[k, v]] > highest
-                if not paid:
-                    if not inside:
-                        lower[c * rows + found, k] = v
-                        found += 1
-                    upper[c * rows + found - 1, k] = v
-                inside = not paid
-            for r in range(found, rows):
-                lower[c * rows + r, k] = lower[c * rows + found - 1, k]
-                upper[c * rows + r, k] = upper[c * rows + found - 1, k]
+    rows = lower.shape[1] // n_classes
+    firsts = np.empty(257, np.int64)
+    for k in range(n):
+        used = 0
+        for v in range(256):
+            if v == 0 or bins[k, v] != bins[k, v - 1]:
+                firsts[used] = v
+                used += 1
+        firsts[used] = 256
+        for c in range(n_classes):
+            entries, least = table[c, k], table[c, k, bins[k, 0]]
+            for b in range(used):
+                least = min(least, entries[bins[k, firsts[b]]])
+            for s in range(len(cuts)):
+                low, high = lower[s, c * rows : (c + 1) * rows], upper[s, c * rows : (c + 1) * rows]
+                highest, found, inside = max(cuts[s], least), 0, False
+                for b in range(used):
+                    paid = entries[bins[k, firsts[b]]] > highest
+                    if not paid:
+                        if not inside:
+                            low[found, k] = firsts[b]
+                            found += 1
+                        high[found - 1, k] = firsts[b + 1] - 1
+                    inside = not paid
+                for r in range(found, rows):
+                    low[r, k], high[r, k] = low[found - 1, k], high[found - 1, k]
 
 
 @kernel

@@ -25,7 +25,6 @@ from boxnn_numba.kernels.additive import (
 )
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.problem import Problem
-from boxnn_numba.training.selection import sets_of
 
 #: Rows of each class that the bins are made of, and that training starts from.
 _ROWS = 2000
@@ -115,14 +114,13 @@ class AdditiveTrainer:
 
     def bounds(self) -> Pair:
         """Return the deployed bounds of all sets, uint8; they may change with the next step."""
-        bounds, options = (self._bounds[0], self._bounds[1]), self.problem.options
-        if self._bounds_after == self._steps:
-            return bounds
-        for number, pair in enumerate(sets_of(bounds, options)):
-            cut = (2 * number + 1) * ONE // (2 * options.levels)
-            level_sets(self._table, self._bins, cut, *pair)
-        self._bounds_after = self._steps
-        return bounds
+        if self._bounds_after != self._steps:
+            levels = self.problem.options.levels
+            cuts = (2 * np.arange(levels) + 1) * ONE // (2 * levels)
+            sets = self._bounds.reshape(2, levels, -1, self._bounds.shape[2])
+            level_sets(self._table, self._bins, cuts, *sets)
+            self._bounds_after = self._steps
+        return self._bounds[0], self._bounds[1]
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
         """Return the samples and labels of an epoch as `steps` takes them."""

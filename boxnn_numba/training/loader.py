@@ -141,13 +141,15 @@ class Feed:
         The next window is loaded, and augmented, while this one is worked on. An epoch has N rows,
         whatever their weights: a row of weight 2 comes twice, one of weight 0.5 in every other.
         """
-        windows = np.random.default_rng([self.seed, 5, epoch]).permutation(len(self.sizes))
+        windows = np.zeros(1, np.int64)
+        if len(self.sizes) > 1:
+            windows = np.random.default_rng([self.seed, 5, epoch]).permutation(len(self.sizes))
         rng = np.random.default_rng([self.seed, 3, epoch])
         starts = np.concatenate(([0], np.cumsum(self.sizes)))
         visits = self._visits(epoch)
         x = np.empty((0, self.n_features), np.uint8)
         y = np.empty(0, np.int32)
-        times = np.empty(0, np.int64)
+        times = np.empty(0, np.int64)  # what each row comes; unless all have one weight
 
         def load(window: int) -> np.ndarray:
             codes = self.load(window)
@@ -159,9 +161,12 @@ class Feed:
             inside = slice(starts[window], starts[window + 1])
             # Rows left over from the window before join this one.
             x = np.concatenate((x, codes)) if len(x) else codes
-            y = np.concatenate((y, self.labels[inside]))
-            times = np.concatenate((times, visits[inside]))
-            order = rng.permutation(np.repeat(np.arange(len(x)), times))
+            y = np.concatenate((y, self.labels[inside])) if len(y) else self.labels[inside]
+            if visits is None:
+                order = rng.permutation(len(x))
+            else:
+                times = np.concatenate((times, visits[inside]))
+                order = rng.permutation(np.repeat(np.arange(len(x)), times))
             last = position + 1 == len(windows)
             whole = len(order) if last else len(order) // size * size
             # The order inside a batch does not matter (sums are exact); ascending rows read fast.
@@ -172,10 +177,13 @@ class Feed:
                 rest, times = np.unique(order[whole:], return_counts=True)
                 x, y = x[rest], y[rest]
 
-    def _visits(self, epoch: int) -> np.ndarray:
-        """Return (N,) how often an epoch visits each row: N in all, by systematic sampling."""
+    def _visits(self, epoch: int) -> np.ndarray | None:
+        """Return (N,) how often an epoch visits each row: N in all, by systematic sampling.
+
+        None where it visits each once.
+        """
         if self.weights is None:
-            return np.ones(len(self), np.int64)
+            return None
         first = np.random.default_rng([self.seed, 8, epoch]).random()
         total = np.cumsum(self.weights)
         ends = np.floor(total * (len(self) / total[-1]) + first).astype(np.int64)

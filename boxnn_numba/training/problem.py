@@ -106,10 +106,11 @@ def largest_excess(soft: SoftMin, count: int) -> int:
     return low + 1
 
 
-def objective(options: TrainingOptions) -> Objective:
-    """Return the objective of a run in the form that the kernels take."""
-    bound = 2.0 * options.radius if options.objective == "target" else options.beta
-    return Objective(_KINDS[options.objective], bound, options.sharpness, options.keep)
+def objective(options: TrainingOptions, warm: bool = False) -> Objective:
+    """Return the objective of a run, or of its warm-up, in the form that the kernels take."""
+    kind = CLIP if warm else _KINDS[options.objective]
+    bound = 2.0 * options.radius if kind == TARGET else options.beta
+    return Objective(kind, bound, options.sharpness, options.keep)
 
 
 class Recombination(NamedTuple):
@@ -194,6 +195,6 @@ class Problem:
         """(K + 1,) int64: templates ``offsets[c]:offsets[c + 1]`` are of class c."""
         return self.structure.templates
 
-    def aimed(self, options: TrainingOptions, aim: TrainingOptions) -> Problem:
-        """Return this problem with other options, and with the objective of `aim`."""
-        return replace(self, options=options, objective=objective(aim))
+    def aimed(self, options: TrainingOptions, warm: bool = False) -> Problem:
+        """Return this problem with other options, and with their objective or its warm-up."""
+        return replace(self, options=options, objective=objective(options, warm))

@@ -175,19 +175,18 @@ class Training:
         """Clip where few of the initial boxes' margins are: what the data can reach."""
         beta = max(1.0, _BETA_FACTOR * float(np.quantile(margins, _BETA_QUANTILE)))
         self.options = replace(self.options, beta=beta)
-        self._aim(self.options)
+        self._aim()
 
-    def _aim(self, options: TrainingOptions) -> None:
-        """Take the objective of some options from here on."""
-        self.trainer.problem = self.problem = self.problem.aimed(self.options, options)
+    def _aim(self, warm: bool = False) -> None:
+        """Take the objective of the options, or that of the warm-up, from here on."""
+        self.trainer.problem = self.problem = self.problem.aimed(self.options, warm)
 
     def _enter_phase(self) -> tuple[int, int]:
         """Aim at what the epoch about to run is for; return the epochs of its phase."""
         warmup = self.options.warmup_epochs
         warm = self.epoch < warmup
-        aim = replace(self.options, objective="clip", warmup=0.0) if warm else self.options
-        if objective(aim) != self.problem.objective:
-            self._aim(aim)
+        if objective(self.options, warm) != self.problem.objective:
+            self._aim(warm)
         return (0, warmup) if warm else (warmup, self.options.epochs)
 
     def run_epoch(

@@ -225,10 +225,12 @@ def even_offsets(
         rest = moved.min(axis=1)  # the nearest rival but for class c
         # Where a sample changes sides; those of the class move away from its rivals.
         ties = np.where(mine, rest - here, own - here)
-        tried = np.unique(np.quantile(ties, _SHARES).astype(np.int64))
+        order = np.argsort(ties)
+        sample = mine[order], ties[order], (rest - own)[order]
+        tried = np.unique(np.quantile(sample[1], _SHARES).astype(np.int64))
         values = np.append(offset[c], tried)
-        won = [_mass_won(masses[0], mine, here, rest, own, step, values) for step in steps]
-        alike = _mass_won(masses[1], mine, here, rest, own, 0, values)
+        won = [_mass_won(masses[0][order], *sample, step, values) for step in steps]
+        alike = _mass_won(masses[1][order], *sample, 0, values)
         sums = np.where((won[0] >= least[0]) & (alike >= least[1]), np.sum(won, axis=0), -1)
         pick = int(sums.argmax())
         if sums[pick] > best:
@@ -244,26 +246,20 @@ def _mass(weights: np.ndarray) -> np.ndarray:
 def _mass_won(
     mass: np.ndarray,
     mine: np.ndarray,
-    here: np.ndarray,
+    ties: np.ndarray,
     rest: np.ndarray,
-    own: np.ndarray,
     step: int,
     values: np.ndarray,
 ) -> np.ndarray:
     """Return (V,) the mass of samples with a margin above a step, by the offset of a class.
 
-    A sample of the class, `mine`, has the margin ``rest - here - value``, and another one
-    ``min(rest, here + value) - own``.
+    A sample of the class, `mine`, has the margin ``ties - value``, and another one the smaller of
+    ``value - ties`` and what the nearest of the other rivals leaves, `rest`. Ties ascend.
     """
-    far = ~mine & (rest - own > step)
-    return _mass_below(-values, (step + here - rest)[mine], mass[mine]) + _mass_below(
-        values, (step + own - here)[far], mass[far]
+    of_class, of_others = (
+        np.concatenate(([0], np.cumsum(np.where(which, mass, 0))))
+        for which in (mine, ~mine & (rest > step))
     )
-
-
-def _mass_below(values: np.ndarray, limits: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """Return (V,) the mass whose limit is below each of some values."""
-    order = np.argsort(limits, kind="stable")
-    sums = np.concatenate(([0], np.cumsum(mass[order])))
-    found: np.ndarray = sums[np.searchsorted(limits[order], values)]
+    lost = of_class[np.searchsorted(ties, values + step, side="right")]
+    found: np.ndarray = of_class[-1] - lost + of_others[np.searchsorted(ties, values - step)]
     return found

@@ -82,16 +82,16 @@ def test_level_sets_are_what_is_at_most_the_cut(compiled: bool) -> None:
     rng = np.random.default_rng(0)
     table = rng.integers(0, ONE + 1, (2, 3, BINS)).astype(np.int32)
     bins = np.sort(rng.integers(0, BINS, (3, 256)), axis=1).astype(np.uint8)
-    lower, upper = np.empty((2, 2 * BINS // 2, 3), np.uint8)
+    lower, upper = np.empty((2, 3, 2 * BINS // 2, 3), np.uint8)
     kernel = additive.level_sets
-    (kernel if compiled else kernel.py_func)(table, bins, ONE // 3, lower, upper)
-    for c in range(2):
-        for k in range(3):
-            rows = slice(c * BINS // 2, (c + 1) * BINS // 2)
-            codes = np.arange(256)[:, None]
-            inside = ((codes >= lower[rows, k]) & (codes <= upper[rows, k])).any(axis=1)
-            entries = table[c, k, bins[k]]
-            np.testing.assert_array_equal(inside, entries <= max(ONE // 3, entries.min()))
+    cuts = np.array([ONE // 3, ONE // 20, ONE])
+    (kernel if compiled else kernel.py_func)(table, bins, cuts, lower, upper)
+    for s, c, k in np.ndindex(3, 2, 3):
+        rows = slice(c * BINS // 2, (c + 1) * BINS // 2)
+        codes = np.arange(256)[:, None]
+        inside = ((codes >= lower[s, rows, k]) & (codes <= upper[s, rows, k])).any(axis=1)
+        entries = table[c, k, bins[k]]
+        np.testing.assert_array_equal(inside, entries <= max(cuts[s], entries.min()))
 
 
 def test_sets_of_boxes_add_up_to_the_contributions() -> None:
