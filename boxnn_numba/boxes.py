@@ -106,8 +106,10 @@ class Boxes:
         parts = np.zeros(n, np.int64) if part is None else _numbers("part", part, n)
         if np.unique(parts).size != parts.max() + 1:
             raise InputError(f"`part` leaves out numbers of 0..{parts.max()}; use each of them")
-        groups = np.arange(n) if group is None else _renumbered(_numbers("group", group, n))
-        if len(np.unique(np.stack((groups, parts)), axis=1).T) != groups.max() + 1:
+        groups, first = np.arange(n), np.arange(n)
+        if group is not None:
+            groups, first = _renumbered(_numbers("group", group, n))
+        if (parts != parts[first[groups]]).any():
             raise InputError("a group has features in two parts; it must lie within one")
         for name, value in (
             ("lower", low[order]),
@@ -158,7 +160,8 @@ def _numbers(name: str, value: ArrayLike, length: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _renumbered(groups: np.ndarray) -> np.ndarray:
-    """Number groups 0..G-1 by their first features."""
+def _renumbered(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number groups 0..G-1 by their first features, which are returned, too."""
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[inverse])
+    order = np.argsort(first)
+    return np.argsort(order)[inverse], first[order]

@@ -64,12 +64,13 @@ def _spread(total: int, count: int) -> np.ndarray:
 
 def _bins(column: np.ndarray, count: int) -> np.ndarray:
     """Return (256,) the bin of each code: of about as many rows each, or one for each code."""
-    used, rows = np.unique(column, return_counts=True)
-    number = np.arange(len(used))
+    rows_of = np.bincount(column, minlength=256)
+    used = np.flatnonzero(rows_of)
+    number, rows = np.arange(len(used)), rows_of[used]
     if len(used) > count:
         middles = 2 * np.cumsum(rows) - rows  # twice the rows before, ties sharing theirs
-        number = np.unique(middles * count // (2 * len(column)), return_inverse=True)[1]
-    between = (used[1:].astype(np.int64) + used[:-1] + 1) // 2  # other codes are as the nearest
+        number = np.append(0, np.cumsum(np.diff(middles * count // (2 * len(column))) > 0))
+    between = (used[1:] + used[:-1] + 1) // 2  # other codes are as the nearest
     places = np.searchsorted(between, np.arange(256), side="right")
     return number[places].astype(np.uint8)
 

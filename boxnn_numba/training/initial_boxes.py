@@ -120,6 +120,9 @@ def templates_of(seeds: Seeds, n_templates: int, seed: int) -> np.ndarray:
     out, count = np.empty(len(centres), np.int32), 0
     for label in np.unique(seeds.labels):
         rows = np.flatnonzero(seeds.labels == label)
+        if n_templates == 1:
+            out[rows], count = count, count + 1
+            continue
         points = centres[rows]
         rng = np.random.default_rng([seed, 7, int(label)])
         middles = points[rng.permutation(len(rows))[:n_templates]]
