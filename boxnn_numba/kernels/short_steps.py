@@ -29,17 +29,19 @@ def _four(row):
 @functools.cache
 def short_steps(penalty: str, factored: bool, grouped: bool, optimizer: str) -> Callable[..., Any]:
     """Return the kernel of steps in one thread; the arguments say of what kind these two are."""
-    look = softmin.forward(penalty, factored)
-    move = training.move(penalty, grouped, optimizer)
+    look = softmin.looks(penalty, factored)
+    move = training.moves(penalty, grouped, optimizer)
     settings_of = {"sgd": _three, "adam": _four}[optimizer]
     kind = f"{penalty}_{'templates' if factored else 'boxes'}_{'groups' if grouped else 'columns'}"
 
     @kernel(name=f"steps_{kind}_{optimizer}")
     def steps(
         x, labels, size, first, sizes, table, shape, spans, width, leak, structure, softs, settings,
-        pulls, value, margin, masters, moments1, moments2, codes, limit, dense,
+        pulls, value, margin, masters, moments1, moments2, codes, limit, dense, moving,
     ):  # fmt: skip
         """Step on the batches from number `first` on, `size` samples each; the last may be fewer.
+
+        If not `moving`, the boxes stay where they are, and the samples are judged.
 
         sizes (S, 4 or 5) float64 has the scale of each step, and the optimiser's settings; table is
         (lower, upper), pulls (starts, samples, coefficients), with blocks for one step. All else
@@ -60,11 +62,12 @@ def short_steps(penalty: str, factored: bool, grouped: bool, optimizer: str) -> 
             )  # fmt: skip
             if most > samples.shape[1]:
                 return step, most
-            move(
-                x[a:b], 0, starts.shape[1] - 1, spans, shape, starts[:blocks], samples[:blocks],
-                coefficients[:blocks], width, leak, masters, moments1, moments2, codes,
-                sizes[step, 0], settings_of(sizes[step]), limit, dense,
-            )  # fmt: skip
+            if moving:
+                move(
+                    x[a:b], 0, starts.shape[1] - 1, spans, shape, starts[:blocks], samples[:blocks],
+                    coefficients[:blocks], width, leak, masters, moments1, moments2, codes,
+                    sizes[step, 0], settings_of(sizes[step]), limit, dense,
+                )  # fmt: skip
         return len(sizes), 0
 
     return steps

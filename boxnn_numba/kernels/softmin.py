@@ -510,12 +510,14 @@ def _cell_entries(apart, parts, labels, structure, softs, settings, room, judged
     return _spread(apart, parts, rows_of, row_soft, first, found, smallest, out[0], out[1], out[2])
 
 
-def _make_forward(penalty: str, factored: bool) -> Callable[..., Any]:
-    name, (make_room, take, distances) = loops(penalty)
-    row_kind, write = ("templates", _cell_entries) if factored else ("boxes", _box_entries)
+@functools.cache
+def looks(penalty: str, factored: bool) -> Callable[..., Any]:
+    """Return what `forward` does, for kernels to call."""
+    _, (make_room, take, distances) = loops(penalty)
+    write = _cell_entries if factored else _box_entries
 
-    @kernel(name=f"forward_{name}_{row_kind}")
-    def forward(
+    @register_jitable
+    def look(
         x, bounds, first_block, last_block, labels, lower, upper, spans, planes, width, structure,
         softs, settings, starts, samples, coefficients, value, margin,
     ):  # fmt: skip
@@ -550,10 +552,22 @@ def _make_forward(penalty: str, factored: bool) -> Callable[..., Any]:
             most = max(most, filled)
         return most
 
-    return forward
+    return look
 
 
 @functools.cache
 def forward(penalty: str, factored: bool) -> Callable[..., Any]:
     """Return the kernel of all stages with a penalty, for boxes or for templates."""
-    return _make_forward(penalty, factored)
+    look = looks(penalty, factored)
+
+    @kernel(name=f"forward_{loops(penalty)[0]}_{'templates' if factored else 'boxes'}")
+    def forward(
+        x, bounds, first_block, last_block, labels, lower, upper, spans, planes, width, structure,
+        softs, settings, starts, samples, coefficients, value, margin,
+    ):  # fmt: skip
+        return look(
+            x, bounds, first_block, last_block, labels, lower, upper, spans, planes, width,
+            structure, softs, settings, starts, samples, coefficients, value, margin,
+        )  # fmt: skip
+
+    return forward

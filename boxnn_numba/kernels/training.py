@@ -266,12 +266,13 @@ def _adam(master, gradient, share, first_moment, second_moment, settings):
         )  # fmt: skip
 
 
-def _make_move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
+@functools.cache
+def moves(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
+    """Return what `move` does, for kernels to call."""
     slopes = _make_slopes(penalty, grouped)
     update, by_adam = {"sgd": (_sgd, False), "adam": (_adam, True)}[optimizer]
-    kind = "grouped" if grouped else penalty
 
-    @kernel(name=f"move_{kind}_{optimizer}")
+    @register_jitable
     def move(
         x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak, masters,
         moments1, moments2, codes, scale, settings, limit, dense,
@@ -314,7 +315,19 @@ def _make_move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any
 @functools.cache
 def move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
     """Return the kernel that steps boxes with a penalty, of single or grouped features."""
-    return _make_move(penalty, grouped, optimizer)
+    step = moves(penalty, grouped, optimizer)
+
+    @kernel(name=f"move_{'grouped' if grouped else penalty}_{optimizer}")
+    def move(
+        x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak, masters,
+        moments1, moments2, codes, scale, settings, limit, dense,
+    ):  # fmt: skip
+        step(
+            x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak,
+            masters, moments1, moments2, codes, scale, settings, limit, dense,
+        )  # fmt: skip
+
+    return move
 
 
 @functools.cache

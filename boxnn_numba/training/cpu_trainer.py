@@ -99,6 +99,8 @@ class CpuTrainer:
 
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8."""
+        if self.steps_at_once(self.problem.options.batch) > 1:
+            return self._in_turn(x, labels, _MARGIN_ROWS, None)[1]
         found = [np.empty(0)]
         for first in range(0, len(x), _MARGIN_ROWS):
             some = slice(first, first + _MARGIN_ROWS)
@@ -129,29 +131,37 @@ class CpuTrainer:
 
         As `step` does for each, at its rate.
         """
-        if len(rates) == 1:
+        if self.steps_at_once(size) == 1:
             return self.step(x, labels, *rates)
+        found = self._in_turn(x, labels, size, rates)
+        self._steps += len(rates)
+        return found
+
+    def _in_turn(
+        self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Look at one batch after another in one call, and move the boxes if there are rates."""
         problem, options = self.problem, self.problem.options
         shape, codes = self._shape, (self.table.lower, self.table.upper)
         values, margins = np.empty(len(labels)), np.empty(len(labels))
-        sizes = self._sizes(
-            [min(size, len(labels) - a) for a in range(0, len(labels), size)], rates
-        )
+        batches = [min(size, len(labels) - first) for first in range(0, len(labels), size)]
+        sizes = self._sizes(batches, rates or [0.0] * len(batches))
         room = Pulls.room(block_bounds(size)[0], self.table.n_boxes * len(self._spans), self._room)
         kernel = short_steps(
             options.relaxation, problem.rows is not None, shape[0] > 1, options.optimizer
         )
         samples, done = self.backend.samples(x, self._frame), 0
-        while done < len(rates):
+        while done < len(batches):
             done, most = kernel(
                 samples, labels, size, done, sizes, codes, shape, self._spans,
                 options.forward_width, options.leak, *asked(problem),
                 (room.starts, room.samples, room.coefficients), values, margins, self.masters,
                 *self._two_moments, self._codes, options.crowd * FIXED_POINT, self._dense,
+                rates is not None,
             )  # fmt: skip
-            if done < len(rates):
+            if done < len(batches):
                 room = room.grown(most)
-        self._room, self._steps = room, self._steps + len(rates)
+        self._room = room
         return values, margins
 
     def _sizes(self, batches: Sequence[int], rates: Sequence[float]) -> np.ndarray:
