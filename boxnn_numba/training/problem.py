@@ -108,8 +108,8 @@ def largest_excess(soft: SoftMin, count: int) -> int:
 
 def objective(options: TrainingOptions, warm: bool = False) -> Objective:
     """Return the objective of a run, or of its warm-up, in the form that the kernels take."""
-    kind = CLIP if warm else _KINDS[options.objective]
-    bound = 2.0 * options.radius if kind == TARGET else options.beta
+    kind = formulas.CLIP if warm else _KINDS[options.objective]
+    bound = 2.0 * options.radius if kind == formulas.TARGET else options.beta
     return Objective(kind, bound, options.sharpness, options.keep)
 
 
