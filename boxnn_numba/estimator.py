@@ -106,7 +106,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     n_jobs
         Threads; None or -1 for all cores.
     verbose
-        Above 0 what the search tries is printed, and the figures of every epoch.
+        Above 0 what the search tries is printed, the figures of every epoch, and which class is
+        given up.
 
     Attributes
     ----------
@@ -232,8 +233,6 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         -----
         ConvergenceWarning
             Training diverged; the boxes of the last good epoch are kept.
-        UserWarning
-            Of a class, which is named, no held-out row is predicted right.
         """
         check_radii(self.preset, self.radii)
         streams = self._streams(X)
@@ -272,10 +271,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
                 self._calibrate(feed)
             else:
                 self._sharpness = sharpness(trial.scores, trial.labels)
-            outcome = outcome_of(runs, self.model_)
-        # A class that is predicted now and then is no surprise where many models are compared.
-        for text in training_warnings(outcome, self._names, trial, never=True):
-            warnings.warn(text, stacklevel=2)
+            if self._is_verbose:  # no warning: scikit-learn fits many models to compare them
+                for text in training_warnings(outcome_of(runs, self.model_), self._names, trial):
+                    sys.stdout.write(f"{text}\n")
         return self
 
     def _streams(self, X: Any) -> bool:

@@ -226,7 +226,7 @@ def search(
 
 
 def training_warnings(
-    outcome: Validation, classes: Sequence[Any], trial: Trial | None, *, never: bool = False
+    outcome: Validation, classes: Sequence[Any], trial: Trial | None
 ) -> list[str]:
     """Return a sentence for each class that a model hardly predicts.
 
@@ -239,8 +239,6 @@ def training_warnings(
     trial
         What its options were chosen by, None without a search. Its held-out rows count where none
         were held out of the training.
-    never
-        Tell only of classes of which nothing is predicted right.
     """
     recall, advice = outcome.recall, "raise `keep` or `boxes`, or lower `radius`"
     if trial is not None and np.isnan(outcome.accuracy):
@@ -249,7 +247,6 @@ def training_warnings(
         f"class {classes[index]} was given up: {100 * share:.0f}% of its validation samples are "
         f"predicted right; {advice}"
         for index, share in given_up(recall).items()
-        if share == 0 or not never
     ]
 
 

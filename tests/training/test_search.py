@@ -68,24 +68,27 @@ def test_a_class_that_is_given_up_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.25])
-def test_the_classifier_warns_of_a_class_that_is_never_predicted(
-    validation: float, monkeypatch: pytest.MonkeyPatch
+def test_the_classifier_tells_of_a_class_that_is_given_up_if_asked_to(
+    validation: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def given_up(x: np.ndarray, y: np.ndarray, **more: Any) -> tuple[BoxNNClassifier, list[str]]:
+        fitted = BoxNNClassifier(validation=validation, verbose=1, **SMALL, **more).fit(x, y)
+        lines = capsys.readouterr().out.splitlines()
+        return fitted, [line for line in lines if "was given up" in line]
+
     monkeypatch.setattr("boxnn_numba.training.search.CANDIDATES", CANDIDATES[:2])
     x, y = table(rows=1200)
     y[::10] = 2  # rows like all others
-    again = BoxNNClassifier(validation=validation, **SMALL)
-    with pytest.warns(UserWarning, match="^class 2 was given up: 0% of its") as caught:
-        again.fit(x, y)
-    assert len(caught) == 1 and caught[0].filename == __file__
+    again, (line,) = given_up(x, y)
+    assert line.startswith("class 2 was given up: 0% of its")
     if validation:
         held = validation_split(y, validation, 0)[1]
         assert (again.predict(x[held[y[held] == 2]]) != 2).all()
     # Without weight it is not meant to be predicted.
-    BoxNNClassifier(validation=validation, class_weight={0: 1, 1: 1, 2: 0}, **SMALL).fit(x, y)
+    assert given_up(x, y, class_weight={0: 1, 1: 1, 2: 0})[1] == []
     # Nobody knows what of few held-out rows.
     few = np.r_[np.flatnonzero(y != 2), np.flatnonzero(y == 2)[:30]]
-    BoxNNClassifier(validation=validation, **SMALL).fit(x[few], y[few])
+    assert given_up(x[few], y[few])[1] == []
 
 
 @pytest.mark.parametrize("members", [1, 2])
