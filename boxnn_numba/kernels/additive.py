@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from boxnn_numba.kernels.budget import cheapest
+from boxnn_numba.kernels.budget import cheapest, count_of_lower
 from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.formulas import adam_update, graded
 from boxnn_numba.kernels.pairwise_bound import fewest_gains
@@ -184,7 +184,7 @@ def additive_bounds(x, penalty, most, known, who, scratch, index, bound):
             for k in range(x.shape[1]):
                 lead = penalty[own, k, x[i, k]] - penalty[c, k, x[i, k]]
                 gains[group[k]] = (most[own, c, k] - lead) * free[group[k]]
-            paid = price[fewest_gains(gains, gap, np.searchsorted(price, best), counts)]
+            paid = price[fewest_gains(gains, gap, count_of_lower(price, best), counts)]
             if priced and paid < best:
                 paid = max(paid, cheapest(gains, cost, gap, order, best))
             best = min(best, paid)

@@ -36,8 +36,11 @@ def _before(one, other, key, unit, by_rate):
 
 
 @register_jitable
-def _sort(order, key, unit, by_rate):
-    """Shell's sort: as good as any for the few places there are, and exact."""
+def sort_places(order, key, unit, by_rate):
+    """Sort places by rate, or by what is paid and then what is left.
+
+    Shell's sort: as good as any for the few places there are, and exact.
+    """
     step = 1
     while step < len(order) // 3:
         step = 3 * step + 1
@@ -52,6 +55,19 @@ def _sort(order, key, unit, by_rate):
 
 
 @register_jitable
+def count_of_lower(ascending, value):
+    """Return how many of some ascending numbers are below a value."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@register_jitable
 def _by_rate(gains, costs, order):
     """Put the places with gains in order of gain for cost; return how many there are."""
     count = 0
@@ -59,7 +75,7 @@ def _by_rate(gains, costs, order):
         if gains[i] > 0:
             order[count] = i
             count += 1
-    _sort(order[:count], gains, costs, True)
+    sort_places(order[:count], gains, costs, True)
     return count
 
 
@@ -96,7 +112,7 @@ def add_hull(points, count, edges):
     order, left, paid = edges.order, edges.left, edges.paid
     for i in range(points):
         order[i] = i
-    _sort(order[:points], left, paid, False)
+    sort_places(order[:points], left, paid, False)
     kept = 0  # of the hull, at the front of the order
     for i in order[:points]:
         if kept > 0 and left[i] >= left[order[kept - 1]]:

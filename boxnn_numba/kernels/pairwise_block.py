@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.budget import cheapest, sort_places
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.formulas import graded
 from boxnn_numba.kernels.pairwise_bound import (
     count_below,
@@ -64,7 +64,7 @@ def _measure_parts(distance, table, total):
         for t in range(len(total)):
             total[t] = distance[0, t]
         return
-    total[:] = 0
+    fill(total, 0)
     for p in range(len(distance)):
         of_part = distance[p]
         for t in range(len(total)):
@@ -80,7 +80,7 @@ def _measure_features(x, table, near, total):
     width = np.int32(table.width)
     for t in range(len(total)):
         least = near[t]
-        least[:] = width
+        fill(least, width)
         for m in range(table.rows[t], table.rows[t + 1]):
             low, high = table.lower[m], table.upper[m]
             for k in range(len(x)):
@@ -110,7 +110,7 @@ def _find_owns(table, offset, block):
             owns[place] = owns[place - 1]
             place -= 1
         owns[place] = t
-    block.ready[:] = False
+    fill(block.ready, False)
     return own, count
 
 
@@ -133,7 +133,7 @@ def _feature_gains(x, table, t, near, slack, own, own_low, own_high, gains):
     By the first of its nearest rows or, with a slack >= 0, by the best that is no farther.
     """
     width, count, slack = np.int32(table.width), len(x), np.int32(slack)
-    gains[:count] = 0
+    fill(gains[:count], 0)
     for m in range(table.rows[t + 1] - 1, table.rows[t] - 1, -1):
         low, high = table.lower[m], table.upper[m]
         for k in range(count):
@@ -187,7 +187,7 @@ def _at_least(x, table, t, j, gap, most, work, block):
     """No more than the fewest features after which template t overtakes the j-th own one."""
     width, count = np.int32(table.width), len(x)
     own_low, own_high, gains = block.low[j], block.high[j], work.gains[:count]
-    gains[:] = 0
+    fill(gains, 0)
     for m in range(table.rows[t], table.rows[t + 1]):
         low, high = table.lower[m], table.upper[m]
         for k in range(count):
@@ -236,9 +236,25 @@ def _bound(x, distance, table, t, extra, owns, best, work, block):
             others = _has_others(distance, table, t, slack, work.rival)
             if others and _at_least(x, table, t, j, gap, most, work, block) >= most:
                 return best
-        work.own[:] = block.rows[j]
+        for p in range(len(distance)):
+            work.own[p] = block.rows[j, p]
         found = max(found, needed(x, distance, table, t, gap, margin, extra, found, best, work))
     return found
+
+
+@register_jitable
+def _in_order(labels, own, nearest, behind, slack):
+    """The rivals but the nearest that are no farther behind than a slack, in order of margin."""
+    count = 0
+    for t in range(len(labels)):
+        count += labels[t] != own and behind[t] <= slack and t != nearest
+    rivals = np.empty(count, np.int64)
+    for t in range(len(labels)):
+        if labels[t] != own and behind[t] <= slack and t != nearest:
+            count -= 1
+            rivals[count] = t
+    sort_places(rivals, behind, behind, False)
+    return rivals
 
 
 @register_jitable
@@ -252,23 +268,16 @@ def _least(x, distance, table, offset, work, block):
         behind[t] = total[t] + offset[labels[t]] + (labels[t] > own) - ahead
         if labels[t] != own and (nearest < 0 or behind[t] < behind[nearest]):
             nearest = t
-    extra = offset[labels[nearest]] + (labels[nearest] > own) - offset[own]
-    best = min(best, _bound(x, distance, table, nearest, extra, owns, best, work, block))
-    slack = table.unit * count_below(table, best)
-    count = 0
-    for t in range(len(total)):
-        count += labels[t] != own and behind[t] <= slack and t != nearest
-    rivals = np.empty(count, np.int64)
-    for t in range(len(total)):
-        if labels[t] != own and behind[t] <= slack and t != nearest:
-            count -= 1
-            rivals[count] = t
-    for place in np.argsort(behind[rivals]):
-        t = rivals[place]
-        if least_price(table, behind[t]) >= best:
-            break
+    rivals, place, t = np.empty(0, np.int64), -1, nearest
+    while t >= 0:
         extra = offset[labels[t]] + (labels[t] > own) - offset[own]
         best = min(best, _bound(x, distance, table, t, extra, owns, best, work, block))
+        if place < 0:  # the first bound says which others could have a smaller one
+            slack = table.unit * count_below(table, best)
+            rivals = _in_order(labels, own, nearest, behind, slack)
+        place, t = place + 1, -1
+        if place < len(rivals) and least_price(table, behind[rivals[place]]) < best:
+            t = rivals[place]
     return own, best
 
 

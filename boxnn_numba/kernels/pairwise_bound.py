@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxnn_numba.kernels.budget import Edges, add_hull, add_points, cheapest
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.budget import Edges, add_hull, add_points, cheapest, count_of_lower
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.formulas import excess, graded
 
 #: Gains of a part with more groups than this are sorted by counting.
@@ -99,7 +99,7 @@ def least_price(table, behind):
 def count_below(table, most):
     """The largest number of groups that may cost less than `most`, above 0."""
     if table.priced:
-        return np.searchsorted(table.price, most) - 1
+        return count_of_lower(table.price, most) - 1
     return most - 1
 
 
@@ -140,7 +140,7 @@ def fewest_gains(gains, gap, most, counts):
         largest = max(largest, gain)
     if gap > np.int64(largest) * (most - 1):  # often: then nothing needs to be counted
         return most
-    counts[: largest + 1] = 0
+    fill(counts[: largest + 1], 0)
     for gain in gains:
         counts[gain] += 1
     taken = 0
@@ -166,7 +166,7 @@ def _sort_largest(gains, count, counts):
                 place -= 1
             gains[place] = gain
         return
-    counts[:] = 0
+    fill(counts, 0)
     for gain in gains:
         counts[gain] += 1
     place, gain = 0, len(counts) - 1
@@ -195,11 +195,11 @@ def _write_gaps(x, distance, table, t, slack, count, work):
     Rows of t that are more than `slack` farther than its nearest (`rival`) are left out.
     """
     total, curve = work.total, work.curve
-    total[:count] = 0
+    fill(total[:count], 0)
     for p in range(len(distance)):
         first, last = table.parts[p], table.parts[p + 1]
         own, length = work.own[p], min(last - first, count - 1)
-        curve[: length + 1] = _FAR
+        fill(curve[: length + 1], _FAR)
         for m in range(table.rows[t], table.rows[t + 1]):
             if distance[p, m] - distance[p, work.rival[p]] > slack:
                 continue
@@ -235,7 +235,8 @@ def _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, most, work
     others = False
     for p in range(len(distance)):
         first, last, near = parts[p], parts[p + 1], distance[p, work.rival[p]]
-        work.most[first:last] = work.gains[first:last]
+        for g in range(first, last):
+            work.most[g] = work.gains[g]
         for m in range(table.rows[t], table.rows[t + 1]):
             if m == work.rival[p] or distance[p, m] - near > slack:
                 continue
@@ -277,10 +278,11 @@ def needed(x, distance, table, t, gap, margin, ahead, found, best, work):
 
     Arguments are those of `_fewest_of_rows`. Where it is at most `found`, anything up to that.
     """
-    if not table.priced:
-        return _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, best, work)
     most = count_below(table, best) + 1
-    count = _fewest_of_rows(x, distance, table, t, gap, margin, ahead, 0, most, work)
+    enough = 0 if table.priced else found
+    count = _fewest_of_rows(x, distance, table, t, gap, margin, ahead, enough, most, work)
+    if not table.priced:
+        return count
     if table.price[count] >= best:
         return best
     return max(table.price[count], _least_cost(x, distance, table, t, ahead, best, work))
@@ -305,7 +307,7 @@ def rival_bounds(x, distance, total, own, rivals, ahead, table, most, running, w
         bound = least_price(table, margin)
         # In order of margin: no later template has a smaller bound than this.
         if bound >= best:
-            out[place:] = min(bound, most)
+            fill(out[place:], min(bound, most))
             return
         found = bound
         nearest_rows(distance, table, t, work.rival)
@@ -335,7 +337,7 @@ def least_gaps(x, distance, total, own, rivals, slack, table, work, out):
         if left < 0:
             continue
         nearest_rows(distance, table, t, work.rival)
-        work.worst[:count] = -_FAR
+        fill(work.worst[:count], -_FAR)
         for j in range(len(own)):
             nearest_rows(distance, table, own[j], work.own)
             _write_gaps(x, distance, table, t, left, count, work)

@@ -25,6 +25,8 @@ from boxnn_numba.kernels.block_distances import BLOCK, loops
 from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 
 _NEVER, _ALWAYS = -(2**31), 2**31 - 1
+#: Above all distances, and an int32 if it is shifted or added to.
+_FAR = 2**30
 
 # --- room: of few types, as Numba takes long to compile what makes an array of another -------
 
@@ -263,17 +265,18 @@ def _assemble(
     nearest rows. Sides are a sample's class and the rest, or if `by_class` each class.
     """
     boxes, classes = len(apart) // parts, len(templates) - 1
-    low = np.empty(BLOCK, np.int32)
-    nearest = np.full((classes, BLOCK), np.int32(2**30), np.int32)
-    rival = np.full(BLOCK, np.int32(2**30), np.int32)
+    low = _int32_room(1, BLOCK)[0]
+    nearest, rival = _int32_room(classes, BLOCK), _int32_room(1, BLOCK)[0]
+    fill(rival, _FAR)
     for c in range(classes):
         best = nearest[c]
+        fill(best, _FAR)
         for t in range(templates[c], templates[c + 1]):
             total = hard[t]
-            total[:] = 0
+            fill(total, 0)
             for p in range(parts):
-                low[:] = apart[p * boxes + starts[t]]
-                for j in range(starts[t] + 1, starts[t + 1]):
+                fill(low, _ALWAYS)
+                for j in range(starts[t], starts[t + 1]):
                     row = apart[p * boxes + j]
                     for i in range(BLOCK):
                         low[i] = min(low[i], row[i])
@@ -284,7 +287,8 @@ def _assemble(
         for i in range(rows):
             if c != labels[i]:
                 rival[i] = min(rival[i], best[i])
-    limit = np.full((1, BLOCK), _NEVER, np.int32)
+    limit = _int32_room(1, BLOCK)
+    fill(limit[0], _NEVER)
     for c in range(classes):
         for i in range(rows):
             side = nearest[c, i] if by_class or c == labels[i] else rival[i]

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from boxnn_numba.kernels.budget import cheapest
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.budget import cheapest, count_of_lower
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.pairwise_bound import fewest_gains, nearest_rows, write_gains
 
 #: Numbers of changes that have gains of their own.
@@ -52,7 +52,7 @@ def add_totals(distance, rows, labels, total, out):
 @register_jitable
 def _add_class(x, distance, table, total, first, last, work, most, out, place):
     """Add what groups gain for templates first..last-1 of a class to `out` (COUNTS + 1, G)."""
-    most[:] = 0
+    fill(most, 0)
     least = total[first:last].min()
     for t in range(first, last):
         nearest_rows(distance, table, t, work.rival)
@@ -102,7 +102,7 @@ def add_gains(x, distance, table, total, own, place, work, most, out):
 @register_jitable
 def _largest(gains, k, largest):
     """The sum of the k largest gains."""
-    largest[:k] = 0
+    fill(largest[:k], 0)
     for gain in gains:
         if gain > largest[k - 1]:
             place = k - 1
@@ -139,7 +139,7 @@ def sum_bounds(gains, classes, known, own, cost, price, priced, unit, scratch, b
             if c == own[i]:
                 continue
             gap = classes[i, c] - classes[i, own[i]] + (c > own[i])
-            most = np.searchsorted(price, best)
+            most = count_of_lower(price, best)
             paid = price[_fewest(gains[i, c], gap, unit, most, largest, counts)]
             if priced and paid < best:
                 paid = max(paid, cheapest(gains[i, c, COUNTS], cost, gap, order, best))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba.kernels import formulas
-from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 from boxnn_numba.kernels.simd_lanes import (
     BLOCK,
     add_where,
@@ -40,7 +40,7 @@ _NARROW = 2**31 - 1
 @kernel
 def sort_by_box(samples, boxes, coefficients, starts, sorted_samples, sorted_coefficients):
     """Counting sort: write entries by box, or cell; those of m are from ``starts[m]`` on."""
-    starts[:] = 0
+    fill(starts, 0)
     for e in range(len(boxes)):
         starts[boxes[e] + 1] += 1
     for m in range(1, len(starts)):
@@ -88,10 +88,11 @@ def _grouped_slopes(x, codes, m, at, size, shape, picked, pulls, count, width, s
     """As of single features: what counts is the excess of a group as a whole."""
     some, (planes, columns) = False, shape
     total = np.empty(size, np.int32)
-    sums[:, to : to + size] = 0.0
+    for side in range(2 * planes):
+        fill(sums[side, to : to + size], 0.0)
     for e in range(count):
         q, q_leak = np.int64(pulls[0, e]), np.int64(pulls[1, e])
-        total[:] = 0
+        fill(total, 0)
         for plane in range(planes):
             first = plane * columns + at
             code, a, b = x[picked[e], first:], codes[0][m, first:], codes[1][m, first:]
