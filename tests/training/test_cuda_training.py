@@ -153,8 +153,8 @@ def test_groups_of_any_size() -> None:
     states = []
     for name, make in (("cpu", CpuTrainer), ("cuda", CudaTrainer)):
         trainer = make(get_backend(name, 1), (start[0].copy(), start[1].copy()), problem)
-        for batch, y in trainer.batches(feed, 1, N - 2):
-            trainer.step(batch, y, 0.05)
+        for some, y in trainer.batches(feed, 1, N - 2):
+            trainer.steps(some, y, N - 2, [0.05] * -(-len(y) // (N - 2)))
         states.append(trainer.state() | dict(zip(("low", "high"), trainer.bounds(), strict=True)))
     for name, value in states[0].items():
         np.testing.assert_array_equal(value, states[1][name], name)
