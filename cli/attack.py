@@ -53,18 +53,12 @@ from boxnn_numba.cli.certify import cluster_text
     metavar="SIZE",
     help="Change one block of pixels only: its side, or rows x columns as 3x7.",
 )
-@click.option("--rivals", type=int, help="Rival boxes to try by the greedy method.  [default: 16]")
+@click.option("--rivals", default=16, help="Rival boxes to try.")
+@click.option("--tries", default=32, help="Rounds of local search.")
 @click.option(
-    "--tries", type=int, help="Rounds of local search of the greedy method.  [default: 32]"
+    "--queries", default=1000, help="Predictions asked for each sample by the random method."
 )
-@click.option(
-    "--queries",
-    type=int,
-    help="Predictions asked for each sample by the random method.  [default: 1000]",
-)
-@click.option(
-    "--seed", type=int, help="Seed of random choices, which quick has none of.  [default: 0]"
-)
+@click.option("--seed", default=0, help="Seed of random choices.")
 @options.cluster
 @options.log
 @options.run

@@ -40,14 +40,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 METHODS = ("greedy", "quick", "random")
-#: Options of some methods only: what they are where they are not given, and of which methods;
-#: of the greedy one there are those of blocks of pixels, too.
-_EFFORT: dict[str, tuple[int, tuple[str, ...]]] = {
-    "rivals": (16, ("greedy", "patch")),
-    "tries": (32, ("greedy", "patch")),
-    "queries": (1000, ("random",)),
-    "seed": (0, ("greedy", "random")),
-}
 #: Samples that are attacked and written at a time.
 CHUNK_ROWS = 128
 
@@ -71,11 +63,11 @@ class AttackOptions:
     features
         Path of a ``.npy`` file of (n,) bool, features that may change; None for all.
     rivals, tries
-        Of `greedy_attack`, 16 and 32 by default.
+        Of `greedy_attack`.
     queries
-        Of `random_search`, 1000 by default.
+        Of `random_search`.
     seed
-        Of both, 0 by default.
+        Of both.
     patch
         Size of the one block of pixels that the greedy attack may change, as ``"5"`` or ``"3x7"``;
         None for any features.
@@ -87,26 +79,11 @@ class AttackOptions:
     high: int | tuple[tuple[str, Any], ...] = 255
     attackable: tuple[str | int, ...] | None = None
     features: str | None = None
-    rivals: int | None = None
-    tries: int | None = None
-    queries: int | None = None
-    seed: int | None = None
+    rivals: int = 16
+    tries: int = 32
+    queries: int = 1000
+    seed: int = 0
     patch: str | None = None
-
-    def settled(self) -> AttackOptions:
-        """Return these with what is not given; raise for what has no effect on the method."""
-        validation.choice("method", self.method, METHODS)
-        if self.method != "greedy" and self.patch is not None:
-            raise OptionError(f"`patch` is for the greedy attack; leave out `method` {self.method}")
-        kind = self.method if self.patch is None else "patch"
-        what = f"the {kind} attack" if self.patch is None else "attacks of a `patch`"
-        found: dict[str, Any] = {}
-        for name, (value, kinds) in _EFFORT.items():
-            given = getattr(self, name)
-            if given is not None and kind not in kinds:
-                raise OptionError(f"`{name}` is not for {what}; leave it out")
-            found[name] = value if given is None else given
-        return replace(self, **found)
 
     @property
     def domain(self) -> tuple[Limit, Limit]:
@@ -190,17 +167,19 @@ class AttackWorker:
         """Attack samples, of which the first has this number."""
         options = self.options
         features = None if self.mask is None else np.frombuffer(self.mask, bool)
+        if options.method != "greedy" and options.patch is not None:
+            raise OptionError(
+                f"`patch` is for the greedy attack; leave out `method` {options.method}"
+            )
         if options.method == "random":
             return _random(model, x, options, features, first)
         if options.method == "quick":
             most, domain = options.max_features, options.domain
             return quick_attack(model, x, max_features=most, domain=domain, features=features)
-        effort: dict[str, Any] = {
-            name: getattr(options, name) for name in ("rivals", "tries", "seed")
-        }
         return greedy_attack(
             model, x, max_features=options.max_features, domain=options.domain,
-            features=features, patch=options.patch, **effort,
+            features=features, rivals=options.rivals, tries=options.tries, seed=options.seed,
+            patch=options.patch,
         )  # fmt: skip
 
 
@@ -256,14 +235,14 @@ def attack(
     BoxNNError
         Bad model, data or option, or an output that cannot be written.
     """
-    began, run = time.perf_counter(), run.using(client)
-    options = (options or AttackOptions()).settled()
+    began, options, run = time.perf_counter(), options or AttackOptions(), run.using(client)
     if run.device not in ("auto", "cpu"):
         raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
     if run.cluster is not None:
         run.cluster.refuse_for("attacks", "box_shards", "share_gpus")
     get_backend("cpu", run.threads)
-    _check_certificate(certificate, options)
+    validation.choice("method", options.method, METHODS)
+    validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))
     if radii is not None:
         validation.radii(radii)
     subject = Subject.open(load_model, model, data, split, limit)
@@ -303,12 +282,6 @@ def attack(
     )  # fmt: skip
 
 
-def _check_certificate(certificate: str, options: AttackOptions) -> None:
-    validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))
-    if options.patch is not None and certificate != AUTO:
-        raise OptionError("`certificate` is not for attacks of a `patch`; leave it out")
-
-
 def _free_features(
     options: AttackOptions, model: BoxNN, who: Adversary
 ) -> tuple[bytes | None, dict[str, str]]:
@@ -341,7 +314,6 @@ def _random(
         budget = random_budget(groups)
     else:
         budget = validation.integer("max_features", options.max_features, 1, groups)
-    queries = validation.integer("queries", options.queries, 1)
     seed = np.random.SeedSequence([validation.integer("seed", options.seed, 0), first])
     domain = domain_of(model, options.domain, dtype=x.dtype)
     low, high = domain.allowed.argmax(axis=1), 255 - domain.allowed[:, ::-1].argmax(axis=1)
@@ -360,7 +332,7 @@ def _random(
     of_codes = replace(model, grid=None, columns=None)
     found = random_search(
         lambda batch: -of_codes.class_distance(nearest[columns, batch]),
-        codes, budget, queries, int(seed.generate_state(1)[0]), (low, high),
+        codes, budget, options.queries, int(seed.generate_state(1)[0]), (low, high),
         model.groups, features,
     )  # fmt: skip
     written = nearest[columns, found.x_adv]

@@ -17,7 +17,7 @@ from boxnn_numba import load_model
 from boxnn_numba.attacks import AttackResult
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.dataset import open_dataset, write_dataset
-from boxnn_numba.errors import AttackFileError, InterruptedRunError, OptionError, UnsoundError
+from boxnn_numba.errors import AttackFileError, InterruptedRunError, UnsoundError
 from boxnn_numba.pipelines import chunks
 from boxnn_numba.pipelines.attack import attack as pipeline
 from boxnn_numba.pipelines.attack.attack import AttackOptions, attack
@@ -73,7 +73,7 @@ def test_only_some_features_may_change(trained: Run, method: str) -> None:
     mask = np.arange(12) % 3 != 1
     np.save("mask.npy", mask)
     words = (*ATTACK, "--method", method, "--features", "mask.npy", "--max-features", 6)
-    code, _, err = trained(*words, *(("--queries", 100) if method == "random" else ()))
+    code, _, err = trained(*words, "--queries", 100)
     assert (code, err) == (0, "")
     assert (check_file("a.zarr") > 0).any()
     file = open_attack("a.zarr")
@@ -140,8 +140,7 @@ def test_raw_features(run_boxnn: Run, method: str) -> None:
     )
     assert run_boxnn(*words)[0] == 0
     words = ("attack", "model.zarr", "real.zarr", "--out", "a.zarr", "--max-features", 6)
-    more = ("--queries", 60) if method == "random" else ()
-    code, _, err = run_boxnn(*words, "--method", method, *more)
+    code, _, err = run_boxnn(*words, "--method", method, "--queries", 60)
     assert (code, err) == (0, "")
     assert (check_file("a.zarr", "real.zarr") > 0).any()
 
@@ -207,16 +206,6 @@ def test_an_attack_that_cannot_be_stops_the_run(
         (("--device", "cuda"), 2, "attacks run on the CPU"),
         (("--workers", "1", "--box-shards", "2"), 2, "--box-shards is not for attacks"),
         (("--workers", "1", "--share-gpus"), 2, "--share-gpus is not for attacks"),
-        # What has no effect, though it is the default.
-        (("--queries", 1000), 2, "--queries is not for the greedy attack; leave it out"),
-        (("--method", "quick", "--queries", 1000), 2, "--queries is not for the quick attack"),
-        (("--method", "quick", "--rivals", 16), 2, "--rivals is not for the quick attack"),
-        (("--method", "quick", "--tries", 32), 2, "--tries is not for the quick attack"),
-        (("--method", "quick", "--seed", 0), 2, "--seed is not for the quick attack"),
-        (("--method", "random", "--rivals", 16), 2, "--rivals is not for the random attack"),
-        (("--method", "random", "--tries", 32), 2, "--tries is not for the random attack"),
-        (("--patch", 2, "--seed", 0), 2, "--seed is not for attacks of a --patch"),
-        (("--patch", 2, "--certificate", "margin"), 2, "--certificate is not for attacks of a"),
     ],
 )
 def test_bad_options_leave_nothing_behind(
@@ -224,18 +213,6 @@ def test_bad_options_leave_nothing_behind(
 ) -> None:
     failed(trained(*ATTACK, *words), code, said)
     assert here() == {"tiny.zarr", "model.zarr"}
-
-
-def test_options_without_effect_are_refused_before_anything_is_read() -> None:
-    with pytest.raises(OptionError, match="`queries` is not for the quick attack; leave it out"):
-        attack("nowhere", "nowhere", "a.zarr", AttackOptions("quick", queries=5))
-
-
-def test_the_file_tells_the_options_that_were_not_given(trained: Run) -> None:
-    assert trained(*ATTACK, "--method", "quick", "--limit", 2)[0] == 0
-    told = open_attack("a.zarr").attributes["options"]
-    effort = {name: told[name] for name in ("rivals", "tries", "queries", "seed")}
-    assert effort == {"rivals": 16, "tries": 32, "queries": 1000, "seed": 0}
 
 
 def test_files_that_are_not_whole_attacks_are_refused(trained: Run) -> None:

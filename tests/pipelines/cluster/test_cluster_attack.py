@@ -57,8 +57,7 @@ def test_two_workers_give_the_same_bits(
     method: str, work: Work, external: Scheduler, run_boxnn: Run, tmp_path: Path
 ) -> None:
     np.save("mask.npy", np.arange(12) % 4 != 0)
-    words = ("--method", method, "--features", "mask.npy", "--seed", 3)
-    words += ("--queries", 50) if method == "random" else ()
+    words = ("--method", method, "--queries", 50, "--features", "mask.npy", "--seed", 3)
     start = ("attack", work.model, work.data, *words)
     assert run_boxnn(*start, "--out", "here")[::2] == (0, "")
     own = "--workers", 2, "--threads-per-worker", 1
