@@ -66,9 +66,9 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
 _BOXES, _MOST_BOXES = 20, 400
 #: Most rows of a step, but of additive boxes.
 _MOST_BATCH = 100
-#: Work of a step from which on candidates are tried side by side. Shorter steps are mostly Python,
-#: which threads have to take in turns: two took half as long again as one.
-_WORTH_THREADS = 2**21
+#: Work of a step from which on candidates are tried side by side. Of shorter ones most is Python,
+#: which threads have to take in turns: two took a quarter longer than one.
+_WORTH_THREADS = 2**19
 
 
 @dataclass(frozen=True)
@@ -358,14 +358,19 @@ def _fits(candidate: Mapping[str, Any], feed: Feed, given: Mapping[str, Any]) ->
 
 
 def _workers(feed: Feed, n_classes: int, threads: int) -> int:
-    """Return how many candidates to try at a time: Python runs one short step after another."""
-    boxes = min(_MOST_BOXES, _BOXES * n_classes)
-    return threads if step_work(_MOST_BATCH, boxes, feed.n_features) > _WORTH_THREADS else 1
+    """Return how many candidates to try at a time: threads take turns with Python."""
+    batch, boxes = _rows_of_step(len(feed)), min(_MOST_BOXES, _BOXES * n_classes)
+    return threads if step_work(batch, boxes, feed.n_features) > _WORTH_THREADS else 1
 
 
 def _batch(rows: int, options: TrainingOptions) -> int:
     if options.relaxation == "additive":  # a step costs hardly more than its call
         return int(np.clip(rows // 4, 50, 1000))
+    return _rows_of_step(rows)
+
+
+def _rows_of_step(rows: int) -> int:
+    """Return the batch for so many rows, of boxes that are not additive."""
     return int(np.clip(rows // 16, 16, _MOST_BATCH))
 
 
