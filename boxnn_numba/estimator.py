@@ -482,7 +482,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         learning = [run for run in runs if len(np.unique(run.labels)) > 1]
         for run, found in run_epochs(learning, backend.threads):
             self._tell_epoch(run, found)
-            # Later calls go on with the clip that was chosen for the first boxes.
+        for run in learning[-1:]:  # later calls go on with the clip that was chosen
             self._settings = replace(self._settings, beta=run.options.beta)
         history = {"preset": self.preset, "partial_fit_calls": call}
         self.model_: BoxNN = trained_model(

@@ -33,7 +33,15 @@ def members_of(options: TrainingOptions) -> list[TrainingOptions]:
 
 
 def outcome_of(runs: Sequence[Training], model: BoxNN) -> Validation:
-    """Return what the model of finished runs achieves on held-out samples."""
+    """Return what the model of finished runs achieves on held-out samples.
+
+    Classes without weight, which are not meant to be predicted, have no recall.
+    """
+    found = _held_out(runs, model)
+    return found._replace(recall=np.where(runs[0].weighty, found.recall, np.nan))
+
+
+def _held_out(runs: Sequence[Training], model: BoxNN) -> Validation:
     if len(runs) == 1 and runs[0].options.offsets == "none":
         return runs[0].outcome
     found = [run.held_out_distances() for run in runs]

@@ -235,9 +235,10 @@ class Training:
 
     @property
     def leaves_cores(self) -> bool:
-        """Whether an epoch is the work of one thread, with little of Python's in it."""
+        """Whether an epoch is the work of one thread, on data in memory, with little of Python."""
         batch = self.options.batch
-        return min(self.trainer.steps_at_once(batch), self.n_rows // batch) >= _MANY_STEPS
+        steps = min(self.trainer.steps_at_once(batch), self.n_rows // batch)
+        return steps >= _MANY_STEPS and len(self._feed.sizes) == 1
 
     def _add_figures(self) -> None:
         """Add what steps found to the sums; only this waits for a GPU."""
@@ -294,6 +295,12 @@ class Training:
     def _worth(self, margin: float) -> float:
         """Return what of a margin the objective asks for: no more than its clip or its target."""
         return min(margin, self.problem.objective.bound)
+
+    @property
+    def weighty(self) -> np.ndarray:
+        """(K,) whether a class has training rows with weight."""
+        feed = self._feed
+        return np.asarray(np.bincount(feed.labels, feed.weights, self.n_classes) > 0)
 
     @functools.cached_property
     def offset(self) -> np.ndarray:
@@ -369,30 +376,34 @@ class Training:
 def run_epochs(
     runs: Sequence[Training], threads: int
 ) -> Iterator[tuple[Training, EpochRecord | DivergenceError]]:
-    """Train runs to their ends, an epoch of each at a time, and side by side if they leave cores.
+    """Train runs to their ends, side by side where they leave cores.
 
-    Yields each run with what its epoch did. One that diverges yields that once, and ends.
+    Yields each run with what its epochs did, one run after the other whatever the threads. A run
+    that diverges yields that, and ends.
     """
-    workers, stop = threads if all(run.leaves_cores for run in runs) else 1, Event()
+    side_by_side, stop = threads > 1 and all(run.leaves_cores for run in runs), Event()
 
     def check() -> None:
         if stop.is_set():
             raise InterruptedError
 
-    def attempt(run: Training) -> EpochRecord | DivergenceError:
+    def epochs(run: Training) -> Iterator[EpochRecord | DivergenceError]:
         try:
-            return run.run_epoch(after_step=check)
+            while run.epoch < run.options.epochs:
+                yield run.run_epoch(after_step=check)
         except DivergenceError as error:
-            return error
+            yield error
 
-    going = list(runs)
-    with ThreadPoolExecutor(workers, "boxnn-runs") as pool:
-        each = pool.map if workers > 1 and len(runs) > 1 else map
+    if not side_by_side or len(runs) == 1:
+        for run in runs:
+            for found in epochs(run):
+                yield run, found
+        return
+    with ThreadPoolExecutor(threads, "boxnn-runs") as pool:
         try:
-            while going := [run for run in going if run.epoch < run.options.epochs]:
-                for run, found in zip(tuple(going), each(attempt, going), strict=True):
-                    if isinstance(found, DivergenceError):
-                        going.remove(run)
+            done = [pool.submit(lambda run: list(epochs(run)), run) for run in runs]
+            for run, future in zip(runs, done, strict=True):
+                for found in future.result():
                     yield run, found
         finally:  # those that still run after Ctrl-C
             stop.set()

@@ -46,8 +46,7 @@ class Validation(NamedTuple):
         What epochs are compared by: certified accuracy at the radius of objective ``target``, else
         the mean certified radius.
     recall
-        (K,) part of each class that is predicted right, not a number where samples are few, or
-        those of training have no weight.
+        (K,) part of each class that is predicted right, not a number where samples are few.
     """
 
     accuracy: float
@@ -160,13 +159,12 @@ def achieved(
     if options.objective == "target":
         credit = (right & (radius >= options.radius)).astype(np.float64)
     weights = feed.class_weights(n_classes)[y]
-    weighty = np.bincount(feed.labels, feed.weights, minlength=n_classes) > 0
     return Validation(
         float(right.mean()),
         margin.median_certified_radius(*outcome),
         margin.mean_certified_radius(*outcome),
         float(np.average(credit, weights=weights if weights.any() else None)),
-        np.where(weighty, recalls(prediction, y, n_classes), np.nan),
+        recalls(prediction, y, n_classes),
     )
 
 

@@ -27,8 +27,9 @@ from support import reference
 
 from boxnn_numba import BoxNNClassifier, fit, load_model, save_model
 from boxnn_numba.attacks import greedy_attack
-from boxnn_numba.errors import InputError, OptionError
+from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.estimator import certified_accuracy_scorer, certified_radius
+from boxnn_numba.training.run import EpochRecord, Training
 
 IRIS = load_iris(return_X_y=True)
 WINE = load_wine(return_X_y=True)
@@ -300,3 +301,26 @@ def test_divergence_is_a_warning_and_the_last_good_boxes_stay() -> None:
     with pytest.warns(ConvergenceWarning, match=r"diverged in epoch .* options=\{'lr': 750\}"):
         wild.fit(x, y)
     assert wild.predict(x).shape == y.shape
+
+
+def test_the_other_sets_of_boxes_are_trained_where_one_diverges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_epoch = Training.run_epoch
+
+    def diverge(self: Training, *given: Any, **more: Any) -> EpochRecord:
+        if self.options.seed == 0 and self.epoch == 1:
+            raise DivergenceError("training diverged in epoch 2: patched; lower `lr`")
+        return run_epoch(self, *given, **more)
+
+    monkeypatch.setattr(Training, "run_epoch", diverge)
+    x, y = WINE
+    three = BoxNNClassifier("graded", epochs=3, options={"members": 3, "lr": 0.5}, verbose=1)
+    with pytest.warns(ConvergenceWarning, match="the boxes of epoch 1 are used") as caught:
+        three.fit(x, y)
+    assert len(caught) == 1 and len(three.model_.box_sets) == 3
+    # The others as without it, one after the other.
+    alone = BoxNNClassifier("graded", epochs=3, options={"members": 3, "lr": 0.5}, random_state=0)
+    monkeypatch.setattr(Training, "run_epoch", run_epoch)
+    for one, other in zip(three.model_.others, alone.fit(x, y).model_.others, strict=True):
+        np.testing.assert_array_equal(one.lower, other.lower)

@@ -28,7 +28,7 @@ from boxnn_numba.training.options import (
     TrainingOptions,
     resolve,
 )
-from boxnn_numba.training.run import Training
+from boxnn_numba.training.run import EpochRecord, Training
 from boxnn_numba.training.selection import validation_split
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -374,3 +374,30 @@ def test_datasets_that_cannot_be_trained_on(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="needs training samples of at least two classes"):
             train(tmp_path / name, tmp_path / "m", TrainingOptions(boxes=2))
     assert not list(tmp_path.glob("m*"))
+
+
+def test_members_are_told_one_after_the_other_whatever_the_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y = clusters(1200)
+    told: list[list[tuple[int, float]]] = []
+    models = []
+    for threads in (1, 2):
+        monkeypatch.setenv("BOXNN_NUM_THREADS", str(threads))
+        records: list[EpochRecord] = []
+        given = {"boxes": 12, "epochs": 2, "batch": 50, "members": 3, "lr": 0.2}
+        models.append(fit(x, y, preset="graded", device="cpu", on_epoch=records.append, **given))
+        told.append([(record.epoch, record.margin) for record in records])
+    assert [epoch for epoch, _ in told[0]] == [1, 2] * 3
+    assert told[0] == told[1]
+    for one, two in zip(models[0].box_sets, models[1].box_sets, strict=True):
+        np.testing.assert_array_equal(one.lower, two.lower)
+
+
+def test_offsets_of_classes_without_weight_follow_their_recall() -> None:
+    rng, y = np.random.default_rng(0), np.arange(1200) % 3
+    x = rng.normal(0, 1, (1200, 12)) + 0.4 * np.eye(3)[y].repeat(4, 1)
+    given = {"boxes": 6, "epochs": 2, "recall": 0.5, "validation": 0.3, "class_weight": "2=0"}
+    model = fit(x, y, preset="graded", device="cpu", **given)
+    assert model.offset[0] > 0 and model.offset[1] > 0 == model.offset[2]
+    assert (model.predict(x) == 2).mean() > 0.2
