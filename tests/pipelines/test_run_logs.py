@@ -86,8 +86,9 @@ def test_a_log_that_was_lost_comes_back_from_the_checkpoint(
 
 
 def test_an_epoch_that_was_stopped_counts_all_its_seconds(
-    tiny_dataset: Path, tmp_path: Path
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("boxnn_numba.training.cpu_trainer._MOST_STEPS", 1)
     how = RunOptions(resume=True, log=tmp_path / "l")
     with pytest.raises(InterruptedRunError):
         train(tiny_dataset, tmp_path / "m", OPTIONS, checkpoint_seconds=0.0,
