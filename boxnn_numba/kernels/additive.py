@@ -30,8 +30,8 @@ def _nearest_rival(distance, label):
     return rival
 
 
-@kernel
-def measure_contributions(x, bins, table, labels, low, high, gradient, margins):
+@register_jitable
+def _measure_contributions(x, bins, table, labels, low, high, gradient, margins):
     """Write the margins (N,) of samples, and add to the gradient of those between two bounds.
 
     x (N, n) uint8 codes, bins (n, 256) uint8, table (K, n, B) int32 in units of 1 / ONE, gradient
@@ -57,6 +57,10 @@ def measure_contributions(x, bins, table, labels, low, high, gradient, margins):
                 gradient[rival, k, place[k]] += 1
 
 
+#: What training does, for the samples alone.
+measure_contributions = kernel(_measure_contributions, name="measure_contributions")
+
+
 @register_jitable
 def _step_contributions(table, gradient, first, second, scale, rate, correct1, correct2):
     """Move contributions (E,) along their gradient by Adam, and keep them in 0..1."""
@@ -72,14 +76,14 @@ def train_contributions(x, bins, table, labels, low, high, margins, size, moment
     """Step on one batch of `size` samples after another; the last may have fewer.
 
     moments (2, E) float64; sizes (S, 3) the rate of each step, and what corrects the moments; all
-    else is as for `measure_contributions`.
+    else is as for `_measure_contributions`.
     """
     gradient = np.empty(table.shape, np.int32)
     flat, slopes = table.reshape(-1), gradient.reshape(-1)
     for step in range(len(sizes)):
         a, b = step * size, min((step + 1) * size, len(labels))
         fill(slopes, 0)
-        measure_contributions(x[a:b], bins, table, labels[a:b], low, high, gradient, margins[a:b])
+        _measure_contributions(x[a:b], bins, table, labels[a:b], low, high, gradient, margins[a:b])
         _step_contributions(
             flat, slopes, moments[0], moments[1], 1 / (b - a), sizes[step, 0], sizes[step, 1],
             sizes[step, 2],

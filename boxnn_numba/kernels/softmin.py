@@ -562,16 +562,5 @@ def looks(penalty: str, factored: bool) -> Callable[..., Any]:
 @functools.cache
 def forward(penalty: str, factored: bool) -> Callable[..., Any]:
     """Return the kernel of all stages with a penalty, for boxes or for templates."""
-    look = looks(penalty, factored)
-
-    @kernel(name=f"forward_{loops(penalty)[0]}_{'templates' if factored else 'boxes'}")
-    def forward(
-        x, bounds, first_block, last_block, labels, lower, upper, spans, planes, width, structure,
-        softs, settings, starts, samples, coefficients, value, margin,
-    ):  # fmt: skip
-        return look(
-            x, bounds, first_block, last_block, labels, lower, upper, spans, planes, width,
-            structure, softs, settings, starts, samples, coefficients, value, margin,
-        )  # fmt: skip
-
-    return forward
+    name = f"forward_{loops(penalty)[0]}_{'templates' if factored else 'boxes'}"
+    return kernel(looks(penalty, factored), name=name)

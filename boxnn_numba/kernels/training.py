@@ -316,19 +316,8 @@ def moves(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
 @functools.cache
 def move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
     """Return the kernel that steps boxes with a penalty, of single or grouped features."""
-    step = moves(penalty, grouped, optimizer)
-
-    @kernel(name=f"move_{'grouped' if grouped else penalty}_{optimizer}")
-    def move(
-        x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak, masters,
-        moments1, moments2, codes, scale, settings, limit, dense,
-    ):  # fmt: skip
-        step(
-            x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak,
-            masters, moments1, moments2, codes, scale, settings, limit, dense,
-        )  # fmt: skip
-
-    return move
+    name = f"move_{'grouped' if grouped else penalty}_{optimizer}"
+    return kernel(moves(penalty, grouped, optimizer), name=name)
 
 
 @functools.cache
