@@ -72,8 +72,8 @@ def _step_contributions(table, gradient, first, second, scale, rate, correct1, c
 
 
 @kernel
-def train_contributions(x, bins, table, labels, low, high, margins, size, moments, sizes):
-    """Step on one batch of `size` samples after another; the last may have fewer.
+def train_contributions(x, bins, table, labels, low, high, margins, ends, moments, sizes):
+    """Step on one batch after another, which end at the samples `ends` (S,).
 
     moments (2, E) float64; sizes (S, 3) the rate of each step, and what corrects the moments; all
     else is as for `_measure_contributions`.
@@ -81,7 +81,7 @@ def train_contributions(x, bins, table, labels, low, high, margins, size, moment
     gradient = np.empty(table.shape, np.int32)
     flat, slopes = table.reshape(-1), gradient.reshape(-1)
     for step in range(len(sizes)):
-        a, b = step * size, min((step + 1) * size, len(labels))
+        a, b = ends[step - 1] if step > 0 else 0, ends[step]
         fill(slopes, 0)
         _measure_contributions(x[a:b], bins, table, labels[a:b], low, high, gradient, margins[a:b])
         _step_contributions(

@@ -36,10 +36,10 @@ def short_steps(penalty: str, factored: bool, grouped: bool, optimizer: str) -> 
 
     @kernel(name=f"steps_{kind}_{optimizer}")
     def steps(
-        x, labels, size, first, sizes, table, shape, spans, width, leak, structure, softs, settings,
+        x, labels, ends, first, sizes, table, shape, spans, width, leak, structure, softs, settings,
         pulls, value, margin, masters, moments1, moments2, codes, limit, dense, moving,
     ):  # fmt: skip
-        """Step on the batches from number `first` on, `size` samples each; the last may be fewer.
+        """Step on the batches from number `first` on; they end at the samples `ends` (S,).
 
         If not `moving`, the boxes stay where they are, and the samples are judged.
 
@@ -50,7 +50,7 @@ def short_steps(penalty: str, factored: bool, grouped: bool, optimizer: str) -> 
         """
         starts, samples, coefficients = pulls
         for step in range(first, len(sizes)):
-            a, b = step * size, min((step + 1) * size, len(labels))
+            a, b = ends[step - 1] if step > 0 else 0, ends[step]
             blocks = (b - a + BLOCK - 1) // BLOCK
             bounds = np.empty(blocks + 1, np.int64)
             for block in range(blocks + 1):

@@ -61,12 +61,15 @@ def _add_class(x, distance, table, total, first, last, work, most, out, place):
             for m in range(table.rows[t], table.rows[t + 1]):
                 farther = total[t] - least + distance[p, m] - distance[p, work.rival[p]]
                 write_gains(x, table, work.own[p], m, start, stop, work.gains)
-                for j in range(COUNTS):
-                    for g in range(start, stop):
-                        gain = np.int32((j + 1) * work.gains[g] - farther)
-                        most[j, g] = max(most[j, g], gain)
-                for g in range(start, stop):
-                    most[COUNTS, g] = max(most[COUNTS, g], work.gains[g])
+                gains, whole = work.gains[start:stop], most[COUNTS, start:stop]
+                for g in range(len(gains)):
+                    whole[g] = max(whole[g], gains[g])
+                # Fewer changes than this gain nothing by a row so far off.
+                for j in range(min(COUNTS, farther // table.unit), COUNTS):
+                    of_count = most[j, start:stop]
+                    for g in range(len(gains)):
+                        gain = np.int32((j + 1) * gains[g] - farther)
+                        of_count[g] = max(of_count[g], gain)
     for j in range(COUNTS + 1):
         for g in range(len(place)):
             out[j, place[g]] += most[j, g]

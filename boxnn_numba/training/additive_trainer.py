@@ -132,10 +132,12 @@ class AdditiveTrainer:
         """Return how many steps are taken in one call, whatever their size."""
         return _STEPS
 
-    def steps(self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float]) -> Pair:
-        """Improve the contributions on one batch of `size` after another, at a rate each.
+    def steps(
+        self, x: np.ndarray, labels: np.ndarray, ends: np.ndarray, rates: Sequence[float]
+    ) -> Pair:
+        """Improve the contributions on one batch after another, at a rate each.
 
-        The last batch may be smaller. Returns objective and margin of every sample from before.
+        Returns objective and margin of every sample from before.
         """
         (low, high), margins = self._limits, np.empty(len(labels), np.int64)
         sizes = np.array([
@@ -143,7 +145,7 @@ class AdditiveTrainer:
             for step, rate in enumerate(rates, self._steps + 1)
         ])  # fmt: skip
         train_contributions(
-            x, self._bins, self._table, labels, low, high, margins, size, self._moments, sizes
+            x, self._bins, self._table, labels, low, high, margins, ends, self._moments, sizes
         )
         self._steps += len(rates)
         return np.clip(margins, low, high) / ONE, margins / ONE

@@ -16,7 +16,7 @@ from boxnn_numba.backends.box_layout import box_table, packed_frame
 from boxnn_numba.backends.cpu import CpuBackend
 from boxnn_numba.kernels import training
 from boxnn_numba.kernels.short_steps import short_steps
-from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.loader import Feed, Pair, batch_ends
 from boxnn_numba.training.optimizer import is_dense, n_moments, step_sizes
 from boxnn_numba.training.problem import FIXED_POINT, Problem
 from boxnn_numba.training.softmin_stages import (
@@ -100,7 +100,7 @@ class CpuTrainer:
     def margins(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the soft margins of samples (N, n) uint8."""
         if self.steps_at_once(self.problem.options.batch) > 1:
-            return self._in_turn(x, labels, _MARGIN_ROWS, None)[1]
+            return self._in_turn(x, labels, batch_ends(len(x), _MARGIN_ROWS), None)[1]
         found = [np.empty(0)]
         for first in range(0, len(x), _MARGIN_ROWS):
             some = slice(first, first + _MARGIN_ROWS)
@@ -125,35 +125,33 @@ class CpuTrainer:
         return values, margins
 
     def steps(
-        self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float]
+        self, x: np.ndarray, labels: np.ndarray, ends: np.ndarray, rates: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Improve the boxes on one batch of `size` after another, the last may be smaller.
-
-        As `step` does for each, at its rate.
-        """
-        if self.steps_at_once(size) == 1:
+        """Improve the boxes on one batch after another, as `step` does for each at its rate."""
+        if self.steps_at_once(self.problem.options.batch) == 1:
             return self.step(x, labels, *rates)
-        found = self._in_turn(x, labels, size, rates)
+        found = self._in_turn(x, labels, ends, rates)
         self._steps += len(rates)
         return found
 
     def _in_turn(
-        self, x: np.ndarray, labels: np.ndarray, size: int, rates: Sequence[float] | None
+        self, x: np.ndarray, labels: np.ndarray, ends: np.ndarray, rates: Sequence[float] | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Look at one batch after another in one call, and move the boxes if there are rates."""
         problem, options = self.problem, self.problem.options
         shape, codes = self._shape, (self.table.lower, self.table.upper)
         values, margins = np.empty(len(labels)), np.empty(len(labels))
-        batches = [min(size, len(labels) - first) for first in range(0, len(labels), size)]
+        batches = np.diff(ends, prepend=0).tolist()
         sizes = self._sizes(batches, rates or [0.0] * len(batches))
-        room = Pulls.room(block_bounds(size)[0], self.table.n_boxes * len(self._spans), self._room)
+        most = max(options.batch, *batches, 0)
+        room = Pulls.room(block_bounds(most)[0], self.table.n_boxes * len(self._spans), self._room)
         kernel = short_steps(
             options.relaxation, problem.rows is not None, shape[0] > 1, options.optimizer
         )
         samples, done = self.backend.samples(x, self._frame), 0
         while done < len(batches):
             done, most = kernel(
-                samples, labels, size, done, sizes, codes, shape, self._spans,
+                samples, labels, ends, done, sizes, codes, shape, self._spans,
                 options.forward_width, options.leak, *asked(problem),
                 (room.starts, room.samples, room.coefficients), values, margins, self.masters,
                 *self._two_moments, self._codes, options.crowd * FIXED_POINT, self._dense,

@@ -185,7 +185,7 @@ class CudaTrainer:
     # --- one step -----------------------------------------------------------------------
 
     def steps(
-        self, x: DeviceRows, labels: np.ndarray, size: int, rates: Sequence[float]
+        self, x: DeviceRows, labels: np.ndarray, ends: np.ndarray, rates: Sequence[float]
     ) -> tuple[Any, Any]:
         """Improve the boxes on the one batch that `batches` yields at a time, see `step`."""
         return self.step(x, labels, *rates)

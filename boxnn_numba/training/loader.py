@@ -45,6 +45,9 @@ class Feed:
         to train on; it does not touch `take` and `held_out`.
     weights
         None, or (N,) float64 >= 0, mean 1: how often an epoch visits each row, on average.
+    orders
+        None, or where the orders of data of one window are kept, by seed, epoch and batch: for
+        several runs on the same rows.
     """
 
     labels: np.ndarray
@@ -55,6 +58,7 @@ class Feed:
     seed: int
     augment: Augment | None = None
     weights: np.ndarray | None = None
+    orders: dict[tuple[int, int, int], np.ndarray] | None = None
 
     @classmethod
     def of_rows(
@@ -141,6 +145,10 @@ class Feed:
         The next window is loaded, and augmented, while this one is worked on. An epoch has N rows,
         whatever their weights: a row of weight 2 comes twice, one of weight 0.5 in every other.
         """
+        key = self.seed, epoch, size
+        if self.orders is not None and key in self.orders:
+            yield self._window(0, 0, epoch), self.labels, self.orders[key]
+            return
         windows = np.zeros(1, np.int64)
         if len(self.sizes) > 1:
             windows = np.random.default_rng([self.seed, 5, epoch]).permutation(len(self.sizes))
@@ -152,10 +160,7 @@ class Feed:
         times = np.empty(0, np.int64)  # what each row comes; unless all have one weight
 
         def load(window: int) -> np.ndarray:
-            codes = self.load(window)
-            if self.augment is None:
-                return codes
-            return self.augment(codes, int(starts[window]), epoch)
+            return self._window(window, int(starts[window]), epoch)
 
         for position, (window, codes) in enumerate(_ahead(load, windows)):
             inside = slice(starts[window], starts[window + 1])
@@ -172,10 +177,17 @@ class Feed:
             # The order inside a batch does not matter (sums are exact); ascending rows read fast.
             order[: whole // size * size].reshape(-1, size).sort(axis=1)
             order[whole // size * size : whole].sort()
+            if self.orders is not None and len(windows) == 1:
+                self.orders[key] = order
             yield x, y, order[:whole]
             if not last:
                 rest, times = np.unique(order[whole:], return_counts=True)
                 x, y = x[rest], y[rest]
+
+    def _window(self, window: int, first: int, epoch: int) -> np.ndarray:
+        """Return the codes of a window, whose rows begin at `first`, as an epoch trains on them."""
+        codes = self.load(window)
+        return codes if self.augment is None else self.augment(codes, first, epoch)
 
     def _visits(self, epoch: int) -> np.ndarray | None:
         """Return (N,) how often an epoch visits each row: N in all, by systematic sampling.
@@ -249,6 +261,11 @@ def window_rows(n_features: int, window_bytes: int = WINDOW_BYTES) -> int:
     """Return how many rows a window has: of any data the same, whole steps if it has some."""
     rows, step = max(1, window_bytes // n_features), step_rows(n_features)
     return rows - rows % step if rows > step else rows
+
+
+def batch_ends(rows: int, size: int) -> np.ndarray:
+    """Return (S,) where batches of `size` end, of which the last may be smaller."""
+    return np.minimum(np.arange(size, rows + size, size), rows)
 
 
 def _ahead(

@@ -12,6 +12,7 @@ from boxnn_numba._version import versions
 from boxnn_numba.backends.box_layout import UNREACHABLE
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.columns import Columns
+from boxnn_numba.distances import laid_out
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.options import TrainingOptions
@@ -65,15 +66,15 @@ def trained_model(
     under ``training``.
     """
     first = runs[0]
-    boxes, *others = (
+    sets = [
         Boxes(
             *bounds, run.labels, run.options.width, run.n_classes,
             template=run.template, part=run.part, group=run.group,
         )
         for run in runs
         for bounds in sets_of(run.best, run.options)
-    )  # fmt: skip
-    settings = replace(first.options, members=1 + len(others))
+    ]  # fmt: skip
+    settings = replace(first.options, members=len(sets))
     training = {
         **provenance,
         "options": settings.as_dict(),
@@ -84,19 +85,20 @@ def trained_model(
     }
     offset = np.sum([run.offset for run in runs], axis=0)
     if settings.offsets == "fitted":
-        offset = offset + _fitted_offsets(runs)
+        offset = offset + _fitted_offsets(first, sets, offset)
     return BoxNN(
-        boxes, classes, grid, feature_shape, training=training, others=tuple(others),
+        sets[0], classes, grid, feature_shape, training=training, others=tuple(sets[1:]),
         offset=offset, columns=columns,
     )  # fmt: skip
 
 
-def _fitted_offsets(runs: Sequence[Training]) -> np.ndarray:
-    first = runs[0]
-    rows = np.unique(np.linspace(0, first.n_rows - 1, _OFFSET_ROWS).astype(np.int64))
-    found = [run.training_distances(rows) for run in runs]
-    total = np.sum([distance for distance, _, _ in found], axis=0)
-    _, labels, weights = found[0]
-    return even_offsets(
-        total, labels, weights, first.options.width * first.options.levels * len(runs)
-    )
+def _fitted_offsets(run: Training, sets: Sequence[Boxes], offset: np.ndarray) -> np.ndarray:
+    rows = np.unique(np.linspace(0, run.n_rows - 1, _OFFSET_ROWS).astype(np.int64))
+    codes, labels, weights = run.training_rows(rows)
+    found = np.empty((len(sets), len(rows), run.n_classes), np.int32)
+    for boxes, distance in zip(sets, found, strict=True):
+        # The layouts stay with the boxes, for what is asked of the model next.
+        layout = laid_out(boxes, run.backend, "layout")
+        run.backend.class_distance(codes, layout, boxes.width, distance)
+    total = found.sum(axis=0, dtype=np.int64) + offset
+    return even_offsets(total, labels, weights, run.options.width * len(sets))

@@ -18,12 +18,11 @@ from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.additive_trainer import AdditiveTrainer, Contributions
 from boxnn_numba.training.initial_boxes import Seeds, initial_boxes, templates_of
-from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.loader import Feed, Pair, batch_ends
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.parts import groups_of, parts_of
 from boxnn_numba.training.problem import Problem, objective
 from boxnn_numba.training.selection import (
-    Measure,
     Validation,
     achieved,
     class_offsets,
@@ -181,13 +180,18 @@ class Training:
         """Take the objective of the options, or that of the warm-up, from here on."""
         self.trainer.problem = self.problem = self.problem.aimed(self.options, warm)
 
+    @property
+    def _phase(self) -> tuple[int, int]:
+        """Where the phase of the epoch about to run begins and ends, in epochs."""
+        warmup = self.options.warmup_epochs
+        return (0, warmup) if self.epoch < warmup else (warmup, self.options.epochs)
+
     def _enter_phase(self) -> tuple[int, int]:
         """Aim at what the epoch about to run is for; return the epochs of its phase."""
-        warmup = self.options.warmup_epochs
-        warm = self.epoch < warmup
+        warm = self.epoch < self.options.warmup_epochs
         if objective(self.options, warm) != self.problem.objective:
             self._aim(warm)
-        return (0, warmup) if warm else (warmup, self.options.epochs)
+        return self._phase
 
     def run_epoch(
         self, progress: Progress = SILENT, after_step: Callable[[], None] | None = None
@@ -198,40 +202,73 @@ class Training:
         the margin is not finite or the validation score collapsed, `DivergenceError` is raised, and
         `best` is untouched.
         """
+        return self._run(1, progress, after_step)[0]
+
+    def run_epochs(self, **watch: Any) -> list[EpochRecord]:
+        """Run the next epoch as `run_epoch`, or as many as are one call of the trainer.
+
+        Several are where they are short, nothing is held out, and the run cannot diverge. Who
+        watches, `progress` and `after_step`, is as for `run_epoch`.
+        """
+        batch, (_, last) = self.options.batch, self._phase
+        count = self.trainer.steps_at_once(batch) // -(-self.n_rows // batch)
+        watched = not np.isnan(self.start.accuracy) or self._can_diverge
+        if count < 2 or watched or self.step or len(self._feed.sizes) > 1:
+            return [self.run_epoch(**watch)]
+        return self._run(max(1, min(count, last - self.epoch)), **watch)
+
+    def _run(
+        self,
+        count: int,
+        progress: Progress = SILENT,
+        after_step: Callable[[], None] | None = None,
+    ) -> list[EpochRecord]:
+        """Run an epoch, or so many in one call; all of them validate as the last one does."""
         self._began = time.perf_counter() - self._spent
         batch, total = self.options.batch, self.n_rows
         steps = -(-total // batch)
         first, last = self._enter_phase()
         at = 0
-        for x, y in self.trainer.batches(self._feed, self.epoch, batch):
-            begin, at = at, at - (-len(y) // batch)
+        for x, y, ends in self._batches(count):
+            begin, at = at, at + len(ends)
             if at <= self.step:  # done before the run was stopped
                 continue
             if begin < self.step:
-                samples = (self.step - begin) * batch
-                x, y = x[samples:], y[samples:]
+                samples = ends[self.step - begin - 1]
+                x, y, ends = x[samples:], y[samples:], ends[self.step - begin :] - samples
             rates = [
                 self.rate(((self.epoch - first) * steps + step) / ((last - first) * steps))
                 for step in range(self.step, at)
             ]
-            self._figures.append(self.trainer.steps(x, y, batch, rates))
+            self._figures.append(self.trainer.steps(x, y, ends, rates))
             self.step = at
             progress.advance(len(y))
             if after_step is not None:
                 after_step()
-        self.epoch += 1
-        self._add_figures()
-        record = EpochRecord(
-            self.epoch,
-            time.perf_counter() - self._began,
-            self._sums[0] / total,
-            self._sums[1] / total,
-            *self._validate()[:4],
-        )
-        self.step, self._sums, self._spent = 0, (0.0, 0.0), 0.0
-        self.history.append(record)
-        self._judge(record)
-        return record
+        sums = self._sums_of(count)
+        seconds = (time.perf_counter() - self._began) / count
+        found = self._validate()[:4]
+        records = [
+            EpochRecord(self.epoch + number, seconds, worth / total, margin / total, *found)
+            for number, (worth, margin) in enumerate(sums, 1)
+        ]
+        self.epoch, self.step, self._sums, self._spent = self.epoch + count, 0, (0.0, 0.0), 0.0
+        self.history += records
+        self._judge(records[-1])
+        return records
+
+    def _batches(self, count: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+        """Yield samples, labels and ends of batches: some of an epoch, or all of several."""
+        batch = self.options.batch
+        epochs = range(self.epoch, self.epoch + count)
+        found = (pair for one in epochs for pair in self.trainer.batches(self._feed, one, batch))
+        if count == 1:
+            for x, y in found:
+                yield x, y, batch_ends(len(y), batch)
+            return
+        samples, labels = zip(*found, strict=True)
+        ends = np.arange(count)[:, None] * self.n_rows + batch_ends(self.n_rows, batch)
+        yield np.concatenate(samples), np.concatenate(labels), ends.ravel()
 
     @property
     def leaves_cores(self) -> bool:
@@ -242,12 +279,25 @@ class Training:
 
     def _add_figures(self) -> None:
         """Add what steps found to the sums; only this waits for a GPU."""
-        objective, margin = self._sums
-        for figures in self.trainer.fetch(self._figures):
+        self._sums = self._added(self._sums, self.trainer.fetch(self._figures))
+        self._figures = []
+
+    def _added(self, sums: tuple[float, float], found: Sequence[Pair]) -> tuple[float, float]:
+        """Add objectives and margins of some samples to sums of them, batch by batch."""
+        for figures in found:
             of_batches = (_batch_sums(side, self.options.batch) for side in figures)
             for worth, width in zip(*of_batches, strict=True):
-                objective, margin = objective + worth, margin + width
-        self._sums, self._figures = (objective, margin), []
+                sums = sums[0] + worth, sums[1] + width
+        return sums
+
+    def _sums_of(self, count: int) -> list[tuple[float, float]]:
+        """Return the sums of each of the epochs just run."""
+        if count == 1:
+            self._add_figures()
+            return [self._sums]
+        ((worth, width),), self._figures = self.trainer.fetch(self._figures), []
+        each = zip(np.split(worth, count), np.split(width, count), strict=True)
+        return [self._added((0.0, 0.0), [pair]) for pair in each]
 
     @property
     def samples_done(self) -> int:
@@ -268,9 +318,13 @@ class Training:
         self._recall = found.recall
         return found
 
+    @property
+    def _can_diverge(self) -> bool:
+        return self.options.relaxation != "additive"  # what columns add is within bounds
+
     def _divergence(self, record: EpochRecord) -> str:
         """Return what says that the run has diverged, or nothing."""
-        if self.options.relaxation == "additive":  # what columns add is within bounds
+        if not self._can_diverge:
             return ""
         if not np.isfinite(record.margin):
             return "the margin is not finite"
@@ -326,12 +380,11 @@ class Training:
         distance, y = held_out_distances(self.best, self._feed, self.problem, self.backend)
         return distance + self.offset, y
 
-    def training_distances(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return class distances (R, K) of some training rows, their labels, and their weights."""
+    def training_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return codes (R, n), labels and weights of some training rows."""
         feed = self._feed
-        distance = Measure(self.best, self.problem, self.backend)(feed.take(rows))
         weights = np.ones(len(rows)) if feed.weights is None else feed.weights[rows]
-        return distance.astype(np.int64) + self.offset, feed.labels[rows], weights
+        return feed.take(rows), feed.labels[rows], weights
 
     def achieved(self, distance: np.ndarray, y: np.ndarray, runs: int) -> Validation:
         """Return what sums of such distances over some runs say."""
@@ -373,7 +426,7 @@ class Training:
         self.history = [EpochRecord.from_dict(record) for record in values["history"]]
 
 
-def run_epochs(
+def run_all(
     runs: Sequence[Training], threads: int
 ) -> Iterator[tuple[Training, EpochRecord | DivergenceError]]:
     """Train runs to their ends, side by side where they leave cores.
@@ -390,7 +443,7 @@ def run_epochs(
     def epochs(run: Training) -> Iterator[EpochRecord | DivergenceError]:
         try:
             while run.epoch < run.options.epochs:
-                yield run.run_epoch(after_step=check)
+                yield from run.run_epochs(after_step=check)
         except DivergenceError as error:
             yield error
 

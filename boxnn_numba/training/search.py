@@ -410,6 +410,7 @@ class _Data:
     ) -> None:
         self.n_classes, self.radii, self.stop = n_classes, radii, Event()
         self._x, self._y = feed.take(rows), feed.labels[rows]
+        self._orders: dict[tuple[int, int, int], np.ndarray] = {}  # candidates share seeds
         self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
         self._weights = None if feed.weights is None else every[rows]
@@ -439,14 +440,17 @@ class _Data:
         epochs = max(1, round(effort * steps * batch / rows))
         options = replace(options, batch=batch, epochs=epochs, members=members, validation=0.0)
         none = self._x[:0], self._y[:0]
-        feed = Feed.from_arrays(self._x, self._y, none, options.seed, weights=self._weights)
+        feed = replace(
+            Feed.from_arrays(self._x, self._y, none, options.seed, weights=self._weights),
+            orders=self._orders,
+        )
         runs = []
         for member in members_of(options):
             own = replace(feed, seed=member.seed)
             runs.append(Training(member, own, self.n_classes, get_backend("cpu", 1)))
             try:
                 while runs[-1].epoch < epochs and not self.stop.is_set():
-                    runs[-1].run_epoch()
+                    runs[-1].run_epochs()
             except DivergenceError:
                 return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
         shape = self._x.shape[1:]

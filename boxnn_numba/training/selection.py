@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -227,8 +228,8 @@ def even_offsets(
         sample = mine[order], ties[order], (rest - own)[order]
         tried = np.unique(np.quantile(sample[1], _SHARES).astype(np.int64))
         values = np.append(offset[c], tried)
-        won = [_mass_won(masses[0][order], *sample, step, values) for step in steps]
-        alike = _mass_won(masses[1][order], *sample, 0, values)
+        won = _mass_won(masses[0][order], *sample, steps, values)
+        (alike,) = _mass_won(masses[1][order], *sample, [0], values)
         sums = np.where((won[0] >= least[0]) & (alike >= least[1]), np.sum(won, axis=0), -1)
         pick = int(sums.argmax())
         if sums[pick] > best:
@@ -246,18 +247,20 @@ def _mass_won(
     mine: np.ndarray,
     ties: np.ndarray,
     rest: np.ndarray,
-    step: int,
+    steps: Sequence[int],
     values: np.ndarray,
-) -> np.ndarray:
-    """Return (V,) the mass of samples with a margin above a step, by the offset of a class.
+) -> list[np.ndarray]:
+    """Return (V,) the mass of samples with a margin above each step, by the offset of a class.
 
     A sample of the class, `mine`, has the margin ``ties - value``, and another one the smaller of
     ``value - ties`` and what the nearest of the other rivals leaves, `rest`. Ties ascend.
     """
-    of_class, of_others = (
-        np.concatenate(([0], np.cumsum(np.where(which, mass, 0))))
-        for which in (mine, ~mine & (rest > step))
-    )
-    lost = of_class[np.searchsorted(ties, values + step, side="right")]
-    found: np.ndarray = of_class[-1] - lost + of_others[np.searchsorted(ties, values - step)]
+    of_class, of_others = np.zeros((2, len(mass) + 1), np.int64)
+    np.cumsum(mass * mine, out=of_class[1:])
+    others, found = mass * ~mine, []
+    for step in steps:
+        np.cumsum(others * (rest > step), out=of_others[1:])
+        lost = of_class[np.searchsorted(ties, values + step, side="right")]
+        gained = of_others[np.searchsorted(ties, values - step)]
+        found.append(of_class[-1] - lost + gained)
     return found

@@ -38,8 +38,10 @@ class Trainer(Protocol):
     def steps_at_once(self, size: int) -> int:
         """Return how many batches of `size` come at a time: 1, or more of one thread's work."""
 
-    def steps(self, x: Any, labels: np.ndarray, size: int, rates: Sequence[float]) -> Any:
+    def steps(self, x: Any, labels: np.ndarray, ends: np.ndarray, rates: Sequence[float]) -> Any:
         """Improve the boxes on what `batches` yields, or on its last batches, at a rate each.
+
+        A batch ends at each of `ends`.
 
         Returns the figures of its samples, for `fetch`.
         """

@@ -140,6 +140,30 @@ def test_steps_in_one_call_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch)
             np.testing.assert_array_equal(array, runs[0][0][name])
 
 
+@pytest.mark.parametrize("more", [{}, {"objective": "target", "radius": 1, "warmup": 0.4}])
+def test_epochs_in_one_call_are_those_one_by_one(more: dict[str, Any]) -> None:
+    x, y = feed().load(0), feed().labels
+    weights = np.random.default_rng(0).uniform(0.2, 1.8, len(y))
+    data = Feed.from_arrays(x, y, (x[:0], y[:0]), 0, weights=weights)
+    given = options(batch=70, epochs=50, validation=0.0, **more)
+    one, several = (Training(given, data, CLASSES, get_backend("cpu", 1)) for _ in range(2))
+    for _ in range(50):
+        one.run_epoch()
+    counts = []
+    while several.epoch < 50:
+        counts.append(len(several.run_epochs()))
+    assert counts == [21, 21, 8] if not more else [20, 21, 9]
+    told = [[replace(record, seconds=0.0) for record in run.history] for run in (one, several)]
+    assert str(told[0]) == str(told[1])  # with figures that are not numbers
+    assert one.best_epoch == several.best_epoch == 50
+    for run in (one, several):
+        np.testing.assert_array_equal(run.best, run.codes())
+    for name, array in one.trainer.state().items():
+        np.testing.assert_array_equal(array, several.trainer.state()[name])
+    # What is watched is run epoch by epoch.
+    assert len(Training(options(), feed(), CLASSES, get_backend("cpu", 1)).run_epochs()) == 1
+
+
 def test_training_raises_margins_and_the_model_keeps_them() -> None:
     data = feed(rows=600)
     x, y = data.load(0).astype(float), data.labels
