@@ -250,13 +250,15 @@ def training_warnings(
     ]
 
 
-def check_radii(preset: str, radii: Sequence[int] | None, n_features: int | None = None) -> None:
-    """Raise where wanted radii are none, or are given to a preset that searches nothing.
+def check_radii(
+    preset: str, radii: Sequence[int] | None, n_features: int | None = None
+) -> list[int] | None:
+    """Return wanted radii; raise where they are given to a preset that searches nothing.
 
-    And where one is above the number of columns, if that is known.
+    And where one is no radius, or above the number of columns, if that is known.
     """
     if radii is None:
-        return
+        return None
     found = validation.radii(radii)
     if preset != "auto":
         raise OptionError(
@@ -266,15 +268,15 @@ def check_radii(preset: str, radii: Sequence[int] | None, n_features: int | None
         raise OptionError(
             f"radii are {reprlib.repr(radii)}; none can be above the {n_features} columns"
         )
+    return [*map(int, found)]
 
 
 def _wanted(radii: Sequence[int] | None, n_features: int) -> tuple[tuple[int, ...], int]:
     """Return the radii that are told, after checking them, and how many of them count."""
-    if radii is None:
+    found = check_radii("auto", radii, n_features)
+    if found is None:
         return RADII, sum(2 * radius < n_features for radius in RADII)
-    check_radii("auto", radii, n_features)
-    found = validation.radii(radii)
-    return tuple(found.tolist()), len(found)
+    return tuple(found), len(found)
 
 
 def _splits(rows: int) -> int:

@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from boxnn_numba import validation
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import DataError, OptionError
@@ -89,7 +91,7 @@ def dataset_data(dataset: Dataset) -> TrainingData:
 
 
 def training_source(
-    data: Any, y: Any = None
+    data: Any, y: Any = None, sample_weight: ArrayLike | None = None
 ) -> Callable[[Progress], AbstractContextManager[TrainingData]]:
     """Return what opens a dataset, or samples and labels, to train on; what is wrong is said now.
 
@@ -97,20 +99,31 @@ def training_source(
     ----------
     data, y
         Name of a dataset; or samples and labels, as for `Arrays`.
+    sample_weight
+        None, or what is to be the weights of its training rows, or of the samples.
 
     Raises
     ------
     BoxNNError
-        As for `training_dataset` and `Arrays`, or there are no labels, or too many.
+        As for `training_dataset` and `Arrays`, there are no labels, or too many, or weights do not
+        fit.
     """
     if is_name(data):
         if y is not None:
             raise OptionError(f"`y` was passed with dataset {data}, which has labels; leave it out")
         dataset = training_dataset(data)
+        _check_weights(sample_weight, dataset.n_rows("train"))
         return lambda progress: nullcontext(dataset_data(dataset))
     if y is None:
         raise OptionError("`y` is missing; pass the labels of the samples")
-    return partial(_opened, Arrays(data, y))
+    arrays = Arrays(data, y)
+    _check_weights(sample_weight, len(y))
+    return partial(_opened, arrays)
+
+
+def _check_weights(weights: ArrayLike | None, rows: int) -> None:
+    if weights is not None:
+        validation.sample_weight(weights, rows)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.protocol import Backend
@@ -126,6 +128,7 @@ def train(
     options: TrainingOptions | None = None,
     *,
     y: Any = None,
+    sample_weight: ArrayLike | None = None,
     preset: str | None = None,
     effort: float = 1.0,
     radii: Sequence[int] | None = None,
@@ -150,6 +153,8 @@ def train(
         All settings of the run; or leave them to `preset` and `given`.
     y
         (N,) labels of samples, integers or strings, of the same kinds.
+    sample_weight
+        (N,) numbers >= 0, how much each sample counts, or each training row of a dataset.
     preset
         As for `boxnn_numba.fit`: ``"auto"``, the default for tables, ``"graded"``, the default for
         images, ``"accurate"``, ``"target"`` or ``"paper"``. With `options` it is only recorded.
@@ -195,7 +200,7 @@ def train(
     _check_options(options, preset, given, radii)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if run.local else "cpu", run.threads).threads
-    source = training_source(data, y)
+    source = training_source(data, y, sample_weight)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     paths = [data] if is_name(data) else []
     with (
@@ -209,7 +214,7 @@ def train(
             check_radii(preset, radii, found.rows.n_features)
             options = resolve(preset, given, found.kind)
         preset = preset or "graded"
-        feed, grid = found.feed(options, threads=threads)
+        feed, grid = found.feed(options, threads=threads, sample_weight=sample_weight)
         trial = None
         if searched and preset == "auto":
             how = {"effort": effort, "radii": radii, "threads": threads}
@@ -223,7 +228,7 @@ def train(
             machine = training_on(executor, run.device, threads)
             runs = []
             for number, member in enumerate(members_of(options)):
-                about = _about(member, found, trial)
+                about = _about(member, found, trial, sample_weight)
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
                 runs.append(_begun(member, replace(feed, seed=member.seed), found, grid, machine))
                 _run_epochs(runs[-1], partial, checkpoint, run.progress, log, number)
@@ -236,11 +241,17 @@ def train(
         return made if trial is None else replace(made, search=_told(trial, feed))
 
 
-def _about(options: TrainingOptions, found: TrainingData, trial: Trial | None) -> dict[str, Any]:
+def _about(
+    options: TrainingOptions, found: TrainingData, trial: Trial | None, weights: ArrayLike | None
+) -> dict[str, Any]:
     """Return what an unfinished run is recognised by; radii first, as options follow from them."""
     radii = None if trial is None else [*trial.radii]
     digest = found.provenance["dataset_digest"]
-    return {"radii": radii, **options.as_dict(), "dataset digest": digest}
+    of_weights = None
+    if weights is not None:
+        of_weights = hashlib.sha256(np.asarray(weights, "<f8").tobytes()).hexdigest()
+    known = {"dataset digest": digest, "digest of sample_weight": of_weights}
+    return {"radii": radii, **options.as_dict(), **known}
 
 
 def _check_options(

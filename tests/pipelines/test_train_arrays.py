@@ -107,6 +107,30 @@ def test_a_stopped_run_goes_on_with_the_same_data_only(tmp_path: Path) -> None:
     assert names(tmp_path) == {"m", "whole"}
 
 
+def test_weights_of_rows_are_those_of_fit(tmp_path: Path) -> None:
+    """From arrays and from a dataset; an unfinished run goes on with the same weights only."""
+    x, y = samples()
+    weights = np.random.default_rng(1).integers(0, 3, N)
+    classes, index = np.unique(y, return_inverse=True)
+    rows = x, index.astype(np.int32)
+    write_dataset(tmp_path / "d", name="d", classes=classes.tolist(), train=rows, test=rows)
+    expected = fit(x, y, sample_weight=weights, **OPTIONS)
+    stopped = RunOptions(resume=True, progress=Stopper(400))
+    how: dict[str, Any] = {"y": y, "sample_weight": weights, **OPTIONS}
+    with pytest.raises(InterruptedRunError):
+        train(x, tmp_path / "m", run=stopped, **how)
+    for other in (None, weights + 1):
+        with pytest.raises(OptionError, match=r"has digest of sample_weight .*; resume it with"):
+            train(x, tmp_path / "m", run=RunOptions(resume=True), **{**how, "sample_weight": other})
+    train(x, tmp_path / "m", run=RunOptions(resume=True), **how)
+    train(tmp_path / "d", tmp_path / "n", sample_weight=lazy(weights), **OPTIONS)
+    train(x, tmp_path / "o", y=y, **OPTIONS)
+    found = load_model(tmp_path / "m").boxes.lower
+    np.testing.assert_array_equal(found, expected.boxes.lower)
+    same(tmp_path / "m", tmp_path / "n")
+    assert not np.array_equal(found, load_model(tmp_path / "o").boxes.lower)
+
+
 KILLED = """
 import time
 import sys
@@ -153,6 +177,10 @@ def test_what_is_wrong_leaves_nothing_behind(tmp_path: Path) -> None:
         train(tmp_path / "no", out, y=y)
     with pytest.raises(InputError, match="y has 299 labels for 300 rows; they must agree"):
         train(lazy(x), out, y=y[1:])
+    with pytest.raises(InputError, match=r"`sample_weight` has shape \(299,\) and there are 300"):
+        train(lazy(x), out, y=y, sample_weight=np.ones(N - 1))
+    with pytest.raises(InputError, match="`sample_weight` of row 4 is -1"):
+        train(lazy(x), out, y=y, sample_weight=np.where(np.arange(N) == 4, -1, 1))
     with pytest.raises(InputError, match="y holds one class"):
         train(lazy(x), out, y=np.zeros(N, int))
     with pytest.raises(OptionError, match="colour"):
