@@ -19,6 +19,8 @@ from boxnn_numba.training.options import TrainingOptions
 _PROBES = 128
 #: Share of them that may lie in a new box of another class.
 _INSIDE = 0.05
+#: Bounds of rivals that are looked at together.
+_CELLS = 2**18
 #: Most rounds of the clusters that become templates.
 _ROUNDS = 20
 
@@ -188,12 +190,14 @@ def half_side(
     """
     rng = np.random.default_rng([seed, 6])
     probes = rng.choice(len(codes), min(_PROBES, len(codes)), replace=False)
-    lower, upper = boxes.bounds
-    room = [largest]
-    for x, label in zip(codes[probes].astype(np.float32), index[probes], strict=True):
+    room = [np.array([largest])]
+    for label in np.unique(index[probes]):
         rivals = boxes.labels != label
-        outside = np.maximum(lower[rivals] - x, x - upper[rivals])
-        if len(outside):
+        lower, upper = (side[rivals] for side in boxes.bounds)
+        x = codes[probes[index[probes] == label], None].astype(np.float32)
+        step = max(1, _CELLS // max(1, lower.size))
+        for some in np.split(x, range(step, len(x), step)) if len(lower) else ():
+            outside = np.maximum(lower - some, some - upper).max(axis=2).min(axis=1)
             # A box covers whole codes, so one that ends half way to the next one stays outside.
-            room.append(max(0.0, float(outside.max(axis=1).min()) - 0.5))
-    return min(largest, float(np.quantile(room, _INSIDE)))
+            room.append(np.maximum(0.0, outside.astype(np.float64) - 0.5))
+    return min(largest, float(np.quantile(np.concatenate(room), _INSIDE)))

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,9 +46,8 @@ class Feed:
         to train on; it does not touch `take` and `held_out`.
     weights
         None, or (N,) float64 >= 0, mean 1: how often an epoch visits each row, on average.
-    orders
-        None, or where the orders of data of one window are kept, by seed, epoch and batch: for
-        several runs on the same rows.
+    shared
+        None, or where several runs on the same rows keep what they find alike, see `once`.
     """
 
     labels: np.ndarray
@@ -58,7 +58,7 @@ class Feed:
     seed: int
     augment: Augment | None = None
     weights: np.ndarray | None = None
-    orders: dict[tuple[int, int, int], np.ndarray] | None = None
+    shared: dict[Any, Any] | None = None
 
     @classmethod
     def of_rows(
@@ -118,6 +118,14 @@ class Feed:
         sums = np.bincount(self.labels, self.weights, minlength=n_classes)
         return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
 
+    def once(self, key: Any, find: Callable[[], Any]) -> Any:
+        """Return what is found of the rows; where runs share them it is found for the first."""
+        if self.shared is None:
+            return find()
+        if key not in self.shared:
+            self.shared[key] = find()
+        return self.shared[key]
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes of some training rows (numbers 0..N-1), in the order given."""
         out = np.empty((len(rows), self.n_features), np.uint8)
@@ -145,9 +153,9 @@ class Feed:
         The next window is loaded, and augmented, while this one is worked on. An epoch has N rows,
         whatever their weights: a row of weight 2 comes twice, one of weight 0.5 in every other.
         """
-        key = self.seed, epoch, size
-        if self.orders is not None and key in self.orders:
-            yield self._window(0, 0, epoch), self.labels, self.orders[key]
+        key = "order", self.seed, epoch, size
+        if self.shared is not None and key in self.shared:
+            yield self._window(0, 0, epoch), self.labels, self.shared[key]
             return
         windows = np.zeros(1, np.int64)
         if len(self.sizes) > 1:
@@ -177,8 +185,8 @@ class Feed:
             # The order inside a batch does not matter (sums are exact); ascending rows read fast.
             order[: whole // size * size].reshape(-1, size).sort(axis=1)
             order[whole // size * size : whole].sort()
-            if self.orders is not None and len(windows) == 1:
-                self.orders[key] = order
+            if self.shared is not None and len(windows) == 1:
+                self.shared[key] = order
             yield x, y, order[:whole]
             if not last:
                 rest, times = np.unique(order[whole:], return_counts=True)

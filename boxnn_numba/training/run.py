@@ -134,7 +134,8 @@ class Training:
         make = make_trainer or trainer_on(backend)
         if options.relaxation == "additive":
             count = min(256, 2 * (len(self.labels) // n_classes))
-            make = functools.partial(AdditiveTrainer, Contributions(feed, n_classes, count))
+            find = functools.partial(Contributions, feed, n_classes, count)
+            make = functools.partial(AdditiveTrainer, feed.once(("contributions", count), find))
         self.trainer: Trainer = make(masters, self.problem)
         margins = self._initial_margins()
         self._start_margin = float(margins.mean())

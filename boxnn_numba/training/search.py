@@ -412,7 +412,7 @@ class _Data:
     ) -> None:
         self.n_classes, self.radii, self.stop = n_classes, radii, Event()
         self._x, self._y = feed.take(rows), feed.labels[rows]
-        self._orders: dict[tuple[int, int, int], np.ndarray] = {}  # candidates share seeds
+        self._shared: dict[Any, Any] = {}
         self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
         self._weights = None if feed.weights is None else every[rows]
@@ -444,7 +444,7 @@ class _Data:
         none = self._x[:0], self._y[:0]
         feed = replace(
             Feed.from_arrays(self._x, self._y, none, options.seed, weights=self._weights),
-            orders=self._orders,
+            shared=self._shared,
         )
         runs = []
         for member in members_of(options):

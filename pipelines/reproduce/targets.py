@@ -133,9 +133,10 @@ def _about(run: KeptRun, file: CertificateFile) -> dict[str, Any]:
     """Return what a JSON row keeps of a run."""
     training = file.attributes.get("training", {})
     seconds = training.get("seconds", sum(each["seconds"] for each in training.get("history", [])))
+    recipe = file.attributes.get("base", {}).get("recipe", {})  # of the networks of RA and FPA
     about = {
         "folder": run.folder.name,
-        "options": run.key,
+        "options": run.key | {name: recipe[name] for name in ("epochs",) if name in recipe},
         "training_seconds": round(seconds, 2),
     }
     if "best_epoch" in training:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,18 +89,18 @@ def test_one_window_is_a_full_permutation() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_orders_that_are_kept_are_those_that_are_found(weighted: bool) -> None:
-    orders: dict[tuple[int, int, int], np.ndarray] = {}
+    shared: dict[Any, Any] = {}
     feed = windowed((50,))
     if weighted:
         feed = replace(feed, weights=np.random.default_rng(0).uniform(0, 2, 50))
-    keeping = replace(feed, orders=orders)
+    keeping = replace(feed, shared=shared)
     for seed, epoch, size in [(0, 0, 8), (0, 1, 8), (0, 0, 9), (1, 0, 8)]:
         expected = list(replace(feed, seed=seed).batches(epoch, size))
         for _ in range(2):
             assert same(list(replace(keeping, seed=seed).batches(epoch, size)), expected)
-    assert len(orders) == 4
-    several: dict[tuple[int, int, int], np.ndarray] = {}
-    list(replace(windowed((30, 20)), orders=several).batches(0, 8))
+    assert len(shared) == 4
+    several: dict[Any, Any] = {}
+    list(replace(windowed((30, 20)), shared=several).batches(0, 8))
     assert not several  # of one window only
 
 

@@ -8,6 +8,7 @@ import columns
 import leaderboard
 import speed
 from kept import (
+    ABLATION,
     TABLES,
     TITLES,
     Curve,
@@ -20,6 +21,7 @@ from kept import (
 from layout import cells, count, method, rerun_name, table
 
 from boxnn_numba.pipelines.figures.published import published_patches
+from boxnn_numba.pipelines.reproduce.targets import ABLATIONS
 
 RADII = range(0, 41, 4)
 #: Case of presets.json -> what tables call it.
@@ -242,7 +244,7 @@ def _is_peer(row: Curve, theirs: list[Curve], ours: list[Curve]) -> bool:
 def runs(kept: Kept) -> str:
     """Return which reproductions are kept, and how they were run."""
     rows = []
-    for name in [*TABLES.values(), *kept.apart]:
+    for name in [*TABLES.values(), ABLATION, *kept.apart]:
         said = kept.result(name)
         images = {
             row["method"].partition("_")[0]: row["images"] for row in said["rows"] if row["images"]
@@ -254,6 +256,18 @@ def runs(kept: Kept) -> str:
             [f"`{name}.json`", f"`{said['command']}`", counts, said["machine"]["date"][:10]]
         )
     return table(["file", "command", "test images", "date"], rows)
+
+
+def ablation(kept: Kept) -> str:
+    """Return what each option of the paper's recipe changes, figure by figure."""
+    rows, figure = [], ""
+    for row in kept.result(ABLATION)["rows"]:
+        curve = Curve("", dict(zip(row["radii"], row["percents"], strict=True)), row["median"])
+        title = ABLATIONS[row["group"]][0] if row["group"] else "Table 4, all defaults"
+        name = row["method"].removeprefix("Box-NN").removeprefix(", ") or row["source"]
+        rows.append(["" if title == figure else title, name, *cells(curve, RADII)])
+        figure = title
+    return table(["MNIST, certified accuracy (%) at r =", "", *_CURVE_HEAD[1:]], rows)
 
 
 #: Page -> its blocks. Those of docs/training.md that list options are written by option_tables.py.
@@ -270,7 +284,7 @@ BLOCKS: dict[str, dict[str, Callable[[Kept], str]]] = {
         "steps": speed.steps,
         "plan": speed.plan,
     },
-    "docs/reproducing.md": {"runs": runs},
+    "docs/reproducing.md": {"runs": runs, "ablation": ablation},
     "docs/training.md": {"reach": reach, "commands": commands, "frontier": frontier},
     "docs/tutorials/mnist.md": {"whole": whole_set},
     "docs/tutorials/tabular.md": {"tabular": columns.tabular},

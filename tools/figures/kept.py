@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 #: Data set -> the file with our reproduction of its published rows.
 TABLES = {"mnist": "reproduce-table2", "fashion": "reproduce-table3"}
+#: The file with our reproduction of Table 4 and Figures 4 to 9.
+ABLATION = "reproduce-ablation"
 #: What the package calls them.
 NAMES = {"mnist": "mnist", "fashion": "fashion-mnist"}
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "cifar": "CIFAR-10"}
@@ -116,10 +118,10 @@ class Kept:
         """Return our rows of the published defences, in the order of the reproduction."""
         return [curve for curve in self._reproduced(dataset) if "_" in curve.method]
 
-    def rerun_row(self, dataset: str, method: str, network: str | None = None) -> Curve:
-        """Return one of `rerun`; the first where no network is named."""
+    def rerun_row(self, dataset: str, method: str, epochs: int | None = None) -> Curve:
+        """Return one of `rerun`; the first where no number of epochs is named."""
         rows = [row for row in self.rerun(dataset) if row.method == method]
-        wanted = [row for row in rows if row.about["options"].get("network") == network]
+        wanted = [row for row in rows if row.about["options"].get("epochs") == epochs]
         return (wanted or rows)[0]
 
     def paper(self, dataset: str, convention: str = "sound") -> Curve:

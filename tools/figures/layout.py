@@ -37,9 +37,11 @@ def method(name: str) -> str:
 
 def rerun_name(row: Curve) -> str:
     """Return the name of a published method as it was run here, with its network."""
-    # Runs from before there was a choice had the small one.
-    network = row.about["options"].get("network", "small" if row.method.startswith("RA") else "")
-    return method(row.method) + (f" ({network} network)" if network else "")
+    options = row.about["options"]
+    if "network" not in options:
+        return method(row.method)
+    epochs = f", {options['epochs']} epochs" if "epochs" in options else ""
+    return f"{method(row.method)} ({options['network']} network{epochs})"
 
 
 def column_method(key: str) -> str:
