@@ -48,7 +48,7 @@ from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions, resolve
 from boxnn_numba.training.result import members_of, outcome_of, trained_model
 from boxnn_numba.training.rows import MemoryRows, Rows
-from boxnn_numba.training.run import EpochRecord, Training, run_all
+from boxnn_numba.training.run import EpochRecord, Training, run_epochs
 from boxnn_numba.training.search import Trial, check_radii, search, training_warnings
 from boxnn_numba.training.weights import class_weight_text, row_weights
 
@@ -480,7 +480,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             runs.append(Training(settings, own, len(self.classes_), backend, start=seeds))
         # Without a rival there is nothing to learn yet.
         learning = [run for run in runs if len(np.unique(run.labels)) > 1]
-        for run, found in run_all(learning, backend.threads):
+        for run, found in run_epochs(learning, backend.threads):
             self._tell_epoch(run, found)
         for run in learning[-1:]:  # later calls go on with the clip that was chosen
             self._settings = replace(self._settings, beta=run.options.beta)

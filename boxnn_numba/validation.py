@@ -302,7 +302,15 @@ def partition(name: str, value: ArrayLike, n_features: int, group_size: int = 1)
 
 def sample_weight(value: ArrayLike, rows: int) -> np.ndarray:
     """Return sample weights as (N,) float64; one number is that of all rows."""
-    weights = np.asarray(value, dtype=np.float64)
+    try:
+        weights = np.asarray(value)
+        if weights.dtype.kind == "c" or np.ma.is_masked(value):
+            raise ValueError
+        weights = weights.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            "`sample_weight` holds something that is no number; pass a number for each row"
+        ) from None
     if weights.ndim == 0:
         weights = np.full(rows, float(weights))
     if weights.shape != (rows,):

@@ -119,12 +119,12 @@ def _largest(gains, k, largest):
 @register_jitable
 def _fewest(gains, gap, unit, most, largest, counts):
     """The fewest groups that close a gap, `most` if as many or more."""
-    k = max(1, -(-gap // unit))
+    k = min(most, max(1, -(-gap // unit)))
     while k < most and k <= COUNTS:
         if _largest(gains[k - 1], k, largest) >= k * gap:
             return k
         k += 1
-    return k if k >= most else max(k, fewest_gains(gains[COUNTS], gap, most, counts))
+    return max(k, fewest_gains(gains[COUNTS], gap, most, counts)) if k < most else most
 
 
 @kernel

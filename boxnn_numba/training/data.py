@@ -116,6 +116,10 @@ class TrainingData:
         grid = None if codes else self._grid(training, strict)
         augment = augmentation(self.feature_shape, grid, options, threads)
         weights = None if weights is None else weights[training]
+        if weights is not None and not weights.any():
+            raise InputError(
+                "all rows with weight are held out; give more rows weight, or set `validation` to 0"
+            )
         feed = Feed.of_rows(
             self.rows.encoded(grid, self.spools), self.labels, (training, held),
             window_bytes or WINDOW_BYTES, options.seed, augment, weights,
@@ -206,6 +210,10 @@ class Arrays:
         if len(classes) == 1:
             raise InputError("y holds one class; a classifier needs at least two")
         self._classes = classes.tolist()
+
+    def __len__(self) -> int:
+        """Return the number of labels."""
+        return len(self._index)
 
     @contextmanager
     def opened(self, progress: Progress = SILENT) -> Iterator[TrainingData]:

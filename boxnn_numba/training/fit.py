@@ -15,7 +15,7 @@ from boxnn_numba.model import BoxNN
 from boxnn_numba.training.data import Arrays
 from boxnn_numba.training.options import default_preset, resolve
 from boxnn_numba.training.result import members_of, outcome_of, trained_model
-from boxnn_numba.training.run import EpochRecord, Training, run_all
+from boxnn_numba.training.run import EpochRecord, Training, run_epochs
 from boxnn_numba.training.search import search, training_warnings
 from boxnn_numba.training.weights import class_weight_text
 
@@ -106,7 +106,7 @@ def fit(
             )
             for member in members_of(settings)
         ]  # fmt: skip
-        for _, record in run_all(runs, backend.threads):
+        for _, record in run_epochs(runs, backend.threads):
             if isinstance(record, DivergenceError):
                 raise record
             if on_epoch is not None:

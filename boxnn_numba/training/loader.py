@@ -14,6 +14,8 @@ from boxnn_numba.training.rows import Rows, step_rows
 
 #: Codes of a window; two are in memory while the next one is loaded.
 WINDOW_BYTES = 128 * 2**20
+#: Rows of all epochs whose orders are kept for other runs.
+_KEPT_ROWS = 2**20
 
 Pair = tuple[np.ndarray, np.ndarray]
 Augment = Callable[[np.ndarray, int, int], np.ndarray]
@@ -185,7 +187,7 @@ class Feed:
             # The order inside a batch does not matter (sums are exact); ascending rows read fast.
             order[: whole // size * size].reshape(-1, size).sort(axis=1)
             order[whole // size * size : whole].sort()
-            if self.shared is not None and len(windows) == 1:
+            if self.shared is not None and len(windows) == 1 and epoch * len(order) < _KEPT_ROWS:
                 self.shared[key] = order
             yield x, y, order[:whole]
             if not last:

@@ -37,6 +37,8 @@ COLLAPSE = 0.25
 _BETA_SAMPLES, _BETA_QUANTILE, _BETA_FACTOR = 20_000, 0.9, 1.1
 #: Steps in one call beside which Python's work is little.
 _MANY_STEPS = 16
+#: Codes of the epochs that are run in one call, all put together.
+_MOST_CODES = 2**22
 #: Samples that the margin before training is of, where no clip is chosen by it.
 _MARGIN_SAMPLES = 1_000
 
@@ -205,14 +207,18 @@ class Training:
         """
         return self._run(1, progress, after_step)[0]
 
-    def run_epochs(self, **watch: Any) -> list[EpochRecord]:
+    def run_next(self, **watch: Any) -> list[EpochRecord]:
         """Run the next epoch as `run_epoch`, or as many as are one call of the trainer.
 
         Several are where they are short, nothing is held out, and the run cannot diverge. Who
-        watches, `progress` and `after_step`, is as for `run_epoch`.
+        watches, `progress` and `after_step`, is as for `run_epoch`, but there is no `state` to take
+        in the middle of several.
         """
         batch, (_, last) = self.options.batch, self._phase
-        count = self.trainer.steps_at_once(batch) // -(-self.n_rows // batch)
+        count = min(
+            self.trainer.steps_at_once(batch) // -(-self.n_rows // batch),
+            _MOST_CODES // (self.n_rows * self.n_features),
+        )
         watched = not np.isnan(self.start.accuracy) or self._can_diverge
         if count < 2 or watched or self.step or len(self._feed.sizes) > 1:
             return [self.run_epoch(**watch)]
@@ -427,7 +433,7 @@ class Training:
         self.history = [EpochRecord.from_dict(record) for record in values["history"]]
 
 
-def run_all(
+def run_epochs(
     runs: Sequence[Training], threads: int
 ) -> Iterator[tuple[Training, EpochRecord | DivergenceError]]:
     """Train runs to their ends, side by side where they leave cores.
@@ -444,7 +450,7 @@ def run_all(
     def epochs(run: Training) -> Iterator[EpochRecord | DivergenceError]:
         try:
             while run.epoch < run.options.epochs:
-                yield from run.run_epochs(after_step=check)
+                yield from run.run_next(after_step=check)
         except DivergenceError as error:
             yield error
 

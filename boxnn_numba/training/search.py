@@ -452,7 +452,7 @@ class _Data:
             runs.append(Training(member, own, self.n_classes, get_backend("cpu", 1)))
             try:
                 while runs[-1].epoch < epochs and not self.stop.is_set():
-                    runs[-1].run_epochs()
+                    runs[-1].run_next()
             except DivergenceError:
                 return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
         shape = self._x.shape[1:]

@@ -117,4 +117,7 @@ def row_weights(
         raise InputError("all rows have a weight of zero; give some rows weight")
     if (weights == weights[0]).all():
         return None
+    if not math.isfinite(len(labels) / total):  # weights that hardly are any
+        weights = weights / weights.max()
+        total = float(weights.sum())
     return np.asarray(weights * (len(labels) / total))

@@ -92,15 +92,17 @@ def dataset_data(dataset: Dataset) -> TrainingData:
 
 def training_source(
     data: Any, y: Any = None, sample_weight: ArrayLike | None = None
-) -> Callable[[Progress], AbstractContextManager[TrainingData]]:
-    """Return what opens a dataset, or samples and labels, to train on; what is wrong is said now.
+) -> tuple[Callable[[Progress], AbstractContextManager[TrainingData]], np.ndarray | None]:
+    """Return what opens a dataset, or samples and labels, to train on, and the weights of rows.
+
+    What is wrong is said now.
 
     Parameters
     ----------
     data, y
         Name of a dataset; or samples and labels, as for `Arrays`.
     sample_weight
-        None, or what is to be the weights of its training rows, or of the samples.
+        None, or weights of its training rows, or of the samples.
 
     Raises
     ------
@@ -112,18 +114,16 @@ def training_source(
         if y is not None:
             raise OptionError(f"`y` was passed with dataset {data}, which has labels; leave it out")
         dataset = training_dataset(data)
-        _check_weights(sample_weight, dataset.n_rows("train"))
-        return lambda progress: nullcontext(dataset_data(dataset))
+        weights = _weights(sample_weight, dataset.n_rows("train"))
+        return lambda progress: nullcontext(dataset_data(dataset)), weights
     if y is None:
         raise OptionError("`y` is missing; pass the labels of the samples")
     arrays = Arrays(data, y)
-    _check_weights(sample_weight, len(y))
-    return partial(_opened, arrays)
+    return partial(_opened, arrays), _weights(sample_weight, len(arrays))
 
 
-def _check_weights(weights: ArrayLike | None, rows: int) -> None:
-    if weights is not None:
-        validation.sample_weight(weights, rows)
+def _weights(given: ArrayLike | None, rows: int) -> np.ndarray | None:
+    return None if given is None else validation.sample_weight(given, rows)
 
 
 @contextmanager

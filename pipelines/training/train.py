@@ -200,7 +200,7 @@ def train(
     _check_options(options, preset, given, radii)
     # Settled before the cluster starts, which limits the threads of its workers' environment.
     threads = get_backend(run.device if run.local else "cpu", run.threads).threads
-    source = training_source(data, y, sample_weight)
+    source, weights = training_source(data, y, sample_weight)
     name = "model.zip" if str(out).endswith(".zip") else "model"
     paths = [data] if is_name(data) else []
     with (
@@ -214,7 +214,7 @@ def train(
             check_radii(preset, radii, found.rows.n_features)
             options = resolve(preset, given, found.kind)
         preset = preset or "graded"
-        feed, grid = found.feed(options, threads=threads, sample_weight=sample_weight)
+        feed, grid = found.feed(options, threads=threads, sample_weight=weights)
         trial = None
         if searched and preset == "auto":
             how = {"effort": effort, "radii": radii, "threads": threads}
@@ -228,7 +228,7 @@ def train(
             machine = training_on(executor, run.device, threads)
             runs = []
             for number, member in enumerate(members_of(options)):
-                about = _about(member, found, trial, sample_weight)
+                about = _about(member, found, trial, weights)
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
                 runs.append(_begun(member, replace(feed, seed=member.seed), found, grid, machine))
                 _run_epochs(runs[-1], partial, checkpoint, run.progress, log, number)
@@ -242,14 +242,14 @@ def train(
 
 
 def _about(
-    options: TrainingOptions, found: TrainingData, trial: Trial | None, weights: ArrayLike | None
+    options: TrainingOptions, found: TrainingData, trial: Trial | None, weights: np.ndarray | None
 ) -> dict[str, Any]:
     """Return what an unfinished run is recognised by; radii first, as options follow from them."""
     radii = None if trial is None else [*trial.radii]
     digest = found.provenance["dataset_digest"]
     of_weights = None
     if weights is not None:
-        of_weights = hashlib.sha256(np.asarray(weights, "<f8").tobytes()).hexdigest()
+        of_weights = hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()
     known = {"dataset digest": digest, "digest of sample_weight": of_weights}
     return {"radii": radii, **options.as_dict(), **known}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -75,6 +76,30 @@ def test_radii_and_budgets_against_brute_force(
     assert free[model.groups[(x[:3] != attack.x_adv).any(axis=0)]].all()
     if kind is None:
         assert ((attack.changed < 0) | (attack.changed > pairwise)).all()
+
+
+def test_a_gap_beyond_all_that_sets_can_gain_is_never_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What lies in memory behind the prices is not read, whatever it is."""
+    price = Adversary.price.func  # type: ignore[attr-defined]
+
+    def followed(who: Adversary) -> np.ndarray:
+        found = price(who)
+        return np.concatenate([found, np.full(200, -7)])[: len(found)]
+
+    monkeypatch.setattr(Adversary, "price", property(followed))
+    never = 0
+    for seed, far in itertools.product(range(4), (0, 300, 2000, 9000)):
+        model, x, every = factored(seed, 4, 4, 60, 2, grouped=False)
+        model = replace(model, offset=np.array([far] + [0] * (len(model.classes) - 1)))
+        for free in ([0], [1, 3]):
+            among = np.isin(np.arange(4), free)
+            most = truth(model, x[:6], every, among, np.full(4, 10)) / 10
+            radius = pairwise_radius(model, x[:6], threads=1, attackable=free).radius
+            assert (radius >= 0).all() and (radius <= most).all()
+            never += (radius == len(free)).sum()
+    assert never > 20
 
 
 def named() -> BoxNN:

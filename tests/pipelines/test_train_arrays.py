@@ -124,10 +124,13 @@ def test_weights_of_rows_are_those_of_fit(tmp_path: Path) -> None:
             train(x, tmp_path / "m", run=RunOptions(resume=True), **{**how, "sample_weight": other})
     train(x, tmp_path / "m", run=RunOptions(resume=True), **how)
     train(tmp_path / "d", tmp_path / "n", sample_weight=lazy(weights), **OPTIONS)
+    named = lazy(y)
+    train(x, tmp_path / "p", y=named[named != "d"], **OPTIONS)  # of a length that is not known
     train(x, tmp_path / "o", y=y, **OPTIONS)
     found = load_model(tmp_path / "m").boxes.lower
     np.testing.assert_array_equal(found, expected.boxes.lower)
     same(tmp_path / "m", tmp_path / "n")
+    same(tmp_path / "o", tmp_path / "p")
     assert not np.array_equal(found, load_model(tmp_path / "o").boxes.lower)
 
 
@@ -181,6 +184,9 @@ def test_what_is_wrong_leaves_nothing_behind(tmp_path: Path) -> None:
         train(lazy(x), out, y=y, sample_weight=np.ones(N - 1))
     with pytest.raises(InputError, match="`sample_weight` of row 4 is -1"):
         train(lazy(x), out, y=y, sample_weight=np.where(np.arange(N) == 4, -1, 1))
+    for odd in ("balanced", [[1, 2], 3], {"a": 1}, np.full(N, 1j)):
+        with pytest.raises(InputError, match="`sample_weight` holds something that is no number"):
+            train(lazy(x), out, y=y, sample_weight=odd)
     with pytest.raises(InputError, match="y holds one class"):
         train(lazy(x), out, y=np.zeros(N, int))
     with pytest.raises(OptionError, match="colour"):

@@ -151,7 +151,7 @@ def test_epochs_in_one_call_are_those_one_by_one(more: dict[str, Any]) -> None:
         one.run_epoch()
     counts = []
     while several.epoch < 50:
-        counts.append(len(several.run_epochs()))
+        counts.append(len(several.run_next()))
     assert counts == [21, 21, 8] if not more else [20, 21, 9]
     told = [[replace(record, seconds=0.0) for record in run.history] for run in (one, several)]
     assert str(told[0]) == str(told[1])  # with figures that are not numbers
@@ -161,7 +161,7 @@ def test_epochs_in_one_call_are_those_one_by_one(more: dict[str, Any]) -> None:
     for name, array in one.trainer.state().items():
         np.testing.assert_array_equal(array, several.trainer.state()[name])
     # What is watched is run epoch by epoch.
-    assert len(Training(options(), feed(), CLASSES, get_backend("cpu", 1)).run_epochs()) == 1
+    assert len(Training(options(), feed(), CLASSES, get_backend("cpu", 1)).run_next()) == 1
 
 
 def test_training_raises_margins_and_the_model_keeps_them() -> None:

@@ -24,7 +24,7 @@ from boxnn_numba.pipelines.running import RunOptions
 from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training import softmin_stages
 from boxnn_numba.training.cpu_trainer import CpuTrainer
-from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.loader import Feed, batch_ends
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.problem import Problem
 from boxnn_numba.training.run import Training
@@ -154,7 +154,8 @@ def test_groups_of_any_size() -> None:
     for name, make in (("cpu", CpuTrainer), ("cuda", CudaTrainer)):
         trainer = make(get_backend(name, 1), (start[0].copy(), start[1].copy()), problem)
         for some, y in trainer.batches(feed, 1, N - 2):
-            trainer.steps(some, y, N - 2, [0.05] * -(-len(y) // (N - 2)))
+            ends = batch_ends(len(y), N - 2)
+            trainer.steps(some, y, ends, [0.05] * len(ends))
         states.append(trainer.state() | dict(zip(("low", "high"), trainer.bounds(), strict=True)))
     for name, value in states[0].items():
         np.testing.assert_array_equal(value, states[1][name], name)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from boxnn_numba import fit
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.training.loader import Feed
+from boxnn_numba.training.selection import validation_split
 from boxnn_numba.training.weights import class_weight_text, class_weights, row_weights
 
 
@@ -110,3 +111,18 @@ def test_a_rare_class_is_found_when_it_weighs_as_much() -> None:
         for weight in ("none", "balanced", {1: 49.0})
     ]
     assert recall[0] + 0.2 < min(recall[1:]) and abs(recall[1] - recall[2]) < 0.1
+
+
+def test_weights_that_hardly_are_any_count_as_others() -> None:
+    labels, weights = np.array([0, 1, 0]), np.array([1.0, 2.0, 0.0])
+    tiny = row_weights(labels, "ab", sample_weight=weights * 2.0**-1074)
+    np.testing.assert_array_equal(tiny, row_weights(labels, "ab", sample_weight=weights))
+
+
+def test_rows_with_weight_that_are_all_held_out_are_told() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (40, 5), np.uint8), np.arange(40) % 2
+    held = validation_split(y, 0.2, 0)[1]
+    with pytest.raises(InputError, match="all rows with weight are held out; give more rows"):
+        fit(x, y, preset="graded", boxes=4, seed=0, validation=0.2,
+            sample_weight=np.isin(np.arange(40), held))  # fmt: skip
