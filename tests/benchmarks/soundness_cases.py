@@ -248,7 +248,7 @@ def limited(rng: np.random.Generator, count: int) -> Case:
     )  # fmt: skip
     made = kinds[rng.integers(len(kinds))](rng, count)
     groups = len(made.free)
-    free = rng.random(groups) < 0.75
+    free = rng.random(groups) < rng.choice([0.1, 0.4, 0.75])
     free[rng.integers(groups)] = True
     who: dict[str, Any] = {"attackable": np.flatnonzero(free).tolist()}
     cost = np.ones(groups)
