@@ -67,8 +67,8 @@ _BOXES, _MOST_BOXES = 20, 400
 #: Most rows of a step, but of additive boxes.
 _MOST_BATCH = 100
 #: Work of a step from which on candidates are tried side by side. Of shorter ones most is Python,
-#: which threads have to take in turns: two took a quarter longer than one.
-_WORTH_THREADS = 2**19
+#: which threads have to take in turns: two took a little longer than one.
+_WORTH_THREADS = 90_000
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,8 @@ def _about(run: KeptRun, file: CertificateFile) -> dict[str, Any]:
     }
     if "best_epoch" in training:
         about["best_epoch"] = training["best_epoch"]
+    if "multiply_adds" in file.attributes:
+        about["multiply_adds_per_image"] = file.attributes["multiply_adds"]
     return {**about, "seconds_per_image": file.attributes.get("seconds_per_sample")}
 
 

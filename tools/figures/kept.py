@@ -25,6 +25,8 @@ ABLATION = "reproduce-ablation"
 #: What the package calls them.
 NAMES = {"mnist": "mnist", "fashion": "fashion-mnist"}
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "cifar": "CIFAR-10"}
+#: Features of an image of the paper's data sets.
+_PIXELS = 784
 #: Tables of `tests/benchmarks/tables.py`, in the order of the page.
 COLUMN_TABLES = (
     "spambase",
@@ -139,7 +141,7 @@ class Kept:
                 dict(zip(row["radii"], row["percents"], strict=True)),
                 row["median"],
                 row["images"],
-                row["run"].get("multiply_adds_per_image", self._cost(row["method"])),
+                _cost(row["run"]),
                 row["run"],
             )
             for row in rows
@@ -150,10 +152,6 @@ class Kept:
     def apart(self) -> list[str]:
         """Names of the files that `ra_rows.py` has written."""
         return [path.stem for path in sorted(self.folder.glob("ra-*.json"))]
-
-    def _cost(self, method: str) -> float | None:
-        """Return the multiply-adds of an image: of ``"RA_45^B"`` those of ``"RA_45"``."""
-        return self.costs.get(method.partition("^")[0].partition(" ")[0])
 
     @cached_property
     def costs(self) -> dict[str, float]:
@@ -195,6 +193,13 @@ class Kept:
                 if method in methods
             }
         return found
+
+
+def _cost(run: dict[str, Any]) -> float | None:
+    """Return the multiply-adds of an image, or of boxes the comparisons of a feature."""
+    if "boxes" in run["options"]:
+        return float(run["options"]["boxes"] * _PIXELS)
+    return run.get("multiply_adds_per_image")
 
 
 def _summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
