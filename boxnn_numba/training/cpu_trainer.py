@@ -128,7 +128,7 @@ class CpuTrainer:
         self, x: np.ndarray, labels: np.ndarray, ends: np.ndarray, rates: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Improve the boxes on one batch after another, as `step` does for each at its rate."""
-        if self.steps_at_once(self.problem.options.batch) == 1:
+        if len(ends) == 1 and self.steps_at_once(self.problem.options.batch) == 1:
             return self.step(x, labels, *rates)
         found = self._in_turn(x, labels, ends, rates)
         self._steps += len(rates)
