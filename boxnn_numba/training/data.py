@@ -112,14 +112,14 @@ class TrainingData:
         training, held = validation_split(self.labels, options.validation, options.seed)
         if strict and weights is not None:
             training = training[weights[training] > 0]
-        codes = self._are_codes(training) if strict else self._all_are_codes
-        grid = None if codes else self._grid(training, strict)
-        augment = augmentation(self.feature_shape, grid, options, threads)
         weights = None if weights is None else weights[training]
         if weights is not None and not weights.any():
             raise InputError(
                 "all rows with weight are held out; give more rows weight, or set `validation` to 0"
             )
+        codes = self._are_codes(training) if strict else self._all_are_codes
+        grid = None if codes else self._grid(training, strict)
+        augment = augmentation(self.feature_shape, grid, options, threads)
         feed = Feed.of_rows(
             self.rows.encoded(grid, self.spools), self.labels, (training, held),
             window_bytes or WINDOW_BYTES, options.seed, augment, weights,

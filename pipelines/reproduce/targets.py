@@ -136,7 +136,7 @@ def _about(run: KeptRun, file: CertificateFile) -> dict[str, Any]:
     recipe = file.attributes.get("base", {}).get("recipe", {})  # of the networks of RA and FPA
     about = {
         "folder": run.folder.name,
-        "options": run.key | {name: recipe[name] for name in ("epochs",) if name in recipe},
+        "options": run.key | ({"epochs": recipe["epochs"]} if "epochs" in recipe else {}),
         "training_seconds": round(seconds, 2),
     }
     if "best_epoch" in training:

@@ -215,7 +215,7 @@ def train(
             options = resolve(preset, given, found.kind)
         preset = preset or "graded"
         feed, grid = found.feed(options, threads=threads, sample_weight=weights)
-        trial = None
+        trial, known = None, _known(found, weights)
         if searched and preset == "auto":
             how = {"effort": effort, "radii": radii, "threads": threads}
             options, trial = _searched(feed, found, given, run, how)
@@ -228,7 +228,7 @@ def train(
             machine = training_on(executor, run.device, threads)
             runs = []
             for number, member in enumerate(members_of(options)):
-                about = _about(member, found, trial, weights)
+                about = {**_about(member, trial), **known}
                 checkpoint = Checkpoint(partial, about, checkpoint_seconds, number)
                 runs.append(_begun(member, replace(feed, seed=member.seed), found, grid, machine))
                 _run_epochs(runs[-1], partial, checkpoint, run.progress, log, number)
@@ -241,17 +241,19 @@ def train(
         return made if trial is None else replace(made, search=_told(trial, feed))
 
 
-def _about(
-    options: TrainingOptions, found: TrainingData, trial: Trial | None, weights: np.ndarray | None
-) -> dict[str, Any]:
+def _about(options: TrainingOptions, trial: Trial | None) -> dict[str, Any]:
     """Return what an unfinished run is recognised by; radii first, as options follow from them."""
     radii = None if trial is None else [*trial.radii]
-    digest = found.provenance["dataset_digest"]
+    return {"radii": radii, **options.as_dict()}
+
+
+def _known(found: TrainingData, weights: np.ndarray | None) -> dict[str, str | None]:
+    """Return what rows and their weights are recognised by, the same for all members."""
     of_weights = None
     if weights is not None:
         of_weights = hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()
-    known = {"dataset digest": digest, "digest of sample_weight": of_weights}
-    return {"radii": radii, **options.as_dict(), **known}
+    digest = found.provenance["dataset_digest"]
+    return {"dataset digest": digest, "digest of sample_weight": of_weights}
 
 
 def _check_options(
