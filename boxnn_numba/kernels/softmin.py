@@ -27,6 +27,8 @@ from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 _NEVER, _ALWAYS = -(2**31), 2**31 - 1
 #: Above all distances, and an int32 if it is shifted or added to.
 _FAR = 2**30
+#: From more lanes on it takes longer to measure one after the other than all side by side.
+_FEW_LANES = 3
 
 # --- room: of few types, as Numba takes long to compile what makes an array of another -------
 
@@ -224,32 +226,74 @@ def _emit(
 
 
 @register_jitable
-def _row_masses(apart, rows, lane, soft):
-    """Nearest of some rows in one part, and the sums of their weights and moments."""
-    table, cutoff, _, _, _, _ = soft
-    least = apart[rows[0], lane]
-    for j in range(rows[0] + 1, rows[1]):
-        least = min(least, apart[j, lane])
-    mass, moment = 0, 0
-    for j in range(rows[0], rows[1]):
-        k = np.int64(apart[j, lane]) - least
-        if k <= cutoff:
-            w = formulas.weight(k, table, cutoff)
-            mass += w
-            moment += w * k
-    return least, mass, moment
+def _part_room(parts):
+    """Nearest of the rows of a template, and the sums of their weights and moments: (P, BLOCK)."""
+    return _int32_room(parts, BLOCK), _int64_room(parts, BLOCK), _int64_room(parts, BLOCK)
 
 
 @register_jitable
-def _template_distance(apart, parts, lane, rows, soft, shift):
+def _measure_lane(apart, rows, lane, soft, found):
+    """Write nearest, mass and moment of some rows for one sample, part by part."""
+    table, cutoff, _, _, _, _ = soft
+    nearest, masses, moments = found
+    boxes = len(apart) // len(nearest)
+    for p in range(len(nearest)):
+        first, last = p * boxes + rows[0], p * boxes + rows[1]
+        least = apart[first, lane]
+        for j in range(first + 1, last):
+            least = min(least, apart[j, lane])
+        mass, moment = 0, 0
+        for j in range(first, last):
+            k = np.int64(apart[j, lane]) - least
+            w = formulas.weight(k, table, cutoff)
+            mass += w
+            moment += w * k
+        nearest[p, lane], masses[p, lane], moments[p, lane] = least, mass, moment
+
+
+@register_jitable
+def _measure_lanes(apart, rows, soft, found):
+    """Do what `_measure_lane` does for all samples of a block, row by row."""
+    table, cutoff, _, _, _, _ = soft
+    nearest, masses, moments = found
+    boxes, last = len(apart) // len(nearest), len(table) - 1
+    for p in range(len(nearest)):
+        least, mass, moment = nearest[p], masses[p], moments[p]
+        fill(least, _ALWAYS)
+        fill(mass, 0)
+        fill(moment, 0)
+        for j in range(p * boxes + rows[0], p * boxes + rows[1]):
+            row = apart[j]
+            for i in range(BLOCK):
+                least[i] = min(least[i], row[i])
+        for j in range(p * boxes + rows[0], p * boxes + rows[1]):
+            row = apart[j]
+            for i in range(BLOCK):
+                k = np.int64(row[i]) - least[i]
+                # Without a branch, and unsigned: Numba would look whether the index is negative.
+                w = table[np.uint64(min(k, last))] * np.int64(k <= cutoff)
+                mass[i] += w
+                moment[i] += w * k
+
+
+@register_jitable
+def _are_many(lanes):
+    """Whether more than `_FEW_LANES` are set."""
+    for _ in range(_FEW_LANES):
+        lanes = _rest_of(lanes)
+    return lanes != 0
+
+
+@register_jitable
+def _template_distance(found, lane, soft, shift):
     """Sum over the parts of the soft-min over rows, in units of 2 ** -shift."""
     _, _, _, unit, one, log_scale = soft
-    scale, boxes, total = 1 << shift, len(apart) // parts, 0
-    for p in range(parts):
-        part = apart[p * boxes : (p + 1) * boxes]
-        least, mass, moment = _row_masses(part, rows, lane, soft)
+    nearest, masses, moments = found
+    scale, total = 1 << shift, 0
+    for p in range(len(nearest)):
+        mass, moment = masses[p, lane], moments[p, lane]
         value = formulas.softmin_value(0, mass, moment, unit, one, log_scale)
-        total += scale * least + round(value / unit * scale)
+        total += scale * nearest[p, lane] + round(value / unit * scale)
     return total
 
 
@@ -287,7 +331,7 @@ def _assemble(
         for i in range(rows):
             if c != labels[i]:
                 rival[i] = min(rival[i], best[i])
-    limit = _int32_room(1, BLOCK)
+    limit, found = _int32_room(1, BLOCK), _part_room(parts)
     fill(limit[0], _NEVER)
     for c in range(classes):
         for i in range(rows):
@@ -298,12 +342,15 @@ def _assemble(
             for i in range(BLOCK):
                 target[i] = total[i] << shift
             lanes = _lanes_within(hard, t, limit)
+            own, many = (starts[t], starts[t + 1]), _are_many(lanes)
+            if many:
+                _measure_lanes(apart, own, soft, found)
             while lanes:
                 i = _first_of(lanes)
                 lanes = _rest_of(lanes)
-                target[i] = _template_distance(
-                    apart, parts, i, (starts[t], starts[t + 1]), soft, shift
-                )
+                if not many:
+                    _measure_lane(apart, own, i, soft, found)
+                target[i] = _template_distance(found, i, soft, shift)
 
 
 @register_jitable
@@ -319,17 +366,20 @@ def _spread(
     begins, from_samples, from_coefficients = entries
     table, cutoff, tau_per_unit, _, _, _ = soft
     boxes, count, room = len(apart) // parts, 0, len(samples)
-    nearest = np.empty((parts, BLOCK), np.int64)
-    mass, mean = np.empty((parts, BLOCK)), np.empty((parts, BLOCK))
+    found = _part_room(parts)
+    nearest, mass, moment = found
+    mean = _float64_room(parts, BLOCK)
     for t in range(len(rows_of) - 1):
         a, b = begins[t], begins[t + 1]
-        rows = rows_of[t], rows_of[t + 1]
-        for p in range(parts):
-            part = apart[p * boxes : (p + 1) * boxes]
-            for e in range(a, b):
-                i = from_samples[e] - first
-                low, weights, moment = _row_masses(part, rows, i, soft)
-                nearest[p, i], mass[p, i], mean[p, i] = low, weights, moment / weights
+        rows, many = (rows_of[t], rows_of[t + 1]), b - a > _FEW_LANES
+        if many:
+            _measure_lanes(apart, rows, soft, found)
+        for e in range(a, b):
+            i = from_samples[e] - first
+            if not many:
+                _measure_lane(apart, rows, i, soft, found)
+            for p in range(parts):
+                mean[p, i] = moment[p, i] / mass[p, i]
         for j in range(rows[0], rows[1]):
             for p in range(parts):
                 starts[j * parts + p] = count

@@ -11,10 +11,12 @@ from __future__ import annotations
 import itertools
 import math
 import reprlib
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from threading import Event
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,6 +139,10 @@ class Trial:
         return f"{told}: certified {held}% at {', '.join(map(str, self.radii))}"
 
 
+#: Accuracies and scores, as of a `Trial`.
+Outcome = tuple[tuple[float, ...], np.ndarray]
+
+
 class Chosen(NamedTuple):
     """What a search found: options, and the trial of its last round that they come from."""
 
@@ -188,6 +194,7 @@ def search(
         given = {"offsets": "none", **given}
     candidates = _candidates(feed, n_classes, given)
     workers, best = _workers(feed, n_classes, threads), None
+    spent: defaultdict[TrainingOptions, float] = defaultdict(float)
     for number, item in enumerate(_ROUNDS):
         if len(candidates) == 1:
             break
@@ -198,19 +205,11 @@ def search(
         if any(len(held) == 0 for _, held in splits):
             break
         data = [_Data(feed, n_classes, wanted, *split) for split in splits]
-
-        def attempt(
-            task: tuple[TrainingOptions, _Data], item: Round = item
-        ) -> tuple[tuple[float, ...], np.ndarray]:
-            return task[1].outcome(task[0], item, effort)
-
-        tasks = [*itertools.product(candidates, data)]
-        with ThreadPoolExecutor(workers, "boxnn-search") as pool:
-            try:
-                found = [*pool.map(attempt, tasks)]
-            finally:  # those that still run after Ctrl-C
-                for one in data:
-                    one.stop.set()
+        attempts = [
+            _Attempt(options, one, item, effort)
+            for options, one in itertools.product(candidates, data)
+        ]
+        found = _outcomes(attempts, workers, spent)
         each = len(data)
         trials = [
             _trial(number, options, counted, data, found[place * each : (place + 1) * each])
@@ -289,7 +288,7 @@ def _trial(
     options: TrainingOptions,
     counted: int,
     data: Sequence[_Data],
-    found: Sequence[tuple[tuple[float, ...], np.ndarray]],
+    found: Sequence[Outcome],
 ) -> Trial:
     """Return the mean of what was found in some splits of the rows."""
     accuracy = np.mean([of_radii for of_radii, _ in found], axis=0)
@@ -429,10 +428,10 @@ class _Data:
         right = scores.argmax(axis=1) == self.labels
         return float(np.mean([right[self.labels == c].mean() for c in np.unique(self.labels)]))
 
-    def outcome(
+    def members(
         self, options: TrainingOptions, item: Round, effort: float
-    ) -> tuple[tuple[float, ...], np.ndarray]:
-        """Return accuracies and scores, as of a `Trial`, of boxes that are trained with options."""
+    ) -> list[TrainingOptions]:
+        """Return the options of the sets of boxes that are trained on these rows."""
         rows = len(self._y)
         batch, steps, members = _batch(rows, options), item.steps, item.members
         if options.relaxation == "additive":
@@ -440,25 +439,80 @@ class _Data:
         else:
             batch = min(options.batch, batch)
         epochs = max(1, round(effort * steps * batch / rows))
-        options = replace(options, batch=batch, epochs=epochs, members=members, validation=0.0)
+        return members_of(
+            replace(options, batch=batch, epochs=epochs, members=members, validation=0.0)
+        )
+
+    def train(self, member: TrainingOptions) -> Training | None:
+        """Return boxes that are trained with options; None if they diverge."""
         none = self._x[:0], self._y[:0]
         feed = replace(
-            Feed.from_arrays(self._x, self._y, none, options.seed, weights=self._weights),
+            Feed.from_arrays(self._x, self._y, none, member.seed, weights=self._weights),
             shared=self._shared,
         )
-        runs = []
-        for member in members_of(options):
-            own = replace(feed, seed=member.seed)
-            runs.append(Training(member, own, self.n_classes, get_backend("cpu", 1)))
-            try:
-                while runs[-1].epoch < epochs and not self.stop.is_set():
-                    runs[-1].run_next()
-            except DivergenceError:
-                return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
+        run = Training(member, feed, self.n_classes, get_backend("cpu", 1))
+        try:
+            while run.epoch < member.epochs and not self.stop.is_set():
+                run.run_next()
+        except DivergenceError:
+            return None
+        return run
+
+    def outcome(self, runs: Sequence[Training | None]) -> Outcome:
+        """Return what sets of boxes reach together; nothing if one of them has diverged."""
+        trained = [run for run in runs if run is not None]
+        if len(trained) < len(runs):
+            return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
         shape = self._x.shape[1:]
-        model = trained_model(runs, [*range(self.n_classes)], None, shape, {})
+        model = trained_model(trained, [*range(self.n_classes)], None, shape, {})
         prediction, radius = pairwise_radius(model, self._held, threads=1)
         right = prediction == self.labels
         accuracy = [np.average(right & (radius >= r), weights=self._count) for r in self.radii]
         scores = -model.class_distance(self._held) / model.reach
         return tuple(map(float, accuracy)), scores
+
+
+class _Attempt:
+    """A candidate on the rows of a round, whose sets of boxes may be trained side by side."""
+
+    def __init__(self, options: TrainingOptions, data: _Data, item: Round, effort: float) -> None:
+        self.options, self.data = options, data
+        self.members = data.members(options, item, effort)
+        self._runs: list[Training | None] = [None] * len(self.members)
+        self._left, self._lock = len(self.members), Lock()
+        self.seconds = 0.0
+        self.outcome: Outcome
+
+    def train(self, number: int) -> None:
+        """Train a set of boxes; after the last of them, find what all reach."""
+        began = time.perf_counter()
+        self._runs[number] = self.data.train(self.members[number])
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self.outcome = self.data.outcome(self._runs)
+        with self._lock:
+            self.seconds += time.perf_counter() - began
+
+
+def _outcomes(
+    attempts: Sequence[_Attempt], workers: int, spent: defaultdict[TrainingOptions, float]
+) -> list[Outcome]:
+    """Return what attempts have led to, which some threads make.
+
+    What took longest in the rounds before, by the seconds `spent` on candidates, is begun first, so
+    that no thread is left with it alone in the end.
+    """
+    tasks = [(one, number) for one in attempts for number in range(len(one.members))]
+    tasks.sort(key=lambda task: -spent[task[0].options])
+    with ThreadPoolExecutor(workers, "boxnn-search") as pool:
+        try:
+            for done in [pool.submit(one.train, number) for one, number in tasks]:
+                done.result()
+        finally:  # those that still run after Ctrl-C
+            for one in attempts:
+                one.data.stop.set()
+    for one in attempts:
+        spent[one.options] += one.seconds
+    return [one.outcome for one in attempts]

@@ -18,7 +18,16 @@ from boxnn_numba.pipelines.training.train import train
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import EpochRecord, Training
-from boxnn_numba.training.search import CANDIDATES, RADII, Chosen, Round, Trial, _Data, search
+from boxnn_numba.training.search import (
+    CANDIDATES,
+    RADII,
+    Chosen,
+    Round,
+    Trial,
+    _Attempt,
+    _Data,
+    search,
+)
 from boxnn_numba.training.selection import validation_split
 from boxnn_numba.training.weights import row_weights
 
@@ -250,5 +259,6 @@ def test_what_runs_when_interrupted_ends_before_its_next_epoch() -> None:
     feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
     data = _Data(feed, 2, RADII, np.arange(40), np.arange(40, 60))
     data.stop.set()
-    accuracy, _ = data.outcome(TrainingOptions(boxes=4), Round(40, 10**9, 1, 20), 1.0)
-    assert len(accuracy) == len(RADII)  # and not after years
+    attempt = _Attempt(TrainingOptions(boxes=4), data, Round(40, 10**9, 1, 20), 1.0)
+    attempt.train(0)
+    assert len(attempt.outcome[0]) == len(RADII)  # and not after years
