@@ -4,7 +4,7 @@ The folder is named by a digest of all kernel sources, the version of Numba and 
 set: Numba's own cache notices only a change of the file that holds a kernel, not of the formulas
 that it calls in other files. A file holds one compiled kernel behind the SHA-256 of
 its name and content. It appears whole or not at all. What does not match its digest is compiled
-again and replaced.
+again and replaced. What another process compiles just now is waited for.
 
 The files are code that runs, and a digest does not say who wrote it. So a folder that another user
 may write to is not used.
@@ -29,9 +29,10 @@ import numba
 from numba.core import caching
 from platformdirs import user_cache_path
 
-from boxnn_numba.kernels import simd_operations
+from boxnn_numba.kernels import claims, simd_operations
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_SUFFIX = ".nbc"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -73,7 +74,7 @@ def _usable(folder: Path) -> bool:
 def is_new() -> bool:
     """Return whether compiled kernels are kept, and none is there yet."""
     folder = cache_directory()
-    return _usable(folder) and not any(folder.iterdir())
+    return _usable(folder) and not any(folder.glob(f"*{_SUFFIX}"))
 
 
 class _KernelFiles:
@@ -83,16 +84,30 @@ class _KernelFiles:
         self._folder, self._name = folder, name
 
     def _path(self, key: Any) -> Path:
-        return self._folder / f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()}.nbc"
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()
+        return self._folder / f"{self._name}-{digest}{_SUFFIX}"
+
+    def _claim(self, key: Any) -> Path:
+        return self._path(key).with_suffix(".claim")
 
     def _digest(self, key: Any, payload: bytes) -> bytes:
         # The name counts: a file that was given another's name is whole, and the wrong code.
         return hashlib.sha256(self._path(key).name.encode() + payload).digest()
 
     def load(self, key: Any) -> Any:
-        """Return what was saved, or None where there is nothing that is whole."""
+        """Return what was saved, or None where this process is to compile it, and save it."""
         if not _usable(self._folder):
             return None
+        found = self._read(key)
+        if found is None:
+            claims.claim(self._claim(key))
+            found = self._read(key)  # what was waited for
+            if found is not None:
+                claims.give_up(self._claim(key))
+        return found
+
+    def _read(self, key: Any) -> Any:
+        """Return what was saved, or None where there is nothing that is whole."""
         try:
             content = self._path(key).read_bytes()
         except OSError:
@@ -107,16 +122,21 @@ class _KernelFiles:
         """Write a compiled kernel in one step; where that fails, it is compiled again next time."""
         if not _usable(self._folder):
             return
-        payload = caching.dumps(data)
-        with contextlib.suppress(OSError):
-            handle, fresh = tempfile.mkstemp(prefix=f"{self._name}-", dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(self._digest(key, payload) + payload)
-                Path(fresh).replace(self._path(key))
-            except OSError:
-                Path(fresh).unlink(missing_ok=True)
-                raise
+        try:
+            with contextlib.suppress(OSError):
+                self._write(key, caching.dumps(data))
+        finally:
+            claims.give_up(self._claim(key))
+
+    def _write(self, key: Any, payload: bytes) -> None:
+        handle, fresh = tempfile.mkstemp(prefix=f"{self._name}-", dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._digest(key, payload) + payload)
+            Path(fresh).replace(self._path(key))
+        except OSError:
+            Path(fresh).unlink(missing_ok=True)
+            raise
 
     def flush(self) -> None:
         """Do nothing: what is damaged is replaced when it is next needed."""

@@ -25,6 +25,7 @@ from numba.extending import overload
 from numba.extending import register_jitable as register_compiled
 
 from boxnn_numba import progress
+from boxnn_numba.kernels import claims
 from boxnn_numba.kernels.cache import KernelCache
 
 
@@ -89,6 +90,16 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextlib.contextmanager
+def _claimed() -> Iterator[None]:
+    """Let other processes compile what this one fails to."""
+    try:
+        yield
+    except BaseException:
+        claims.give_up_all()
+        raise
+
+
 class _HelperCompiler(Compiler):
     _code: type[JITCodeLibrary] = _HelperCode
 
@@ -104,7 +115,7 @@ class _KernelCompiler(_HelperCompiler):
     _code = _KernelCode
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
-        with progress.compiling(), _uncollected():
+        with progress.compiling(), _uncollected(), _claimed():
             result = super().compile_extra(func)
         # What raises or prints in a helper finds its constants here; now this has an address.
         for environment in result._find_referenced_environments():

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from boxnn_numba.kernels import claims
 from boxnn_numba.kernels.cache import _KernelFiles
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 #: Compiles a small kernel whose helper has one, or finds it; prints what it computes, and how often
 #: it was found.
@@ -162,3 +171,104 @@ def test_helpers_are_declared_by_the_package() -> None:
     numbas = re.compile(r"^from numba.extending import .*register_jitable", re.MULTILINE)
     found = [file.name for file in folder.glob("*.py") if numbas.search(file.read_text("utf-8"))]
     assert found == ["compile.py"]
+
+
+# --- claims ---------------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+
+#: Compiles as `CODE` does, but says so before, and then waits for a file.
+_SLOW = CODE.replace(
+    "print(",
+    """
+import time
+from pathlib import Path
+from boxnn_numba.kernels import compile as policy
+
+compile_extra = policy._KernelCompiler.compile_extra
+
+def slowly(compiler, func):
+    Path(sys.argv[1]).touch()
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.01)
+    return compile_extra(compiler, func)
+
+policy._KernelCompiler.compile_extra = slowly
+print(""",
+    1,
+)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is compiling a kernel until ``tmp_path / "go"`` is there."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-W", "error", "-c", _SLOW, str(begun), str(go)],
+        stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "BOXNN_CACHE_DIR": str(tmp_path / "cache")},
+    ) as process:  # fmt: skip
+        until(begun.exists)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@posix
+def test_what_another_process_compiles_is_waited_for(
+    tmp_path: Path, slow: subprocess.Popen[str]
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run, tmp_path / "cache")
+        time.sleep(1.5)  # it gets there
+        assert not other.done()
+        (tmp_path / "go").touch()
+        assert other.result() == "10 1"
+    assert slow.communicate()[0].strip() == "10 0"
+    (file,) = files_of(tmp_path / "cache")
+    assert file.suffix == ".nbc"
+
+
+@posix
+@pytest.mark.parametrize("how", ["kill", "send_signal"])
+def test_a_claim_ends_with_its_process_or_a_failure(
+    tmp_path: Path, slow: subprocess.Popen[str], how: str
+) -> None:
+    getattr(slow, how)(*([signal.SIGINT] if how == "send_signal" else []))
+    slow.communicate()
+    assert run(tmp_path / "cache") == "10 0"
+    assert run(tmp_path / "cache") == "10 1"
+    (file,) = files_of(tmp_path / "cache")
+    assert file.suffix == ".nbc"
+
+
+@posix
+def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kernel.claim"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.05)
+        claims.claim(path)
+        claims.give_up_all()  # which it is not
+        assert path.exists()
+    claims.claim(path)
+    claims.give_up(path)
+    assert not path.exists()
+
+
+def test_without_locks_every_process_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "fcntl", None)
+    kept = _KernelFiles(tmp_path / "c", "total")
+    assert kept.load("key") is None
+    kept.save("key", "code")
+    assert kept.load("key") == "code" and len(files_of(tmp_path)) == 1
