@@ -621,7 +621,12 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return probabilities(-distance / self.model_.reach, self._sharpness)
 
     def explain(
-        self, X: ArrayLike, time_limit: float = 5.0, *, attackable: Any = None
+        self,
+        X: ArrayLike,
+        time_limit: float = 5.0,
+        *,
+        attackable: Any = None,
+        costs: Any = None,
     ) -> list[Explanation]:
         """Explain predictions: nearest boxes in raw values, costs of columns, smallest changes.
 
@@ -634,6 +639,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             leave that out.
         attackable
             The only columns that may change, by name or number; all by default.
+        costs
+            A positive number for each column, or a mapping from names to numbers: changes are then
+            the cheapest, and the radii budgets.
 
         Returns
         -------
@@ -643,7 +651,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         rows = self._rows(X)
         names = getattr(self, "feature_names_in_", None)
         with limit_threads(self._threads()):
-            return explain(self.model_, rows, names, time_limit, attackable=attackable)
+            return explain(self.model_, rows, names, time_limit, attackable=attackable, costs=costs)
 
     @property
     def column_importances_(self) -> np.ndarray:

@@ -380,13 +380,14 @@ class BoxNN:
         seed: int = 0,
         *,
         attackable: Any = None,
+        costs: Any = None,
     ) -> list[certificates.Explanation]:
         """Return for each sample its nearest boxes in raw values, and the smallest change found.
 
         As `boxnn_numba.certificates.explain`; ``print(model.explain(x)[0])`` is to be read.
         """
         return certificates.explain(
-            self, x, time_limit=time_limit, seed=seed, attackable=attackable
+            self, x, time_limit=time_limit, seed=seed, attackable=attackable, costs=costs
         )
 
     def column_importances(self, x: ArrayLike, seed: int = 0) -> np.ndarray:

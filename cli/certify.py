@@ -24,11 +24,7 @@ from boxnn_numba.errors import OptionError
     "exact (the true radius), or patch: blocks of pixels.",
 )
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
-@click.option(
-    "--costs",
-    type=click.Path(exists=True, dir_okay=False),
-    help="TOML file of what it costs to rewrite each column: radii are budgets, too.",
-)
+@options.costs("radii are budgets, too.")
 @click.option(
     "--patch",
     metavar="SIZES",
@@ -68,7 +64,7 @@ def certify(
         certificate=certificate or "auto",
         limit=limit,
         attackable=options.column_names(attackable),
-        costs=None if costs is None else options.column_costs(costs),
+        costs=options.column_costs(costs),
         **given,
     ).as_dict()
     return result, (

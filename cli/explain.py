@@ -24,6 +24,7 @@ from boxnn_numba.cli import options
     help="Seconds for each row to prove that no change is smaller; 0 leaves that out.",
 )
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
+@options.costs("a change is the cheapest then, not the smallest.")
 @options.rows_of_a_table
 def explain(
     model: str,
@@ -31,6 +32,7 @@ def explain(
     rows: str | None,
     ids: str | None,
     attackable: str | None,
+    costs: str | None,
     **given: Any,
 ) -> options.Output:
     """Say why rows of FILE have their predictions, and what would change them.
@@ -47,6 +49,7 @@ def explain(
     chosen = None if rows is None else options.whole_numbers("--rows", rows, "0,7")
     named = None if ids is None else options.names_of(ids)
     table = TableOptions(**options.table_values(given))
-    who = options.column_names(attackable)
-    result = work(model, file, chosen, ids=named, attackable=who, table=table, **given)
+    given["attackable"] = options.column_names(attackable)
+    given["costs"] = options.column_costs(costs)
+    result = work(model, file, chosen, ids=named, table=table, **given)
     return result, str(result)

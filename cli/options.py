@@ -282,10 +282,24 @@ def column_names(text: str | None) -> tuple[str, ...] | None:
     return names_of(text)
 
 
-def column_costs(path: str) -> dict[str, Any]:
-    """Return the costs of columns in a TOML file, numbers with a point as text, to the digit."""
+def costs(therefore: str) -> Decorator:
+    """Add the option for what it costs to rewrite columns, and say what comes of it."""
+    return click.option(
+        "--costs",
+        type=click.Path(exists=True, dir_okay=False),
+        help=f"TOML file of what it costs to rewrite each column: {therefore}",
+    )
+
+
+def column_costs(path: str | None) -> dict[str, Any] | None:
+    """Return the costs of columns in a TOML file, numbers with a point as text, to the digit.
+
+    None where there is no file.
+    """
     import tomllib
 
+    if path is None:
+        return None
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -146,6 +146,7 @@ def explain(
     ids: Sequence[Any] | None = None,
     time_limit: float = 5.0,
     attackable: Any = None,
+    costs: Any = None,
     table: TableOptions = DEFAULT_TABLE,
     run: RunOptions = DEFAULT_RUN,
 ) -> Explained:
@@ -161,8 +162,8 @@ def explain(
         In place of `rows`: all rows that the column with ids names so, compared as text.
     time_limit
         Seconds for each row to prove that no change is smaller than the one found.
-    attackable
-        The only columns that may change, as for `BoxNN.certify`.
+    attackable, costs
+        The only columns that may change, and what that costs, as for `BoxNN.certify`.
     run
         How to run: threads are those of this process.
 
@@ -192,7 +193,8 @@ def explain(
     else:
         found = _named(str(samples), name, pieces, wanted)
     x = np.stack([*found.values()])
-    told = explain_rows(classifier, x, time_limit=time_limit, attackable=attackable)
+    who = {"attackable": attackable, "costs": costs}
+    told = explain_rows(classifier, x, time_limit=time_limit, **who)
     return Explained(dict(zip(found, told, strict=True)))
 
 

@@ -43,7 +43,11 @@ class SmallestChanges(NamedTuple):
     proven
         (N,) bool, whether no smaller change exists (of those with -1: none at all).
     radius
-        (N,) int32, certified radius: no change of so many features has an effect.
+        (N,) int32, certified radius: no change of so many features has an effect. With costs
+        float64, the certified budget.
+    spent
+        (N,) like the radius, how many features are rewritten, or with costs what that costs; one
+        unit more than all where none was found.
     """
 
     x_adv: np.ndarray
@@ -52,6 +56,7 @@ class SmallestChanges(NamedTuple):
     prediction: np.ndarray
     proven: np.ndarray
     radius: np.ndarray
+    spent: np.ndarray
 
 
 def smallest_changes(
@@ -61,8 +66,11 @@ def smallest_changes(
     seed: int = 0,
     *,
     attackable: Any = None,
+    costs: Any = None,
 ) -> SmallestChanges:
     """Return the smallest change of each sample that is found to give another prediction.
+
+    With costs that is the cheapest one.
 
     `greedy_attack` finds it; where the pairwise certificate does not prove that none is smaller,
     `exact_radius` settles it if it can.
@@ -79,32 +87,42 @@ def smallest_changes(
         Of the attack.
     attackable
         The only columns (or groups) that may change, by name or number; all by default.
+    costs
+        A positive number for each column (or group), or a mapping from names to numbers.
 
     Raises
     ------
     InputError
         As for `BoxNN.encode`, or the model has boxes of one class only.
     OptionError
-        `time_limit` is below 0, or `attackable` names no column.
+        `time_limit` is below 0, or `attackable` or `costs` are wrong as for `Adversary.of`.
     """
     validation.real("time_limit", time_limit, 0)
-    rows = _rows(model, x)
-    codes, groups = model.encode(rows), Adversary.of(model, attackable).count
-    attack = greedy_attack(model, rows, seed=seed, attackable=attackable)
-    found = attack.x_adv.copy()
-    radius = pairwise_radius(model, rows, attackable=attackable).radius.copy()
-    open_ = np.where(attack.changed < 0, groups, attack.changed - 1) > radius
+    rows, who = _rows(model, x), {"attackable": attackable, "costs": costs}
+    codes, adversary = model.encode(rows), Adversary.of(model, attackable, costs)
+
+    def needed(found: np.ndarray) -> np.ndarray:
+        """Return the units that it takes to make other samples: beyond all for the same ones."""
+        after = model.encode(found)
+        paid = adversary.paid(codes, after, model.groups)
+        return np.where((codes != after).any(axis=1), paid, adversary.price[-1])
+
+    found = greedy_attack(model, rows, seed=seed, attackable=attackable).x_adv.copy()
+    radius = pairwise_radius(model, rows, **who).radius.copy()
+    open_ = adversary.radius(needed(found)) > radius
     for i in np.flatnonzero(open_) if time_limit > 0 else ():
-        exact = exact_radius(model, rows[i], time_limit, seed, attackable=attackable)
+        exact = exact_radius(model, rows[i], time_limit, seed, **who)
         radius[i] = exact.lower
         if exact.adversarial is not None:
             found[i] = exact.adversarial
-    after = model.encode(found)
+    after, units = model.encode(found), needed(found)
     touched = codes != after
     changed = groups_changed(codes, after, model.groups)
     count = np.where(touched.any(axis=1), changed, -1).astype(np.int32)
-    proven = np.where(count < 0, radius >= groups, count == radius + 1)
-    return SmallestChanges(found, touched, count, model.predict(found), proven, radius)
+    return SmallestChanges(
+        found, touched, count, model.predict(found), adversary.radius(units) == radius, radius,
+        adversary.radius(units + 1),
+    )  # fmt: skip
 
 
 def _rows(model: Classifier, x: ArrayLike) -> np.ndarray:
@@ -169,7 +187,8 @@ class Explanation:
     prediction, rival
         Its label, and the label of the class that limits its certificate.
     radius
-        Certified: no rewriting of so many columns changes the prediction.
+        Certified: no rewriting of so many columns changes the prediction; or with costs, none that
+        costs so much.
     own_distance, rival_distance
         To the nearest box of either, in units, with the constants of the classes.
     unit
@@ -189,11 +208,13 @@ class Explanation:
         What is counted: "columns" of tables, else "features" or "pixels".
     limited
         Whether only some of them may change.
+    spent
+        What the smallest change costs, None without costs or a change.
     """
 
     prediction: Any
     rival: Any
-    radius: int
+    radius: float
     own_distance: int
     rival_distance: int
     unit: int
@@ -204,20 +225,25 @@ class Explanation:
     proven: bool
     noun: str = "columns"
     limited: bool = False
+    spent: float | None = None
 
     def __str__(self) -> str:
         own, rival = self.own_distance / self.unit, self.rival_distance / self.unit
-        certified = f"not certified, rewriting one {self._noun.removesuffix('s')} may change that"
-        if self.radius:
-            certified = f"no rewriting of {_counted(self.radius, self._noun)} changes that"
         lines = [
-            f"{self.prediction}: {certified}",
+            f"{self.prediction}: {self._certified()}",
             f"distance {own:.2f} {self.noun} to the nearest box of {self.prediction}, {rival:.2f} "
             f"to that of {self.rival}",
             *self._table(),
             *self._change(),
         ]
         return printable("\n".join(lines))
+
+    def _certified(self) -> str:
+        if not self.radius:
+            return f"not certified, rewriting one {self._noun.removesuffix('s')} may change that"
+        if isinstance(self.radius, float):
+            return f"no rewriting of {self._noun} that costs up to {self.radius:g} changes that"
+        return f"no rewriting of {_counted(self.radius, self._noun)} changes that"
 
     @property
     def _noun(self) -> str:
@@ -248,8 +274,11 @@ class Explanation:
     def _change(self) -> list[str]:
         if self.becomes is None:
             return ["no change has another label" if self.proven else "no change was found"]
-        kind = "smallest change" if self.proven else "smallest change found"
-        lines = [f"{kind}, of {_counted(self.count, self._noun)}, to {self.becomes}:"]
+        kind = "smallest change" if self.spent is None else "cheapest change"
+        kind, price = kind if self.proven else f"{kind} found", ""
+        if self.spent is not None:
+            price = f" for {self.spent:g}"
+        lines = [f"{kind}, of {_counted(self.count, self._noun)}{price}, to {self.becomes}:"]
         return lines + [f"  {one.name}: {one.before} -> {one.admitted}" for one in self.changes]
 
 
@@ -269,6 +298,7 @@ def explain(
     seed: int = 0,
     *,
     attackable: Any = None,
+    costs: Any = None,
 ) -> list[Explanation]:
     """Explain predictions: nearest boxes in raw values, costs of columns, and smallest changes.
 
@@ -280,7 +310,7 @@ def explain(
         Samples, as for `BoxNN.encode`.
     names
         n names of features, where the model has no columns; "feature 0", ... by default.
-    time_limit, seed, attackable
+    time_limit, seed, attackable, costs
         As for `smallest_changes`.
 
     Returns
@@ -315,12 +345,12 @@ def explain(
     if len(rows) == 0:
         return []
     told = columns_of(model, names)
-    change = smallest_changes(model, rows, time_limit, seed, attackable=attackable)
+    change = smallest_changes(model, rows, time_limit, seed, attackable=attackable, costs=costs)
     codes = model.encode(rows)
     classes, distance = _two_classes(model, codes)
     labels, reach = np.asarray(model.classes), model.boxes.width * len(model.box_sets)
     bounds = []
-    costs = np.zeros((2, *codes.shape), np.int64)
+    adding = np.zeros((2, *codes.shape), np.int64)
     for boxes in model.box_sets:
         nearest, _ = nearest_rows(codes, boxes, classes)
         bounds.append(np.stack([assembled(boxes, one) for one in nearest]))  # (N, C, 2, n)
@@ -328,7 +358,7 @@ def explain(
             bounds[-1][:, :, 0].astype(int) - codes[:, None],
             codes[:, None].astype(int) - bounds[-1][:, :, 1],
         )
-        costs += np.clip(beyond, 0, model.boxes.width).swapaxes(0, 1)
+        adding += np.clip(beyond, 0, model.boxes.width).swapaxes(0, 1)
     unit = (
         "columns"
         if model.columns is not None
@@ -336,12 +366,13 @@ def explain(
     )
     return [
         Explanation(
-            labels[classes[i, 0]].item(), labels[classes[i, 1]].item(), int(change.radius[i]),
+            labels[classes[i, 0]].item(), labels[classes[i, 1]].item(), change.radius[i].item(),
             int(distance[i, 0]), int(distance[i, 1]), reach,
-            _costs(model, told, rows[i], bounds[0][i], costs[:, i]),
+            _costs(model, told, rows[i], bounds[0][i], adding[:, i]),
             _changes(model, told, rows[i], change, i), int(change.changed[i]),
             change.prediction[i].item() if change.changed[i] >= 0 else None,
             bool(change.proven[i]), unit, attackable is not None,
+            None if costs is None or change.changed[i] < 0 else float(change.spent[i]),
         )
         for i in range(len(rows))
     ]  # fmt: skip

@@ -44,6 +44,35 @@ def test_changes_of_attackable_columns_only(seed: int, sets: int, grouped: bool)
     assert all("attackable feature" in str(one) for one in told if one.radius or one.count > 0)
 
 
+@pytest.mark.parametrize(("seed", "sets", "grouped"), [(0, 1, False), (1, 1, True), (2, 2, True)])
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_cheapest_change_is_that_of_brute_force(
+    seed: int, sets: int, grouped: bool, limited: bool
+) -> None:
+    model, x, every = factored(seed, 5, 3, 40, sets, grouped=grouped)
+    groups = int(model.groups.max()) + 1
+    costs = np.array([2.5, 0.5, 1.0, 4.0, 0.5])[:groups]
+    free = np.arange(0, groups, 2) if limited else np.arange(groups)
+    who = {"costs": costs.tolist(), "attackable": free.tolist() if limited else None}
+    found = smallest_changes(model, x, time_limit=60, **who)
+    labels, fixed = model.predict(every), ~np.isin(model.groups, free)
+    flipped = found.changed >= 0
+    unit = np.gcd.reduce((2 * costs[free]).astype(int)) / 2
+    for i, (row, label) in enumerate(zip(x, model.predict(x), strict=True)):
+        differ = np.stack([(every != row)[:, model.groups == g].any(axis=1) for g in range(groups)])
+        useful = (labels != label) & (every[:, fixed] == row[fixed]).all(axis=1)
+        least = min((costs @ differ)[useful], default=costs[free].sum() + unit)
+        assert found.spent[i] == least == found.radius[i] + unit
+        assert flipped[i] == useful.any()
+    assert found.proven.all() and not found.touched[:, fixed].any()
+    quick = smallest_changes(model, x, time_limit=0, **who)
+    assert (quick.spent >= found.spent).all() and (quick.radius <= found.radius).all()
+    told = explain(model, x[:4], time_limit=60, **who)
+    for one, spent, some in zip(told, found.spent, flipped, strict=False):
+        assert one.spent == (spent if some else None)
+        assert (f" for {spent:g}, to {one.becomes}:" in str(one)) == some
+
+
 @pytest.mark.parametrize("sets", [1, 2])
 def test_costs_add_up_to_the_distances(sets: int) -> None:
     model, x, _ = factored(3, 6, 3, 40, sets, grouped=False)

@@ -243,6 +243,15 @@ def test_explanations_of_a_table(fraud: Run) -> None:
     failed(
         fraud("explain", "m.zarr", "n.csv", "--attackable", "amout"), 2, "--attackable", "amount"
     )
+    Path("c.toml").write_text("amount = 1\ncity = 2.5\n")
+    priced = json.loads(fraud("explain", "m.zarr", "n.csv", *who, "--costs", "c.toml", "--json")[1])
+    cheap, price = priced["0 (who r0)"], {"amount": 1, "city": 2.5}
+    if cheap["changes"]:
+        assert cheap["spent"] == sum(price[change["name"]] for change in cheap["changes"])
+    assert some["spent"] is None and (cheap["spent"] is None) == (some["becomes"] is None)
+    failed(
+        fraud("explain", "m.zarr", "n.csv", "--costs", "c.toml"), 2, "--costs has none for column"
+    )
     failed(fraud("explain", "m.zarr", "m.zarr"), 1, "m.zarr is a folder; pass a table")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "3,40"), 1, "40 rows", "no row 40")
     failed(fraud("explain", "m.zarr", "n.csv", "--rows", "x"), 2, "--rows is 'x'")
