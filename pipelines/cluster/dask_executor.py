@@ -16,6 +16,7 @@ from uuid import uuid4
 from boxnn_numba.data.paths import absolute
 from boxnn_numba.errors import ClusterError
 from boxnn_numba.pipelines.cluster.connection import check_workers
+from boxnn_numba.pipelines.cluster.shared_arrays import SharedRoom
 from boxnn_numba.pipelines.cluster.tasks import in_one_thread, in_worker
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _MOST_AT_ONCE = 64
 class DaskExecutor:
     """Runs chunks as tasks on a cluster, each in one thread of a worker."""
 
-    def __init__(self, client: Client, box_shards: int = 0) -> None:
+    def __init__(self, client: Client, box_shards: int = 0, on_this_machine: bool = False) -> None:
         self.client = client
         self.box_shards = box_shards
         #: Threads of each worker.
@@ -53,6 +54,7 @@ class DaskExecutor:
         #: them under each other's hands, unless each has a copy.
         self._in_process = self.address.startswith("inproc://")
         self._calls = self._calls_of_workers()
+        self._room = SharedRoom.for_workers(client) if on_this_machine else None
         self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, "boxnn-calls")
 
     def _calls_of_workers(self) -> Calls | None:
@@ -155,13 +157,14 @@ class DaskExecutor:
         `everything`. Otherwise it is as `call_each`.
         """
         seats = self.seats
+        items, common = self._shared(items, common)
         if len(items) <= len(seats):
             calls = list(zip(seats, items, strict=False))
-            answers = self.call_each(function, calls, common)
+            answers = self._call_each(function, calls, common)
             lacking = [index for index, answer in enumerate(answers) if answer is None]
             if lacking:
                 again = [calls[index] for index in lacking]
-                found = self.call_each(function, again, everything())
+                found = self._call_each(function, again, everything())
                 for index, answer in zip(lacking, found, strict=True):
                     answers[index] = answer
             return answers
@@ -195,6 +198,25 @@ class DaskExecutor:
         where a task takes seven, which is what short steps wait for. A call that fails with its
         worker raises an OSError.
         """
+        workers = [worker for worker, _ in calls]
+        arguments, common = self._shared([given for _, given in calls], common)
+        return self._call_each(function, [*zip(workers, arguments, strict=True)], common)
+
+    def _shared(
+        self, items: Sequence[tuple[Any, ...]], common: tuple[Any, ...]
+    ) -> tuple[Sequence[tuple[Any, ...]], tuple[Any, ...]]:
+        """Return arguments of a round of calls as they go to workers."""
+        if self._room is None:
+            return items, common
+        *items, common = self._room.round([*items, common])
+        return items, common
+
+    def _call_each(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[str, tuple[Any, ...]]],
+        common: tuple[Any, ...],
+    ) -> list[Any]:
         of_worker: dict[str, list[int]] = {}
         for index, (worker, _) in enumerate(calls):
             of_worker.setdefault(worker, []).append(index)
@@ -277,6 +299,8 @@ class DaskExecutor:
                 if self.client.status == "running":
                     self.client.sync(forget, name=self._calls.name, callback_timeout=_CLOSE_SECONDS)
         self._threads.shutdown(wait=False)
+        if self._room is not None:
+            self._room.close()
 
     def wait_for_workers(self) -> None:
         """Wait until a worker is there, e.g. after the last one died and is being restarted."""

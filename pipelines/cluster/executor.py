@@ -114,6 +114,7 @@ def connect(
     if client is None and options.local:
         yield LocalExecutor(get_backend("cpu", threads).threads)
         return
+    on_this_machine = client is None and options.workers is not None
     with contextlib.ExitStack() as stack:
         if client is None:
             client = stack.enter_context(open_client(options))
@@ -121,7 +122,7 @@ def connect(
         check_workers(client, tuple(absolute(path) for path in check))
         if device == "cuda":
             give_gpus(client, options.share_gpus)
-        executor = DaskExecutor(client, options.box_shards)
+        executor = DaskExecutor(client, options.box_shards, on_this_machine)
         stack.callback(executor.close)
         yield executor
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from boxnn_numba.backends.threads import limit_threads
+from boxnn_numba.pipelines.cluster.shared_arrays import unpacked
 
 #: Workers that are called at a time; they pass on what is for more of them.
 FAN = 10
@@ -21,4 +22,4 @@ async def in_worker(function: Callable[..., Any], *arguments: Any, dask_worker: 
 def in_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function with kernels limited to this thread: what every Dask task is."""
     with limit_threads(1):
-        return function(*arguments)
+        return function(*unpacked(arguments))
