@@ -31,6 +31,8 @@ _RESTART_SECONDS = 60
 #: How long to wait for workers to forget a run.
 _CLOSE_SECONDS = 5
 _POLL_SECONDS = 0.1
+#: How often to tell all workers what is new, while some are lost.
+_ATTEMPTS = 10
 #: How often to look for workers that joined, and how long to do without one that was lost.
 _COUNT_SECONDS, _AVOID_SECONDS = 5.0, 5.0
 #: Calls at a time by way of the scheduler.
@@ -66,7 +68,14 @@ class DaskExecutor:
         except (OSError, TimeoutError):
             return None
         name, how = f"boxnn-{uuid4().hex}", self.client.security.get_connection_args("client")
-        self.client.register_plugin(AnswersCalls(name))
+        for attempt in range(_ATTEMPTS):
+            try:
+                self.client.register_plugin(AnswersCalls(name))
+                break
+            except OSError:  # a worker was lost meanwhile
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(_POLL_SECONDS)
         return Calls(name, how, self.client.scheduler)
 
     @property

@@ -142,6 +142,27 @@ def test_a_result_that_is_lost_is_waited_for_while_there_are_workers(
     executor.close()
 
 
+def test_a_worker_that_is_lost_while_all_are_told(
+    threads: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register, asked = threads.register_plugin, []
+
+    def lost_at_first(plugin: Any) -> Any:
+        asked.append(1)
+        if len(asked) < 3:
+            raise OSError("Stream is closed")
+        return register(plugin)
+
+    monkeypatch.setattr(threads, "register_plugin", lost_at_first)
+    executor = DaskExecutor(threads)
+    assert len(asked) == 3 and executor.call_each(len, [(executor.seats[0], ("abc",))]) == [3]
+    executor.close()
+    monkeypatch.setattr(dask_executor, "_ATTEMPTS", 2)
+    asked.clear()
+    with pytest.raises(OSError, match="closed"):
+        DaskExecutor(threads)
+
+
 def _timed_out() -> None:
     raise TimeoutError("its own")
 

@@ -94,7 +94,8 @@ class Workers:
     def __init__(self, *found: Any) -> None:
         self.found = found
 
-    def run(self, read: Any) -> dict[int, Any]:
+    def run(self, read: Any, on_error: str) -> dict[int, Any]:
+        assert on_error == "return"
         if not self.found:
             raise PermissionError("not mine")
         return {index: read() if one is None else one for index, one in enumerate(self.found)}
@@ -105,9 +106,10 @@ class Workers:
     [
         (Workers(None, None), True),
         (Workers(None, np.zeros(4096, np.uint8)), False),
+        (Workers(None, FileNotFoundError("elsewhere")), False),
         (Workers(), False),
     ],
-    ids=["all can", "one reads something else", "none may"],
+    ids=["all can", "one reads something else", "one finds nothing", "none may"],
 )
 def test_it_is_used_only_where_all_workers_can_read_it(workers: Any, usable: bool) -> None:
     room = SharedRoom.for_workers(workers)
