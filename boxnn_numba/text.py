@@ -38,6 +38,12 @@ def printable(text: str) -> str:
     )
 
 
+def exact(value: float) -> str:
+    """Return a number as short as can be without rounding it: what is certified is not more."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def cell(value: Any) -> Any:
     """Return a value for a CSV file: a text that a spreadsheet would run gets an apostrophe."""
     if not isinstance(value, str) or not value.startswith(_FORMULA) or _is_number(value):

@@ -19,7 +19,7 @@ from boxnn_numba.columns import Column
 from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError
 from boxnn_numba.rivals import assembled, group_count, groups_changed, nearest_rows, unit_name
-from boxnn_numba.text import printable
+from boxnn_numba.text import exact, printable
 
 #: Columns in the text of an explanation.
 _MOST_LISTED = 12
@@ -242,7 +242,9 @@ class Explanation:
         if not self.radius:
             return f"not certified, rewriting one {self._noun.removesuffix('s')} may change that"
         if isinstance(self.radius, float):
-            return f"no rewriting of {self._noun} that costs up to {self.radius:g} changes that"
+            return (
+                f"no rewriting of {self._noun} that costs up to {exact(self.radius)} changes that"
+            )
         return f"no rewriting of {_counted(self.radius, self._noun)} changes that"
 
     @property
@@ -277,7 +279,7 @@ class Explanation:
         kind = "smallest change" if self.spent is None else "cheapest change"
         kind, price = kind if self.proven else f"{kind} found", ""
         if self.spent is not None:
-            price = f" for {self.spent:g}"
+            price = f" for {exact(self.spent)}"
         lines = [f"{kind}, of {_counted(self.count, self._noun)}{price}, to {self.becomes}:"]
         return lines + [f"  {one.name}: {one.before} -> {one.admitted}" for one in self.changes]
 

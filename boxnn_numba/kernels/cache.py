@@ -100,7 +100,7 @@ class _KernelFiles:
             return None
         found = self._read(key)
         if found is None:
-            claims.claim(self._claim(key))
+            claims.claim(self._claim(key), self._path(key).exists)
             found = self._read(key)  # what was waited for
             if found is not None:
                 claims.give_up(self._claim(key))

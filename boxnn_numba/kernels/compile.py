@@ -90,16 +90,6 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@contextlib.contextmanager
-def _claimed() -> Iterator[None]:
-    """Let other processes compile what this one fails to."""
-    try:
-        yield
-    except BaseException:
-        claims.give_up_all()
-        raise
-
-
 class _HelperCompiler(Compiler):
     _code: type[JITCodeLibrary] = _HelperCode
 
@@ -115,7 +105,7 @@ class _KernelCompiler(_HelperCompiler):
     _code = _KernelCode
 
     def compile_extra(self, func: Callable[..., Any]) -> Any:
-        with progress.compiling(), _uncollected(), _claimed():
+        with progress.compiling(), _uncollected():
             result = super().compile_extra(func)
         # What raises or prints in a helper finds its constants here; now this has an address.
         for environment in result._find_referenced_environments():
@@ -215,4 +205,6 @@ def kernel(
     compiled = numba.njit(**policy)(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
         compiled._cache = _Cache(function)
+        # Claims are made where it is looked for, and end here, whatever Numba does in between.
+        compiled.compile = claims.given_up()(compiled.compile)
     return compiled

@@ -484,14 +484,20 @@ class _Attempt:
         self.outcome: Outcome
 
     def train(self, number: int) -> None:
-        """Train a set of boxes; after the last of them, find what all reach."""
+        """Train a set of boxes; after the last of them, find what all reach.
+
+        Or do nothing more, where the search was stopped.
+        """
+        if self.data.stop.is_set():
+            return
         began = time.perf_counter()
         self._runs[number] = self.data.train(self.members[number])
         with self._lock:
             self._left -= 1
             last = self._left == 0
-        if last:
+        if last and not self.data.stop.is_set():
             self.outcome = self.data.outcome(self._runs)
+            self._runs.clear()  # all attempts of a round are kept
         with self._lock:
             self.seconds += time.perf_counter() - began
 
@@ -510,9 +516,10 @@ def _outcomes(
         try:
             for done in [pool.submit(one.train, number) for one, number in tasks]:
                 done.result()
-        finally:  # those that still run after Ctrl-C
+        finally:  # those that still run or wait after Ctrl-C
             for one in attempts:
                 one.data.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
     for one in attempts:
         spent[one.options] += one.seconds
     return [one.outcome for one in attempts]

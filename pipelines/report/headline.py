@@ -106,7 +106,7 @@ class _Result:
             # Steps are rounded down: the last may leave a part of all costs to pay.
             if radius * run.step >= most_of(run.attributes) * (1 - 1e-12):
                 return "whatever an adversary pays"
-            return f"any rewriting that costs up to {radius * run.step:g}"
+            return f"any rewriting that costs up to {radius * run.step:.12g}"
         one = run.unit.removesuffix("s") if radius == 1 else run.unit
         if radius >= run.most:
             count = f"all {radius:,} {one}" if radius > 1 else f"the one {one}"

@@ -73,6 +73,14 @@ def test_the_cheapest_change_is_that_of_brute_force(
         assert (f" for {spent:g}, to {one.becomes}:" in str(one)) == some
 
 
+def test_a_certified_budget_is_not_rounded_up() -> None:
+    model = BoxNN(Boxes([[0] * 5, [200] * 5], [[50] * 5, [255] * 5], [0, 1], 100), ["a", "b"])
+    costs = [617283, 617284, 900000, 900000, 900000]
+    [one] = explain(model, [[25, 25, 25, 25, 255]], costs=costs)
+    assert (one.radius, one.spent) == (1234566, 1234567)
+    assert "costs up to 1234566.0 changes" in str(one) and "for 1234567.0, to b:" in str(one)
+
+
 @pytest.mark.parametrize("sets", [1, 2])
 def test_costs_add_up_to_the_distances(sets: int) -> None:
     model, x, _ = factored(3, 6, 3, 40, sets, grouped=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -11,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from boxnn_numba.kernels import claims
 from boxnn_numba.kernels.cache import _KernelFiles
+from boxnn_numba.kernels.compile import _Cache, kernel
 
 try:
     import fcntl
@@ -47,6 +52,13 @@ def total(x):
 print(total(np.arange(5)), sum(total.stats.cache_hits.values()))
 assert "scipy.linalg" not in sys.modules  # as slow as all else that Numba loads
 """
+
+
+@pytest.fixture(autouse=True)
+def no_claim_is_kept() -> Iterator[None]:
+    """What is looked for here is not always saved."""
+    with claims.given_up():
+        yield
 
 
 def run(folder: Path) -> str:
@@ -256,12 +268,88 @@ def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.05)
-        claims.claim(path)
-        claims.give_up_all()  # which it is not
+        claims.claim(path, lambda: False)
+        claims.give_up(path)  # which it is not
         assert path.exists()
-    claims.claim(path)
-    claims.give_up(path)
-    assert not path.exists()
+        # What it stands for is there already, whoever holds the claim.
+        monkeypatch.setattr(claims, "PATIENCE_SECONDS", 60)
+        claims.claim(path, lambda: True)
+    with claims.given_up():
+        claims.claim(path, lambda: False)
+        assert path in claims._held
+    assert not path.exists() and path not in claims._held
+
+
+@posix
+def test_who_has_waited_in_vain_lets_others_compile_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.claim"
+    with path.open("w") as file, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = pool.submit(claims.claim, path, lambda: False)
+        time.sleep(0.1)
+        assert not waiting.done()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        waiting.result()
+    assert not path.exists() and path not in claims._held
+
+
+@posix
+def test_claims_end_with_the_compilation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOXNN_CACHE_DIR", str(tmp_path))
+
+    def made(name: str) -> Any:
+        @kernel(name=name)
+        def total(x):
+            return x.unknown
+
+        return total
+
+    failing = made("a_kernel_that_fails")
+    for _ in range(2):  # Numba remembers that it fails
+        with pytest.raises(TypingError):
+            failing(np.arange(3))
+        assert not claims._held and not files_of(tmp_path)
+    monkeypatch.setattr(_Cache, "save_overload", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made_sum()(np.arange(3))
+    assert not claims._held and not files_of(tmp_path)
+
+
+def made_sum() -> Any:
+    @kernel(name="a_kernel_that_is_not_kept")
+    def total(x):
+        s = 0
+        for i in range(len(x)):
+            s += x[i]
+        return s
+
+    return total
+
+
+@posix
+def test_a_forked_process_has_no_claims(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.claim"
+    with claims.given_up():
+        claims.claim(path, lambda: False)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if not claims._held and not claims._mine.paths else 1)
+        assert os.waitpid(child, 0)[1] == 0 and path in claims._held
+        with path.open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@posix
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EIO])
+def test_where_files_cannot_be_locked_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(error, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    claims.claim(tmp_path / "kernel.claim", lambda: False)
+    assert not claims._held and not [*tmp_path.iterdir()]
 
 
 def test_without_locks_every_process_compiles(

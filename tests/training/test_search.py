@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from argparse import Namespace
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,7 @@ from boxnn_numba.training.search import (
     Trial,
     _Attempt,
     _Data,
+    _outcomes,
     search,
 )
 from boxnn_numba.training.selection import validation_split
@@ -260,5 +265,35 @@ def test_what_runs_when_interrupted_ends_before_its_next_epoch() -> None:
     data = _Data(feed, 2, RADII, np.arange(40), np.arange(40, 60))
     data.stop.set()
     attempt = _Attempt(TrainingOptions(boxes=4), data, Round(40, 10**9, 1, 20), 1.0)
+    run = data.train(attempt.members[0])
+    assert run is not None and run.epoch == 0  # and not after years
     attempt.train(0)
-    assert len(attempt.outcome[0]) == len(RADII)  # and not after years
+    assert not hasattr(attempt, "outcome")
+
+
+def test_what_waits_when_one_fails_is_not_begun() -> None:
+    begun: list[int] = []
+
+    class Failing:
+        """Stands for an attempt."""
+
+        options, members, data = None, range(50), Namespace(stop=Event())
+
+        def train(self, number: int) -> None:
+            begun.append(number)
+            time.sleep(0.02)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _outcomes([Failing()], 2, defaultdict(float))  # type: ignore[list-item]
+    assert Failing.data.stop.is_set() and len(begun) < 10
+
+
+def test_trained_boxes_are_not_kept() -> None:
+    x, y = table(60)
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+    data = _Data(feed, 2, RADII, np.arange(40), np.arange(40, 60))
+    attempt = _Attempt(TrainingOptions(boxes=4), data, Round(40, 2, 2, 20), 1.0)
+    for number in (1, 0):
+        attempt.train(number)
+    assert len(attempt.outcome[0]) == len(RADII) and not attempt._runs
