@@ -72,7 +72,7 @@ def compile_kernels(rows: int = 64, features: int = 784) -> None:
     boxes = Boxes(lower, upper, labels, options.forward_width)
     x = np.zeros((rows, features), np.uint8)
     class_distance(x, boxes)
-    # A trainer settles its boxes; the first process has compiled that by now.
+    # A trainer settles its boxes; by now the first process has compiled that.
     structure = Structure.of(labels, labels, np.zeros(features, int), one_each, 2)
     masters = lower.astype(np.float32), upper.astype(np.float32)
     trainer = CpuTrainer(CpuBackend(1), masters, Problem.of(options, structure))

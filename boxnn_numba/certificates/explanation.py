@@ -111,10 +111,10 @@ def smallest_changes(
     radius = pairwise_radius(model, rows, **who).radius.copy()
     open_ = adversary.radius(needed(found)) > radius
     for i in np.flatnonzero(open_) if time_limit > 0 else ():
-        exact = exact_radius(model, rows[i], time_limit, seed, **who)
-        radius[i] = exact.lower
-        if exact.adversarial is not None:
-            found[i] = exact.adversarial
+        settled = exact_radius(model, rows[i], time_limit, seed, **who)
+        radius[i] = settled.lower
+        if settled.adversarial is not None:
+            found[i] = settled.adversarial
     after, units = model.encode(found), needed(found)
     touched = codes != after
     changed = groups_changed(codes, after, model.groups)

@@ -1,8 +1,8 @@
 """Arrays for workers on this machine: messages say where they lie in memory that all can map.
 
-Messages between the processes of a run are encrypted, 16 KB at a time, and read as such: in a step
-of training that takes longer than all else between two rounds. So large arrays go past them. The
-memory has no name; what gives access is this process's descriptor of it, to its user alone, and it
+Messages between the processes of a run are encrypted, 16 KB at a time, and read as such, which is a
+quarter of what a training step waits for besides its kernels. So arrays go past them. The memory
+has no name; what gives access is this process's descriptor of it, to its user alone, and it
 is gone with the process. It is written anew for every round of calls. Each has a number, with which
 the memory begins, so that a worker that was stopped for a while notices that it comes too late.
 """
@@ -25,8 +25,8 @@ import numpy as np
 if TYPE_CHECKING:
     from distributed import Client
 
-#: What is smaller goes with the message.
-_LEAST_BYTES = 4096
+#: What is smaller goes with the message; what is larger, too, since the memory is kept.
+_LEAST_BYTES, _MOST_BYTES = 2**12, 2**26
 #: Arrays begin at multiples of this; before the first of them is the number of the round.
 _ALIGNED = 64
 _HEAD = "<i8"
@@ -96,7 +96,7 @@ class SharedRoom:
         return None
 
     def round(self, calls: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Begin a round; return the arguments of its calls with large arrays replaced.
+        """Begin a round; return the arguments of its calls with arrays replaced.
 
         What several calls have in common is written once.
         """
@@ -136,5 +136,5 @@ class SharedRoom:
 def _arrays(calls: Sequence[tuple[Any, ...]]) -> Iterator[np.ndarray]:
     for call in calls:
         for value in call:
-            if isinstance(value, np.ndarray) and value.nbytes >= _LEAST_BYTES:
+            if isinstance(value, np.ndarray) and _LEAST_BYTES <= value.nbytes <= _MOST_BYTES:
                 yield value

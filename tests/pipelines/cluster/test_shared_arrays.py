@@ -46,6 +46,9 @@ def test_another_process_reads_what_was_handed_out() -> None:
     small, text = np.arange(3), "text"
     first, second = room.round([(x[:50], small, columns), (x[50:], text, columns)])
     assert first[1] is small and second[1] is text and first[2] == second[2]
+    huge = np.zeros(2**26 + 1, np.uint8)
+    assert room.round([(huge,)])[0][0] is huge
+    first, second = room.round([(x[:50], small, columns), (x[50:], text, columns)])
     assert len(pickle.dumps(first)) < 1500
     pairs = (first[0], x[:50]), (first[2], columns), (second[0], x[50:]), (second[2], columns)
     for told, array in pairs:
