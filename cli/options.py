@@ -296,10 +296,10 @@ def column_costs(path: str | None) -> dict[str, Any] | None:
 
     None where there is no file.
     """
-    import tomllib
-
     if path is None:
         return None
+    import tomllib
+
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

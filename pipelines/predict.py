@@ -193,8 +193,7 @@ def explain(
     else:
         found = _named(str(samples), name, pieces, wanted)
     x = np.stack([*found.values()])
-    who = {"attackable": attackable, "costs": costs}
-    told = explain_rows(classifier, x, time_limit=time_limit, **who)
+    told = explain_rows(classifier, x, time_limit=time_limit, attackable=attackable, costs=costs)
     return Explained(dict(zip(found, told, strict=True)))
 
 

@@ -276,11 +276,11 @@ class Explanation:
     def _change(self) -> list[str]:
         if self.becomes is None:
             return ["no change has another label" if self.proven else "no change was found"]
-        kind = "smallest change" if self.spent is None else "cheapest change"
-        kind, price = kind if self.proven else f"{kind} found", ""
+        kind, price = "smallest change", ""
         if self.spent is not None:
-            price = f" for {exact(self.spent)}"
-        lines = [f"{kind}, of {_counted(self.count, self._noun)}{price}, to {self.becomes}:"]
+            kind, price = "cheapest change", f" for {exact(self.spent)}"
+        found = "" if self.proven else " found"
+        lines = [f"{kind}{found}, of {_counted(self.count, self._noun)}{price}, to {self.becomes}:"]
         return lines + [f"  {one.name}: {one.before} -> {one.admitted}" for one in self.changes]
 
 

@@ -24,25 +24,20 @@ except ImportError:  # Windows
 PATIENCE_SECONDS = 60.0
 #: How often to look whether a claim has ended.
 _LOOK_SECONDS = 0.01
-#: The descriptors of this process's claims, by the path of the file.
-_held: dict[Path, int] = {}
+#: This process's claims, by the path of the file: its descriptor, and the thread that compiles.
+_held: dict[Path, tuple[int, int]] = {}
 
 
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.paths: list[Path] = []
-
-
-#: The claims of this thread. Numba compiles in one thread at a time, and lets others wait.
-_mine = _OfThread()
+def _own() -> set[Path]:
+    """Return the claims of this thread."""
+    return {path for path, (_, owner) in list(_held.items()) if owner == threading.get_ident()}
 
 
 def _forget() -> None:
     """Leave the claims to the process that this one was forked from."""
-    for descriptor in _held.values():
+    for descriptor, _ in _held.values():
         os.close(descriptor)
     _held.clear()
-    _mine.paths.clear()
 
 
 if fcntl is not None:
@@ -55,50 +50,49 @@ def claim(path: Path, is_there: Callable[[], bool]) -> None:
     Nothing is claimed after a wait: what is not there then, was given up, or could not be kept.
     Nor where the file cannot be made or locked.
     """
-    if path in _held or _took(path) is not False:
+    if path in _held or not _is_elsewhere(path):
         return
     began = time.monotonic()
     with progress.compiling():
         while not is_there() and time.monotonic() - began < PATIENCE_SECONDS:
             time.sleep(_LOOK_SECONDS)
-            if _took(path) is not False:
+            if not _is_elsewhere(path):
                 give_up(path)
                 return
 
 
-def _took(path: Path) -> bool | None:
-    """Return whether the claim is this thread's now, or None where there are no claims."""
+def _is_elsewhere(path: Path) -> bool:
+    """Return whether another process has the claim; if not, it is this thread's, if there are any.
+
+    One that was given up just now, with its file, counts as elsewhere: look again.
+    """
     if fcntl is None:
-        return None
+        return False
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     except OSError:  # a full disk
-        return None
-    kept: bool | None = False
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Who held it may have given it up meanwhile, and the file is gone.
         if os.path.samestat(os.fstat(descriptor), path.stat()):
-            _held[path], kept = descriptor, True
-            _mine.paths.append(path)
+            _held[path] = descriptor, threading.get_ident()
+        return path not in _held
     except (BlockingIOError, FileNotFoundError):
-        pass
+        return True
     except OSError:  # no locks there
-        kept = None
         with contextlib.suppress(OSError):
             path.unlink()
+        return False
     finally:
         if path not in _held:
             os.close(descriptor)
-    return kept
 
 
 def give_up(path: Path) -> None:
     """End a claim, if it is this thread's: what it stands for is there, or will not be soon."""
-    if path not in _mine.paths or fcntl is None:
+    if path not in _own():
         return
-    _mine.paths.remove(path)
-    descriptor = _held.pop(path)
+    descriptor, _ = _held.pop(path)
     with contextlib.suppress(OSError):
         path.unlink()
     os.close(descriptor)
@@ -107,9 +101,9 @@ def give_up(path: Path) -> None:
 @contextlib.contextmanager
 def given_up() -> Iterator[None]:
     """End the claims that the body makes, however it ends."""
-    before = len(_mine.paths)
+    before = _own()
     try:
         yield
     finally:
-        for path in _mine.paths[before:]:
+        for path in _own() - before:
             give_up(path)

@@ -410,11 +410,12 @@ class _Data:
         held: np.ndarray,
     ) -> None:
         self.n_classes, self.radii, self.stop = n_classes, radii, Event()
-        self._x, self._y = feed.take(rows), feed.labels[rows]
-        self._shared: dict[Any, Any] = {}
         self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
-        self._weights = None if feed.weights is None else every[rows]
+        weights = None if feed.weights is None else every[rows]
+        x, none = feed.take(rows), (self._held[:0], self.labels[:0])
+        alone = Feed.from_arrays(x, feed.labels[rows], none, 0, weights=weights)
+        self._feed = replace(alone, shared={})
         counts = np.bincount(self.labels, minlength=n_classes)
         # Held-out rows stand for all rows of their class.
         mass = np.bincount(feed.labels, every, minlength=n_classes)
@@ -432,7 +433,7 @@ class _Data:
         self, options: TrainingOptions, item: Round, effort: float
     ) -> list[TrainingOptions]:
         """Return the options of the sets of boxes that are trained on these rows."""
-        rows = len(self._y)
+        rows = len(self._feed)
         batch, steps, members = _batch(rows, options), item.steps, item.members
         if options.relaxation == "additive":
             steps, members = 3 * item.steps, options.members
@@ -445,11 +446,7 @@ class _Data:
 
     def train(self, member: TrainingOptions) -> Training | None:
         """Return boxes that are trained with options; None if they diverge."""
-        none = self._x[:0], self._y[:0]
-        feed = replace(
-            Feed.from_arrays(self._x, self._y, none, member.seed, weights=self._weights),
-            shared=self._shared,
-        )
+        feed = replace(self._feed, seed=member.seed)
         run = Training(member, feed, self.n_classes, get_backend("cpu", 1))
         try:
             while run.epoch < member.epochs and not self.stop.is_set():
@@ -463,7 +460,7 @@ class _Data:
         trained = [run for run in runs if run is not None]
         if len(trained) < len(runs):
             return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
-        shape = self._x.shape[1:]
+        shape = (self._feed.n_features,)
         model = trained_model(trained, [*range(self.n_classes)], None, shape, {})
         prediction, radius = pairwise_radius(model, self._held, threads=1)
         right = prediction == self.labels

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import mmap
 import os
 import sys
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+
+from boxnn_numba.backends.box_layout import round_up
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -76,7 +79,7 @@ class SharedRoom:
     """The client's end of the memory."""
 
     def __init__(self) -> None:
-        self._turn, self._used = 0, 0
+        self._turn = 0
         self._descriptor: int | None = None
         self._name, self._path = "", ""
         self._room = np.empty(0, np.uint8)
@@ -100,19 +103,20 @@ class SharedRoom:
 
         What several calls have in common is written once.
         """
-        large = {id(value): value for value in _arrays(calls)}
-        needed = _ALIGNED * (1 + len(large)) + sum(value.nbytes for value in large.values())
+        arrays = {id(value): value for value in _arrays(calls)}
+        sizes = [round_up(value.nbytes, _ALIGNED) for value in arrays.values()]
+        *places, needed = itertools.accumulate(sizes, initial=_ALIGNED)
         if needed > len(self._room):
             self._grow(2 * needed)
         self._turn += 1
         self._room[: np.dtype(_HEAD).itemsize].view(_HEAD)[0] = self._turn
-        self._used = _ALIGNED
-        packed = {key: self._pack(value) for key, value in large.items()}
+        packed = {
+            key: self._pack(value, first)
+            for first, (key, value) in zip(places, arrays.items(), strict=True)
+        }
         return [tuple(packed.get(id(value), value) for value in call) for call in calls]
 
-    def _pack(self, value: np.ndarray) -> SharedArray:
-        first = self._used
-        self._used += -(-value.nbytes // _ALIGNED) * _ALIGNED
+    def _pack(self, value: np.ndarray, first: int) -> SharedArray:
         place = self._room[first : first + value.nbytes].view(value.dtype)
         place.reshape(value.shape)[...] = value
         return SharedArray(self._path, self._name, self._turn, first, value.dtype.str, value.shape)

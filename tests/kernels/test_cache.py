@@ -333,7 +333,7 @@ def test_a_forked_process_has_no_claims(tmp_path: Path) -> None:
         claims.claim(path, lambda: False)
         child = os.fork()
         if child == 0:
-            os._exit(0 if not claims._held and not claims._mine.paths else 1)
+            os._exit(0 if not claims._held and not claims._own() else 1)
         assert os.waitpid(child, 0)[1] == 0 and path in claims._held
         with path.open("w") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
