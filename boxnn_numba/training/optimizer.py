@@ -20,7 +20,7 @@ def step_sizes(
     """
     # A batch larger than the boxes are many would move each by many samples at once: average.
     crowd = max(1.0, batch / n_boxes)
-    per_batch = batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
+    per_batch = options.batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
     scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
     decay = options.weight_decay / 255.0
     if options.optimizer == "adam":

@@ -288,7 +288,7 @@ class Oracle:
             value = bound.astype(np.float64) / 255
             first, second = (m[side].astype(np.float64) for m in (self.first, self.second))
             if options.optimizer == "adam":
-                g = gradient[side] / batch - options.weight_decay * value
+                g = gradient[side] / options.batch - options.weight_decay * value
                 first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
                 m = first / (1 - 0.9**self.steps)
                 value = value + rate * m / (np.sqrt(second / (1 - 0.999**self.steps)) + 1e-8)
