@@ -72,11 +72,11 @@ def _step_contributions(table, gradient, first, second, scale, rate, correct1, c
 
 
 @kernel
-def train_contributions(x, bins, table, labels, low, high, margins, ends, moments, sizes):
+def train_contributions(x, bins, table, labels, low, high, margins, ends, moments, sizes, scale):
     """Step on one batch after another, which end at the samples `ends` (S,).
 
-    moments (2, E) float64; sizes (S, 3) the rate of each step, and what corrects the moments; all
-    else is as for `_measure_contributions`.
+    moments (2, E) float64; sizes (S, 3) the rate of each step, and what corrects the moments; scale
+    is the weight of a sample in a step. All else is as for `_measure_contributions`.
     """
     gradient = np.empty(table.shape, np.int32)
     flat, slopes = table.reshape(-1), gradient.reshape(-1)
@@ -85,21 +85,23 @@ def train_contributions(x, bins, table, labels, low, high, margins, ends, moment
         fill(slopes, 0)
         _measure_contributions(x[a:b], bins, table, labels[a:b], low, high, gradient, margins[a:b])
         _step_contributions(
-            flat, slopes, moments[0], moments[1], 1 / (b - a), sizes[step, 0], sizes[step, 1],
+            flat, slopes, moments[0], moments[1], scale, sizes[step, 0], sizes[step, 1],
             sizes[step, 2],
         )  # fmt: skip
 
 
 @kernel
-def level_sets(table, bins, cuts, lower, upper):
-    """Write boxes (S, K R, n) whose rows are the runs of codes with contributions up to a cut.
+def level_sets(table, bins, cuts, lower, upper, constant):
+    """Write boxes (S, K R, n) whose rows are the runs of codes that pay at most a cut.
 
-    A set of boxes for each of the cuts (S,). R rows of each class are enough for 2 R bins. Where no
-    entry is below the cut, the smallest are.
+    A code pays its contribution less the smallest of the column, which is the same for all codes:
+    `constant` (K,) int64 gets the sums of these. A set of boxes is written for each of the cuts
+    (S,). R rows of each class are enough for 2 R bins.
     """
     n_classes, n = table.shape[:2]
     rows = lower.shape[1] // n_classes
     firsts = np.empty(257, np.int64)
+    fill(constant, 0)
     for k in range(n):
         used = 0
         for v in range(256):
@@ -111,9 +113,10 @@ def level_sets(table, bins, cuts, lower, upper):
             entries, least = table[c, k], table[c, k, bins[k, 0]]
             for b in range(used):
                 least = min(least, entries[bins[k, firsts[b]]])
+            constant[c] += least
             for s in range(len(cuts)):
                 low, high = lower[s, c * rows : (c + 1) * rows], upper[s, c * rows : (c + 1) * rows]
-                highest, found, inside = max(cuts[s], least), 0, False
+                highest, found, inside = least + cuts[s], 0, False
                 for b in range(used):
                     paid = entries[bins[k, firsts[b]]] > highest
                     if not paid:

@@ -111,6 +111,7 @@ class AdditiveTrainer:
         rows, n = masters[0].shape
         self._bounds = np.zeros((2, problem.options.levels * rows, n), np.uint8)
         self._moments = np.zeros((2, self._table.size))
+        self._constant = np.zeros(len(self._table), np.int64)
         self._steps, self._bounds_after = 0, -1  # so many steps
 
     def bounds(self) -> Pair:
@@ -119,9 +120,15 @@ class AdditiveTrainer:
             levels = self.problem.options.levels
             cuts = (2 * np.arange(levels) + 1) * ONE // (2 * levels)
             sets = self._bounds.reshape(2, levels, -1, self._bounds.shape[2])
-            level_sets(self._table, self._bins, cuts, *sets)
+            level_sets(self._table, self._bins, cuts, *sets, self._constant)
             self._bounds_after = self._steps
         return self._bounds[0], self._bounds[1]
+
+    def offset(self) -> np.ndarray:
+        """Return (K,) int64 what every sample pays for a class beside the bounds, in levels."""
+        self.bounds()
+        levels = (2 * self.problem.options.levels * self._constant + ONE) // (2 * ONE)
+        return np.asarray(levels - levels.min())
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
         """Return the samples and labels of an epoch as `steps` takes them."""
@@ -145,8 +152,9 @@ class AdditiveTrainer:
             for step, rate in enumerate(rates, self._steps + 1)
         ])  # fmt: skip
         train_contributions(
-            x, self._bins, self._table, labels, low, high, margins, ends, self._moments, sizes
-        )
+            x, self._bins, self._table, labels, low, high, margins, ends, self._moments, sizes,
+            1 / self.problem.options.batch,
+        )  # fmt: skip
         self._steps += len(rates)
         return np.clip(margins, low, high) / ONE, margins / ONE
 

@@ -88,6 +88,10 @@ class CpuTrainer:
         """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
         return self.table.bounds()
 
+    def offset(self) -> np.ndarray:
+        """Return (K,) int64 zeros: the bounds are all there is."""
+        return np.zeros(len(self.problem.offsets) - 1, np.int64)
+
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
         """Return the samples and labels of an epoch as `steps` takes them."""
         return feed.batches(epoch, size, self.steps_at_once(size))

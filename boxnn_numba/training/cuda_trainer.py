@@ -318,6 +318,10 @@ class CudaTrainer:
         low, high = self._order.codes(self._planes.copy_to_host()[:2])
         return low, high
 
+    def offset(self) -> np.ndarray:
+        """Return (K,) int64 zeros: the bounds are all there is."""
+        return np.zeros(len(self.problem.offsets) - 1, np.int64)
+
     def _pairs(self) -> Iterator[tuple[str, Any]]:
         """Yield the arrays (2, M, n) on the GPU under the names that all trainers give them."""
         yield "master", self._masters

@@ -149,6 +149,7 @@ class Training:
         self.history: list[EpochRecord] = []
         self.best_epoch = 0
         self.best: Pair = self.codes()
+        self._best_offset = self.trainer.offset()
         self.start = EpochRecord(0, 0.0, np.nan, self._start_margin, *self._validate()[:4])
         self._best_score, self._best_recall = self.start.score, self._recall
 
@@ -321,7 +322,8 @@ class Training:
         return float(self.options.lr * factor[self.options.schedule])
 
     def _validate(self) -> Validation:
-        found = validate(self.trainer.bounds(), self._feed, self.problem, self.backend)
+        bounds, offset = self.trainer.bounds(), self.trainer.offset()
+        found = validate(bounds, self._feed, self.problem, self.backend, offset)
         self._recall = found.recall
         return found
 
@@ -351,6 +353,7 @@ class Training:
             )
         if not record.score <= self._best_score:  # also where nothing is held out
             self.best, self.best_epoch = self.codes(), record.epoch
+            self._best_offset = self.trainer.offset()
             self._best_score, self._best_recall = record.score, self._recall
 
     def _worth(self, margin: float) -> float:
@@ -366,15 +369,21 @@ class Training:
     @functools.cached_property
     def offset(self) -> np.ndarray:
         """(K,) int64 offsets of the classes for the best boxes; ask when the run is over."""
-        if self.options.recall == 0 or not (self._best_recall < self.options.recall).any():
-            return np.zeros(self.n_classes, np.int64)
-        found = held_out_distances(self.best, self._feed, self.problem, self.backend)
-        return class_offsets(*found, self.options.recall)
+        if not self._gives_up:
+            return self._best_offset
+        distance, y = held_out_distances(self.best, self._feed, self.problem, self.backend)
+        moved = class_offsets(distance + self._best_offset, y, self.options.recall)
+        return self._best_offset + moved
+
+    @property
+    def _gives_up(self) -> bool:
+        """Whether a class is predicted less often than is wanted."""
+        return self.options.recall > 0 and bool((self._best_recall < self.options.recall).any())
 
     @functools.cached_property
     def outcome(self) -> Validation:
         """What the best boxes with their offsets achieve; ask when the run is over."""
-        if not self.offset.any():  # found when they were made
+        if not self._gives_up:  # found when they were made
             best = next(r for r in (self.start, *self.history) if r.epoch == self.best_epoch)
             return Validation(
                 best.accuracy, best.median_certified_radius, best.mean_certified_radius, best.score,
@@ -404,6 +413,7 @@ class Training:
         self._add_figures()
         arrays = {f"stepper_{key}": value for key, value in self.trainer.state().items()}
         arrays["best_lower"], arrays["best_upper"] = self.best
+        arrays["best_offset"] = self._best_offset
         values = {
             "epoch": self.epoch,
             "step": self.step,
@@ -423,6 +433,8 @@ class Training:
             {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
         )
         self.best = arrays["best_lower"], arrays["best_upper"]
+        # No checkpoint of earlier versions has it.
+        self._best_offset = arrays.get("best_offset", np.zeros(self.n_classes, np.int64))
         self.epoch, self.step, self._figures = values["epoch"], values["step"], []
         self._sums = values["sums"][0], values["sums"][1]
         self._spent = values.get("seconds", 0.0)  # no checkpoint of earlier versions has it

@@ -32,6 +32,9 @@ class Trainer(Protocol):
     def bounds(self) -> Pair:
         """Return the deployed bounds, (M, n) uint8; they may change with the next step."""
 
+    def offset(self) -> np.ndarray:
+        """Return the class offsets (K,) int64 that belong to the bounds, in units."""
+
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield samples and labels of an epoch, of one batch or several of `size` at a time."""
 

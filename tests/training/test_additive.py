@@ -78,20 +78,49 @@ def test_gradient_is_that_of_loops(low: int, compiled: bool) -> None:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_level_sets_are_what_is_at_most_the_cut(compiled: bool) -> None:
+def test_steps_are_those_of_adam_on_sums_over_whole_batches(compiled: bool) -> None:
+    """A last batch of few samples counts as that few: the moments hardly change by it."""
+    data = feed(rows=43)
+    start = Contributions(data, CLASSES, BINS)
+    x, y, bins = data.load(0), data.labels, start.bins
+    ends, table, moments = [20, 40, 43], start.table.copy(), np.zeros((2, start.table.size))
+    sizes = np.array([(0.1 / s, 1 / (1 - 0.9**s), 1 / (1 - 0.999**s)) for s in (1, 2, 3)])
+    kernel = additive.train_contributions if compiled else additive.train_contributions.py_func
+    kernel(
+        x, bins, table, y, -(2**40), ONE, np.empty(43, np.int64), np.array(ends), moments, sizes,
+        1 / 20,
+    )  # fmt: skip
+    expected, first, second = start.table / ONE, 0.0, 0.0
+    for begin, end, step in zip([0, 20, 40], ends, (1, 2, 3), strict=True):
+        gradient, margins = np.zeros_like(table), np.empty(end - begin, np.int64)
+        now = np.rint(expected * ONE).astype(np.int32)
+        additive.measure_contributions(
+            x[begin:end], bins, now, y[begin:end], -(2**40), ONE, gradient, margins
+        )
+        first = 0.9 * first + 0.1 * gradient / 20
+        second = 0.999 * second + 0.001 * (gradient / 20) ** 2
+        moved = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        expected = np.clip(expected + 0.1 / step * moved, 0, 1)
+    np.testing.assert_allclose(table / ONE, expected, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_level_sets_are_what_pays_at_most_the_cut_beyond_the_least(compiled: bool) -> None:
     rng = np.random.default_rng(0)
     table = rng.integers(0, ONE + 1, (2, 3, BINS)).astype(np.int32)
     bins = np.sort(rng.integers(0, BINS, (3, 256)), axis=1).astype(np.uint8)
     lower, upper = np.empty((2, 3, 2 * BINS // 2, 3), np.uint8)
     kernel = additive.level_sets
-    cuts = np.array([ONE // 3, ONE // 20, ONE])
-    (kernel if compiled else kernel.py_func)(table, bins, cuts, lower, upper)
+    cuts, constant = np.array([ONE // 3, ONE // 20, ONE]), np.full(2, 7)
+    (kernel if compiled else kernel.py_func)(table, bins, cuts, lower, upper, constant)
+    for c in range(2):
+        assert constant[c] == sum(table[c, k, bins[k]].min() for k in range(3))
     for s, c, k in np.ndindex(3, 2, 3):
         rows = slice(c * BINS // 2, (c + 1) * BINS // 2)
         codes = np.arange(256)[:, None]
         inside = ((codes >= lower[s, rows, k]) & (codes <= upper[s, rows, k])).any(axis=1)
         entries = table[c, k, bins[k]]
-        np.testing.assert_array_equal(inside, entries <= max(cuts[s], entries.min()))
+        np.testing.assert_array_equal(inside, entries <= cuts[s] + entries.min())
 
 
 def test_sets_of_boxes_add_up_to_the_contributions() -> None:
@@ -101,14 +130,24 @@ def test_sets_of_boxes_add_up_to_the_contributions() -> None:
     table, bins = run.trainer.state()["contributions"], Contributions(data, CLASSES, BINS).bins
     x = data.load(0)[:40]
     distance, _ = run.held_out_distances()
-    paid = np.zeros((40, CLASSES), int)
-    for cut in (1, 3, 5, 7):
-        for c in range(CLASSES):
-            for k in range(5):
-                entries = table[c, k, bins[k]]
-                least = max(cut * ONE // 8, entries.min())
-                paid[:, c] += entries[x[:, k]] > least
-    np.testing.assert_array_equal(distance, paid)
+    paid, constant = np.zeros((40, CLASSES), int), np.zeros(CLASSES, int)
+    for c in range(CLASSES):
+        for k in range(5):
+            entries = table[c, k, bins[k]]
+            constant[c] += entries.min()
+            for cut in (1, 3, 5, 7):
+                paid[:, c] += entries[x[:, k]] - entries.min() > cut * ONE // 8
+    offset = (8 * constant + ONE) // (2 * ONE)
+    offset -= offset.min()
+    assert offset.any()
+    np.testing.assert_array_equal(distance, paid + offset)
+    # That is what training added up, but for rounding: to a quarter in each column, and the rest.
+    exact = np.stack([sum(table[c, k, bins[k, x[:, k]]] for k in range(5)) for c in range(CLASSES)])
+    far = (distance / 4)[:, 1:] - distance[:, :1] / 4 - (exact[1:] - exact[0]).T / ONE
+    assert np.abs(far).max() <= 2 * 5 / 8 + 1 / 4
+    model = trained_model([run], [*range(CLASSES)], None, x.shape[1:], {})
+    np.testing.assert_array_equal(model.offset, offset)
+    np.testing.assert_array_equal(model.class_distance(x), distance)
 
 
 def test_it_resumes_to_the_same_bits() -> None:
