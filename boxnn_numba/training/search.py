@@ -49,11 +49,11 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {},
     {"beta": 16.0},
     {"beta": 16.0, "width": 32, "boxes": 8, "tau": 0.25, "alpha": 0.3},
-    {"beta": 4.0, "width": 64, "boxes": 60},
+    {"beta": 4.0, "width": 64, "boxes": 40},
     {"beta": 2.0, "width": 64},
     {"beta": 2.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
     {"beta": 1.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
-    {"beta": 0.5, "width": 128, "boxes": 60, "lr": 0.02},
+    {"beta": 0.5, "width": 128, "lr": 0.02},
     # Small clips need finer levels: what a column adds is no more than they are.
     *({**_ADDITIVE, "beta": beta, "members": 8} for beta in (2.0, 4.0)),
     *({**_ADDITIVE, "beta": beta} for beta in (8.0, 16.0)),
