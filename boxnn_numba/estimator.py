@@ -102,7 +102,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     radii
         Radii that count for you, such as ``(1, 2, 4)``: the search of preset ``"auto"`` takes what
         has the highest mean certified accuracy at them, and gives up accuracy for it. By default
-        0, 1, 2 and 4 count, and at most five points of accuracy are given up.
+        0, 1, 2 and 4 count, and at most three points of accuracy are given up.
     n_jobs
         Threads; None or -1 for all cores.
     verbose

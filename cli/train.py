@@ -79,7 +79,7 @@ training_options = options.all_of(
     "--radii",
     metavar="R,...",
     help="Radii that preset auto is to certify most at, whatever the accuracy at 0, e.g. 1,2,4. "
-    "[default: 0,1,2,4, and at most 5 points of accuracy are given up]",
+    "[default: 0,1,2,4, and at most 3 points of accuracy are given up]",
 )
 @training_options
 @options.cluster

@@ -35,9 +35,9 @@ from boxnn_numba.training.softmin_stages import step_work
 #: Radii whose certified accuracies count, all alike, where they are less than half the columns and
 #: no others are wanted.
 RADII = (0, 1, 2, 4)
-#: A candidate whose mean recall of the classes is so much below that of the best is out, whatever
-#: its radii: a constant is certified at every radius.
-_RECALL_LOST = 0.1
+#: A candidate whose accuracy, or mean recall of the classes, is so much below that of the best is
+#: out, whatever its radii: a constant is certified at every radius.
+_ACCURACY_LOST, _RECALL_LOST = 0.03, 0.1
 #: Where certain radii are wanted, accuracy is given up for them: a candidate is out only if its
 #: recall is not this part of the way from that of a constant to the best.
 _FROM_CONSTANT = 1 / 4
@@ -104,8 +104,6 @@ class Trial:
         Number of the round, and what was tried.
     radii, accuracy
         Certified accuracy at these radii on held-out rows, 0 where training diverged.
-    error
-        Standard error of the accuracy at radius 0, as of the rows that are held out once.
     recall
         Mean over the classes of the part that is predicted right.
     scores, labels
@@ -121,7 +119,6 @@ class Trial:
     options: TrainingOptions
     radii: tuple[int, ...]
     accuracy: tuple[float, ...]
-    error: float
     recall: float
     scores: np.ndarray
     labels: np.ndarray
@@ -175,7 +172,7 @@ def search(
         Factor of the steps of every round.
     radii
         Radii whose mean certified accuracy is compared, whatever the accuracy at radius 0. By
-        default 0, 1, 2 and 4, of candidates whose accuracy is within its standard error of the best.
+        default 0, 1, 2 and 4, and at most three points of accuracy are given up.
     threads
         Candidates that are tried at a time, where their steps are long enough for that.
     on_trial
@@ -299,34 +296,17 @@ def _trial(
     # A row may be held out of several splits, and counts once.
     of_class = recalls(scores.argmax(axis=1), labels, scores.shape[1], len(data))
     return Trial(
-        number, options, data[0].radii, tuple(accuracy.tolist()),
-        _standard_error(accuracy[0], data), float(recall), scores, labels, counted,
-        np.where(data[0].weighty, of_class, np.nan),
+        number, options, data[0].radii, tuple(accuracy.tolist()), float(recall), scores, labels,
+        counted, np.where(data[0].weighty, of_class, np.nan),
     )  # fmt: skip
 
 
-def _standard_error(accuracy: float, data: Sequence[_Data]) -> float:
-    """Return the standard error of such a share of the held-out rows, by what they weigh.
-
-    A row that is held out of several splits is one. One more is counted as right and one as wrong:
-    no share of some rows is certain.
-    """
-    _, first = np.unique(np.concatenate([one.rows for one in data]), return_index=True)
-    weight = np.concatenate([one.weight for one in data])[first]
-    rows = weight.sum() ** 2 / np.square(weight).sum()
-    share = (accuracy * rows + 1) / (rows + 2)
-    return float(np.sqrt(share * (1 - share) / rows))
-
-
 def _accurate(trials: list[Trial]) -> list[Trial]:
-    """Return the trials that are about as accurate as the best, over all rows and over classes.
-
-    By the rule of one standard error (Breiman et al., Classification and Regression Trees, 1984).
-    """
+    """Return the trials that are about as accurate as the best, over all rows and over classes."""
     least = max(trial.recall for trial in trials) - _RECALL_LOST
     fair = [trial for trial in trials if trial.recall >= least]
-    best = max(fair, key=lambda trial: trial.accuracy[0])
-    return [trial for trial in fair if trial.accuracy[0] >= best.accuracy[0] - best.error]
+    least = max(trial.accuracy[0] for trial in fair) - _ACCURACY_LOST
+    return [trial for trial in fair if trial.accuracy[0] >= least]
 
 
 def _no_constants(trials: list[Trial], n_classes: int) -> list[Trial]:
@@ -428,7 +408,7 @@ class _Data:
         held: np.ndarray,
     ) -> None:
         self.n_classes, self.radii, self.stop = n_classes, radii, Event()
-        self.rows, self._held, self.labels = held, feed.take(held), feed.labels[held]
+        self._held, self.labels = feed.take(held), feed.labels[held]
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
         weights = None if feed.weights is None else every[rows]
         x, none = feed.take(rows), (self._held[:0], self.labels[:0])
@@ -437,10 +417,10 @@ class _Data:
         counts = np.bincount(self.labels, minlength=n_classes)
         # Held-out rows stand for all rows of their class.
         mass = np.bincount(feed.labels, every, minlength=n_classes)
-        self.weight = (mass / np.maximum(counts, 1))[self.labels]
+        self._count = (mass / np.maximum(counts, 1))[self.labels]
         self.weighty = mass > 0
-        if not self.weight.any():
-            self.weight = np.ones(len(held))
+        if not self._count.any():
+            self._count = np.ones(len(held))
 
     def recall(self, scores: np.ndarray) -> float:
         """Return the mean recall of the classes of held-out rows, by their scores."""
@@ -482,7 +462,7 @@ class _Data:
         model = trained_model(trained, [*range(self.n_classes)], None, shape, {})
         prediction, radius = pairwise_radius(model, self._held, threads=1)
         right = prediction == self.labels
-        accuracy = [np.average(right & (radius >= r), weights=self.weight) for r in self.radii]
+        accuracy = [np.average(right & (radius >= r), weights=self._count) for r in self.radii]
         scores = -model.class_distance(self._held) / model.reach
         return tuple(map(float, accuracy)), scores
 

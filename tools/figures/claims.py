@@ -404,7 +404,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
         "is 0.2 in Table 4 and 0.02 in B.2",
     ),
     "docs/training.md": (
-        "more than 5 points below that of the best",
+        "more than 3 points below that of the best",
         "more than 10 points below",
         "on the held-out 10% of the training split",
         "0.5 does for both",
