@@ -51,8 +51,12 @@ class Contributions:
         rows = np.sort(np.concatenate(taken))
         codes, labels = feed.take(rows), feed.labels[rows]
         self.bins = np.stack([_bins(column, count) for column in codes.T])
+        mass = np.ones(n_classes)
+        if feed.weights is not None:
+            mass = np.bincount(feed.labels, feed.weights, n_classes)
+            mass = mass / mass.mean()
         self.table = np.stack([
-            _rivals_share(of_column[column], labels, n_classes, count)
+            _rivals_share(of_column[column], labels, mass, count)
             for of_column, column in zip(self.bins, codes.T, strict=True)
         ], axis=1)  # fmt: skip
 
@@ -75,12 +79,18 @@ def _bins(column: np.ndarray, count: int) -> np.ndarray:
     return number[places].astype(np.uint8)
 
 
-def _rivals_share(of_row: np.ndarray, labels: np.ndarray, n_classes: int, count: int) -> np.ndarray:
-    """Return (K, B) int32 contributions to start from: how much of a bin is of other classes."""
+def _rivals_share(
+    of_row: np.ndarray, labels: np.ndarray, mass: np.ndarray, count: int
+) -> np.ndarray:
+    """Return (K, B) int32 contributions to start from: how much of a bin is of other classes.
+
+    Classes count as `mass` (K,) says: alike, or as their rows weigh.
+    """
+    n_classes = len(mass)
     rows = np.bincount(labels * count + of_row, minlength=n_classes * count)
     rows = rows.reshape(n_classes, count)
-    # Classes count alike; the half row is for bins and classes without any.
-    share = (rows + 0.5 / count) / (rows.sum(axis=1, keepdims=True) + 0.5)
+    # The half row is for bins and classes without any.
+    share = (rows + 0.5 / count) / (rows.sum(axis=1, keepdims=True) + 0.5) * mass[:, None]
     mean = share[0]
     for c in range(1, n_classes):
         mean = mean + share[c]
