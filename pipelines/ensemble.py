@@ -58,14 +58,17 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     if len(models) < 2:
         raise OptionError("an ensemble needs two models or more; pass their paths")
     parts = [load_model(path) for path in models]
-    seen = set()
+    seen: list[set[tuple[str, ...]]] = []
     for path, part in zip(models, parts, strict=True):
         _check_fit(models[0], parts[0], path, part)
-        for boxes in part.box_sets:
-            key = tuple(array_digest(getattr(boxes, name)) for name in _CONTENT)
-            if key in seen:
-                raise OptionError(f"{path} has the boxes of a model before it; pass each once")
-            seen.add(key)
+        # Level sets of additive boxes may be alike within a model.
+        own = {
+            tuple(array_digest(getattr(boxes, name)) for name in _CONTENT)
+            for boxes in part.box_sets
+        }
+        if any(own <= other or other <= own for other in seen):
+            raise OptionError(f"{path} has the boxes of a model before it; pass each once")
+        seen.append(own)
     sets = [boxes for part in parts for boxes in part.box_sets]
     members = [{"digest": model_digest(part), **part.training} for part in parts]
     first, others = parts[0], tuple(sets[1:])

@@ -23,6 +23,7 @@ from boxnn_numba.kernels.additive import (
     measure_contributions,
     train_contributions,
 )
+from boxnn_numba.training.initial_boxes import counting
 from boxnn_numba.training.loader import Feed, Pair
 from boxnn_numba.training.problem import Problem
 
@@ -51,10 +52,7 @@ class Contributions:
         rows = np.sort(np.concatenate(taken))
         codes, labels = feed.take(rows), feed.labels[rows]
         self.bins = np.stack([_bins(column, count) for column in codes.T])
-        mass = np.ones(n_classes)
-        if feed.weights is not None:
-            mass = np.bincount(feed.labels, feed.weights, n_classes)
-            mass = mass / mass.mean()
+        mass = counting(feed.class_weights(n_classes))
         self.table = np.stack([
             _rivals_share(of_column[column], labels, mass, count)
             for of_column, column in zip(self.bins, codes.T, strict=True)
@@ -84,7 +82,7 @@ def _rivals_share(
 ) -> np.ndarray:
     """Return (K, B) int32 contributions to start from: how much of a bin is of other classes.
 
-    Classes count as `mass` (K,) says: alike, or as their rows weigh.
+    Classes count as `mass` (K,) says.
     """
     n_classes = len(mass)
     rows = np.bincount(labels * count + of_row, minlength=n_classes * count)

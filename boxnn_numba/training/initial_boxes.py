@@ -61,11 +61,19 @@ class Seeds(NamedTuple):
         return Seeds((lower, upper), every[order])
 
 
+def counting(weights: np.ndarray) -> np.ndarray:
+    """Return (K,) what classes count where all do alike, but for those whose rows hardly count.
+
+    That is 1, and less where the rows of a class weigh less than 0.1 on average, by `weights` (K,).
+    """
+    return np.minimum(1.0, 10 * weights)
+
+
 def even_shares(n_boxes: int, n_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
     """Return the (K,) numbers of boxes of the classes, as even as can be and at least 1.
 
-    A class whose rows hardly count, of `weights` (K,) below 0.1, has fewer: where it has boxes they
-    claim what is near, however little training makes of its rows.
+    A class whose rows hardly count by `weights` (K,) has fewer: where it has boxes they claim what
+    is near, however little training makes of its rows.
     """
     if n_boxes < n_classes:
         raise OptionError(
@@ -75,7 +83,7 @@ def even_shares(n_boxes: int, n_classes: int, weights: np.ndarray | None = None)
     share[: n_boxes % n_classes] += 1
     if weights is None:
         return share
-    return np.maximum(1, np.floor(share * np.minimum(1.0, 10 * weights)).astype(np.int64))
+    return np.maximum(1, np.floor(share * counting(weights)).astype(np.int64))
 
 
 def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds:

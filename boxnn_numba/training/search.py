@@ -322,7 +322,7 @@ def _final(
 ) -> TrainingOptions:
     """Return options with the steps of the last run, of all rows, and its sets of boxes."""
     batch = int(given.get("batch") or _batch(rows, options))
-    epochs = given.get("epochs") or math.ceil(effort * (_STEPS * batch / rows + 1))
+    epochs = given.get("epochs") or math.ceil(effort * (_STEPS * min(batch, rows) / rows + 1))
     additive = options.relaxation == "additive"
     members = given.get("members") or (options.members if additive else _MEMBERS)
     return replace(options, batch=batch, epochs=epochs, members=members)

@@ -21,7 +21,8 @@ from boxnn_numba.data import zarr_format
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset, write_dataset
-from boxnn_numba.errors import InputError, ModelFileError
+from boxnn_numba.errors import InputError, ModelFileError, OptionError
+from boxnn_numba.pipelines import ensemble
 
 TRAIN = ("train", "tiny.zarr", "--preset", "graded", "--boxes", 6, "--epochs", 2, "--lr", 0.2)
 
@@ -180,6 +181,18 @@ def test_what_makes_no_ensemble(members: Run) -> None:
     failed(members("ensemble", "0.zarr", "thin.zarr", "--out", "e.zarr"), 2, "another width")
     failed(members("ensemble", "0.zarr", "1.zarr", "--out", "all.zarr"), 2, "--overwrite")
     assert here() == before
+
+
+def test_sets_of_one_model_may_be_alike(tmp_path: Path) -> None:
+    """As the level sets of additive boxes are, where columns add little."""
+    one, other = small(1, 5, 2, np.array([0, 9, 200, 255])).box_sets
+    paths = [tmp_path / f"{name}.zarr" for name in "ab"]
+    for path, sets in zip(paths, ((one, one), (one, other)), strict=True):
+        save_model(BoxNN(sets[0], ["a", "b", "c"], others=sets[1:]), path)
+    with pytest.raises(OptionError, match=r"b\.zarr has the boxes of a model before it"):
+        ensemble(paths, tmp_path / "e.zarr")
+    save_model(BoxNN(other, ["a", "b", "c"]), paths[1], overwrite=True)
+    assert ensemble(paths, tmp_path / "e.zarr").members == 3
 
 
 def test_real_features_need_the_same_bins(run_boxnn: Run, tmp_path: Path) -> None:

@@ -52,6 +52,17 @@ def test_bins_have_about_as_many_rows_each() -> None:
     assert found.table.min() >= 0 and found.table.max() <= ONE
 
 
+def test_training_starts_alike_for_all_classes_but_those_that_hardly_count() -> None:
+    """Not from the constant that weights of about 1 would make of the largest class."""
+    x, y = feed().load(0), feed().labels
+    for light, alike in ((1.001, True), (0.3, True), (1e-9, False)):
+        weights = np.where(y == 1, light, 1.0)
+        weighted = Feed.from_arrays(x, y, (x[:0], y[:0]), 0, weights=weights / weights.mean())
+        table = Contributions(weighted, CLASSES, BINS).table
+        assert np.array_equal(table, Contributions(feed(), CLASSES, BINS).table) == alike
+        assert (table[1].min() > 0.999 * ONE) == (not alike)
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("low", [-(2**40), 0])
 def test_gradient_is_that_of_loops(low: int, compiled: bool) -> None:

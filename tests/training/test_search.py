@@ -56,6 +56,11 @@ def found(threads: int = 1, rare: float = 0.5, **given: Any) -> tuple[Chosen, li
     return chosen, trials
 
 
+def test_a_batch_of_more_than_the_rows_asks_for_no_more_epochs() -> None:
+    whole, larger = (found(batch=batch)[0].options.epochs for batch in (400, 10**9))
+    assert whole == larger
+
+
 def test_the_same_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("boxnn_numba.training.search._WORTH_THREADS", 0)
     (one, trials), (two, others) = found(), found(threads=2)
