@@ -4,7 +4,7 @@ An additive model has one template for each class and a part for each column. Wh
 the distance of a class depends on its code alone, so it is a table of 256 entries.
 
 In training, codes share entries by bins, and an entry is any number in 0..1. The boxes are a level
-set of it: a code pays 1 where its entry is above a cut, and 0 elsewhere.
+set of it: a code pays 1 where its entry is above the smallest by more than a cut, and 0 elsewhere.
 """
 
 from __future__ import annotations

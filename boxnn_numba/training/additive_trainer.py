@@ -5,8 +5,9 @@ the columns of what their codes pay. Where that may be any number in 0..1, the m
 is a concave function of it but for the choice of the rival, so its maximum is soon found. Objective
 target clips margins at 0, too: samples that are wrong after the warm-up are given up for others.
 
-Boxes of width 1 pay 0 or 1: where the codes in them are those that pay no more than a level, sets
-of boxes of evenly spaced levels add up to what was found, rounded.
+Boxes of width 1 pay 0 or 1: where the codes in them are those that pay no more than a level beyond
+the least of their column, sets of boxes of evenly spaced levels add up to what was found, rounded.
+What all codes of a column pay is an offset of the class.
 """
 
 from __future__ import annotations
