@@ -26,6 +26,7 @@ from boxnn_numba.kernels.additive import (
 )
 from boxnn_numba.training.initial_boxes import counting
 from boxnn_numba.training.loader import Feed, Pair
+from boxnn_numba.training.optimizer import adam_corrections
 from boxnn_numba.training.problem import Problem
 
 #: Rows of each class that the bins are made of, and that training starts from.
@@ -157,8 +158,7 @@ class AdditiveTrainer:
         """
         (low, high), margins = self._limits, np.empty(len(labels), np.int64)
         sizes = np.array([
-            (rate, 1 / (1 - 0.9**step), 1 / (1 - 0.999**step))
-            for step, rate in enumerate(rates, self._steps + 1)
+            (rate, *adam_corrections(step)) for step, rate in enumerate(rates, self._steps + 1)
         ])  # fmt: skip
         train_contributions(
             x, self._bins, self._table, labels, low, high, margins, ends, self._moments, sizes,

@@ -90,7 +90,7 @@ class CpuTrainer:
 
     def offset(self) -> np.ndarray:
         """Return (K,) int64 zeros: the bounds are all there is."""
-        return np.zeros(len(self.problem.offsets) - 1, np.int64)
+        return np.zeros(self.problem.n_classes, np.int64)
 
     def batches(self, feed: Feed, epoch: int, size: int) -> Iterator[Pair]:
         """Return the samples and labels of an epoch as `steps` takes them."""

@@ -320,7 +320,7 @@ class CudaTrainer:
 
     def offset(self) -> np.ndarray:
         """Return (K,) int64 zeros: the bounds are all there is."""
-        return np.zeros(len(self.problem.offsets) - 1, np.int64)
+        return np.zeros(self.problem.n_classes, np.int64)
 
     def _pairs(self) -> Iterator[tuple[str, Any]]:
         """Yield the arrays (2, M, n) on the GPU under the names that all trainers give them."""

@@ -9,6 +9,11 @@ from boxnn_numba.training.problem import FIXED_POINT
 REFERENCE_BATCH = 100
 
 
+def adam_corrections(steps: int) -> tuple[float, float]:
+    """Return what corrects the two moments of Adam in a step, numbered from 1."""
+    return 1 / (1 - 0.9**steps), 1 / (1 - 0.999**steps)
+
+
 def step_sizes(
     options: TrainingOptions, n_boxes: int, batch: int, rate: float, steps: int
 ) -> tuple[float, tuple[float, ...]]:
@@ -20,12 +25,12 @@ def step_sizes(
     """
     # A batch larger than the boxes are many would move each by many samples at once: average.
     crowd = max(1.0, batch / n_boxes)
+    # The last batch of an epoch may be a few samples: Adam would move as far by them as by others.
     per_batch = options.batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
     scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
     decay = options.weight_decay / 255.0
     if options.optimizer == "adam":
-        corrections = 1 / (1 - 0.9**steps), 1 / (1 - 0.999**steps)
-        return scale, (255.0 * rate, decay, *corrections)
+        return scale, (255.0 * rate, decay, *adam_corrections(steps))
     return scale, (255.0 * rate, options.momentum, decay)
 
 

@@ -195,6 +195,11 @@ class Problem:
         """(K + 1,) int64: templates ``offsets[c]:offsets[c + 1]`` are of class c."""
         return self.structure.templates
 
+    @property
+    def n_classes(self) -> int:
+        """Number K of classes."""
+        return len(self.offsets) - 1
+
     def aimed(self, options: TrainingOptions, warm: bool = False) -> Problem:
         """Return this problem with other options, and with their objective or its warm-up."""
         return replace(self, options=options, objective=objective(options, warm))

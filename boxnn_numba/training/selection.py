@@ -84,7 +84,7 @@ class Measure:
 
     def __init__(self, bounds: Pair, problem: Problem, backend: Backend) -> None:
         self._width, self._backend = problem.options.width, backend
-        self._n_classes = len(problem.offsets) - 1
+        self._n_classes = problem.n_classes
         self._layouts = [
             backend.layout(*pair, problem.structure, self._width)
             for pair in sets_of(bounds, problem.options)
@@ -100,7 +100,7 @@ class Measure:
 
 def held_out_distances(bounds: Pair, feed: Feed, problem: Problem, backend: Backend) -> Pair:
     """Return class distances (N, K) of the held-out samples to boxes, as of a run, and labels."""
-    n_classes, measure = len(problem.offsets) - 1, None
+    n_classes, measure = problem.n_classes, None
     blocks = [(np.empty((0, n_classes), np.int32), np.empty(0, np.int32))]
     for x, y in feed.held_out():
         measure = measure or Measure(bounds, problem, backend)
