@@ -498,6 +498,7 @@ class _Block:
             total, behind, np.empty(own, np.int64), np.empty(own, np.bool_),
             np.empty((own, parts), np.int64), low, high,
             np.empty((templates if self._additive else 0, n), np.int32),
+            np.empty(templates, np.int64),
         )  # fmt: skip
 
     def bounds(self, codes: np.ndarray, index: np.ndarray, bound: np.ndarray) -> None:

@@ -58,7 +58,7 @@ def _measure_contributions(x, bins, table, labels, low, high, gradient, margins)
 
 
 #: What training does, for the samples alone.
-measure_contributions = kernel(_measure_contributions, name="measure_contributions")
+measure_contributions = kernel(_measure_contributions, name="measure_contributions", allocates=True)
 
 
 @register_jitable
@@ -71,7 +71,7 @@ def _step_contributions(table, gradient, first, second, scale, rate, correct1, c
         table[e] = np.int32(np.rint(min(max(value, 0.0), 1.0) * ONE))
 
 
-@kernel
+@kernel(allocates=True)
 def train_contributions(x, bins, table, labels, low, high, margins, ends, moments, sizes, scale):
     """Step on one batch after another, which end at the samples `ends` (S,).
 
@@ -90,7 +90,7 @@ def train_contributions(x, bins, table, labels, low, high, margins, ends, moment
         )  # fmt: skip
 
 
-@kernel
+@kernel(allocates=True)
 def level_sets(table, bins, cuts, lower, upper, constant):
     """Write boxes (S, K R, n) whose rows are the runs of codes that pay at most a cut.
 

@@ -123,7 +123,7 @@ def _attack(task, work, view, distance, own, rivals):
     return _improve(task, work, view, own, best, floor)
 
 
-@kernel(allocates=False)
+@kernel
 def greedy_attacks(task, work, view, x, distance, own, rivals, seeds, out, changed):
     """Write the best attack on each row of x to `out`, and how many groups it changes, or -1.
 

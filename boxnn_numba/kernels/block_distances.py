@@ -22,6 +22,8 @@ from boxnn_numba.kernels.compile import register_jitable
 #: Samples of a block.
 BLOCK = simd_lanes.BLOCK
 _QUARTER = BLOCK // 4
+#: Boxes that are read in one part after the other: an even number, whose rows stay in the cache.
+_FEW_BOXES = 64
 
 # --- on vectors of bytes ------------------------------------------------------------------
 
@@ -45,12 +47,12 @@ def _make_vector_boxes(vector: Any) -> Any:
     no_codes, grown = vector.no_codes, vector.grown
     no_lanes, add, store = vector.no_lanes, vector.add_capped, vector.store_lanes
 
-    @register_jitable
-    def boxes(codes, lane, lower, upper, columns, planes, width, out, row):
-        """Write the distances of the samples from `lane` on to all boxes, in some columns."""
+    @register_jitable(allocates=False)
+    def boxes(codes, lane, lower, upper, some, columns, planes, width, out, row):
+        """Write the distances of the samples from `lane` on to some boxes, in some columns."""
         cap, stride = cap_of(np.uint8(width)), lower.shape[1] // planes
         zero = no_codes()
-        for j in range(0, lower.shape[0], 2):
+        for j in range(some[0], some[1], 2):
             left, right = no_lanes(), no_lanes()
             for k in range(columns[0], columns[1], 4):
                 x = load(codes, k // 4, 4 * lane)
@@ -73,20 +75,24 @@ _block_boxes = _make_vector_boxes(simd_lanes.block_lanes)
 _quarter_boxes = _make_vector_boxes(simd_lanes.quarter_lanes)
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _vector_distances(codes, rows, lower, upper, spans, planes, width, out):
     """Write the distances of a block of `rows` samples to all boxes, part by part.
 
     lower and upper (M', columns) are uint8, an even number of rows; spans (P, 2) first and last
     columns of each part, and what pads to whole fours adds nothing. `out` is (P * M', BLOCK) int32.
     """
-    for p in range(len(spans)):
-        columns, row = (spans[p, 0], spans[p, 1]), p * len(lower)
-        if rows > BLOCK - _QUARTER:
-            _block_boxes(codes, 0, lower, upper, columns, planes, width, out, row)
-        else:
-            for lane in range(0, rows, _QUARTER):
-                _quarter_boxes(codes, lane, lower, upper, columns, planes, width, out, row)
+    for first in range(0, len(lower), _FEW_BOXES):
+        some = first, min(first + _FEW_BOXES, len(lower))
+        for p in range(len(spans)):
+            columns, row = (spans[p, 0], spans[p, 1]), p * len(lower)
+            if rows > BLOCK - _QUARTER:
+                _block_boxes(codes, 0, lower, upper, some, columns, planes, width, out, row)
+            else:
+                for lane in range(0, rows, _QUARTER):
+                    _quarter_boxes(
+                        codes, lane, lower, upper, some, columns, planes, width, out, row
+                    )
 
 
 # --- plain loops --------------------------------------------------------------------------

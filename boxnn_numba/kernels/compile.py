@@ -113,8 +113,16 @@ class _KernelCompiler(_HelperCompiler):
         return result
 
 
-def register_jitable(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Make a function one that kernels may call, as Numba's decorator of this name does."""
+def register_jitable(
+    function: Callable[..., Any] | None = None, *, allocates: bool = True, **options: Any
+) -> Any:
+    """Make a function one that kernels may call, as Numba's decorator of this name does.
+
+    One that makes no arrays counts no references: for each view of a row that costs as much as
+    some tens of additions, and keeps a loop from being vectorised.
+    """
+    if not allocates:
+        options["_nrt"] = False
     register = register_compiled(pipeline_class=_HelperCompiler, **options)
     return register if function is None else register(function)
 
@@ -190,12 +198,12 @@ _POLICY: dict[str, Any] = {
 
 
 def kernel(
-    function: Callable[..., Any] | None = None, *, name: str | None = None, allocates: bool = True
+    function: Callable[..., Any] | None = None, *, name: str | None = None, allocates: bool = False
 ) -> Any:
     """Compile a function for CPU threads: no GIL, IEEE arithmetic, cached.
 
-    Where it is made by a factory, it is given a name that is unique in its module. One that makes
-    no arrays counts no references to those that it is given, which is compiled sooner.
+    Where it is made by a factory, it is given a name that is unique in its module. Only one that
+    makes arrays itself `allocates`: it counts references to all of them, see `register_jitable`.
     """
     if function is None:
         return functools.partial(kernel, name=name, allocates=allocates)

@@ -366,7 +366,7 @@ def spread_columns(x, columns, out):
 # --- distances with boxes in the lanes -----------------------------------------------------
 
 
-@kernel
+@kernel(allocates=True)
 def grouped_distances(x, lower, upper, width, out):
     """As the others below, of codes in planes: x (N, planes, n), boxes (blocks, planes, n, 64)."""
     excess = np.empty(LANE_BOXES, out.dtype)
@@ -385,7 +385,7 @@ def grouped_distances(x, lower, upper, width, out):
                     sums[j] += min(excess[j], width)
 
 
-@kernel
+@kernel(allocates=True)
 def graded_distances(x, lower, upper, width, out):
     """Write the distances of padded samples to blocks of boxes.
 

@@ -119,7 +119,8 @@ def l2_slope(t, width, q, q_leak):
 @register_jitable
 def weight(k, table, cutoff):
     """Integer weight of a distance k units above the minimum; 0 past the cutoff."""
-    return table[min(k, len(table) - 1)] if k <= cutoff else 0
+    # Without a branch, and unsigned: Numba would look whether the index is negative.
+    return table[np.uint64(min(k, len(table) - 1))] * np.int64(k <= cutoff)
 
 
 @register_jitable

@@ -45,6 +45,8 @@ class Block(NamedTuple):
         (J, n) int32, the bounds of these rows; without rows where some features are groups.
     near
         (T, n) int32, the least penalty of each feature; without rows but of an additive model.
+    rivals
+        (T,) int64, room for their order.
     """
 
     total: np.ndarray
@@ -55,6 +57,7 @@ class Block(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     near: np.ndarray
+    rivals: np.ndarray
 
 
 @register_jitable
@@ -243,18 +246,18 @@ def _bound(x, distance, table, t, extra, owns, best, work, block):
 
 
 @register_jitable
-def _in_order(labels, own, nearest, behind, slack):
-    """The rivals but the nearest that are no farther behind than a slack, in order of margin."""
+def _in_order(labels, own, nearest, behind, slack, rivals):
+    """Write the rivals but the nearest that are no farther behind than a slack, by their margin.
+
+    Returns how many there are.
+    """
     count = 0
-    for t in range(len(labels)):
-        count += labels[t] != own and behind[t] <= slack and t != nearest
-    rivals = np.empty(count, np.int64)
-    for t in range(len(labels)):
+    for t in range(len(labels) - 1, -1, -1):
         if labels[t] != own and behind[t] <= slack and t != nearest:
-            count -= 1
             rivals[count] = t
-    sort_places(rivals, behind, behind, False)
-    return rivals
+            count += 1
+    sort_places(rivals[:count], behind, behind, False)
+    return count
 
 
 @register_jitable
@@ -268,15 +271,15 @@ def _least(x, distance, table, offset, work, block):
         behind[t] = total[t] + offset[labels[t]] + (labels[t] > own) - ahead
         if labels[t] != own and (nearest < 0 or behind[t] < behind[nearest]):
             nearest = t
-    rivals, place, t = np.empty(0, np.int64), -1, nearest
+    rivals, count, place, t = block.rivals, 0, -1, nearest
     while t >= 0:
         extra = offset[labels[t]] + (labels[t] > own) - offset[own]
         best = min(best, _bound(x, distance, table, t, extra, owns, best, work, block))
         if place < 0:  # the first bound says which others could have a smaller one
             slack = table.unit * count_below(table, best)
-            rivals = _in_order(labels, own, nearest, behind, slack)
+            count = _in_order(labels, own, nearest, behind, slack, rivals)
         place, t = place + 1, -1
-        if place < len(rivals) and least_price(table, behind[rivals[place]]) < best:
+        if place < count and least_price(table, behind[rivals[place]]) < best:
             t = rivals[place]
     return own, best
 

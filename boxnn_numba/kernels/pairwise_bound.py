@@ -323,7 +323,7 @@ def rival_bounds(x, distance, total, own, rivals, ahead, table, most, running, w
             best = min(best, found)
 
 
-@kernel
+@kernel(allocates=True)
 def least_gaps(x, distance, total, own, rivals, slack, table, work, out):
     """Add to `out[k]` the least gap of any of the rival templates after k changes, k < len(out).
 

@@ -110,7 +110,7 @@ def _attack(task, work, view, distance, own, rivals, pixel, area, shape, sums):
     return -1
 
 
-@kernel
+@kernel(allocates=True)
 def patch_attacks(task, work, view, x, distance, own, rivals, pixel, shape, out, changed):
     """Write an attack by one block on each row of x to `out`, and whether there is one.
 

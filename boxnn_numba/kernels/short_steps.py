@@ -34,7 +34,7 @@ def short_steps(penalty: str, factored: bool, grouped: bool, optimizer: str) -> 
     settings_of = {"sgd": _three, "adam": _four}[optimizer]
     kind = f"{penalty}_{'templates' if factored else 'boxes'}_{'groups' if grouped else 'columns'}"
 
-    @kernel(name=f"steps_{kind}_{optimizer}")
+    @kernel(name=f"steps_{kind}_{optimizer}", allocates=True)
     def steps(
         x, labels, ends, first, sizes, table, shape, spans, width, leak, structure, softs, settings,
         pulls, value, margin, masters, moments1, moments2, codes, limit, dense, moving,

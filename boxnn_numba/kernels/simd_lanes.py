@@ -119,6 +119,8 @@ block_lanes, quarter_lanes = SampleLanes(BLOCK), SampleLanes(BLOCK // 4)
 _distances_type = Vector("lane_sums", 32, BLOCK)
 #: Load the int32 ``array[row, column:]`` of a block of samples.
 load_distances = loader(_distances_type)
+#: Store distances of a block of samples to int32 ``array[row, column:]``.
+store_distances = storer(_distances_type)
 
 
 @operation(types.uint32, _distances_type, _distances_type)

@@ -51,7 +51,7 @@ def find_codes(x, codes):
             codes[row[k]] = True
 
 
-@kernel
+@kernel(allocates=True)
 def slice_boxes(lower, upper, below, bits, rows, floor, ceiling, out):
     """Write the slices of boxes ``rows[j]``, lower and upper, to `out` (M', words * bits * 2).
 

@@ -20,15 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.kernels import formulas, simd_lanes, simd_operations
+from boxnn_numba.kernels import formulas, simd, simd_lanes, simd_operations
 from boxnn_numba.kernels.block_distances import BLOCK, loops
 from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 
 _NEVER, _ALWAYS = -(2**31), 2**31 - 1
 #: Above all distances, and an int32 if it is shifted or added to.
 _FAR = 2**30
-#: From more lanes on it takes longer to measure one after the other than all side by side.
-_FEW_LANES = 3
 
 # --- room: of few types, as Numba takes long to compile what makes an array of another -------
 
@@ -48,7 +46,27 @@ def _float64_room(rows, columns):
     return np.empty((rows, columns), np.float64)
 
 
-# --- lanes whose distance is within a limit -------------------------------------------------
+@register_jitable
+def _lane_room():
+    """Return room for what is found of the lanes of a block, from class to class."""
+    some, limit = _int32_room(2, BLOCK), _int32_room(1, BLOCK)
+    return some, limit, _int64_room(2, BLOCK), _float64_room(3, BLOCK)
+
+
+@register_jitable
+def _template_room(classes, rows_of, parts):
+    """Return room for what is found of templates in each part, of templates, and of classes.
+
+    The last is for what the samples of a block pull at the rows of a template, part by part.
+    """
+    templates, most = len(rows_of) - 1, 0
+    for t in range(templates):
+        most = max(most, rows_of[t + 1] - rows_of[t])
+    least, hard = _int32_room(templates * parts, BLOCK), _int32_room(templates, BLOCK)
+    return least, hard, _int32_room(classes, BLOCK), _int32_room(BLOCK * parts, most)
+
+
+# --- the nearest of each lane, and lanes whose distance is within a limit ---------------------
 # `some = first_of(lanes)`, then `lanes = rest_of(lanes)` until none is left.
 
 
@@ -79,29 +97,45 @@ def _vector_lanes_within(distance, row, limit):
     return simd_lanes.at_most(distances, simd_lanes.load_distances(limit, 0, 0))
 
 
+@register_jitable(allocates=False)
+def _plain_lower(distance, first, last, out, to):
+    """Lower row `to` of `out` to the smallest of distances first..last of each lane."""
+    low = out[to]
+    for m in range(first, last):
+        row = distance[m]
+        for i in range(BLOCK):
+            low[i] = min(low[i], row[i])
+
+
+@register_jitable(allocates=False)
+def _vector_lower(distance, first, last, out, to):
+    low = simd_lanes.load_distances(out, to, 0)
+    for m in range(first, last):
+        low = simd.smaller(low, simd_lanes.load_distances(distance, m, 0))
+    simd_lanes.store_distances(out, to, 0, low)
+
+
 _PLAIN = simd_operations.TARGET == "plain"
 _lanes_within: Any = _plain_lanes_within if _PLAIN else _vector_lanes_within
 _first_of: Any = _plain_first_of if _PLAIN else simd_lanes.first_lane
+_lower: Any = _plain_lower if _PLAIN else _vector_lower
 
 
 # --- stages of a block -----------------------------------------------------------------------
 
 
-@register_jitable
-def _nearest(distance, offsets, rows, first, minima):
+@register_jitable(allocates=False)
+def _nearest(distance, offsets, rows, first, minima, lanes_room):
     """Lower ``minima[first + i, c]`` to the smallest distance of sample i to a box of class c."""
-    best = _int32_room(1, BLOCK)[0]
+    best = lanes_room[0][0]
     for c in range(len(offsets) - 1):
         fill(best, _ALWAYS)
-        for m in range(offsets[c], offsets[c + 1]):
-            row = distance[m]
-            for i in range(BLOCK):
-                best[i] = min(best[i], row[i])
+        _lower(distance, offsets[c], offsets[c + 1], lanes_room[0], 0)
         for i in range(rows):
             minima[first + i, c] = min(minima[first + i, c], best[i])
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _choose_sides(minima, labels, kind, own, sign, least):
     """Write which class is on a sample's own side, and the distance to it and to the rest.
 
@@ -124,7 +158,7 @@ def _choose_sides(minima, labels, kind, own, sign, least):
         least[i, 0], least[i, 1] = row[side], rival
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _limits(c, own, least, first, rows, cutoff, slope, base, limit):
     """Write least distance of each lane's side that class c is on, and how far weights reach."""
     for i in range(rows):
@@ -133,12 +167,11 @@ def _limits(c, own, least, first, rows, cutoff, slope, base, limit):
         limit[0, i] = reach if slope[first + i] != 0.0 else _NEVER
 
 
-@register_jitable
-def _weigh(distance, offsets, own, least, table, cutoff, rows, first, active, masses):
+@register_jitable(allocates=False)
+def _weigh(distance, offsets, own, least, table, cutoff, rows, first, active, masses, lanes_room):
     """Add to masses (batch, 4) int64: mass and moment of the own side, then of the rivals."""
-    base, limit = _int32_room(1, BLOCK)[0], _int32_room(1, BLOCK)
-    sums = _int64_room(2, BLOCK)
-    mass, moment = sums[0], sums[1]
+    ints, limit, sums, _ = lanes_room
+    base, mass, moment = ints[0], sums[0], sums[1]
     fill(base, 0)
     fill(limit[0], _NEVER)
     for c in range(len(offsets) - 1):
@@ -160,7 +193,7 @@ def _weigh(distance, offsets, own, least, table, cutoff, rows, first, active, ma
             masses[first + i, side + 1] += moment[i]
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _judge(sign, least, masses, softmin, objective, value, margin, slope):
     """Write each sample's objective, soft margin, and d objective / d margin."""
     _, _, _, unit, one, log_scale = softmin
@@ -177,10 +210,10 @@ def _judge(sign, least, masses, softmin, objective, value, margin, slope):
         value[i], margin[i], slope[i] = sign[i] * worth, rival - own, sign[i] * rise
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _emit(
     distance, offsets, own, least, masses, slope, softmin, fixed_point, rows, first, number, starts,
-    samples, coefficients,
+    samples, coefficients, lanes_room,
 ):  # fmt: skip
     """Write the entries of a block and where those of each box start; return their count.
 
@@ -188,9 +221,8 @@ def _emit(
     that do not fit are counted but not written.
     """
     table, cutoff, tau_per_unit, _, _, _ = softmin
-    base, limit = _int32_room(1, BLOCK)[0], _int32_room(1, BLOCK)
-    sums = _float64_room(3, BLOCK)
-    factor, mass, mean = sums[0], sums[1], sums[2]
+    ints, limit, _, figures = lanes_room
+    base, factor, mass, mean = ints[0], figures[0], figures[1], figures[2]
     fill(base, 0)
     fill(limit[0], _NEVER)
     count, room = 0, len(samples)
@@ -225,81 +257,63 @@ def _emit(
 # --- templates: soft-min over rows, part by part, and its gradient ------------------------
 
 
-@register_jitable
-def _part_room(parts):
-    """Nearest of the rows of a template, and the sums of their weights and moments: (P, BLOCK)."""
-    return _int32_room(parts, BLOCK), _int64_room(parts, BLOCK), _int64_room(parts, BLOCK)
+@register_jitable(allocates=False)
+def _least_rows(apart, parts, t, rows, least, hard):
+    """Write the smallest distances to rows of template t in each part, and their sum."""
+    boxes, total = len(apart) // parts, hard[t]
+    fill(total, 0)
+    for p in range(parts):
+        low = least[t * parts + p]
+        fill(low, _ALWAYS)
+        _lower(apart, p * boxes + rows[0], p * boxes + rows[1], least, t * parts + p)
+        for i in range(BLOCK):
+            total[i] += low[i]
 
 
-@register_jitable
-def _measure_lane(apart, rows, lane, soft, found):
-    """Write nearest, mass and moment of some rows for one sample, part by part."""
+@register_jitable(allocates=False)
+def _row_sums(apart, first, last, lane, least, soft):
+    """Return mass and moment of some rows for one sample, whose nearest is at `least`."""
     table, cutoff, _, _, _, _ = soft
-    nearest, masses, moments = found
-    boxes = len(apart) // len(nearest)
-    for p in range(len(nearest)):
-        first, last = p * boxes + rows[0], p * boxes + rows[1]
-        least = apart[first, lane]
-        for j in range(first + 1, last):
-            least = min(least, apart[j, lane])
-        mass, moment = 0, 0
-        for j in range(first, last):
-            k = np.int64(apart[j, lane]) - least
-            w = formulas.weight(k, table, cutoff)
-            mass += w
-            moment += w * k
-        nearest[p, lane], masses[p, lane], moments[p, lane] = least, mass, moment
+    mass, moment = 0, 0
+    for j in range(first, last):
+        k = np.int64(apart[j, lane]) - least
+        w = formulas.weight(k, table, cutoff)
+        mass += w
+        moment += w * k
+    return mass, moment
 
 
-@register_jitable
-def _measure_lanes(apart, rows, soft, found):
-    """Do what `_measure_lane` does for all samples of a block, row by row."""
-    table, cutoff, _, _, _, _ = soft
-    nearest, masses, moments = found
-    boxes, last = len(apart) // len(nearest), len(table) - 1
-    for p in range(len(nearest)):
-        least, mass, moment = nearest[p], masses[p], moments[p]
-        fill(least, _ALWAYS)
-        fill(mass, 0)
-        fill(moment, 0)
-        for j in range(p * boxes + rows[0], p * boxes + rows[1]):
-            row = apart[j]
-            for i in range(BLOCK):
-                least[i] = min(least[i], row[i])
-        for j in range(p * boxes + rows[0], p * boxes + rows[1]):
-            row = apart[j]
-            for i in range(BLOCK):
-                k = np.int64(row[i]) - least[i]
-                # Without a branch, and unsigned: Numba would look whether the index is negative.
-                w = table[np.uint64(min(k, last))] * np.int64(k <= cutoff)
-                mass[i] += w
-                moment[i] += w * k
+@register_jitable(allocates=False)
+def _pull_rows(apart, first, last, lane, least, soft, coefficient, pulls):
+    """Write how one sample pulls at some rows, of what it pulls at their template."""
+    table, cutoff, tau_per_unit, _, _, _ = soft
+    mass, moment = _row_sums(apart, first, last, lane, least, soft)
+    mean = moment / mass
+    for j in range(first, last):
+        k = np.int64(apart[j, lane]) - least
+        w = formulas.weight(k, table, cutoff)
+        share = formulas.softmin_coefficient(k, w, mass, mean, tau_per_unit)
+        pulls[j - first] = round(coefficient * share)
 
 
-@register_jitable
-def _are_many(lanes):
-    """Whether more than `_FEW_LANES` are set."""
-    for _ in range(_FEW_LANES):
-        lanes = _rest_of(lanes)
-    return lanes != 0
-
-
-@register_jitable
-def _template_distance(found, lane, soft, shift):
+@register_jitable(allocates=False)
+def _template_distance(apart, parts, t, rows, least, lane, soft, shift):
     """Sum over the parts of the soft-min over rows, in units of 2 ** -shift."""
     _, _, _, unit, one, log_scale = soft
-    nearest, masses, moments = found
-    scale, total = 1 << shift, 0
-    for p in range(len(nearest)):
-        mass, moment = masses[p, lane], moments[p, lane]
+    boxes, scale, total = len(apart) // parts, 1 << shift, 0
+    for p in range(parts):
+        nearest = least[t * parts + p, lane]
+        first, last = p * boxes + rows[0], p * boxes + rows[1]
+        mass, moment = _row_sums(apart, first, last, lane, nearest, soft)
         value = formulas.softmin_value(0, mass, moment, unit, one, log_scale)
-        total += scale * nearest[p, lane] + round(value / unit * scale)
+        total += scale * nearest + round(value / unit * scale)
     return total
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _assemble(
-    apart, parts, starts, templates, labels, rows, by_class, soft, shift, slack, hard, out
+    apart, parts, starts, templates, labels, rows, by_class, soft, shift, slack, room, out,
+    lanes_room,
 ):  # fmt: skip
     """Write the distances of a block to templates, (T, BLOCK), in units of 2 ** -shift.
 
@@ -308,32 +322,19 @@ def _assemble(
     another one of its side has no weight whatever its soft-min is: it gets the distance by its
     nearest rows. Sides are a sample's class and the rest, or if `by_class` each class.
     """
-    boxes, classes = len(apart) // parts, len(templates) - 1
-    low = _int32_room(1, BLOCK)[0]
-    nearest, rival = _int32_room(classes, BLOCK), _int32_room(1, BLOCK)[0]
+    (least, hard, nearest, _), (ints, limit, _, _) = room, lanes_room
+    rival = ints[0]
     fill(rival, _FAR)
-    for c in range(classes):
-        best = nearest[c]
-        fill(best, _FAR)
+    for c in range(len(templates) - 1):
         for t in range(templates[c], templates[c + 1]):
-            total = hard[t]
-            fill(total, 0)
-            for p in range(parts):
-                fill(low, _ALWAYS)
-                for j in range(starts[t], starts[t + 1]):
-                    row = apart[p * boxes + j]
-                    for i in range(BLOCK):
-                        low[i] = min(low[i], row[i])
-                for i in range(BLOCK):
-                    total[i] += low[i]
-            for i in range(BLOCK):
-                best[i] = min(best[i], total[i])
+            _least_rows(apart, parts, t, (starts[t], starts[t + 1]), least, hard)
+        fill(nearest[c], _FAR)
+        _lower(hard, templates[c], templates[c + 1], nearest, c)
         for i in range(rows):
             if c != labels[i]:
-                rival[i] = min(rival[i], best[i])
-    limit, found = _int32_room(1, BLOCK), _part_room(parts)
+                rival[i] = min(rival[i], nearest[c, i])
     fill(limit[0], _NEVER)
-    for c in range(classes):
+    for c in range(len(templates) - 1):
         for i in range(rows):
             side = nearest[c, i] if by_class or c == labels[i] else rival[i]
             limit[0, i] = min(np.int64(side) + slack, _ALWAYS)
@@ -341,62 +342,47 @@ def _assemble(
             total, target = hard[t], out[t]
             for i in range(BLOCK):
                 target[i] = total[i] << shift
-            lanes = _lanes_within(hard, t, limit)
-            own, many = (starts[t], starts[t + 1]), _are_many(lanes)
-            if many:
-                _measure_lanes(apart, own, soft, found)
+            lanes, own = _lanes_within(hard, t, limit), (starts[t], starts[t + 1])
             while lanes:
                 i = _first_of(lanes)
                 lanes = _rest_of(lanes)
-                if not many:
-                    _measure_lane(apart, own, i, soft, found)
-                target[i] = _template_distance(found, i, soft, shift)
+                target[i] = _template_distance(apart, parts, t, own, least, i, soft, shift)
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _spread(
-    apart, parts, rows_of, soft, first, entries, least, starts, samples, coefficients
+    apart, parts, rows_of, soft, first, entries, smallest, starts, samples, coefficients, room
 ):  # fmt: skip
     """Write the entries of cells that those of templates make; return their count.
 
     entries are starts (T + 1,), samples and coefficients as `_emit` writes them, of samples
     numbered from `first`. The coefficients go to the rows of the template, part by part: to cell
-    ``row * P + part``. What is below `least` is left out.
+    ``row * P + part``. What is below `smallest` is left out; room is as `_assemble` leaves it.
     """
     begins, from_samples, from_coefficients = entries
-    table, cutoff, tau_per_unit, _, _, _ = soft
-    boxes, count, room = len(apart) // parts, 0, len(samples)
-    found = _part_room(parts)
-    nearest, mass, moment = found
-    mean = _float64_room(parts, BLOCK)
+    boxes, count, most = len(apart) // parts, 0, len(samples)
+    least, _, _, pulls = room
     for t in range(len(rows_of) - 1):
-        a, b = begins[t], begins[t + 1]
-        rows, many = (rows_of[t], rows_of[t + 1]), b - a > _FEW_LANES
-        if many:
-            _measure_lanes(apart, rows, soft, found)
+        (a, b), (top, end) = (begins[t], begins[t + 1]), (rows_of[t], rows_of[t + 1])
+        if a == b:
+            fill(starts[top * parts : end * parts], count)
+            continue
         for e in range(a, b):
             i = from_samples[e] - first
-            if not many:
-                _measure_lane(apart, rows, i, soft, found)
             for p in range(parts):
-                mean[p, i] = moment[p, i] / mass[p, i]
-        for j in range(rows[0], rows[1]):
+                _pull_rows(
+                    apart, p * boxes + top, p * boxes + end, i, least[t * parts + p, i], soft,
+                    from_coefficients[e], pulls[(e - a) * parts + p],
+                )  # fmt: skip
+        for j in range(end - top):
             for p in range(parts):
-                starts[j * parts + p] = count
-                row = apart[p * boxes + j]
-                for e in range(a, b):
-                    i = from_samples[e] - first
-                    k = row[i] - nearest[p, i]
-                    if k <= cutoff:
-                        w = formulas.weight(k, table, cutoff)
-                        share = formulas.softmin_coefficient(
-                            k, w, mass[p, i], mean[p, i], tau_per_unit
-                        )
-                        q = round(from_coefficients[e] * share)
-                        if abs(q) >= least:
-                            if count < room:
-                                samples[count], coefficients[count] = from_samples[e], q
-                            count += 1
+                starts[(top + j) * parts + p] = count
+                for e in range(b - a):
+                    q = pulls[e * parts + p, j]
+                    if abs(q) >= smallest:
+                        if count < most:
+                            samples[count], coefficients[count] = from_samples[a + e], q
+                        count += 1
     starts[rows_of[-1] * parts] = count
     return count
 
@@ -405,12 +391,13 @@ def _spread(
 # Where boxes come in shards, each stage waits for what all of them say.
 
 
-@kernel
+@kernel(allocates=True)
 def nearest(distance, bounds, offsets, minima):
     """Lower minima (batch, K) to the distances of the blocks, (B, M, BLOCK)."""
+    room = _lane_room()
     for b in range(len(distance)):
         rows = bounds[b + 1] - bounds[b]
-        _nearest(distance[b], offsets, rows, bounds[b], minima)
+        _nearest(distance[b], offsets, rows, bounds[b], minima, room)
 
 
 @kernel
@@ -419,14 +406,14 @@ def choose_sides(minima, labels, kind, own, sign, least):
     _choose_sides(minima, labels, kind, own, sign, least)
 
 
-@kernel
+@kernel(allocates=True)
 def weigh(distance, bounds, offsets, own, least, table, cutoff, masses):
     """Add the weights and moments of the blocks to masses (batch, 4) int64."""
-    active = np.ones(len(own))
+    active, room = np.ones(len(own)), _lane_room()
     for b in range(len(distance)):
         rows = bounds[b + 1] - bounds[b]
         _weigh(
-            distance[b], offsets, own, least, table, cutoff, rows, bounds[b], active, masses
+            distance[b], offsets, own, least, table, cutoff, rows, bounds[b], active, masses, room
         )  # fmt: skip
 
 
@@ -436,32 +423,34 @@ def judge(sign, least, masses, softmin, objective, value, margin, slope):
     _judge(sign, least, masses, softmin, objective, value, margin, slope)
 
 
-@kernel
+@kernel(allocates=True)
 def emit(
     distance, bounds, offsets, own, least, masses, slope, softmin, fixed_point, starts, samples,
     coefficients,
 ):  # fmt: skip
     """Write the entries of the blocks, a row of the outputs for each; return the largest count."""
-    most = 0
+    most, room = 0, _lane_room()
     for b in range(len(distance)):
         count = _emit(
             distance[b], offsets, own, least, masses, slope, softmin, fixed_point,
             bounds[b + 1] - bounds[b], bounds[b], bounds[b], starts[b], samples[b],
-            coefficients[b],
+            coefficients[b], room,
         )  # fmt: skip
         most = max(most, count)
     return most
 
 
-@kernel
+@kernel(allocates=True)
 def spread(apart, bounds, parts, rows_of, soft, entries, least, starts, samples, coefficients):
     """Write the entries of cells of the blocks, as `emit`."""
-    most = 0
+    most, room = 0, _template_room(0, rows_of, parts)
     for b in range(len(apart)):
+        for t in range(len(rows_of) - 1):
+            _least_rows(apart[b], parts, t, (rows_of[t], rows_of[t + 1]), room[0], room[1])
         found = entries[0][b], entries[1][b], entries[2][b]
         count = _spread(
             apart[b], parts, rows_of, soft, bounds[b], found, least, starts[b], samples[b],
-            coefficients[b],
+            coefficients[b], room,
         )  # fmt: skip
         most = max(most, count)
     return most
@@ -470,7 +459,7 @@ def spread(apart, bounds, parts, rows_of, soft, entries, least, starts, samples,
 def _make_measure(penalty: str) -> Callable[..., Any]:
     name, (room, take, distances) = loops(penalty)
 
-    @kernel(name=f"measure_{name}")
+    @kernel(name=f"measure_{name}", allocates=True)
     def measure(x, bounds, lower, upper, spans, planes, width, out):
         """Write the distances of the blocks, (B, P * M', BLOCK) int32; see `block_distances`."""
         codes = room(x.shape[1])
@@ -488,34 +477,35 @@ def measure(penalty: str) -> Callable[..., Any]:
     return _make_measure(penalty)
 
 
-@kernel
+@kernel(allocates=True)
 def assemble(
     apart, bounds, parts, starts, templates, labels, by_class, soft, shift, slack, out
 ):  # fmt: skip
     """Write the distances to templates, (B, T, BLOCK) int32, of those to rows, part by part."""
-    hard = np.empty((len(starts) - 1, BLOCK), np.int32)
+    room = _template_room(len(templates) - 1, starts, parts)
+    lanes_room = _lane_room()
     for b in range(len(apart)):
         first, last = bounds[b], bounds[b + 1]
         _assemble(
             apart[b], parts, starts, templates, labels[first:last], last - first, by_class, soft,
-            shift, slack, hard, out[b],
+            shift, slack, room, out[b], lanes_room,
         )  # fmt: skip
 
 
 # --- all stages, of blocks first..last ----------------------------------------------------------
 
 
-@register_jitable
-def _stages(distance, offsets, labels, soft, objective, room, value, margin):
+@register_jitable(allocates=False)
+def _stages(distance, offsets, labels, soft, objective, room, lanes_room, value, margin):
     """Judge a block by its distances; own sides, least distances, masses and slopes go to room."""
     own, least, masses, slope, minima, sign, active = room
     rows = len(labels)
     for i in range(rows):
         fill(minima[i], _ALWAYS)
         fill(masses[i], 0)
-    _nearest(distance, offsets, rows, 0, minima)
+    _nearest(distance, offsets, rows, 0, minima, lanes_room)
     _choose_sides(minima, labels, objective[0], own, sign, least)
-    _weigh(distance, offsets, own, least, soft[0], soft[1], rows, 0, active, masses)
+    _weigh(distance, offsets, own, least, soft[0], soft[1], rows, 0, active, masses, lanes_room)
     _judge(sign[:rows], least, masses, soft, objective, value, margin, slope)
 
 
@@ -532,36 +522,41 @@ def _stage_room(classes):
     return own, least, masses, slope, minima, sign, active
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _box_entries(apart, parts, labels, structure, softs, settings, room, judged, first, out):
     """Write the entries of a block of plain boxes; return their count."""
     soft, offsets = softs[0], structure[1]
     objective, fixed_point = settings[0], settings[1]
-    _stages(apart, offsets, labels, soft, objective, room[0], judged[0], judged[1])
+    lanes_room = room[1]
+    _stages(apart, offsets, labels, soft, objective, room[0], lanes_room, judged[0], judged[1])
     own, least, masses, slope = room[0][:4]
     return _emit(
         apart, offsets, own, least, masses, slope, soft, fixed_point, len(labels), 0, first, out[0],
-        out[1], out[2],
+        out[1], out[2], lanes_room,
     )  # fmt: skip
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _cell_entries(apart, parts, labels, structure, softs, settings, room, judged, first, out):
     """Write the entries of a block of cells of templates; return their count."""
     (rows_of, offsets), (soft, row_soft) = structure, softs
     objective, fixed_point, shift, slack, smallest = settings
-    _, hard, whole, found = room
+    _, lanes_room, template_room, whole, found = room
     rows, by_class = len(labels), objective[0] == formulas.PAPER
     _assemble(
-        apart, parts, rows_of, offsets, labels, rows, by_class, row_soft, shift, slack, hard, whole
-    )
-    _stages(whole, offsets, labels, soft, objective, room[0], judged[0], judged[1])
+        apart, parts, rows_of, offsets, labels, rows, by_class, row_soft, shift, slack,
+        template_room, whole, lanes_room,
+    )  # fmt: skip
+    _stages(whole, offsets, labels, soft, objective, room[0], lanes_room, judged[0], judged[1])
     own, least, masses, slope = room[0][:4]
     _emit(
         whole, offsets, own, least, masses, slope, soft, fixed_point, rows, 0, first, found[0],
-        found[1], found[2],
+        found[1], found[2], lanes_room,
     )  # fmt: skip
-    return _spread(apart, parts, rows_of, row_soft, first, found, smallest, out[0], out[1], out[2])
+    return _spread(
+        apart, parts, rows_of, row_soft, first, found, smallest, out[0], out[1], out[2],
+        template_room,
+    )  # fmt: skip
 
 
 @functools.cache
@@ -589,10 +584,12 @@ def looks(penalty: str, factored: bool) -> Callable[..., Any]:
         for row in range(len(apart)):
             fill(apart[row], 0)
         places = count if factored else 0
-        hard, whole = _int32_room(places, BLOCK), _int32_room(places, BLOCK)
+        whole = _int32_room(places, BLOCK)
         entries = _int32_room(2, places * BLOCK)
         found = _int32_room(1, places + 1)[0], entries[0], entries[1]
-        room = _stage_room(len(structure[1]) - 1), hard, whole, found
+        classes = len(structure[1]) - 1
+        templates = _template_room(classes, structure[0][: places + 1], parts)
+        room = _stage_room(classes), _lane_room(), templates, whole, found
         for b in range(first_block, last_block):
             first, last = bounds[b], bounds[b + 1]
             take(x, first, last, codes)
@@ -613,4 +610,4 @@ def looks(penalty: str, factored: bool) -> Callable[..., Any]:
 def forward(penalty: str, factored: bool) -> Callable[..., Any]:
     """Return the kernel of all stages with a penalty, for boxes or for templates."""
     name = f"forward_{loops(penalty)[0]}_{'templates' if factored else 'boxes'}"
-    return kernel(looks(penalty, factored), name=name)
+    return kernel(looks(penalty, factored), name=name, allocates=True)

@@ -53,7 +53,9 @@ def add_totals(distance, rows, labels, total, out):
 def _add_class(x, distance, table, total, first, last, work, most, out, place):
     """Add what groups gain for templates first..last-1 of a class to `out` (COUNTS + 1, G)."""
     fill(most, 0)
-    least = total[first:last].min()
+    least = total[first]
+    for t in range(first + 1, last):
+        least = min(least, total[t])
     for t in range(first, last):
         nearest_rows(distance, table, t, work.rival)
         for p in range(len(distance)):
@@ -113,7 +115,10 @@ def _largest(gains, k, largest):
                 largest[place] = largest[place - 1]
                 place -= 1
             largest[place] = gain
-    return largest[:k].sum()
+    whole = 0
+    for place in range(k):
+        whole += largest[place]
+    return whole
 
 
 @register_jitable

@@ -56,16 +56,29 @@ def sort_by_box(samples, boxes, coefficients, starts, sorted_samples, sorted_coe
 
 
 # --- slopes of a tile: columns at..at + size of box m, of every plane ------------------------
-# `picked` are the samples of a cell's entries, `pulls` (2, ...) their coefficients q and
-# round(q * leak). Sums (2 * planes, ...) float64 get whole numbers from column `to` on: lower and
-# upper of each plane. Each returns whether any is not 0.
+# In the room, `picked` are the samples of a cell's entries, `pulls` (2, ...) their coefficients q
+# and round(q * leak). Sums (2 * planes, ...) float64 get whole numbers from column `to` on: lower
+# and upper of each plane. Each returns whether any is not 0.
+
+
+@register_jitable
+def _slope_room(x, spans, planes, coefficients):
+    """Return room for the entries of a cell, for its sums, and for what makes these up."""
+    most = _TILE
+    for p in range(len(spans)):
+        most = max(most, spans[p, 1] - spans[p, 0] + _TILE)
+    picked, pulls = np.empty(len(x), np.int32), np.empty((2, len(x)), coefficients.dtype)
+    sums, whole = np.zeros((2 * planes, most)), np.empty((2, most), np.int64)
+    return picked, pulls, sums, whole, np.empty(most, np.int32)
 
 
 def _make_plain_slopes(slope: Any) -> Any:
-    @register_jitable
-    def plain_slopes(x, codes, m, at, size, shape, picked, pulls, count, width, sums, to):
-        some = False
-        low, high = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    @register_jitable(allocates=False)
+    def plain_slopes(x, codes, m, at, size, shape, room, count, width, to):
+        some, (picked, pulls, sums, whole, _) = False, room
+        low, high = whole[0, :size], whole[1, :size]
+        fill(low, 0)
+        fill(high, 0)
         a, b = codes[0][m, at : at + size], codes[1][m, at : at + size]
         for e in range(count):
             code = x[picked[e], at : at + size]
@@ -83,11 +96,12 @@ def _make_plain_slopes(slope: Any) -> Any:
     return plain_slopes
 
 
-@register_jitable
-def _grouped_slopes(x, codes, m, at, size, shape, picked, pulls, count, width, sums, to):
+@register_jitable(allocates=False)
+def _grouped_slopes(x, codes, m, at, size, shape, room, count, width, to):
     """As of single features: what counts is the excess of a group as a whole."""
     some, (planes, columns) = False, shape
-    total = np.empty(size, np.int32)
+    picked, pulls, sums, _, totals = room
+    total = totals[:size]
     for side in range(2 * planes):
         fill(sums[side, to : to + size], 0.0)
     for e in range(count):
@@ -118,9 +132,10 @@ if TARGET == "plain":
 else:
     _grown, _no_codes = quarter_lanes.grown, quarter_lanes.no_codes
 
-    @register_jitable
-    def _vector_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to):
+    @register_jitable(allocates=False)
+    def _vector_slopes(x, codes, m, at, shape, room, count, width, to):
         """Of single features and without a leak; sums fit 32 bits."""
+        picked, pulls, sums, _, _ = room
         a, b = load_tile(codes[0], m, at), load_tile(codes[1], m, at)
         low, high = no_slopes(), no_slopes()
         for e in range(count):
@@ -131,9 +146,10 @@ else:
         above = store_slopes(sums, 1, to, high)
         return below or above
 
-    @register_jitable
-    def _wide_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to):
+    @register_jitable(allocates=False)
+    def _wide_slopes(x, codes, m, at, shape, room, count, width, to):
         """Of groups, or with a leak; the width is below 255 where there are groups."""
+        picked, pulls, sums, _, _ = room
         some, (planes, columns), cap = False, shape, np.uint8(width)
         for plane in range(planes):
             here = plane * columns + at
@@ -165,36 +181,30 @@ def _make_slopes(penalty: str, grouped: bool) -> Any:
         "l2": _make_plain_slopes(formulas.l2_slope),
     }[penalty]
 
-    @register_jitable
-    def plain_slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums):
+    @register_jitable(allocates=False)
+    def plain_slopes(x, codes, m, span, shape, room, found, width, leak):
         """Write the slopes of all columns of a cell; return first and last that may not be 0."""
         size = span[1] - span[0]
-        some = plain(
-            x, codes, m, span[0], size, shape, picked, pulls, found[0], width, sums, 0
-        )  # fmt: skip
+        some = plain(x, codes, m, span[0], size, shape, room, found[0], width, 0)
         return 0, size if some else 0
 
     if TARGET == "plain" or penalty != "graded":
         return plain_slopes
 
-    @register_jitable
-    def vector_slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums):
+    @register_jitable(allocates=False)
+    def vector_slopes(x, codes, m, span, shape, room, found, width, leak):
         count, mass = found
         # Vectors know no excess above 255.
         if mass > _NARROW or (shape[0] > 1 and width > 254):
-            return plain_slopes(
-                x, codes, m, span, shape, picked, pulls, found, width, leak, sums
-            )  # fmt: skip
+            return plain_slopes(x, codes, m, span, shape, room, found, width, leak)
         wide, size = (leak != 1.0 and width < 255) or shape[0] > 1, span[1] - span[0]
         first, last = size, 0
         for to in range(0, size, _TILE):
             at = span[0] + to
             if wide:
-                some = _wide_slopes(x, codes, m, at, shape, picked, pulls, count, width, sums, to)
+                some = _wide_slopes(x, codes, m, at, shape, room, count, width, to)
             else:
-                some = _vector_slopes(
-                    x, codes, m, at, shape, picked, pulls, count, width, sums, to
-                )  # fmt: skip
+                some = _vector_slopes(x, codes, m, at, shape, room, count, width, to)
             if some:
                 first, last = min(first, to), min(to + _TILE, size)
         return first, last
@@ -202,20 +212,10 @@ def _make_slopes(penalty: str, grouped: bool) -> Any:
     return vector_slopes
 
 
-@register_jitable
-def _slope_room(x, spans, planes, coefficients):
-    """Return room for the entries of a cell and for its sums."""
-    most = _TILE
-    for p in range(len(spans)):
-        most = max(most, spans[p, 1] - spans[p, 0] + _TILE)
-    picked, pulls = np.empty(len(x), np.int32), np.empty((2, len(x)), coefficients.dtype)
-    return picked, pulls, np.zeros((2 * planes, most))
-
-
-@register_jitable
-def _pick(cell, starts, samples, coefficients, leak, picked, pulls):
+@register_jitable(allocates=False)
+def _pick(cell, starts, samples, coefficients, leak, room):
     """Gather the entries of a cell from all blocks; return how many, and their mass."""
-    count, mass = 0, 0
+    count, mass, (picked, pulls, _, _, _) = 0, 0, room
     for block in range(len(starts)):
         for e in range(starts[block, cell], starts[block, cell + 1]):
             q = np.int64(coefficients[block, e])
@@ -229,7 +229,7 @@ def _pick(cell, starts, samples, coefficients, leak, picked, pulls):
 # --- step --------------------------------------------------------------------------------------
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _settle(masters, codes, m, first, last):
     """Keep masters inside the codes, uncross them, and round them to the deployed box."""
     lows, highs = masters[0][m, first:last], masters[1][m, first:last]
@@ -242,7 +242,7 @@ def _settle(masters, codes, m, first, last):
         high_codes[k] = formulas.rounded(high)
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _sgd(master, gradient, share, first_moment, second_moment, settings):
     rate, momentum, decay = settings
     if momentum > 0.0:
@@ -257,7 +257,7 @@ def _sgd(master, gradient, share, first_moment, second_moment, settings):
             )
 
 
-@register_jitable
+@register_jitable(allocates=False)
 def _adam(master, gradient, share, first_moment, second_moment, settings):
     rate, decay, correct1, correct2 = settings
     for k in range(len(master)):
@@ -273,6 +273,41 @@ def moves(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
     slopes = _make_slopes(penalty, grouped)
     update, by_adam = {"sgd": (_sgd, False), "adam": (_adam, True)}[optimizer]
 
+    @register_jitable(allocates=False)
+    def move_cell(x, m, span, shape, room, found, width, leak, boxes, scale, step, dense):
+        """Step a cell of `found` entries, which are in the room, and round it."""
+        (masters, moments1, moments2, codes), (settings, limit), share = boxes, step, scale
+        if not by_adam:
+            share = formulas.product(scale, formulas.crowd_share(found[1], limit))
+        a, b = slopes(x, codes, m, span, shape, room, found, width, leak)
+        if dense:
+            a, b = 0, span[1] - span[0]
+        for plane in range(shape[0] if a < b else 0):
+            at = plane * shape[1] + span[0]
+            for side in range(2):
+                update(
+                    masters[side][m, at + a : at + b], room[2][2 * plane + side, a:b], share,
+                    moments1[side][m, at + a : at + b], moments2[side][m, at + a : at + b],
+                    settings,
+                )  # fmt: skip
+            _settle(masters, codes, m, at + a, at + b)
+
+    @register_jitable(allocates=False)
+    def move_cells(
+        x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak, boxes,
+        scale, step, dense, room,
+    ):  # fmt: skip
+        """Step cells first..last."""
+        for cell in range(first_cell, last_cell):
+            found = _pick(cell, starts, samples, coefficients, leak, room)
+            if found[0] == 0 and not dense:
+                continue
+            m, p = cell // len(spans), cell % len(spans)
+            move_cell(
+                x, m, (spans[p, 0], spans[p, 1]), shape, room, found, width, leak, boxes, scale,
+                step, dense,
+            )  # fmt: skip
+
     @register_jitable
     def move(
         x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak, masters,
@@ -287,28 +322,11 @@ def moves(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
         `formulas.sgd_update` or `adam_update`. Steps of cells whose mass is above the limit, a
         float, are scaled down (sgd). Cells without entries move only if `dense`.
         """
-        planes, columns = shape
-        picked, pulls, sums = _slope_room(x, spans, planes, coefficients)
-        for cell in range(first_cell, last_cell):
-            m, p = cell // len(spans), cell % len(spans)
-            found = _pick(cell, starts, samples, coefficients, leak, picked, pulls)
-            if found[0] == 0 and not dense:
-                continue
-            share, span = scale, (spans[p, 0], spans[p, 1])
-            if not by_adam:
-                share = formulas.product(scale, formulas.crowd_share(found[1], limit))
-            a, b = slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums)
-            if dense:
-                a, b = 0, span[1] - span[0]
-            for plane in range(planes if a < b else 0):
-                at = plane * columns + span[0]
-                for side in range(2):
-                    update(
-                        masters[side][m, at + a : at + b], sums[2 * plane + side, a:b], share,
-                        moments1[side][m, at + a : at + b], moments2[side][m, at + a : at + b],
-                        settings,
-                    )  # fmt: skip
-                _settle(masters, codes, m, at + a, at + b)
+        move_cells(
+            x, first_cell, last_cell, spans, shape, starts, samples, coefficients, width, leak,
+            (masters, moments1, moments2, codes), scale, (settings, limit), dense,
+            _slope_room(x, spans, shape[0], coefficients),
+        )  # fmt: skip
 
     return move
 
@@ -317,7 +335,7 @@ def moves(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
 def move(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
     """Return the kernel that steps boxes with a penalty, of single or grouped features."""
     name = f"move_{'grouped' if grouped else penalty}_{optimizer}"
-    return kernel(moves(penalty, grouped, optimizer), name=name)
+    return kernel(moves(penalty, grouped, optimizer), name=name, allocates=True)
 
 
 @functools.cache
@@ -325,21 +343,21 @@ def gradient(penalty: str, grouped: bool) -> Callable[..., Any]:
     """Return the kernel that writes what `move` adds up."""
     slopes = _make_slopes(penalty, grouped)
 
-    @kernel(name=f"{'grouped' if grouped else penalty}_gradient")
+    @kernel(name=f"{'grouped' if grouped else penalty}_gradient", allocates=True)
     def gradient(x, spans, shape, starts, samples, coefficients, width, leak, codes, lower, upper):
         """Write the gradient to lower and upper (M, columns) float64: whole numbers."""
         planes, columns = shape
-        picked, pulls, sums = _slope_room(x, spans, planes, coefficients)
+        room = _slope_room(x, spans, planes, coefficients)
         for cell in range(starts.shape[1] - 1):
             m, p = cell // len(spans), cell % len(spans)
-            found = _pick(cell, starts, samples, coefficients, leak, picked, pulls)
+            found = _pick(cell, starts, samples, coefficients, leak, room)
             span = spans[p, 0], spans[p, 1]
             size = span[1] - span[0]
-            slopes(x, codes, m, span, shape, picked, pulls, found, width, leak, sums)
+            slopes(x, codes, m, span, shape, room, found, width, leak)
             for plane in range(planes):
                 at = plane * columns + span[0]
-                lower[m, at : at + size] = sums[2 * plane, :size]
-                upper[m, at : at + size] = sums[2 * plane + 1, :size]
+                lower[m, at : at + size] = room[2][2 * plane, :size]
+                upper[m, at : at + size] = room[2][2 * plane + 1, :size]
 
     return gradient
 
@@ -354,16 +372,9 @@ def settle(masters, codes):
 # --- copies of the boxes elsewhere, which follow step by step ------------------------------
 
 
-@kernel
-def find_changes(cells, spans, shape, codes, known, counts, gaps, changed):
-    """Bring known codes up to date with those of some cells; write what was new, return how many.
-
-    codes and known are (lower, upper) pairs, (M, columns) uint8; counts (cells, 2) int32 gets the
-    changes of each side. A change is the code and its gap, a uint8, to the one before, where a
-    cell's columns are counted through plane by plane. Codes that did not change fill longer gaps.
-    """
+@register_jitable(allocates=False)
+def _find_changes(cells, spans, shape, codes, known, counts, gaps, changed, places):
     count, (planes, columns) = 0, shape
-    places = np.empty(columns, np.int64)
     for t in range(len(cells)):
         m, p = cells[t] // len(spans), cells[t] % len(spans)
         size = spans[p, 1] - spans[p, 0]
@@ -399,6 +410,18 @@ def find_changes(cells, spans, shape, codes, known, counts, gaps, changed):
                     last = here
             counts[t, side] = count - began
     return count
+
+
+@kernel(allocates=True)
+def find_changes(cells, spans, shape, codes, known, counts, gaps, changed):
+    """Bring known codes up to date with those of some cells; write what was new, return how many.
+
+    codes and known are (lower, upper) pairs, (M, columns) uint8; counts (cells, 2) int32 gets the
+    changes of each side. A change is the code and its gap, a uint8, to the one before, where a
+    cell's columns are counted through plane by plane. Codes that did not change fill longer gaps.
+    """
+    places = np.empty(shape[1], np.int64)
+    return _find_changes(cells, spans, shape, codes, known, counts, gaps, changed, places)
 
 
 @kernel

@@ -88,7 +88,7 @@ def _moments(tilt, width, starts, positions, values, sums, moments):
     return mean, log_mass
 
 
-@kernel
+@kernel(allocates=True)
 def tilts(lower, upper, before, width, units, tilt, bound):
     """Write for each box the tilt under which a distance of `units` is typical.
 
@@ -121,7 +121,7 @@ def tilts(lower, upper, before, width, units, tilt, bound):
         tilt[m], bound[m] = small, min(0.0, log_mass + small * units)
 
 
-@kernel
+@kernel(allocates=True)
 def log_tails(lower, upper, before, width, units, tilt, out):
     """Write for each box the logarithm of the probability of a distance of at most `units`."""
     n = lower.shape[1]
