@@ -32,6 +32,7 @@ and whose columns stand, within a segment, in the order in which they tell boxes
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,50 +215,92 @@ class GroupTable:
     ----------
     regime
         The regime of the kernel.
+    place
+        (n,) int64 the column of each feature; None where features stand in their own order.
     rank
         (groups,) int64 where each group of features stands.
     boxes
         Tables (M', whole groups) uint8: lower and upper bounds, or how far the upper is from the
         lower where features are counted; and the most that an excess and that may add up to.
     shift
-        (M', marks + 1) int32 where the sums of each box begin that end at a mark.
+        (M', marks) int32 where the sums of each box begin that go from the first mark to another.
+    rows, templates
+        (T + 1,) and (K + 1,) int64, as in `Structure`.
+    edges
+        (marks,) int64 the group at which each mark is.
+    parts
+        (P, 3) int64: the mark where a part begins, after which to look whether boxes can be left,
+        and where it ends.
     outer
         Largest lower and smallest upper bounds, (1, whole groups) uint8.
-    probe
-        The mark after which to look whether boxes can be left.
     """
 
     regime: str
+    place: np.ndarray | None
     rank: np.ndarray
     boxes: tuple[np.ndarray, np.ndarray, np.ndarray]
     shift: np.ndarray
+    rows: np.ndarray
+    templates: np.ndarray
+    edges: np.ndarray
+    parts: np.ndarray
     outer: tuple[np.ndarray, np.ndarray]
-    probe: int
 
 
-def group_table(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray, width: int) -> GroupTable:
-    """Return uint8 bounds (M, n) in groups of features, the heaviest by `weight` (n,) first."""
+def group_table(
+    lower: np.ndarray, upper: np.ndarray, structure: Structure, weight: np.ndarray, width: int
+) -> GroupTable:
+    """Return uint8 bounds (M, n) in groups of features, the heaviest of a part first."""
     size, (m, n) = sample_lanes.GROUP, lower.shape
-    columns = round_up(n, size)
-    heavy = np.append(weight, np.zeros(columns - n)).reshape(-1, size).sum(axis=1)
-    order = np.argsort(-heavy, kind="stable")
+    single = structure.n_parts == 1
+    if single:
+        place, ends = np.arange(n), np.array([-(-n // size)])
+        rows, templates = _in_blocks(structure.offsets)
+    else:
+        frame = frame_of(structure.part, structure.group, weight, lanes=size, shared=False)
+        place, ends = frame.place, frame.segments[:, 1] // size
+        rows, templates = structure.rows, structure.templates
+    heavy = np.bincount(place // size, weight, ends[-1])
+    # Groups of one part are sorted as they are gathered; of parts the frame has sorted features.
+    order = np.argsort(-heavy, kind="stable") if single else np.arange(len(heavy))
+    columns = len(heavy) * size
     low, high = aligned((m, columns), 0), aligned((m, columns), 255)
     for target, side in ((low, lower), (high, upper)):
-        target[:, :n] = side
+        target[:, place] = side
         groups = target.view(f"u{size}")
         groups[:] = groups[:, order]
-    regime, span = sample_lanes.regime(width, columns // size), high - low
+    regime, span = sample_lanes.regime(width, int(np.diff(ends, prepend=0).max())), high - low
     top = np.minimum(span, 255 - width) + np.uint8(width)
-    mark = sample_lanes.MARK
-    ends = np.arange(0, len(order) + mark, mark) * size
-    sums = np.add.reduceat(span, ends[:-1], axis=1, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
-    shift = np.zeros((len(lower), len(ends)), np.int32)
-    shift[:, 1:] = -sums
-    share = np.cumsum(np.add.reduceat(heavy[order], np.arange(0, len(order), mark)))
-    probe = int(np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1)
+    edges, parts = _marks(ends, heavy[order])
+    shift = np.zeros((m, len(edges)), np.int32)
+    sums = np.add.reduceat(span, edges[:-1] * size, axis=1, dtype=np.int32)
+    shift[:, 1:] = -sums.cumsum(axis=1, dtype=np.int32)
     outer = low.max(axis=0, keepdims=True), high.min(axis=0, keepdims=True)
-    second = span if regime == "counted" else high
-    return GroupTable(regime, np.argsort(order), (low, second, top), shift, outer, probe)
+    boxes = low, span if regime == "counted" else high, top
+    return GroupTable(
+        regime, None if single else place, np.argsort(order), boxes, shift, rows, templates,
+        edges, parts, outer,
+    )  # fmt: skip
+
+
+def _in_blocks(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and templates of plain boxes, which may be templates of any size."""
+    size = sample_lanes.BLOCK_BOXES
+    starts = [np.arange(first, last, size) for first, last in itertools.pairwise(offsets)]
+    counts = [len(some) for some in starts]
+    return np.concatenate((*starts, offsets[-1:])), np.cumsum([0, *counts])
+
+
+def _marks(ends: np.ndarray, heavy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return edges and parts of a `GroupTable` whose parts end at these groups."""
+    edges, parts = [0], []
+    for end in ends.tolist():
+        begin, first = edges[-1], len(edges) - 1
+        edges += [*range(begin + sample_lanes.MARK, end, sample_lanes.MARK), end]
+        share = np.cumsum(np.add.reduceat(heavy[begin:end], np.array(edges[first:-1]) - begin))
+        probe = first + int(np.searchsorted(share, _PROBE_SHARE * share[-1])) + 1
+        parts.append((first, probe, len(edges) - 1))
+    return np.array(edges), np.array(parts)
 
 
 def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
@@ -335,7 +378,9 @@ class ClassLayout:
     def groups(self, width: int) -> GroupTable:
         """Return the table for samples in the lanes, at a width."""
         if width not in self.kept:
-            self.kept[width] = group_table(self.lower, self.upper, self.weight, width)
+            self.kept[width] = group_table(
+                self.lower, self.upper, self.structure, self.weight, width
+            )
         return self.kept[width]
 
     @functools.cached_property

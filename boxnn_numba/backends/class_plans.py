@@ -37,15 +37,14 @@ def class_plan(layout: ClassLayout, width: int, rows: int) -> Plan:
     if simd_operations.TARGET == "plain":
         return Plan(_boxes_in_lanes, _GRAIN)
     frame, structure = layout.frame, layout.structure
-    if frame.quarters or len(frame.segments) > 1:
-        return Plan(_templates, _GRAIN)
+    parts = structure.n_parts > 1
     if frame.planes == 1 and _fill_lanes(rows):
         if width > 1:
             layout.groups(width)  # before threads ask for it
         size = len(layout.weight) * max(1, int(structure.offsets[-1]))
         grain = round_up(max(1, _WORTH // size), _GRAIN)
         return Plan(_bit_slices if width == 1 else _samples_in_lanes, grain)
-    return Plan(_row_tiles, _GRAIN)
+    return Plan(_templates if parts else _row_tiles, _GRAIN)
 
 
 def _fill_lanes(rows: int) -> bool:
@@ -66,7 +65,8 @@ def _bit_slices(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray)
     if boxes is None:
         # Counts of more features than a byte holds are for tiles of rows.
         few = len(layout.weight) <= sample_lanes.MOST_COUNTED * sample_lanes.GROUP
-        (_samples_in_lanes if few else _row_tiles)(x, layout, width, out)
+        in_lanes = few or layout.structure.n_parts > 1
+        (_samples_in_lanes if in_lanes else _row_tiles)(x, layout, width, out)
         return
     for start in range(0, len(x), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
@@ -91,11 +91,13 @@ def _row_tiles(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) 
 #: Bytes of gathered codes that stay in the first-level cache; or in the second one, where there are
 #: too many bytes of boxes to stay in that.
 _FEW_GATHERED, _GATHERED, _MANY_BOXES = 2**15, 2**18, 2**19
+#: Rows whose codes are laid out at a time, whole tiles.
+_ENOUGH_CODES = 4096
 
 
 def _samples_in_lanes(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:
     """Samples in the lanes, where a box is the same for all of a vector."""
-    table, starts = layout.groups(width), layout.structure.offsets
+    table = layout.groups(width)
     kernel, samples = sample_lanes.nearest_kernel(table.regime), sample_lanes.TILE_SAMPLES
     groups = len(table.rank)
     size = samples * groups * sample_lanes.GROUP
@@ -103,11 +105,20 @@ def _samples_in_lanes(x: np.ndarray, layout: ClassLayout, width: int, out: np.nd
     tiles = max(1, min((_GATHERED if many else _FEW_GATHERED) // size, -(-len(x) // samples)))
     room = aligned((tiles * groups, samples * sample_lanes.GROUP), 0)
     least = np.empty((out.shape[1], tiles * samples), np.int32)
-    codes = np.require(x, requirements=("C", "W"))  # so that the kernel is compiled for one kind
-    kernel(
-        codes, table.rank, table.boxes, table.shift, starts, table.outer, table.probe, room, least,
-        out,
-    )  # fmt: skip
+    marks = np.empty((len(table.parts), 6), np.int64)
+    whole = round_up(_ENOUGH_CODES, tiles * samples)
+    for start in range(0, len(x), whole):
+        rows = x[start : start + whole]
+        if table.place is None:
+            # So that the kernel is compiled for one kind.
+            codes = np.require(rows, requirements=("C", "W"))
+        else:
+            codes = aligned((len(rows), groups * sample_lanes.GROUP), 0)
+            distances.spread_columns(rows, table.place, codes)
+        kernel(
+            codes, table.rank, table.boxes, table.shift, table.rows, table.templates, table.edges,
+            table.parts, table.outer, marks, room, least, out[start : start + len(rows)],
+        )  # fmt: skip
 
 
 def _templates(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) -> None:

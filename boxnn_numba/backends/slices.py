@@ -6,13 +6,14 @@ feature tells all there is to tell. So boxes are sliced for a set of codes, when
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import NamedTuple
 
 import numpy as np
 
 from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, aligned, round_up
-from boxnn_numba.kernels import distances, simd_words, slices
+from boxnn_numba.kernels import distances, sample_lanes, simd_words, slices
 
 #: What a row costs in picoseconds: a feature of it and a slice of a box, where bits are sliced; and
 #: a feature of a box, where samples are in the lanes. As measured (AVX-512, 2,500 boxes).
@@ -23,6 +24,33 @@ _MOST_CODES = 128
 _MOST_SETS = 3
 #: Rows that show whether many codes occur.
 _FIRST_ROWS = 16
+
+
+class PartWords(NamedTuple):
+    """Words of features, the heaviest of a part first; parts share words for what is left.
+
+    Attributes
+    ----------
+    place
+        (n,) int64, the column of each feature.
+    parts
+        (P, 3) int64: first and last of the words that a part has for itself, and which of the
+        shared ones, the last ones, it has bits of; -1 if none.
+    masks
+        (P, 1) uint64, those bits.
+    shared
+        Number of shared words.
+    """
+
+    place: np.ndarray
+    parts: np.ndarray
+    masks: np.ndarray
+    shared: int
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return (int(self.parts[-1, 1]) + self.shared) * slices.WORD
 
 
 class SlicedBoxes(NamedTuple):
@@ -42,6 +70,11 @@ class SlicedBoxes(NamedTuple):
         (K + 1,) int64, boxes of each class: whole tiles, the last is repeated.
     boxes
         (M', words * bits * 2) uint64.
+    words
+        Where the features of each part are.
+    rows, blocks
+        (T, 2) int64, the boxes of each template; and (B, 3) int64, class, first and last template
+        of those whose boxes stay in the cache while samples pass.
     """
 
     codes: np.ndarray
@@ -51,6 +84,9 @@ class SlicedBoxes(NamedTuple):
     ceiling: np.ndarray
     starts: np.ndarray
     boxes: np.ndarray
+    words: PartWords
+    rows: np.ndarray
+    blocks: np.ndarray
 
 
 def _bits(codes: np.ndarray) -> int:
@@ -60,16 +96,55 @@ def _bits(codes: np.ndarray) -> int:
 def _worth_it(layout: ClassLayout, bits: int) -> bool:
     """Whether slices of so many bits are faster than samples in the lanes."""
     n, rows = len(layout.weight), int(layout.structure.offsets[-1])
-    # A word takes about as long as two bits besides.
-    cost = _PER_FEATURE * n + _PER_SLICE * rows * -(-n // slices.WORD) * (bits + 2)
-    return bits <= simd_words.MOST_BITS and cost < _PER_CODE * n * rows
+    sizes = np.bincount(layout.structure.part)
+    # A word takes about as long as two bits besides, and so does a part where there are several.
+    steps = -(-n // slices.WORD) * (bits + 2) + (2 * len(sizes) if len(sizes) > 1 else 0)
+    cost = _PER_FEATURE * n + _PER_SLICE * rows * steps
+    in_lanes = _PER_CODE * rows * round_up(sizes, sample_lanes.GROUP).sum()
+    fits = len(sizes) == 1 or sizes.max() < simd_words.TOO_MANY
+    return bool(fits and bits <= simd_words.MOST_BITS and cost < in_lanes)
+
+
+def _part_words(part: np.ndarray, weight: np.ndarray) -> PartWords:
+    """Give the features of parts, (n,) both, places in words."""
+    size, counts = slices.WORD, np.bincount(part)
+    whole, left = np.divmod(counts, size)
+    word, bit = _shared_words(left)
+    alone = (word >= 0) & (np.bincount(word + 1)[word + 1] == 1)
+    whole[alone] += 1
+    word[alone] = -1
+    shared = np.unique(word[word >= 0])
+    word[word >= 0] = np.searchsorted(shared, word[word >= 0])
+    ends = np.cumsum(whole)
+    order = np.lexsort((-weight, part))
+    owner = part[order]
+    rank = np.arange(len(part)) - np.repeat(np.cumsum(counts) - counts, counts)
+    behind = size * (ends[-1] + word - whole) + bit
+    own = size * (ends - whole)
+    place = np.empty(len(part), np.int64)
+    place[order] = rank + np.where(rank < size * whole[owner], own[owner], behind[owner])
+    masks = [(1 << count) - 1 << first for count, first in np.stack((left, bit), axis=1).tolist()]
+    parts = np.stack((ends - whole, ends, word), axis=1)
+    return PartWords(place, parts, np.array(masks, np.uint64)[:, None], len(shared))
+
+
+def _shared_words(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return word and first bit of what is left of each part, (P,); -1 where nothing is."""
+    word, bit, filled = np.full(len(left), -1), np.zeros_like(left), [0]
+    for p in np.argsort(-left, kind="stable")[: np.count_nonzero(left)].tolist():
+        fits = [w for w, bits in enumerate(filled) if bits + left[p] <= slices.WORD]
+        word[p] = fits[0] if fits else len(filled)
+        filled += [0] * (not fits)
+        bit[p] = filled[word[p]]
+        filled[word[p]] += int(left[p])
+    return word, bit
 
 
 def _sliced_boxes(layout: ClassLayout, codes: np.ndarray) -> SlicedBoxes:
-    table, offsets = layout.table, layout.structure.offsets
-    outside = ((0, 0), (0, -table.frame.columns % slices.WORD))
-    lower = np.pad(table.lower, outside)
-    upper = np.pad(table.upper, outside, constant_values=255)
+    structure = layout.structure
+    words, offsets = _part_words(structure.part, layout.weight), structure.offsets
+    lower, upper = (aligned((len(layout.lower), words.columns), value) for value in (0, 255))
+    lower[:, words.place], upper[:, words.place] = layout.lower, layout.upper
     below = np.concatenate(([0], np.cumsum(codes)))
     bits = _bits(codes)
     counts = np.diff(offsets)
@@ -80,7 +155,28 @@ def _sliced_boxes(layout: ClassLayout, codes: np.ndarray) -> SlicedBoxes:
     floor, ceiling = (aligned((1, lower.shape[1]), value) for value in (0, 255))
     boxes = np.empty((len(rows), lower.shape[1] // slices.WORD * bits * 2), np.uint64)
     slices.slice_boxes(lower, upper, below, bits, rows, floor, ceiling, boxes)
-    return SlicedBoxes(codes, below[:256].astype(np.uint8), bits, floor, ceiling, starts, boxes)
+    ranks = below[:256].astype(np.uint8)
+    templates = structure.templates
+    shift = np.repeat(starts[:-1] - offsets[:-1], np.diff(templates))
+    pairs = np.stack((structure.rows[:-1], structure.rows[1:]), axis=1) + shift[:, None]
+    blocks = _blocks(pairs, templates)
+    return SlicedBoxes(
+        codes, ranks, bits, floor, ceiling, starts, boxes, words, pairs, blocks
+    )  # fmt: skip
+
+
+def _blocks(rows: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return blocks of templates of a class; if possible they are of whole tiles."""
+    size, blocks = slices.BLOCK_BOXES, []
+    for c, (t, end) in enumerate(itertools.pairwise(templates.tolist())):
+        while t < end:
+            begin = rows[t, 0] // slices.TILE_BOXES * slices.TILE_BOXES
+            fit = np.arange(t, end)[rows[t:end, 1] - begin <= size]
+            whole = fit[rows[fit, 1] % slices.TILE_BOXES == 0]
+            stop = int((whole if len(whole) else fit).max(initial=t)) + 1
+            blocks.append((c, t, stop))
+            t = stop
+    return np.array(blocks).reshape(-1, 3)
 
 
 class Slices:
@@ -117,15 +213,29 @@ class Slices:
 
 def sliced_rows(x: np.ndarray, layout: ClassLayout, boxes: SlicedBoxes, out: np.ndarray) -> None:
     """Write the distances of codes (N, n) to classes, at width 1, to `out` (N, K) int32."""
-    columns, tile = boxes.floor.shape[1], slices.TILE_SAMPLES
+    columns, tile, bits = boxes.floor.shape[1], slices.TILE_SAMPLES, boxes.bits
     ranks = aligned((len(x), columns), 0)
-    slices.spread_ranks(x, layout.frame.place, boxes.ranks, ranks)
-    stop = distances.used_columns(ranks, boxes.floor, boxes.ceiling, 1, 0, columns)
-    words, tiles = -(-stop // slices.WORD), -(-len(x) // tile)
-    probe = min(words, -(-int(layout.probes[0]) // slices.WORD))
-    samples = np.zeros((tiles, words * boxes.bits * tile), np.uint64)
-    slices.slice_samples(ranks, boxes.bits, words, samples)
+    slices.spread_ranks(x, boxes.words.place, boxes.ranks, ranks)
+    tiles = -(-len(x) // tile)
     nearest = np.full((out.shape[1], tiles * tile), UNREACHABLE, np.int64)
     nearest[:, len(x) :] = 0  # rows that only pad do not keep a tile
-    slices.nearest(samples, boxes.boxes, boxes.starts, boxes.bits, probe, words, nearest)
+    parts = boxes.words.parts.copy()
+    for part in parts:
+        first, last = (part[:2] * slices.WORD).tolist()
+        used = distances.used_columns(ranks, boxes.floor, boxes.ceiling, 1, first, last)
+        part[1] = -(-used // slices.WORD)
+    words = int(parts[0, 1]) if len(parts) == 1 else columns // slices.WORD
+    samples = np.zeros((tiles, words * bits * tile), np.uint64)
+    slices.slice_samples(ranks, bits, words, samples)
+    if len(parts) == 1:
+        probe = min(words, -(-int(layout.probes[0]) // slices.WORD))
+        slices.nearest(samples, boxes.boxes, boxes.starts, bits, probe, words, nearest)
+    else:
+        most = round_up(int(np.diff(boxes.rows).max()), slices.TILE_BOXES) + slices.BLOCK_BOXES
+        kept = np.empty((slices.TILE_BOXES * boxes.words.shared, tile), np.uint64)
+        counts = np.empty((most * -(-len(parts) // simd_words.FIELDS), tile), np.uint64)
+        slices.nearest_templates(
+            samples, boxes.boxes, boxes.rows, boxes.blocks, bits, parts, boxes.words.masks, kept,
+            counts, nearest,
+        )  # fmt: skip
     out[:] = nearest[:, : len(x)].T

@@ -1,4 +1,4 @@
-"""Class distances with samples in the lanes of vectors, for few features or few boxes.
+"""Class distances with samples in the lanes of vectors, of boxes and of templates.
 
 Vectors of whole rows waste what pads a row to a vector, and what it costs to add up the lanes of
 one. Here a vector holds a group of features of some samples, and a box is the same in all of it:
@@ -8,8 +8,11 @@ one. Here a vector holds a group of features of some samples, and a box is the s
       lower             [ 5 0 0 100  |  5 0 0 100  | ... |  5 0 0 100 ]     broadcast
       partial sums      [     D      |      D      | ... |      D     ]     one a sample
 
-so sums are the distances, and the minimum over the boxes of a class is one of vectors. A group is
-what a partial sum adds up: 4 features, or 8 (`simd.GROUP`).
+so sums are the distances, and the minimum over the rows of a template is one of vectors, part by
+part. A group is what a partial sum adds up: 4 features, or 8 (`simd.GROUP`).
+
+What a class has already bounds what the next template may add. So each part begins with the rest of
+that, its rows can only lower it, and where nothing is left the template cannot be nearer.
 
 For lower <= upper the excess is ``max(x, upper) - min(x, lower) - (upper - lower)``, no part of
 which wraps around, and processors have more units for that than for saturated differences. What a
@@ -119,13 +122,14 @@ def _adds(room, tiles, groups, floor, ceiling, g):
 
 
 @register_jitable
-def _used(room, tiles, floor, ceiling):
-    """Return the number of marks up to the last group that adds to a distance."""
+def _used(room, tiles, floor, ceiling, edges, first, last):
+    """Return the last of the marks first..last before which a group adds to a distance."""
     groups = floor.shape[1] // GROUP
-    for g in range(groups - 1, -1, -1):
-        if _adds(room, tiles, groups, floor, ceiling, g):
-            return g // MARK + 1
-    return 0
+    for mark in range(last, first, -1):
+        for g in range(edges[mark - 1], edges[mark]):
+            if _adds(room, tiles, groups, floor, ceiling, g):
+                return mark
+    return first
 
 
 def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Callable[..., Any]:
@@ -149,13 +153,13 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
         return simd.smaller(end(s00), end(s01)), simd.smaller(end(s10), end(s11))
 
     @register_jitable(forceinline=True)
-    def closest(room, row, boxes, shift, span, marks, best0, best1):
-        """Lower the smallest sums of two vectors of samples by those to boxes span[0]..span[1]."""
-        probe, used = marks
-        groups = boxes[0].shape[1] // GROUP
-        before, after = (0, min(probe * MARK, groups)), (probe * MARK, min(used * MARK, groups))
+    def closest(room, row, boxes, shift, span, marks, groups, best0, best1):
+        """Lower the smallest sums of two vectors of samples by those to rows span[0]..span[1]."""
+        first, probe, used = marks
+        before, after = (groups[0], groups[1]), (groups[1], groups[2])
         for j in range(span[0], span[1], TILE_BOXES):
-            left, right = begin(shift[j, probe]), begin(shift[j + 1, probe])
+            left = begin(shift[j, probe] - shift[j, first])
+            right = begin(shift[j + 1, probe] - shift[j + 1, first])
             sums = tile(room, row, before, boxes, j, (left, left, right, right))
             if probe < used:
                 sum0, sum1 = ends(sums)
@@ -170,22 +174,45 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             best0, best1 = simd.smaller(best0, sum0), simd.smaller(best1, sum1)
         return best0, best1
 
+    @register_jitable(forceinline=True)
+    def template(room, row, boxes, shift, span, marks, best0, best1):
+        """Lower the smallest distances of two vectors of samples by those to a template."""
+        rest0, rest1, none = best0, best1, simd.all_sums(np.int32(0))
+        for p in range(len(marks)):
+            # Nothing is left where the template is as far as another one.
+            if p > 0 and simd.none_below(none, rest0) and simd.none_below(none, rest1):
+                break
+            groups = marks[p, 3], marks[p, 4], marks[p, 5]
+            found0, found1 = closest(
+                room, row, boxes, shift, span, (marks[p, 0], marks[p, 1], marks[p, 2]), groups,
+                rest0, rest1,
+            )  # fmt: skip
+            rest0, rest1 = simd.minus(rest0, found0), simd.minus(rest1, found1)
+        return simd.minus(best0, rest0), simd.minus(best1, rest1)
+
     @kernel(name=f"{name}_nearest_lanes")
-    def nearest(x, rank, boxes, shift, starts, outer, probe, room, least, out):
-        """Write to ``out[i, c]`` the distance of sample i to the nearest box of class c.
+    def nearest(x, rank, boxes, shift, rows, starts, edges, parts, outer, marks, room, least, out):
+        """Write to ``out[i, c]`` the distance of sample i to the nearest template of class c.
 
         Parameters
         ----------
         x, rank
             Codes (N, n), and for each of their groups its row in a tile.
         boxes
-            Tables (M', whole groups) uint8 of the regime; ``starts[c]:starts[c + 1]`` are the boxes
-            of class c, whole tiles.
+            Tables (M', whole groups) uint8 of the regime.
         shift
-            (M', marks + 1) int32, where sums begin that end at a mark, which is every MARK groups.
-        outer, probe
-            (1, whole groups) uint8 the largest lower and the smallest upper bound, and the mark
-            after which to look whether a tile can be left.
+            (M', marks) int32, where sums begin that go from the first mark to another.
+        rows, starts
+            Templates ``starts[c]:starts[c + 1]`` are those of class c, and rows
+            ``rows[t]:rows[t + 1]`` those of template t, whole tiles.
+        edges, parts
+            (marks,) int64 the group of each mark; and (P, 3) int64 the mark where a part begins,
+            after which to look whether a tile can be left, and where it ends.
+        outer
+            (1, whole groups) uint8, the largest lower and the smallest upper bound.
+        marks
+            Room (P, 6) int64 for the marks of parts whose last groups add nothing, and their
+            groups.
         room, least
             Room for some tiles: uint8 (tiles * groups, TILE_SAMPLES * GROUP), zeros, and int32
             (K, tiles * TILE_SAMPLES).
@@ -196,23 +223,32 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             count = min(most * TILE_SAMPLES, len(x) - first)
             tiles = -(-count // TILE_SAMPLES)
             _gather(x, first, tiles, rank, room)
-            used = _used(room, tiles, outer[0], outer[1])
-            marks = min(probe, used), used
+            for p in range(len(parts)):
+                used = _used(room, tiles, outer[0], outer[1], edges, parts[p, 0], parts[p, 2])
+                marks[p, 0], marks[p, 1], marks[p, 2] = parts[p, 0], min(parts[p, 1], used), used
+                for mark in range(3):
+                    marks[p, 3 + mark] = edges[marks[p, mark]]
             for c in range(len(starts) - 1):
                 for i in range(tiles):
                     simd.store_sums(least, c, i * TILE_SAMPLES, far)
                     simd.store_sums(least, c, i * TILE_SAMPLES + VECTOR_SAMPLES, far)
-                for block in range(starts[c], starts[c + 1], BLOCK_BOXES):
-                    span = block, min(block + BLOCK_BOXES, starts[c + 1])
+                t = starts[c]
+                while t < starts[c + 1]:
+                    stop = t + 1
+                    while stop < starts[c + 1] and rows[stop + 1] - rows[t] <= BLOCK_BOXES:
+                        stop += 1
                     for i in range(tiles):
                         column = i * TILE_SAMPLES
                         best0 = simd.load_sums(least, c, column)
                         best1 = simd.load_sums(least, c, column + VECTOR_SAMPLES)
-                        best0, best1 = closest(
-                            room, i * groups, boxes, shift, span, marks, best0, best1
-                        )
+                        for u in range(t, stop):
+                            span = rows[u], rows[u + 1]
+                            best0, best1 = template(
+                                room, i * groups, boxes, shift, span, marks, best0, best1
+                            )
                         simd.store_sums(least, c, column, best0)
                         simd.store_sums(least, c, column + VECTOR_SAMPLES, best1)
+                    t = stop
             for i in range(count):
                 for c in range(out.shape[1]):
                     out[first + i, c] = least[c, i]

@@ -315,6 +315,12 @@ def plus(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
 
 
 @operation(ANY, ANY, ANY)
+def minus(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Return the difference in each lane."""
+    return builder.sub(left, right)
+
+
+@operation(ANY, ANY, ANY)
 def smaller(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
     """Return the smaller integer of each lane."""
     return lanewise(builder, "smin", left, right)

@@ -17,6 +17,7 @@ from boxnn_numba.kernels.simd_operations import (
     Vector,
     at_address,
     call,
+    constant,
     everywhere,
     lanewise,
     loader,
@@ -118,6 +119,12 @@ def outside_bit(builder: ir.IRBuilder, x: ir.Value, lower: ir.Value, upper: ir.V
 
 
 @operation(words_type, words_type, words_type)
+def both(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Return the bits that are set in both of two words."""
+    return builder.and_(left, right)
+
+
+@operation(words_type, words_type, words_type)
 def either(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
     """Return the bits that are set in one of two words, or in both."""
     return builder.or_(left, right)
@@ -127,3 +134,33 @@ def either(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
 def count_bits(builder: ir.IRBuilder, counts: ir.Value, words: ir.Value) -> ir.Value:
     """Add to each count how many bits of its word are set."""
     return builder.add(counts, lanewise(builder, "ctpop", words))
+
+
+# --- four counts to a word -------------------------------------------------------------------
+
+#: Counts that a word holds, and the least number that is too large for one of them.
+FIELDS, TOO_MANY = 4, 2**16
+_FIELDS = ir.VectorType(ir.IntType(16), FIELDS * WORDS)
+
+
+@operation(words_type, words_type)
+def next_field(builder: ir.IRBuilder, fields: ir.Value) -> ir.Value:
+    """Return words whose counts are one field higher, and the lowest is zero."""
+    return builder.shl(fields, constant(16, _WORDS))
+
+
+@operation(words_type, words_type, words_type)
+def smaller_fields(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Return the smaller count of each field."""
+    found = lanewise(builder, "umin", *(builder.bitcast(v, _FIELDS) for v in (left, right)))
+    return builder.bitcast(found, _WORDS)
+
+
+@operation(words_type, words_type)
+def sum_of_fields(builder: ir.IRBuilder, fields: ir.Value) -> ir.Value:
+    """Return the sum of the counts of each word."""
+    lowest, total = constant(TOO_MANY - 1, _WORDS), None
+    for field in range(FIELDS):
+        count = builder.and_(builder.lshr(fields, constant(16 * field, _WORDS)), lowest)
+        total = count if total is None else builder.add(total, count)
+    return total

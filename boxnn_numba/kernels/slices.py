@@ -21,17 +21,22 @@ import numpy as np
 from boxnn_numba.kernels import simd
 from boxnn_numba.kernels.compile import kernel, register_jitable
 from boxnn_numba.kernels.simd_words import (
+    FIELDS,
     WORDS,
     above_bit,
     below_bit,
     bit_word,
+    both,
     count_bits,
     either,
     load_words,
+    next_field,
     no_words,
     outside_bit,
     same_word,
+    smaller_fields,
     store_words,
+    sum_of_fields,
 )
 
 #: Codes of a word.
@@ -98,32 +103,37 @@ def slice_samples(ranks, bits, words, out):
 
 
 @register_jitable(forceinline=True)
+def _outside(samples, t, boxes, j, w, bits):
+    """Return which codes of word w of a tile of samples are outside 4 boxes."""
+    low0 = low1 = low2 = low3 = high0 = high1 = high2 = high3 = no_words()
+    if bits == 1:
+        x, k = load_words(samples, t, w * TILE_SAMPLES), 2 * w
+        low0 = outside_bit(x, same_word(boxes, j, k), same_word(boxes, j, k + 1))
+        low1 = outside_bit(x, same_word(boxes, j + 1, k), same_word(boxes, j + 1, k + 1))
+        low2 = outside_bit(x, same_word(boxes, j + 2, k), same_word(boxes, j + 2, k + 1))
+        low3 = outside_bit(x, same_word(boxes, j + 3, k), same_word(boxes, j + 3, k + 1))
+        return low0, low1, low2, low3
+    for s in range(w * bits, (w + 1) * bits):
+        x, k = load_words(samples, t, s * TILE_SAMPLES), 2 * s
+        low0 = below_bit(low0, x, same_word(boxes, j, k))
+        high0 = above_bit(high0, x, same_word(boxes, j, k + 1))
+        low1 = below_bit(low1, x, same_word(boxes, j + 1, k))
+        high1 = above_bit(high1, x, same_word(boxes, j + 1, k + 1))
+        low2 = below_bit(low2, x, same_word(boxes, j + 2, k))
+        high2 = above_bit(high2, x, same_word(boxes, j + 2, k + 1))
+        low3 = below_bit(low3, x, same_word(boxes, j + 3, k))
+        high3 = above_bit(high3, x, same_word(boxes, j + 3, k + 1))
+    return either(low0, high0), either(low1, high1), either(low2, high2), either(low3, high3)
+
+
+@register_jitable(forceinline=True)
 def _tile(samples, t, boxes, j, bits, words, counts):
     """Add words[0]..words[1] of a tile of samples against 4 boxes to the counts."""
     c0, c1, c2, c3 = counts
     for w in range(words[0], words[1]):
-        low0 = low1 = low2 = low3 = high0 = high1 = high2 = high3 = no_words()
-        if bits == 1:
-            x, k = load_words(samples, t, w * TILE_SAMPLES), 2 * w
-            low0 = outside_bit(x, same_word(boxes, j, k), same_word(boxes, j, k + 1))
-            low1 = outside_bit(x, same_word(boxes, j + 1, k), same_word(boxes, j + 1, k + 1))
-            low2 = outside_bit(x, same_word(boxes, j + 2, k), same_word(boxes, j + 2, k + 1))
-            low3 = outside_bit(x, same_word(boxes, j + 3, k), same_word(boxes, j + 3, k + 1))
-        else:
-            for s in range(w * bits, (w + 1) * bits):
-                x, k = load_words(samples, t, s * TILE_SAMPLES), 2 * s
-                low0 = below_bit(low0, x, same_word(boxes, j, k))
-                high0 = above_bit(high0, x, same_word(boxes, j, k + 1))
-                low1 = below_bit(low1, x, same_word(boxes, j + 1, k))
-                high1 = above_bit(high1, x, same_word(boxes, j + 1, k + 1))
-                low2 = below_bit(low2, x, same_word(boxes, j + 2, k))
-                high2 = above_bit(high2, x, same_word(boxes, j + 2, k + 1))
-                low3 = below_bit(low3, x, same_word(boxes, j + 3, k))
-                high3 = above_bit(high3, x, same_word(boxes, j + 3, k + 1))
-            low0, low1 = either(low0, high0), either(low1, high1)
-            low2, low3 = either(low2, high2), either(low3, high3)
-        c0, c1 = count_bits(c0, low0), count_bits(c1, low1)
-        c2, c3 = count_bits(c2, low2), count_bits(c3, low3)
+        out0, out1, out2, out3 = _outside(samples, t, boxes, j, w, bits)
+        c0, c1 = count_bits(c0, out0), count_bits(c1, out1)
+        c2, c3 = count_bits(c2, out2), count_bits(c3, out3)
     return c0, c1, c2, c3
 
 
@@ -156,3 +166,75 @@ def nearest(samples, boxes, starts, bits, probe, words, out):
                         counts = _tile(samples, t, boxes, j, bits, (probe, words), counts)
                     best = simd.smaller(best, _least(counts))
                 store_words(out, c, t * TILE_SAMPLES, best)
+
+
+@register_jitable
+def _count_parts(samples, t, boxes, span, bits, parts, masks, kept, counts):
+    """Write the counts of a tile of samples and boxes span[0]..span[1], part by part.
+
+    Of a box they are in the fields of some words, one row of `counts` each. What is outside in
+    shared words is kept, as several parts of a tile may have bits there.
+    """
+    zero, n_parts, shared = no_words(), len(parts), len(kept) // TILE_BOXES
+    first, packs = samples.shape[1] // (TILE_SAMPLES * bits) - shared, -(-n_parts // FIELDS)
+    for j in range(span[0], span[1], TILE_BOXES):
+        for w in range(shared):
+            out0, out1, out2, out3 = _outside(samples, t, boxes, j, first + w, bits)
+            store_words(kept, TILE_BOXES * w, 0, out0)
+            store_words(kept, TILE_BOXES * w + 1, 0, out1)
+            store_words(kept, TILE_BOXES * w + 2, 0, out2)
+            store_words(kept, TILE_BOXES * w + 3, 0, out3)
+        for pack in range(packs):
+            c0 = c1 = c2 = c3 = zero
+            for p in range(pack * FIELDS, min((pack + 1) * FIELDS, n_parts)):
+                c0, c1, c2, c3 = _tile(
+                    samples, t, boxes, j, bits, (parts[p, 0], parts[p, 1]),
+                    (next_field(c0), next_field(c1), next_field(c2), next_field(c3)),
+                )  # fmt: skip
+                if parts[p, 2] >= 0:
+                    at, mine = TILE_BOXES * parts[p, 2], same_word(masks, p, 0)
+                    c0 = count_bits(c0, both(load_words(kept, at, 0), mine))
+                    c1 = count_bits(c1, both(load_words(kept, at + 1, 0), mine))
+                    c2 = count_bits(c2, both(load_words(kept, at + 2, 0), mine))
+                    c3 = count_bits(c3, both(load_words(kept, at + 3, 0), mine))
+            row = (j - span[0]) * packs + pack
+            store_words(counts, row, 0, c0)
+            store_words(counts, row + packs, 0, c1)
+            store_words(counts, row + 2 * packs, 0, c2)
+            store_words(counts, row + 3 * packs, 0, c3)
+
+
+@register_jitable
+def _assembled(counts, first, last, packs):
+    """Return the sum over the parts of the smallest counts of rows first..last."""
+    total = no_words()
+    for pack in range(packs):
+        least = load_words(counts, first * packs + pack, 0)
+        for j in range(first + 1, last):
+            least = smaller_fields(least, load_words(counts, j * packs + pack, 0))
+        total = simd.plus(total, sum_of_fields(least))
+    return total
+
+
+@kernel
+def nearest_templates(samples, boxes, rows, blocks, bits, parts, masks, kept, counts, out):
+    """Lower ``out[c, i]`` to the distance of sample i to the nearest template of class c.
+
+    As `nearest`, of templates whose boxes are ``rows[t, 0]:rows[t, 1]``, tile by tile in blocks
+    (B, 3): a class, its first template and its last. parts (P, 3) are first and last word of a
+    part's own, and which of the shared words, the last ones, has the bits of masks (P, 1) of it, or
+    -1. `kept` and `counts` are room, uint64 of TILE_SAMPLES a row: 4 for each shared word, and as
+    many for a box as it takes for four parts a word.
+    """
+    packs = -(-len(parts) // FIELDS)
+    for block in range(len(blocks)):
+        c, first, last = blocks[block, 0], blocks[block, 1], blocks[block, 2]
+        begin = rows[first, 0] // TILE_BOXES * TILE_BOXES
+        for i in range(len(samples)):
+            span = begin, rows[last - 1, 1]
+            _count_parts(samples, i, boxes, span, bits, parts, masks, kept, counts)
+            best = load_words(out, c, i * TILE_SAMPLES)
+            for t in range(first, last):
+                found = _assembled(counts, rows[t, 0] - begin, rows[t, 1] - begin, packs)
+                best = simd.smaller(best, found)
+            store_words(out, c, i * TILE_SAMPLES, best)

@@ -119,6 +119,45 @@ def test_class_distances_of_any_shape(
     np.testing.assert_array_equal(class_distance(x, boxes), expected)
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 40), st.integers(2, 300)),
+    n_parts=st.integers(2, 80),
+    width=st.one_of(st.sampled_from((1, 254, 255)), st.integers(1, 255)),
+    probe=st.sampled_from([0.0, 0.3, 0.94, 1.0]),
+    sliced=st.booleans(),
+)
+def test_class_distances_of_any_templates(
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    shape: tuple[int, int, int],
+    n_parts: int,
+    width: int,
+    probe: float,
+    sliced: bool,
+) -> None:
+    """Parts of all sizes, and templates of one row up to more than stay in the cache."""
+    monkeypatch.setattr("boxnn_numba.backends.box_layout._PROBE_SHARE", probe)
+    monkeypatch.setattr("boxnn_numba.backends.slices._PER_CODE", 1e9 if sliced else 0.0)
+    rng = np.random.default_rng(seed)
+    n_samples, n_templates, n_features = shape
+    part = rng.integers(0, n_parts, n_features) ** 2 // n_parts
+    part = np.unique(part, return_inverse=True)[1]
+    sizes = rng.choice([1, 2, 7, 45], n_templates, p=[0.3, 0.3, 0.3, 0.1])
+    template = np.repeat(np.arange(n_templates), sizes)
+    labels = np.sort(rng.integers(0, 4, n_templates))[template]
+    reach = rng.choice([2, 256])
+    lower, upper = np.sort(rng.integers(0, reach, (2, len(template), n_features)), axis=0)
+    x = rng.integers(0, reach, (n_samples, n_features))
+    boxes = Boxes(lower, upper, labels, width, 4, template=template, part=part)
+    outside = np.maximum(np.maximum(lower - x[:, None], x[:, None] - upper), 0)
+    penalty = np.minimum(outside, width)
+    parts = np.stack([penalty[:, :, part == p].sum(axis=2) for p in range(part.max() + 1)], axis=1)
+    expected = reference.factored_distances(parts, labels.tolist(), template.tolist(), 4)
+    np.testing.assert_array_equal(class_distance(x.astype(np.uint8), boxes), expected)
+
+
 def test_counts_beyond_a_byte() -> None:
     """More features outside than a byte counts, in a row and in a lane of samples."""
     n = 255 * simd.GROUP + 9

@@ -44,6 +44,7 @@ RUNS = {
     "l1": {"relaxation": "l1", "softmin": "mean", "beta": 3.0, "lr": 0.01},
     "l2": {"relaxation": "l2", "softmin": "hard", "beta": 3.0, "lr": 0.01},
     "additive": {"relaxation": "additive"},
+    "parts": {"parts": "2", "templates": 1, "beta": 5.0, "width": 90, "lr": 0.05},
 }
 
 
@@ -115,6 +116,22 @@ def few_codes() -> dict[str, np.ndarray]:
     return found
 
 
+def in_parts(size: str) -> dict[str, np.ndarray]:
+    """Return class distances of rows that recombine in unequal parts: of few rows, and of many."""
+    rng = np.random.default_rng(16)
+    found = {}
+    for sizes in ((3, 1), (70, 64, 65, 1, 30)) if size == "full" else ((2, 1),):
+        part = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+        template = np.repeat(np.arange(6), (1, 2, 5, 3, 1, 4))
+        bounds = np.sort(rng.integers(0, 256, (2, len(template), len(part))), axis=0)
+        x = rng.integers(0, 256, (70, len(part)))
+        for width in WIDTHS if size == "full" else WIDTHS[::2]:
+            boxes = Boxes(*bounds, template // 2, width, template=template, part=part)
+            for rows in (5, 70):
+                found[f"parts {sizes} {width} {rows}"] = class_distance(x[:rows], boxes)
+    return found
+
+
 def samples() -> tuple[np.ndarray, np.ndarray]:
     """Return codes of three classes in clusters, 90 samples of 9 features."""
     rng = np.random.default_rng(5)
@@ -135,6 +152,7 @@ def distances(size: str) -> dict[str, np.ndarray]:
             graded = Boxes(boxes.lower, boxes.upper, boxes.labels, width, boxes.n_classes)
             found[f"{name} pairs {width}"] = pairwise_distance(x, graded)
             found[f"{name} classes {width}"] = class_distance(x, graded)
+    found |= in_parts(size)
     return found if size == "tiny" else {**found, **few_codes()}
 
 
