@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,14 +82,25 @@ def test_few_codes(here: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(here[name], expected, err_msg=name)
 
 
+#: A width, after which part of the penalties a tile may be left, and whether bits are sliced.
+ANY_PLAN: dict[str, Any] = {
+    "width": st.one_of(st.sampled_from((1, 254, 255)), st.integers(1, 255)),
+    "probe": st.sampled_from([0.0, 0.3, 0.94, 1.0]),
+    "sliced": st.booleans(),
+}
+
+
+def _plan(monkeypatch: pytest.MonkeyPatch, probe: float, sliced: bool) -> None:
+    monkeypatch.setattr("boxnn_numba.backends.box_layout._PROBE_SHARE", probe)
+    monkeypatch.setattr("boxnn_numba.backends.slices._PER_CODE", 1e9 if sliced else 0.0)
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 90), st.integers(1, 300), st.integers(1, 300)),
     classes=st.integers(1, 30),
-    width=st.one_of(st.sampled_from((1, 254, 255)), st.integers(1, 255)),
-    probe=st.sampled_from([0.0, 0.3, 0.94, 1.0]),
-    sliced=st.booleans(),
+    **ANY_PLAN,
 )
 def test_class_distances_of_any_shape(
     monkeypatch: pytest.MonkeyPatch,
@@ -100,8 +112,7 @@ def test_class_distances_of_any_shape(
     sliced: bool,
 ) -> None:
     """Columns of all kinds in any order, and looking early or late whether to leave."""
-    monkeypatch.setattr("boxnn_numba.backends.box_layout._PROBE_SHARE", probe)
-    monkeypatch.setattr("boxnn_numba.backends.slices._PER_CODE", 1e9 if sliced else 0.0)
+    _plan(monkeypatch, probe, sliced)
     rng = np.random.default_rng(seed)
     n_samples, n_boxes, n_features = shape
     x = rng.integers(0, 256, (n_samples, n_features), dtype=np.uint8)
@@ -124,9 +135,7 @@ def test_class_distances_of_any_shape(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 90), st.integers(1, 40), st.integers(2, 300)),
     n_parts=st.integers(2, 80),
-    width=st.one_of(st.sampled_from((1, 254, 255)), st.integers(1, 255)),
-    probe=st.sampled_from([0.0, 0.3, 0.94, 1.0]),
-    sliced=st.booleans(),
+    **ANY_PLAN,
 )
 def test_class_distances_of_any_templates(
     monkeypatch: pytest.MonkeyPatch,
@@ -138,8 +147,7 @@ def test_class_distances_of_any_templates(
     sliced: bool,
 ) -> None:
     """Parts of all sizes, and templates of one row up to more than stay in the cache."""
-    monkeypatch.setattr("boxnn_numba.backends.box_layout._PROBE_SHARE", probe)
-    monkeypatch.setattr("boxnn_numba.backends.slices._PER_CODE", 1e9 if sliced else 0.0)
+    _plan(monkeypatch, probe, sliced)
     rng = np.random.default_rng(seed)
     n_samples, n_templates, n_features = shape
     part = rng.integers(0, n_parts, n_features) ** 2 // n_parts
