@@ -130,13 +130,13 @@ def _part_words(part: np.ndarray, weight: np.ndarray) -> PartWords:
 
 def _shared_words(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return word and first bit of what is left of each part, (P,); -1 where nothing is."""
-    word, bit, filled = np.full(len(left), -1), np.zeros_like(left), [0]
-    for p in np.argsort(-left, kind="stable")[: np.count_nonzero(left)].tolist():
-        fits = [w for w, bits in enumerate(filled) if bits + left[p] <= slices.WORD]
-        word[p] = fits[0] if fits else len(filled)
-        filled += [0] * (not fits)
-        bit[p] = filled[word[p]]
-        filled[word[p]] += int(left[p])
+    word, bit = np.full(len(left), -1), np.zeros_like(left)
+    last = filled = 0
+    for p in np.argsort(-left, kind="stable")[: np.count_nonzero(left)]:
+        if filled + left[p] > slices.WORD:
+            last, filled = last + 1, 0
+        word[p], bit[p] = last, filled
+        filled += left[p]
     return word, bit
 
 
