@@ -123,7 +123,7 @@ def _part_words(part: np.ndarray, weight: np.ndarray) -> PartWords:
     own = size * (ends - whole)
     place = np.empty(len(part), np.int64)
     place[order] = rank + np.where(rank < size * whole[owner], own[owner], behind[owner])
-    masks = [(1 << count) - 1 << first for count, first in np.stack((left, bit), axis=1).tolist()]
+    masks = [((1 << count) - 1) << first for count, first in np.stack((left, bit), axis=1).tolist()]
     parts = np.stack((ends - whole, ends, word), axis=1)
     return PartWords(place, parts, np.array(masks, np.uint64)[:, None], len(shared))
 
