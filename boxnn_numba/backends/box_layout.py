@@ -285,7 +285,7 @@ def group_table(
 
 def _in_blocks(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and templates of plain boxes, which may be templates of any size."""
-    size = sample_lanes.BLOCK_BOXES
+    size = distances.BLOCK_BOXES
     starts = [np.arange(first, last, size) for first, last in itertools.pairwise(offsets)]
     counts = [len(some) for some in starts]
     return np.concatenate((*starts, offsets[-1:])), np.cumsum([0, *counts])

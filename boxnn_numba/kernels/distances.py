@@ -208,6 +208,18 @@ def _outside_quarters(b0, b1, b2, b3):
     return simd.quarter_totals(s0, s1, simd.add_bytes(zero, b2), simd.add_bytes(zero, b3))
 
 
+@register_jitable
+def block_end(rows, t, last):
+    """Return which of the templates t..last is the first whose rows are of another block.
+
+    Rows ``rows[t]:rows[t + 1]`` are those of template t, which is in the block whatever its size.
+    """
+    stop = t + 1
+    while stop < last and rows[stop + 1] - rows[t] <= BLOCK_BOXES:
+        stop += 1
+    return stop
+
+
 def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) -> tuple[Any, Any]:
     """Kernels for templates, whose rows recombine part by part.
 
@@ -279,9 +291,7 @@ def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) ->
         for c in range(len(starts) - 1):
             t = starts[c]
             while t < starts[c + 1]:
-                stop = t + 1
-                while stop < starts[c + 1] and rows[stop + 1] - rows[t] <= BLOCK_BOXES:
-                    stop += 1
+                stop = block_end(rows, t, starts[c + 1])
                 for i in range(0, x.shape[0], TILE_SAMPLES):
                     best = simd.load_quad(out, c, i)
                     for u in range(t, stop):

@@ -29,13 +29,12 @@ import numpy as np
 
 from boxnn_numba.kernels import simd, simd_operations
 from boxnn_numba.kernels.compile import kernel, register_jitable
+from boxnn_numba.kernels.distances import block_end
 
 GROUP, LANES = simd.GROUP, simd_operations.LANES
 #: Samples of a vector, and of a tile: two vectors against two boxes.
 VECTOR_SAMPLES = LANES // GROUP
 TILE_SAMPLES, TILE_BOXES = 2 * VECTOR_SAMPLES, 2
-#: Boxes whose codes stay in the cache while samples pass.
-BLOCK_BOXES = 32
 #: Groups after each of which sums may end.
 MARK = 64 // GROUP
 #: Groups whose features outside can be counted in bytes.
@@ -234,9 +233,7 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
                     simd.store_sums(least, c, i * TILE_SAMPLES + VECTOR_SAMPLES, far)
                 t = starts[c]
                 while t < starts[c + 1]:
-                    stop = t + 1
-                    while stop < starts[c + 1] and rows[stop + 1] - rows[t] <= BLOCK_BOXES:
-                        stop += 1
+                    stop = block_end(rows, t, starts[c + 1])
                     for i in range(tiles):
                         column = i * TILE_SAMPLES
                         best0 = simd.load_sums(least, c, column)

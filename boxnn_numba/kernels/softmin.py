@@ -49,8 +49,8 @@ def _float64_room(rows, columns):
 @register_jitable
 def _lane_room():
     """Return room for what is found of the lanes of a block, from class to class."""
-    some, limit = _int32_room(2, BLOCK), _int32_room(1, BLOCK)
-    return some, limit, _int64_room(2, BLOCK), _float64_room(3, BLOCK)
+    base, limit = _int32_room(1, BLOCK), _int32_room(1, BLOCK)
+    return base, limit, _int64_room(2, BLOCK), _float64_room(3, BLOCK)
 
 
 @register_jitable
