@@ -56,42 +56,37 @@ def _listed_row(rows, i):
     return rows[i]
 
 
-def _make_tile(penalty: str, row: Any) -> Any:
-    """Return a device function that fills a thread's sums of a tile."""
-    grouped, plain = penalty == "grouped", penalty in ("l1", "l2")
-    capped = grouped or penalty == "capped"
-    planes = 4 if capped else 2
-    add = squares if penalty == "l2" else sad
-    held = planes * BOXES
+@device
+def _add_singles(xs, k, near, sums):
+    """Add twice the capped excess of four features, but for what their sides are."""
+    for s in range(SAMPLES):
+        code = xs[k, s * ROWS + cuda.threadIdx.y]
+        for b in range(BOXES):
+            outer = sad(
+                code, near[2 * BOXES + b], sad(code, near[3 * BOXES + b], np.int32(0))
+            )  # fmt: skip
+            a = s * BOXES + b
+            sums[a] = sad(code, near[b], sad(code, near[BOXES + b], sums[a])) - outer
 
-    @device
-    def add_singles(xs, k, near, sums):
-        """Add twice the capped excess of four features, but for what their sides are."""
-        for s in range(SAMPLES):
-            code = xs[k, s * ROWS + cuda.threadIdx.y]
-            for b in range(BOXES):
-                outer = sad(
-                    code, near[2 * BOXES + b], sad(code, near[3 * BOXES + b], np.int32(0))
-                )  # fmt: skip
-                a = s * BOXES + b
-                sums[a] = sad(code, near[b], sad(code, near[BOXES + b], sums[a])) - outer
 
-    @device
-    def add_group(xs, k, near, last, cap, sums, group):
-        """Add twice the excess of a word of a group to `group`, and that to sums if it is the last.
+@device
+def _add_group(xs, k, near, last, cap, sums, group):
+    """Add twice the excess of a word of a group to `group`, and that to sums if it is the last.
 
-        The third plane is the word's side.
-        """
-        for s in range(SAMPLES):
-            code = xs[k, s * ROWS + cuda.threadIdx.y]
-            for b in range(BOXES):
-                a = s * BOXES + b
-                total = group[a] - np.int32(near[2 * BOXES + b])
-                group[a] = sad(code, near[b], sad(code, near[BOXES + b], total))
-                if last:
-                    sums[a] += min(group[a], cap)
-                    group[a] = 0
+    The third plane is the word's side.
+    """
+    for s in range(SAMPLES):
+        code = xs[k, s * ROWS + cuda.threadIdx.y]
+        for b in range(BOXES):
+            a = s * BOXES + b
+            total = group[a] - np.int32(near[2 * BOXES + b])
+            group[a] = sad(code, near[b], sad(code, near[BOXES + b], total))
+            if last:
+                sums[a] += min(group[a], cap)
+                group[a] = 0
 
+
+def _make_loader(grouped: bool, plain: bool, planes: int) -> Any:
     @device
     def load_boxes(boxes, first_box, start, last_word, kinds, bounds, sides):
         """Read words start.. of the tile's boxes to `bounds`, and add up what their sides are."""
@@ -107,9 +102,21 @@ def _make_tile(penalty: str, row: Any) -> Any:
                 if grouped and start + k < last_word and kinds[start + k] != SINGLES:
                     bounds[2, k, m] = np.uint32(side)
                     side = np.int32(0)
-                elif capped:
+                elif planes == 4:
                     side -= sad(bounds[2, k, m], bounds[3, k, m], np.int32(0))
                 cuda.atomic.add(sides, m, side)
+
+    return load_boxes
+
+
+def _make_tile(penalty: str, row: Any) -> Any:
+    """Return a device function that fills a thread's sums of a tile."""
+    grouped, plain = penalty == "grouped", penalty in ("l1", "l2")
+    capped = grouped or penalty == "capped"
+    planes = 4 if capped else 2
+    add = squares if penalty == "l2" else sad
+    held = planes * BOXES
+    load_boxes = _make_loader(grouped, plain, planes)
 
     @device
     def tile(
@@ -149,9 +156,9 @@ def _make_tile(penalty: str, row: Any) -> Any:
                 if grouped:
                     kind = kinds[start + k]
                     if kind == SINGLES:
-                        add_singles(xs, k, near, sums)
+                        _add_singles(xs, k, near, sums)
                     else:
-                        add_group(xs, k, near, kind == LAST_OF_GROUP, cap, sums, outer)
+                        _add_group(xs, k, near, kind == LAST_OF_GROUP, cap, sums, outer)
                     continue
                 for s in range(SAMPLES):
                     code = xs[k, s * ROWS + ty]

@@ -296,6 +296,34 @@ def _group_excess(x, row, planes, m, word, kinds):
     return twice >> 1
 
 
+def _make_pull(relaxation: str) -> Any:
+    slope = FORMULAS["graded_slope" if relaxation == "grouped" else f"{relaxation}_slope"]
+
+    @device
+    def pull(code, low, high, width, q, q_leak, sums):
+        """Add a sample's pull at four features of a box to sums (8): lower sides, then upper."""
+        for j in range(4):
+            c = byte_of(code, j)
+            sums[j] += slope(byte_of(low, j) - c, width, q, q_leak)
+            sums[4 + j] -= slope(c - byte_of(high, j), width, q, q_leak)
+
+    return pull
+
+
+def _make_group_pull() -> Any:
+    slope = FORMULAS["grouped_slope"]
+
+    @device
+    def pull_group(code, low, high, total, width, q, q_leak, sums):
+        """Add a sample's pull at four features of a group, whose excess is `total`."""
+        for j in range(4):
+            c = byte_of(code, j)
+            sums[j] += slope(byte_of(low, j) - c, total, width, q, q_leak)
+            sums[4 + j] -= slope(c - byte_of(high, j), total, width, q, q_leak)
+
+    return pull_group
+
+
 @functools.cache
 def step(relaxation: str, optimizer: str) -> Any:
     """Return the kernel that moves boxes along their gradients.
@@ -303,25 +331,9 @@ def step(relaxation: str, optimizer: str) -> Any:
     The relaxation is ``"graded"``, ``"grouped"`` (where features are capped together), ``"l1"`` or
     ``"l2"``, the optimizer ``"sgd"``, ``"momentum"`` or ``"adam"``.
     """
-    grouped, update = relaxation == "grouped", _make_update(optimizer)
-    slope = FORMULAS["graded_slope" if grouped else f"{relaxation}_slope"]
-    group_slope, limited = FORMULAS["grouped_slope"], optimizer != "adam"
-
-    @device
-    def add_entry(code, low, high, width, q, q_leak, sums):
-        """Add a sample's pull at four features of a box to sums (8): lower sides, then upper."""
-        for j in range(4):
-            c = byte_of(code, j)
-            sums[j] += slope(byte_of(low, j) - c, width, q, q_leak)
-            sums[4 + j] -= slope(c - byte_of(high, j), width, q, q_leak)
-
-    @device
-    def add_group_entry(code, low, high, total, width, q, q_leak, sums):
-        """Add a sample's pull at four features of a group, whose excess is `total`."""
-        for j in range(4):
-            c = byte_of(code, j)
-            sums[j] += group_slope(byte_of(low, j) - c, total, width, q, q_leak)
-            sums[4 + j] -= group_slope(c - byte_of(high, j), total, width, q, q_leak)
+    grouped, limited = relaxation == "grouped", optimizer != "adam"
+    pull, pull_group = _make_pull(relaxation), _make_group_pull()
+    update = _make_update(optimizer)
 
     @kernel(LINE, 3)
     def step_cells(
@@ -376,9 +388,9 @@ def step(relaxation: str, optimizer: str) -> Any:
                         code, q, q_leak = x[held_rows[e], word], held[0, e], held[1, e]
                         if grouped and kind != SINGLES:
                             total = _group_excess(x, held_rows[e], planes, m, word, kinds)
-                            add_group_entry(code, low, high, total, width, q, q_leak, sums)
+                            pull_group(code, low, high, total, width, q, q_leak, sums)
                         else:
-                            add_entry(code, low, high, width, q, q_leak, sums)
+                            pull(code, low, high, width, q, q_leak, sums)
             if inside:
                 for side in range(2):
                     for j in range(4):

@@ -220,14 +220,7 @@ def block_end(rows, t, last):
     return stop
 
 
-def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) -> tuple[Any, Any]:
-    """Kernels for templates, whose rows recombine part by part.
-
-    A segment is a range of columns, all of one part, or with a part in each quarter of a vector:
-    then four totals become sixteen, and all that is below happens to each quarter.
-    """
-    zeros, ends = _make_zeros(begin), _make_ends(end)
-
+def _make_parts(name: str, tile: Any, zeros: Any, ends: Any) -> Callable[..., Any]:
     @kernel(name=f"{name}_parts")
     def parts(x, lower, upper, segments, planes, width, out):
         """Write the distances of all samples to all boxes in each segment.
@@ -248,6 +241,10 @@ def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) ->
                         simd.store_totals(out, row, j * totals, left)
                         simd.store_totals(out, row, (j + 1) * totals, right)
 
+    return parts
+
+
+def _make_template(tile: Any, zeros: Any, ends: Any, load: Any) -> Any:
     @register_jitable
     def least(x, i, lower, upper, rows, columns, planes, cap, room, more):
         """The smallest totals of some rows, added to those in `room` if `more`, and kept there."""
@@ -278,6 +275,10 @@ def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) ->
                 break
         return total
 
+    return template
+
+
+def _make_templates(name: str, template: Any) -> Callable[..., Any]:
     @kernel(name=f"{name}_templates")
     def templates(x, lower, upper, rows, starts, steps, planes, width, room, out):
         """Lower ``out[c, i]`` to the distance of sample i to the nearest template of class c.
@@ -301,7 +302,18 @@ def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) ->
                     simd.store_totals(out, c, i, best)
                 t = stop
 
-    return parts, templates
+    return templates
+
+
+def _make_part_kernels(name: str, tile: Any, begin: Any, end: Any, load: Any) -> tuple[Any, Any]:
+    """Kernels for templates, whose rows recombine part by part.
+
+    A segment is a range of columns, all of one part, or with a part in each quarter of a vector:
+    then four totals become sixteen, and all that is above happens to each quarter.
+    """
+    zeros, ends = _make_zeros(begin), _make_ends(end)
+    template = _make_template(tile, zeros, ends, load)
+    return _make_parts(name, tile, zeros, ends), _make_templates(name, template)
 
 
 _TILES = {

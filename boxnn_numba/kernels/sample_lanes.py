@@ -131,7 +131,7 @@ def _used(room, tiles, floor, ceiling, edges, first, last):
     return first
 
 
-def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Callable[..., Any]:
+def _make_tile(add: Any) -> Any:
     @register_jitable(forceinline=True)
     def tile(room, row, groups, boxes, j, sums):
         """Add groups[0]..groups[1] of a tile of samples, which begins at `row`, to the 4 sums."""
@@ -146,6 +146,10 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             s01, s11 = add(s01, x0, low, high, most), add(s11, x1, low, high, most)
         return s00, s10, s01, s11
 
+    return tile
+
+
+def _make_closest(tile: Any, begin: Any, end: Any, more: Any) -> Any:
     @register_jitable(forceinline=True)
     def ends(sums):
         s00, s10, s01, s11 = sums
@@ -173,6 +177,10 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             best0, best1 = simd.smaller(best0, sum0), simd.smaller(best1, sum1)
         return best0, best1
 
+    return closest
+
+
+def _make_template(closest: Any) -> Any:
     @register_jitable(forceinline=True)
     def template(room, row, boxes, shift, span, marks, best0, best1):
         """Lower the smallest distances of two vectors of samples by those to a template."""
@@ -188,6 +196,12 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             )  # fmt: skip
             rest0, rest1 = simd.minus(rest0, found0), simd.minus(rest1, found1)
         return simd.minus(best0, rest0), simd.minus(best1, rest1)
+
+    return template
+
+
+def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Callable[..., Any]:
+    template = _make_template(_make_closest(_make_tile(add), begin, end, more))
 
     @kernel(name=f"{name}_nearest_lanes")
     def nearest(x, rank, boxes, shift, rows, starts, edges, parts, outer, marks, room, least, out):
