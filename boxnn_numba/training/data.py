@@ -109,7 +109,8 @@ class TrainingData:
             A value is infinite, or all weights are zero.
         """
         weights = row_weights(self.labels, self.classes, options.class_weight, sample_weight)
-        training, held = validation_split(self.labels, options.validation, options.seed)
+        fraction = options.held_out(len(self.labels))
+        training, held = validation_split(self.labels, fraction, options.seed)
         if strict and weights is not None:
             training = training[weights[training] > 0]
         weights = None if weights is None else weights[training]

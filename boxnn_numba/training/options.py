@@ -226,6 +226,9 @@ class TrainingOptions:
     validation: float = _option(
         0.1, _DATA, "Fraction of the training data kept apart to select and report; 0 for none.",
         high=0.9)
+    validation_rows: int = _option(
+        0, _DATA, "Most rows that `validation` keeps apart, all classes together; 0 for no limit.",
+        "That of a preset does not count where `validation` is given.", high=_MOST)
     group_size: int = _option(
         0, _MODEL, "Features that follow each other and that an adversary rewrites together; 0 for "
         "the channels of a pixel in images, else 1.", "They count as one, and are capped as one.")
@@ -266,6 +269,12 @@ class TrainingOptions:
                 "relaxation additive needs `objective` clip or target, and it is paper; pass one "
                 "of them, or another `relaxation`"
             )
+
+    def held_out(self, rows: int) -> float:
+        """Return the fraction of so many training rows that is kept apart."""
+        if not self.validation_rows:
+            return self.validation
+        return min(self.validation, self.validation_rows / max(1, rows))
 
     @property
     def warmup_epochs(self) -> int:
@@ -352,9 +361,12 @@ SEARCHED = (
 # Chosen on validation data of MNIST and Fashion-MNIST, and of CIFAR-10.
 _IMAGES = {
     "boxes": 3000, "parts": "2x2", "templates": 20, "width": 77, "tau": 2.0, "lr": 1.5,
-    "batch": 200, "crowd": 8.0, "augment": 1.0, "epochs": 30,
+    "batch": 200, "crowd": 8.0, "augment": 1.0, "epochs": 30, "validation_rows": 1800,
 }  # fmt: skip
-_COLOUR = {**_IMAGES, "width": 128, "lr": 0.3, "mirror": 0.5, "augment": 0.5, "epochs": 8}
+_COLOUR = {
+    **_IMAGES, "width": 128, "lr": 0.3, "mirror": 0.5, "augment": 0.5, "epochs": 8,
+    "validation_rows": 0,
+}  # fmt: skip
 #: What they change besides for images of codes, grey and in colour.
 IMAGE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "images": {
@@ -439,4 +451,5 @@ def resolve(preset: str, overrides: Mapping[str, Any], kind: str = KINDS[0]) -> 
     if preset == "target" and "radius" not in given:
         raise OptionError("preset target needs a radius; pass `radius`")
     additive = {**ADDITIVE, "lr": 0.1} if given.get("relaxation") == "additive" else {}
-    return TrainingOptions(**{**_changes(preset, kind), **additive, **given})
+    whole = {"validation_rows": 0} if "validation" in given else {}
+    return TrainingOptions(**{**_changes(preset, kind), **additive, **whole, **given})

@@ -16,7 +16,8 @@ _ROWS = 8192
 
 def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
     """Return the numbers of the training rows that are held out; raise if there are none."""
-    _, rows = validation_split(dataset.read_labels("train"), options.validation, options.seed)
+    labels = dataset.read_labels("train")
+    _, rows = validation_split(labels, options.held_out(len(labels)), options.seed)
     if len(rows) == 0:
         raise OptionError(
             f"nothing is held out to choose by; pass `validation` above {options.validation:g}"

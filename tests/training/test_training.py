@@ -15,6 +15,7 @@ from boxnn_numba.data.dataset import Dataset, open_dataset, write_dataset
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.errors import DataError, DivergenceError, InputError, OptionError
 from boxnn_numba.pipelines.training.train import train
+from boxnn_numba.training.data import Arrays
 from boxnn_numba.training.initial_boxes import initial_boxes
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import (
@@ -195,6 +196,24 @@ def test_validation_split_is_stratified_disjoint_and_seeded() -> None:
     assert not np.array_equal(held, validation_split(y, 0.2, 8)[1])
     assert len(validation_split(y, 0.0, 7)[1]) == 0
     assert set(y[validation_split(y, 0.9, 1)[0]]) == {0, 1, 2, 5}
+
+
+def test_large_sets_of_images_hold_out_no_more_than_the_preset_says() -> None:
+    options = resolve("graded", {}, "images")
+    assert options.validation == 0.1 and options.validation_rows == 1800
+    assert options.held_out(18_000) == options.held_out(10) == 0.1
+    assert options.held_out(60_000) == 0.03
+    asked = resolve("graded", {"validation": 0.2}, "images")
+    assert asked.validation_rows == 0 and asked.held_out(60_000) == 0.2
+    both = resolve("graded", {"validation": 0.2, "validation_rows": 30}, "images")
+    assert both.held_out(60_000) == 30 / 60_000
+
+
+def test_rows_that_are_held_out_are_at_most_so_many() -> None:
+    x, y = np.zeros((300, 4), np.uint8), np.repeat([0, 1, 2], 100)
+    with Arrays(x, y).opened() as data:
+        feed, _ = data.feed(TrainingOptions(validation=0.5, validation_rows=30))
+        assert sum(len(labels) for _, labels in feed.held_out()) == 30
 
 
 def test_initial_boxes_are_centred_on_different_samples_of_their_class() -> None:

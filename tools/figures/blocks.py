@@ -33,7 +33,7 @@ LABELS = {
     "mnist-accurate": "MNIST `accurate`",
     "mnist-target": "MNIST `target --radius 27`",
     "fashion-graded": "Fashion-MNIST `graded`",
-    "fashion-target": "Fashion-MNIST `target --radius 41`",
+    "fashion-target": "Fashion-MNIST `target --radius 43`",
     "cifar-graded": "CIFAR-10 (recompressed as JPEG) `graded`, 4 epochs",
 }
 _CURVE_HEAD = ["certified accuracy (%) at r =", "median", *map(str, RADII)]

@@ -17,7 +17,7 @@ CASES = {
     "mnist-accurate": "Box-NN `accurate`",
     "mnist-target": "Box-NN `target 27`",
     "fashion-graded": "Box-NN `graded`",
-    "fashion-target": "Box-NN `target 41`",
+    "fashion-target": "Box-NN `target 43`",
 }
 
 
