@@ -17,10 +17,12 @@ _ROWS = 8192
 def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
     """Return the numbers of the training rows that are held out; raise if there are none."""
     labels = dataset.read_labels("train")
-    _, rows = validation_split(labels, options.held_out(len(labels)), options.seed)
+    fraction = options.held_out(len(labels))
+    _, rows = validation_split(labels, fraction, options.seed)
     if len(rows) == 0:
+        name = "validation" if fraction == options.validation else "validation_rows"
         raise OptionError(
-            f"nothing is held out to choose by; pass `validation` above {options.validation:g}"
+            f"nothing is held out to choose by; pass `{name}` above {getattr(options, name):g}"
         )
     return rows
 

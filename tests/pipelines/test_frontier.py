@@ -190,6 +190,7 @@ def test_the_highest_curve_is_chosen_at_each_radius(curves: list[list[int]]) -> 
         (("--radius", 4), "pass --targets, not --radius"),
         (("--validation", 0), "--validation above 0"),
         (("--validation", 0.001), "--validation above 0.001"),
+        (("--validation-rows", 1), "--validation-rows above 1"),
         (("--epochs", 0), "epochs is 0"),
         (("--out", "tiny.zarr", "--resume"), "not made by boxnn frontier"),
         (("--out", "tiny.zarr", "--overwrite"), "tiny.zarr"),
