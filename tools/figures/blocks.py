@@ -143,9 +143,7 @@ def frontier(kept: Kept) -> str:
     targets = ",".join(
         m["name"].split()[1] for m in study["members"] if m["name"].startswith("target")
     )
-    given = "".join(
-        f" --{key} {study['options'][key]}" for key in ("boxes", "epochs") if study["options"][key]
-    )
+    given = "".join(f" --{key.replace('_', '-')} {value}" for key, value in study["options"].items())
     command = f"boxnn frontier mnist.zarr --out frontier-mnist --targets {targets}{given}"
     chosen = {row["radius"]: row for row in study["rows"]}
     radii = [r for r in chosen if len(chosen) <= 6 or r % 8 == 0]
