@@ -143,13 +143,15 @@ def frontier(kept: Kept) -> str:
     targets = ",".join(
         m["name"].split()[1] for m in study["members"] if m["name"].startswith("target")
     )
-    given = "".join(f" --{key.replace('_', '-')} {value}" for key, value in study["options"].items())
+    words = {name: f"{value:g}" for name, value in study["options"].items()}  # all are numbers
+    given = "".join(f" --{name.replace('_', '-')} {word}" for name, word in words.items())
     command = f"boxnn frontier mnist.zarr --out frontier-mnist --targets {targets}{given}"
     chosen = {row["radius"]: row for row in study["rows"]}
     radii = [r for r in chosen if len(chosen) <= 6 or r % 8 == 0]
     rows = [["chosen", *(f"`{chosen[r]['model']}`" for r in radii)]]
     for key, words in (("held_out", "held out"), ("test", "test"), ("published", "best published")):
-        rows.append([words, *(f"{chosen[r][key]:.1f}" for r in radii)])
+        values = [chosen[r][key] for r in radii]  # nothing is published at some radii
+        rows.append([words, *("" if value is None else f"{value:.1f}" for value in values)])
     return f"{table(['r', *map(str, radii)], rows)}\n\n(`{command}`)"
 
 
