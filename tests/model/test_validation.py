@@ -191,6 +191,7 @@ WRONG: dict[str, list[Any]] = {
     "recall": [-0.1, 0.91],
     "leak": [-0.1, 1.1],
     "validation": [-0.1, 0.95, 1.0],
+    "validation_rows": [-1, 0.5],
     "group_size": [-1, 1.5],
     "seed": [-1, 0.5],
 }
