@@ -87,6 +87,8 @@ def _add_group(xs, k, near, last, cap, sums, group):
 
 
 def _make_loader(grouped: bool, plain: bool, planes: int) -> Any:
+    capped = planes == 4
+
     @device
     def load_boxes(boxes, first_box, start, last_word, kinds, bounds, sides):
         """Read words start.. of the tile's boxes to `bounds`, and add up what their sides are."""
@@ -102,7 +104,7 @@ def _make_loader(grouped: bool, plain: bool, planes: int) -> Any:
                 if grouped and start + k < last_word and kinds[start + k] != SINGLES:
                     bounds[2, k, m] = np.uint32(side)
                     side = np.int32(0)
-                elif planes == 4:
+                elif capped:
                     side -= sad(bounds[2, k, m], bounds[3, k, m], np.int32(0))
                 cuda.atomic.add(sides, m, side)
 

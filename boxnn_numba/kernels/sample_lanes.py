@@ -131,6 +131,16 @@ def _used(room, tiles, floor, ceiling, edges, first, last):
     return first
 
 
+@register_jitable
+def _mark(room, tiles, outer, edges, parts, marks):
+    """Note where to begin, look and end in each part of some tiles: marks, and their groups."""
+    for p in range(len(parts)):
+        used = _used(room, tiles, outer[0], outer[1], edges, parts[p, 0], parts[p, 2])
+        marks[p, 0], marks[p, 1], marks[p, 2] = parts[p, 0], min(parts[p, 1], used), used
+        for mark in range(3):
+            marks[p, 3 + mark] = edges[marks[p, mark]]
+
+
 def _make_tile(add: Any) -> Any:
     @register_jitable(forceinline=True)
     def tile(room, row, groups, boxes, j, sums):
@@ -236,11 +246,7 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
             count = min(most * TILE_SAMPLES, len(x) - first)
             tiles = -(-count // TILE_SAMPLES)
             _gather(x, first, tiles, rank, room)
-            for p in range(len(parts)):
-                used = _used(room, tiles, outer[0], outer[1], edges, parts[p, 0], parts[p, 2])
-                marks[p, 0], marks[p, 1], marks[p, 2] = parts[p, 0], min(parts[p, 1], used), used
-                for mark in range(3):
-                    marks[p, 3 + mark] = edges[marks[p, mark]]
+            _mark(room, tiles, outer, edges, parts, marks)
             for c in range(len(starts) - 1):
                 for i in range(tiles):
                     simd.store_sums(least, c, i * TILE_SAMPLES, far)

@@ -28,7 +28,7 @@ from boxnn_numba.training.augmentation import augmentation
 from boxnn_numba.training.loader import WINDOW_BYTES, Feed
 from boxnn_numba.training.options import TrainingOptions, data_kind
 from boxnn_numba.training.rows import MemoryRows, Rows, Spool, StoredRows
-from boxnn_numba.training.selection import validation_split
+from boxnn_numba.training.selection import option_split
 from boxnn_numba.training.weights import row_weights
 
 #: Most rows that the grid of real features is learned on: every k-th of the training rows.
@@ -109,8 +109,7 @@ class TrainingData:
             A value is infinite, or all weights are zero.
         """
         weights = row_weights(self.labels, self.classes, options.class_weight, sample_weight)
-        fraction = options.held_out(len(self.labels))
-        training, held = validation_split(self.labels, fraction, options.seed)
+        training, held = option_split(self.labels, options)
         if strict and weights is not None:
             training = training[weights[training] > 0]
         weights = None if weights is None else weights[training]

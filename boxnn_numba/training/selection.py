@@ -36,6 +36,11 @@ def validation_split(y: np.ndarray, fraction: float, seed: int) -> Pair:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def option_split(y: np.ndarray, options: TrainingOptions) -> Pair:
+    """Return training and validation rows of classes (N,), ascending, as options ask for them."""
+    return validation_split(y, options.held_out(len(y)), options.seed)
+
+
 class Validation(NamedTuple):
     """What boxes achieve on held-out samples, at the deployed width and with sound radii.
 

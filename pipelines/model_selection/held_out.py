@@ -8,7 +8,7 @@ from boxnn_numba.data.dataset import Dataset
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.options import TrainingOptions
-from boxnn_numba.training.selection import validation_split
+from boxnn_numba.training.selection import option_split
 
 #: Rows that are certified at a time.
 _ROWS = 8192
@@ -17,10 +17,10 @@ _ROWS = 8192
 def held_out_rows(dataset: Dataset, options: TrainingOptions) -> np.ndarray:
     """Return the numbers of the training rows that are held out; raise if there are none."""
     labels = dataset.read_labels("train")
-    fraction = options.held_out(len(labels))
-    _, rows = validation_split(labels, fraction, options.seed)
+    _, rows = option_split(labels, options)
     if len(rows) == 0:
-        name = "validation" if fraction == options.validation else "validation_rows"
+        capped = options.held_out(len(labels)) < options.validation
+        name = "validation_rows" if capped else "validation"
         raise OptionError(
             f"nothing is held out to choose by; pass `{name}` above {getattr(options, name):g}"
         )

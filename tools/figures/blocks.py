@@ -143,8 +143,8 @@ def frontier(kept: Kept) -> str:
     targets = ",".join(
         m["name"].split()[1] for m in study["members"] if m["name"].startswith("target")
     )
-    words = {name: f"{value:g}" for name, value in study["options"].items()}  # all are numbers
-    given = "".join(f" --{name.replace('_', '-')} {word}" for name, word in words.items())
+    asked = study["options"].items()  # all of them numbers
+    given = "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in asked)
     command = f"boxnn frontier mnist.zarr --out frontier-mnist --targets {targets}{given}"
     chosen = {row["radius"]: row for row in study["rows"]}
     radii = [r for r in chosen if len(chosen) <= 6 or r % 8 == 0]
