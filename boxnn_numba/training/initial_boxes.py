@@ -23,6 +23,8 @@ _INSIDE = 0.05
 _CELLS = 2**18
 #: Most rounds of the clusters that become templates.
 _ROUNDS = 20
+#: Templates of a class if options leave it open, and boxes that each has where they are many.
+_TEMPLATES, _TEMPLATE_BOXES = 20, 6
 
 
 class Seeds(NamedTuple):
@@ -121,9 +123,9 @@ def initial_boxes(feed: Feed, n_classes: int, options: TrainingOptions) -> Seeds
 def templates_of(seeds: Seeds, n_templates: int, seed: int) -> np.ndarray:
     """Return (M,) int32, the template of each box: boxes of one class that are near each other.
 
-    Each class has at most so many templates, numbered over all classes. They are clusters of the
-    boxes' centres, by Lloyd's method with the distance l1 and means rounded to codes: integers, so
-    that they are the same on every machine.
+    Each class has at most so many templates, numbered over all classes; 0 for a number that grows
+    with its boxes. They are clusters of the boxes' centres, by Lloyd's method with the distance l1
+    and means rounded to codes: integers, so that they are the same on every machine.
     """
     lower, upper = seeds.bounds
     centres = np.clip((lower + upper) / 2 + np.float32(0.5), 0, 255).astype(np.uint8)
@@ -135,7 +137,8 @@ def templates_of(seeds: Seeds, n_templates: int, seed: int) -> np.ndarray:
             continue
         points = centres[rows]
         rng = np.random.default_rng([seed, 7, int(label)])
-        middles = points[rng.permutation(len(rows))[:n_templates]]
+        most = n_templates or max(_TEMPLATES, len(rows) // _TEMPLATE_BOXES)
+        middles = points[rng.permutation(len(rows))[:most]]
         owner = np.full(len(rows), -1)
         for _ in range(_ROUNDS):
             nearest = box_distance(points, middles, middles, width=255).argmin(axis=1)

@@ -117,8 +117,8 @@ class TrainingOptions:
         "each.", "1 for plain boxes.", pattern=r"columns|[1-9]\d{0,5}|[1-9]\d{0,2}x[1-9]\d{0,2}",
         form="a number, ROWSxCOLUMNS or columns")
     templates: int = _option(
-        20, _MODEL, "Templates of each class, which share its boxes; with `parts`.", low=1,
-        high=_MOST)
+        20, _MODEL, "Templates of each class, which share its boxes, with `parts`; 0 for 20, or "
+        "one for every 6 boxes where these are more.", high=_MOST)
     members: int = _option(
         1, _MODEL, "Sets of boxes, each trained with a seed of its own, whose distances are added "
         "up: an ensemble, certified as one.", "With relaxation additive, levels of one run.", low=1,
@@ -366,18 +366,19 @@ _IMAGES = {
 # So many rows tell which epoch is best as well as more do; but not for one radius, a noisy figure.
 _GREY = {**_IMAGES, "validation_rows": 1800}
 _COLOUR = {**_IMAGES, "width": 128, "lr": 0.3, "mirror": 0.5, "augment": 0.5, "epochs": 8}
+_TARGET = {"keep": 0.1, "warmup": 0.5, "recall": 0.25}
 #: What they change besides for images of codes, grey and in colour.
 IMAGE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "images": {
-        "graded": {**_GREY, "beta": 65.0},
+        "graded": {**_GREY, "beta": 65.0, "epochs": 45},
         "accurate": {**_GREY, "beta": 16.0, "templates": 10, "epochs": 24},
-        "target": {**_IMAGES, "keep": 0.1, "warmup": 0.5, "recall": 0.25, "augment": 0.5},
+        "target": {**_IMAGES, **_TARGET, "templates": 0, "augment": 0.5},
         "paper": {},
     },
     "colour images": {
         "graded": {**_COLOUR, "beta": 50.0},
         "accurate": {**_COLOUR, "beta": 16.0},
-        "target": {**_COLOUR, "keep": 0.1, "warmup": 0.5, "recall": 0.25},
+        "target": {**_COLOUR, **_TARGET},
         "paper": {},
     },
 }

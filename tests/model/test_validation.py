@@ -156,7 +156,7 @@ def test_box_distance_checks_its_arguments(
 WRONG: dict[str, list[Any]] = {
     "boxes": [0, -1, 2.5, "many", None, True],
     "parts": ["0", "two", "2x", "2x2x2", "-1"],
-    "templates": [0, 1.5],
+    "templates": [-1, 1.5],
     "width": [0, 256, 1.5, -1],
     "train_width": [-1, 256],
     "alpha": [-0.1, 1.1, np.nan],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boxnn_numba.training.initial_boxes import Seeds, grown, half_side
+from boxnn_numba.training.initial_boxes import Seeds, grown, half_side, templates_of
 from boxnn_numba.training.loader import Feed
 
 
@@ -51,6 +51,22 @@ def test_few_samples_lie_in_a_new_box_of_another_class(n: int) -> None:
         inside += any(all(abs(x[k] - c[k]) <= half for k in range(n)) for c in rivals)
     assert inside <= 0.05 * 200 + 1 or half == 0
     assert 0 <= half <= 25.5 and (n < 6 or half > 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"),
+    [(0, [8, 20, 20, 50]), (1, [1, 1, 1, 1]), (3, [3, 3, 3, 3]), (60, [8, 60, 60, 60])],
+)
+def test_templates_follow_the_boxes_of_their_class(asked: int, counts: list[int]) -> None:
+    labels = np.repeat(np.arange(4), [8, 100, 120, 300])
+    codes = np.random.default_rng(0).permutation(len(labels) * 100)[: len(labels)]
+    seeds = boxes_around(np.stack([codes // 256, codes % 256], axis=1), labels.tolist(), 0.0)
+    template = templates_of(seeds, asked, seed=0)
+    for label, count in enumerate(counts):
+        mine = np.unique(template[labels == label])
+        np.testing.assert_array_equal(mine, mine[0] + np.arange(len(mine)))
+        assert 0.8 * count <= len(mine) <= count  # A cluster may end up empty.
+    assert len(np.unique(template)) == template.max() + 1
 
 
 def test_sides_where_there_is_room() -> None:
