@@ -95,7 +95,8 @@ class Case:
 
 
 _TARGET = (
-    "--preset target --radius 27 --boxes 5000 --templates 80 --epochs 36 --augment 1 --recall 0"
+    "--preset target --radius 27 --boxes 8000 --epochs 60 --augment 1 --keep 0.15 --recall 0"
+    " --validation 0"
 )
 _FASHION = "--preset graded --beta 80 --augment 0.5 --boxes 5000 --templates 25 --epochs 40"
 _FASHION_TARGET = "--preset target --radius 43 --templates 60 --keep 0.3 --recall 0.34"
@@ -110,7 +111,7 @@ CASES = (
     Case("cifar-graded", "cifar", _CIFAR),
     Case("mnist-accurate", "mnist", "--preset accurate --seed 0", attack=True, patches="2"),
     Case("fashion-graded", "fashion", f"{_FASHION} --seed 0"),
-    Case("mnist-target", "mnist", f"{_TARGET} --seed 0", attack=True),
+    Case("mnist-target", "mnist", f"{_TARGET} --seed 0", attack=True, patches="5"),
     Case("fashion-target", "fashion", f"{_FASHION_TARGET} --seed 0"),
     Case("cifar-all", "cifar", _FEW, held_out=True),
     Case("cifar-plain-boxes", "cifar", f"{_FEW} --parts 1", held_out=True),
@@ -119,7 +120,6 @@ CASES = (
     Case("mnist-graded-1", "mnist", "--preset graded --seed 1"),
     Case("mnist-graded-2", "mnist", "--preset graded --seed 2"),
     Case("mnist-ensemble", "mnist", of=tuple(f"mnist-graded-{seed}" for seed in range(3))),
-    Case("mnist-patches", "mnist", "--preset target --radius 27 --epochs 28 --seed 0", patches="5"),
 )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def patches(kept: Kept) -> str:
     words_of = {
         "mnist-graded-0": "`graded`, not trained for blocks",
         "mnist-accurate": "`accurate`, chosen for 2x2 on held-out data",
-        "mnist-patches": "`target --radius 27 --epochs 28`, chosen for 5x5",
+        "mnist-target": "`target --radius 27`, chosen for 5x5 on held-out data",
     }
     for name, curve in kept.curves(words_of).items():
         found = kept.preset(name)["patches"]

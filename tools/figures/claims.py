@@ -406,7 +406,6 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/training.md": (
         "more than 3 points below that of the best",
         "more than 10 points below",
-        "on the held-out 10% of the training split",
         "0.5 does for both",
     ),
     "docs/tutorials/gpu.md": ("compute capability 7.5 or newer",),
