@@ -4,9 +4,9 @@
 
 ``BOXNN_DATA`` holds folders ``mnist`` and ``fashion-mnist`` of the official files, and
 ``cifar-10-jpeg.zip``, CIFAR-10 recompressed as JPEG (``train/CLASS/*.jpg``, ``test/CLASS/*.jpg``).
-Data sets, models and certificates go to ``--work``; one that is there is used again, and a training
-that was stopped goes on. Figures go to ``--out`` after each case; a case that is there is not
-measured again but for ``--again``, which also trains anew.
+Data sets, models and certificates go to ``--work``; one that the same command made is used again,
+and a training that was stopped goes on. Figures go to ``--out`` after each case; a case that is
+there is not measured again but for ``--again``, which also trains anew.
 
 Counts of test images are kept and no seconds: models are the same bits on any machine, so a busy
 one measures as well as a quiet one. Cases of `Case.held_out` are read on the held-out tenth of the
@@ -98,7 +98,7 @@ _TARGET = (
     "--preset target --radius 27 --boxes 8000 --epochs 60 --augment 1 --keep 0.15 --recall 0"
     " --validation 0"
 )
-_FASHION = "--preset graded --beta 80 --augment 0.5 --boxes 5000 --templates 25 --epochs 40"
+_FASHION = "--preset graded --beta 80 --augment 0.5 --boxes 5000 --templates 25 --epochs 60"
 _FASHION_TARGET = "--preset target --radius 43 --templates 60 --keep 0.3 --recall 0.34"
 _CIFAR = "--preset graded --epochs 4 --seed 0"
 _FEW = f"{_CIFAR} --boxes 1000"
@@ -124,13 +124,17 @@ CASES = (
 
 
 def run(command: str, folder: Path, again: bool) -> None:
-    """Run a command of `boxnn`, unless what it makes is there."""
+    """Run a command of `boxnn`, unless what it makes is there: a file beside it has the command."""
     words = command.split()
     out = folder / words[words.index("--out") + 1]
+    made_by = out.with_suffix(".command")
     if again and out.exists():
         shutil.rmtree(out)
     if out.exists():
+        if not made_by.exists() or made_by.read_text() != command:
+            raise SystemExit(f"{out} was made by another command; remove it, or pass --again")
         return
+    made_by.write_text(command)
     sys.stderr.write(f"{command}\n")
     program = Path(sys.executable).with_name("boxnn")
     resume = ["--resume"] if words[1] in ("train", "certify", "attack") else []

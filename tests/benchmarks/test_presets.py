@@ -45,3 +45,27 @@ def test_what_is_kept_is_not_measured_again(
     with pytest.raises(SystemExit):
         presets.main([*words, "--only", "none"])
     assert "cases are mnist-graded-0" in capsys.readouterr().err
+
+
+def test_what_another_command_made_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[str]] = []
+
+    def make(words: list[str], **_: object) -> None:
+        made.append(words)
+        (tmp_path / "m.zarr").mkdir()
+
+    monkeypatch.setattr(presets.subprocess, "run", make)
+    for _ in range(2):
+        presets.run("boxnn train d.zarr --out m.zarr --epochs 40", tmp_path, again=False)
+    assert len(made) == 1
+    other = "boxnn train d.zarr --out m.zarr --epochs 60"
+    with pytest.raises(SystemExit, match="made by another command"):
+        presets.run(other, tmp_path, again=False)
+    presets.run(other, tmp_path, again=True)
+    presets.run(other, tmp_path, again=False)
+    assert len(made) == 2
+    (tmp_path / "m.command").unlink()
+    with pytest.raises(SystemExit, match="another command"):
+        presets.run(other, tmp_path, again=False)
