@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,15 @@ class Feed:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def weighted(self, class_weights: np.ndarray) -> Feed:
+        """Return this feed with its weights times those of the classes (K,)."""
+        if (class_weights == class_weights[0]).all():
+            return self
+        weights = class_weights[self.labels]
+        weights = weights if self.weights is None else self.weights * weights
+        # The order of rows is no longer that of other runs.
+        return replace(self, weights=weights * (len(self) / weights.sum()), shared=None)
 
     def class_weights(self, n_classes: int) -> np.ndarray:
         """Return (K,) the mean weight of the rows of each class; 1 for a class without rows."""

@@ -189,7 +189,8 @@ class TrainingOptions:
         "follows its schedule in either part.", high=0.9)
     recall: float = _option(
         0.0, _OBJECTIVE, "Least part of every class's held-out samples that is predicted right: a "
-        "class that is given up comes nearer by an offset.", "Offsets leave certificates sound.",
+        "class that is given up counts up to twice as much in later epochs, and in the end comes "
+        "nearer by an offset.", "Offsets leave certificates sound.",
         high=0.9)
     offsets: str = _option(
         "none", _OBJECTIVE, "Constants that are added to class distances: none, or fitted to "

@@ -30,6 +30,7 @@ from boxnn_numba.training.selection import (
     validate,
 )
 from boxnn_numba.training.trainer import MakeTrainer, Trainer, trainer_on
+from boxnn_numba.training.weights import recall_weights
 
 #: A run has diverged when its validation score falls below this part of its best.
 COLLAPSE = 0.25
@@ -119,6 +120,8 @@ class Training:
             raise InputError("the data has one class; a classifier needs at least two")
         self.options, self.backend, self.n_classes = options, backend, n_classes
         self._feed = feed
+        # Classes that are given up come more often from epoch to epoch.
+        self._class_weights = np.ones(n_classes)
         seeds = start or initial_boxes(feed, n_classes, options)
         self.n_rows, self.n_features = len(feed), feed.n_features
         shape = (feed.n_features,) if feature_shape is None else feature_shape
@@ -263,13 +266,15 @@ class Training:
         self.epoch, self.step, self._sums, self._spent = self.epoch + count, 0, (0.0, 0.0), 0.0
         self.history += records
         self._judge(records[-1])
+        self._class_weights = recall_weights(self._class_weights, self._recall, self.options.recall)
         return records
 
     def _batches(self, count: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
         """Yield samples, labels and ends of batches: some of an epoch, or all of several."""
         batch = self.options.batch
         epochs = range(self.epoch, self.epoch + count)
-        found = (pair for one in epochs for pair in self.trainer.batches(self._feed, one, batch))
+        feed = self._feed.weighted(self._class_weights)
+        found = (pair for one in epochs for pair in self.trainer.batches(feed, one, batch))
         if count == 1:
             for x, y in found:
                 yield x, y, batch_ends(len(y), batch)
@@ -339,7 +344,9 @@ class Training:
             return "the margin is not finite"
         if record.score < COLLAPSE * self._best_score:
             return f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
-        if self._start_margin > 0 and record.margin < COLLAPSE * self._worth(self._start_margin):
+        # Where a class that is given up comes more often, its margins do, too.
+        alike, worth = (self._class_weights == 1).all(), self._worth(self._start_margin)
+        if alike and self._start_margin > 0 and record.margin < COLLAPSE * worth:
             return f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
         return ""
 
@@ -421,6 +428,7 @@ class Training:
             "seconds": time.perf_counter() - self._began if self.step else 0.0,
             "best_epoch": self.best_epoch,
             "best_score": None if np.isnan(self._best_score) else self._best_score,
+            "class_weights": self._class_weights.tolist(),
             "best_recall": [None if np.isnan(r) else float(r) for r in self._best_recall],
             "history": [record.as_dict() for record in self.history],
         }
@@ -441,6 +449,8 @@ class Training:
         self.best_epoch = values["best_epoch"]
         score = values["best_score"]
         self._best_score = np.nan if score is None else score
+        # No checkpoint of earlier versions has them.
+        self._class_weights = np.array(values.get("class_weights", np.ones(self.n_classes)))
         self._best_recall = np.array([np.nan if r is None else r for r in values["best_recall"]])
         self.history = [EpochRecord.from_dict(record) for record in values["history"]]
 

@@ -14,6 +14,9 @@ from boxnn_numba.errors import InputError, OptionError
 
 #: What option `class_weight` may be besides weights by label.
 EQUAL, BALANCED = "none", "balanced"
+#: What is added to the weight of a class that is given up, from one epoch to the next, and the most
+#: it becomes: more takes too much from the others.
+_RAISE, _MOST_WEIGHT = 0.125, 2.0
 
 
 def class_weight_text(value: Any) -> str:
@@ -121,3 +124,21 @@ def row_weights(
         weights = weights / weights.max()
         total = float(weights.sum())
     return np.asarray(weights * (len(labels) / total))
+
+
+def recall_weights(weights: np.ndarray, recall: np.ndarray, least: float) -> np.ndarray:
+    """Return (K,) what the classes weigh in the next epoch, so that none is given up.
+
+    A class of which less than a part of the held-out samples is predicted right weighs more than
+    before, and one of which more is comes back towards 1.
+
+    Parameters
+    ----------
+    weights
+        (K,) what they weighed in the last epoch, 1 to 2.
+    recall
+        (K,) parts that are predicted right, not a number where that is not known.
+    least
+        The part that is wanted.
+    """
+    return np.clip(weights + np.where(recall < least, _RAISE, -_RAISE), 1.0, _MOST_WEIGHT)

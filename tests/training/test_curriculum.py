@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,44 @@ def test_a_class_that_is_given_up_is_named() -> None:
         f"class c was given up: {100 * right:.0f}% of its validation samples are predicted right"
     )
     assert given_up(run.outcome.recall) == {2: right}
+
+
+def unequal(recall: float) -> Training:
+    """A run whose target gives up the third class, which is near the first one."""
+    rng = np.random.default_rng(3)
+    y = np.arange(600) % 3
+    centres = np.array([60, 190, 95])[y][:, None]
+    x = np.clip(centres + rng.integers(-60, 61, (600, 20)), 0, 255).astype(np.uint8)
+    feed = Feed.from_arrays(x[300:], y[300:], (x[:300], y[:300]), 0)
+    aim = {"objective": "target", "radius": 3, "sharpness": 3.0, "epochs": 12, "recall": recall}
+    options = TrainingOptions(**{**CHOICE, **aim, "lr": 0.1, "width": 32})
+    return Training(options, feed, 3, get_backend("cpu", 1))
+
+
+def test_a_class_is_kept_by_its_weight() -> None:
+    runs = unequal(0.0), unequal(0.8)
+    for run in runs:
+        while run.epoch < 12:
+            run.run_epoch()
+    without, kept = ([*map(float, run._recall)] for run in runs)
+    assert without[2] < 0.1 < 0.4 < kept[2] and min(kept[:2]) > 0.9
+    weights = [run.state()[1]["class_weights"] for run in runs]
+    assert weights == [[1, 1, 1], [1, 1, 2]]
+
+
+def test_weights_of_classes_are_resumed() -> None:
+    whole, run = unequal(0.8), unequal(0.8)
+    while whole.epoch < 8:
+        whole.run_epoch()
+    while run.epoch < 5:
+        run.run_epoch()
+    arrays, values = run.state()
+    assert max(values["class_weights"]) > 1
+    again = unequal(0.8)
+    again.restore(arrays, json.loads(json.dumps(values)))
+    while again.epoch < 8:
+        again.run_epoch()
+    np.testing.assert_array_equal(again.codes(), whole.codes())
 
 
 def test_the_command_says_so_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ from boxnn_numba import fit
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.selection import validation_split
-from boxnn_numba.training.weights import class_weight_text, class_weights, row_weights
+from boxnn_numba.training.weights import (
+    class_weight_text,
+    class_weights,
+    recall_weights,
+    row_weights,
+)
 
 
 def feed_of(weights: np.ndarray, sizes: tuple[int, ...], seed: int) -> Feed:
@@ -126,3 +132,28 @@ def test_rows_with_weight_that_are_all_held_out_are_told() -> None:
     with pytest.raises(InputError, match="all rows with weight are held out; give more rows"):
         fit(x, y, preset="graded", boxes=4, seed=0, validation=0.2,
             sample_weight=np.isin(np.arange(40), held))  # fmt: skip
+
+
+def test_classes_that_are_given_up_weigh_more_and_more() -> None:
+    weights = np.ones(4)
+    low, high = np.array([0.1, 0.3, np.nan, 0.2]), np.array([0.3, 0.1, np.nan, 0.2])
+    for _ in range(3):
+        weights = recall_weights(weights, low, 0.2)
+    np.testing.assert_array_equal(weights, [1.375, 1, 1, 1])
+    for _ in range(2):
+        weights = recall_weights(weights, high, 0.2)
+    np.testing.assert_array_equal(weights, [1.125, 1.25, 1, 1])
+    for _ in range(99):
+        weights = recall_weights(weights, high, 0.2)
+    np.testing.assert_array_equal(weights, [1, 2, 1, 1])
+
+
+def test_weights_of_classes_multiply_those_of_rows() -> None:
+    weights = np.random.default_rng(4).random(9) + 0.1
+    for base in (None, weights * 9 / weights.sum()):
+        feed = feed_of(np.ones(9) if base is None else base, (4, 5), 3)
+        feed = replace(feed, labels=np.arange(9, dtype=np.int32) % 2, weights=base)
+        assert feed.weighted(np.full(2, 1.0)) is feed
+        found = feed.weighted(np.array([1.0, 3.0])).weights
+        each = np.where(np.arange(9) % 2 == 1, 3.0, 1.0) * (1 if base is None else base)
+        np.testing.assert_allclose(found, each * 9 / each.sum())
