@@ -371,7 +371,7 @@ _TARGET = {"keep": 0.1, "warmup": 0.5, "recall": 0.25}
 #: What they change besides for images of codes, grey and in colour.
 IMAGE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "images": {
-        "graded": {**_GREY, "beta": 65.0, "epochs": 45},
+        "graded": {**_GREY, "boxes": 5000, "templates": 0, "beta": 65.0, "epochs": 45},
         "accurate": {**_GREY, "beta": 16.0, "templates": 10, "epochs": 24},
         "target": {**_IMAGES, **_TARGET, "templates": 0, "augment": 0.5},
         "paper": {},
