@@ -85,7 +85,7 @@ def test_help_is_in_sections_and_tells_the_defaults_of_the_presets(run_boxnn: Ru
     titles = re.findall(r"^(\S.*):$", text, re.M)
     assert titles == ["Options", *GROUPS, "Where it runs", "Output"]
     text = " ".join(text.split())
-    assert "[default: 2500, images 5000; accurate: 2500, images 3000; target: 2500, images 3000; paper: 2500; auto: searched]" in text
+    assert "[default: 2500, images 5000, in colour 3000; accurate: 2500, images 3000;" in text
     assert "[default: 8, images 45, in colour 8; accurate: 8, images 24, in colour 8;" in text
     for preset, kind in itertools.product(PRESETS, DATA_KINDS):
         if preset == "auto" and kind != "tables":
