@@ -415,8 +415,9 @@ def test_members_are_told_one_after_the_other_whatever_the_threads(
 
 def test_offsets_of_classes_without_weight_follow_their_recall() -> None:
     rng, y = np.random.default_rng(0), np.arange(1200) % 3
-    x = rng.normal(0, 1, (1200, 12)) + 0.4 * np.eye(3)[y].repeat(4, 1)
+    # Far enough from each other that half of every class can be told.
+    x = rng.normal(0, 1, (1200, 12)) + 0.8 * np.eye(3)[y].repeat(4, 1)
     given = {"boxes": 6, "epochs": 2, "recall": 0.5, "validation": 0.3, "class_weight": "2=0"}
     model = fit(x, y, preset="graded", device="cpu", **given)
     assert model.offset[0] > 0 and model.offset[1] > 0 == model.offset[2]
-    assert (model.predict(x) == 2).mean() > 0.2
+    assert (model.predict(x)[y == 2] == 2).mean() > 0.45
