@@ -126,17 +126,21 @@ def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarr
     n_classes = distance.shape[1]
     counts = np.bincount(y, minlength=n_classes)
     offset = np.zeros(n_classes, np.int64)
+    best, found = -1.0, offset
     for _ in range(_ROUNDS):
         moved = distance + offset
         right = np.bincount(y[moved.argmin(axis=1) == y], minlength=n_classes)
         recall = np.where(counts < _ENOUGH_SAMPLES, 1.0, right / np.maximum(counts, 1))
         c = int(recall.argmin())
-        if recall[c] >= least:
+        # Not all classes may reach the part together: then the least of them is what counts.
+        if recall[c] > best:
+            best, found = recall[c], offset.copy()
+        if best >= least:
             break
         of_class = moved[y == c]
         lead = of_class[:, c] - np.delete(of_class, c, axis=1).min(axis=1)
         offset[c] -= np.sort(lead)[int(np.ceil(least * counts[c])) - 1] + 1
-    return offset - offset.min()
+    return found - found.min()
 
 
 def validate(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxnn_numba import fit
-from boxnn_numba.training.selection import even_offsets
+from boxnn_numba.training.selection import class_offsets, even_offsets
 
 
 def shares(
@@ -118,3 +118,20 @@ def test_option_offsets() -> None:
         for model in (plain, fitted)
     ]
     assert margins[1] >= margins[0] - 15  # some rows are held out, and not fitted to
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from([0.2, 0.5, 0.9]))
+def test_a_floor_that_cannot_be_reached_costs_no_class(
+    seed: int, n_classes: int, least: float
+) -> None:
+    distance, y, _ = samples(seed, n_classes, rows=300)
+
+    def worst(offset: np.ndarray) -> float:
+        right = (distance + offset).argmin(axis=1) == y
+        return min(float(right[y == c].mean()) for c in range(n_classes))
+
+    offset, before = class_offsets(distance, y, least), worst(np.zeros(n_classes, int))
+    assert offset.min() == 0 and worst(offset) >= before
+    if before >= least:
+        assert not offset.any()
