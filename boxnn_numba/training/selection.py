@@ -118,8 +118,9 @@ def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarr
     """Return (K,) int64 offsets with which no class of held-out samples is given up.
 
     A class of which less than the part `least` is predicted right comes nearer by just so much
-    that this part is; in rounds, as that may cost another one. Classes of which there are few
-    samples stay as they are.
+    that this part is; in rounds, as that may cost another one. Where not all classes reach the part
+    together, it is the round in which the worst one is best. Classes of which there are few samples
+    stay as they are.
 
     distance (N, K) are class distances in units, y (N,) class indices.
     """
@@ -132,7 +133,6 @@ def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarr
         right = np.bincount(y[moved.argmin(axis=1) == y], minlength=n_classes)
         recall = np.where(counts < _ENOUGH_SAMPLES, 1.0, right / np.maximum(counts, 1))
         c = int(recall.argmin())
-        # Not all classes may reach the part together: then the least of them is what counts.
         if recall[c] > best:
             best, found = recall[c], offset.copy()
         if best >= least:
