@@ -82,6 +82,11 @@ def cifar_tables(folder: Path) -> tuple[CifarTable, CifarTable]:
             f"{folder} {what} {ARCHIVE} (the python version is not read, it is a pickle); download "
             "the binary version, e.g. with `boxnn data fetch cifar-10`"
         )
+    if files is None and not tarfile.is_tarfile(archive):
+        raise DataError(
+            f"{archive} is not the archive {ARCHIVE}; where it holds images, ingest it by its path "
+            "in place of cifar-10, else copy it again"
+        )
 
     def table(split: str) -> CifarTable:
         found: list[tuple[str, Opener]] = []

@@ -162,7 +162,11 @@ def test_unusable_cifar_10() -> None:
     test.unlink()
     archive = Path("c") / cifar.ARCHIVE
     archive.write_bytes(b"no archive")
-    refused(f"cannot read data_batch_1.bin of {archive}", "cifar-10", directory="c")
+    refused(f"{archive} is not the archive {cifar.ARCHIVE}", "cifar-10", directory="c")
+    # Images in a zip are a source of their own.
+    with zipfile.ZipFile("pics.zip", "w") as pictures:
+        pictures.writestr("train/cat/1.png", b"")
+    refused("ingest it by its path in place of cifar-10", "cifar-10", directory="pics.zip")
     with tarfile.open(archive, "w:gz"):
         pass
     refused(f"{archive} has no cifar-10-batches-bin/data_batch_1.bin", "cifar-10", directory="c")
