@@ -86,7 +86,32 @@ def _add_group(xs, k, near, last, cap, sums, group):
                 group[a] = 0
 
 
-def _make_loader(grouped: bool, plain: bool, planes: int) -> Any:
+@device
+def _halve(sums, outer, sides):
+    """Take what is outside the width, and the sides of the boxes, off twice the distances."""
+    for b in range(BOXES):
+        side = sides[b * COLUMNS + cuda.threadIdx.x]
+        for s in range(SAMPLES):
+            a = s * BOXES + b
+            sums[a] = (sums[a] - outer[a] - side) >> 1
+
+
+def _make_sample_loader(row: Any) -> Any:
+    @device
+    def load_samples(x, rows, first_row, last_row, start, last_word, xs):
+        """Read words start.. of the tile's samples."""
+        thread = cuda.threadIdx.y * COLUMNS + cuda.threadIdx.x
+        for j in range(thread, TILE_SAMPLES * WORDS, THREADS):
+            i, k = j // WORDS, j % WORDS
+            value = np.uint32(0)
+            if first_row + i < last_row and start + k < last_word:
+                value = x[row(rows, first_row + i), start + k]
+            xs[k, i] = value
+
+    return load_samples
+
+
+def _make_box_loader(grouped: bool, plain: bool, planes: int) -> Any:
     capped = planes == 4
 
     @device
@@ -118,7 +143,7 @@ def _make_tile(penalty: str, row: Any) -> Any:
     planes = 4 if capped else 2
     add = squares if penalty == "l2" else sad
     held = planes * BOXES
-    load_boxes = _make_loader(grouped, plain, planes)
+    load_samples, load_boxes = _make_sample_loader(row), _make_box_loader(grouped, plain, planes)
 
     @device
     def tile(
@@ -135,19 +160,13 @@ def _make_tile(penalty: str, row: Any) -> Any:
         near = cuda.local.array(held, np.uint32)
         outer = cuda.local.array(_PAIRS, np.int32)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-        thread = ty * COLUMNS + tx
         for a in range(_PAIRS):
             sums[a] = 0
             outer[a] = 0
-        for j in range(thread, TILE_BOXES, THREADS):
+        for j in range(ty * COLUMNS + tx, TILE_BOXES, THREADS):
             sides[j] = 0
         for start in range(first_word, last_word, WORDS):
-            for j in range(thread, TILE_SAMPLES * WORDS, THREADS):
-                i, k = j // WORDS, j % WORDS
-                value = np.uint32(0)
-                if first_row + i < last_row and start + k < last_word:
-                    value = x[row(rows, first_row + i), start + k]
-                xs[k, i] = value
+            load_samples(x, rows, first_row, last_row, start, last_word, xs)
             cuda.syncthreads()
             load_boxes(boxes, first_box, start, last_word, kinds, bounds, sides)
             cuda.syncthreads()
@@ -174,11 +193,7 @@ def _make_tile(penalty: str, row: Any) -> Any:
                             )  # fmt: skip
             cuda.syncthreads()
         if not plain:
-            for b in range(BOXES):
-                side = sides[b * COLUMNS + tx]
-                for s in range(SAMPLES):
-                    a = s * BOXES + b
-                    sums[a] = (sums[a] - outer[a] - side) >> 1
+            _halve(sums, outer, sides)
 
     return tile
 

@@ -296,18 +296,18 @@ def _group_excess(x, row, planes, m, word, kinds):
     return twice >> 1
 
 
-def _make_pull(relaxation: str) -> Any:
+def _make_single_pull(relaxation: str) -> Any:
     slope = FORMULAS["graded_slope" if relaxation == "grouped" else f"{relaxation}_slope"]
 
     @device
-    def pull(code, low, high, width, q, q_leak, sums):
+    def pull_single(code, low, high, width, q, q_leak, sums):
         """Add a sample's pull at four features of a box to sums (8): lower sides, then upper."""
         for j in range(4):
             c = byte_of(code, j)
             sums[j] += slope(byte_of(low, j) - c, width, q, q_leak)
             sums[4 + j] -= slope(c - byte_of(high, j), width, q, q_leak)
 
-    return pull
+    return pull_single
 
 
 def _make_group_pull() -> Any:
@@ -324,6 +324,27 @@ def _make_group_pull() -> Any:
     return pull_group
 
 
+def _make_pull(relaxation: str) -> Any:
+    """Return a device function that adds up the pulls of some samples at a word of a box."""
+    grouped = relaxation == "grouped"
+    pull_single, pull_group = _make_single_pull(relaxation), _make_group_pull()
+
+    @device
+    def pull(x, planes, m, word, kinds, width, rows, pulls, size, sums):
+        """Add the pulls of `size` samples to sums (8); pulls are their q and q_leak."""
+        low, high = planes[0, m, word], planes[1, m, word]
+        in_group = grouped and kinds[word] != SINGLES
+        for e in range(size):
+            code, q, q_leak = x[rows[e], word], pulls[0, e], pulls[1, e]
+            if in_group:
+                total = _group_excess(x, rows[e], planes, m, word, kinds)
+                pull_group(code, low, high, total, width, q, q_leak, sums)
+            else:
+                pull_single(code, low, high, width, q, q_leak, sums)
+
+    return pull
+
+
 @functools.cache
 def step(relaxation: str, optimizer: str) -> Any:
     """Return the kernel that moves boxes along their gradients.
@@ -332,8 +353,7 @@ def step(relaxation: str, optimizer: str) -> Any:
     ``"l2"``, the optimizer ``"sgd"``, ``"momentum"`` or ``"adam"``.
     """
     grouped, limited = relaxation == "grouped", optimizer != "adam"
-    pull, pull_group = _make_pull(relaxation), _make_group_pull()
-    update = _make_update(optimizer)
+    pull, update = _make_pull(relaxation), _make_update(optimizer)
 
     @kernel(LINE, 3)
     def step_cells(
@@ -369,11 +389,6 @@ def step(relaxation: str, optimizer: str) -> Any:
         for start_word in range(first_word, last_word, LINE):
             word = start_word + t
             inside = word < last_word
-            low, high, kind = np.uint32(0), np.uint32(0), SINGLES
-            if inside:
-                low, high = planes[0, m, word], planes[1, m, word]
-                if grouped:
-                    kind = kinds[word]
             for j in range(8):
                 sums[j] = 0
             for start in range(0, count, LINE):
@@ -384,13 +399,8 @@ def step(relaxation: str, optimizer: str) -> Any:
                     held[0, t], held[1, t] = q, round(product(np.float64(q), leak))
                 cuda.syncthreads()
                 if inside:
-                    for e in range(min(LINE, count - start)):
-                        code, q, q_leak = x[held_rows[e], word], held[0, e], held[1, e]
-                        if grouped and kind != SINGLES:
-                            total = _group_excess(x, held_rows[e], planes, m, word, kinds)
-                            pull_group(code, low, high, total, width, q, q_leak, sums)
-                        else:
-                            pull(code, low, high, width, q, q_leak, sums)
+                    size = min(LINE, count - start)
+                    pull(x, planes, m, word, kinds, width, held_rows, held, size, sums)
             if inside:
                 for side in range(2):
                     for j in range(4):

@@ -234,8 +234,7 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
         outer
             (1, whole groups) uint8, the largest lower and the smallest upper bound.
         marks
-            Room (P, 6) int64 for the marks of parts whose last groups add nothing, and their
-            groups.
+            Room (P, 6) int64: marks of parts whose last groups add nothing, and their groups.
         room, least
             Room for some tiles: uint8 (tiles * groups, TILE_SAMPLES * GROUP), zeros, and int32
             (K, tiles * TILE_SAMPLES).
