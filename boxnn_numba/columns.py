@@ -12,7 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,14 @@ MISSING = (
 OTHER = "other"
 BOOLEANS = ("False", "True")
 
-_TRUTH = {"false": 0.0, "true": 1.0, "0": 0.0, "1": 1.0}
+_TRUTH = {"false": 0.0, "true": 1.0}
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?")
 _EPOCH = datetime(1970, 1, 1)
 _DAY = timedelta(days=1)
 #: Texts that are counted exactly; of more, the most frequent are kept.
 _MOST_COUNTED = 200_000
-#: Whole numbers up to here are written without a point.
-_WHOLE = 1e15
+#: Whole numbers below are all told apart by a float64, and are written without a point.
+_WHOLE = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -452,6 +453,8 @@ def _cells(values: Any, name: str) -> _Cells:
         numbers = np.where(absent, np.nan, numbers.astype(np.int64) / (_DAY / timedelta.resolution))
     elif array.dtype.kind in "iufb":
         numbers = array.astype(np.float64)
+        if array.dtype.kind in "iu" and (np.abs(numbers) >= _WHOLE).any():
+            return replace(_object_cells(array.astype(object), name), declared=declared)
     else:
         raise InputError(
             f"column {name!r} has dtype {array.dtype}; cells are numbers, texts or dates"
@@ -473,8 +476,9 @@ def _object_cells(array: np.ndarray, name: str) -> _Cells:
     """Return cells of Python's types: numbers or booleans if all are, else texts."""
     cells = array.tolist()
     types = set(map(type, cells))
-    if types == {bytes}:
-        cells, types = [cell.decode("utf-8", "replace") for cell in cells], {str}
+    if bytes in types:
+        cells = [c.decode("utf-8", "replace") if isinstance(c, bytes) else c for c in cells]
+        types = types - {bytes} | {str}
     absent = {kind for kind in types if kind.__name__ in ("NoneType", "NAType", "NaTType")}
     present = types - absent
     if present <= {float, int, bool, np.float64, np.float32, np.int64, np.int32, np.bool_}:
@@ -485,8 +489,11 @@ def _object_cells(array: np.ndarray, name: str) -> _Cells:
                 f"column {name!r} holds a whole number of more than 308 digits; make it a text, or "
                 "drop it"
             ) from error
-        truth = present != set() and present <= {bool, np.bool_}
-        return _Cells("boolean" if truth else "number", numbers)
+        # Of larger whole numbers, as of a merchant, the texts say more than floats do.
+        whole = present <= {int, np.int64, np.int32}
+        if not whole or not (np.abs(numbers) >= _WHOLE).any():
+            truth = present != set() and present <= {bool, np.bool_}
+            return _Cells("boolean" if truth else "number", numbers)
     if present != {str}:
         cells = [cell if type(cell) is str else _cell_text(cell) for cell in cells]
         absent = {type(None)}
@@ -543,7 +550,9 @@ def _number(text: str) -> float | None:
 
 
 def _truth(text: str) -> float | None:
-    return _TRUTH.get(text.lower())
+    truth = _TRUTH.get(text.lower())
+    number = _number(text) if truth is None else truth
+    return number if number in (0.0, 1.0) else None
 
 
 def _days(text: str) -> float | None:
@@ -553,9 +562,35 @@ def _days(text: str) -> float | None:
         when = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if when.tzinfo is not None:
-        when = when.astimezone(UTC).replace(tzinfo=None)
-    return (when - _EPOCH) / _DAY
+    # The offset is taken off what lies between: in UTC the date itself may be after year 9999.
+    return (when.replace(tzinfo=None) - _EPOCH - (when.utcoffset() or timedelta())) / _DAY
+
+
+def _places(categories: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """Return the place of each text among categories, and one more for what is none of them.
+
+    What is none may be one that is written otherwise: a frame has 1.0 for 1 where other cells are
+    missing, and a file true for True. It is that one, if it can be one only.
+    """
+    places = {text: float(place) for place, text in enumerate(categories)}
+    other = float(len(places))
+    alike: dict[Any, float] = {}
+    for text, place in places.items():
+        value = _value(text)
+        alike[value] = other if value in alike else place
+    alike[None] = other
+    return [places[text] if text in places else alike.get(_value(text), other) for text in texts]
+
+
+def _value(text: str) -> Any:
+    """Return the number or truth that a text is, the same however it is written; else None."""
+    if text.lower() in _TRUTH:
+        return text.lower()
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and "_" not in text else None
 
 
 def _raw(column: Column, cells: _Cells, missing: Collection[str]) -> np.ndarray:
@@ -564,13 +599,13 @@ def _raw(column: Column, cells: _Cells, missing: Collection[str]) -> np.ndarray:
         cells = cells.as_texts()
     if cells.texts is None:
         return _raw_numbers(column, cells)
-    places = {text: float(place) for place, text in enumerate(column.categories)}
-    texts = [text for text in cells.texts if text in places or text not in missing]
+    known = set(column.categories)
+    texts = [text for text in cells.texts if text in known or text not in missing]
     if column.kind == "category":
-        found = [places.get(text, float(len(places))) for text in texts]
+        found = _places(column.categories, texts)
     elif column.kind == "boolean":
-        truth = map(_truth, texts)
-        found = [float(len(places)) if value is None else value for value in truth]
+        other = float(len(column.categories))
+        found = [other if value is None else value for value in map(_truth, texts)]
     else:
         numbers, odd = _parsed(column.kind, texts)
         if odd is not None:
@@ -580,8 +615,8 @@ def _raw(column: Column, cells: _Cells, missing: Collection[str]) -> np.ndarray:
                 "mend the cell or leave it empty"
             )
         found = numbers.tolist()
-    known = dict(zip(texts, found, strict=True))
-    table = np.array([*(known.get(text, np.nan) for text in cells.texts), np.nan])
+    value = dict(zip(texts, found, strict=True))
+    table = np.array([*(value.get(text, np.nan) for text in cells.texts), np.nan])
     return np.asarray(table[cells.index])
 
 

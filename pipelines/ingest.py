@@ -371,6 +371,8 @@ def _is_whole(text: str) -> bool:
 
 #: Rows below which whole numbers may be all different by chance.
 _FEW = 50
+#: From here on a float32, as which raw values are stored, does not tell all whole numbers apart.
+_EXACT = 2**24
 
 
 class _Notes:
@@ -393,16 +395,18 @@ class _Notes:
             self._missing += np.isnan(x).sum(axis=0)
             self._rows += len(x)
             self._total += x.sum(axis=0, dtype=np.float64)
-            self._whole &= (x == np.rint(x)).all(axis=0)
+            self._whole &= ((x == np.rint(x)) | np.isnan(x)).all(axis=0)
 
     def sentences(self) -> list[str]:
         """Return a sentence for each kind of oddity."""
         if self._columns is None:
             return []
         columns = self._columns
-        numbers, categories = (
-            np.array([column.kind == kind for column in columns]) for kind in ("number", "category")
+        numbers, categories, dates = (
+            np.array([column.kind == kind for column in columns])
+            for kind in ("number", "category", "date")
         )
+        far = np.maximum(self._high, -self._low)
         # As many whole numbers as rows, with the sum of all in their range: each is there once.
         each = (self._high - self._low + 1 == self._rows) & self._whole & (self._rows >= _FEW)
         each &= self._total == (self._low + self._high) / 2 * self._rows
@@ -412,6 +416,12 @@ class _Notes:
             (numbers & each, "that may number the rows: name it in `id_column` or in `drop`"),
             (categories & (self._high >= [len(column.categories) for column in columns]),
              "with categories that are not told apart: they are taken for one"),
+            (numbers & self._whole & (far >= _EXACT),
+             "of whole numbers above 16,777,216, of which 7 digits are kept: subtract what all "
+             "have in common, or name it in `categorical`"),
+            (dates & ~self._whole,
+             "of dates with a time, which is kept to about 3 minutes: write hours or seconds in a "
+             "column of their own where they matter"),
             ([_mostly_numbers(column.categories) for column in columns],
              "of numbers but for some texts, so taken for categories: name it in `numeric`, and "
              "the texts in `missing`"),

@@ -293,7 +293,9 @@ def stored_features(block: Block, table: Table, codes: bool) -> np.ndarray:
         return x.astype(np.uint8)
     finite = np.isfinite(x) if columns is None else ~np.isinf(x)
     remedy = "drop or fill NaN and infinite values first"
-    _refuse(~finite, block, table, remedy if columns is None else "name it in `missing` or drop it")
+    if columns is not None:
+        remedy = "mend the cell, name its text in `missing`, or drop the column"
+    _refuse(~finite, block, table, remedy)
     with np.errstate(over="ignore"):
         stored = x.astype(np.float32)
     _refuse(np.isinf(stored), block, table, "features must fit in float32; scale them")

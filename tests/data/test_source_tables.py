@@ -65,7 +65,7 @@ def test_csv_dialect() -> None:
         (["y", "1"], "has no column but 'y'"),
         (["a,y", "1,0", "2"], "line 3 of t.csv has 1 cells and the header 2"),
         (["a,y", "1,0", "2,"], "line 3 of t.csv has no label"),
-        (["a,y", *["1,0", "2,1"] * 5, "-inf,1"], "inf at line 12, column 'a' of t.csv; name it in"),
+        (["a,y", *["1,0", "2,1"] * 5, "-inf,1"], "inf at line 12, column 'a' of t.csv; mend"),
         (["a,y", *[",0", "?,1"] * 5], "t.csv: column 'a' has no value in any row; drop it"),
         (["a,a,y", "1,2,0"], "has 2 columns named 'a'; rename one"),
         (["a;y", "1;0"], "has no ',' between its columns; pass `sep` ';'"),
@@ -294,6 +294,20 @@ def test_columns_that_number_the_rows_or_have_commas_are_told() -> None:
     assert summary.notes == [
         "column 'Unnamed: 0' that may number the rows: name it in `id_column` or in `drop`",
         "column 'b' of numbers with commas, so taken for categories: write points",
+    ]
+
+
+def test_values_that_are_stored_coarsely_are_told() -> None:
+    rows = [f"{1700000000 + 3 * k},2024-01-{k + 1:02} 12:0{k % 7},{16777215 - k},2024-01-01,{k % 2}"
+            for k in range(20)]  # fmt: skip
+    rows[3] = ",,,," + rows[3][-1]
+    Path("t.csv").write_text("stamp,at,small,day,y\n" + "\n".join(rows) + "\n")
+    summary = ingest("t.csv", "out.zarr", label="y")
+    x = np.concatenate([open_dataset("out.zarr").read(split)[0] for split in ("train", "test")])
+    assert [len(np.unique(column[~np.isnan(column)])) for column in x.T[[0, 2]]] == [1, 19]
+    assert [note.split(", ")[0] for note in summary.notes] == [
+        "column 'stamp' of whole numbers above 16,777,216",
+        "column 'at' of dates with a time",
     ]
 
 

@@ -142,6 +142,69 @@ def test_categories_of_numbers_and_missing_texts() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("learned", "cells", "places"),
+    [
+        # What a frame makes of the texts of a file, and a file of the cells of a frame.
+        (["1.0", "2.0", ""], [2, 1, None], [1, 0, NAN]),
+        ([1, 2, 3], ["3.0", "2e0", "4", "", "1_0"], [2, 1, 3, NAN, 3]),
+        (["1.50", "0.25"], [0.25, 1.5], [0, 1]),
+        (["true", "false", "maybe"], [True, False], [2, 0]),
+        (["4000123412341234", "7"], [4000123412341234, 7], [1, 0]),
+        (["4000123412341234", "7"], [4000123412341234.0, NAN], [1, NAN]),
+        ([2**60, 2**60 + 1, 2**60 + 2], [2**60 + 2, str(2**60), 2**60 + 5, None], [2, 0, 3, NAN]),
+        # 1.10 may be a version: what is a category itself is that one, and of two none is guessed.
+        (["1.1", "1.10", "2"], ["1.1", "1.10", 1.1, "1.100", "2.0"], [0, 1, 0, 3, 2]),
+        (["007", "8"], ["7", 8, "inf", "nan"], [0, 1, 2, NAN]),
+    ],
+)
+def test_one_value_is_one_category_however_it_is_written(
+    learned: list[Any], cells: list[Any], places: list[float]
+) -> None:
+    columns = Columns.of({"a": learned}, categorical=["a"])
+    np.testing.assert_array_equal(columns.values({"a": cells})[:, 0], places)
+
+
+def test_whole_numbers_that_no_float_tells_apart_are_texts() -> None:
+    pd = pytest.importorskip("pandas")
+    large = [2**60 + k for k in (0, 1, 2)]
+    frames: list[Any] = [
+        {"a": np.array(large)}, {"a": np.array(large, np.uint64)}, {"a": [*large, None]},
+        pd.DataFrame({"a": pd.Categorical(large)}), pd.DataFrame({"a": pd.array(large, "Int64")}),
+    ]  # fmt: skip
+    for frame in frames:
+        columns = Columns.of(frame, categorical=["a"])
+        assert columns[0].categories == tuple(map(str, large))
+        np.testing.assert_array_equal(columns.values(frame)[:3, 0], [0, 1, 2])
+    numbers = Columns.of({"a": np.array(large)})
+    assert numbers[0].kind == "number"
+    np.testing.assert_array_equal(numbers.values({"a": large})[:, 0], np.array(large, float))
+    with pytest.raises(InputError, match="column 'since' holds '-9223372036854775808' at row 0"):
+        since = np.array(["2020-01-01"], "M8[D]")
+        Columns.of({"since": since}).values({"since": np.array([-(2**63)])})
+
+
+def test_booleans_of_numbers_in_texts() -> None:
+    columns = Columns.of({"a": [True, False]})
+    np.testing.assert_array_equal(
+        columns.values({"a": ["1.0", "0.0", "1", "TRUE", "2", "nan"]})[:, 0], [1, 0, 1, 1, 2, NAN]
+    )
+
+
+def test_bytes_are_texts_beside_missing_cells() -> None:
+    columns = Columns.of({"a": [b"AA", None, b"BB", "CC"]})
+    assert columns[0] == Column("a", "category", ("AA", "BB", "CC"), missing=True)
+    np.testing.assert_array_equal(columns.values({"a": [b"BB", b"AA"]})[:, 0], [1, 0])
+
+
+def test_dates_at_the_ends_of_the_calendar() -> None:
+    cells = ["9999-12-31 23:59:59-05:00", "0001-01-01T00:00:00+01:00", "2020-01-01 01:00+01:00"]
+    columns = Columns.of({"a": cells})
+    assert columns[0].kind == "date"
+    days = [2_932_897 - 1 / 86400 + 5 / 24, -719_162 - 1 / 24, 18_262]
+    np.testing.assert_allclose(columns.values({"a": cells})[:, 0], days, rtol=0, atol=1e-9)
+
+
 KINDS_OF_CELLS = (
     st.floats(-1e9, 1e9),
     st.integers(-(10**9), 10**9),
