@@ -217,6 +217,19 @@ KINDS_OF_CELLS = (
 
 @SETTINGS
 @given(st.one_of(*(st.lists(st.none() | kind, min_size=1) for kind in KINDS_OF_CELLS)))
+def test_cells_have_the_category_that_their_text_has(cells: list[Any]) -> None:
+    words = ["" if cell is None else str(cell) for cell in cells]
+    if not any(map(str.strip, words)):
+        return
+    for learned, others in ((cells, words), (words, cells)):
+        columns = Columns.of({"a": learned}, categorical=["a"])
+        assert columns[0].kind == "category"
+        expected = columns.values({"a": learned})
+        np.testing.assert_array_equal(columns.values({"a": others}), expected)
+
+
+@SETTINGS
+@given(st.one_of(*(st.lists(st.none() | kind, min_size=1) for kind in KINDS_OF_CELLS)))
 def test_cells_have_the_raw_value_that_their_text_has(cells: list[Any]) -> None:
     """A table and the CSV that is written of it are one to a model."""
     words = ["" if cell is None else str(cell) for cell in cells]
