@@ -85,6 +85,23 @@ class Column:
         """Whether raw values are places in `categories`."""
         return self.kind in ("category", "boolean")
 
+    def places(self, texts: Sequence[str]) -> list[float]:
+        """Return the place of each text among the categories; one more for what is none of them.
+
+        What is none may be one that is written otherwise: a frame has 1.0 for 1 where other cells
+        are missing, and a file true for True. It is that one, if it can be one only.
+        """
+        places = {text: float(place) for place, text in enumerate(self.categories)}
+        other = float(len(places))
+        alike: dict[Any, float] = {}
+        for text, place in places.items():
+            value = _value(text)
+            alike[value] = other if value in alike else place
+        alike[None] = other
+        return [
+            places[text] if text in places else alike.get(_value(text), other) for text in texts
+        ]
+
     def text(self, value: float) -> str:
         """Show a raw value as a user writes it."""
         if np.isnan(value):
@@ -566,22 +583,6 @@ def _days(text: str) -> float | None:
     return (when.replace(tzinfo=None) - _EPOCH - (when.utcoffset() or timedelta())) / _DAY
 
 
-def _places(categories: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """Return the place of each text among categories, and one more for what is none of them.
-
-    What is none may be one that is written otherwise: a frame has 1.0 for 1 where other cells are
-    missing, and a file true for True. It is that one, if it can be one only.
-    """
-    places = {text: float(place) for place, text in enumerate(categories)}
-    other = float(len(places))
-    alike: dict[Any, float] = {}
-    for text, place in places.items():
-        value = _value(text)
-        alike[value] = other if value in alike else place
-    alike[None] = other
-    return [places[text] if text in places else alike.get(_value(text), other) for text in texts]
-
-
 def _value(text: str) -> Any:
     """Return the number or truth that a text is, the same however it is written; else None."""
     if text.lower() in _TRUTH:
@@ -602,7 +603,7 @@ def _raw(column: Column, cells: _Cells, missing: Collection[str]) -> np.ndarray:
     known = set(column.categories)
     texts = [text for text in cells.texts if text in known or text not in missing]
     if column.kind == "category":
-        found = _places(column.categories, texts)
+        found = column.places(texts)
     elif column.kind == "boolean":
         other = float(len(column.categories))
         found = [other if value is None else value for value in map(_truth, texts)]

@@ -122,7 +122,12 @@ def predict(model: str, file: str, out: str, **given: Any) -> options.Output | N
     table = TableOptions(**options.table_values(given))
     as_json = bool(click.get_current_context().obj["json"])
     result = work(model, file, out, table=table, as_json=as_json, **given)
-    return None if out == STDOUT else (result, f"{out}: {result.n} rows")
+    warnings = [f"warning: {sentence}" for sentence in result.warnings or ()]
+    if out == STDOUT:
+        for line in warnings:
+            click.echo(line, err=True)
+        return None
+    return result, "\n".join([f"{out}: {result.n} rows", *warnings])
 
 
 def curve_table(result: dict[str, Any]) -> str:

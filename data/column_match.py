@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from boxnn_numba.columns import Column, Columns, nearest
+from boxnn_numba.columns import Columns, nearest
 from boxnn_numba.errors import DataError
 
 
@@ -15,8 +15,8 @@ def column_match(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return what makes raw values of `want` out of raw values (rows, n) of `have`.
 
-    Columns are matched by name. A category is matched by its text; one that the model does not
-    know becomes its "other". `data` and `model` are what messages call the two.
+    Columns are matched by name. Categories are matched as by `Column.places`; one that the
+    model does not know becomes its "other". `data` and `model` are what messages call the two.
 
     Raises
     ------
@@ -43,8 +43,9 @@ def column_match(
                 f"column {new.name!r} is a {have[place].kind} in {data} and a {new.kind} in "
                 f"{model}; ingest it anew with `boxnn data ingest FILE --like MODEL`"
             )
+    # The last is what the data do not tell apart.
     places = {
-        at: _places(have[place], new)
+        at: np.array([*new.places(have[place].categories), len(new.categories)])
         for at, (place, new) in enumerate(zip(order, want, strict=True))
         if new.is_listed
     }
@@ -57,10 +58,3 @@ def column_match(
         return out
 
     return match
-
-
-def _places(old: Column, new: Column) -> np.ndarray:
-    """Return the place in a column of each category of another, and of its "other"."""
-    other = len(new.categories)
-    known = {text: place for place, text in enumerate(new.categories)}
-    return np.array([*(known.get(text, other) for text in old.categories), other])

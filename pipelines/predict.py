@@ -36,10 +36,14 @@ CERTIFICATES = ("margin", "pairwise", "exact")
 
 @dataclass(frozen=True)
 class Predicted(Result):
-    """Where predictions are, and of how many rows."""
+    """Where predictions are, and of how many rows.
+
+    The `warnings` tell of columns most of whose cells are of no category that training saw.
+    """
 
     predictions: str
     n: int
+    warnings: list[str] | None = None
 
 
 def predict(
@@ -96,7 +100,7 @@ def predict(
     kind = certificate or default_kind(classifier)
     validation.choice("certificate", kind, CERTIFICATES)
     name, pieces = _opened(classifier, Path(samples), table)
-    count, inputs = 0, [model, samples]
+    count, inputs, unseen = 0, [model, samples], _Unseen(classifier)
     with table_output(
         out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=inputs, as_json=as_json
     ) as write:
@@ -108,11 +112,35 @@ def predict(
                 raise InputError(f"of the rows from {count} on: {error}") from error
             write(rows | (_changes(classifier, x) if changes else {}))
             count += len(x)
+            unseen.add(x)
             run.progress.start(count, "samples")  # nobody knows how many there will be
             run.progress.advance(count)
         if not count:
             raise DataError(f"{samples} has no rows; pass at least one")
-    return Predicted(str(out), count)
+    return Predicted(str(out), count, unseen.sentences(count) or None)
+
+
+class _Unseen:
+    """Counts the cells of columns that are of no category that training saw."""
+
+    def __init__(self, model: BoxNN) -> None:
+        columns = enumerate(model.columns or ())
+        self._columns = {k: column for k, column in columns if column.is_listed}
+        self._cells = dict.fromkeys(self._columns, 0)
+
+    def add(self, x: np.ndarray) -> None:
+        """Count those of some rows of raw values."""
+        for k, column in self._columns.items():
+            self._cells[k] += int((x[:, k] == len(column.categories)).sum())
+
+    def sentences(self, rows: int) -> list[str]:
+        """Return a sentence for each column with more of them than others."""
+        return [
+            f"column {self._columns[k].name!r}: {cells:,} of {rows:,} cells are of no category "
+            "that training saw; check how they are written"
+            for k, cells in self._cells.items()
+            if 2 * cells > rows
+        ]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,15 @@ def test_other_stays_other() -> None:
     np.testing.assert_array_equal(found, [3, 0, 1, 3, np.nan])
 
 
+def test_categories_are_matched_however_they_are_written() -> None:
+    have = Columns.of({"c": ["1", "2", "3", "True"]}, ["c"])
+    want = Columns.of({"c": ["true", "3.0", "1.0"]}, ["c"])
+    assert have[0].categories == ("1", "2", "3", "True")
+    assert want[0].categories == ("1.0", "3.0", "true")
+    found = column_match(have, want, "d", "m")(np.arange(5.0)[:, None])[:, 0]
+    np.testing.assert_array_equal(found, [0, 3, 1, 2, 3])
+
+
 def test_another_kind_is_refused() -> None:
     have, want = Columns.of({"zip": ["01", "02"]}), Columns.of({"zip": ["01", "x"]})
     with pytest.raises(DataError, match="'zip' is a number in d and a category in m"):

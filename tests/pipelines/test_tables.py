@@ -319,6 +319,21 @@ def test_predictions_of_a_table(fraud: Run) -> None:
     assert pq.read_table("p.parquet").to_pylist() == as_json
 
 
+def test_cells_of_no_category_that_training_saw_are_told(fraud: Run) -> None:
+    rows = [row | {"city": row["city"].upper()} for row in NEW]
+    cities = {row["city"] for row in NEW if row["city"]}
+    assert cities == {"Bonn", "Kiel", "Ulm"}
+    Path("n.csv").write_text(as_csv(rows))
+    words = ("predict", "m.zarr", "n.csv", "--out")
+    filled = sum(bool(row["city"]) for row in NEW)
+    told = (
+        f"warning: column 'city': {filled} of 40 cells are of no category that training saw; "
+        "check how they are written\n"
+    )
+    assert fraud(*words, "p.csv") == (0, f"p.csv: 40 rows\n{told}", "")
+    assert fraud(*words, "-") == (0, Path("p.csv").read_text(), told)
+
+
 def test_predictions_with_distances_and_changes(fraud: Run) -> None:
     Path("n.csv").write_text(as_csv(NEW))
     words = ("predict", "m.zarr", "n.csv", "--out", "p.csv", "--certificate", "exact")
