@@ -206,7 +206,7 @@ class Grid:
             `x` is not finite or has another number of features.
         """
         if lazy.is_deferred(x):
-            return lazy.map_rows(Grid.encode, self, x, {"feature": None})
+            return lazy.map_rows(Grid.encode, self, x, lazy.FEATURES)
         features = validation.features("x", x, missing=self.missing is not None, empty=True)
         validation.same_features("x", features, self.n_features, "the grid")
         out = np.empty(features.shape, np.uint8)

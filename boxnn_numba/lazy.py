@@ -41,6 +41,8 @@ _GRAPH_BYTES = 10_000_000
 _MOST_KEPT = 4
 _KEPT: OrderedDict[str, Shared] = OrderedDict()
 _ON_GPU = threading.Lock()
+#: Dims of an answer that has a number for each feature: those of the samples, where they are rows.
+FEATURES: Mapping[str, Any] = {"feature": None}
 
 
 # --- what there is -------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def map_rows(
         function is called once, as it is.
     dims
         Names of the dimensions of the result after the first, with their coordinates or None, for
-        xarray's arrays. Where the shape is that of x, its own.
+        xarray's arrays; none by default. With `FEATURES` and x (N, n) those of x.
 
     Returns
     -------
@@ -141,12 +143,20 @@ def _each(wrap: Callable[[Any], Any], found: Any) -> Any:
 
 
 def _labelled(x: Any, array: Any, dims: Mapping[str, Any]) -> Any:
-    """Return an array with the dims and coords of what it was made of."""
-    names = tuple(x.dims) if array.shape == x.shape else (x.dims[0], *dims)
-    coords = {name: one for name, one in x.coords.items() if set(one.dims) <= set(names)}
-    own = {name: one for name, one in dims.items() if one is not None and name in names}
-    coords |= {name: list(one) for name, one in own.items() if name not in coords}
-    found = type(x)(array, coords=coords, dims=names)
+    """Return an array with those dims and coords of what it was made of that are its own, too."""
+    if dims is FEATURES and array.ndim == x.ndim:
+        shared, dims = tuple(x.dims), {}
+    else:
+        shared = x.dims[:1]
+    if not dims.keys().isdisjoint(shared):
+        raise InputError(f"x has rows along {shared[0]!r}, as answers have another; rename that")
+    coords = {
+        name: one
+        for name, one in x.coords.items()
+        if set(one.dims) <= set(shared) and name not in dims
+    }
+    coords |= {name: list(one) for name, one in dims.items() if one is not None}
+    found = type(x)(array, coords=coords, dims=(*shared, *dims))
     found.name = None  # else that of the graph
     return found
 

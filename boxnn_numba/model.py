@@ -221,7 +221,7 @@ class BoxNN:
             As for `rows`.
         """
         if lazy.is_deferred(x):
-            return lazy.map_rows(BoxNN.encode, self, x, {"feature": None})
+            return lazy.map_rows(BoxNN.encode, self, x, lazy.FEATURES)
         if on_gpu(x):
             if self.grid is not None:
                 raise InputError("real features on a GPU are not binned there; pass a NumPy array")

@@ -457,6 +457,22 @@ def test_dims_and_coords_are_kept(is_lazy: bool) -> None:
     )
 
 
+def test_answers_as_wide_as_the_samples_have_dims_of_their_own() -> None:
+    xarray = pytest.importorskip("xarray")
+    boxes = Boxes([[0] * 3, [100] * 3, [200] * 3], [[50] * 3, [150] * 3, [255] * 3], [0, 1, 2], 50)
+    model = BoxNN(boxes, LABELS)
+    coords = {"sensor": ["s", "t", "u"], "class": ("time", ["x", "y"])}
+    x = xarray.DataArray(np.full((2, 3), 120, np.uint8), coords, dims=("time", "sensor"))
+    for answer in (model.class_distance(x), model.class_distance(x.chunk(1))):
+        assert answer.dims == ("time", "class") and [*answer.coords] == ["class"]
+        assert answer.sel({"class": "b"}).values.tolist() == [0, 0]
+    assert class_distance(x, boxes).dims == ("time", "class")
+    assert pairwise_distance(x, boxes).dims == ("time", "box")
+    assert model.encode(x).dims == x.dims and [*model.encode(x).coords] == [*x.coords]
+    with pytest.raises(InputError, match="rows along 'class'"):
+        model.class_distance(x.drop_vars("class").rename(time="class"))
+
+
 # --- stored arrays --------------------------------------------------------------------------
 
 
