@@ -601,7 +601,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             (n_samples, n_classes); for two classes (n_samples,), the distance to the first class
             minus that to the second, which is positive where the second is predicted.
         """
-        return self._mapped(BoxNNClassifier._decision, self._distance(X), True)
+        distance = self._distance(X)
+        return self._mapped(BoxNNClassifier._decision, distance, len(self.classes_) > 2)
 
     def _decision(self, distance: np.ndarray) -> np.ndarray:
         scores = -distance / self.model_.reach

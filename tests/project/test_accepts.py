@@ -137,11 +137,13 @@ def of_numbers() -> BoxNN:
 
 
 @pytest.fixture(scope="module")
-def classifiers() -> Callable[[Any], BoxNNClassifier]:
-    """The classifier for rows with names, or for those without."""
-    with_names = BoxNNClassifier(**SMALL).fit(_pandas(REAL), Y)
-    without = BoxNNClassifier(**SMALL).fit(REAL, Y)
-    return lambda rows: with_names if hasattr(rows, "columns") else without
+def classifiers() -> Callable[[Any, int], BoxNNClassifier]:
+    """The classifier of 2 or 3 classes for rows with names, or for those without."""
+    with_names, without = (
+        {count: BoxNNClassifier(**SMALL).fit(x, Y % count) for count in (2, 3)}
+        for x in (_pandas(REAL), REAL)
+    )
+    return lambda rows, count: (with_names if hasattr(rows, "columns") else without)[count]
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +156,10 @@ def calls(of_codes: BoxNN, of_numbers: BoxNN, classifiers: Any) -> dict[str, lis
     def summary(function: Any, *rest: Any) -> Callable[[Give], Any]:
         return lambda give: function(*map(give, outcome), *rest)
 
-    def by(name: str) -> Callable[[Give], Any]:
+    def by(name: str, classes: int = 3) -> Callable[[Give], Any]:
         def call(give: Give) -> Any:
             x = give(REAL)
-            return getattr(classifiers(x), name)(x)
+            return getattr(classifiers(x, classes), name)(x)
 
         return call
 
@@ -187,7 +189,9 @@ def calls(of_codes: BoxNN, of_numbers: BoxNN, classifiers: Any) -> dict[str, lis
         "BoxNNClassifier.predict": [by("predict")],
         "BoxNNClassifier.certify": [by("certify")],
         "BoxNNClassifier.predict_proba": [by("predict_proba")],
-        "BoxNNClassifier.decision_function": [by("decision_function")],
+        "BoxNNClassifier.decision_function": [
+            by("decision_function", classes=count) for count in (2, 3)
+        ],
         "BoxNN.explain": [lambda give: [str(one) for one in of_codes.explain(few(give))]],
         "greedy_attack": [lambda give: greedy_attack(of_codes, few(give)).changed],
         "fit": [lambda give: fit(give(REAL), Y, **SMALL)],
