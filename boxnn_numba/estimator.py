@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -724,6 +725,15 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     ) -> tuple[np.ndarray, np.ndarray]:
         adversary = Adversary.of(self.model_, attackable, costs)
         return self.model_.radii(distance, adversary=adversary)
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy: the fraction of samples, by weight, that are predicted right.
+
+        Samples are as for `predict`; labels and weights may be lazy as well.
+        """
+        predicted = np.asarray(self.predict(X))
+        weights = None if sample_weight is None else np.asarray(sample_weight)
+        return float(accuracy_score(column_or_1d(y), predicted, sample_weight=weights))
 
     def certified_score(
         self,

@@ -156,10 +156,11 @@ def calls(of_codes: BoxNN, of_numbers: BoxNN, classifiers: Any) -> dict[str, lis
     def summary(function: Any, *rest: Any) -> Callable[[Give], Any]:
         return lambda give: function(*map(give, outcome), *rest)
 
-    def by(name: str, classes: int = 3) -> Callable[[Give], Any]:
+    def by(name: str, *rest: Any, classes: int = 3, labels: bool = False) -> Callable[[Give], Any]:
         def call(give: Give) -> Any:
             x = give(REAL)
-            return getattr(classifiers(x, classes), name)(x)
+            y = [give(Y)] if labels else []
+            return getattr(classifiers(x, classes), name)(x, *y, *rest)
 
         return call
 
@@ -192,6 +193,8 @@ def calls(of_codes: BoxNN, of_numbers: BoxNN, classifiers: Any) -> dict[str, lis
         "BoxNNClassifier.decision_function": [
             by("decision_function", classes=count) for count in (2, 3)
         ],
+        "BoxNNClassifier.score": [by("score", labels=True)],
+        "BoxNNClassifier.certified_score": [by("certified_score", 1, labels=True)],
         "BoxNN.explain": [lambda give: [str(one) for one in of_codes.explain(few(give))]],
         "greedy_attack": [lambda give: greedy_attack(of_codes, few(give)).changed],
         "fit": [lambda give: fit(give(REAL), Y, **SMALL)],
