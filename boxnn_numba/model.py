@@ -18,7 +18,7 @@ from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
-from boxnn_numba.columns import Columns, is_table
+from boxnn_numba.columns import MISSING, Columns, is_table
 from boxnn_numba.distances import UNREACHABLE, ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
@@ -152,9 +152,9 @@ class BoxNN:
                 )
 
     def __dask_tokenize__(self) -> Any:
-        # How the model came to be answers nothing.
+        # How the model came to be answers nothing, but for what says that a cell has no value.
         answers = [getattr(self, one.name) for one in fields(self) if one.name != "training"]
-        return lazy.content("BoxNN", *answers)
+        return lazy.content("BoxNN", *answers, sorted(self.missing_texts))
 
     @property
     def box_sets(self) -> tuple[Boxes, ...]:
@@ -173,6 +173,16 @@ class BoxNN:
         """Most units that rewriting one group moves a class distance by."""
         return self.boxes.width * self.group_size * len(self.box_sets)
 
+    @property
+    def table(self) -> dict[str, Any]:
+        """How the table of the training data was read: which column was what, texts of no value."""
+        return self.training.get("table") or {}
+
+    @property
+    def missing_texts(self) -> frozenset[str]:
+        """All texts of cells without a value: the usual ones, and those of the training data."""
+        return frozenset((*MISSING, *self.table.get("missing", ())))
+
     def rows(self, x: ArrayLike) -> np.ndarray:
         """Return samples as a matrix: of raw values where the model has a grid, else of codes.
 
@@ -180,7 +190,8 @@ class BoxNN:
         ----------
         x
             (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
-            0..255. Where it has columns, a table (see `Columns.values`), or raw values by position.
+            0..255. Where it has columns, a table (see `Columns.values`) in which the same texts say
+            that a cell has no value as in the training data, or raw values by position.
 
         Returns
         -------
@@ -194,7 +205,7 @@ class BoxNN:
         """
         if self.columns is not None:
             cells = is_table(x) or np.asarray(x).dtype.kind not in "iufb"
-            x = self.columns.values(x) if cells else x
+            x = self.columns.values(x, self.missing_texts) if cells else x
         flat = validation.flat_rows("x", x, empty=True)
         validation.same_features("x", flat, self.boxes.n_features, "the model")
         if self.grid is None:

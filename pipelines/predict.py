@@ -316,7 +316,7 @@ def _table_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | 
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the path")
     reader = open_table(path, options.sep)
-    options = options.or_else(model.training.get("table") or {}, reader.names)
+    options = options.or_else(model.table, reader.names)
     columns, features = model.columns, None
     if columns is None:
         # Of a model of arrays columns are features by position, and numbers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,44 @@ def test_cells_of_no_category_that_training_saw_are_told(fraud: Run) -> None:
     )
     assert fraud(*words, "p.csv") == (0, f"p.csv: 40 rows\n{told}", "")
     assert fraud(*words, "-") == (0, Path("p.csv").read_text(), told)
+
+
+def with_texts_for_gaps(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows in which "n.v." and "-" stand for no value in every fifth and seventh row."""
+    return [
+        row
+        | ({"amount": "n.v.", "city": "n.v."} if k % 5 == 0 else {"day": "-"} if k % 7 == 0 else {})
+        for k, row in enumerate(rows)
+    ]
+
+
+@pytest.fixture
+def gaps(run_boxnn: Run) -> Run:
+    """Commands in a directory with `g.zarr`, of a table with `with_texts_for_gaps`."""
+    Path("g.csv").write_text(as_csv(with_texts_for_gaps(TRAINING)))
+    words = ("data", "ingest", "g.csv", "--label", "label", "--id", "who", "--out", "g.zarr")
+    assert run_boxnn(*words, "--missing", "n.v.", "--missing", "-")[0] == 0
+    return run_boxnn
+
+
+def test_texts_of_no_value_are_the_same_for_python_and_the_commands(gaps: Run) -> None:
+    words = ("train", "g.zarr", *GRADED, "--out", "m.zarr", "--boxes", 12, "--epochs", 2)
+    assert gaps(*words)[0] == 0
+    rows = with_texts_for_gaps(NEW)
+    Path("n.csv").write_text(as_csv(rows))
+    assert gaps("predict", "m.zarr", "n.csv", "--out", "p.csv")[0] == 0
+    model = load_model("m.zarr")
+    cells = {name: [row[name] for row in rows] for name in HEADER[1:5]}
+    assert np.isnan(model.rows(cells)[:, :2]).any(axis=0).all()
+    label, radius = model.certify(cells, certificate="pairwise")
+    found = [(row["label"], int(row["radius"])) for row in predicted("p.csv")]
+    assert [*zip(label.tolist(), radius.tolist(), strict=True)] == found
+    pandas, frames = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
+    frame = frames.from_pandas(pandas.DataFrame(cells), npartitions=3)
+    assert model.predict(frame).compute().tolist() == label.tolist()
+    # What answers else is not taken for the same by Dask.
+    plain = replace(model, training={})
+    assert plain.__dask_tokenize__() != model.__dask_tokenize__()
 
 
 def test_predictions_with_distances_and_changes(fraud: Run) -> None:
