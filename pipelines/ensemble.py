@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from boxnn_numba.columns import MISSING
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.model_store import load_model, model_digest, write_model
 from boxnn_numba.data.paths import Name
@@ -37,6 +39,7 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     models
         Paths of two or more models of the same classes, features, groups and width; their templates
         and parts may differ. Sets of boxes of one that is an ensemble itself become members too.
+        Tables are read for the ensemble as for all members, where these agree.
     out
         Where the model goes.
     run
@@ -73,7 +76,9 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     members = [{"digest": model_digest(part), **part.training} for part in parts]
     first, others = parts[0], tuple(sets[1:])
     offset = np.sum([part.offset for part in parts], axis=0)
-    model = replace(first, training={"members": members}, others=others, offset=offset)
+    table = _table(parts)
+    training = {"members": members, **({"table": table} if table else {})}
+    model = replace(first, training=training, others=others, offset=offset)
     single = str(out).endswith(".zip")
     with staged_output(
         out, overwrite=run.overwrite, no_lock=run.no_lock, directory=not single, inputs=list(models)
@@ -89,6 +94,7 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
         ("width", first.boxes.width, other.boxes.width),
         ("group size", first.group_size, other.group_size),
         ("set of columns", first.columns, other.columns),
+        ("set of texts of missing cells", _own_missing(first), _own_missing(other)),
     ):
         if mine != yours:
             raise OptionError(
@@ -104,6 +110,23 @@ def _check_fit(first_path: Name, first: BoxNN, path: Name, other: BoxNN) -> None
         BoxNN(first.boxes, first.classes, others=other.box_sets)
     except BoxNNError as error:
         raise OptionError(f"{first_path} and {path}: {error}") from error
+
+
+def _own_missing(model: BoxNN) -> list[str]:
+    return sorted(model.missing_texts.difference(MISSING))
+
+
+def _table(members: Sequence[BoxNN]) -> dict[str, Any]:
+    """Return how tables are read for an ensemble: as for all its members, where these agree.
+
+    Texts of missing cells have been compared.
+    """
+    first = members[0].table
+    return {
+        role: value
+        for role, value in first.items()
+        if role == "missing" or all(value == member.table.get(role) for member in members)
+    }
 
 
 def _same_grid(first: Grid | None, other: Grid | None) -> bool:

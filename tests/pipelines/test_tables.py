@@ -13,10 +13,11 @@ import pytest
 from support.cli_runs import Run, failed
 from support.mixed_tables import HEADER, as_csv, mixed_rows
 
-from boxnn_numba import load_model, pipelines
+from boxnn_numba import load_model, pipelines, save_model
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.figures import curves
 
 #: A plain run, without a search.
@@ -371,6 +372,31 @@ def test_texts_of_no_value_are_the_same_for_python_and_the_commands(gaps: Run) -
     # What answers else is not taken for the same by Dask.
     plain = replace(model, training={})
     assert plain.__dask_tokenize__() != model.__dask_tokenize__()
+
+
+def test_an_ensemble_reads_tables_as_its_members_do(gaps: Run) -> None:
+    words = ("train", "g.zarr", *GRADED, "--boxes", 12, "--epochs", 2, "--validation", 0)
+    for seed in (1, 2):
+        assert gaps(*words, "--seed", seed, "--out", f"{seed}.zarr")[0] == 0
+    assert gaps("ensemble", "1.zarr", "2.zarr", "--out", "m.zarr")[0] == 0
+    model = load_model("m.zarr")
+    assert model.table == load_model("1.zarr").table and model.table["missing"] == ["n.v.", "-"]
+    assert gaps("predict", "m.zarr", "g.csv", "--out", "p.csv")[0] == 0
+    assert [row["who"] for row in predicted("p.csv")] == [row["who"] for row in TRAINING]
+    assert gaps("data", "ingest", "g.csv", "--like", "m.zarr", "--out", "l.zarr")[0] == 0
+    radius, _ = certified(gaps, "l.zarr")
+    assert len(radius) == len(TRAINING)
+    assert radius.tolist() == [int(row["radius"]) for row in predicted("p.csv")]
+    # What members have read in other ways is not said of all of them.
+    other = load_model("2.zarr")
+    other.training["table"] = {"label": "fraud", "missing": ["-", "n.v."]}
+    save_model(other, "3.zarr")
+    pipelines.ensemble(["1.zarr", "3.zarr"], "a.zarr")
+    assert load_model("a.zarr").table == {"missing": ["n.v.", "-"]}
+    other.training["table"] = {"missing": ["-"]}
+    save_model(other, "4.zarr")
+    with pytest.raises(OptionError, match=r"another set of texts of missing cells \(\['-', 'n.v."):
+        pipelines.ensemble(["1.zarr", "4.zarr"], "b.zarr")
 
 
 def test_predictions_with_distances_and_changes(fraud: Run) -> None:
