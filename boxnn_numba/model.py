@@ -191,7 +191,8 @@ class BoxNN:
         x
             (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
             0..255. Where it has columns, a table (see `Columns.values`) in which the same texts say
-            that a cell has no value as in the training data, or raw values by position.
+            that a cell has no value as in the training data, or raw values by position. Axes of
+            length 1 may be left out or added; samples of a model of flat rows may have any axes.
 
         Returns
         -------
@@ -200,14 +201,13 @@ class BoxNN:
         Raises
         ------
         InputError
-            Wrong number of features, values that are not finite, or not codes; of a table, a column
-            that is missing, unknown or of another kind.
+            Wrong number of features, axes in another order, values that are not finite, or not
+            codes; of a table, a column that is missing, unknown or of another kind.
         """
         if self.columns is not None:
             cells = is_table(x) or np.asarray(x).dtype.kind not in "iufb"
             x = self.columns.values(x, self.missing_texts) if cells else x
-        flat = validation.flat_rows("x", x, empty=True)
-        validation.same_features("x", flat, self.boxes.n_features, "the model")
+        flat = validation.samples("x", x, self.feature_shape or (), "the model", empty=True)
         if self.grid is None:
             return validation.codes("x", flat, empty=True)
         return validation.features("x", flat, self.grid.missing is not None, empty=True)
@@ -236,9 +236,16 @@ class BoxNN:
         if on_gpu(x):
             if self.grid is not None:
                 raise InputError("real features on a GPU are not binned there; pass a NumPy array")
-            return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 else x  # type: ignore[union-attr, arg-type, return-value]
+            return self._flat_on_gpu(x)
         rows = self.rows(x)
         return rows if self.grid is None else self.grid.encode(rows)
+
+    def _flat_on_gpu(self, x: Any) -> Any:
+        """Return codes on a GPU as a matrix."""
+        if x.ndim < 3:
+            return x
+        validation.same_axes("x", x.shape[1:], self.feature_shape or (), "the model")
+        return x.reshape(len(x), math.prod(x.shape[1:]))
 
     def class_distance(
         self, x: ArrayLike, device: str = "cpu", chunk: int | None = None

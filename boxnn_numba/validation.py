@@ -135,6 +135,32 @@ def flat_rows(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     return matrix(name, array, empty)
 
 
+def samples(
+    name: str, value: ArrayLike, shape: Sequence[int], other: str, empty: bool = False
+) -> np.ndarray:
+    """Return samples, as flat rows or of the shape that `other` has, as a matrix (N, n).
+
+    With `empty` there may be no rows.
+    """
+    array = flat_rows(name, value, empty)
+    same_features(name, array, math.prod(shape), other)
+    same_axes(name, np.shape(value)[1:], shape, other)
+    return array
+
+
+def same_axes(name: str, found: Sequence[int], shape: Sequence[int], other: str) -> None:
+    """Raise if samples of a shape hold features in another order than those of `other`.
+
+    Nobody knows the axes of flat rows, and axes of length 1 change no order.
+    """
+    long, wanted = ([size for size in sizes if size != 1] for sizes in (found, shape))
+    if long != wanted and min(len(long), len(wanted)) > 1:
+        raise InputError(
+            f"{name} has samples of shape {tuple(found)} and {other} has {tuple(shape)}; put the "
+            "axes in that order (numpy.moveaxis), or pass rows that are flattened in it"
+        )
+
+
 def codes(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     """Return a C-contiguous uint8 matrix; other types must hold whole numbers 0..255.
 

@@ -339,6 +339,8 @@ class Subject:
                 f"{data} has {dataset.n_features} features and {model} was trained on "
                 f"{n_features}; certify the data set that the model was trained for"
             )
+        wanted = stored.feature_shape or (n_features,)
+        validation.same_axes(str(data), dataset.feature_shape, wanted, str(model))
         if dataset.is_codes != (stored.grid is None):
             kinds = ("real features", "codes")
             raise DataError(

@@ -247,11 +247,13 @@ def _feature_shape(
             f"training samples have shape {found} and test samples {source.test.feature_shape}; "
             "they must agree"
         )
-    if like is not None and source.train.n_features != like.n_features:
-        raise DataError(
-            f"{source.train.place} has {source.train.n_features} features and the model "
-            f"{like.n_features}; they must agree"
-        )
+    if like is not None:
+        if source.train.n_features != like.n_features:
+            raise DataError(
+                f"{source.train.place} has {source.train.n_features} features and the model "
+                f"{like.n_features}; they must agree"
+            )
+        validation.same_axes(source.train.place, found, like.feature_shape, "the model")
     if shape is None:
         return found if like is None else like.feature_shape or found
     return validation.sample_shape(shape, source.train.n_features)

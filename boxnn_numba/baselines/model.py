@@ -75,6 +75,5 @@ class BaselineModel:
         InputError
             Wrong number of features, values that are not finite, or not codes.
         """
-        flat = validation.flat_rows("x", x)
-        validation.same_features("x", flat, self.n_features, "the base classifier")
+        flat = validation.samples("x", x, self.feature_shape, "the base classifier")
         return validation.codes("x", flat) if self.grid is None else self.grid.encode(flat)

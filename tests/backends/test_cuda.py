@@ -233,6 +233,13 @@ def test_certificates_are_those_of_the_cpu(convention: str, group_size: int) -> 
     )
 
 
+def test_axes_in_another_order_on_the_gpu() -> None:
+    x, boxes = case((5, 6, 12, 3), 20)
+    model = BoxNN(boxes, "abc", feature_shape=(3, 4))
+    with pytest.raises(InputError, match=r"samples of shape \(4, 3\) and the model has \(3, 4\)"):
+        model.encode(to_gpu(x.reshape(5, 4, 3)))
+
+
 @pytest.mark.parametrize("classes", [[3, 5, 8], ["a", "b", "c"]])
 def test_model_on_arrays_of_the_gpu(classes: list[Any]) -> None:
     x, boxes = case((5, 6, 9, 3), 20)

@@ -167,6 +167,33 @@ def test_data_that_the_model_was_not_trained_for(trained: Run) -> None:
     assert here() == before
 
 
+def test_images_with_axes_in_another_order(boxnn: Run) -> None:
+    x, y = np.zeros((40, 2, 6), np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None], "ab" * 20
+    for name, samples in (("own", x), ("turned", x.transpose(0, 2, 1))):
+        np.savez(f"{name}.npz", x=samples, y=[*y])
+        assert boxnn("data", "ingest", f"{name}.npz", "--out", f"{name}.zarr")[0] == 0
+        np.save(f"{name}.npy", samples)
+    words = ("own.zarr", "--preset", "graded", "--boxes", 4, "--epochs", 1)
+    assert boxnn("train", *words, "--out", "model.zarr")[0] == 0
+    before = here()
+    said = "samples of shape (6, 2) and the model has (2, 6); put the axes in that order"
+    for command in (
+        ("predict", "model.zarr", "turned.npy", "--out", "p.csv"),
+        ("predict", "model.zarr", "turned.npz", "--out", "p.csv"),
+        ("explain", "model.zarr", "turned.npy"),
+        ("data", "ingest", "turned.npz", "--like", "model.zarr", "--out", "c"),
+        ("certify", "model.zarr", "turned.zarr", "--out", "c"),
+        ("attack", "model.zarr", "turned.zarr", "--out", "c"),
+    ):
+        failed(
+            boxnn(*command),
+            1,
+            said.replace("the model", "model.zarr") if "zarr" in command[2] else said,
+        )
+    assert here() == before
+    assert boxnn("predict", "model.zarr", "own.npy", "--out", "p.csv")[0] == 0
+
+
 @pytest.mark.parametrize("command", ["train", "certify", "predict"])
 def test_no_space_left(command: str, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any, **options: Any) -> None:

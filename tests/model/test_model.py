@@ -10,7 +10,8 @@ from support import reference
 from support.attack_models import levelled
 
 from boxnn_numba import Boxes, BoxNN, Grid, certified_radius, fit
-from boxnn_numba.certificates import exact_radius, pairwise_radius
+from boxnn_numba.attacks import greedy_attack, quick_attack
+from boxnn_numba.certificates import exact_radius, explain, pairwise_radius
 from boxnn_numba.errors import InputError, OptionError
 
 BOXES = Boxes([[0] * 6, [100] * 6, [200] * 6], [[80] * 6, [150] * 6, [255] * 6], [0, 1, 2], 60)
@@ -46,6 +47,32 @@ def test_samples_in_their_own_shape() -> None:
     assert model.feature_shape == (2, 3)
     np.testing.assert_array_equal(model.predict(CODES.reshape(30, 2, 3)), model.predict(CODES))
     assert BoxNN(BOXES, "abc").feature_shape == (6,)
+
+
+@pytest.mark.parametrize("grid", [None, Grid.fit(CODES)])
+def test_samples_with_axes_in_another_order(grid: Grid | None) -> None:
+    model = BoxNN(BOXES, "abc", grid, feature_shape=(2, 3))
+    label, images = model.predict(CODES).tolist(), CODES.reshape(30, 2, 3)
+    # Axes of length 1 change no order.
+    for same in (images, images[:, None], images[..., None], CODES[:, None], CODES[:, :, None]):
+        assert model.predict(same).tolist() == label
+    assert BoxNN(BOXES, "abc", grid).predict(images).tolist() == label
+    turned = images.transpose(0, 2, 1)
+    words = (
+        r"x has samples of shape \(3, 2\) and the model has \(2, 3\); put the axes in that order"
+    )
+    xarray = pytest.importorskip("xarray")
+    dask = pytest.importorskip("dask.array")
+    for wrong in (turned, turned.tolist(), xarray.DataArray(turned), dask.from_array(turned, 9)):
+        for answer in (model.encode, model.predict, model.certify, model.class_distance):
+            with pytest.raises(InputError, match=words):
+                answer(wrong)
+    for kind in ("pairwise", "exact", "patch"):
+        with pytest.raises(InputError, match=words):
+            model.certify(turned, certificate=kind, patch=1 if kind == "patch" else None)
+    for function in (greedy_attack, quick_attack, explain):
+        with pytest.raises(InputError, match=words):
+            function(model, turned)
 
 
 def test_real_features_go_through_the_grid() -> None:

@@ -25,6 +25,7 @@ from boxnn_numba.data.dataset import open_dataset, write_dataset
 from boxnn_numba.data.model_store import load_baseline, model_digest, write_model
 from boxnn_numba.errors import (
     CertificateFileError,
+    InputError,
     InterruptedRunError,
     ModelFileError,
     OptionError,
@@ -119,6 +120,15 @@ def test_any_weights_come_back(tmp_path: Path) -> None:
             assert found.weights[name].dtype == array.dtype
             np.testing.assert_array_equal(found.weights[name], array)
         assert (found.settings, found.classes) == (settings, ["a", "ü"])
+
+
+def test_samples_have_the_axes_of_the_training_data() -> None:
+    model = BaselineModel("ra", {"base": {}}, ["a", "b"], (2, 3), {})
+    x = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    for same in (x, x[..., None], x.reshape(2, 6)):
+        assert model.encode(same).tolist() == x.reshape(2, 6).tolist()
+    with pytest.raises(InputError, match=r"shape \(3, 2\) and the base classifier has \(2, 3\)"):
+        model.encode(x.transpose(0, 2, 1))
 
 
 def test_files_of_the_wrong_kind_are_refused(ra: Path, tiny_dataset: Path, tmp_path: Path) -> None:
