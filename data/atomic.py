@@ -42,6 +42,8 @@ _PARTIAL = ".partial"
 _HALF = re.compile(r".+\.[0-9a-f]{32}\.partial")
 #: In every unfinished folder from its first moment on, and in no finished one.
 _MARKER = ".boxnn-unfinished"
+#: Last in it where what is at the output may be replaced, so that a run which continues may, too.
+_REPLACES = b"It replaces what is there.\n"
 _HEX = re.compile("[0-9a-f]{32}")
 #: Without it a Zarr group does not open.
 _ROOT = "zarr.json"
@@ -253,8 +255,9 @@ def staged_output(
 
     The temporary name of a `directory` is ``path.partial``, that of a file is one of its own. When
     the body fails, a directory is kept if it is `resumable`; with `resume` it is continued, and
-    with `overwrite` it is discarded. What is at `path` is replaced only with `overwrite`, once the
-    new output is complete, and only if it is a file or an `owned` folder and none of the `inputs`.
+    with `overwrite` it is discarded. What is at `path` is replaced only with `overwrite`, of this
+    run or of the one that it continues, once the new output is complete, and only if it is a file
+    or an `owned` folder and none of the `inputs`.
     The output is all of the directory, or what is named `result` in it. With `no_lock` no second
     writer is refused.
 
@@ -274,8 +277,10 @@ def staged_output(
     text = f"An unfinished output of boxnn: {result or 'whole'}, {resumable=}.\n".encode()
     try:
         with held(final, no_lock) as lock:
+            # Without `overwrite` and `resume`, what such a run has left is in the way all the same.
+            replaces = overwrite or (resumable and _was_to_replace(partial))
             if _is_taken(final, partial, resume or overwrite):
-                if not overwrite:
+                if not replaces:
                     raise OptionError(f"{final} already exists; pass `overwrite` to replace it")
                 a_file = not directory or (result or "").endswith(".zip")
                 _refuse_to_replace(final, a_file, inputs, owned)
@@ -286,7 +291,7 @@ def staged_output(
                 if directory:
                     if isinstance(partial, Path):
                         partial.mkdir(exist_ok=True)
-                    (partial / _MARKER).write_bytes(text)
+                    (partial / _MARKER).write_bytes(text + _REPLACES * replaces)
                 yield partial
                 lock.check()
                 if directory and result is None:
@@ -329,6 +334,12 @@ def _is_taken(final: Location, partial: Location, again: bool) -> bool:
     return exists(final) and not (again and begun)
 
 
+def _was_to_replace(partial: Location) -> bool:
+    """Whether the run that left an unfinished folder was to replace what is at its output."""
+    marker = partial / _MARKER
+    return exists(marker) and marker.read_bytes().endswith(_REPLACES)
+
+
 def _is_ours(partial: Location) -> bool:
     """Whether an unfinished folder was made here: marked, empty, or one of our groups."""
     if not partial.is_dir() or (isinstance(partial, Path) and partial.is_symlink()):
@@ -365,7 +376,8 @@ def _make_room(
     if not _is_ours(partial):
         raise in_the_way(partial)
     marker = partial / _MARKER
-    if not overwrite and exists(marker) and marker.read_bytes() not in (b"", text):
+    known = b"", text, text + _REPLACES
+    if not overwrite and exists(marker) and marker.read_bytes() not in known:
         raise OptionError(
             f"an unfinished run of another command is in {partial}; finish that one, or pass "
             "`overwrite` to remove it"

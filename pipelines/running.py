@@ -23,7 +23,8 @@ class RunOptions:
     Attributes
     ----------
     overwrite, resume
-        Replace what is at the output; continue a run that was stopped.
+        Replace what is at the output; continue a run that was stopped, one that was to replace
+        something as well.
     no_lock
         Do not look whether another run writes the same output, nor tell others: where a file system
         has no locks, or to take over from a run that is known to be dead.

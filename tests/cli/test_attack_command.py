@@ -163,8 +163,17 @@ def test_a_stopped_attack_is_resumed(trained: Run, monkeypatch: pytest.MonkeyPat
     failed(trained(*ATTACK), 2, "an unfinished run is in", "--resume")
     failed(trained(*ATTACK, "--resume", "--seed", 1), 1, "another options", "--overwrite")
     attack("model.zarr", "tiny.zarr", "a.zarr", run=RunOptions(resume=True))
-    one, two = open_attack("whole.zarr"), open_attack("a.zarr")
+    # In place of what is there, if that was to be replaced.
+    attack("model.zarr", "tiny.zarr", "b.zarr", AttackOptions(seed=1))
+    written.clear()
+    monkeypatch.setattr(chunks, "write_chunk", stopping)
+    with pytest.raises(InterruptedRunError, match="2 of 5 chunks are kept"):
+        attack("model.zarr", "tiny.zarr", "b.zarr", run=RunOptions(overwrite=True))
+    monkeypatch.setattr(chunks, "write_chunk", write)
+    attack("model.zarr", "tiny.zarr", "b.zarr", run=RunOptions(resume=True))
+    one, two, three = map(open_attack, ("whole.zarr", "a.zarr", "b.zarr"))
     for name in ("x", "changed", "prediction", "label", "row"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 

@@ -110,6 +110,45 @@ def test_our_own_unfinished_folder_is_made_room_for(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("result", [None, "out"])
+def test_a_run_that_was_to_replace_something_does_when_it_is_resumed(
+    result: str | None, tmp_path: Path
+) -> None:
+    def write(text: str, fails: bool = False, **options: bool) -> None:
+        with staged_output(
+            tmp_path / "m", resumable=True, result=result, owned=lambda folder: True, **options
+        ) as partial:
+            folder = partial / (result or "")
+            folder.mkdir(exist_ok=True)
+            (folder / text).touch()
+            if fails:
+                raise ZeroDivisionError
+
+    write("old")
+    for text, options in (("one", {"overwrite": True}), ("two", {"resume": True})):
+        with pytest.raises(ZeroDivisionError):
+            write(text, True, **options)
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["old"]
+    with pytest.raises(OptionError, match=r"an unfinished run is in .*; pass `resume` to continue"):
+        write("three")
+    write("three", resume=True)
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"one", "two", "three"}
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    with pytest.raises(OptionError, match="m already exists; pass `overwrite`"):
+        write("four", resume=True)  # nothing is left to go on with
+
+
+def test_a_run_that_was_to_replace_nothing_does_not_when_it_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), staged_output(tmp_path / "m", resumable=True) as partial:
+        (partial / "something").write_text("half")
+        raise ZeroDivisionError
+    small_dataset(tmp_path / "m2")
+    (tmp_path / "m2").rename(tmp_path / "m")
+    with pytest.raises(OptionError, match="m already exists; pass `overwrite`"):
+        staged_output(tmp_path / "m", resumable=True, resume=True).__enter__()
+    assert (tmp_path / "m" / "train").is_dir()
+
+
 def test_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
     left = tmp_path / f".p.csv.boxnn-new-{'0a' * 16}"
     left.write_text("half")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,18 @@ def test_nothing_to_resume_is_a_new_run(tiny_dataset: Path, tmp_path: Path) -> N
 def stopped(dataset: Path, out: Path, epochs: int = 2) -> None:
     with pytest.raises(InterruptedRunError):
         train(dataset, out, OPTIONS, run=RunOptions(progress=Stopper(epochs * 108)))
+
+
+def test_resumed_training_replaces_what_it_was_to(tiny_dataset: Path, tmp_path: Path) -> None:
+    train(tiny_dataset, tmp_path / "whole", OPTIONS)
+    train(tiny_dataset, tmp_path / "m", replace(OPTIONS, seed=3))
+    run = RunOptions(overwrite=True, progress=Stopper(2 * 108))
+    with pytest.raises(InterruptedRunError, match="of 5 epochs are kept"):
+        train(tiny_dataset, tmp_path / "m", OPTIONS, run=run)
+    assert load_model(tmp_path / "m").training["seed"] == 3
+    train(tiny_dataset, tmp_path / "m", OPTIONS, run=RunOptions(resume=True))
+    assert_same_model(load_model(tmp_path / "m"), load_model(tmp_path / "whole"))
+    assert names(tmp_path) == {"tiny.zarr", "m", "whole"}
 
 
 def test_an_unfinished_run_is_not_lost_by_accident(tiny_dataset: Path, tmp_path: Path) -> None:

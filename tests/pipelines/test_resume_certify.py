@@ -76,6 +76,23 @@ def test_resumed_certification_repeats_nothing(
     assert not partial_path(tmp_path / "c").exists()
 
 
+def test_resumed_certification_replaces_what_it_was_to(
+    many_chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "model", many_chunks, tmp_path / "c"
+    certify(*files, certificate="margin")
+    with pytest.raises(InterruptedRunError, match="31 of 80 chunks are kept"):
+        certify(
+            *files, certificate="pairwise", run=RunOptions(overwrite=True, progress=Stopper(120))
+        )
+    assert open_certificate(tmp_path / "c").attributes["certificate"] == "margin"
+    reads = count_reads(monkeypatch)
+    certify(*files, certificate="pairwise", run=RunOptions(resume=True))
+    assert reads == list(range(31, 80))
+    assert open_certificate(tmp_path / "c").attributes["certificate"] == "pairwise"
+    assert not partial_path(tmp_path / "c").exists()
+
+
 def test_kill_9_while_certifying(
     many_chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
