@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.columns import nearest
 from boxnn_numba.errors import OptionError
 from boxnn_numba.rivals import differing_groups, group_count
@@ -64,7 +65,7 @@ class Adversary:
             stands for the group.
         costs
             A positive number for each group (G,), or for each column that may be rewritten by its
-            name.
+            name: a mapping, or a pandas Series with names.
 
         Raises
         ------
@@ -173,6 +174,12 @@ def _columns(model: Classifier) -> Columns | None:
     return found
 
 
+def _names(model: Classifier) -> list[str]:
+    """Return the names of columns that a model knows."""
+    columns = _columns(model)
+    return [] if columns is None else columns.names
+
+
 def _name(model: Classifier, group: int) -> str:
     """Return what a group is called in messages."""
     columns, first = _columns(model), int((model.groups == group).argmax())
@@ -182,7 +189,9 @@ def _name(model: Classifier, group: int) -> str:
 def _numbers(model: Classifier, named: Any) -> list[int]:
     """Return the numbers of groups that are named."""
     given = np.asarray(named)
-    if given.dtype == np.bool_ and given.shape == (group_count(model),):
+    if given.dtype == np.bool_ and validation.has_names(named, _names(model)):
+        given = np.asarray(named.index)[given]
+    elif given.dtype == np.bool_ and given.shape == (group_count(model),):
         given = np.flatnonzero(given)
     if isinstance(named, str) or given.ndim != 1:
         raise OptionError(f"`attackable` is {named!r}; pass a list of columns")
@@ -212,7 +221,7 @@ def _number(model: Classifier, one: Any, what: str) -> int:
 
 def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
     """Return the costs of groups."""
-    if isinstance(costs, Mapping):
+    if validation.has_names(costs, _names(model)):
         named = [(str(name), _number(model, name, "costs"), value) for name, value in costs.items()]
     else:
         values = np.asarray(costs)

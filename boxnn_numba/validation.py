@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import reprlib
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,19 @@ def rectangular(name: str, value: ArrayLike) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise InputError(f"{name} is ragged: its rows differ in length; pass one length") from error
+
+
+def has_names(values: Any, names: Collection[str]) -> bool:
+    """Return whether values are named, as those of a mapping or a pandas Series are.
+
+    A Series that is numbered 0, 1, ... is an array, unless the columns have those `names`.
+    """
+    index = getattr(values, "index", None)
+    if isinstance(values, Mapping) or index is None or callable(index):
+        return isinstance(values, Mapping)
+    keys = list(index)
+    numbered = keys == list(range(len(keys))) and not {*map(str, keys)} <= {*names}
+    return getattr(values, "ndim", 0) == 1 and not numbered
 
 
 def matrix(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:

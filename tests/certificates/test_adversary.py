@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,6 +118,23 @@ def test_costs_are_the_decimal_numbers_that_they_are_written_as() -> None:
     again = Adversary.of_file(named(), who.attributes())
     assert (again.unit, again.cost.tolist()) == (who.unit, who.cost.tolist())
     assert Adversary.of(named()).attributes() == {}
+
+
+def test_a_series_with_names_is_matched_by_them() -> None:
+    """One that is numbered 0, 1, ... is an array, unless columns are named so."""
+    model, costs = named(), {"age": 4, "day": 3, "city": 2, "amount": 1}
+    turned = pd.Series([4, 3, 2, 1], index=[3, 2, 1, 0])
+    for told in (costs, pd.Series(costs), turned, pd.Series([1, 2, 3, 4]), [1, 2, 3, 4]):
+        assert Adversary.of(model, None, told).cost.tolist() == [1, 2, 3, 4]
+    assert model.columns is not None
+    numbers = replace(model, columns=Columns([
+        replace(column, name=str(3 - k)) for k, column in enumerate(model.columns)
+    ]))  # fmt: skip
+    assert Adversary.of(numbers, None, pd.Series([1, 2, 3, 4])).cost.tolist() == [4, 3, 2, 1]
+    with pytest.raises(BoxNNError, match="`costs` has 'amont', which is no column; did you mean"):
+        Adversary.of(model, None, pd.Series(costs).rename({"amount": "amont"}))
+    mask = pd.Series({"age": True, "day": False, "city": False, "amount": False})
+    assert Adversary.of(model, mask).free.tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
