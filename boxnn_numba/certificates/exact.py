@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from boxnn_numba.certificates.duel import duel
 from boxnn_numba.certificates.integer_program import solve
 from boxnn_numba.certificates.pairwise import OWN, BoxSets, pairwise_bounds
 from boxnn_numba.classifier import Classifier
+from boxnn_numba.columns import is_table
 from boxnn_numba.errors import InputError
 from boxnn_numba.kernels.pairwise_bound import Table
 from boxnn_numba.rivals import need_two_classes
@@ -77,7 +79,8 @@ def exact_radius(
     model
         The classifier, with boxes of two classes or more.
     x
-        One sample (n,) or of the model's feature shape.
+        One sample (n,) or of the model's feature shape. Where the model has columns, also a frame
+        of one row, or cells by name: a mapping, or a row of a pandas frame.
     time_limit
         Seconds for this input, above 0.
     seed
@@ -93,7 +96,7 @@ def exact_radius(
     Raises
     ------
     InputError
-        As for `BoxNN.encode`, `x` is more than one sample, or boxes are of one class only.
+        As for `BoxNN.encode`, `x` is not one sample, or boxes are of one class only.
     OptionError
         `time_limit` is not above 0.
 
@@ -114,14 +117,9 @@ def exact_radius(
     ('a', 2, 2, array([200, 200, 200,  25,  25], dtype=uint8))
     """
     _check(model, time_limit)
-    raw = np.asarray(x).reshape(1, -1)
-    if raw.size != model.boxes.n_features:
-        raise InputError(
-            f"x has {raw.size} values and the model {model.boxes.n_features} features; pass one "
-            "sample"
-        )
+    row = _row(model, x)
     adversary = Adversary.of(model, attackable, costs)
-    return _each(model, raw, adversary, time_limit, threads=1, seed=seed)[0]
+    return _each(model, row, adversary, time_limit, threads=1, seed=seed)[0]
 
 
 def exact_radii(
@@ -181,6 +179,31 @@ def exact_radii_of(
 def _check(model: Classifier, time_limit: float) -> None:
     validation.real("time_limit", time_limit, 0, open_low=True)
     need_two_classes(model)
+
+
+def _row(model: Classifier, x: Any) -> np.ndarray:
+    """Return one sample as a matrix of one row, matched by name where it has names."""
+    names = () if model.columns is None else model.columns.names
+    if isinstance(x, Mapping):
+        if not names:
+            raise InputError(
+                "x has names and the model knows none of its columns; pass the values in order"
+            )
+        x = {name: [cell] if np.ndim(cell) == 0 else cell for name, cell in x.items()}
+    elif names and validation.has_names(x, names):
+        x = x.to_frame().T
+    if names and is_table(x):
+        rows = model.rows(x)
+        if len(rows) != 1:
+            raise InputError(f"x has {len(rows)} rows; pass one sample, or use exact_radii")
+        return rows
+    raw = np.asarray(x).reshape(1, -1)
+    if raw.size != model.boxes.n_features:
+        raise InputError(
+            f"x has {raw.size} values and the model {model.boxes.n_features} features; pass one "
+            "sample"
+        )
+    return raw
 
 
 def _each(
