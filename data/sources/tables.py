@@ -267,8 +267,12 @@ class FrameTable(Table):
     def _check_features(self, wanted: Sequence[str] | None) -> None:
         names = self.features
         if not names:
-            raise DataError(f"{self.place} has no column but {self._reader.names[0]!r}; "
-                            "it needs at least one feature")  # fmt: skip
+            but = " but " + " and ".join(map(repr, self._roles.values())) if self._roles else ""
+            if self._options.drop:
+                raise DataError(
+                    f"`drop` names all columns of {self.place}{but}; leave at least one feature"
+                )
+            raise DataError(f"{self.place} has no column{but}; it needs at least one feature")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(f"{self.place} has 2 columns named {twice!r}; rename one")

@@ -81,6 +81,14 @@ def test_unusable_csv(lines: list[str], match: str) -> None:
     refused(match, "t.csv", label="y")
 
 
+def test_a_table_of_which_nothing_is_left_says_what_was_dropped() -> None:
+    Path("t.csv").write_text("a,b,y,id\n1,2,0,x\n")
+    some = TableOptions(label="y", id_column="id", drop=("a", "b"))
+    every = TableOptions(drop=("a", "b", "y", "id"))
+    for table, but in ((some, " but 'y' and 'id'"), (every, "")):
+        refused(f"`drop` names all columns of t.csv{but}; leave", "t.csv", table=table)
+
+
 def test_damaged_compressed_csv() -> None:
     write_csv("t.csv.gz", ["a", "y"], [[1, 0], [2, 1]] * 40)
     good = Path("t.csv.gz").read_bytes()
