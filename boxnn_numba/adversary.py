@@ -205,8 +205,9 @@ def _number(model: Classifier, one: Any, what: str) -> int:
     columns, groups, text = _columns(model), group_count(model), str(one)
     if columns is not None and text in columns.names:
         return int(model.groups[columns.position(text)])
-    whole = text.lstrip("-").isdecimal() and not isinstance(one, bool | float)
-    if whole and 0 <= int(text) < groups:
+    whole = text.removeprefix("-").isdecimal() and not isinstance(one, bool | float)
+    # Of thousands of digits Python makes no number.
+    if whole and len(text) < 20 and 0 <= int(text) < groups:
         return int(text)
     if columns is not None and not whole:
         raise OptionError(

@@ -146,6 +146,8 @@ def test_a_series_with_names_is_matched_by_them() -> None:
             "`attackable` has 'amout', which is no column; did you mean 'amount'",
         ),
         ({"attackable": [4]}, "numbers 0..3"),
+        ({"attackable": ["9" * 5000]}, "numbers 0..3"),
+        ({"attackable": ["--3"]}, "`attackable` has '--3', which is no column"),
         ({"attackable": "amount"}, "pass a list"),
         ({"costs": {"amount": 1}}, "has none for column 'city'"),
         ({"costs": {"amount": 0}}, "amount is 0; it must be a number above 0"),
