@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MOST_UNITS = 10**9
 #: Costs whose sums a float64 holds with all its digits.
 _LEAST, _MOST = Fraction(1, 10**100), Fraction(10**100)
+#: An exponent of which a Fraction would write out more digits than there is time for.
+_FAR = re.compile(r"[\d.]e[+-]?[\d_]{5}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,12 +249,13 @@ def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
 
 def _share(name: str, value: Any) -> Fraction:
     """Return a cost as the decimal number that it is written as: 0.1 is a tenth."""
+    far = _FAR.search(str(value)) is not None
     try:
-        share = None if isinstance(value, bool) else Fraction(str(value))
+        share = None if far or isinstance(value, bool) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         share = None
-    if share is None or share <= 0:
+    if not far and (share is None or share <= 0):
         raise OptionError(f"`costs` of {name} is {value!r}; it must be a number above 0")
-    if not _LEAST <= share <= _MOST:
+    if share is None or not _LEAST <= share <= _MOST:
         raise OptionError(f"`costs` of {name} is {value!r}; it must be within 1e-100 and 1e100")
     return share

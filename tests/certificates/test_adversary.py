@@ -159,6 +159,9 @@ def test_a_series_with_names_is_matched_by_them() -> None:
         ({"costs": [1, 1, 1, 1e-12]}, "add up to 3e.12 .* round them"),
         ({"costs": [1, 1, 1, 1e300]}, "'age' is 1e.300; it must be within"),
         ({"costs": ["3e-324"] * 4}, "it must be within"),
+        ({"costs": ["1e99999999"] * 4}, "'amount' is '1e99999999'; it must be within"),
+        ({"costs": ["1E-9_999_999"] * 4}, "it must be within"),
+        ({"costs": ["two"] * 4}, "'two'; it must be a number above 0"),
     ],
 )
 def test_who_cannot_be(who: dict[str, Any], message: str) -> None:
