@@ -71,6 +71,7 @@ def certify(
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, "
         + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")
         + f", median certified radius {result['median_certified_radius']:g}"
+        + "".join(f"\n{line}" for line in _unlabelled_lines(result))
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
         + "".join(
             f"\nright and certified against {size} patches {share:.2f}%"
@@ -78,6 +79,13 @@ def certify(
         )
         + cluster_text(result.get("cluster"))
     )
+
+
+def _unlabelled_lines(result: dict[str, Any]) -> list[str]:
+    if "unlabelled" not in result:
+        return []
+    what = "rows that have no label of the model's classes count as wrong"
+    return [f"{what}: {result['unlabelled']:,}"]
 
 
 def cluster_text(spent: dict[str, Any] | None) -> str:
@@ -137,6 +145,7 @@ def curve_table(result: dict[str, Any]) -> str:
     lines = [
         f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
         f"{result['median_certified_radius']:g}   ({_kind(result)})",
+        *_unlabelled_lines(result),
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
         "radius             " + "".join(f"{radius:>7}" for radius in curve),
         "certified accuracy " + _values(curve.values()),

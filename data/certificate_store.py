@@ -124,7 +124,10 @@ class CertificateFile(RowFile):
     radius = Column(
         "of the prediction, >= 0, under the sound convention", low=0, high="never"
     )  # fmt: skip
-    label = Column("true class, -1 where the model does not know it", low=-1, high="class")
+    label = Column(
+        "true class, -1 where a row has none that the model knows: it counts as wrong",
+        low=-1, high="class",
+    )  # fmt: skip
     guess = OptionalColumn(
         "RA and RA^B only: the class that was guessed from votes of its own", low=0, high="class"
     )  # fmt: skip
@@ -229,6 +232,11 @@ class CertificateFile(RowFile):
         """Return what class distances make of predictions and radii."""
         kind = self.width, self.group_size, convention, self.members, reach_of(self.attributes)
         return certified_radius(distance, *kind)
+
+    @property
+    def unlabelled(self) -> int | None:
+        """Number of rows that have no label of the model's classes; None if all have one."""
+        return int((self.label < 0).sum()) or None
 
     def standing(self) -> tuple[float | None, int]:
         """Return accuracy in percent and the median certified radius.

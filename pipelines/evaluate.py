@@ -60,6 +60,9 @@ class Evaluation(Result):
     patches
         Of patch certificates: percent right and certified by size, as ``"3x7"``. Their radii are
         the margin's.
+    unlabelled
+        Rows that have no label of the model's classes, if there are any. They count as wrong but in
+        what is balanced, as a row of another class is.
     """
 
     method: str
@@ -80,6 +83,7 @@ class Evaluation(Result):
     exact: dict[str, Any] | None = None
     patches: dict[str, float] | None = None
     attackable: int | None = None
+    unlabelled: int | None = None
 
 
 def evaluate(
@@ -166,6 +170,7 @@ def evaluate(
         exact=exact,
         patches=file.patches,
         attackable=None if free is None else len(free),
+        unlabelled=file.unlabelled,
     )
 
 

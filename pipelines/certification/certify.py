@@ -53,6 +53,8 @@ class Certified(Result):
         Percent of exact radii that were known before the time was up; None of other kinds.
     cluster
         Where the time of a cluster went; None without one.
+    unlabelled
+        As for `Evaluation`.
     """
 
     certificate: str
@@ -65,6 +67,7 @@ class Certified(Result):
     patches: dict[str, float] | None = None
     settled: float | None = None
     cluster: Spent | None = None
+    unlabelled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,7 @@ def _certified(file: CertificateFile, out: str, seconds: float, spent: Spent | N
         settled=None if high is None else 100.0 * float(np.mean(low == high)),
         seconds=seconds,
         cluster=spent,
+        unlabelled=None if accuracy is None else file.unlabelled,
     )  # fmt: skip
 
 

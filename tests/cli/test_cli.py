@@ -263,6 +263,11 @@ def test_labels_that_the_model_never_saw(trained: Run) -> None:
     np.testing.assert_array_equal(file.label, np.array([0, 1, -1])[y])
     result = json.loads(trained("evaluate", "c.zarr", "--json")[1])
     assert result["n"] == 40 and result["accuracy"] <= 70
+    assert result["unlabelled"] == (y == 2).sum() > 0
+    note = f"rows that have no label of the model's classes count as wrong: {(y == 2).sum()}"
+    assert note in trained("evaluate", "c.zarr")[1].splitlines()
+    made = trained("certify", "model.zarr", "a.zarr", "--out", "c.zarr", "--overwrite")[1]
+    assert note in made.splitlines()
 
 
 def test_help_is_quick_and_light() -> None:
