@@ -664,9 +664,16 @@ def named_columns(table: Any) -> dict[str, Any]:
     InputError
         Two columns have one name, or there are none.
     """
+    if type(table).__name__ == "LazyFrame":  # of polars, which has the names only
+        raise InputError("the table is a LazyFrame of polars; pass its .collect()")
     names = headers(table)
     if isinstance(table, Mapping):
         columns = list(table.values())
+        for name, cells in table.items():
+            if isinstance(cells, str | bytes) or not hasattr(cells, "__len__"):
+                raise InputError(
+                    f"column {str(name)!r} is {cells!r}; pass a list of cells, one for each row"
+                )
     elif hasattr(table, "column_names"):  # pyarrow
         columns = list(table.columns)
     else:

@@ -262,6 +262,8 @@ def test_cells_have_the_raw_value_that_their_text_has(cells: list[Any]) -> None:
         ({"amount": np.ones((1, 2)), "city": ["a"]}, "column 'amount' has cells of shape"),
         (np.ones((2, 3)), "x has shape .*; the columns are 2"),
         ({}, "the table has no columns"),
+        ({"amount": 1.5, "city": "Bonn"}, "column 'amount' is 1.5; pass a list of cells"),
+        ({"amount": [1], "city": "Bonn"}, "column 'city' is 'Bonn'; pass a list of cells"),
     ],
 )
 def test_tables_that_do_not_fit(table: Any, message: str) -> None:
@@ -291,6 +293,13 @@ def test_tables_that_do_not_fit(table: Any, message: str) -> None:
 def test_columns_that_cannot_be(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_a_lazy_frame_of_polars_is_to_be_collected() -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"a": [1.0, 2.0]}).lazy()
+    with pytest.raises(InputError, match=r"a LazyFrame of polars; pass its \.collect\(\)"):
+        Columns.of(frame)
 
 
 def test_whole_numbers_beyond_a_float() -> None:
