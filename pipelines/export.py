@@ -337,13 +337,14 @@ def _columns(file: CertificateFile) -> dict[str, Any]:
     if file.patches is not None and file.withstands is not None:
         columns = zip(file.patches, file.withstands.T, strict=True)
         patches = {f"withstands_{size}": held for size, held in columns}
+    more = {name: getattr(file, name) for name in ("upper", "budget", "budget_upper")}
     distance = {f"distance_{name}": file.class_distance[:, k] for k, name in enumerate(names)}
     return {
         "row": file.row,
         "label": labels(file.label),
         "prediction": labels(file.prediction),
         "radius": file.radius,
-        **({} if file.upper is None else {"upper": file.upper}),
+        **{name: values for name, values in more.items() if values is not None},
         **patches,
         **distance,
     }

@@ -308,13 +308,18 @@ def _is_table(path: Name) -> bool:
 def _of_table(path: Name, name: str, beside: Run) -> Run:
     """Return the run of another method, of the samples of a run that is `beside` it."""
     known = dict(beside.attributes)
+    if "costs" in known:  # what a column costs, radii of others do not know
+        raise OptionError(
+            f"the radii of {path} are whole numbers and those of {beside.path} are cost; make one "
+            "report for each"
+        )
     rows = int(known.get("split_rows") or len(beside.label))
     prediction, radius = (part[beside.numbers] for part in read_radii(path, beside.classes, rows))
     shared = ("dataset", "dataset_name", "dataset_digest", "split", "feature_shape", "group_size",
-              "groups", "attackable", "costs")  # fmt: skip
+              "groups", "attackable")  # fmt: skip
     attributes = {key: known[key] for key in shared if key in known}
     attributes |= {"method": name, "certificate": "as given"}
-    radius = in_steps(np.minimum(radius, most_of(known)), known)
+    radius = np.minimum(radius, int(most_of(known)))
     return Run(
         name, prediction, radius, beside.label, beside.classes, attributes,
         path=location(path), row=beside.numbers,

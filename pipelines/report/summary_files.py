@@ -48,21 +48,23 @@ def write_tables(
     learning: Sequence[Learning] = (),
 ) -> None:
     """Write the CSV files of a report: curves, summary, classes, attacks, training, the paper."""
+    # Radii are whole numbers, and of costs it takes the unit to know of what.
+    unit = ("unit",) if any("costs" in run.attributes for run in runs) else ()
     _write_csv(
         folder / "certified_curves.csv",
-        ("run", "radius", "certified_accuracy", "balanced_certified_accuracy"),
+        ("run", "radius", "certified_accuracy", "balanced_certified_accuracy", *unit),
         (
-            (run.name, radius, *(f"{value:.4f}" for value in values))
+            (run.name, radius, *(f"{value:.4f}" for value in values), *_told(run, unit))
             for run in runs
             for radius, values in enumerate(zip(run.curve(), run.balanced_curve(), strict=True))
         ),
     )
-    head = "run", *Summary._fields[1:]
-    _write_csv(folder / "summary.csv", head, (run.summary() for run in runs))
+    head = "run", *Summary._fields[1:], *unit
+    _write_csv(folder / "summary.csv", head, ((*run.summary(), *_told(run, unit)) for run in runs))
     _write_csv(
         folder / "per_class.csv",
-        ("run", "class", *ClassSummary._fields[1:]),
-        ((run.name, *row) for run in runs for row in run.per_class()),
+        ("run", "class", *ClassSummary._fields[1:], *unit),
+        ((run.name, *row, *_told(run, unit)) for run in runs for row in run.per_class()),
     )
     attacked = [run for run in runs if run.robust is not None]
     if attacked:
@@ -99,6 +101,11 @@ def write_tables(
                 for radius, percent in zip(row.radii, row.percents, strict=True)
             ),
         )
+
+
+def _told(run: Run, names: Sequence[str]) -> list[Any]:
+    """Return attributes of a run by name."""
+    return [getattr(run, name) for name in names]
 
 
 def _epochs(learning: Sequence[Learning]) -> Iterable[Iterable[Any]]:

@@ -205,6 +205,13 @@ def test_budgets_and_columns_are_not_drawn_together(
     step = float(run["unit"].removeprefix("cost in steps of "))
     assert (run["median_certified_radius"] + 1) * step > np.median(np.where(right, budget, -1))
     assert step <= 7.75 / 20
+    for name in ("summary", "certified_curves", "per_class"):
+        assert {row["unit"] for row in predicted(f"r/{name}.csv")} == {run["unit"]}
+    assert fraud("export", "certificates", "b.zarr", "--out", "b.csv")[0] == 0
+    written = [float(row["budget"]) for row in predicted("b.csv")]
+    assert written == budget.tolist()
+    Path("o.csv").write_text("prediction,radius\n" + "fine,1\n" * len(budget))
+    failed(fraud("report", "b.zarr", "o.csv", "--out", "q"), 2, "o.csv are whole numbers", "cost")
 
 
 # --- predictions ---------------------------------------------------------------------------------
