@@ -39,17 +39,7 @@ def read_radii(path: Name, classes: Sequence[Any], rows: int) -> tuple[np.ndarra
         The file cannot be read, has another number of rows, names no class, or a radius is not a
         whole number of at least 0.
     """
-    with reachable(path, CertificateFileError):
-        try:
-            text = location(path).read_text(encoding="utf-8-sig")
-            lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise CertificateFileError(f"{path} is not a CSV table: {error}; repair it") from error
-    missing = [name for name in _HEAD if not lines or name not in lines[0]]
-    if missing:
-        raise CertificateFileError(
-            f"{path} has no column {missing[0]}; it needs a header with {' and '.join(_HEAD)}"
-        )
+    lines = _lines(path)
     if len(lines) != rows:
         raise CertificateFileError(
             f"{path} has {len(lines)} rows and the split {rows}; pass one for each, in its order"
@@ -71,6 +61,30 @@ def read_radii(path: Name, classes: Sequence[Any], rows: int) -> tuple[np.ndarra
             "of at least 0"
         )
     return np.array(prediction, np.int32), np.array(radius, np.int32)
+
+
+def _lines(path: Name) -> list[dict[str, str | None]]:
+    """Return the lines of a table with the columns of `_HEAD`, by the names in its header."""
+    with reachable(path, CertificateFileError):
+        try:
+            text = location(path).read_text(encoding="utf-8-sig")
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+            lines: list[dict[str, str | None]] = list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise CertificateFileError(f"{path} is not a CSV table: {error}; repair it") from error
+    for name in _HEAD:
+        if not lines or name not in lines[0]:
+            raise CertificateFileError(
+                f"{path} has no column {name}; it needs a header with {' and '.join(_HEAD)}"
+            )
+        if list(reader.fieldnames or ()).count(name) > 1:
+            raise CertificateFileError(f"{path} has 2 columns named {name}; leave one out")
+    longer = next((row for row, line in enumerate(lines) if None in line), None)
+    if longer is not None:
+        raise CertificateFileError(
+            f"{path} has more cells in row {longer} than in its header; quote those with commas"
+        )
+    return lines
 
 
 def _names(label: Any) -> Iterable[str]:

@@ -452,7 +452,7 @@ def _check_attributes(attributes: Mapping[str, Any], path: Name, schema: Schema)
         named = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
         raise error(f"{path} is not {named} (found {found:.40}); pass {named} made by boxnn")
     version = attributes.get("version")
-    if type(version) is not int or version > schema.version:
+    if type(version) is not int or not 1 <= version <= schema.version:
         raise error(
             f"{path} has {noun} format version {version!a:.40}, this boxnn-numba reads up to "
             f"{schema.version}; upgrade boxnn-numba"

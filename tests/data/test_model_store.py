@@ -210,6 +210,8 @@ def test_newer_version_is_named_before_anything_else(tmp_path: Path) -> None:
     refused(tmp_path / "m", "model format version 3, this boxnn-numba reads up to 2; upgrade")
     edit(tmp_path / "m", lambda attributes: attributes.update(version="1"))
     refused(tmp_path / "m", "format version '1'")
+    edit(tmp_path / "m", lambda attributes: attributes.update(version=0))
+    refused(tmp_path / "m", "format version 0")
 
 
 @pytest.mark.parametrize(

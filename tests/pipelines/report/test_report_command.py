@@ -210,6 +210,8 @@ def test_radii_of_another_method_are_a_curve_of_their_own(work):
         ("prediction,radius\n" + "0,-1\n" * 300, "radius '-1' in row 0"),
         ("prediction,radius\n" + "0\n" * 300, "radius None in row 0"),
         ('prediction,radius\n"0', "not a CSV table"),
+        ("prediction,radius,prediction\n" + "0,1,1\n" * 300, "has 2 columns named prediction"),
+        ("prediction,radius\n" + "0,1\n" * 299 + "0,1,5\n", "more cells in row 299 than in"),
     ],
 )
 def test_bad_radii_of_another_method_are_refused(work, text, words):
