@@ -169,9 +169,9 @@ def learning_curves(learning: Sequence[Learning], title: str) -> Figure:
         axes.remove()
     for axes, name in zip(panels, drawn, strict=False):
         for one in learning:
-            for points in one.points(name):
+            for points in filter(None, one.points(name)):
                 (line,) = axes.plot(
-                    *zip(*points, strict=True) if points else ((), ()),
+                    *zip(*points, strict=True),
                     color=run_colour(one.place).light,
                     marker=run_mark(one.place),
                     markersize=4.5,

@@ -156,6 +156,17 @@ def test_the_figure_has_what_was_measured(figures, count):
     ]
 
 
+def test_a_run_of_which_nothing_was_held_out_beside_one_that_was_measured():
+    """A line without points, which is not clipped, has no place: the panels had none either."""
+    measured = epochs([2.0, 4.0], **dict.fromkeys(FIGURES[1:], 1))
+    runs = [trained_run("a", history(epochs([3.0, 5.0]))), trained_run("b", history(measured))]
+    figure = learning_curves(learning_of(runs), "title")
+    figure.set_dpi(20)
+    figure.canvas.draw()  # warnings are errors
+    assert [len(axes.lines) for axes in figure.axes] == [2, 1, 1, 1]
+    assert all(axes.get_position().width > 0.3 for axes in figure.axes)
+
+
 def test_names_of_logs_are_escaped(tmp_path):
     written(tmp_path / "<b>&.jsonl", epochs([1.0]))
     run = make_run("a")[0]
