@@ -19,6 +19,7 @@ from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name, absolute, location
 from boxnn_numba.data.row_files import rows_within
+from boxnn_numba.data.schema import MOST_FEATURES
 from boxnn_numba.data.zarr_format import array_digest
 from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
@@ -173,13 +174,14 @@ class AttackWorker:
             )
         if options.method == "random":
             return _random(model, x, options, features, first)
+        most, domain = options.max_features, options.domain
+        if most is not None:  # what an attack file may say
+            validation.integer("max_features", most, 1, MOST_FEATURES)
         if options.method == "quick":
-            most, domain = options.max_features, options.domain
             return quick_attack(model, x, max_features=most, domain=domain, features=features)
         return greedy_attack(
-            model, x, max_features=options.max_features, domain=options.domain,
-            features=features, rivals=options.rivals, tries=options.tries, seed=options.seed,
-            patch=options.patch,
+            model, x, max_features=most, domain=domain, features=features, rivals=options.rivals,
+            tries=options.tries, seed=options.seed, patch=options.patch,
         )  # fmt: skip
 
 
