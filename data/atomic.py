@@ -179,13 +179,20 @@ def _is_link(path: Location) -> bool:
     return isinstance(path, Path) and path.is_symlink()
 
 
-def _checked(path: Name) -> Location:
-    """Return the location of an output that has a name, in a folder that exists."""
+def output_location(path: Name, option: str = "out") -> Location:
+    """Return the location of an output that has a name, in a folder that exists.
+
+    Raises `OptionError` where it has none, in which `path` is called `option`.
+    """
     final = location(path)
     if isinstance(final, Path) and not (parent := final.absolute().parent).is_dir():
-        raise OptionError(f"the folder {parent} does not exist; create it or choose another `out`")
+        raise OptionError(
+            f"the folder {parent} does not exist; create it or choose another `{option}`"
+        )
+    if not str(path):
+        raise OptionError(f"`{option}` is empty and names no new file or folder; pass a path")
     if final.name in ("", ".."):
-        raise OptionError(f"`out` {path!s} names no new file or folder; add a name to it")
+        raise OptionError(f"`{option}` {path!s} names no new file or folder; add a name to it")
     return final
 
 
@@ -200,7 +207,7 @@ def locked(path: Name, *, no_lock: bool = False) -> Iterator[None]:
     OutputError
         The folder is not writable, or another process writes the same output.
     """
-    final = _checked(path)
+    final = output_location(path)
     with held_as(final, no_lock, lambda error: write_failure(error, final)):
         yield
 
@@ -271,7 +278,7 @@ def staged_output(
     """
     if overwrite and resume:
         raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
-    final = _checked(path)
+    final = output_location(path)
     partial = partial_path(final) if directory else final.with_name(_own_name(final.name, "new"))
     # Commands that go on with each other's runs, or find out themselves, have the same.
     text = f"An unfinished output of boxnn: {result or 'whole'}, {resumable=}.\n".encode()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from boxnn_numba._version import __version__
-from boxnn_numba.data.atomic import partial_path
+from boxnn_numba.data.atomic import output_location, partial_path
 from boxnn_numba.data.locks import held_as
 from boxnn_numba.data.paths import Location, Name, exists, location, put, reachable, storage_errors
 from boxnn_numba.errors import DataError, OptionError, OutputError, first_line
@@ -80,7 +80,7 @@ def open_log(
     if path is None:
         yield RunLog(None, about)
         return
-    place = location(path)
+    place = output_location(path, "log")
     _check_place(place, location(apart_from))
     with held_as(place, no_lock, lambda error: _failure(place, error), "log"):
         yield RunLog(path, about, **how)
@@ -201,10 +201,6 @@ class RunLog:
 
 
 def _check_place(place: Location, out: Location) -> None:
-    if isinstance(place, Path) and not place.absolute().parent.is_dir():
-        raise OptionError(
-            f"the folder {place.absolute().parent} does not exist; create it or name another `log`"
-        )
     mine, *others = (
         str(path.resolve() if isinstance(path, Path) else path).rstrip("/")
         for path in (place, out, partial_path(out))

@@ -20,10 +20,16 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
-from boxnn_numba.data.atomic import clear, partial_path, staged_output, write_failure
+from boxnn_numba.data.atomic import (
+    clear,
+    output_location,
+    partial_path,
+    staged_output,
+    write_failure,
+)
 from boxnn_numba.data.dataset import Dataset, open_dataset
 from boxnn_numba.data.model_store import model_digest, trained_columns
-from boxnn_numba.data.paths import Location, Name, absolute, location
+from boxnn_numba.data.paths import Location, Name, absolute
 from boxnn_numba.data.row_files import RowFile, RowWriter, spread_rows, write_chunk
 from boxnn_numba.data.run_log import RunLog, open_log
 from boxnn_numba.errors import DataError
@@ -130,7 +136,7 @@ def run_chunks(
     job = ChunkJob(
         worker, subject.load, absolute(subject.model), subject.model_digest, absolute(subject.data),
         dataset.digest, subject.split, subject.n_rows, chunk_rows,
-        absolute(partial_path(location(out))),
+        absolute(partial_path(output_location(out))),
     )  # fmt: skip
     sources = (job.model, job.data, *map(absolute, files))
     staged = staged_output(out, **run.writing, resumable=True, inputs=sources)

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxnn_numba import __version__
-from boxnn_numba.data.atomic import Content, holds_only, output_folder, staged_output
+from boxnn_numba.data.atomic import (
+    Content,
+    holds_only,
+    output_folder,
+    output_location,
+    staged_output,
+)
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Location, is_url
 from boxnn_numba.errors import DataError, OptionError
@@ -62,6 +68,8 @@ def open_run_folder(
     folder = Path(out)
     if run.overwrite and run.resume:
         raise OptionError("`overwrite` starts again and `resume` continues; pass one of them")
+    if not run.resume:
+        output_location(out)
     if folder.exists():
         if not run.overwrite and not run.resume:
             raise OptionError(
