@@ -76,7 +76,7 @@ def need_one_set(model: Classifier, what: str) -> None:
     if len(model.box_sets) > 1:
         raise InputError(
             f"the model is an ensemble of {len(model.box_sets)} sets of boxes, and {what} of one "
-            "set only; pass one of its members"
+            "set only; train with members 1, or pass one of the models that it was made of"
         )
 
 
