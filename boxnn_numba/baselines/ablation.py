@@ -258,14 +258,14 @@ def samples_needed(n_features: int, retained: int, alpha: float = 0.05, radius: 
 def abstention_message(
     counts: ArrayLike, guess: ArrayLike, n_features: int, retained: int, alpha: float = 0.05
 ) -> str:
-    """Return one line that says why every image abstained and what to change.
+    """Return one line that says why every sample abstained and what to change.
 
     Parameters and errors are those of `ra_radius`; for RA^B pass ``alpha / K``.
     """
     votes = validation.votes("counts", counts)
     classes = validation.class_indices("guess", guess, *votes.shape)
     samples = int(votes[0].sum())
-    setting = f"every image abstains at k = {retained} and alpha = {alpha:g}"
+    setting = f"every sample abstains at k = {retained} and alpha = {alpha:g}"
     needed = samples_needed(n_features, retained, alpha)
     if samples < needed:
         return (

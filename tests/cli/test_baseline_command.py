@@ -130,7 +130,7 @@ def test_one_line_where_every_sample_abstains(fake: Run) -> None:
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert len(lines) == 2 and "abstains on 100.00%" in lines[0]
-    assert lines[1].startswith("every image abstains at k = 4 and alpha = 0.05: even a unanimous")
+    assert lines[1].startswith("every sample abstains at k = 4 and alpha = 0.05: even a unanimous")
 
 
 def test_a_file_of_options(fake: Run) -> None:
