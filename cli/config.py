@@ -25,15 +25,13 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
     known = {item.name: item for item in ctx.command.params}
     flat = {key: item for key, item in content.items() if not isinstance(item, dict)}
     tables = {key: item for key, item in content.items() if isinstance(item, dict)}
-    from boxnn_numba.cli.main import COMMANDS
+    from boxnn_numba.cli.main import cli
 
-    for key in tables:
-        if key not in COMMANDS:
-            raise click.BadParameter(f"{value} has a table for unknown command {key!r}")
-    table: Any = tables
+    _check_tables(value, tables, cli, ctx)
+    table = tables
     for word in ctx.command_path.split()[1:]:  # e.g. [baseline.ra.train]
-        table = table.get(word, {}) if isinstance(table, dict) else {}
-    flat |= table if isinstance(table, dict) else {}
+        table = table.get(word, {})
+    flat |= table
     defaults = {}
     for key, item in flat.items():
         name = key.replace("-", "_")
@@ -49,6 +47,26 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
             )
         defaults[name] = item
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _check_tables(
+    path: str, tables: dict[str, Any], group: click.Group, ctx: click.Context, above: str = ""
+) -> None:
+    """Raise unless all that is in the table of a group of commands is a table of one of them."""
+    known = ", ".join(group.list_commands(ctx))
+    for key, item in tables.items():
+        if not isinstance(item, dict):
+            raise click.BadParameter(
+                f"{path} sets {key} in [{above[:-1]}], which is no command; set it for one of its "
+                f"commands: {known}"
+            )
+        command = group.get_command(ctx, key)
+        if command is None:
+            raise click.BadParameter(
+                f"{path} has a table for unknown command {above + key!r}; known are {known}"
+            )
+        if isinstance(command, click.Group):
+            _check_tables(path, item, command, ctx, f"{above}{key}.")
 
 
 def _listed(item: Any, option: click.Parameter) -> Any:

@@ -148,7 +148,7 @@ def test_a_file_of_options(fake: Run) -> None:
     found = open_certificate("c").attributes
     assert (found["samples"], found["guess_samples"], found["limit"]) == (40, 10, 4)
     Path("run.toml").write_text("[baseline]\nra = 3\n")
-    assert fake(*words, "--config", "run.toml", "--overwrite", *FEW)[0] == 0
+    failed(fake(*words, "--config", "run.toml", "--overwrite", *FEW), 2, "sets ra in [baseline]")
 
 
 def test_what_is_there_is_not_replaced(fake: Run) -> None:

@@ -265,6 +265,10 @@ def test_debug_shows_the_traceback(boxnn: Run) -> None:
         ("log = 3", "sets log to 3, which it cannot be"),
         ("train = 3", "train"),
         ("[trian]\nboxes = 3", "trian"),
+        ("[baseline.nope]\nboxes = 3", "a table for unknown command 'baseline.nope'; known are"),
+        ("[baseline.ra.nope]\nseed = 3", "a table for unknown command 'baseline.ra.nope'"),
+        ("[baseline.stumps]\nseed = 3", "sets seed in [baseline.stumps], which is no command"),
+        ("[baseline]\nstumps = 3", "sets stumps in [baseline], which is no command"),
         ("preset = 'best'", "'--preset': 'best' is not one of"),
     ],
 )
