@@ -19,7 +19,7 @@ def read_config(ctx: click.Context, parameter: click.Parameter, value: str | Non
     import tomllib
 
     try:
-        content = tomllib.loads(Path(value).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(value).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{value} is not valid TOML: {error}") from None
     known = {item.name: item for item in ctx.command.params}

@@ -301,7 +301,7 @@ def column_costs(path: str | None) -> dict[str, Any] | None:
     import tomllib
 
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"), parse_float=str)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(
             f"{path} is no TOML of costs ({error}); write lines as amount = 2.5"

@@ -165,7 +165,8 @@ def test_validation_zero_prints_valid_json(boxnn: Run) -> None:
 def test_config_file(boxnn: Run) -> None:
     Path("run.toml").write_text(
         "boxes = 9\nlr = 0.1\njson = true\n[train]\ngroup-size = 2\nepochs = 1\n"
-        "out = 'm.zarr'\n[certify]\nsplit = 'train'\nout = 'c.zarr'\n"
+        "out = 'm.zarr'\n[certify]\nsplit = 'train'\nout = 'c.zarr'\n",
+        encoding="utf-8-sig",  # as editors of Windows write it
     )
     code, out, err = boxnn(
         "train", "tiny.zarr", "--preset", "graded", "--config", "run.toml", "--boxes", 6

@@ -181,7 +181,8 @@ def test_budgets_and_columns_are_not_drawn_together(
     fraud: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curves, "DPI", 20)
-    Path("costs.toml").write_text("amount = 0.5\ncity = 1.25\npaid = 2\nday = 4\n")
+    costs = "amount = 0.5\ncity = 1.25\npaid = 2\nday = 4\n"
+    Path("costs.toml").write_text(costs, encoding="utf-8-sig")  # as editors of Windows write it
     words = ("certify", "m.zarr", "t.zarr", "--certificate", "pairwise", "--out")
     assert fraud(*words, "b.zarr", "--costs", "costs.toml")[0] == 0
     assert fraud(*words, "a.zarr", "--attackable", "amount,city")[0] == 0
