@@ -59,7 +59,11 @@ class EpochRecord:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the figures as plain values, None for what was not measured."""
-        return {key: None if value != value else value for key, value in self.__dict__.items()}
+        unmeasured = ("median_certified_radius",) if self.accuracy != self.accuracy else ()
+        return {
+            key: None if value != value or key in unmeasured else value
+            for key, value in self.__dict__.items()
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochRecord:

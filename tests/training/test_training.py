@@ -122,6 +122,7 @@ def test_training_improves_on_the_initial_boxes(options: dict[str, Any]) -> None
     if options.get("validation") == 0.0:
         assert run.best_epoch == 6 and np.isnan(last.accuracy)
         assert last.median_certified_radius == -1
+        assert last.as_dict()["median_certified_radius"] is None
     elif options.get("relaxation") is None:
         assert run.best_epoch > 0
         assert max(record.score for record in run.history) > 0
