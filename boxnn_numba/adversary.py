@@ -249,13 +249,15 @@ def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
 
 def _share(name: str, value: Any) -> Fraction:
     """Return a cost as the decimal number that it is written as: 0.1 is a tenth."""
-    far = _FAR.search(str(value)) is not None
+    far = OptionError(f"`costs` of {name} is {value!r}; it must be within 1e-100 and 1e100")
+    if _FAR.search(str(value)):
+        raise far
     try:
-        share = None if far or isinstance(value, bool) else Fraction(str(value))
+        share = None if isinstance(value, bool) else Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         share = None
-    if not far and (share is None or share <= 0):
+    if share is None or share <= 0:
         raise OptionError(f"`costs` of {name} is {value!r}; it must be a number above 0")
-    if share is None or not _LEAST <= share <= _MOST:
-        raise OptionError(f"`costs` of {name} is {value!r}; it must be within 1e-100 and 1e100")
+    if not _LEAST <= share <= _MOST:
+        raise far
     return share

@@ -92,12 +92,12 @@ class Column:
         are missing, and a file true for True. It is that one, if it can be one only.
         """
         places = {text: float(place) for place, text in enumerate(self.categories)}
-        other = float(len(places))
-        alike: dict[Any, float] = {}
-        for text, place in places.items():
-            value = _value(text)
-            alike[value] = other if value in alike else place
-        alike[None] = other
+        other, alike = float(len(places)), dict[Any, float]()
+        if not places.keys() >= set(texts):  # rare, and a number is looked for in each category
+            for text, place in places.items():
+                value = _value(text)
+                alike[value] = other if value in alike else place
+            alike[None] = other
         return [
             places[text] if text in places else alike.get(_value(text), other) for text in texts
         ]

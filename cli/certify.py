@@ -71,8 +71,8 @@ def certify(
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, "
         + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")
         + f", median certified radius {result['median_certified_radius']:g}"
-        + "".join(f"\n{line}" for line in _unlabelled_lines(result))
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
+        + "".join(f"\n{line}" for line in _unlabelled_lines(result))
         + "".join(
             f"\nright and certified against {size} patches {share:.2f}%"
             for size, share in result.get("patches", {}).items()
