@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import reprlib
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,13 @@ def choice(name: str, value: str, known: Collection[str]) -> str:
     if value not in known:
         raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
     return value
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """Return what has several paths as a list of them; one path alone is refused."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise OptionError(f"`{name}` is one path; pass a list of paths")
+    return list(values)
 
 
 def radii(values: Sequence[float] | np.ndarray, budgets: bool = False) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import options
+from boxnn_numba.cli import console, options
 from boxnn_numba.errors import OptionError
 
 
@@ -102,7 +102,7 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
 @options.command("Predict and certify rows of a table or an array.", "predicting")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True))
-@options.out("The .csv, .tsv, .json or .parquet file; - is the standard output.")
+@options.table_out
 @options.choice(
     "--certificate",
     ("margin", "pairwise", "exact"),
@@ -128,8 +128,7 @@ def predict(model: str, file: str, out: str, **given: Any) -> options.Output | N
     from boxnn_numba.pipelines.predict import predict as work
 
     table = TableOptions(**options.table_values(given))
-    as_json = bool(click.get_current_context().obj["json"])
-    result = work(model, file, out, table=table, as_json=as_json, **given)
+    result = work(model, file, out, table=table, as_json=console.wants_json(), **given)
     warnings = [f"warning: {sentence}" for sentence in result.warnings or ()]
     if out == STDOUT:
         for line in warnings:

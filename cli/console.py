@@ -31,11 +31,15 @@ def as_flags(text: str, first: bool = False) -> str:
     return re.sub(names, lambda found: flags.get(found[1] or found[2], found[0]), text)
 
 
+def wants_json() -> bool:
+    """Say whether the running command prints JSON."""
+    return bool(click.get_current_context().obj["json"])
+
+
 def emit(result: Any, text: str) -> None:
     """Print a result (a dict, or what has `as_dict`) as one JSON object, or as text."""
     content = result if isinstance(result, dict) else result.as_dict()
-    as_json = click.get_current_context().obj["json"]
-    click.echo(without_secrets(json.dumps(content) if as_json else printable(text)))
+    click.echo(without_secrets(json.dumps(content) if wants_json() else printable(text)))
 
 
 def progress(quiet: bool, description: str) -> contextlib.AbstractContextManager[Progress]:

@@ -6,12 +6,9 @@ from typing import Any
 
 import click
 
-from boxnn_numba.cli import options
+from boxnn_numba.cli import console, options
 
 _overwrite = options.overwrite("Replace what is at --out.")
-
-
-_table = options.out("The .csv, .tsv, .json or .parquet file; - is the standard output.")
 _data = click.option(
     "--data", type=options.StorePath(exists=True), help="The data set, if it is not where it was."
 )
@@ -50,7 +47,7 @@ def boxes(model: str, out: str, expand: bool, run: Any) -> options.Output:
 
 @export.command(short_help="Write a certificate file as a table.", doing="exporting")
 @click.argument("certificate", type=options.StorePath(exists=True))
-@_table
+@options.table_out
 @_data
 @_overwrite
 def certificates(certificate: str, out: str, **given: Any) -> options.Output | None:
@@ -62,12 +59,12 @@ def certificates(certificate: str, out: str, **given: Any) -> options.Output | N
     """
     from boxnn_numba.pipelines.export import export_certificates
 
-    return _shown(export_certificates(certificate, out, **given))
+    return _shown(export_certificates(certificate, out, as_json=console.wants_json(), **given))
 
 
 @export.command(short_help="Write what attacks change as a table.", doing="exporting")
 @click.argument("attack", type=options.StorePath(exists=True))
-@_table
+@options.table_out
 @_data
 @_overwrite
 def attacks(attack: str, out: str, **given: Any) -> options.Output | None:
@@ -77,4 +74,4 @@ def attacks(attack: str, out: str, **given: Any) -> options.Output | None:
     """
     from boxnn_numba.pipelines.export import export_attacks
 
-    return _shown(export_attacks(attack, out, **given))
+    return _shown(export_attacks(attack, out, as_json=console.wants_json(), **given))

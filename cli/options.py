@@ -142,6 +142,9 @@ def out(text: str, kind: click.ParamType | None = None) -> Decorator:
     return option("--out", required=True, type=kind or StorePath(), section=OUTPUT, help=text)
 
 
+table_out = out("The .csv, .tsv, .json or .parquet file; - is the standard output.")
+
+
 def overwrite(text: str = "Replace the boxnn output at --out.") -> Decorator:
     """Add --overwrite and --no-lock."""
     return all_of(
@@ -319,7 +322,10 @@ def limits(flag: str, text: str) -> int | tuple[tuple[str, str], ...]:
     """Return a code, or pairs of column and raw value, as ``amount=0,age=18``."""
     pairs = tuple(tuple(word.rsplit("=", 1)) for word in text.split(",") if "=" in word)
     if pairs and len(pairs) == text.count(",") + 1:
-        return tuple((name.strip(), value.strip()) for name, value in pairs)
+        names = [name.strip() for name, _ in pairs]
+        if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+            raise OptionError(f"{flag} has {twice[0]} twice; pass one value for each column")
+        return tuple((name, value.strip()) for name, (_, value) in zip(names, pairs, strict=True))
     numbers = whole_numbers(flag, text, "0, or of columns amount=0,age=18")
     if len(numbers) > 1:
         raise OptionError(f"{flag} is {text!r}; pass one code, or of columns amount=0,age=18")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from boxnn_numba import validation
 from boxnn_numba.columns import MISSING
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.model_store import load_model, model_digest, write_model
@@ -58,6 +59,7 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     OutputError
         `out` cannot be written.
     """
+    models = validation.several("models", models)
     if len(models) < 2:
         raise OptionError("an ensemble needs two models or more; pass their paths")
     parts = [load_model(path) for path in models]

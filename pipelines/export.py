@@ -139,7 +139,12 @@ def _admitted(grid: Grid, columns: Columns, lower: np.ndarray, upper: np.ndarray
 
 
 def export_certificates(
-    certificate: Name, out: Name, *, data: Name | None = None, run: RunOptions = DEFAULT_RUN
+    certificate: Name,
+    out: Name,
+    *,
+    data: Name | None = None,
+    as_json: bool = False,
+    run: RunOptions = DEFAULT_RUN,
 ) -> ExportedTable:
     """Write a certificate file as a table.
 
@@ -154,6 +159,8 @@ def export_certificates(
         ``withstands_ROWSxCOLUMNS`` of patches, and ``distance_CLASS`` of every class, in units.
     data
         The data set, where rows are named and it is not where it was.
+    as_json
+        Write JSON to the standard output.
     run
         Whether to replace what is at `out`.
 
@@ -175,11 +182,16 @@ def export_certificates(
     _check_ending(out)
     file = open_certificate(certificate)
     named = _names(file, _dataset(file, data)) if "id" in file.attributes else {}
-    return _written(out, named | _columns(file), run, certificate)
+    return _written(out, named | _columns(file), certificate, as_json, run)
 
 
 def export_attacks(
-    attack: Name, out: Name, *, data: Name | None = None, run: RunOptions = DEFAULT_RUN
+    attack: Name,
+    out: Name,
+    *,
+    data: Name | None = None,
+    as_json: bool = False,
+    run: RunOptions = DEFAULT_RUN,
 ) -> ExportedTable:
     """Write what attacks change as a table, a row for each value that is rewritten.
 
@@ -193,6 +205,8 @@ def export_attacks(
         ``from`` and ``to``, as a user writes them.
     data
         The data set that was attacked, where it is not where it was.
+    as_json
+        Write JSON to the standard output.
     run
         Whether to replace what is at `out`.
 
@@ -233,7 +247,7 @@ def export_attacks(
     ]
     names = features if columns is None else np.array(columns.names, object)[features]
     found |= {"column": names, "from": pairs[0], "to": pairs[1]}
-    return _written(out, found, run, attack)
+    return _written(out, found, attack, as_json, run)
 
 
 def _value(columns: Columns | None, place: int, value: Any) -> Any:
@@ -261,8 +275,12 @@ def _names(file: CertificateFile | AttackFile, dataset: Dataset) -> dict[str, An
     return {"row": row, name: ids[row]}
 
 
-def _written(out: Name, rows: dict[str, Any], run: RunOptions, source: Name) -> ExportedTable:
-    with table_output(out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=[source]) as write:
+def _written(
+    out: Name, rows: dict[str, Any], source: Name, as_json: bool, run: RunOptions
+) -> ExportedTable:
+    with table_output(
+        out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=[source], as_json=as_json
+    ) as write:
         write(rows)
     return ExportedTable(str(out), len(rows["row"]), len(rows))
 

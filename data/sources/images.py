@@ -157,8 +157,8 @@ def _tables(
 
 @contextlib.contextmanager
 def _image(place: str, opener: Callable[[str], IO[bytes]], name: str) -> Iterator[Any]:
-    """Open an image, and close it and its file."""
-    from PIL import Image
+    """Open an image as a viewer shows it, upright, and close it and its file."""
+    from PIL import Image, ImageOps
 
     try:
         with (
@@ -172,6 +172,7 @@ def _image(place: str, opener: Callable[[str], IO[bytes]], name: str) -> Iterato
                 raise DataError(
                     f"{place} has pixels of mode {image.mode}; save it with 8 bits a colour"
                 )
+            ImageOps.exif_transpose(image, in_place=True)
             yield image
     except (Image.DecompressionBombError, SyntaxError, Image.DecompressionBombWarning) as error:
         raise DataError(f"cannot read {place}: {first_line(error)}; leave it away") from error

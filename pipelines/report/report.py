@@ -141,6 +141,9 @@ def report(
     OutputError
         `out` cannot be written.
     """
+    certificates = validation.several("certificates", certificates)
+    models, attacks = validation.several("models", models), validation.several("attacks", attacks)
+    logs = validation.several("logs", logs)
     validation.choice("convention", convention, CONVENTIONS)
     validation.choice("published", published, PUBLISHED)
     target = location(out)

@@ -212,6 +212,7 @@ def test_an_attack_that_cannot_be_stops_the_run(
         (("--method", "random", "--max-features", 13), 2, "--max-features is 13"),
         (("--method", "random", "--queries", 0), 2, "queries is 0"),
         (("--low", 9, "--high", 3), 2, "low 9 > high 3"),
+        (("--low", "a=1,b=2, a=3"), 2, "--low has a twice; pass one value for each column"),
         (("--rivals", 0), 2, "rivals is 0"),
         (("--seed", -1), 2, "seed is -1"),
         (("--threads", 0), 2, "threads is 0"),

@@ -79,6 +79,20 @@ def test_colours_and_splits_within_a_folder_around_them(kind: str) -> None:
     assert found["test"][1].tolist() == ["a", "b"]
 
 
+def test_pictures_of_a_turned_camera_are_upright() -> None:
+    images, turned = pictures(3), Image.Exif()
+    turned[0x0112] = 6  # the orientation: what was stored must be turned by a quarter
+    save("pics/train/a/0.png", np.rot90(images[0]), exif=turned)
+    save("pics/train/b/1.png", images[1])
+    save("pics/test/a/2.png", images[2])
+    found = run("pics")
+    assert open_dataset("out.zarr").feature_shape == (4, 3)
+    rows = together(found)
+    np.testing.assert_array_equal(
+        rows, expected_rows(images.reshape(3, -1), np.array(["a", "b", "a"]))
+    )
+
+
 def test_unusable_images() -> None:
     image = pictures(1)[0]
     Path("none").mkdir()

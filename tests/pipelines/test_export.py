@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def test_a_certificate_table(trained: Run, ending: str, words: tuple[object, ...
     distances = [[row[f"distance_{name}"] for name in (3, 5, 8)] for row in table]
     np.testing.assert_array_equal(distances, file.class_distance)
     assert ("upper" in table[0]) == bool(words)
+
+
+@pytest.mark.parametrize(("kind", "file"), [("certificates", "c.zarr"), ("attacks", "a.zarr")])
+def test_json_to_the_standard_output(trained: Run, kind: str, file: str) -> None:
+    for name, short in (("certify", "c"), ("attack", "a")):
+        assert trained(name, "model.zarr", "tiny.zarr", "--out", f"{short}.zarr")[0] == 0
+    assert trained("export", kind, file, "--out", "t.json")[0] == 0
+    printed = trained("export", kind, file, "--out", "-", "--json")
+    assert printed == (0, Path("t.json").read_text(), "")
+    assert len(json.loads(printed[1])) > 0
 
 
 def test_unknown_labels_are_empty(trained: Run) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from boxnn_numba.errors import (
     ModelFileError,
     OptionError,
 )
+from boxnn_numba.pipelines.ensemble import ensemble
 from boxnn_numba.pipelines.figures import curves as plots
 from boxnn_numba.pipelines.figures import runs
 from boxnn_numba.pipelines.figures.runs import Run, load_runs
@@ -329,6 +331,15 @@ def test_missing_certificate(work):
     with pytest.raises(BoxNNError, match="does not exist"):
         report(["nowhere.zarr"], "out")
     assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["certificates", "models", "attacks", "logs"])
+def test_one_path_is_no_list_of_paths(work, name):
+    given = {"certificates": ["one.zarr"], name: Path("one.zarr")}
+    with pytest.raises(OptionError, match=rf"^`{name}` is one path; pass a list of paths$"):
+        report(out="out", **given)
+    with pytest.raises(OptionError, match=r"`models` is one path"):
+        ensemble("one.zarr", "all.zarr")
 
 
 def test_unlabelled_certificate_is_refused(work):
