@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from boxnn_numba.classifier import Classifier
     from boxnn_numba.columns import Columns
 
-#: Most units that the costs of all groups may add up to: far from where a float64 is not exact.
+#: Most units that the costs of all groups may add up to; a float64 holds far larger whole numbers.
 _MOST_UNITS = 10**9
 #: Costs whose sums a float64 holds with all its digits.
 _LEAST, _MOST = Fraction(1, 10**100), Fraction(10**100)
-#: An exponent of which a Fraction would write out more digits than there is time for.
+#: An exponent so large that a Fraction would take too long to write out its digits.
 _FAR = re.compile(r"[\d.]e[+-]?[\d_]{5}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class Adversary:
-    """Who rewrites groups of features: which of them, and at what cost.
+    """An adversary: which groups of features it may rewrite, and at what cost.
 
-    Costs are taken as the decimal numbers that they are written as, and kept as whole multiples of
-    their largest common unit, so that sums of them are exact.
+    Costs are read as decimal numbers (0.1 is exactly a tenth) and kept as whole multiples of their
+    largest common unit, so that sums of costs are exact.
 
     Attributes
     ----------
     free
         (G,) bool, groups that may be rewritten.
     cost
-        (G,) int64, what that costs in units; ones without costs.
+        (G,) int64, cost of rewriting each group, in units; 1 for each where no costs are given.
     unit
-        What a unit is; None without costs, when a budget counts groups.
+        Value of one unit of cost; None where no costs are given, and a radius counts groups.
     """
 
     free: np.ndarray
@@ -57,12 +57,12 @@ class Adversary:
         attackable: Sequence[str | int] | np.ndarray | None = None,
         costs: Mapping[str, float] | Sequence[float] | np.ndarray | None = None,
     ) -> Adversary:
-        """Return the one that is described, for a model.
+        """Make the adversary of a model from attackable columns and costs.
 
         Parameters
         ----------
         model
-            Names are those of its columns.
+            The model under attack. Its columns give the names that may be used below.
         attackable
             Names of columns, or numbers of groups 0..G-1; all by default. A column of a group
             stands for the group.
@@ -73,8 +73,8 @@ class Adversary:
         Raises
         ------
         OptionError
-            Nothing may be rewritten, a name or number is unknown, a cost is missing, not positive,
-            or has so many digits that costs have no common unit.
+            `attackable` is empty, a name or number is unknown, a cost is missing or not positive,
+            or the costs have so many digits that they add up to too many common units.
         """
         free = np.ones(group_count(model), np.bool_)
         if attackable is not None:
@@ -106,7 +106,7 @@ class Adversary:
 
     @classmethod
     def of_file(cls, model: Classifier, said: Mapping[str, Any]) -> Adversary:
-        """Return the one that `attributes` of a file describe."""
+        """Return the adversary that the attributes of a file describe, see `attributes`."""
         costs = said.get("costs")
         filled = None if costs is None else [1 if one is None else one for one in costs]
         return cls.of(model, said.get("attackable"), filled)
@@ -123,27 +123,31 @@ class Adversary:
 
     @cached_property
     def price(self) -> np.ndarray:
-        """(A + 2,) int64, the least cost of k groups; the last is one more than all cost."""
+        """(A + 2,) int64, the least cost of k groups; the last is one more than the cost of all."""
         paid = np.cumsum(np.sort(self.cost[self.free]))
         return np.concatenate([[0], paid, [paid[-1] + 1]])
 
     def paid(self, x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """Return the units (N,) that it costs to make other samples (N, n) of some.
+        """Return the cost (N,) in units of changing each sample of `x` (N, n) into that of `other`.
 
-        groups (n,) are those of a model.
+        `groups` (n,) are the groups of the features of a model.
         """
         return np.asarray(differing_groups(x, other, groups) @ self.cost)
 
     def least(self, count: np.ndarray) -> np.ndarray:
-        """Return the units that so many groups cost at least; more than there are cost `never`."""
+        """Return the least cost, in units, of `count` groups.
+
+        For more groups than may be rewritten it is one unit more than the cost of all.
+        """
         return np.asarray(self.price[np.minimum(count, self.count + 1)])
 
     def radius(self, bound: Any) -> np.ndarray:
-        """Return radii of bounds (N,) in units: what may be spent, which is less than the bound.
+        """Return radii (N,) from lower bounds (N,) on the cost of an attack, in units.
 
-        Numbers of groups (int32); of costs budgets (float64), the largest multiple of the unit
-        below the bound. It is rounded to the next float64, which is far nearer than the next sum of
-        costs, so that what is not above it is not above the exact one.
+        A radius is the most that may be spent below the bound: without costs a number of groups
+        (int32), with costs a budget (float64). A budget is rounded to the nearest float64. That is
+        far finer than the steps between sums of costs, so comparing with it decides as the exact
+        value does.
         """
         spent = np.asarray(bound) - 1
         if self.unit is None:
@@ -154,11 +158,11 @@ class Adversary:
         return np.asarray(spent * self.unit.numerator / self.unit.denominator)  # exact product
 
     def features(self, groups: np.ndarray) -> np.ndarray:
-        """Return (n,) bool, features that may be rewritten; groups (n,) are those of a model."""
+        """Return (n,) bool, features that may be rewritten; `groups` (n,) are those of a model."""
         return np.asarray(self.free[groups])
 
     def attributes(self) -> dict[str, Any]:
-        """Return what a file says of it: numbers of groups, and costs by group; often nothing."""
+        """Return its file attributes, attackable groups and costs; empty if neither was given."""
         if self.is_anyone:
             return {}
         said: dict[str, Any] = {}
@@ -184,13 +188,13 @@ def _names(model: Classifier) -> list[str]:
 
 
 def _name(model: Classifier, group: int) -> str:
-    """Return what a group is called in messages."""
+    """Return the name of a group for messages."""
     columns, first = _columns(model), int((model.groups == group).argmax())
     return f"column {group}" if columns is None else f"column {columns.names[first]!r}"
 
 
 def _numbers(model: Classifier, named: Any) -> list[int]:
-    """Return the numbers of groups that are named."""
+    """Return the numbers of the groups that `attackable` names."""
     given = np.asarray(named)
     if given.dtype == np.bool_ and validation.has_names(named, _names(model)):
         given = np.asarray(named.index)[given]
@@ -204,7 +208,7 @@ def _numbers(model: Classifier, named: Any) -> list[int]:
 
 
 def _number(model: Classifier, one: Any, what: str) -> int:
-    """Return the number of a group that is named, or given by number (as text, too)."""
+    """Return the number of a group from the name of a column, or from a number (also as text)."""
     columns, groups, text = _columns(model), group_count(model), str(one)
     if columns is not None and text in columns.names:
         return int(model.groups[columns.position(text)])
@@ -224,7 +228,7 @@ def _number(model: Classifier, one: Any, what: str) -> int:
 
 
 def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
-    """Return the costs of groups."""
+    """Return the cost of each group that `costs` names."""
     if validation.has_names(costs, _names(model)):
         named = [(str(name), _number(model, name, "costs"), value) for name, value in costs.items()]
     else:
@@ -248,7 +252,7 @@ def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
 
 
 def _share(name: str, value: Any) -> Fraction:
-    """Return a cost as the decimal number that it is written as: 0.1 is a tenth."""
+    """Return a cost as a decimal number: 0.1 is exactly a tenth."""
     far = OptionError(f"`costs` of {name} is {value!r}; it must be within 1e-100 and 1e100")
     if _FAR.search(str(value)):
         raise far

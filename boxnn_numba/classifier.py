@@ -1,4 +1,4 @@
-"""Classifier: what certificates and attacks read of a model by boxes, and how it answers them."""
+"""Classifier: the protocol that certificates and attacks need of a model, and its Certificate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Certificate(NamedTuple):
 
 
 class Classifier(Protocol):
-    """A classifier by the nearest box, as `BoxNN` is one; see there for what each part is."""
+    """A nearest-box classifier such as `BoxNN`, whose documentation describes each member."""
 
     @property
     def boxes(self) -> Boxes: ...

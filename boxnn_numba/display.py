@@ -36,8 +36,8 @@ class CertifiedAccuracyDisplay:
     name
         What the legend calls it; without one there is no legend.
     majority
-        Accuracy of the constant that says the most frequent class: it is certified at every radius.
-        None if unknown.
+        Accuracy of the majority-class baseline, which always predicts the most frequent class and
+        is certified at every radius. None if unknown.
     balanced
         Whether both count all classes alike.
 
@@ -48,7 +48,7 @@ class CertifiedAccuracyDisplay:
     line_
         The curve.
     majority_
-        The line of the constant; None where this display has not drawn it.
+        The line of the majority-class baseline; None where this display has not drawn it.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class CertifiedAccuracyDisplay:
         name
             What the legend calls it, if not `name` of the display.
         plot_majority
-            Whether to draw what the constant reaches, unless these axes have that line.
+            Whether to draw the majority-class baseline, unless these axes have that line.
         majority_kw
             Keyword arguments of its `matplotlib.axes.Axes.axhline`.
         **kwargs
@@ -134,7 +134,7 @@ class CertifiedAccuracyDisplay:
         return self
 
     def _plot_majority(self, given: Mapping[str, Any]) -> Any:
-        """Draw the line of the constant, and return it, where the axes do not have it yet."""
+        """Draw the majority-class baseline where the axes lack it, and return its line."""
         if self.majority is None or any(
             line.get_gid() == _CONSTANT and np.ravel(line.get_ydata())[0] == self.majority
             for line in self.ax_.lines
@@ -193,7 +193,7 @@ class CertifiedAccuracyDisplay:
         >>> display = CertifiedAccuracyDisplay.from_estimator(
         ...     more, x, y, name="30 boxes", ax=display.ax_
         ... )
-        >>> len(display.ax_.lines)  # two curves and the constant
+        >>> len(display.ax_.lines)  # two curves and the baseline
         3
         """
         given = {} if certificate is None else {"certificate": certificate}

@@ -1,4 +1,4 @@
-"""The scikit-learn face of Box-NN."""
+"""BoxNNClassifier: Box-NN as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         names, of positions or of booleans says which are besides. None: all columns must be
         numbers.
     class_weight
-        None, ``"balanced"``, or a dict of weights by label. What is chosen is chosen by figures
-        that are weighted alike.
+        None, ``"balanced"``, or a dict of weights by label. Options and epochs are chosen by
+        accuracies with the same weights.
     effort
         Factor of what the search of preset ``"auto"`` costs.
     radii
@@ -347,7 +347,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            Training diverged; the boxes of before are kept, and new ones where they were put.
+            Training diverged; the earlier boxes are kept unchanged, and new boxes stay at their
+            initial positions.
         """
         first = not hasattr(self, "model_")
         samples, labels = self._checked(X, y, reset=first)

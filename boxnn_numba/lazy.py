@@ -1,8 +1,8 @@
 """Lazy arrays: functions of rows on Dask arrays and frames, xarray's arrays, and stored arrays.
 
-How public functions take what is not in memory: they give `map_rows` the function that answers for
-rows in memory, or ask `is_deferred` where that is they themselves. None of the libraries is
-imported unless the caller came with its arrays.
+A public function passes rows that are not in memory to `map_rows`, with the function that answers
+for rows in memory. If it is that function itself, it calls `is_deferred` first. None of the
+libraries is imported unless the caller passes its arrays.
 
     lazy      Dask arrays and frames            lazy Dask arrays, a task for each block
     labelled  xarray.DataArray                  the same with dims and coords, of what it holds
@@ -143,7 +143,7 @@ def _each(wrap: Callable[[Any], Any], found: Any) -> Any:
 
 
 def _labelled(x: Any, array: Any, dims: Mapping[str, Any]) -> Any:
-    """Return an array with those dims and coords of what it was made of that are its own, too."""
+    """Return an array as a DataArray with the dims and coords that it shares with `x`."""
     if dims is FEATURES and array.ndim == x.ndim:
         shared, dims = tuple(x.dims), {}
     else:
@@ -356,10 +356,11 @@ def reduce_rows(
     arrays: Mapping[str, Any],
     like: np.ndarray,
 ) -> Any:
-    """Return a lazy summary of vectors, one of them at least lazy, by tallies of their blocks.
+    """Return a lazy summary of vectors, at least one of them lazy, from tallies of their blocks.
 
-    ``tally(*blocks)`` is of the rows of a block, ``merge(list)`` that of some tallies, and
-    ``finish(tally)`` an array of shape and type of `like`. Never are all rows in one place.
+    ``tally(*blocks)`` counts the rows of one block, ``merge(list)`` adds up tallies, and
+    ``finish(tally)`` makes an array of the shape and type of `like`. All rows are never in one
+    place.
     """
     import dask.array as da
 
@@ -435,13 +436,14 @@ def _vector(name: str, array: Any) -> Any:
 def computed_blocks(x: Any) -> Generator[Any, None, None]:
     """Give the rows of a Dask array or frame in memory, in order, block by block.
 
-    As many are computed at a time as there are cores, and small and fast ones up to `_SMALL_BYTES`
-    and `_GROUP_SECONDS`, but no more than `_GROUP_BYTES` hold of the largest so far; where
-    x.compute() would compute them, the next ones meanwhile. A block is computed once; what several
-    are made of, once for each group at most.
+    Blocks are computed in groups: one for each core, or more small and fast blocks, up to
+    `_SMALL_BYTES` and `_GROUP_SECONDS`; never more than fit in `_GROUP_BYTES` if all were as large
+    as the largest so far. They are computed where x.compute() would compute them, and the next
+    group while the caller works on this one. Each block is computed once; an input that several
+    blocks share, at most once for each group.
 
-    Must be closed by who may not take all: as garbage, it would wait for its thread wherever that
-    is collected, which may be where Dask holds a lock that the thread waits for.
+    Close the generator if you stop early. Left to the garbage collector, it may wait for its thread
+    while Dask holds a lock that this thread needs.
     """
     import dask
 

@@ -41,9 +41,9 @@ class BoxNN:
     feature_shape
         Shape of one sample, e.g. (28, 28); (n,) by default.
     group_size
-        Codes that follow each other and that an adversary rewrites together although each is capped
-        by itself: models of the first version of the file format. New ones have 1 here, and groups
-        in their boxes.
+        Only for models of the first version of the file format: so many consecutive codes are
+        rewritten together, and each has a cap of its own. Leave it at 1, and give groups to the
+        boxes (``Boxes(group=)``).
     training
         How the model came to be: options, seed, versions, dataset digest, history.
     others
@@ -152,7 +152,7 @@ class BoxNN:
                 )
 
     def __dask_tokenize__(self) -> Any:
-        # How the model came to be answers nothing, but for what says that a cell has no value.
+        # Of `training`, only the texts of missing cells affect answers.
         answers = [getattr(self, one.name) for one in fields(self) if one.name != "training"]
         return lazy.content("BoxNN", *answers, sorted(self.missing_texts))
 

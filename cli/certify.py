@@ -242,8 +242,9 @@ def evaluate(
 ) -> options.Output:
     """Print the certified accuracy at each radius, the median radius and a table per class.
 
-    Balanced counts all classes alike; the line "always" is a constant, which is certified at every
-    radius: what is below it has proved nothing.
+    "Balanced" counts all classes alike. The line "always" is the majority-class baseline: it always
+    predicts the most frequent class, so it is certified at every radius. A model below this line
+    certifies less than that.
 
     With --attack also the accuracy that is left under attack, and the gap. An attack within a
     certified radius is an error.

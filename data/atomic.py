@@ -333,10 +333,10 @@ def _without_mark(partial: Location, final: Location) -> Location:
 
 
 def _is_taken(final: Location, partial: Location, again: bool) -> bool:
-    """Whether there is something at `final` that no run has left which is done `again`."""
+    """Whether `final` exists, except as the half-moved output of a run that is done `again`."""
     if isinstance(final, Path):
         return os.path.lexists(final)
-    # A run that ended while it published has left a tree without its root.
+    # A run that was killed while it published leaves a tree without its root.
     begun = final.is_dir() and not exists(final / _ROOT) and exists(partial)
     return exists(final) and not (again and begun)
 

@@ -4,10 +4,11 @@ A local output is locked by the operating system, which releases the lock even a
 
 An object store has no locks. There a *lease*, an object beside the output, names its owner, who
 renews it while it lives. It is written only where there is none: by the store itself where it can
-(``If-None-Match``, exclusive creation), else by writing, waiting, and reading back. How old one
-is says the clock of the store, by an object that is written to compare with, so that the clocks of
-machines do not matter. One that was not renewed for `LEASE_SECONDS` is of a run that was killed,
-and is taken over. Whoever finds that its lease is gone publishes nothing and removes nothing.
+(``If-None-Match``, exclusive creation), else by writing, waiting, and reading back. The age
+of a lease is measured by the clock of the store: a fresh object is written and its time is compared
+with that of the lease, so that the clocks of machines do not matter. A lease that was not renewed
+for `LEASE_SECONDS` belongs to a run that was killed, and is taken over. A run that finds its lease
+gone publishes nothing and removes nothing.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ def held_as(
     failure: Callable[[OSError], OutputError],
     option: str = "out",
 ) -> Iterator[None]:
-    """As `held`; that no lock can be had is told as a `failure`, and the body fails as it does."""
+    """As `held`, but an OSError while locking is raised as `failure(error)`.
+
+    Errors of the body pass unchanged.
+    """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(final, no_lock, option))

@@ -72,7 +72,7 @@ def reach_of(attributes: Mapping[str, Any]) -> int:
 
 
 def most_of(attributes: Mapping[str, Any]) -> float:
-    """Return the radius of a file that means never: all that may be rewritten, or its cost."""
+    """Return the largest possible radius: the number, or cost, of all that may be rewritten."""
     costs = attributes.get("costs")
     if costs is not None:
         return math.fsum(cost for cost in costs if cost is not None)
@@ -221,7 +221,10 @@ class RowFile:
 
     @property
     def most(self) -> float:
-        """The radius that means never: all that may be rewritten, or what it costs."""
+        """The largest possible radius: the number, or cost, of all that may be rewritten.
+
+        A row with this radius keeps its prediction whatever is rewritten.
+        """
         return most_of(self.attributes)
 
     @property

@@ -10,7 +10,7 @@
 | `evaluate` | accuracy and certified accuracy of certificates |
 | `verify` | whether a file is what it says; claims computed anew |
 | `ensemble` | one model of several |
-| `localize` | what a sample tells of a patch on it |
+| `localize` | how localized each class is, by a certified model |
 | `export_boxes`, `export_certificates`, `export_attacks` | other programs' formats |
 | `frontier`, `tune` | models over a range of radii; options by trials |
 | `report`, `reproduce` | a page on runs; the experiments of the paper |

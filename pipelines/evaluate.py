@@ -43,7 +43,7 @@ class Evaluation(Result):
     balanced_certified_accuracy, balanced_accuracy
         The same with all classes that occur counted alike.
     majority
-        What the constant that says the most frequent class reaches at every radius: ``class``,
+        The majority-class baseline, whose accuracy is certified at every radius: ``class``,
         ``accuracy`` and ``balanced_accuracy`` in percent.
     n
         Number of samples.

@@ -100,10 +100,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job has found, in attributes."""
+    """The result of a job, as attributes."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON values, without what it may have (None by default) and has not."""
+        """Return it as JSON values, leaving out optional fields that are None."""
         found = {item.name: (item.default, getattr(self, item.name)) for item in fields(self)}
         return {
             name: value.as_dict() if isinstance(value, Result) else value
@@ -112,5 +112,5 @@ class Result:
         }
 
 
-#: In this process, on all cores, silently; nothing is replaced.
+#: In this process, on all cores, silently; existing outputs are not replaced.
 DEFAULT_RUN = RunOptions()

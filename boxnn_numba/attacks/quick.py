@@ -161,10 +161,10 @@ def _attack(moves: _Moves, codes: np.ndarray, limit: int) -> np.ndarray:
 def _standing(
     model: Classifier, codes: np.ndarray, own: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return predicted indices, those of the nearest rivals, and changes to write: 1 at least.
+    """Return the indices of predictions and of nearest rivals, and how many groups to write.
 
-    That is of the class `own`, by default the predicted one, the number of changes that Theorem 4.2
-    says cannot suffice; the next is chosen when these are written.
+    The number is how many groups Theorem 4.2 says cannot suffice to leave the class `own` (by
+    default the predicted one), and at least 1. Further groups are chosen once these are written.
     """
     distance = class_distance(codes, model.boxes).astype(np.int64) + model.offset
     predicted, every = distance.argmin(axis=1), np.arange(len(codes))

@@ -249,26 +249,26 @@ def _settled(
     free = adversary.features(model.groups)
     attack = greedy_attack(model, raw, features=free, seed=seed, threads=1)
     with limit_threads(1):
-        hunt = _Hunt(sets, codes[0], known, deadline, stop)
-        label = np.asarray(model.classes)[hunt.own_class]
+        search = _Search(sets, codes[0], known, deadline, stop)
+        label = np.asarray(model.classes)[search.own_class]
         flipped = attack.changed[0] >= 0 and attack.prediction[0] != label
         if flipped:
             after = model.encode(attack.x_adv)
-            hunt.best = int(adversary.paid(codes, after, model.groups)[0])
-        bounds = np.array([hunt.run(), hunt.best])
-    if hunt.found is not None:
-        domain = domain_of(model) if model.grid is not None else Domain(hunt.allowed)
-        adversarial = domain.decode(raw, codes, hunt.found[None])[0]
+            search.best = int(adversary.paid(codes, after, model.groups)[0])
+        bounds = np.array([search.run(), search.best])
+    if search.found is not None:
+        domain = domain_of(model) if model.grid is not None else Domain(search.allowed)
+        adversarial = domain.decode(raw, codes, search.found[None])[0]
     else:
         adversarial = attack.x_adv[0] if flipped else None
-    lower, upper = adversary.radius(np.minimum(bounds, hunt.best)).tolist()
+    lower, upper = adversary.radius(np.minimum(bounds, search.best)).tolist()
     return ExactRadius(label, lower, upper, adversarial)
 
 
-class _Hunt:
-    """The search for the smallest attack on one input: `best` is what the cheapest so far costs.
+class _Search:
+    """The search for the cheapest attack on one input; `best` is the cost of the cheapest so far.
 
-    None costs less than what is `known`.
+    No attack costs less than `known`.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class _Hunt:
         self.deadline, self.stop = deadline, stop
 
     def run(self) -> int:
-        """Settle one rival after another; return what must be spent at least."""
+        """Settle one rival after another; return a lower bound on the cost of an attack."""
         rivals = self.threat.rivals(self.best)
         bounds = np.maximum(self.threat.bounds(rivals, self.best), self.known)
         least = self.best

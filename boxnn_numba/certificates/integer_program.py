@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Taken off the solver's lower bound before it is rounded up.
 _MARGIN = 0.05
-#: More than how far the solver takes a variable for a whole number that is none.
+#: Above the solver's integrality tolerance, for each unit of cost.
 _TOLERANCE = 2e-6
 #: How far the inequalities between own and rival distances, integers, are relaxed.
 _SLACK = 0.5

@@ -98,7 +98,7 @@ def certified_radius(
 def _radius(
     units: int, class_distance: ArrayLike, sound: bool, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return predictions and radii where a change of a class distance by `units` is two's."""
+    """Return predictions and radii; rewriting one group closes at most `units` of a margin."""
     if on_gpu(class_distance):
         return get_backend("cuda").certified_radius(class_distance, units, sound, most)
     distance = validation.class_distances(class_distance)
@@ -122,8 +122,8 @@ def certified_accuracy(
     prediction, radius, y
         (N,) predicted classes, certified radii and true classes, N >= 1.
     radii
-        Radii at which to evaluate, each >= 0; whole numbers, unless radius is of budgets, which
-        are floats.
+        Radii at which to evaluate, each >= 0; whole numbers, unless `radius` holds budgets
+        (floats).
 
     Returns
     -------
@@ -152,7 +152,7 @@ def certified_accuracy(
 
 
 def _are_budgets(radius: ArrayLike) -> bool:
-    """Return whether radii are what rewriting costs, and no numbers of features."""
+    """Return whether radii are budgets (floats) rather than numbers of features."""
     if lazy.is_lazy(radius):
         return bool(radius.dtype.kind == "f")  # type: ignore[union-attr]
     return not on_gpu(radius) and np.asarray(radius).dtype.kind == "f"
@@ -182,16 +182,16 @@ def balanced_certified_accuracy(
 
 
 class Majority(NamedTuple):
-    """The classifier that says the same class whatever it is given, certified at every radius.
+    """The majority-class baseline: it always predicts one class, certified at every radius.
 
     Attributes
     ----------
     label
-        The most frequent class, the first of equals.
+        The most frequent class; of equally frequent ones the first.
     accuracy
-        Its share of the samples: the certified accuracy at every radius.
+        Its share of the samples, which is the certified accuracy at every radius.
     balanced
-        One by the number of classes: the balanced certified accuracy at every radius.
+        1 / K for K classes, which is the balanced certified accuracy at every radius.
     """
 
     label: Any
@@ -200,7 +200,7 @@ class Majority(NamedTuple):
 
 
 def majority(y: ArrayLike) -> Majority:
-    """Return what a constant reaches: a curve below it has proved nothing.
+    """Return the majority-class baseline, which a certified accuracy should exceed.
 
     Parameters
     ----------

@@ -300,11 +300,11 @@ class Threat:
         return np.asarray(rivals[near[np.argsort(margin[near], kind="stable")]])
 
     def slack(self, most: int) -> int:
-        """Return how much as many changes as cost less than `most` can gain."""
+        """Return the most distance that changes for less than `most` can gain."""
         return self.unit * (int(np.searchsorted(self.sets.adversary.price, most)) - 1)
 
     def least(self, behind: int) -> int:
-        """Return what it costs at least to gain as much as something is behind."""
+        """Return the least cost of closing a gap of `behind` units; a gap below 1 counts as 1."""
         return int(self.sets.adversary.least(np.array(max(1, -(-behind // self.unit)))))
 
     def templates(self, e: int, c: int) -> np.ndarray:
@@ -313,7 +313,7 @@ class Threat:
         return np.asarray(first + np.argsort(self.totals[e][first:last], kind="stable"))
 
     def least_bound(self) -> int:
-        """Return what must be spent before any rival overtakes."""
+        """Return a lower bound on the cost of any rival overtaking."""
         most = int(self.sets.adversary.price[-1])
         nearest = self.least(int(self.margins[1].min()))
         # What is known of the nearest ones leaves few others to look at.

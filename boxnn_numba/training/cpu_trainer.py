@@ -97,7 +97,10 @@ class CpuTrainer:
         return feed.batches(epoch, size, self.steps_at_once(size))
 
     def steps_at_once(self, size: int) -> int:
-        """Return how many steps of `size` samples are taken in one call, of one thread if some."""
+        """Return how many steps of `size` samples one call takes.
+
+        It is more than 1 if a step is too short for a second thread; all are taken in one thread.
+        """
         work = step_work(size, self.table.n_boxes, self.table.n_features)
         return min(_MOST_STEPS, _WORK_AT_ONCE // work) if is_short(work) else 1
 

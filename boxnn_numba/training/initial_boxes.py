@@ -64,9 +64,9 @@ class Seeds(NamedTuple):
 
 
 def counting(weights: np.ndarray) -> np.ndarray:
-    """Return (K,) what classes count where all do alike, but for those whose rows hardly count.
+    """Return (K,) weights of the classes in sharing out boxes, from `weights` (K,) of their rows.
 
-    That is 1, and less where the rows of a class weigh less than 0.1 on average, by `weights` (K,).
+    That is 1, or less if the rows of a class weigh less than 0.1 on average.
     """
     return np.minimum(1.0, 10 * weights)
 
@@ -74,8 +74,8 @@ def counting(weights: np.ndarray) -> np.ndarray:
 def even_shares(n_boxes: int, n_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
     """Return the (K,) numbers of boxes of the classes, as even as can be and at least 1.
 
-    A class whose rows hardly count by `weights` (K,) has fewer: where it has boxes they claim what
-    is near, however little training makes of its rows.
+    A class whose rows have little weight, by `weights` (K,), gets fewer: its boxes would claim
+    nearby samples although training hardly counts its rows.
     """
     if n_boxes < n_classes:
         raise OptionError(

@@ -130,7 +130,7 @@ class Feed:
         return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
 
     def once(self, key: Any, find: Callable[[], Any]) -> Any:
-        """Return what is found of the rows; where runs share them it is found for the first."""
+        """Return ``find()``; runs that share rows call it once for each `key`."""
         if self.shared is None:
             return find()
         if key not in self.shared:

@@ -17,15 +17,15 @@ def adam_corrections(steps: int) -> tuple[float, float]:
 def step_sizes(
     options: TrainingOptions, n_boxes: int, batch: int, rate: float, steps: int
 ) -> tuple[float, tuple[float, ...]]:
-    """Return what a step multiplies by: scale and settings.
+    """Return the factors of a step: scale and settings.
 
     The scale is the factor of the integer gradient, summed over `batch` samples; settings are
     (rate, decay, correct1, correct2) as `formulas.adam_update` takes them, or (rate, momentum,
     decay) for SGD. Steps are numbered from 1.
     """
-    # A batch larger than the boxes are many would move each by many samples at once: average.
+    # With more samples than boxes, many samples pull at each box: divide by more.
     crowd = max(1.0, batch / n_boxes)
-    # The last batch of an epoch may be a few samples: Adam would move as far by them as by others.
+    # The last batch of an epoch may be small: by `batch`, Adam does not move as far for it.
     per_batch = options.batch if options.optimizer == "adam" else REFERENCE_BATCH * crowd
     scale = 255.0 * options.unit / (FIXED_POINT * per_batch)
     decay = options.weight_decay / 255.0

@@ -149,8 +149,8 @@ class TrainingOptions:
         0.0, _STEPS, "Weight decay of sgd and adam.", high=1)
     lr: float = _option(
         2.0, _STEPS, "Learning rate, of bounds in units of [0, 1]; for sgd per 100 samples.",
-        "Gradients of sgd are summed over the batch and divided by 100 (a batch larger than the "
-        "boxes are many counts as that many samples).", open_low=True, high=1e4)
+        "Gradients of sgd are summed over the batch and divided by 100; if a batch has more "
+        "samples than there are boxes, by 100 `batch` / `boxes`.", open_low=True, high=1e4)
     crowd: float = _option(
         0.0, _STEPS, "Samples that may pull at a box in a step with full weight (sgd); 0 for no "
         "limit.", "Where more do, their sum is scaled down to so many. Large steps of popular "
@@ -188,9 +188,9 @@ class TrainingOptions:
         "Far more samples keep their class than with the target from the start. The learning rate "
         "follows its schedule in either part.", high=0.9)
     recall: float = _option(
-        0.0, _OBJECTIVE, "Least part of every class's held-out samples that is predicted right: a "
-        "class that is given up counts up to twice as much in later epochs, and in the end comes "
-        "nearer by an offset.", "Offsets leave certificates sound.",
+        0.0, _OBJECTIVE, "Smallest recall wanted for each class on held-out samples: a class below "
+        "it gets up to twice the weight in later epochs, and at the end an offset if it is still "
+        "below.", "Offsets leave certificates sound.",
         high=0.9)
     offsets: str = _option(
         "none", _OBJECTIVE, "Constants that are added to class distances: none, or fitted to "

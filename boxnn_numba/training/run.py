@@ -349,7 +349,7 @@ class Training:
         if record.score < COLLAPSE * self._best_score:
             return f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
         # Where a class that is given up comes more often, its margins do, too.
-        alike, worth = (self._class_weights == 1).all(), self._worth(self._start_margin)
+        alike, worth = (self._class_weights == 1).all(), self._clipped_margin(self._start_margin)
         if alike and self._start_margin > 0 and record.margin < COLLAPSE * worth:
             return f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
         return ""
@@ -367,8 +367,8 @@ class Training:
             self._best_offset = self.trainer.offset()
             self._best_score, self._best_recall = record.score, self._recall
 
-    def _worth(self, margin: float) -> float:
-        """Return what of a margin the objective asks for: no more than its clip or its target."""
+    def _clipped_margin(self, margin: float) -> float:
+        """Return a margin, clipped at the bound of the objective."""
         return min(margin, self.problem.objective.bound)
 
     @property
@@ -388,7 +388,7 @@ class Training:
 
     @property
     def _gives_up(self) -> bool:
-        """Whether a class is predicted less often than is wanted."""
+        """Whether the best epoch has a class with less recall than `recall` asks for."""
         return self.options.recall > 0 and bool((self._best_recall < self.options.recall).any())
 
     @functools.cached_property

@@ -36,10 +36,10 @@ from boxnn_numba.training.softmin_stages import step_work
 #: no others are wanted.
 RADII = (0, 1, 2, 4)
 #: A candidate whose accuracy, or mean recall of the classes, is so much below that of the best is
-#: out, whatever its radii: a constant is certified at every radius.
+#: out, whatever its radii: a constant prediction is certified at every radius.
 _ACCURACY_LOST, _RECALL_LOST = 0.03, 0.1
 #: Where certain radii are wanted, accuracy is given up for them: a candidate is out only if its
-#: recall is not this part of the way from that of a constant to the best.
+#: recall is not this part of the way from that of a constant prediction to the best.
 _FROM_CONSTANT = 1 / 4
 #: What additive candidates have in common.
 _ADDITIVE: dict[str, Any] = {**ADDITIVE, "boxes": 6, "lr": 0.1, "members": 4}
@@ -302,7 +302,7 @@ def _trial(
 
 
 def _accurate(trials: list[Trial]) -> list[Trial]:
-    """Return the trials that are about as accurate as the best, over all rows and over classes."""
+    """Return the trials about as good as the best in accuracy and in mean recall."""
     least = max(trial.recall for trial in trials) - _RECALL_LOST
     fair = [trial for trial in trials if trial.recall >= least]
     least = max(trial.accuracy[0] for trial in fair) - _ACCURACY_LOST
@@ -310,7 +310,7 @@ def _accurate(trials: list[Trial]) -> list[Trial]:
 
 
 def _no_constants(trials: list[Trial], n_classes: int) -> list[Trial]:
-    """Return the trials that are not about as good as the prediction of one class."""
+    """Return the trials whose mean recall is clearly above that of a constant prediction."""
     constant = 1 / n_classes
     best = max(trial.recall for trial in trials)
     least = min(best, constant + _FROM_CONSTANT * (best - constant))

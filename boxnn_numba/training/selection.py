@@ -115,12 +115,12 @@ def held_out_distances(bounds: Pair, feed: Feed, problem: Problem, backend: Back
 
 
 def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarray:
-    """Return (K,) int64 offsets with which no class of held-out samples is given up.
+    """Return (K,) int64 offsets that lift the recall of every class on held-out samples.
 
-    A class of which less than the part `least` is predicted right comes nearer by just so much
-    that this part is; in rounds, as that may cost another one. Where not all classes reach the part
-    together, it is the round in which the worst one is best. Classes of which there are few samples
-    stay as they are.
+    A class with recall below `least` gets the smallest offset that lifts it to `least`. This can
+    lower the recall of another class, so it is done in rounds, for the worst class in each. If not
+    all classes reach `least` together, the round with the best worst recall counts. Classes with
+    few samples are left as they are.
 
     distance (N, K) are class distances in units, y (N,) class indices.
     """

@@ -63,7 +63,7 @@ class TableOptions:
         return (*MISSING, *self.missing)
 
     def given(self) -> dict[str, Any]:
-        """Return what is not the default."""
+        """Return the options that differ from their defaults."""
         return {
             item.name: getattr(self, item.name)
             for item in fields(self)
@@ -71,15 +71,15 @@ class TableOptions:
         }
 
     def roles(self) -> dict[str, Any]:
-        """Return what is kept with the data, so that files like it are read alike."""
+        """Return the options that are stored with the data, to read similar files alike."""
         kept = ("label", "id_column", "split_column", "drop", "missing")
         found = {name: value for name, value in self.given().items() if name in kept}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}
 
     def or_else(self, roles: Mapping[str, Any], names: Sequence[str]) -> Self:
-        """Return this, and what is not given as in `roles` where a table has such columns.
+        """Return these options, completed from `roles` for the columns, `names`, of a table.
 
-        A column that named the split is left out.
+        The column that named the split is dropped, unless it names the split here.
         """
         found: dict[str, Any] = {}
         for role in ("label", "id_column"):
@@ -93,7 +93,7 @@ class TableOptions:
         return replace(self, **found)
 
 
-#: As tables are read where nothing is said.
+#: How tables are read by default.
 DEFAULT_TABLE = TableOptions()
 
 

@@ -161,9 +161,9 @@ class DaskExecutor:
     ) -> list[Any]:
         """Return ``function(*item, *common)`` for each item, the first of them on all `seats`.
 
-        Where there are more items than seats, who is done takes the next
-        one, with the `reminder` in place of `common`. Who answers None is asked again with
-        `everything`. Otherwise it is as `call_each`.
+        If there are more items than seats, a free seat takes the next item, with the `reminder` in
+        place of `common`. A call that answers None is repeated with `everything`. Otherwise it is
+        as `call_each`.
         """
         seats = self.seats
         items, common = self._shared(items, common)
@@ -327,9 +327,9 @@ class DaskExecutor:
 
     @contextlib.contextmanager
     def failures(self, task: str = "a task", lost_workers: bool = True) -> Iterator[None]:
-        """Turn what Dask raises about the cluster into one line that says what to do.
+        """Turn Dask's errors about the cluster into a ClusterError that says what to do.
 
-        With `lost_workers` false, what a lost worker may be the cause of passes through.
+        With `lost_workers` false, errors that a lost worker can cause are not translated.
         """
         from distributed import CancelledError, KilledWorker
         from distributed.client import FutureCancelledError

@@ -86,9 +86,9 @@ def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
 def certified_curves(runs: Sequence[Run], published: Sequence[PublishedRow], title: str) -> Figure:
     """Draw certified accuracy against certified radius, with a legend beside it.
 
-    Runs are solid steps, named with their median certified radius, and dashed what an attack leaves
-    of them; dash-dotted is what a constant reaches; rows of the paper are dotted: its Box-NN or the
-    best of all in red, the others thin, one colour a family.
+    Runs are solid steps, named with their median certified radius; dashed steps are what an attack
+    leaves of them; dash-dotted is the majority-class baseline. Rows of the paper are dotted: its
+    Box-NN or the best of all in red, the others thin, one colour a family.
     """
     # Room for the legend: 30 letters and 18 lines fit without more.
     longest = max(len(shortened(run.name, _LONGEST_NAME)) for run in runs)
@@ -190,7 +190,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
 
 
 def draw_constant(axes: Axes, constant: Constant, last: int) -> Any:
-    """Draw what a constant reaches, dash-dotted; return the entry of the legend."""
+    """Draw the majority-class baseline, dash-dotted; return its entry of the legend."""
     return axes.hlines(
         constant.accuracy,
         0,

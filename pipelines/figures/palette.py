@@ -34,7 +34,7 @@ FAMILIES = {
     "FPA^A": Shades("#9a2fd5", "#b055ff"),
     "FPA^B": Shades("#9d80ee", "#7787c8"),
 }
-#: Of what a constant reaches.
+#: The majority-class baseline.
 CONSTANT = Shades("#6b7280", "#a3abb8")
 #: Of features that an attack has changed, on grey images.
 CHANGED = "#ff9500"

@@ -47,7 +47,7 @@ class ClassSummary(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """The classifier that always says the most frequent class, certified at every radius.
+    """The majority-class baseline: it always predicts one class, certified at every radius.
 
     Its accuracy, and the same with all classes counted alike, are in percent.
     """
@@ -207,7 +207,7 @@ def _figures(
 
 
 def constant_of(runs: Sequence[Run]) -> Constant:
-    """Return what a constant reaches on the samples of the run that has most of them."""
+    """Return the majority-class baseline on the samples of the run that has most of them."""
     run = max(runs, key=lambda run: len(run.label))
     known = run.label[run.label >= 0]
     label, accuracy, balanced = margin.majority(known)

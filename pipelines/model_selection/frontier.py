@@ -274,7 +274,7 @@ def _at(values: np.ndarray | None, radius: int) -> float:
 def _draw(
     members: Sequence[_Member], chosen: np.ndarray, last: int, dataset_name: str, title: str
 ) -> Figure:
-    """Draw the envelope, its models (thin), a constant, and every published row (dotted)."""
+    """Draw the envelope, its models (thin), the baseline, and every published row (dotted)."""
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
     look: dict[str, Any] = {"color": run_colour(0).light, "drawstyle": "steps-post"}

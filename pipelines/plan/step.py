@@ -65,7 +65,10 @@ def touched_cells(job: Job, constants: Constants) -> float:
 
 
 def changed_codes(job: Job, constants: Constants) -> float:
-    """Return how many codes of the boxes a step is told of, those without need among them."""
+    """Return how many codes of the boxes a step sends.
+
+    That includes unchanged codes, which are sent to bridge large gaps.
+    """
     changed = job.code_bytes * constants.changed_part(job.boxes, job.rows)
     codes = touched_cells(job, constants) * job.code_bytes / (job.boxes * job.parts)
     far = (1 - min(1.0, changed / codes)) ** LARGEST_GAP
@@ -133,7 +136,7 @@ def branches(hosts: int) -> Iterator[tuple[int, int]]:
 
 
 def told(job: Job, hardware: Hardware, constants: Constants) -> int:
-    """Return who is told what all are: workers, or where steps are cut, slots."""
+    """Return how many receivers get the common message: workers, or slots where steps are cut."""
     seats, count = calls(job, hardware, constants)
     return seats if count > seats else min(seats, hardware.workers)
 

@@ -123,7 +123,7 @@ def _largest_block(patches: Mapping[str, float]) -> tuple[float, str]:
 
 
 def _beaten(best: _Result, runs: Sequence[Run]) -> str:
-    """Return what a constant reaches where it is no worse."""
+    """Return the part of the sentence on the majority-class baseline, if it is no worse."""
     constant = constant_of(runs)
     share = constant.balanced_accuracy if best.balanced else constant.accuracy
     if best.share(0) > share:

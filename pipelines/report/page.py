@@ -192,7 +192,7 @@ def _compared(
 
 
 def _best(rows: Sequence[tables.Row]) -> list[float]:
-    """Return the highest value at each radius, but for the constant, whose row is the last."""
+    """Return the highest value at each radius, without the last row, the baseline."""
     return [
         max(value or 0.0 for value in column)
         for column in zip(*(row.values for row in rows[:-1]), strict=True)

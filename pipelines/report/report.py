@@ -66,7 +66,7 @@ class Report(Result):
         Each with ``name``, ``n``, ``accuracy`` and ``balanced_accuracy`` in percent, the median
         and mean certified radius, their ``unit``, and ``certificate``.
     constant
-        What the classifier reaches at every radius that always says the most frequent class:
+        The majority-class baseline, whose accuracy is certified at every radius:
         ``name``, ``accuracy`` and ``balanced_accuracy`` in percent.
     notes
         What is missing and how to get it.

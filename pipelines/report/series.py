@@ -52,7 +52,7 @@ def of_method(name: str) -> Series:
 
 
 def of_constant(constant: Constant) -> Series:
-    """Return the series of the classifier that always says one class."""
+    """Return the series of the majority-class baseline."""
     name = f"always {constant.name}"
     return Series("constant", name, Method(name))
 

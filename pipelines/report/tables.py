@@ -40,7 +40,7 @@ def accuracy_rows(
 ) -> list[Row]:
     """Return certified accuracy at radii, a row for each run, the best published and each method.
 
-    The last row is the constant's.
+    The last row is the majority-class baseline.
     """
     rows = [
         Row(series, "", [*100 * certified_accuracy(*run.outcome, list(radii))])

@@ -409,9 +409,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
         "0.5 does for both",
     ),
     "docs/tutorials/gpu.md": ("compute capability 7.5 or newer",),
-    "docs/tutorials/tabular.md": ("the constant has 50%",),
+    "docs/tutorials/tabular.md": ("the majority-class baseline has 50%",),
     "docs/which-method.md": (
-        "A constant has 50% with two classes",
+        "The majority-class baseline has 50% with two classes",
         'With 1% fraud, "never fraud" has 99% accuracy',
         "50% with two classes, 10% with ten",
         "with a probability (95%)",
