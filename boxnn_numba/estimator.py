@@ -32,7 +32,7 @@ from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks.domain import domain_of
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import default_threads, limit_threads
-from boxnn_numba.certificates import KINDS
+from boxnn_numba.certificates import AUTO, KINDS, default_kind
 from boxnn_numba.certificates.explanation import Explanation, column_importances, explain
 from boxnn_numba.columns import Columns, headers, is_table
 from boxnn_numba.distances import class_distance
@@ -70,10 +70,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         the training data, see `boxnn_numba.training.search`. Without a search: ``"graded"``,
         ``"accurate"``, ``"target"`` (needs `radius`) or ``"paper"``.
     boxes
-        Most boxes, split evenly over the classes; by default as the search finds, or 2,500. A class
-        with fewer samples gets a box for each.
+        Most boxes, split evenly over the classes. By default the search chooses; without a search
+        2,500. A class with fewer samples gets a box for each.
     epochs
-        Passes of `fit` over the training data; by default as the search finds, or 8.
+        Passes of `fit` over the training data. By default the search chooses; without a search 8.
     radius
         Radius that preset ``"target"`` aims at.
     width, parts, templates
@@ -89,41 +89,41 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     random_state
         Seed, a RandomState, or None for a random seed.
     device
-        As for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``. Where it is fitted.
+        Where to train, as for `get_backend`: ``"cpu"``, ``"cuda"`` or ``"auto"``.
     categorical_features
-        Which columns are categories. ``"from_dtype"``: those of a categorical type in a pandas or
-        polars frame, and those of texts that are not all numbers, booleans or dates. A list of
-        names, of positions or of booleans says which are besides. None: all columns must be
-        numbers.
+        Which columns are categories. ``"from_dtype"``: columns of a categorical type in a pandas or
+        polars frame, and columns of texts that are not all numbers, booleans or dates. A list of
+        names, positions or booleans adds further columns. None: all columns must be numbers.
     class_weight
         None, ``"balanced"``, or a dict of weights by label. Options and epochs are chosen by
         accuracies with the same weights.
     effort
-        Factor of what the search of preset ``"auto"`` costs.
+        Factor of the training steps of the search of preset ``"auto"``, and so of its time.
     radii
-        Radii that count for you, such as ``(1, 2, 4)``: the search of preset ``"auto"`` takes what
-        has the highest mean certified accuracy at them, and gives up accuracy for it. By default
-        0, 1, 2 and 4 count, and at most three points of accuracy are given up.
+        Radii that matter to you, such as ``(1, 2, 4)``: the search of preset ``"auto"`` chooses the
+        options with the highest mean certified accuracy at these radii, whatever accuracy that
+        costs. By default radii 0, 1, 2 and 4 count, and at most three points of accuracy are given
+        up.
     n_jobs
         Threads; None or -1 for all cores.
     verbose
-        Above 0 what the search tries is printed, the figures of every epoch, and which class is
-        given up.
+        Above 0, print the trials of the search, the figures of every epoch, and a warning for a
+        class that is hardly predicted.
 
     Attributes
     ----------
     classes_ : (K,) ndarray
         Class labels.
     columns_ : Columns or None
-        What `fit` found of a frame, or of an array with categories: name, kind, categories and
-        missing values of each column.
+        Name, kind, categories and missing values of each column, of a frame or of an array with
+        categories; None for an array of numbers.
     model_ : BoxNN
         The trained model, which `boxnn_numba.save_model` takes.
     column_importances_ : (n,) ndarray
-        How often each column is in the smallest change found that gives a training row another
-        prediction, 0..1; of 200 rows spread over the training data, when it is first asked for.
-        They tell what an adversary makes use of, and add up to the mean number of columns of a
-        change. Of other rows: ``model_.column_importances(x)``.
+        How often each column is part of the smallest change found that gives a training row another
+        prediction, 0..1. They are computed on first access, from 200 rows spread over the training
+        data, and show which columns an adversary uses. Their sum is the mean number of columns of a
+        change. For other rows use ``model_.column_importances(x)``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : (n,) ndarray of str
@@ -202,7 +202,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
-        """Return what scikit-learn may pass: missing values, too."""
+        """Return the tags for scikit-learn, which say that missing values are allowed."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
@@ -224,6 +224,11 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             Integers, strings or booleans.
         sample_weight
             (n_samples,) numbers of at least 0: how much each row counts.
+
+        Returns
+        -------
+        BoxNNClassifier
+            This classifier, fitted.
 
         Raises
         ------
@@ -278,7 +283,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _streams(self, X: Any) -> bool:
-        """Return whether X is read block by block, and not put into memory."""
+        """Return whether X is read block by block instead of into memory."""
         by_type = self.categorical_features is None or is_default(self.categorical_features)
         return lazy.is_deferred(X) and by_type
 
@@ -296,12 +301,12 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return rows
 
     def _tell(self, trial: Trial) -> None:
-        """Print what the search tried, if that is wanted."""
+        """Print a trial of the search if `verbose` is above 0."""
         if self._is_verbose:
             sys.stdout.write(f"{trial}\n")
 
     def _tell_epoch(self, run: Training, found: EpochRecord | DivergenceError) -> None:
-        """Print what an epoch did, if that is wanted; warn where training diverged."""
+        """Print the figures of an epoch if `verbose` is above 0; warn if training diverged."""
         if isinstance(found, DivergenceError):
             warnings.warn(
                 f"{str(found).split(';')[0]}; the boxes of epoch {run.best_epoch} are used; lower "
@@ -324,13 +329,13 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
     ) -> BoxNNClassifier:
-        """Go on from the present boxes: one pass over new data.
+        """Continue training from the present boxes, with one pass over new data.
 
-        Samples that the present boxes get wrong become the centres of new ones, up to `boxes`. The
-        first call fixes classes, features, their categories, and how these are binned, so its data
-        should be representative; after `fit`, all that is known already. The same calls in the same
-        order give the same classifier. An optimiser's moments are not carried over. A first call
-        makes no search: preset ``"auto"`` is ``"graded"`` then.
+        Samples that the present boxes predict wrong become the centres of new boxes, up to `boxes`.
+        The first call fixes the classes, the features with their categories, and the bins of
+        numbers, so its data should be representative; after `fit` all of these are fixed already.
+        The same calls in the same order give the same classifier. Moments of the optimiser are not
+        carried over. Without `fit` there is no search: preset ``"auto"`` means ``"graded"``.
 
         Parameters
         ----------
@@ -338,6 +343,11 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             As for `fit`; a batch may hold any of the classes.
         classes
             All labels that will occur; needed in the first call unless `fit` came before.
+
+        Returns
+        -------
+        BoxNNClassifier
+            This classifier, fitted.
 
         Raises
         ------
@@ -496,7 +506,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return runs
 
     def _calibrate(self, feed: Feed) -> None:
-        """Fit probabilities to held-out rows, or where there are none to those of the training."""
+        """Fit probabilities to held-out rows, or to training rows if none are held out."""
         count, first = sum(len(y) for _, y in feed.held_out()), 0
         step = -(-(count or len(feed)) // _CALIBRATION_ROWS)
         if count:
@@ -512,7 +522,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._sharpness = sharpness(self._scores(codes), index)
 
     def _threads(self) -> int | None:
-        """Return the threads that `n_jobs` allows; None where that is not said."""
+        """Return the threads that `n_jobs` allows; None if `n_jobs` is None."""
         if self.n_jobs is None:
             return None
         jobs = validation.integer("n_jobs", self.n_jobs, -1)
@@ -529,7 +539,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         weights: np.ndarray,
         call: int,
     ) -> Seeds | None:
-        """Return present boxes and those that wrong samples call for; None for the usual ones."""
+        """Return present boxes and new ones at wrong samples; None for the usual initial boxes."""
         if member.relaxation == "additive":
             return None
         if not len(present.labels) and member.initialisation == "random":
@@ -539,7 +549,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         shares = even_shares(member.boxes, len(self.classes_), weights)
         return grown(present, feed, wrong, shares, half, fits, seed)
 
-    # --- what it says -------------------------------------------------------------------
+    # --- prediction ---------------------------------------------------------------------
 
     def _rows(self, X: ArrayLike) -> np.ndarray:
         """Return samples as the raw values or codes that `model_` takes."""
@@ -553,9 +563,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return self._raw(samples)
 
     def _mapped(self, method: Any, X: Any, by_class: bool = False, **options: Any) -> Any:
-        """Return what a method of this class says of rows, lazily where they are lazy.
+        """Apply a method of this class to rows, lazily if they are lazy.
 
-        Tasks are sent what answers, and not what only training needs.
+        Tasks get a copy without the attributes that only training needs.
         """
         check_is_fitted(self, "model_")
         answering = copy.copy(self)
@@ -683,8 +693,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         X
             Samples, as for `predict`.
         certificate
-            ``"margin"``, ``"pairwise"`` or ``"exact"``, each at least as large as the one before,
-            and slower.
+            ``"margin"``, ``"pairwise"`` or ``"exact"``: each gives radii at least as large as the
+            one before, and is slower. ``"auto"`` is ``"pairwise"`` here.
         attackable
             The only columns that may change, by name or number; all by default. A radius of all of
             them means that no change of them has an effect.
@@ -705,8 +715,16 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self, X: ArrayLike, certificate: str, attackable: Any, costs: Any, time_limit: float = 60.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return class indices and radii."""
-        known = tuple(kind for kind in KINDS if kind != "patch")
+        if certificate == "patch":
+            raise OptionError(
+                "certificate patch is for images, and a BoxNNClassifier takes columns; train with "
+                "`boxnn_numba.fit` and use `BoxNN.certify`"
+            )
+        known = (*(kind for kind in KINDS if kind != "patch"), AUTO)
         validation.choice("certificate", certificate, known)
+        if certificate == AUTO:
+            check_is_fitted(self, "model_")
+            certificate = default_kind(self.model_)
         who = {"attackable": attackable, "costs": costs}
         if certificate == "margin":
             return self._mapped(BoxNNClassifier._margins, self._distance(X), **who)

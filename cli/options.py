@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from boxnn_numba.errors import BoxNNError, OptionError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
+Value = TypeVar("Value")
 
 #: Sections of a help text that come after those of the command itself.
 WHERE, OUTPUT = _LAST = ("Where it runs", "Output")
@@ -265,12 +267,33 @@ def names_of(text: str | None) -> tuple[str, ...]:
 
 
 def numbers(flag: str, text: str, example: str) -> list[float]:
-    """Return the numbers of an option that takes several, as ints where they are whole."""
+    """Return the numbers, separated by commas, of an option; ints where they are written so."""
+    return _separated(flag, text, "numbers", example, _number)
+
+
+def whole_numbers(flag: str, text: str, example: str) -> list[int]:
+    """Return the whole numbers, separated by commas, of an option."""
+    return _separated(flag, text, "whole numbers", example, int)
+
+
+def _number(word: str) -> float:
     try:
-        return [float(word) if "." in word else int(word) for word in text.split(",")]
+        return int(word)
+    except ValueError:
+        value = float(word)
+    if not math.isfinite(value):
+        raise ValueError(word)
+    return value
+
+
+def _separated(
+    flag: str, text: str, kind: str, example: str, read: Callable[[str], Value]
+) -> list[Value]:
+    try:
+        return [read(word) for word in text.split(",")]
     except ValueError:
         raise OptionError(
-            f"{flag} is {text!r}; it must be numbers with commas, e.g. {example}"
+            f"{flag} is {text!r}; it must be {kind} with commas, e.g. {example}"
         ) from None
 
 
@@ -330,13 +353,3 @@ def limits(flag: str, text: str) -> int | tuple[tuple[str, str], ...]:
     if len(numbers) > 1:
         raise OptionError(f"{flag} is {text!r}; pass one code, or of columns amount=0,age=18")
     return numbers[0]
-
-
-def whole_numbers(flag: str, text: str, example: str) -> list[int]:
-    """Return the numbers of an option that takes several, with commas between them."""
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise OptionError(
-            f"{flag} is {text!r}; it must be whole numbers with commas, e.g. {example}"
-        ) from None

@@ -54,6 +54,15 @@ class AttackFile(RowFile):
 def open_attack(path: Name) -> AttackFile:
     """Read an attack file and check all of it.
 
+    Parameters
+    ----------
+    path
+        Folder written by `boxnn attack`, or its URL.
+
+    Returns
+    -------
+    AttackFile
+
     Raises
     ------
     AttackFileError

@@ -229,7 +229,7 @@ class CertificateFile(RowFile):
         return {size: round(float(share), 4) for size, share in zip(sizes, shares, strict=True)}
 
     def _margins(self, distance: np.ndarray, convention: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return what class distances make of predictions and radii."""
+        """Return the predictions and radii that follow from class distances."""
         kind = self.width, self.group_size, convention, self.members, reach_of(self.attributes)
         return certified_radius(distance, *kind)
 
@@ -238,10 +238,10 @@ class CertificateFile(RowFile):
         """Number of rows that have no label of the model's classes; None if all have one."""
         return int((self.label < 0).sum()) or None
 
-    def standing(self) -> tuple[float | None, int]:
+    def standing(self) -> tuple[float | None, float]:
         """Return accuracy in percent and the median certified radius.
 
-        Of rows without any label that are None and the median of the radii.
+        If no row has a label, return None and the median of the radii.
         """
         prediction, radius, label = self.outcome()
         if (label < 0).all():
@@ -281,6 +281,15 @@ def _first(wrong: np.ndarray, first: int, words: str) -> str | None:
 
 def open_certificate(path: Name) -> CertificateFile:
     """Read a certificate file and check all of it.
+
+    Parameters
+    ----------
+    path
+        Folder written by `boxnn certify`, or its URL.
+
+    Returns
+    -------
+    CertificateFile
 
     Raises
     ------

@@ -183,14 +183,27 @@ class Dataset:
             }
 
     def matched(self, columns: Columns | None, model: Name) -> Dataset:
-        """Return the same data with the columns of `model`: in its order, of its categories.
+        """Return the same data with the columns of a model, in its order and with its categories.
 
-        Where either has no columns they are taken by position.
+        Where the data or the model have no names of columns, columns are matched by position.
+
+        Parameters
+        ----------
+        columns
+            The columns of the model, or None.
+        model
+            Path of the model, for messages.
+
+        Returns
+        -------
+        Dataset
+            A view: features are converted when they are read.
 
         Raises
         ------
         DataError
-            A column of the model is not there, is of another kind, or the model has no such column.
+            A column of the model is missing here or is of another kind, or a column here is unknown
+            to the model.
         """
         if columns is None or self.columns is None or columns == self.columns:
             return self
@@ -258,12 +271,44 @@ class Dataset:
         return self._features(split, index), self._read_part(split, "y", index)
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read and verify all rows of a split; the result of `read_chunk` put together."""
+        """Read and verify all rows of a split.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+
+        Returns
+        -------
+        x, y
+            As for `read_chunk`, of all chunks.
+
+        Raises
+        ------
+        DataError
+            A chunk is damaged or missing.
+        """
         x = self._read_all(split, "x")
         return (x if self._match is None else self._match(x)), self._read_all(split, "y")
 
     def read_ids(self, split: str) -> np.ndarray | None:
-        """Read and verify what names the rows (rows,), int64 or texts; None where nothing does."""
+        """Read and verify the ids of the rows of a split.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+
+        Returns
+        -------
+        (rows,) ndarray of int64 or str, or None
+            None if the dataset has no ids.
+
+        Raises
+        ------
+        DataError
+            A chunk is damaged or missing.
+        """
         if self.id_name is None:
             return None
         values = self._read_all(split, ID)
@@ -273,7 +318,23 @@ class Dataset:
         return np.array(texts) if texts else np.empty(0, "<U1")
 
     def read_labels(self, split: str) -> np.ndarray:
-        """Read and verify the class indices (rows,) int32 of a split, without its features."""
+        """Read and verify the labels of a split, without its features.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+
+        Returns
+        -------
+        (rows,) ndarray of int32
+            Index into `classes`.
+
+        Raises
+        ------
+        DataError
+            A chunk is damaged or missing.
+        """
         return self._read_all(split, "y")
 
     def read_rows(
@@ -342,6 +403,11 @@ def open_dataset(path: Name) -> Dataset:
     path
         Folder written by `boxnn data ingest`, or its URL.
 
+    Returns
+    -------
+    Dataset
+        Features and labels are read when they are asked for.
+
     Raises
     ------
     DataError
@@ -356,9 +422,19 @@ def open_dataset(path: Name) -> Dataset:
 
 
 def verify_dataset(path: Name) -> list[str]:
-    """Read everything and return one line per problem found; empty when it is sound.
+    """Read a whole dataset and report what is damaged.
 
     Finds flipped bits, truncated and missing chunks, and damaged metadata.
+
+    Parameters
+    ----------
+    path
+        Folder of the dataset, or its URL.
+
+    Returns
+    -------
+    list of str
+        One line for each problem; empty if the dataset is sound.
     """
     folder = location(path)
     with reachable(path, DataError):
@@ -592,7 +668,7 @@ def write_dataset(
     path
         Folder to make, or its URL.
     name, source
-        What it is called and where it came from.
+        Name of the dataset, and where it came from.
     classes
         Labels by class index.
     train, test
@@ -600,7 +676,18 @@ def write_dataset(
     feature_shape
         Shape of one sample; that of the arrays by default.
     overwrite
-        Replace what is at `path`.
+        Replace an existing dataset at `path`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    InputError
+        Shapes, types or labels do not fit.
+    OptionError
+        `path` exists, without `overwrite`.
     """
     x = train[0]
     with staged_output(path, overwrite=overwrite) as folder:

@@ -309,12 +309,17 @@ def load_baseline(path: Name) -> BaselineModel:
     Parameters
     ----------
     path
-        Written by ``boxnn baseline ra train`` or ``boxnn baseline fpa train``, or its URL.
+        Folder or ``.zip`` file written by ``boxnn baseline ra train``, ``fpa train`` or
+        ``stumps train``, or its URL.
+
+    Returns
+    -------
+    BaselineModel
 
     Raises
     ------
     ModelFileError
-        The file is missing, damaged, truncated, of something else, or of a newer version.
+        The file is missing, damaged, truncated, not a baseline, or of a newer version.
     """
     with _opened(path, BASELINE) as (attributes, arrays):
         weights = {

@@ -36,12 +36,22 @@ class LogFile(NamedTuple):
 
 
 def read_log(path: Name) -> LogFile:
-    """Read a log, of a run that has ended or of one that goes on.
+    """Read the log of a run that has ended or is still running.
+
+    Parameters
+    ----------
+    path
+        File that a run wrote (option `log`), or its URL.
+
+    Returns
+    -------
+    LogFile
+        The lines that are complete so far.
 
     Raises
     ------
     DataError
-        There is no such file, it is no log, it is of a newer version, or it is damaged.
+        The file is missing, is not a log, is of a newer version, or is damaged.
     """
     with reachable(path, DataError):
         try:

@@ -66,7 +66,7 @@ class Evaluation(Result):
     """
 
     method: str
-    median_certified_radius: int
+    median_certified_radius: float
     certified_accuracy: dict[str, float]
     accuracy: float
     balanced_certified_accuracy: dict[str, float]

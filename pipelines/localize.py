@@ -137,7 +137,7 @@ def localize(
     known = file.label >= 0
     outcome = file.prediction[known], file.radius[known], file.label[known]
     if not chosen:
-        chosen = [max(0, margin.median_certified_radius(*outcome))]
+        chosen = [max(0, int(margin.median_certified_radius(*outcome)))]
     present = np.unique(outcome[2])
     run.progress.start((1 + len(chosen)) * len(present), "class volumes")
     before = volumes.codes_before(classifier.boxes.n_features, classifier.grid)

@@ -12,7 +12,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
-from boxnn_numba.certificates import default_kind
+from boxnn_numba.certificates import AUTO, default_kind
 from boxnn_numba.certificates.explanation import Explanation, smallest_changes
 from boxnn_numba.certificates.explanation import explain as explain_rows
 from boxnn_numba.columns import Column, Columns
@@ -72,7 +72,7 @@ def predict(
         output. Columns: what names the row, where that is given, ``label``, ``radius``; for other
         endings CSV.
     certificate
-        One of `CERTIFICATES`; what `default_kind` says by default.
+        One of `CERTIFICATES`. None or ``"auto"``: the result of `default_kind`.
     distances
         Add ``distance_CLASS`` of every class, in units.
     changes
@@ -97,8 +97,8 @@ def predict(
     """
     get_backend(run.device, chunk=run.chunk)
     classifier = load_model(model)
-    kind = certificate or default_kind(classifier)
-    validation.choice("certificate", kind, CERTIFICATES)
+    kind = validation.choice("certificate", certificate or AUTO, (*CERTIFICATES, AUTO))
+    kind = default_kind(classifier) if kind == AUTO else kind
     name, pieces = _opened(classifier, Path(samples), table)
     count, inputs, unseen = 0, [model, samples], _Unseen(classifier)
     with table_output(

@@ -363,10 +363,23 @@ def _votes(classifier: MaskedClassifier, x: np.ndarray, kept: np.ndarray) -> np.
 def draws(
     n_features: int, retained: int, samples: int, seed: int, row: int, stream: int
 ) -> Iterator[np.ndarray]:
-    """Yield bool masks (B, n), together `samples` rows with `retained` features each.
+    """Yield the random masks with which the votes of one row are sampled.
 
-    As for `sample_counts`, where groups take the place of features; stream 0 has the guess
-    samples, 1 the bound samples.
+    Parameters
+    ----------
+    n_features, retained
+        Features n, or groups of them, and how many of these each mask retains.
+    samples
+        Number of masks in all.
+    seed, row
+        Seed of the run and number of the row; they fix the masks.
+    stream
+        0 for the samples that guess the class, 1 for those that bound it.
+
+    Yields
+    ------
+    (B, n) ndarray of bool
+        True for retained features.
     """
     words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(row, stream)))
     batch = max(1, min(_BATCH_SAMPLES, _BATCH_CODES // n_features))

@@ -83,9 +83,9 @@ def train_masked(
     progress: Progress = SILENT,
     checkpoint: Checkpoint | None = None,
 ) -> MaskedNetwork:
-    """Train a network on samples of which it sees `retained` random features, others each time.
+    """Train a network on samples that keep only `retained` random features, drawn anew each time.
 
-    In the first 60% of training it sees more, as `eased` says.
+    In the first 60% of training more features are kept, see `eased`.
 
     Parameters
     ----------
@@ -225,6 +225,10 @@ def train_submodels(
     epochs, batch, lr, validation, patience, seed, device, threads, progress, checkpoint
         As for `train_masked`; the epoch kept is the one with the highest mean accuracy of the
         submodels.
+
+    Returns
+    -------
+    SubmodelNetworks
 
     Raises
     ------

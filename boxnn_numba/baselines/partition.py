@@ -156,7 +156,18 @@ def _patches(shape: tuple[int, ...], parts: int) -> np.ndarray:
 
 
 def votes_of(scores: ArrayLike) -> np.ndarray:
-    """Return the votes (N, K) int64 of submodels with scores (N, T, K), ties to the smaller class.
+    """Count the votes of submodels.
+
+    Parameters
+    ----------
+    scores
+        (N, T, K) scores of T submodels; each votes for its largest score, ties to the smaller
+        class index.
+
+    Returns
+    -------
+    (N, K) ndarray of int64
+        Number of votes for each class.
 
     Raises
     ------

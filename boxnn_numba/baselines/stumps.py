@@ -121,7 +121,18 @@ class AdditiveModel:
         return self.n_features * self.n_classes
 
     def scores(self, x: ArrayLike) -> np.ndarray:
-        """Return scores (N, K) int64, in units, of codes (N, n)."""
+        """Return the scores of all classes.
+
+        Parameters
+        ----------
+        x
+            (N, n) codes.
+
+        Returns
+        -------
+        (N, K) ndarray of int64
+            In units of 2^-16.
+        """
         codes = submodel_input(x, self.n_features)
         found = np.tile(self.offset, (len(codes), 1))
         for column, values in zip(codes.T, self.table, strict=True):
@@ -129,15 +140,20 @@ class AdditiveModel:
         return found
 
     def certify(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Return predictions and radii of codes (N, n).
+        """Return predictions and exact certified radii.
+
+        Parameters
+        ----------
+        x
+            (N, n) codes.
 
         Returns
         -------
         prediction : (N,) int32
-            The class with the largest score, ties to the smaller.
+            The class with the largest score, ties to the smaller index.
         radius : (N,) int32
-            How many columns may change, at most n; exact, i.e. where it is below n, some change of
-            one column more overturns the prediction.
+            How many columns may change, at most n. It is exact: below n, some change of one column
+            more changes the prediction.
 
         Notes
         -----

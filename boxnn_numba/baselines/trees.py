@@ -184,6 +184,10 @@ def train_trees(
     progress
         Told how far training is.
 
+    Returns
+    -------
+    TreeSubmodels
+
     Raises
     ------
     InputError
@@ -256,17 +260,27 @@ def train_partition(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> TreeSubmodels:
-    """Train trees for the parts of a partition, as many as certify best unless it is said.
+    """Train trees for the parts of a partition; by default choose the number of parts.
 
     Parameters
     ----------
     parts
-        Number of parts T; by default that of `PARTS` with the highest mean balanced certified
+        Number of parts T; by default the one of `PARTS` with the highest mean balanced certified
         accuracy by plurality at `RADII`, on held-out rows.
     partition, feature_shape, group_size
         As for `make_partition`.
     x, y, n_classes, trees, seed, progress
-        As for `train_trees`, and so are errors.
+        As for `train_trees`.
+
+    Returns
+    -------
+    TreeSubmodels
+        Trained on all rows.
+
+    Raises
+    ------
+    InputError, OptionError
+        As for `train_trees` and `make_partition`.
     """
     codes, classes = training_data(x, y, n_classes)
     options: dict[str, Any] = {"n_classes": n_classes, "trees": trees, "seed": seed}

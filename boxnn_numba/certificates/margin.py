@@ -225,10 +225,11 @@ def majority(y: ArrayLike) -> Majority:
     return Majority(labels[first], float(counts[first] / len(y)), 1 / len(labels))
 
 
-def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike) -> int:
+def median_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike) -> float:
     """Return the largest radius at which certified accuracy is at least one half.
 
-    Parameters and errors are those of `certified_accuracy`; -1 if the accuracy is below one half.
+    Parameters and errors are those of `certified_accuracy`. The result is an int, or a float where
+    `radius` holds budgets; -1 if the accuracy is below one half.
 
     Examples
     --------

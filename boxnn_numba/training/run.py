@@ -53,7 +53,7 @@ class EpochRecord:
     objective: float
     margin: float
     accuracy: float
-    median_certified_radius: int
+    median_certified_radius: float
     mean_certified_radius: float
     score: float
 

@@ -56,7 +56,7 @@ class Validation(NamedTuple):
     """
 
     accuracy: float
-    median_certified_radius: int
+    median_certified_radius: float
     mean_certified_radius: float
     score: float
     recall: np.ndarray

@@ -76,7 +76,7 @@ class CertifiedBaseline(Result):
     n: int
     accuracy: float | None
     abstained: float
-    median_certified_radius: int
+    median_certified_radius: float
     seconds: float
     seconds_per_sample: float | None
     multiply_adds: int

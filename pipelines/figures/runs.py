@@ -32,7 +32,7 @@ class Summary(NamedTuple):
     n: int
     accuracy: float
     balanced_accuracy: float
-    median_certified_radius: int
+    median_certified_radius: float
     mean_certified_radius: float
 
 
@@ -42,7 +42,7 @@ class ClassSummary(NamedTuple):
     name: str
     n: int
     recall: float
-    median_certified_radius: int
+    median_certified_radius: float
     mean_certified_radius: float
 
 

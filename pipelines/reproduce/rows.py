@@ -116,7 +116,7 @@ def our_row(
     percents, lows, highs = (np.round(100 * values, 2).tolist() for values in (share, low, high))
     return Row(
         method, dataset, "ours", convention, radii.tolist(), percents, lows, highs,
-        median=margin.median_certified_radius(*outcome),
+        median=int(margin.median_certified_radius(*outcome)),
         median_interval=possible,
         images=len(file),
         **about,

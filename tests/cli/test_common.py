@@ -18,6 +18,7 @@ from boxnn_numba.backends import devices
 from boxnn_numba.baselines import partition
 from boxnn_numba.baselines.base_classifiers import BASES, PRECISIONS
 from boxnn_numba.certificates.margin import CONVENTIONS
+from boxnn_numba.cli import options
 from boxnn_numba.cli.console import running
 from boxnn_numba.cli.main import cli
 from boxnn_numba.cli.train import default_text
@@ -178,3 +179,14 @@ def test_shells_complete_choices(run_boxnn: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COMP_WORDS", "boxnn train --preset t")
     monkeypatch.setenv("COMP_CWORD", "3")
     assert run_boxnn("ignored")[1].split() == ["plain,target"]
+
+
+def test_numbers_of_an_option() -> None:
+    assert options.numbers("--radii", "0,1.5,1e0,2", "0,4") == [0, 1.5, 1.0, 2]
+    assert options.whole_numbers("--rows", "0, 7", "0,7") == [0, 7]
+    for words in ("", "a", "1,,2", "inf", "nan"):
+        with pytest.raises(OptionError, match="must be numbers with commas"):
+            options.numbers("--radii", words, "0,4")
+    for words in ("1.5", "1e0"):
+        with pytest.raises(OptionError, match="must be whole numbers with commas"):
+            options.whole_numbers("--rows", words, "0,7")

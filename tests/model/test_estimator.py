@@ -324,3 +324,18 @@ def test_the_other_sets_of_boxes_are_trained_where_one_diverges(
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     for one, other in zip(three.model_.others, alone.fit(x, y).model_.others, strict=True):
         np.testing.assert_array_equal(one.lower, other.lower)
+
+
+def test_certificates_by_name() -> None:
+    x, y = load_iris(return_X_y=True)
+    classifier = BoxNNClassifier("graded", boxes=12, epochs=1, random_state=0)
+    with pytest.raises(NotFittedError):
+        classifier.certify(x, "auto")
+    classifier.fit(x, y)
+    np.testing.assert_array_equal(classifier.certify(x, "auto"), classifier.certify(x))
+    score = classifier.certified_score(x, y, 1, "auto")
+    assert score == classifier.certified_score(x, y, 1)
+    with pytest.raises(OptionError, match=r"certificate patch is for images.*`BoxNN.certify`"):
+        classifier.certify(x, "patch")
+    with pytest.raises(OptionError, match=r"unknown certificate 'paiwise'.*exact, auto"):
+        classifier.certify(x, "paiwise")

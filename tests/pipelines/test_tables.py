@@ -315,6 +315,8 @@ def test_predictions_of_a_table(fraud: Run) -> None:
         code, out, err = fraud("predict", "m.zarr", "n.csv", "--out", "p.csv", "--overwrite")
         assert (code, out, err) == (0, "p.csv: 40 rows\n", "")
         assert predicted("p.csv") == expected
+    pipelines.predict("m.zarr", "n.csv", "a.csv", certificate="auto")
+    assert predicted("a.csv") == expected
     Path("n.tsv").write_text(as_csv(NEW).replace(",", ";"))
     assert fraud("predict", "m.zarr", "n.tsv", "--sep", ";", "--out", "q.csv")[0] == 0
     assert predicted("q.csv") == expected

@@ -254,6 +254,25 @@ def test_command_and_fit_find_the_same(tmp_path: Any) -> None:
     assert stored.training["options"] == fitted.training["options"]
 
 
+def test_fit_takes_effort_and_radii(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = table(120)
+    seen: dict[str, Any] = {}
+
+    def spy(*arguments: Any, **how: Any) -> Any:
+        seen.update(how)
+        return search(*arguments, **how)
+
+    monkeypatch.setattr("boxnn_numba.training.fit.search", spy)
+    fit(x.astype(np.float32), y, preset="auto", effort=0.5, radii=(1, 2), seed=3, boxes=8)
+    assert (seen["effort"], seen["radii"]) == (0.5, (1, 2))
+    with pytest.raises(OptionError, match="the preset is graded; leave them out"):
+        fit(x, y, preset="graded", radii=(1,))
+    with pytest.raises(OptionError, match="the preset is graded; leave them out"):
+        fit(np.zeros((4, 3, 3), np.uint8), [0, 1, 0, 1], radii=(1,))  # the default for images
+    with pytest.raises(OptionError, match="none can be above the 10 columns"):
+        fit(x, y, preset="auto", radii=(1, 11))
+
+
 def test_images_have_presets_of_their_own() -> None:
     with pytest.raises(OptionError, match="preset auto is for tables, and these are images"):
         fit(np.zeros((9, 4, 4), np.uint8), np.arange(9) % 2, preset="auto")
