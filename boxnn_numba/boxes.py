@@ -1,4 +1,4 @@
-"""Boxes: labelled rows of bounds, plain or factored into parts: a trained classifier."""
+"""Boxes: labelled rows of bounds, plain or factored into parts."""
 
 from __future__ import annotations
 
@@ -31,30 +31,31 @@ class Boxes:
         Number K of classes; the largest label plus one by default. A class without a box
         is never predicted.
     template
-        (M,) integers, the template of each box; by default each is its own. The boxes of a template
-        have one label and are its variants: they recombine part by part.
+        (M,) integers, the template of each box; by default each box is a template of its own. The
+        boxes of a template, its variants, have the same label and recombine part by part.
     part
         (n,) integers 0..P-1, the part of each feature; by default there is one part.
     group
-        (n,) integers >= 0: features with the same number are rewritten together, their penalties
-        are capped as a whole, and they lie in one part. By default each feature is its own group.
+        (n,) integers >= 0: features with the same number are rewritten together, their penalty is
+        capped as a whole, and they lie in one part. By default each feature is a group of its own.
 
     Raises
     ------
     InputError
-        Bounds are crossed, out of range or of different shapes, labels, templates, parts or groups
-        do not fit.
+        Bounds are crossed, out of range or of different shapes, or labels, templates, parts or
+        groups do not fit.
     OptionError
         `width` is not in 1..255.
 
     Notes
     -----
-    Boxes that are given in another order are sorted by label and template, keeping the order within
-    a template. Templates are numbered in that order, and groups by their first features.
+    Boxes are sorted by label and template; the order within a template is kept. Templates are
+    numbered in that order, and groups by their first features.
 
     A template with L variants stands for the L ** P boxes that choose a variant for each part, so
     its distance is the sum over the parts of the smallest distance to a variant there, and Theorem
-    4.2 holds for it. One part, or one variant a template, are the plain boxes of the paper.
+    4.2 holds for it. With one part, or one variant for each template, these are the plain boxes of
+    the paper.
 
     Examples
     --------

@@ -32,19 +32,19 @@ class CertifiedAccuracyDisplay:
     Parameters
     ----------
     certified_accuracy
-        (R,) certified accuracy, 0..1, at radii 0, 1, ..., R - 1; it is 0 beyond.
+        (R,) certified accuracy, 0..1, at radii 0, 1, ..., R - 1; it is 0 at larger radii.
     name
-        What the legend calls it; without one there is no legend.
+        Name in the legend; without a name there is no legend.
     majority
         Accuracy of the majority-class baseline, which always predicts the most frequent class and
         is certified at every radius. None if unknown.
     balanced
-        Whether both count all classes alike.
+        Whether the curve and the baseline are balanced: all classes count alike.
 
     Attributes
     ----------
     ax_, figure_
-        The axes and the figure that it is drawn in.
+        The axes and the figure in which the curve is drawn.
     line_
         The curve.
     majority_
@@ -89,14 +89,14 @@ class CertifiedAccuracyDisplay:
         majority_kw: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> CertifiedAccuracyDisplay:
-        """Draw the curve in steps: what is certified at a radius holds until the next.
+        """Draw the curve in steps, constant between one whole radius and the next.
 
         Parameters
         ----------
         ax
-            Axes to draw in, as of another display; new ones by default.
+            Axes to draw in, such as those of another display; new axes by default.
         name
-            What the legend calls it, if not `name` of the display.
+            Name in the legend; by default `name` of the display.
         plot_majority
             Whether to draw the majority-class baseline, unless these axes have that line.
         majority_kw

@@ -120,15 +120,15 @@ class Grid:
         Parameters
         ----------
         x
-            (N, n) finite real features, or raw values of `columns`; NaN where one is missing.
+            (N, n) finite real features, or raw values of `columns`; NaN for a missing value.
         levels
-            Most levels a feature may have, 2..256. A feature with no more distinct values
-            gets one level each, edges half way between them; others get quantiles. Categories have
-            all their levels.
+            Most levels a feature may have, 2..256. A feature with at most so many distinct values
+            gets a level for each, with edges half way between them; for others the edges are
+            quantiles. A column of categories has a level for each category.
         columns
-            The columns of a table, where x is of one; n numbers by default.
+            The columns of a table, if `x` comes from one; n columns of numbers by default.
         y
-            (N,) labels, by which categories are ordered; without them in their own order.
+            (N,) labels, by which categories are ordered; without labels they keep their own order.
         missing
             Whether missing values can be encoded; by default where there are some in x, or x is of
             a table.
@@ -193,8 +193,8 @@ class Grid:
         Parameters
         ----------
         x
-            (N, n) finite numbers; or NaN, where the grid has codes of missing values. May be lazy,
-            and then so is the result.
+            (N, n) finite numbers, or NaN if the grid has codes for missing values. Lazy arrays give
+            lazy results.
 
         Returns
         -------
@@ -232,7 +232,7 @@ class Grid:
         low, high : (M, n) float64
             A number v has a code in [lower, upper] if and only if low <= v < high; -inf and
             inf where a side is open. Empty boxes (between two codes) have low == high. NaN for
-            categories, of which `admitted` tells.
+            categories, see `admitted`.
         """
         low = validation.codes("lower", lower)
         high = validation.codes("upper", upper)

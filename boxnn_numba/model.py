@@ -37,7 +37,7 @@ class BoxNN:
     classes
         K labels, integers or strings; class index c stands for ``classes[c]``.
     grid
-        How real features become codes; None where the data are codes.
+        How real features are binned into codes; None if the data are codes.
     feature_shape
         Shape of one sample, e.g. (28, 28); (n,) by default.
     group_size
@@ -45,37 +45,37 @@ class BoxNN:
         rewritten together, and each has a cap of its own. Leave it at 1, and give groups to the
         boxes (``Boxes(group=)``).
     training
-        How the model came to be: options, seed, versions, dataset digest, history.
+        Record of the training: options, seed, versions, dataset digest, history.
     others
-        More sets of boxes, of the same features, classes and width: an ensemble. Its class
-        distances are the sums of those of all sets.
+        Further sets of boxes for the same features, classes and width, which make an ensemble. Its
+        class distances are the sums of the class distances of all sets.
     offset
-        (K,) integers in units, added to the class distances; zeros by default. A constant of a
-        class changes no difference that an adversary can make, so it leaves the certificate alone.
-        Only differences between classes matter: it is kept with 0 as the smallest.
+        (K,) integers in units, added to the class distances; zeros by default. A constant for each
+        class does not change how far an adversary can move a distance, so certificates stay sound.
+        Only differences count: offsets are stored with 0 as the smallest.
     columns
-        Names and kinds of the features, where the training data were a table. Samples are then
-        matched by name if they are a table, too.
+        Names and kinds of the features, if the training data were a table. Samples that are a table
+        are then matched by name.
 
     Attributes
     ----------
     box_sets : tuple of Boxes
-        All sets, one where there is no ensemble.
+        All sets of boxes; one set unless the model is an ensemble.
     groups : (n,) int32 ndarray
-        Number of what each feature is rewritten with, 0..G-1: radii count these groups.
+        Number 0..G-1 of the group of each feature; radii count groups.
     reach : int
-        Most units that rewriting one group moves a class distance by.
+        Most units by which rewriting one group changes a class distance.
 
     Raises
     ------
     InputError
-        The parts do not fit each other.
+        Boxes, classes, grid, shapes, offsets or columns do not fit each other.
 
     Notes
     -----
-    Theorem 4.2 needs no more than that rewriting a feature changes a class distance by at most W.
-    It changes the sum of those of E sets by at most W E, so the sum is certified like the distance
-    to a box of that width. No rounding: the mean over the sets is never formed.
+    Theorem 4.2 needs only that rewriting a feature changes a class distance by at most W. The sum
+    of E class distances changes by at most W E, so an ensemble is certified like boxes of width
+    W E. Sums of integers need no rounding, as a mean would.
 
     Examples
     --------
@@ -163,24 +163,24 @@ class BoxNN:
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """(n,) int32, number of what each feature is rewritten with, 0..G-1."""
+        """(n,) int32, number 0..G-1 of the group of each feature."""
         if self.group_size == 1:
             return self.boxes.group
         return np.arange(self.boxes.n_features, dtype=np.int32) // np.int32(self.group_size)
 
     @property
     def reach(self) -> int:
-        """Most units that rewriting one group moves a class distance by."""
+        """Most units by which rewriting one group changes a class distance."""
         return self.boxes.width * self.group_size * len(self.box_sets)
 
     @property
     def table(self) -> dict[str, Any]:
-        """How the table of the training data was read: which column was what, texts of no value."""
+        """How the training table was read: roles of columns, texts of missing values."""
         return self.training.get("table") or {}
 
     @property
     def missing_texts(self) -> frozenset[str]:
-        """All texts of cells without a value: the usual ones, and those of the training data."""
+        """Texts that mean a missing value: the usual ones, and those of the training data."""
         return frozenset((*MISSING, *self.table.get("missing", ())))
 
     def rows(self, x: ArrayLike) -> np.ndarray:
@@ -218,9 +218,9 @@ class BoxNN:
         Parameters
         ----------
         x
-            As for `rows`. Codes may be on a GPU. May be lazy (a Dask array of any chunks or a
-            Dask frame, or a DataArray of xarray over one), and then so are results; of a memory map
-            or a Zarr array they are NumPy's, made block by block.
+            As for `rows`. Codes may be on a GPU. Lazy samples (a Dask array of any chunks, a Dask
+            frame, or an xarray DataArray over one) give lazy results. A memory map or a Zarr array
+            is read block by block and gives a NumPy array.
 
         Returns
         -------
@@ -252,9 +252,9 @@ class BoxNN:
     ) -> np.ndarray:
         """Return the (N, K) int32 distances to the nearest box of each class, in units.
 
-        Of an ensemble, their sums over the sets of boxes; with the offsets of the classes. Samples
-        and errors are as for `encode`, `device` and `chunk`, where arrays of the host are computed,
-        as for `get_backend`.
+        They include the offsets of the classes; for an ensemble they are sums over the sets of
+        boxes. Samples and errors are as for `encode`. `device` and `chunk` say where arrays in host
+        memory are computed, as for `get_backend`.
         """
         if lazy.is_deferred(x):
             kind = {"device": device, "chunk": chunk}
@@ -270,7 +270,7 @@ class BoxNN:
         return np.where(total == UNREACHABLE, UNREACHABLE, moved).astype(np.int32)
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
-        """Return the (N,) class labels of samples: those of the nearest boxes.
+        """Return the (N,) class labels of the nearest boxes.
 
         Parameters and errors are as for `class_distance`.
         """
@@ -304,40 +304,40 @@ class BoxNN:
         convention
             As for `certified_radius`.
         device, chunk
-            Where arrays of the host are computed, as for `get_backend`; all but margins on the
-            CPU.
+            Where arrays in host memory are computed, as for `get_backend`; only margins can be
+            computed on a GPU.
         certificate
-            ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
-            (`exact_radius`), each at least as large as the one before, and slower. ``"patch"``
-            (`patch_certified`) is of another adversary, who rewrites one block of pixels: the
-            radius is then the side of the largest square that is within a block of a size in
-            `patch` that is proved to change nothing, 0 where there is none. ``"auto"`` is what
-            `default_kind` says.
+            ``"margin"`` (Theorem 4.2, fastest), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
+            (`exact_radius`): each gives radii at least as large as the one before, and is slower.
+            ``"patch"`` (`patch_certified`) is for an adversary who rewrites a block of pixels: the
+            radius is the side of the largest square that fits into a size of `patch` for which the
+            prediction is certified, and 0 if there is none. ``"auto"`` is the certificate that
+            `default_kind` returns.
         time_limit
-            Seconds for each sample of exact radii. Where they do not suffice the radius is the
-            lower bound found by then, which is certified as well.
+            Seconds for each sample, for exact radii. When the time is up, the radius is the lower
+            bound found so far, which is certified too.
         patch
             Sizes of blocks of pixels, as for `patch_certified`; for that certificate only.
         attackable
-            The only columns (or groups) that may be rewritten, by name or number; all by default.
-            A radius of all of them means that no rewriting of them changes the prediction.
+            The only columns (or groups) that may be rewritten, by name or number; all by default. A
+            radius equal to their number means that no rewriting of them changes the prediction.
         costs
-            What it costs to rewrite each column (or group), as for `Adversary.of`: the radius is
-            then a budget, float64. Changes that cost as much in all change nothing.
+            Cost of rewriting each column (or group), as for `Adversary.of`. The radius is then a
+            budget (float64): changes that cost at most that much in total do not change the
+            prediction.
 
         Returns
         -------
         Certificate
-            Unpacks as ``prediction, radius``. Of lazy samples both are lazy. Of samples on a GPU,
-            the radius is there too, and so are labels that are numbers where the samples are
-            CuPy's.
+            Unpacks as ``prediction, radius``. For lazy samples both are lazy. For samples on a GPU
+            the radius is on the GPU; so is the prediction for CuPy arrays if labels are numbers.
 
         Raises
         ------
         InputError
             As for `encode`, `pairwise_radius` and `patch_certified`.
         OptionError
-            An option is unknown, out of range, or goes with margins only.
+            An option is unknown or out of range, or is for margins only.
         """
         validation.choice("certificate", certificate, (*certificates.KINDS, certificates.AUTO))
         if certificate == certificates.AUTO:
@@ -381,7 +381,7 @@ class BoxNN:
     ) -> Certificate:
         """Return predicted class indices and certified radii for class distances (N, K).
 
-        The adversary may be one with less freedom than to rewrite any groups.
+        With an `adversary` the radii are for its attackable groups and costs.
         """
         kind = (
             self.boxes.width, self.group_size, convention, len(self.box_sets), group_count(self),
@@ -400,23 +400,23 @@ class BoxNN:
         attackable: Any = None,
         costs: Any = None,
     ) -> list[certificates.Explanation]:
-        """Return for each sample its nearest boxes in raw values, and the smallest change found.
+        """Explain each sample by its nearest boxes in raw values and the smallest change found.
 
-        As `boxnn_numba.certificates.explain`; ``print(model.explain(x)[0])`` is to be read.
+        See `boxnn_numba.certificates.explain`; ``print(model.explain(x)[0])`` prints a text.
         """
         return certificates.explain(
             self, x, time_limit=time_limit, seed=seed, attackable=attackable, costs=costs
         )
 
     def column_importances(self, x: ArrayLike, seed: int = 0) -> np.ndarray:
-        """Return how often each column is in the smallest change found of some samples, (n,).
+        """Return how often (n,) each column is part of the smallest change found for a sample.
 
-        As `boxnn_numba.certificates.column_importances`.
+        See `boxnn_numba.certificates.column_importances`.
         """
         return certificates.column_importances(self, x, seed)
 
     def _parts(self) -> dict[str, str]:
-        """Return what the model is made of, in a few words each."""
+        """Return short descriptions of boxes, features and classes."""
         sets, shape = len(self.box_sets), " x ".join(map(str, self.feature_shape or ()))
         listed = ", ".join(str(name)[:20] for name in self.classes[:6])
         more = f", ... ({len(self.classes)})" if len(self.classes) > 6 else ""
@@ -430,20 +430,20 @@ class BoxNN:
         }
 
     def _kinds(self) -> str:
-        """Return what the raw values are, in a few words."""
+        """Return a short description of the raw values."""
         kinds = Counter(column.kind for column in self.columns or ())
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         return f"columns ({listed})" if kinds else "real numbers"
 
     def _grouped(self) -> str:
-        """Return what features are rewritten together, in a few words; nothing where none are."""
+        """Return a short description of the groups; empty if there are none."""
         sizes = np.unique(np.bincount(self.groups))
         if sizes[-1] == 1:
             return ""
         return f" in groups of {' or '.join(map(str, sizes[:3]))}{' or more' * (len(sizes) > 3)}"
 
     def _templates(self) -> str:
-        """Return how boxes recombine, in a few words; nothing where they do not."""
+        """Return a short description of the templates; empty if there are none."""
         if all(boxes.structure.is_plain for boxes in self.box_sets):
             return ""
         templates = sum(len(boxes.structure.rows) - 1 for boxes in self.box_sets)

@@ -1,4 +1,4 @@
-"""Greedy attack: the smallest adversarial change found for each input, knowing the boxes."""
+"""Greedy attack: a white-box search for the smallest adversarial change of each input."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def greedy_attack(
     threads: int | None = None,
     patch: Any = None,
 ) -> AttackResult:
-    """Change as few features as can be found so that the prediction changes (white box).
+    """Change the prediction of each input by rewriting as few features as possible (white box).
 
-    Rival boxes are tried in order of margin. Step by step the feature (or group) and code are
-    taken that bring a rival box closest to the nearest boxes of the predicted class; a change that
-    is not needed in the end is taken back. Then some changes at a time are taken back at random and
-    fewer put in their place, until the certificate says that no attack is smaller.
+    Rival boxes are tried in order of margin. Each step rewrites the feature (or group), and with
+    the code, that brings a rival box closest in comparison with the nearest boxes of the predicted
+    class. Changes that turn out not to be needed are undone. Then a random search replaces several
+    changes by fewer, until the certificate shows that no attack is smaller.
 
     Parameters
     ----------
@@ -65,26 +65,26 @@ def greedy_attack(
         Most features (or groups) to change; any number by default.
     domain
         (low, high) codes that may be written, numbers or (n,) arrays; 0..255 by default. With a
-        grid, only codes that it can produce are written. Either may be a mapping from names of
-        columns to raw values, as ``({"amount": 0}, {"amount": 100})``.
+        grid, only codes that it can produce are written. Each may also be a mapping from names of
+        columns to raw values, such as ``({"amount": 0}, {"amount": 100})``.
     features
         (n,) bool, features that may change; all by default.
     attackable
         The only columns (or groups) that may change, by name or number; all by default.
     rivals, own
-        Rival boxes to try, and boxes of the predicted class to keep in view.
+        Number of rival boxes to try, and of boxes of the predicted class to compare them with.
     tries
-        Rounds of the random search after the greedy one; with a patch, places for it that are
-        tried for each rival.
+        Rounds of the random search; with a patch, the places that are tried for each rival.
     seed
-        Of that search. The result is the same for any number of threads and any batch.
+        Seed of the random search. The result does not depend on the number of threads or on which
+        other inputs are attacked in the same call.
     threads
         Threads to use; all cores by default.
     patch
-        Change pixels of one block only, anywhere in the image, as many as it takes: the side of a
-        square, (rows, columns), or text as ``"3x7"``. The model is of images, as for
-        `patch_certified`. Blocks are tried in which the gains against the nearest own box add up
-        to most.
+        Size of a block: only pixels of one block, anywhere in the image, are rewritten, as many of
+        them as needed. The side of a square, (rows, columns), or text such as ``"3x7"``, for a
+        model of images as for `patch_certified`. The blocks with the largest sums of gains against
+        the nearest own box are tried.
 
     Returns
     -------

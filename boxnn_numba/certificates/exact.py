@@ -1,4 +1,4 @@
-"""Exact radius: the true minimum by mixed-integer programming, or bounds of it.
+"""Exact radius: the true radius by mixed-integer programming, or bounds on it.
 
 ``margin <= pairwise <= exact``, and no attack needs fewer than exact + 1 changes.
 """
@@ -34,19 +34,20 @@ _ADDED = 16
 
 
 class ExactRadius(NamedTuple):
-    """What is known of the true radius of one input.
+    """Bounds on the true radius of one input; equal where the radius is settled.
 
     Attributes
     ----------
     prediction
         Label of the input.
     lower, upper
-        The largest number of features (or groups) whose rewriting never changes the prediction
-        is in lower..upper; they differ where the time was up. With costs, the largest budget.
+        The true radius, the largest number of features (or groups) whose rewriting never changes
+        the prediction, is in lower..upper; they differ if the time was up. With costs, the largest
+        such budget.
     adversarial
-        (n,) input with another prediction and ``upper + 1`` changes (or one unit of cost more);
-        None where none was found. ``upper`` is then the number of all features (or groups) that
-        may be rewritten, or what all of them cost.
+        (n,) input with another prediction and ``upper + 1`` changes (with costs, for one unit more
+        than ``upper``); None if none was found. ``upper`` is then the number, or cost, of all
+        features (or groups) that may be rewritten.
     """
 
     prediction: Any
@@ -64,15 +65,16 @@ def exact_radius(
     attackable: Any = None,
     costs: Any = None,
 ) -> ExactRadius:
-    """Return the true radius of one input, or bounds of it, by mixed-integer programming.
+    """Return the true radius of one input, or bounds on it, by mixed-integer programming.
 
-    For each rival that the pairwise bound does not exclude, a template or of an ensemble a class:
-    the fewest features, each with a code, after which it is nearer than every own box. Rows of the
-    rival are picked part by part. Own boxes that a solution violates are added, row by row, and it
-    is solved again. `greedy_attack` gives the upper bound to begin with.
+    A rival is a template of another class, or for an ensemble another class. For each rival that
+    the pairwise bound does not exclude, a program finds the fewest features, each with a code,
+    after which the rival is nearer than every own box. It picks the rows of the rival part by part.
+    Own boxes that a solution violates are added, and the program is solved again. `greedy_attack`
+    gives the first upper bound.
 
-    The codes of a group whose penalty is capped as a whole are chosen together; where those worth
-    writing are too many, one by one, with variables for the capped sums.
+    The codes of a group whose penalty is capped as a whole are chosen together. If there are too
+    many combinations of codes, they are chosen one by one, with variables for the capped sums.
 
     Parameters
     ----------
@@ -84,9 +86,9 @@ def exact_radius(
     time_limit
         Seconds for this input, above 0.
     seed
-        Of the attack.
+        Seed of the attack.
     attackable, costs
-        Who rewrites, as for `Adversary.of`.
+        Which groups may be rewritten, and their costs, as for `Adversary.of`.
 
     Returns
     -------
@@ -102,10 +104,10 @@ def exact_radius(
 
     Notes
     -----
-    Sound in spite of the solver's floating point: all data are integers and every inequality is
-    relaxed by one half, which excludes no integer solution and is far above the solver's
-    tolerances; its bound is rounded up after a margin is taken off; its solutions are checked by
-    the integer distances.
+    The result is sound although the solver uses floating point. All data are integers, and every
+    inequality is relaxed by one half, which excludes no integer solution and is far above the
+    solver's tolerances. A tolerance is subtracted from its bound before that is rounded up. Its
+    solutions are checked by integer distances.
 
     Examples
     --------
@@ -131,9 +133,9 @@ def exact_radii(
     attackable: Any = None,
     costs: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds of the true radii of some inputs, by `exact_radius`.
+    """Return bounds on the true radii of several inputs, see `exact_radius`.
 
-    An exception in the thread that waits, as of Ctrl-C, ends the search in all others at once.
+    An exception in the calling thread, such as that of Ctrl-C, ends the search in all threads.
 
     Parameters
     ----------
@@ -144,14 +146,14 @@ def exact_radii(
     time_limit
         Seconds for each input, above 0.
     threads
-        Inputs that are searched at a time, one to a thread; all cores by default.
+        Number of inputs that are searched at a time, one in each thread; all cores by default.
     attackable, costs
-        Who rewrites, as for `Adversary.of`.
+        Which groups may be rewritten, and their costs, as for `Adversary.of`.
 
     Returns
     -------
     lower, upper : (N,) int32, with costs float64
-        As in `ExactRadius`; they differ where the time was up.
+        As in `ExactRadius`; they differ for inputs whose time was up.
 
     Raises
     ------

@@ -180,34 +180,35 @@ class ColumnChange:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a sample has its prediction, and what would change it; `str` of it is to be read.
+    """Why a sample has its prediction, and what would change it; ``str()`` gives a readable text.
 
     Attributes
     ----------
     prediction, rival
-        Its label, and the label of the class that limits its certificate.
+        Predicted label, and the label of the class that limits the certified radius.
     radius
-        Certified: no rewriting of so many columns changes the prediction; or with costs, none that
-        costs so much.
+        Certified radius: no rewriting of so many columns changes the prediction. With costs, the
+        certified budget.
     own_distance, rival_distance
-        To the nearest box of either, in units, with the constants of the classes.
+        Distance to the nearest box of the prediction and of the rival, in units, with the offsets
+        of the classes.
     unit
-        Units of a whole column: the width, of an ensemble times its sets.
+        Most units that one column adds: the width, times the number of sets of an ensemble.
     columns
-        All columns, in order. Boxes are put together from templates, and of an ensemble those of
-        the first set are shown, while costs are of all its sets.
+        All columns, in order. With templates, a box is the nearest combination of rows. For an
+        ensemble, boxes are those of the first set, and costs are sums over all sets.
     changes
         What the smallest change found rewrites; empty where none was found.
     count
         How many columns (or groups) that is, -1 where none was found.
     becomes
-        The prediction after it, None without one.
+        The prediction after the change; None without a change.
     proven
         Whether no smaller change exists.
     noun
-        What is counted: "columns" of tables, else "features" or "pixels".
+        Unit of the radius: "columns" for tables, else "features" or "pixels".
     limited
-        Whether only some of them may change.
+        Whether only some columns are attackable.
     spent
         What the smallest change costs, None without costs or a change.
     """

@@ -1,4 +1,4 @@
-"""Pairwise certificate: radii that look at each rival on its own, never below the margin's."""
+"""Pairwise certificate: radii from each rival box by itself, never below those by margin."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def pairwise_radius(
     attackable: Any = None,
     costs: Any = None,
 ) -> Certificate:
-    """Return predictions and radii that look at each rival on its own.
+    """Return predictions and pairwise radii, which look at each rival box by itself.
 
-    For the margin every feature may gain 2 W. Here feature i gains, for a rival box B against a
-    box A of the predicted class, at most ``max_v (p_A(v) - p_B(v)) - (p_A(x_i) - p_B(x_i))``; the
-    fewest features, largest gains first, that close ``D_B - D_A`` must change before B overtakes A.
-    So for groups, and in each part of a template; what k changes gain is shared among the parts as
-    is best for the rival. Of an ensemble, groups gain what codes gain in all sets
-    together, by any rows of a class.
+    The margin assumes that every feature gains 2 W. Here feature i gains, for a rival box B against
+    a box A of the predicted class, at most ``max_v (p_A(v) - p_B(v)) - (p_A(x_i) - p_B(x_i))``. At
+    least as many features must change before B overtakes A as it takes, largest gains first, to
+    close ``D_B - D_A``. The same holds for groups. With templates, the k changes are shared among
+    the parts in the way that is best for the rival. In an ensemble, a group gains the most that its
+    codes gain in all sets together, for any rows of a class.
 
     Parameters
     ----------
@@ -66,13 +66,14 @@ def pairwise_radius(
     threads
         Threads to use; all cores by default.
     attackable, costs
-        Who rewrites, as for `Adversary.of`; with costs radii are budgets.
+        Which groups may be rewritten, and their costs, as for `Adversary.of`; with costs radii are
+        budgets.
 
     Returns
     -------
     Certificate
-        Unpacks as ``prediction, radius``; never below `BoxNN.certify` up to the number of features
-        (or groups), exact integers.
+        Unpacks as ``prediction, radius``; radii are integers, at least those by margin, and at most
+        the number of features (or groups) that may be rewritten.
 
     Raises
     ------
@@ -95,11 +96,12 @@ def pairwise_radius(
 
 
 def default_kind(model: Classifier) -> str:
-    """Return the certificate that is used where none is asked for, ``"pairwise"`` or ``"margin"``.
+    """Return the default certificate of a model, ``"pairwise"`` or ``"margin"``.
 
-    Pairwise of tables, whose samples are rows: there it proves much more, and costs some times what
-    the prediction does, less than ten times but for the fastest models. Margin of images: there
-    any pixel can gain about as much as the margin allows it, and pairwise proves hardly more.
+    It is pairwise for tables, whose samples are rows: there it proves much more, and takes a few
+    times as long as the prediction (less than ten times, except for the fastest models). It is
+    margin for images: there any pixel can gain about as much as the margin assumes, and pairwise
+    proves hardly more.
     """
     return "pairwise" if len(model.feature_shape or (1,)) == 1 else "margin"
 
@@ -107,10 +109,10 @@ def default_kind(model: Classifier) -> str:
 def pairwise_bounds(
     model: Classifier, codes: np.ndarray, adversary: Adversary, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return predicted class indices (N,), and what must be spent before they change (N,) int64.
+    """Return predicted class indices (N,), and lower bounds (N,) int64 on the cost of an attack.
 
-    codes are (N, n) uint8. Bounds are in units of the adversary's costs, one more than all of them
-    where nothing changes the prediction.
+    `codes` are (N, n) uint8. Bounds are in units of the adversary's costs; where no rewriting
+    changes the prediction, the bound is one more than the cost of all groups.
     """
     need_two_classes(model)
     sets = BoxSets(model, adversary)

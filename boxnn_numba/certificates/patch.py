@@ -32,21 +32,21 @@ _TABLES: weakref.WeakKeyDictionary[Boxes, dict[Any, _Table]] = weakref.WeakKeyDi
 def patch_certified(
     model: Classifier, x: ArrayLike, patch: Any, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return predictions, and whether they withstand every rewriting of one block of pixels.
+    """Return predictions, and whether no rewriting of one block of pixels changes them.
 
-    A rewriting puts any values into all features of the pixels of one block of the given rows and
-    columns, anywhere in the image.
+    The adversary may write any values into all pixels of one block of the given size, anywhere in
+    the image.
 
     Parameters
     ----------
     model
-        The classifier, of images: its `feature_shape` is (height, width) or (height, width,
-        channels), and features that are capped together belong to one pixel. It may be an ensemble.
+        A classifier of images: its `feature_shape` is (height, width) or (height, width, channels),
+        and a group of features lies within one pixel. It may be an ensemble.
     x
         Samples, as for `BoxNN.encode`.
     patch
-        Size of the blocks: the side of a square, or (rows, columns), or text as ``"3x7"``. A list,
-        or text as ``"2,5,3x7"``, has several sizes.
+        Size of the block: the side of a square, or (rows, columns), or text such as ``"3x7"``.
+        Several sizes are a list, or text such as ``"2,5,3x7"``.
     threads
         Threads to use; all cores by default.
 
@@ -60,14 +60,14 @@ def patch_certified(
     Raises
     ------
     InputError
-        As for `BoxNN.encode`, there are boxes of one class only, or the model is not of images.
+        As for `BoxNN.encode`, the model has boxes of one class only, or is not of images.
     OptionError
-        A size is not one or larger than the image, or `threads` is below 1.
+        A size is invalid or larger than the image, or `threads` is below 1.
 
     Notes
     -----
-    As for `pairwise_radius`, but with the gains of a rival added up over each block, where those
-    are the largest anywhere; exact integers, ties counted for the adversary.
+    Like `pairwise_radius`, but the gains of a rival are added up over each block, instead of the
+    largest gains anywhere. All numbers are integers, and in a tie the adversary wins.
 
     Examples
     --------
@@ -102,9 +102,9 @@ def patch_certified(
 
 
 def patch_sides(patch: Any, certified: np.ndarray) -> np.ndarray:
-    """Return (N,) int32, sides of the largest squares that certified blocks cover, or 0.
+    """Return the side (N,) int32 of the largest square that is certified; 0 for none.
 
-    patch and certified (N, S) are those of `patch_certified`.
+    `patch` and `certified` (N, S) are the sizes and the result of `patch_certified`.
 
     Examples
     --------

@@ -406,7 +406,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/training.md": (
         "more than 3 points below that of the best",
         "more than 10 points below",
-        "0.5 does for both",
+        "0.5 is good for both",
     ),
     "docs/tutorials/gpu.md": ("compute capability 7.5 or newer",),
     "docs/tutorials/tabular.md": ("the majority-class baseline has 50%",),
