@@ -1,4 +1,4 @@
-"""The version of the package, the one of pyproject.toml, and those of others."""
+"""Version of the package, from pyproject.toml, and versions of other packages."""
 
 import functools
 

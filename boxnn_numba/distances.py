@@ -1,8 +1,8 @@
-"""The distance functions, callable from NumPy and from CuPy: checks, layout, kernels.
+"""Distance functions on NumPy and CuPy arrays: checks, layout, kernels.
 
 Arrays that are on a GPU (CuPy's, or any with ``__cuda_array_interface__``) are used there without
-a copy, on CuPy's current stream, and so are results: CuPy's for CuPy's, else Numba's. Lazy and
-stored arrays are answered block by block, see `boxnn_numba.lazy`.
+a copy, on CuPy's current stream. Their results are on the GPU too: CuPy arrays for CuPy arrays,
+else Numba's. Lazy and stored arrays are processed block by block, see `boxnn_numba.lazy`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one hierarchy of errors; every message says what was wrong, where, and what to do.
+"""Errors: one hierarchy; every message says what was wrong, where, and what to do.
 
 `boxnn_numba.cli.main` turns these into one line on standard error and the exit
 code they carry. Python callers can also catch the built-in type that each one

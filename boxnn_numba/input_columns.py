@@ -1,4 +1,4 @@
-"""Columns of what users pass to a classifier's fit: frames, and arrays with categories."""
+"""Columns of the data passed to a classifier's fit: frames, and arrays with categories."""
 
 from __future__ import annotations
 

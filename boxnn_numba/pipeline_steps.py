@@ -1,4 +1,4 @@
-"""Pipelines of scikit-learn: whether their steps keep columns apart, so that radii pass through.
+"""Pipeline steps of scikit-learn: whether they keep columns apart, so that radii stay valid.
 
 A radius counts columns that the last step sees. It counts raw columns, too, where each of those is
 made of one raw column, and no raw column makes two: whoever rewrites r raw columns then rewrites at

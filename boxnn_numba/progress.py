@@ -1,4 +1,4 @@
-"""Progress: what a long job tells whoever waits for it, and a bar that shows it."""
+"""Progress: reports of a long job, and a bar that shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The boxes that could overtake an input's prediction, in the order in which they threaten it."""
+"""Rivals: the boxes that could overtake an input's prediction, nearest first, and groups."""
 
 from __future__ import annotations
 

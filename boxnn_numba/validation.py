@@ -1,4 +1,4 @@
-"""The only place that checks shapes, dtypes and ranges.
+"""Validation: the only place that checks shapes, dtypes and ranges.
 
 Called at public entries, never in kernels. Each function returns its argument
 in the form that the caller needs, or raises an error that says what was wrong

@@ -19,23 +19,23 @@ from boxnn_numba.cli.certify import cluster_text
 @options.choice(
     "--method",
     ("greedy", "quick", "random"),
-    help="greedy uses the boxes; quick does with less effort, and compiles nothing; random is a "
-    "black box, in the manner of Sparse-RS.",
+    help="greedy uses the boxes; quick uses them with less effort and no compilation; random is a "
+    "black-box search, in the manner of Sparse-RS.",
 )
 @options.choice(
     "--certificate",
     ("margin", "pairwise"),
     default=None,
-    help="Certificate that attacks are compared with; as of certify, margin is the default of "
-    "images and pairwise of tables.",
+    help="Certificate that attacks are compared with. Default as for certify: margin for images, "
+    "pairwise for tables.",
 )
-@click.option("--max-features", type=int, help="Largest number of features, or groups, to change.")
+@click.option("--max-features", type=int, help="Most features, or groups, to change.")
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @click.option(
     "--low",
     default="0",
     metavar="LIMITS",
-    help="Least code to write; or least values of columns, e.g. amount=0,age=18.",
+    help="Smallest code to write, or smallest values of columns, e.g. amount=0,age=18.",
 )
 @click.option(
     "--high",
@@ -46,17 +46,17 @@ from boxnn_numba.cli.certify import cluster_text
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False),
-    help="A .npy file of booleans, one for each feature: those that may change.",
+    help="A .npy file of booleans, one for each feature: whether it may change.",
 )
 @click.option(
     "--patch",
     metavar="SIZE",
-    help="Change one block of pixels only: its side, or rows x columns as 3x7.",
+    help="Change only one block of pixels: its side, or rows x columns such as 3x7.",
 )
 @click.option("--rivals", default=16, help="Rival boxes to try.")
 @click.option("--tries", default=32, help="Rounds of local search.")
 @click.option(
-    "--queries", default=1000, help="Predictions asked for each sample by the random method."
+    "--queries", default=1000, help="Predictions that the random method may use for each sample."
 )
 @click.option("--seed", default=0, help="Seed of random choices.")
 @options.cluster
@@ -74,8 +74,8 @@ def attack(
 ) -> options.Output:
     """Look for the smallest change of features that changes the prediction of MODEL.
 
-    For each sample of a split of DATA: an adversarial input and how many features it changes,
-    checked by the model and against the certified radius.
+    Writes, for each sample of a split of DATA, an adversarial input and how many features it
+    changes. Each is checked with the model and against the certified radius.
 
     Example: boxnn attack model.zarr mnist.zarr --out attack.zarr --limit 1000
     """

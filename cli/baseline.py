@@ -56,7 +56,7 @@ _train_options = options.all_of(
 _group_size = click.option(
     "--group-size",
     type=int,
-    help="Features that follow each other and count as one. [default: a pixel's channels, else 1]",
+    help="Consecutive features that count as one. [default: a pixel's channels, else 1]",
 )
 _epochs = click.option("--epochs", type=int, help="Most passes of networks over the data.")
 
@@ -77,7 +77,10 @@ def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
 
 @ra.command("train", short_help="Train a network on ablated samples.", doing="training")
 @click.option(
-    "--retained", type=int, required=True, help="Features, or pixels, k that a sample keeps."
+    "--retained",
+    type=int,
+    required=True,
+    help="Features k, or pixels, that each sample keeps.",
 )
 @click.option("--base", type=click.Choice(["cnn", "mlp"]), help="[default: cnn for images]")
 @click.option(
@@ -88,7 +91,7 @@ def _train(method: str, data: str, out: str, **given: Any) -> options.Output:
 @_epochs
 @_train_options
 def train_ra(**given: Any) -> options.Output:
-    """Train a network on the training split of DATA, of which it sees K random features a time.
+    """Train a network on the training split of DATA, keeping random features of each sample.
 
     Example: boxnn baseline ra train mnist.zarr --out ra.zarr --retained 45
     """
@@ -120,14 +123,14 @@ def train_fpa(**given: Any) -> options.Output:
 
 @stumps.command("train", short_help="Boost stumps and clip each column.", doing="training")
 @click.option("--rounds", type=int, help="Rounds of boosting. [default: the best on held-out rows]")
-@click.option("--clip", type=float, help="Most a column adds, as a share. [default: the best]")
+@click.option("--clip", type=float, help="Most that a column adds, as a share. [default: the best]")
 @click.option("--sampled", type=float, help="Share of columns a stump sees. [default: the best]")
 @_train_options
 def train_stumps(**given: Any) -> options.Output:
     """Boost stumps on the training split of DATA, and clip what each column contributes.
 
-    With a small clip and few sampled columns no column decides alone, so
-    more of them may change. Needs no torch.
+    With a small clip and few sampled columns, no column decides alone, so
+    radii are larger. Needs no torch.
 
     Example: boxnn baseline stumps train table.zarr --out stumps.zarr
     """
@@ -170,15 +173,15 @@ def _certify(method: str, out: str, **given: Any) -> options.Output:
 )
 @_certify_options("a for RA, b for RA^B.")
 @click.option("--samples", default=10_000, help="Votes that bound a class.")
-@click.option("--guess-samples", default=1_000, help="Votes that guess it.")
-@click.option("--alpha", default=0.05, help="Error probability of a sample.")
-@click.option("--seed", default=0, help="Seed of what is retained.")
+@click.option("--guess-samples", default=1_000, help="Votes that guess the class.")
+@click.option("--alpha", default=0.05, help="Error probability of each certificate.")
+@click.option("--seed", default=0, help="Seed of the retained features.")
 @click.option("--votes-from", type=options.StorePath(exists=True), help="Reuse this file's votes.")
 def certify_ra(**given: Any) -> options.Output:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline ra train.
 
-    Both certificates rest on the same votes: make the second one with
-    --votes-from, which takes seconds.
+    Both certificates use the same votes: with --votes-from the second one
+    takes seconds.
 
     Example: boxnn baseline ra certify ra.zarr mnist.zarr --out ra-a.zarr --limit 500
     """
@@ -202,7 +205,7 @@ def certify_fpa(**given: Any) -> options.Output:
 def certify_stumps(**given: Any) -> options.Output:
     """Certify samples of dataset DATA with MODEL, made by boxnn baseline stumps train.
 
-    Radii are exact: the columns that a rival gains most from count first.
+    Radii are exact: columns contribute independently, so the largest gains decide.
 
     Example: boxnn baseline stumps certify stumps.zarr table.zarr --out stumps-cert.zarr
     """

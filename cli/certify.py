@@ -31,8 +31,12 @@ from boxnn_numba.errors import OptionError
     help="Blocks of --certificate patch: sides or rows x columns, e.g. 2,5,3x7.",
 )
 @click.option("--limit", type=int, help="Certify only this many rows, spread evenly.")
-@click.option("--exact", type=int, help="Short for --certificate exact --limit N.", metavar="N")
-@click.option("--time-limit", default=60.0, help="Seconds for each exact radius; then its bounds.")
+@click.option("--exact", type=int, help="The same as --certificate exact --limit N.", metavar="N")
+@click.option(
+    "--time-limit",
+    default=60.0,
+    help="Seconds for each exact radius; then only bounds.",
+)
 @options.chunk
 @options.cluster
 @options.log
@@ -48,8 +52,8 @@ def certify(
 ) -> options.Output:
     """Certify every sample of a split of dataset DATA with MODEL.
 
-    For each sample: the prediction and how many features may be rewritten
-    arbitrarily without changing it.
+    Writes, for each sample, the prediction and the certified radius: how many
+    features may be rewritten arbitrarily without changing the prediction.
 
     Example: boxnn certify model.zarr mnist.zarr --out cert.zarr
     """
@@ -107,10 +111,15 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
     "--certificate",
     ("margin", "pairwise", "exact"),
     default=None,
-    help="Kind of the radii, each at least as large as the one before, and slower.",
+    help="Certificate of the radii, each at least as large as the one before, and slower. "
+    "[default: margin for images, pairwise for tables]",
 )
 @click.option("--distances", is_flag=True, help="Add the distance to every class, in units.")
-@click.option("--changes", is_flag=True, help="Add the smallest change that is found, in words.")
+@click.option(
+    "--changes",
+    is_flag=True,
+    help="Add the smallest change found, and its label.",
+)
 @options.rows_of_a_table
 @options.overwrite("Replace what is at --out.")
 @options.device
@@ -119,7 +128,7 @@ def predict(model: str, file: str, out: str, **given: Any) -> options.Output | N
     """Write the label and certified radius of every row of FILE.
 
     FILE is a table (.csv, .tsv or .parquet, also with .gz or .zst), whose columns are matched by
-    name, or an .npy or .npz array. The label column of the training data may be there or not.
+    name, or an .npy or .npz array. It may lack the label column of the training data.
 
     Example: boxnn predict model.zarr rows.csv --out predictions.csv
     """
@@ -228,8 +237,8 @@ def _attack_lines(attacked: dict[str, Any] | None) -> list[str]:
 @click.argument("certificate", type=options.StorePath(exists=True))
 @click.option(
     "--radii",
-    help="Radii to count at, with commas; by default 0,4,...,40 of images, else to where the curve "
-    "ends.",
+    help="Radii to evaluate, with commas; by default 0,4,...,40 for images, else up to the end of "
+    "the curve.",
 )
 @options.convention
 @click.option(

@@ -11,8 +11,8 @@ import click
 def read_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Make the values of a TOML file the defaults of a command.
 
-    Keys are option names with - or _; a table named like the command goes
-    before the top level.
+    Keys are option names with - or _. Values in a table named like the command
+    take precedence over those at the top level.
     """
     if value is None:
         return

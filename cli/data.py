@@ -55,17 +55,17 @@ def _table_options(command: Any) -> Any:
     """Add what says how a table is read."""
     table = functools.partial(options.option, section="Tables")
     return options.all_of(
-        table("--label", metavar="COLUMN", help="Label column; without it rows have none."),
+        table("--label", metavar="COLUMN", help="Label column; without it rows have no labels."),
         table("--test", type=PATH, help="A second table, the test split."),
         table("--split", "split_column", metavar="COLUMN", help="Column that says train or test."),
         table("--id", "id_column", metavar="COLUMN", help="Column that names rows; kept aside."),
         table("--drop", metavar="COLUMNS", help="Columns to leave out, with commas."),
-        table("--categorical", metavar="COLUMNS", help="Columns that are categories anyway."),
+        table("--categorical", metavar="COLUMNS", help="Columns to treat as categories."),
         table("--numeric", metavar="COLUMNS", help="Columns that must be numbers."),
         options.missing,
         options.separator,
         table("--like", type=options.StorePath(exists=True), metavar="MODEL",
-              help="All rows are to test this model, with its columns; --label may be left out."),
+              help="Make all rows test rows for this model and its columns; --label is optional."),
     )(command)  # fmt: skip
 
 
@@ -77,12 +77,12 @@ def _table_options(command: Any) -> Any:
     "--labels", type=options.StorePath(), help="Labels of an .npy or IDX file or of a Zarr array."
 )
 @click.option("--x", metavar="NAME", help="Array of samples in a Zarr group, .nc or .npz file.")
-@click.option("--y", metavar="NAME", help="Array of labels there.")
+@click.option("--y", metavar="NAME", help="Array of labels in the same file or group.")
 @click.option("--codes", is_flag=True, help="Features are whole numbers 0..255; keep them so.")
 @click.option("--shape", metavar="H,W[,C]", help="Shape of one sample, e.g. 28,28.")
 @click.option("--name", help="Name of the dataset; that of the source by default.")
 @click.option(
-    "--test-fraction", default=0.2, help="Share of the rows to test, if there is no test split."
+    "--test-fraction", default=0.2, help="Share of the rows for testing, if there is no test split."
 )
 @click.option("--seed", default=0, help="Seed of the test split.")
 @_table_options
@@ -96,8 +96,8 @@ def ingest(source: str, out: str, shape: str | None, **given: Any) -> options.Ou
     .npy file, a Zarr array or a Zarr group with arrays x, y (or x_train, ..., or train/x, ...) or
     its URL, a file of netCDF, or a folder of IDX files.
 
-    Of a table numbers, categories, booleans and ISO dates are told apart by all rows, and cells may
-    be empty.
+    The kind of each column of a table (numbers, categories, booleans or ISO dates) is found from
+    all rows. Cells may be empty.
 
     Example: boxnn data ingest table.csv --label kind --out table.zarr
     """

@@ -1,4 +1,4 @@
-"""`boxnn demo`."""
+"""`boxnn demo`: all steps on bundled images, from data to report."""
 
 from __future__ import annotations
 

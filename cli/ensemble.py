@@ -14,10 +14,10 @@ from boxnn_numba.cli import options
 @options.out("Where the model goes.")
 @options.overwrite()
 def ensemble(models: tuple[str, ...], out: str, run: Any) -> options.Output:
-    """Make one model of MODELS that were trained on the same data with other seeds.
+    """Make one model of MODELS that were trained on the same data with different seeds.
 
-    Its class distances are their sums, which are certified as exactly as those of one model;
-    certify, evaluate, attack and report take it like any other.
+    Its class distances are the sums of theirs, certified in exact integers. The ensemble is used
+    like any other model by certify, evaluate, attack and report.
 
     Example: boxnn ensemble a.zarr b.zarr c.zarr --out all.zarr
     """

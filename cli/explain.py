@@ -1,4 +1,4 @@
-"""`boxnn explain`: why rows have their predictions, and what would change them."""
+"""`boxnn explain`: nearest boxes of rows and the smallest changes of their predictions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from boxnn_numba.cli import options
 @click.option(
     "--ids",
     metavar="NAMES",
-    help="Rows by what the column of --id names them, with commas, in place of --rows.",
+    help="Values of the --id column, with commas: the rows to explain, in place of --rows.",
 )
 @click.option(
     "--time-limit",
     default=5.0,
-    help="Seconds for each row to prove that no change is smaller; 0 leaves that out.",
+    help="Seconds for each row to prove that no change is smaller; 0 skips the proof.",
 )
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
-@options.costs("a change is the cheapest then, not the smallest.")
+@options.costs("look for the cheapest change, not the smallest.")
 @options.rows_of_a_table
 def explain(
     model: str,
@@ -35,11 +35,11 @@ def explain(
     costs: str | None,
     **given: Any,
 ) -> options.Output:
-    """Say why rows of FILE have their predictions, and what would change them.
+    """Explain why rows of FILE have their predictions, and what would change them.
 
-    For each row: the nearest box of the class that MODEL predicts and that of its rival in the
-    table's own values, what each column adds to the distances, and the smallest change of columns
-    that gives another prediction. FILE is as for `boxnn predict`.
+    Prints, for each row, the nearest box of the predicted class and of its rival in the table's own
+    values, what each column adds to the distances, and the smallest change of columns found that
+    gives another prediction. FILE is as for `boxnn predict`.
 
     Example: boxnn explain model.zarr rows.csv --rows 0,7
     """

@@ -10,7 +10,7 @@ from boxnn_numba.cli import console, options
 
 _overwrite = options.overwrite("Replace what is at --out.")
 _data = click.option(
-    "--data", type=options.StorePath(exists=True), help="The data set, if it is not where it was."
+    "--data", type=options.StorePath(exists=True), help="The data set, if it was moved."
 )
 
 
@@ -34,8 +34,8 @@ def _shown(made: Any) -> options.Output | None:
 def boxes(model: str, out: str, expand: bool, run: Any) -> options.Output:
     """Write the boxes of MODEL to an .npz file, which numpy.load opens without pickle.
 
-    Of templates that is their rows, which recombine part by part; with --expand every box that they
-    stand for, up to 100,000.
+    Templates are written as their rows, which recombine part by part; with --expand as all boxes
+    that they stand for, up to 100,000.
 
     Example: boxnn export boxes model.zarr --out boxes.npz
     """
@@ -53,7 +53,7 @@ def boxes(model: str, out: str, expand: bool, run: Any) -> options.Output:
 def certificates(certificate: str, out: str, **given: Any) -> options.Output | None:
     """Write CERTIFICATE as a table: row, label, prediction, radius and class distances.
 
-    Rows that have names in the data set have them here.
+    If rows have ids in the data set, the table has them too.
 
     Example: boxnn export certificates cert.zarr --out cert.parquet
     """
@@ -68,7 +68,7 @@ def certificates(certificate: str, out: str, **given: Any) -> options.Output | N
 @_data
 @_overwrite
 def attacks(attack: str, out: str, **given: Any) -> options.Output | None:
-    """Write what is changed by ATTACK: row, column, and its value before and after.
+    """Write the changes of ATTACK as a table: row, column, and the value before and after.
 
     Example: boxnn export attacks attack.zarr --out changes.csv
     """

@@ -1,4 +1,4 @@
-"""`boxnn localize`: what a certified model says about the localization of its data."""
+"""`boxnn localize`: how localized the certified data are."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _GRADED = (
     help="Features eps that an adversary rewrites; may be repeated. Default: the median "
     "certified radius.",
 )
-@click.option("--share", default=0.9, help="Grow boxes to hold this part.")
+@click.option("--share", default=0.9, help="Share of each class that grown boxes must hold.")
 @click.option(
     "--samples", default=10_000, help="Uniform inputs that bound the volumes of decision regions."
 )
-@click.option("--seed", default=0, help="Seed of those inputs.")
+@click.option("--seed", default=0, help="Seed of the uniform inputs.")
 def localize(certificate: str, model: str, radii: tuple[int, ...], **given: Any) -> options.Output:
     """Report per class how localized the certified data are, in the sense of the paper.
 
-    CERTIFICATE is a file of `boxnn certify`, MODEL the model that it is of. For each class: what
-    Theorem 2.2 concludes from the certificates, the volume of the model's own boxes, grown, and
-    whether the impossibility bound of Eq. (7) is vacuous.
+    CERTIFICATE is a file of `boxnn certify`, and MODEL the model it was made with. Prints, for each
+    class, what Theorem 2.2 concludes from the certificates, the volume of the model's own boxes,
+    grown, and whether the impossibility bound of Eq. (7) is vacuous.
 
     Example: boxnn localize cert.zarr model.zarr --radius 8 --radius 16
     """

@@ -152,7 +152,7 @@ def overwrite(text: str = "Replace the boxnn output at --out.") -> Decorator:
     return all_of(
         option("--overwrite", is_flag=True, section=OUTPUT, help=text),
         option("--no-lock", is_flag=True, section=OUTPUT,
-               help="Do not look whether another run writes the same output."),
+               help="Do not check whether another run writes the same output."),
     )  # fmt: skip
 
 
@@ -184,14 +184,14 @@ precision = option(
     "[default: float32]",
 )
 chunk = _where(
-    "--chunk", type=int, help="Rows that are on the GPU at a time; by default what fits easily."
+    "--chunk", type=int, help="Rows on the GPU at a time; by default as many as fit easily."
 )
 threads = _where("--threads", type=int, help="Threads to use; all cores by default.")
 resume = option("--resume", section=OUTPUT, is_flag=True, help="Continue a run that was stopped.")
 #: Field of `RunOptions`, of commands that keep a log.
 log = option(
     "--log", section=OUTPUT, type=StorePath(dir_okay=False),
-    help="JSON lines on the run, added as it goes on: FILE for boxnn report --log.",
+    help="File of JSON lines on the progress of the run, for boxnn report --log.",
 )  # fmt: skip
 #: What long commands take.
 run = all_of(
@@ -208,21 +208,29 @@ cluster = all_of(
     _where("--threads-per-worker", type=int, help="Threads of each local worker."),
     _where("--scheduler", help="Address of a running Dask scheduler, tcp:// or tls://."),
     _where("--scheduler-file", type=_FILE, help="File of a running scheduler."),
-    _where("--tls-ca-file", type=_FILE, help="Authority; refuses plain connections."),
+    _where(
+        "--tls-ca-file",
+        type=_FILE,
+        help="Certificate authority; refuses plain connections.",
+    ),
     _where("--tls-cert", type=_FILE, help="Certificate of this client and its workers."),
     _where("--tls-key", type=_FILE, help="Key of --tls-cert."),
-    _where("--performance-report", type=click.Path(), help="Dask's report, as HTML."),
-    _where("--box-shards", default=0, help="Split the boxes too, in this many parts."),
+    _where(
+        "--performance-report",
+        type=click.Path(),
+        help="File for Dask's report, as HTML.",
+    ),
+    _where("--box-shards", default=0, help="Split the boxes too, into this many parts."),
     _where("--share-gpus", is_flag=True, help="Let workers share a GPU if there are too few."),
 )
 
 
 missing = option(
     "--missing", section="Tables", multiple=True, metavar="TEXT",
-    help="Text of a cell without a value, besides the usual ones; can be given again.",
+    help="Text that means a missing value, besides the usual ones; may be repeated.",
 )  # fmt: skip
 separator = option(
-    "--sep", section="Tables", metavar="SIGN", help="Sign between cells, e.g. ';' or tab."
+    "--sep", section="Tables", metavar="SIGN", help="Separator of cells, e.g. ';' or tab."
 )
 
 #: How a file of rows for a model is read.
@@ -232,7 +240,7 @@ rows_of_a_table = all_of(
         "id_column",
         section="Tables",
         metavar="COLUMN",
-        help="Column that names rows; that of the training data by default.",
+        help="Column with ids of rows; by default as in the training data.",
     ),
     option(
         "--drop",
@@ -246,7 +254,7 @@ rows_of_a_table = all_of(
 
 
 def table_values(given: dict[str, Any]) -> dict[str, Any]:
-    """Take the options out that say how a table is read, those with commas as tuples."""
+    """Take out the options for reading a table; lists with commas become tuples."""
     listed = ("drop", "categorical", "numeric")
     names = ("label", "id_column", "split_column", "missing", "sep", *listed)
     found = {name: given.pop(name) for name in names if name in given}
@@ -257,7 +265,7 @@ def table_values(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def names_of(text: str | None) -> tuple[str, ...]:
-    """Return the names of an option that takes several, with commas between them.
+    """Return the names, separated by commas, of an option.
 
     A name with a comma stands in double quotes, as in a CSV table.
     """
@@ -297,30 +305,30 @@ def _separated(
         ) from None
 
 
-#: What the commands say of the columns that an adversary may rewrite.
+#: Help text of the option for attackable columns.
 ATTACKABLE = "The only columns (or groups) that may be rewritten: names or numbers, with commas."
 
 
 def column_names(text: str | None) -> tuple[str, ...] | None:
-    """Return the columns that are named, with commas between them; None where nothing is said."""
+    """Return the names of columns, separated by commas; None for None."""
     if text is None:
         return None
     return names_of(text)
 
 
 def costs(therefore: str) -> Decorator:
-    """Add the option for what it costs to rewrite columns, and say what comes of it."""
+    """Add the option for costs of columns; `therefore` ends its help text."""
     return click.option(
         "--costs",
         type=click.Path(exists=True, dir_okay=False),
-        help=f"TOML file of what it costs to rewrite each column: {therefore}",
+        help=f"TOML file with the cost of rewriting each column: {therefore}",
     )
 
 
 def column_costs(path: str | None) -> dict[str, Any] | None:
-    """Return the costs of columns in a TOML file, numbers with a point as text, to the digit.
+    """Return the costs of columns in a TOML file; decimals as text, to keep all digits.
 
-    None where there is no file.
+    None without a file.
     """
     if path is None:
         return None

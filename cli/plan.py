@@ -1,4 +1,4 @@
-"""`boxnn plan`."""
+"""`boxnn plan`: predict times and memory of jobs on a cluster."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
 @click.option("--batch", default=2000, help="Samples in a step.")
 @click.option("--width", default=112, help="Width of the boxes.")
 @click.option("--validation", default=0.1,
-              help="Fraction kept apart, which the client judges.")  # fmt: skip
+              help="Fraction of held-out rows, which the client evaluates.")  # fmt: skip
 @click.option("--workers", default=2, help="Workers.")
 @click.option("--threads-per-worker", default=1,
               help="Threads of each worker.")  # fmt: skip
@@ -63,7 +63,7 @@ def _parsed(parse: Callable[[str], float], text: str, advice: str) -> float:
               help="Bandwidth of a host's link; several draw several curves.")  # fmt: skip
 @click.option("--store-bandwidth",
               help="Bandwidth of the shared store; by default that of a link.")  # fmt: skip
-@click.option("--latency", default="50us", help="Of a message.")
+@click.option("--latency", default="50us", help="Latency of a message.")
 @click.option("--constants", type=click.Path(), help="Measured constants, a JSON file.")
 @click.option("--plot", type=click.Path(), help="PNG file for the curve to 1,000 workers.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --plot.")
@@ -78,11 +78,11 @@ def plan(
     quiet: bool,
     **sizes: Any,
 ) -> options.Output:
-    """Predict training and certification on a cluster that is not there.
+    """Predict the speed of training and certification on a cluster.
 
-    Step and epoch time, bytes, memory, what limits them, and how it goes on to
-    1,000 workers, from constants measured on one machine. Each worker is taken
-    to have a link of its own.
+    Prints times of a step and an epoch, bytes, memory, the bottleneck, and the
+    speed-up for up to 1,000 workers, from constants measured on one machine.
+    Each worker is assumed to have a link of its own.
 
     Example: boxnn plan --boxes 25000 --workers 16 --bandwidth 10Gbit/s --plot plan.png
     """

@@ -36,7 +36,7 @@ from boxnn_numba.cli import options
     "logs",
     multiple=True,
     type=options.StorePath(exists=True, dir_okay=False),
-    help="Log of a training, to draw its learning curves; can be given again.",
+    help="Log of a training run, to draw its learning curves; may be repeated.",
 )
 @options.convention
 @options.choice(
@@ -48,9 +48,8 @@ from boxnn_numba.cli import options
 def report(certificates: tuple[str, ...], out: str, **given: Any) -> options.Output:
     """Compare certificates with each other and the paper: PNG, CSV and one HTML page.
 
-    CERT are files made by `boxnn certify`, all of one data set and split. A file that ends in .csv
-    has radii of another method, a line for each row of the split, below the header
-    prediction,radius.
+    CERT are files made by `boxnn certify`, all for the same data set and split. A .csv file has
+    radii of another method: the header prediction,radius and a line for each row of the split.
 
     Example: boxnn report cert.zarr other-method.csv --out report
     """

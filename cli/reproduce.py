@@ -1,4 +1,4 @@
-"""`boxnn reproduce`: the paper's tables and figures again."""
+"""`boxnn reproduce`: rerun the paper's tables and figures."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def reproduce(target: str, out: str, **given: Any) -> options.Output:
 
     TARGET is table1, table2, table3, figure2 ... figure10, ablation (Table 4 and
     Figures 4 to 9) or all. Data sets that are not given are ingested from where
-    `boxnn data fetch` puts them. RA and FPA are rerun where torch is installed;
-    what is not rerun is drawn from the published numbers.
+    `boxnn data fetch` puts them. RA and FPA are rerun if torch is installed;
+    other methods are drawn from the published numbers.
 
     Example: boxnn reproduce table2 --out results --data mnist.zarr
     """

@@ -1,4 +1,4 @@
-"""`boxnn train`."""
+"""`boxnn train`: train a model on a dataset."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ training_options = options.all_of(
     "--checkpoint-seconds",
     default=60.0,
     section=options.OUTPUT,
-    help="Save the state of the run when it is this old, and after every epoch.",
+    help="Save the state of the run after so many seconds, and after every epoch.",
 )
 @options.option(
     "--effort",
     default=1.0,
     metavar="FACTOR",
-    help="Factor of what the search of preset auto costs.",
+    help="Factor of the training steps of the search of preset auto.",
 )
 @options.option(
     "--radii",
     metavar="R,...",
-    help="Radii that preset auto is to certify most at, whatever the accuracy at 0, e.g. 1,2,4. "
-    "[default: 0,1,2,4, and at most 3 points of accuracy are given up]",
+    help="Radii at which preset auto maximises certified accuracy, whatever the accuracy at 0, "
+    "e.g. 1,2,4. [default: 0,1,2,4, giving up at most 3 points of accuracy]",
 )
 @training_options
 @options.cluster

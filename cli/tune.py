@@ -22,7 +22,7 @@ from boxnn_numba.training.options import PRESETS
 )
 @click.option(
     "--search",
-    help="Options to search, with commas; by default width,alpha,beta,tau,lr and, of images, "
+    help="Options to search, with commas; by default width,alpha,beta,tau,lr and, for images, "
     "augment.",
 )
 @training_options
@@ -32,8 +32,9 @@ def tune(
 ) -> options.Output:
     """Search training options for dataset DATA with Optuna (pip install 'boxnn-numba[tune]').
 
-    Maximised on the held-out part of the training split: the certified accuracy at --radius, or
-    without it the area under the certified curve. Other options below are the same in all trials.
+    Maximises, on the held-out part of the training split, the certified accuracy at --radius, or
+    without --radius the area under the certified curve. Other options below are the same in all
+    trials.
     A study that was stopped continues with --resume.
 
     Example: boxnn tune mnist.zarr --out study.json --trials 30 --boxes 1000 --epochs 4

@@ -1,4 +1,4 @@
-"""`boxnn verify`: whether a file is what it says, and a certificate what its model gives."""
+"""`boxnn verify`: check digests and contents of a file, and recompute certificates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from boxnn_numba.errors import DataError
 def verify(path: str, **given: Any) -> None:
     """Check FILE, a dataset, a model, a certificate or an attack.
 
-    All of it is read and compared with its digests, and what it claims with what is possible. Of a
-    certificate or an attack, --model and --data recompute its rows.
+    Reads the whole file, compares it with its digests, and checks that its values are possible. For
+    a certificate or an attack, --model and --data recompute its rows.
 
     Example: boxnn verify cert.zarr --model model.zarr --data test.zarr --sample 100
     """

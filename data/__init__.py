@@ -1,1 +1,1 @@
-"""Datasets: the schema on Zarr and where the data come from."""
+"""Files of boxnn on Zarr, and the sources of data."""

@@ -1,4 +1,4 @@
-"""Attack files: the adversarial inputs found, in the order of the rows that were attacked.
+"""Attack files: adversarial inputs, in the order of the attacked rows.
 
 A Zarr v3 group that is written chunk by chunk (`row_files`).
 """

@@ -1,4 +1,4 @@
-"""Certificate files: per sample, in the data set's own order, what a classifier guarantees.
+"""Certificate files: predictions and certified radii of samples, in the order of the data set.
 
 A Zarr v3 group that is written chunk by chunk (`row_files`).
 

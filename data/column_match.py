@@ -1,4 +1,4 @@
-"""Columns of data as those of a model: by name, in its order, with its categories."""
+"""Columns of data matched to those of a model: by name, in its order, with its categories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a dataset consists of and their SHA-256; what `verify` finds with them.
+"""Manifest: the files of a dataset and their SHA-256, and a check of them for `verify`.
 
 There are two levels. The dataset's own attributes have a digest of every chunk's *values*: they
 identify the data, whatever compressed them, and guard every read. The attributes of each split's

@@ -1,4 +1,4 @@
-"""Where stores are: a local path, or a URL that fsspec understands.
+"""Locations of stores: a local path, or a URL that fsspec understands.
 
 The only place that tells one from the other. Everything else works with what `location`
 returns, whose methods are the same for both. Credentials, endpoints and the like are the

@@ -1,4 +1,4 @@
-"""Radii tables: what another method predicts and certifies, a CSV line for each row of a split."""
+"""Radii tables: predictions and radii of another method, a CSV line for each row of a split."""
 
 from __future__ import annotations
 

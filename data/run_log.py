@@ -1,4 +1,4 @@
-"""Log of a run: JSON lines that grow while it runs, one an epoch or a chunk, after one about it.
+"""Log of a run: JSON lines, one about the run and then one for each epoch or chunk.
 
 Whoever reads a log while it grows, or after its run was killed, may find a last line that ends
 early: it is no line yet, and is left out. A run that is resumed goes on with the log of the run

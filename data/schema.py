@@ -1,4 +1,4 @@
-"""Schemas: what attributes and arrays a file of a format has, declared once for its reader.
+"""Schemas: the attributes and arrays of each file format, declared once.
 
 A format is a `Schema`: a rule for each attribute and a check of how they fit each other. Arrays
 have an `ArrayRule`. Everything is held against them before memory is taken for it, so a file of a

@@ -1,4 +1,4 @@
-"""Tables that are written for other programs: CSV, JSON or Parquet, by ending, piece by piece."""
+"""Tables for other programs: CSV, JSON or Parquet, by file name, written piece by piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every boxnn Zarr group has in common: format, version, digest, checksums.
+"""Zarr groups of boxnn: the common format, version, digest and checksums.
 
 A group's attributes name its ``format`` and ``version`` (checked first), and a
 ``digest`` over all other attributes, so that a flipped bit in the metadata is

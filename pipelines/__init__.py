@@ -3,23 +3,23 @@
 | function | what it does |
 |---|---|
 | `ingest` | write a source as a dataset |
-| `train`, `train_baseline` | a model of a dataset or of arrays; base classifiers of a defence |
-| `certify`, `certify_baseline` | certificates of a dataset |
-| `attack` | attacks on a dataset, held against certificates |
-| `predict`, `explain` | predictions with radii of a dataset, as a table; why they are so |
+| `train`, `train_baseline` | train a model on a dataset or arrays; base classifiers of a defence |
+| `certify`, `certify_baseline` | certify the rows of a dataset |
+| `attack` | attack the rows of a dataset, and compare with certificates |
+| `predict`, `explain` | write predictions with radii as a table; explain predictions |
 | `evaluate` | accuracy and certified accuracy of certificates |
-| `verify` | whether a file is what it says; claims computed anew |
-| `ensemble` | one model of several |
+| `verify` | check a file, and recompute the claims of certificates and attacks |
+| `ensemble` | make one model from several |
 | `localize` | how localized each class is, by a certified model |
-| `export_boxes`, `export_certificates`, `export_attacks` | other programs' formats |
-| `frontier`, `tune` | models over a range of radii; options by trials |
-| `report`, `reproduce` | a page on runs; the experiments of the paper |
+| `export_boxes`, `export_certificates`, `export_attacks` | write files for other programs |
+| `frontier`, `tune` | train models for a range of radii; search training options |
+| `report`, `reproduce` | compare certificates on a page; rerun experiments of the paper |
 
-`RunOptions` says how each of them runs, and `ClusterOptions` where; ``IN_PROCESS`` are those of
+`RunOptions` are options of how a job runs, and `ClusterOptions` of where; ``IN_PROCESS`` stands for
 this process.
 
-The names are imported on first use. Those that a module has too (``evaluate``, ``attack``, ...)
-are the functions here, whichever was imported first.
+The names are imported on first use. Where a module has the same name (``evaluate``, ``attack``,
+...), the name here is the function, whichever was imported first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chunks of rows: what certification and attacks do to a split, here or on a Dask cluster.
+"""Chunks of rows: certification and attacks on a split, here or on a Dask cluster.
 
 A `ChunkJob` says of which model and which rows, and has a `Worker` that computes arrays from a
 chunk. `run_chunks` gives every chunk that is still to be done to an executor, which calls

@@ -1,4 +1,4 @@
-"""Ensembles: models of the same data as one whose class distances are added."""
+"""Ensembles: one model whose class distances are the sums of those of several models."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     Parameters
     ----------
     models
-        Paths of two or more models of the same classes, features, groups and width; their templates
-        and parts may differ. Sets of boxes of one that is an ensemble itself become members too.
-        Tables are read for the ensemble as for all members, where these agree.
+        Paths of two or more models with the same classes, features, groups and width; templates and
+        parts may differ. The sets of boxes of an ensemble become members of the new one. Settings
+        for reading tables are kept if all members agree.
     out
         Where the model goes.
     run
@@ -53,7 +53,7 @@ def ensemble(models: Sequence[Name], out: Name, *, run: RunOptions = DEFAULT_RUN
     Raises
     ------
     OptionError
-        There are fewer than two models, the same twice, or ones that do not fit each other.
+        There are fewer than two models, one occurs twice, or they do not fit each other.
     ModelFileError
         A model is missing or damaged.
     OutputError

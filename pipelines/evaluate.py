@@ -1,4 +1,4 @@
-"""Evaluation of a certificate file: certified accuracy, medians, classes, and what attacks left."""
+"""Evaluation of a certificate file: certified accuracy, medians, classes, accuracy under attack."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Evaluation(Result):
     Attributes
     ----------
     method, certificate, convention
-        Which certificates, and how radii are counted.
+        Kind of the certificates, and the convention of their radii.
     median_certified_radius, mean_certified_radius
         In the `unit`.
     unit
-        What radii count: ``"pixels"`` of images, ``"columns"`` of tables, ``"features"`` of other
+        Unit of radii: ``"pixels"`` for images, ``"columns"`` for tables, ``"features"`` for other
         data, or ``"cost"``.
     attackable
-        How many of them may be rewritten; None where all.
+        How many of these may be rewritten; None for all.
     certified_accuracy
         Radius as string -> percent.
     accuracy
         In percent.
     balanced_certified_accuracy, balanced_accuracy
-        The same with all classes that occur counted alike.
+        The same, balanced: all classes that occur count alike.
     majority
         The majority-class baseline, whose accuracy is certified at every radius: ``class``,
         ``accuracy`` and ``balanced_accuracy`` in percent.
@@ -50,13 +50,13 @@ class Evaluation(Result):
     per_class
         A row for each class, with its ``recall``.
     abstained
-        Percent, of a published defence; wrong at every radius.
+        Percent of samples on which a published defence abstained; they count as wrong.
     under_attack
-        What an attack has left, if one was given.
+        Accuracy under an attack, if one was given.
     exact
-        Of exact certificates: ``settled``, percent of the radii that were known before the time
-        was up; ``time_limit``, seconds for each; ``upper``, radius as string -> percent of samples
-        that are right and whose true radius may be so large.
+        For exact certificates: ``settled``, percent of radii that were found before the time was
+        up; ``time_limit``, seconds for each; ``upper``, radius as string -> percent of samples that
+        are right and whose upper bound is at least that radius.
     patches
         Of patch certificates: percent right and certified by size, as ``"3x7"``. Their radii are
         the margin's.

@@ -31,7 +31,7 @@ MOST_EXPANDED = 100_000
 
 @dataclass(frozen=True)
 class ExportedBoxes(Result):
-    """A file that was written, and how many boxes of how many features are in it."""
+    """A file that was written, and its numbers of boxes and features."""
 
     out: str
     boxes: int

@@ -33,16 +33,16 @@ from boxnn_numba.training.options import channels_come_first
 
 @dataclass(frozen=True)
 class Ingested(Result):
-    """A dataset that was written: `rows` of each split, the number of `features`, the labels.
+    """A dataset that was written: `rows` of each split, number of `features`, labels.
 
     Attributes
     ----------
     unlabelled
         Rows without a label.
     columns
-        Of a table, how many there are of each kind; None of other sources.
+        Number of columns of each kind, for a table; None for other sources.
     notes
-        Sentences on columns that may not be what one thinks.
+        Sentences on columns whose kind may be unexpected.
     """
 
     name: str

@@ -36,9 +36,9 @@ CERTIFICATES = ("margin", "pairwise", "exact")
 
 @dataclass(frozen=True)
 class Predicted(Result):
-    """Where predictions are, and of how many rows.
+    """The file of predictions, and its number of rows.
 
-    The `warnings` tell of columns most of whose cells are of no category that training saw.
+    There are `warnings` for columns whose cells are mostly categories that training did not see.
     """
 
     predictions: str
@@ -69,8 +69,8 @@ def predict(
         ``.npy`` or ``.npz`` file (N, n) or (N, *feature_shape), its ``x``. Read piece by piece.
     out
         The ``.csv``, ``.tsv``, ``.json`` or ``.parquet`` file to write, or ``"-"`` for the standard
-        output. Columns: what names the row, where that is given, ``label``, ``radius``; for other
-        endings CSV.
+        output; CSV for other endings. Columns: the id of the row, if there is one, ``label`` and
+        ``radius``.
     certificate
         One of `CERTIFICATES`. None or ``"auto"``: the result of `default_kind`.
     distances

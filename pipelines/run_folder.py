@@ -1,4 +1,4 @@
-"""Folders of results and runs: each run is done once and found again, also after it was killed.
+"""Folders of results and runs: each run is done once and found again, also after a kill.
 
 A run is one trained model with its certificates, in a folder of its own below ``runs/`` that is
 named by a digest of everything that determines it.

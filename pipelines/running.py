@@ -1,4 +1,4 @@
-"""How a job runs: what may differ between two runs without a difference in their results."""
+"""RunOptions and Result: where and how a job runs, and what it returns."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a job runs; none of it changes the bits of its result.
+    """Where and how a job runs; no option changes the bits of its result.
 
     Attributes
     ----------
     overwrite, resume
-        Replace what is at the output; continue a run that was stopped, one that was to replace
-        something as well.
+        Replace an existing output; continue a run that was stopped, also one that was started with
+        `overwrite`.
     no_lock
-        Do not look whether another run writes the same output, nor tell others: where a file system
-        has no locks, or to take over from a run that is known to be dead.
+        Neither check nor take the lock of the output: for file systems without locks, or to take
+        over from a run that is known to be dead.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``, as for `get_backend`. On a cluster, ``"cuda"`` is for
         the workers, which need a GPU each.
     threads
         Threads of the kernels; all cores by default.
     chunk
-        Rows of an array that are on a GPU at a time; by default what fits easily.
+        Rows of an array on a GPU at a time; by default as many as fit easily.
     cluster
         Where the work is done: a cluster to start or to connect to, or this process
-        (``IN_PROCESS``). By default that of the client in scope, as in ``with Client(...)``, and
-        this process where there is none. What it says of `box_shards`, `share_gpus` and
-        `performance_report` holds for a client, too.
+        (``IN_PROCESS``). By default the cluster of the client in scope, as in ``with Client(...)``,
+        or this process if there is none. Its `box_shards`, `share_gpus` and `performance_report`
+        also apply to a client.
     client
         A `distributed.Client` whose cluster does the work; it is not closed.
     progress
-        Is told how far the job is, e.g. a `boxnn_numba.progress.ConsoleProgress`.
+        Receives the progress of the job, e.g. a `boxnn_numba.progress.ConsoleProgress`.
     log
-        File of JSON lines that grows while a job runs: training adds one an epoch, certification
-        and attacks one a chunk. Other jobs keep none. See `boxnn_numba.data.run_log`.
+        File of JSON lines: training adds a line for each epoch, certification and attacks a line
+        for each chunk. Other jobs write no log. See `boxnn_numba.data.run_log`.
 
     Raises
     ------
     OptionError, ClusterError
-        `client` is none, is closed or asynchronous, or there is a `cluster` besides.
+        `client` is not a Dask client, is closed or asynchronous, or `cluster` is given too.
     """
 
     overwrite: bool = False

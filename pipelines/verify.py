@@ -1,4 +1,4 @@
-"""Verification of files: digests and ranges, and what a certificate or an attack claims, anew."""
+"""Verification of files: digests, ranges, and recomputed claims of certificates and attacks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BOUNDS = (("radius", "upper"), ("budget", "budget_upper"))
 
 @dataclass(frozen=True)
 class Verified(Result):
-    """What was found in a file.
+    """The result of checking a file.
 
     Attributes
     ----------
@@ -42,14 +42,13 @@ class Verified(Result):
         The file, and what it is: ``"dataset"``, ``"model"``, ``"baseline"``, ``"certificate"`` or
         ``"attack"``.
     digest
-        What names its content; None of a damaged dataset.
+        Digest of its content; None for a damaged dataset.
     sound
-        Whether nothing is wrong.
+        Whether no problem was found.
     problems
-        What is, a line each.
+        The problems, a line for each.
     rows, recomputed
-        Of certificates and attacks how many rows there are, and of how many the claims were
-        computed anew.
+        For certificates and attacks, the number of rows, and of rows whose claims were recomputed.
     """
 
     path: str
@@ -69,10 +68,10 @@ def verify(
     sample: int | None = None,
     run: RunOptions = DEFAULT_RUN,
 ) -> Verified:
-    """Check a dataset, a model, a certificate or an attack; which of them it is, the file says.
+    """Check a dataset, a model, a certificate or an attack; the file says which of them it is.
 
-    Everything that is read is compared with its digests, and with what its format allows. Of a
-    certificate or an attack rows are computed anew, where the model and the data are given.
+    All of it is compared with its digests and with the rules of its format. For a certificate or an
+    attack, rows are recomputed if the model and the data are given.
 
     Parameters
     ----------

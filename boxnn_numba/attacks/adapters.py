@@ -1,6 +1,6 @@
-"""Adapters: other libraries' attacks on a Box-NN, held against its certificate.
+"""Adapters: attacks of other libraries on a Box-NN, compared with its certificate.
 
-The libraries are imported when they are asked for; nothing here needs them otherwise.
+The libraries are imported on first use; nothing else here needs them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an adversary may write: features, codes, and the raw values that stand for codes."""
+"""Domain: the features, codes and raw values that an adversary may write."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""AttackResult: what an attack has found.
+"""AttackResult: adversarial inputs, numbers of changes, and predictions.
 
-That is an upper bound on the true minimum; the certified radius is a lower one, and no attack may
-succeed with that few changes.
+The number of changes is an upper bound on the fewest that suffice. The certified radius is a lower
+bound: no attack succeeds with at most that many changes.
 """
 
 from __future__ import annotations

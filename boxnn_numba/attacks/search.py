@@ -1,4 +1,4 @@
-"""Random search: an attack that asks a classifier for its answers and no more."""
+"""Random search: a black-box attack that uses only the predictions of a classifier."""
 
 from __future__ import annotations
 

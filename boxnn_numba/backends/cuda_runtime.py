@@ -1,4 +1,4 @@
-"""What the CUDA driver does for the backend: the device, streams, arrays of callers, errors."""
+"""CUDA runtime of the backend: the device, streams, arrays of callers, errors."""
 
 from __future__ import annotations
 

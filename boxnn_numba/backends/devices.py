@@ -1,4 +1,4 @@
-"""Devices by name: the backend of each, made once; what a GPU needs is imported when asked for."""
+"""Devices by name: the backend of each, made once; GPU libraries are imported on first use."""
 
 from __future__ import annotations
 

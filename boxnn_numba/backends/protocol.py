@@ -1,4 +1,4 @@
-"""Backend: what runs the kernels of one device. Backends see arrays only, never models or boxes."""
+"""Backend: the protocol that runs kernels on a device. Backends see arrays, not models or boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How base classifiers see a sample: the pair (x, 1 - x) of each feature they may look at.
+"""Encodings of masked samples for base classifiers: the pair (x, 1 - x) of each visible feature.
 
 x is in 0..1, and a feature out of sight is (0, 0), which no value of x gives (Levine and Feizi,
 2020). Pairs are kept as uint8 (x, 255 - x) until they are evaluated.

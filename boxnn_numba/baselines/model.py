@@ -1,4 +1,4 @@
-"""A trained base classifier of a published defence, as plain data: what its file holds."""
+"""BaselineModel: a trained base classifier of a published defence as plain data, as in its file."""
 
 from __future__ import annotations
 

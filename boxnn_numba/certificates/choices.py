@@ -1,4 +1,4 @@
-"""The choices of an integer program: codes that are worth writing, and what they change."""
+"""Choices of an integer program: codes that are worth writing, and their gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Combinations of rows: the nearest ones of a class in one set of boxes, and in all of several."""
+"""Combinations of rows: the nearest ones of a class, in one set of boxes and in all sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program of one rival against own boxes: which rows it is made of, and their distances."""
+"""Duel: the integer program of one rival against own boxes, its rows and their distances."""
 
 from __future__ import annotations
 

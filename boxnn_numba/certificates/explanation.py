@@ -1,4 +1,4 @@
-"""Explanations: nearest boxes in raw values, what each column costs, and the smallest change."""
+"""Explanations: nearest boxes in raw values, the cost of each column, and the smallest change."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From class distances to predictions, certified radii and their summaries.
+"""Margin certificate: predictions and certified radii from class distances, and summaries.
 
-Everything here is integer arithmetic; ties count for the adversary. Arrays on a GPU
-are used there without a copy, as by `boxnn_numba.distances`. Of lazy arrays radii are lazy, and so
-are summaries: each is made of counts of the blocks.
+Everything here is integer arithmetic; in a tie the adversary wins. Arrays on a GPU are used there
+without a copy, as in `boxnn_numba.distances`. Lazy arrays give lazy radii and lazy summaries, which
+are computed from counts of the blocks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Contributions of columns to class distances: their training, their level sets, their certificate.
+"""Contributions of columns to class distances: training, level sets, certificate.
 
 An additive model has one template for each class and a part for each column. What a column adds to
 the distance of a class depends on its code alone, so it is a table of 256 entries.

@@ -1,4 +1,4 @@
-"""The greedy attack of one input after another."""
+"""Greedy attack: the kernel, for one input after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack may do next: the codes worth trying, and the group whose change gains most.
+"""Moves of an attack: the codes worth trying, and the group whose change gains most.
 
 Why so few codes are tried: against a rival box B with interval [a, b] in a feature, a code
 v < a is never better than a itself. Moving from v to a lowers the penalty of B by a - v (or from W

@@ -1,4 +1,4 @@
-"""The state of an attack: an input as it is now, and how far it is from all boxes.
+"""State of an attack: the input with its changes so far, and its distances to all boxes.
 
 The distance to a template is the sum over the parts of the least to a row in each, so an attack
 keeps the distances of all rows in each part, the least of each template in a part, and their sum:

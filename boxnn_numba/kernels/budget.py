@@ -1,4 +1,4 @@
-"""What it costs at the least to close a gap: a fractional knapsack in whole numbers.
+"""Budgets: the least cost of closing a gap, by a fractional knapsack in whole numbers.
 
 Each group has a gain and a cost. Groups with the most gain for their cost come first, the last one
 is taken in part; what is paid then is rounded up, for all costs are whole. No set of groups that

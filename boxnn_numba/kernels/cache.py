@@ -1,4 +1,4 @@
-"""Cache of compiled kernels on disk: cannot go stale, and is not believed when it is damaged.
+"""Cache of compiled kernels on disk: never stale, and checked for damage before use.
 
 The folder is named by a digest of all kernel sources, the version of Numba and the instruction
 set: Numba's own cache notices only a change of the file that holds a kernel, not of the formulas

@@ -1,4 +1,4 @@
-"""Claims: one process compiles a kernel, and others that need it wait instead of doing the same.
+"""Claims: one process compiles a kernel, and other processes that need it wait for the result.
 
 A claim is a lock on a file, which ends with the process that holds it. Where there are no such
 locks (on Windows, on some network drives) every process compiles for itself.

@@ -1,4 +1,4 @@
-"""What the CUDA kernels are made of: compilation, the formulas as device functions, byte sums.
+"""CUDA device functions: compilation, the formulas, and sums of bytes.
 
 Imported only where a GPU is asked for. With ``NUMBA_ENABLE_CUDASIM=1`` everything runs as
 Python in Numba's simulator, for tests.

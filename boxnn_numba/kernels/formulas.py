@@ -1,4 +1,4 @@
-"""The formulas, once: what happens to one feature, one box, one sample.
+"""Formulas, each written once: for one feature, one box, one sample.
 
 Plain functions that Numba compiles into the loops of `boxnn_numba.kernels.distances`
 and, as device functions, into those for GPUs, and that Python runs as they are. Codes

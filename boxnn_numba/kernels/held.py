@@ -1,4 +1,4 @@
-"""Named tuples that kernels pass on by their address.
+"""Named tuples that kernels pass by address.
 
 Numba passes a tuple of arrays as all of their fields, several hundred arguments for some tens of
 arrays, and counts references to each; to compile that takes longer than all else. Where a kernel

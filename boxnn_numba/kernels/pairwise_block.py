@@ -1,4 +1,4 @@
-"""The pairwise bounds of a block of inputs to one set of boxes: the least over all rivals.
+"""Pairwise bounds of a block of inputs against one set of boxes: the least over all rivals.
 
 Rivals are taken in order of margin until no later one could have a smaller bound. The first says
 what that is, so few are looked at.

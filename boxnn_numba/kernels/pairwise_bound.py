@@ -1,4 +1,4 @@
-"""How many groups of features must change before a rival can overtake, at the least.
+"""Pairwise bound: the least number of groups that must change before a rival can overtake.
 
 Gain of a group, for a rival row B with intervals [a_i, b_i] against an own row A: the most that
 rewriting it adds to ``penalty_A - penalty_B``. It is exact, though both penalties are capped as a

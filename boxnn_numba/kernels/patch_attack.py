@@ -1,4 +1,4 @@
-"""The attack by one block of pixels: where a block helps a rival most, and what to write there.
+"""Patch attack: the block of pixels that helps a rival most, and the codes to write there.
 
 How much a group gains for a rival against the nearest own combination is added up over every block;
 the blocks with the largest sums are filled step by step, as in the greedy attack.

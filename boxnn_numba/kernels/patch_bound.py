@@ -1,4 +1,4 @@
-"""Whether rewriting one block of pixels can let a rival template overtake, placement by placement.
+"""Patch bound: whether rewriting one block of pixels lets a rival template overtake, by position.
 
 A block is a rectangle of pixels, a placement the pixel of its top left corner. In a group of
 features that are capped together a row B gains on a row A, over all codes,

@@ -1,4 +1,4 @@
-"""Short steps of training: many of them in one call, as a call takes longer than such a step.
+"""Short steps of training: many in one call, since a call takes longer than such a step.
 
 A step is the two kernels of `boxnn_numba.kernels.softmin` and `boxnn_numba.kernels.training`.
 """

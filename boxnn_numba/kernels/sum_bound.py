@@ -1,4 +1,4 @@
-"""The pairwise bounds of an ensemble, whose class distances are sums over its sets of boxes.
+"""Pairwise bounds of an ensemble, whose class distances are sums over its sets of boxes.
 
 In each set a rival class takes some row of one of its templates in each part. Against the nearest
 own rows, feature i gains at most ``g_i`` for that row, as in `pairwise_bound`, and the row is some

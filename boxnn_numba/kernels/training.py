@@ -1,4 +1,4 @@
-"""Loops of the second half of a training step: sparse gradient, update, and copies of the boxes.
+"""Second half of a training step: sparse gradient, update, and copies of the boxes.
 
 All sums are of integers (coefficients in fixed point), so a gradient is the same to the last bit
 however samples and boxes are split among threads, workers or vector lanes. The first half, from

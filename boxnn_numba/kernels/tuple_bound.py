@@ -1,4 +1,4 @@
-"""What must be paid before combinations of rows in several sets of boxes overtake, at the least.
+"""Tuple bound: the least cost before combinations of rows in several sets overtake.
 
 As `pairwise_bound`, but a group gains what its codes gain in all sets together.
 """

@@ -1,4 +1,4 @@
-"""What the impossibility of robust classifiers, Eq. (7), says about localized data.
+"""Impossibility of robust classifiers, Eq. (7), evaluated for localized data.
 
 Volumes and densities are relative to a domain of volume 1, as in `boxnn_numba.theory.localization`,
 and given as natural logarithms. Parameters out of range raise `OptionError`.

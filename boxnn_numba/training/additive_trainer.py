@@ -1,4 +1,4 @@
-"""Additive trainer: boxes that are level sets of what each column adds to a class distance.
+"""Additive trainer: boxes as level sets of the contributions of columns to class distances.
 
 With one template for each class and a part for each column, the distance to a class is a sum over
 the columns of what their codes pay. Where that may be any number in 0..1, the mean clipped margin

@@ -1,4 +1,4 @@
-"""Fit: a model from arrays."""
+"""Fit: train a model on arrays."""
 
 from __future__ import annotations
 

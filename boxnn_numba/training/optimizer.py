@@ -1,4 +1,4 @@
-"""Optimisers: what a step multiplies by, and what they keep for each bound."""
+"""Optimisers: the factors of a step, and the numbers kept for each bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training options: what each is, its range, its default and its group; and the presets.
+"""Training options: meaning, range, default and group of each; and the presets.
 
 An option is declared once, as a field of `TrainingOptions`; the check, the command line, the
 docstring and the documentation are made of these declarations.

@@ -1,4 +1,4 @@
-"""Parts and groups of features: what options ask for, from the shape of a sample and from data."""
+"""Parts and groups of features, from options, the shape of a sample, and the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selection of the best epoch: what is held out, what boxes score on it, classes given up."""
+"""Selection of the best epoch: held-out rows, their figures, and classes given up."""
 
 from __future__ import annotations
 

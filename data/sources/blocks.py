@@ -1,4 +1,4 @@
-"""What every source looks like to `ingest`: a table that is read block by block.
+"""Blocks: the interface of every source for `ingest`, a table read block by block.
 
 Nothing here holds more than one block, so memory does not grow with the number of rows.
 """

@@ -1,4 +1,4 @@
-"""Where data come from: the named data sets, and users' own files."""
+"""Catalogue of sources: the named data sets, and users' own files."""
 
 from __future__ import annotations
 

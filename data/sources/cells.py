@@ -1,4 +1,4 @@
-"""Cells of users' tables, CSV and Parquet, by column and block by block, as they stand there."""
+"""Cells of users' tables, CSV and Parquet, unconverted, by column and block by block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users' tables: which column is what, and the rest as raw values, block by block."""
+"""Users' tables: roles of columns, and features as raw values, block by block."""
 
 from __future__ import annotations
 

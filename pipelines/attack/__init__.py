@@ -1,1 +1,1 @@
-"""Attacks on a split, and what they say of certificates."""
+"""Attacks on a split, and their comparison with certificates."""

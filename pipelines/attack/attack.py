@@ -1,4 +1,4 @@
-"""Attacks on the samples of a split, each held against the certificate of its sample."""
+"""Attacks on the samples of a split, each compared with the certificate of its sample."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ class AttackOptions:
         Most features (or groups) to change; by default a tenth of all for the random attack, any
         number for the others.
     low, high
-        Least and largest code that is written; or, by name (or number) of a column, raw values, as
-        pairs.
+        Smallest and largest code that may be written; or pairs of the name (or number) of a column
+        and a raw value.
     attackable
         Names or numbers of the columns (or groups) that may change; None for all.
     features
         Path of a ``.npy`` file of (n,) bool, features that may change; None for all.
     rivals, tries
-        Of `greedy_attack`.
+        As for `greedy_attack`.
     queries
-        Of `random_search`.
+        As for `random_search`.
     seed
-        Of both.
+        Seed of either attack.
     patch
-        Size of the one block of pixels that the greedy attack may change, as ``"5"`` or ``"3x7"``;
+        Size of the block of pixels that the greedy attack may change, such as ``"5"`` or ``"3x7"``;
         None for any features.
     """
 
@@ -93,7 +93,7 @@ class AttackOptions:
         return low, high
 
     def blocks(self, model: BoxNN, x: np.ndarray) -> Blocks | None:
-        """Return the blocks that may be changed and what is certified of samples against them."""
+        """Return the blocks that may be changed, and which samples are certified against them."""
         if self.patch is None:
             return None
         size = validation.one_patch("patch", self.patch)
@@ -102,7 +102,7 @@ class AttackOptions:
     def certified(
         self, model: BoxNN, x: np.ndarray, certificate: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return predicted indices and certified radii, which attacks are held against."""
+        """Return predicted indices and certified radii, with which attacks are compared."""
         who = Adversary.of(model, self.attackable)
         prediction, radius = model.radii(model.class_distance(x), adversary=who)
         if certificate == "pairwise":
@@ -112,18 +112,18 @@ class AttackOptions:
 
 @dataclass(frozen=True)
 class AttackSummary(Standing):
-    """What an attack has found, and how accuracy stands beside what is certified.
+    """The result of an attack, and accuracy under attack beside certified accuracy.
 
     Attributes
     ----------
     split
-        Where the samples are from.
+        Split of the samples.
     certificate
-        What is certified of them, ``"margin"`` or ``"pairwise"``.
+        Certificate that attacks are compared with, ``"margin"`` or ``"pairwise"``.
     seconds
-        That it took.
+        Time of the job.
     cluster
-        Where the time of a cluster went; None without one.
+        How the time of a cluster was spent; None without a cluster.
     """
 
     split: str
@@ -143,7 +143,7 @@ class AttackWorker:
     beside
         Absolute path of the file beside which a counterexample is kept.
     certificate
-        What attacks are held against.
+        Certificate that attacks are compared with.
     """
 
     options: AttackOptions
@@ -210,17 +210,17 @@ def attack(
     out
         Where the attack file goes.
     options
-        How; the greedy attack by default.
+        Method and limits of the attack; the greedy attack by default.
     split
         ``"test"`` or ``"train"``.
     limit
         Attack only this many rows, ``(arange(limit) * total) // limit``.
     radii
-        Of the summary; by default 0, 4, ..., 28 of images, else about a dozen to where attacks on
-        all samples were found.
+        Radii in the summary; by default 0, 4, ..., 28 for images, else about a dozen, up to where
+        attacks were found on all samples.
     certificate
-        What the attacks are held against, ``"margin"`` or ``"pairwise"``; ``"auto"``, the default,
-        is what `default_kind` says. Of a patch that is what is certified of it.
+        Certificate that attacks are compared with, ``"margin"`` or ``"pairwise"``; ``"auto"``, the
+        default, is the result of `default_kind`. With a patch it is the patch certificate.
     run
         How to run; on the CPU only. Workers of a cluster must see all paths.
     client

@@ -1,4 +1,4 @@
-"""Comparison of attacks with certificates: accuracy of both, and that no attack beats one."""
+"""Comparison of attacks with certificates: both accuracies, and a check that certificates hold."""
 
 from __future__ import annotations
 

@@ -40,19 +40,19 @@ class Certified(Result):
     Attributes
     ----------
     certificate, kind
-        The file, and which certificate it has.
+        The file, and the kind of its certificates.
     split, n
         Which samples, and how many.
     accuracy, median_certified_radius
-        In percent, and in features. Of rows without any label None, and the median of the radii.
+        In percent, and in features. If no row has a label, None and the median of all radii.
     seconds
-        That it took.
+        Time of the job.
     patches
-        Percent right and certified by size of patch, as ``"3x7"``; None of other kinds.
+        Percent right and certified by size of patch, such as ``"3x7"``; None for other kinds.
     settled
-        Percent of exact radii that were known before the time was up; None of other kinds.
+        Percent of exact radii that were found before the time was up; None for other kinds.
     cluster
-        Where the time of a cluster went; None without one.
+        How the time of a cluster was spent; None without a cluster.
     unlabelled
         As for `Evaluation`.
     """
@@ -101,7 +101,7 @@ class BoxWorker:
         return {"prediction": prediction, "radius": radius, "class_distance": distance, **more}
 
     def _budgets(self, model: BoxNN, x: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what may be spent on each row of a chunk."""
+        """Return the certified budgets of the rows of a chunk."""
         payer = Adversary.of_file(model, {"attackable": self.attackable, "costs": self.costs})
         if self.certificate == "margin":
             return {"budget": model.radii(distance, adversary=payer).radius}
@@ -145,12 +145,12 @@ def certify(
     limit
         Certify only this many rows, ``(arange(limit) * total) // limit``.
     time_limit
-        Seconds for each sample of the exact certificate; where they do not suffice, the file
-        has bounds of the radius.
+        Seconds for each sample of the exact certificate; when the time is up, the file has bounds
+        on the radius.
     patch
         Sizes of the blocks, as for `patch_certified`; for that certificate only.
     attackable, costs
-        Who rewrites, as for `BoxNN.certify`.
+        Which columns may be rewritten, and their costs, as for `BoxNN.certify`.
     run
         How to run. All certificates but the margin are computed on the CPU. Workers of a cluster
         must see the three paths, and with device ``"cuda"`` have a GPU of their own.

@@ -1,4 +1,4 @@
-"""Clients of a cluster that callers made: looked at, found in scope, never closed."""
+"""Clients of a cluster that callers made: checked, found in scope, never closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where chunks of work run: this process, or the workers of a Dask cluster.
+"""Executors of chunks of work: this process, or the workers of a Dask cluster.
 
 Everything that scales is a function of a chunk whose results are combined; an
 `Executor` maps it. The local one calls its stages, the Dask one submits it whole.

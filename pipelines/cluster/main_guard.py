@@ -1,4 +1,4 @@
-"""Scripts that start workers: each worker imports the script again, which must not start more."""
+"""Main guard of scripts that start workers: each worker imports the script again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of a Dask cluster: which one a run uses, if any, and whether they fit together."""
+"""Options of a Dask cluster: which cluster a run uses, if any, and checks of combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs on a worker around every piece of work: kernels are kept to one thread."""
+"""Tasks on a worker: every piece of work runs its kernels in one thread."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Figures: what is drawn of certificates, and the published values beside them."""
+"""Figures of certificates, with published values."""

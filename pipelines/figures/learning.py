@@ -1,4 +1,4 @@
-"""Learning curves: what training has reached epoch by epoch, by its log or as models record it."""
+"""Learning curves: figures of training by epoch, from logs or from models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model does on the rows that its training held out, to choose by."""
+"""Held-out rows: the certified accuracy of a model on rows that its training held out."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The plan: what a cluster would bring, predicted."""
+"""The plan: predicted times and memory of jobs on a cluster."""

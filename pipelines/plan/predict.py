@@ -1,4 +1,4 @@
-"""Prediction of training and certification on clusters that are not there.
+"""Prediction of training and certification on clusters.
 
 What a step of training takes is in `boxnn_numba.pipelines.plan.step`; here is what follows for
 epochs, certification and memory, and for more workers. No hosts share a link.

@@ -1,4 +1,4 @@
-"""The step of training on a cluster: what it takes, in closed forms.
+"""The step of training on a cluster: times, bytes and memory in closed forms.
 
 They follow what the cluster trainers do, message by message. A step is synchronous, so its time
 is a sum:

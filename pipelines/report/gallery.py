@@ -1,4 +1,4 @@
-"""Samples of a run that a report shows: which, and what is known of each."""
+"""Gallery: the samples of a run that a report shows, with their figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Series of the page: what is shown and hidden together, a run or a family of published methods."""
+"""Series of the page, shown and hidden together: a run or a family of published methods."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, measured again."""
+"""The paper's tables and figures, measured anew."""

@@ -1,4 +1,4 @@
-"""Runs behind `boxnn reproduce`: what each one is. Targets share them."""
+"""Runs behind `boxnn reproduce`, which its targets share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each table and figure of the paper compares, and which runs that takes."""
+"""Targets of `boxnn reproduce`: each table and figure of the paper, and the runs it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cluster trainer: workers look at samples, the client moves the boxes, step by step.
+"""Cluster trainer: workers process samples, the client moves the boxes, step by step.
 
 A step tells every worker which codes of the boxes (uint8) changed, and gives a piece of the
 batch to every slot. A call returns its entries (sample, box, coefficient): the sparse partial

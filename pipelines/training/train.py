@@ -60,7 +60,7 @@ class TrainedModel(Result):
     best_epoch
         The epoch whose boxes were kept; 0 is before the first.
     validation
-        Its figures on the validation split, with class offsets, None for what was not measured.
+        Figures on the validation split, with class offsets; None for figures not measured.
     seconds_per_epoch, seconds
         The median over the epochs, and the time of this call.
     warnings
@@ -68,10 +68,10 @@ class TrainedModel(Result):
     members
         Sets of boxes.
     cluster
-        Where the time went on a cluster; None for a run in this process.
+        How the time of a cluster was spent; None for a run in this process.
     search
-        Of preset ``"auto"`` what was chosen, and its certified accuracy in per cent at some radii
-        on rows that were held out, and whether weights count in it; None for others.
+        For preset ``"auto"``: the chosen options, their certified accuracy in per cent at some
+        radii on held-out rows, and whether weights count in it. None for other presets.
     """
 
     model: str
@@ -142,9 +142,9 @@ def train(
     Parameters
     ----------
     data
-        A dataset made by ``boxnn data ingest``, or its URL, of which the training split is read.
-        Or (N, ...) samples: a NumPy array, a table, a memory map, a Zarr array, an array or frame
-        of Dask, or xarray's array over one of these, see `boxnn_numba.training.data.Arrays`. The
+        A dataset made by ``boxnn data ingest``, or its URL; only the training split is read. Or
+        (N, ...) samples: a NumPy array, a table, a memory map, a Zarr array, a Dask array or frame,
+        or an xarray array over one of these, see `boxnn_numba.training.data.Arrays`. The
         same rows give the same model.
     out
         Where the model goes: a directory, or one file if it ends in ``.zip``; or its
@@ -152,23 +152,23 @@ def train(
     options
         All settings of the run; or leave them to `preset` and `given`.
     y
-        (N,) labels of samples, integers or strings, of the same kinds.
+        (N,) labels of samples, integers or strings, in an array of any of these kinds.
     sample_weight
         (N,) numbers >= 0, how much each sample counts, or each training row of a dataset.
     preset
         As for `boxnn_numba.fit`: ``"auto"``, the default for tables, ``"graded"``, the default for
         images, ``"accurate"``, ``"target"`` or ``"paper"``. With `options` it is only recorded.
     effort
-        Factor of what the search of preset ``"auto"`` costs.
+        Factor of the training steps of the search of preset ``"auto"``, and so of its time.
     radii
-        Radii that it compares, as for `boxnn_numba.training.search.search`.
+        Radii that the search compares, as for `boxnn_numba.training.search.search`.
     checkpoint_seconds
-        Save the state of the run when it is this old, and after every epoch.
+        Save the state of the run after so many seconds, and after every epoch.
     run
-        Where and how to run. A run that was stopped is resumed, on the same data, and samples are
-        looked at on a cluster, to the same model, bit for bit.
+        Where and how to run. A resumed run, on the same data, and a run on a cluster give the same
+        model, bit for bit.
     client
-        A `distributed.Client` whose workers look at samples, in place of one in `run`. The search
+        A `distributed.Client` whose workers process samples, in place of one in `run`. The search
         of preset ``"auto"``, and additive boxes if it chooses them, are computed in this process.
     **given
         Fields of `boxnn_numba.training.options.TrainingOptions` that differ from those of the

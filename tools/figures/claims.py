@@ -319,7 +319,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "docs/tutorials/mnist.md",
-        "{}% of the test images are classified rightly, and no rewriting of any 12",
+        "{}% of the test images are classified correctly, and no rewriting of any 12",
         (printed("docs/tutorials/mnist.md", 12),),
     ),
     Claim(
