@@ -48,13 +48,13 @@ class Column:
     Parameters
     ----------
     name
-        Its header.
+        Header of the column.
     kind
         One of `KINDS`.
     categories
-        The texts that are told apart, of a category or boolean; at most `MOST_CATEGORIES`.
+        The categories of a category or boolean, as texts; at most `MOST_CATEGORIES`.
     missing
-        Whether the training data had cells without a value.
+        Whether the training data had missing values.
 
     Raises
     ------
@@ -82,14 +82,14 @@ class Column:
 
     @property
     def is_listed(self) -> bool:
-        """Whether raw values are places in `categories`."""
+        """Whether raw values are positions in `categories`."""
         return self.kind in ("category", "boolean")
 
     def places(self, texts: Sequence[str]) -> list[float]:
-        """Return the place of each text among the categories; one more for what is none of them.
+        """Return the position of each text in the categories; their number for any other text.
 
-        What is none may be one that is written otherwise: a frame has 1.0 for 1 where other cells
-        are missing, and a file true for True. It is that one, if it can be one only.
+        A text may be a category that is written differently: a frame has 1.0 for 1 if other cells
+        are missing, and a file true for True. It counts as that category if only one fits.
         """
         places = {text: float(place) for place, text in enumerate(self.categories)}
         other, alike = float(len(places)), dict[Any, float]()
@@ -123,12 +123,12 @@ class Columns(Sequence[Column]):
     Parameters
     ----------
     columns
-        At least one, with names that differ.
+        At least one column, with different names.
 
     Raises
     ------
     InputError
-        There are none, or two have one name.
+        There are no columns, or two have the same name.
 
     Examples
     --------
@@ -158,7 +158,7 @@ class Columns(Sequence[Column]):
         numeric: Collection[str] = (),
         missing: Collection[str] = MISSING,
     ) -> Columns:
-        """Decide the columns of a table in memory, as `Survey` does of one block."""
+        """Find the columns of a table in memory, as `Survey` does for one block."""
         survey = Survey(categorical, numeric, missing)
         survey.add(table)
         return survey.columns()
@@ -199,12 +199,12 @@ class Columns(Sequence[Column]):
         return [column.name for column in self._columns]
 
     def position(self, name: str) -> int:
-        """Return the place of a column.
+        """Return the position of a column.
 
         Raises
         ------
         InputError
-            There is none of that name.
+            There is no column of that name.
         """
         if name not in self._places:
             raise InputError(f"there is no column {name!r}; {nearest(name, self.names)}")
@@ -221,10 +221,10 @@ class Columns(Sequence[Column]):
         ----------
         table
             A pandas or polars frame, a pyarrow table or a mapping of names to sequences, matched by
-            name; or an array (N, n) by position: of numbers, which are raw values already, or of
-            cells.
+            name; or an array (N, n), matched by position, of numbers, which are raw values already,
+            or of cells.
         missing
-            Texts of cells without a value. A category of that text comes first.
+            Texts that mean a missing value, unless a text is a category.
 
         Returns
         -------
@@ -233,8 +233,8 @@ class Columns(Sequence[Column]):
         Raises
         ------
         InputError
-            A column is missing, unknown or there twice, columns differ in length, or a cell is not
-            of the kind of its column.
+            A column is missing, unknown or occurs twice, columns differ in length, or a cell does
+            not have the kind of its column.
         """
         if not is_table(table):
             array = np.asarray(table)
@@ -274,10 +274,10 @@ class Columns(Sequence[Column]):
 
 
 class Survey:
-    """What columns a table has, found out block by block: all rows count, not the first ones.
+    """Find the columns of a table, block by block, from all of its rows.
 
-    A text column is of numbers if all its cells are, of booleans if all are true or false, of dates
-    if all are ISO dates; else its cells are categories.
+    A column of texts has numbers if all its cells are numbers, booleans if all are true or false,
+    and dates if all are ISO dates; otherwise its cells are categories.
 
     Parameters
     ----------
@@ -325,7 +325,7 @@ class Survey:
             self._found[name].add(values, self._missing)
 
     def columns(self) -> Columns:
-        """Return what was found.
+        """Return the columns.
 
         Raises
         ------
@@ -355,7 +355,7 @@ class Survey:
 
 @dataclass
 class _Found:
-    """What the blocks so far say of a column."""
+    """Statistics of a column over the blocks so far."""
 
     declared: bool
     kinds: set[str] = field(default_factory=set)
@@ -524,7 +524,7 @@ def _object_cells(array: np.ndarray, name: str) -> _Cells:
 
 
 def _cell_text(cell: Any) -> Any:
-    """Return what a user writes for a cell; None where it is missing."""
+    """Return the text of a cell as a user writes it; None for a missing value."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(cell, float | np.floating):

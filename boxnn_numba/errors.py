@@ -73,6 +73,6 @@ class ClusterError(BoxNNError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return the message of an error in one line."""
     strerror = error.strerror if isinstance(error, OSError) else None
     return (strerror or str(error) or type(error).__name__).splitlines()[0]

@@ -100,29 +100,29 @@ def map_rows(
     dims: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
-    """Return what a function of rows gives for all of them, in the way x holds them.
+    """Apply a function of rows to all rows of `x`; the result is of the same kind as `x`.
 
     Parameters
     ----------
     function
-        Of a module or class, so that other processes find it. It is called as
-        ``function(shared, block, **options)`` with some rows in memory and returns an array with as
-        many, or a tuple of such arrays. For no rows it checks the columns and returns none: so
-        wrong ones are found at once, and the types of the results are known.
+        A function of a module or class, so that other processes find it. It is called as
+        ``function(shared, block, **options)`` with some rows in memory, and returns an array with
+        as many rows, or a tuple of such arrays. It is first called with no rows, which checks the
+        columns at once and gives the types of the results.
     shared
-        What all calls need, e.g. a model: one key of the graph, sent once. Two with the same
-        content share what is computed.
+        Object that all calls need, e.g. a model: one key of the graph, sent once. Objects with the
+        same content share results.
     x
-        (N, ...) in any chunks, those of columns are put together; or rows in memory, for which the
-        function is called once, as it is.
+        (N, ...) rows in any chunks, where chunks of columns are joined; or rows in memory, for
+        which the function is called once.
     dims
         Names of the dimensions of the result after the first, with their coordinates or None, for
-        xarray's arrays; none by default. With `FEATURES` and x (N, n) those of x.
+        xarray arrays; none by default. With `FEATURES` and x (N, n), the dimensions of x.
 
     Returns
     -------
     array or tuple of arrays
-        Of Dask, xarray or NumPy.
+        Arrays of Dask, xarray or NumPy.
     """
     if is_labelled(x):
         found = map_rows(function, shared, x.data, **options)
@@ -223,7 +223,7 @@ def content(*parts: Any) -> Any:
 
 
 class Shared:
-    """What the tasks of a graph share; a process that unpickles it again gets the one it has."""
+    """Object shared by the tasks of a graph; a process unpickles it only once."""
 
     def __init__(self, value: Any, token: str) -> None:
         self.value, self.token = value, token
@@ -419,7 +419,7 @@ def _cells(column: Any) -> np.ndarray:
 
 
 def _vector(name: str, array: Any) -> Any:
-    """Return what is given as a vector, of Dask or NumPy; columns as NumPy's arrays."""
+    """Return an argument as a vector, of Dask or NumPy; columns of frames as NumPy arrays."""
     if is_labelled(array):
         array = array.data
     if is_series(array):

@@ -74,7 +74,7 @@ def check_apart(step: Any) -> None:
 
 
 def _problem(step: Any) -> str:
-    """Return what is wrong with a step; nothing where it keeps columns apart."""
+    """Return the problem with a step; empty if it keeps columns apart."""
     if step is None or isinstance(step, str):  # passthrough, drop
         return ""
     if isinstance(step, Pipeline):

@@ -23,7 +23,7 @@ _NOTEBOOK_WIDTH = 100
 
 
 class Progress(Protocol):
-    """Something that is told how far a job is; `SILENT` where nobody asks."""
+    """Protocol: receives reports on the progress of a job; `SILENT` ignores them."""
 
     def start(self, total: int, unit: str) -> None:
         """Begin (again) at zero of `total` units."""
@@ -32,11 +32,11 @@ class Progress(Protocol):
         """Report that `n` more units are done."""
 
     def note(self, text: str) -> None:
-        """Tell a line of text."""
+        """Show a line of text."""
 
 
 class Silent:
-    """Progress that tells nobody."""
+    """Progress that shows nothing."""
 
     def start(self, total: int, unit: str) -> None:
         """Do nothing."""
@@ -52,7 +52,7 @@ SILENT = Silent()
 
 
 class _WorkClock:
-    """Tells the time in seconds; while kernels are compiled it stands still."""
+    """A clock in seconds that stands still while kernels are compiled."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ _OPEN: weakref.WeakSet[ConsoleProgress] = weakref.WeakSet()
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Say at every bar that a kernel is compiled while the body runs; no rate counts the time."""
+    """Show at every bar that a kernel is compiled; rates leave out the time of the body."""
     _CLOCK.stop()
     try:
         for shown in list(_OPEN):
@@ -96,15 +96,15 @@ def compiling() -> Iterator[None]:
 
 
 class ConsoleProgress:
-    """A bar with the units done in a second and the time left, on a terminal or in a notebook.
+    """A progress bar with units per second and the time left, on a terminal or in a notebook.
 
-    On standard error; where that is no terminal, and this no notebook, nothing is shown. In a
-    notebook the addresses in what is told, such as that of a cluster's dashboard, are links.
+    It is written to standard error, and only if that is a terminal or this is a notebook. In a
+    notebook, addresses in notes, such as that of a cluster's dashboard, are links.
 
     Parameters
     ----------
     description
-        What is being done, which stands before the bar.
+        Name of the job, shown before the bar.
 
     Examples
     --------

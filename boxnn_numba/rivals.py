@@ -27,7 +27,7 @@ def group_count(model: Classifier) -> int:
 
 
 def unit_name(feature_shape: Sequence[int], groups: int) -> str:
-    """Return what the radii of so many groups count: ``"pixels"`` of an image or ``"features"``."""
+    """Return the unit of radii that count groups: ``"pixels"`` for images, else ``"features"``."""
     shape = tuple(feature_shape)
     pixels = len(shape) in (2, 3) and shape[0] * shape[1] == groups
     return "pixels" if pixels else "features"

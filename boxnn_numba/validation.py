@@ -85,7 +85,7 @@ def choice(name: str, value: str, known: Collection[str]) -> str:
 
 
 def several(name: str, values: Any) -> list[Any]:
-    """Return what has several paths as a list of them; one path alone is refused."""
+    """Return several paths as a list; a single path is refused."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise OptionError(f"`{name}` is one path; pass a list of paths")
     return list(values)

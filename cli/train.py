@@ -27,7 +27,7 @@ preset_option = options.option(
 
 
 def default_text(name: str) -> str:
-    """Return what an option is where it is not given: by preset, for images and other data."""
+    """Return the default of an option as text: by preset, for images and other data."""
     texts = {}
     for preset in _PRESETS:
         table, image, colour = (preset_value(name, preset, kind) for kind in KINDS)

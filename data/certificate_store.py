@@ -151,7 +151,7 @@ class CertificateFile(RowFile):
     )  # fmt: skip
 
     def impossible(self, name: str, block: np.ndarray, first: int) -> str | None:
-        """Return what the columns before, and the class distances, do not allow; or None."""
+        """Return a contradiction to earlier columns or to the class distances; or None."""
         if name == "upper" or name == "budget_upper":
             below = self.radius if name == "upper" else self.budget
             at = slice(first, first + len(block))

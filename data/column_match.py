@@ -13,7 +13,7 @@ from boxnn_numba.errors import DataError
 def column_match(
     have: Columns, want: Columns, data: str, model: str
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what makes raw values of `want` out of raw values (rows, n) of `have`.
+    """Return a function from raw values (rows, n) of `have` to raw values of `want`.
 
     Columns are matched by name. Categories are matched as by `Column.places`; one that the
     model does not know becomes its "other". `data` and `model` are what messages call the two.

@@ -126,7 +126,7 @@ SCHEMA = Schema(
 
 
 def chunk_rows(n_features: int, dtype: np.dtype) -> int:
-    """Return how many rows a chunk holds; depends on nothing but its arguments."""
+    """Return the number of rows of a chunk, which depends only on the arguments."""
     return max(1, CHUNK_BYTES // (n_features * np.dtype(dtype).itemsize))
 
 
@@ -136,20 +136,20 @@ class Dataset:
     Attributes
     ----------
     path : pathlib.Path or upath.UPath
-        Where it is.
+        Folder of the dataset.
     name, source : str
-        What it is called and where it came from.
+        Name of the dataset, and where it came from.
     classes : list of int or list of str
         Labels by class index, sorted.
     feature_shape : tuple of int
         Shape of one sample before it was flattened, e.g. (28, 28).
     columns : Columns or None
-        Of data that came from a table: what the raw values mean.
+        For data from a table: names and kinds of the columns, and their categories.
     table : dict
-        How the table was read: ``label``, ``id_column``, ``split_column``, ``drop``, ``missing``,
-        where they were given.
+        Options with which the table was read, if given: ``label``, ``id_column``,
+        ``split_column``, ``drop``, ``missing``.
     id_name : str or None
-        What names the rows.
+        Name of the column with ids of rows; None without ids.
     digest : str
         SHA-256 that identifies the whole dataset.
     splits : tuple of str
@@ -224,7 +224,7 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """What presets take the samples for."""
+        """Kind of the samples, which decides the values of presets."""
         return data_kind(self.feature_shape, self.is_codes)
 
     @property

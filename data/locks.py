@@ -62,7 +62,7 @@ class Held:
 
 
 def in_the_way(path: Location) -> OptionError:
-    """Say that there is something at the name of what we are to make."""
+    """Return the error for a path that is taken by something that boxnn did not make."""
     return OptionError(
         f"{path} is in the way, and boxnn did not make it; move it, or choose another `out`"
     )

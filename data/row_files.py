@@ -80,7 +80,7 @@ def most_of(attributes: Mapping[str, Any]) -> float:
 
 
 def unit_of(attributes: Mapping[str, Any]) -> str:
-    """Return what radii of a file count: pixels, columns of tables, other features, or cost."""
+    """Return the unit of radii of a file: pixels, columns of tables, other features, or cost."""
     if "costs" in attributes:
         return "cost"
     if len(attributes.get("columns") or ()) == group_count_of(attributes):
@@ -229,7 +229,7 @@ class RowFile:
 
     @property
     def unit(self) -> str:
-        """What radii and changes count, as `unit_of`."""
+        """Unit of radii and changes, as `unit_of`."""
         return unit_of(self.attributes)
 
     @classmethod
@@ -284,7 +284,7 @@ class RowFile:
                 "row": rows - 1}  # fmt: skip
 
     def impossible(self, name: str, block: np.ndarray, first: int) -> str | None:
-        """Return what is impossible in the rows of an array from `first` on, or None.
+        """Return an impossible value in the rows of an array from `first` on, or None.
 
         Columns come in the order in which they are declared; those before are read.
         """

@@ -29,7 +29,7 @@ _HEAD = ("format", "version", "package")
 
 
 class LogFile(NamedTuple):
-    """What a log holds: what its run says of itself, and what it has done, in order."""
+    """A log: the line about its run, and the lines of finished steps, in order."""
 
     about: dict[str, Any]
     lines: list[dict[str, Any]]

@@ -147,7 +147,7 @@ TRAINING = record({
 
 
 def FEATURE_SHAPE(value: Any) -> str | None:  # noqa: N802  # a rule like those above
-    """Say what the shape of a sample must be, or None where it is."""
+    """Return a problem with the shape of a sample, or None."""
     said = f"the sizes of a sample, of at most {MOST_FEATURES} features"
     if listed(whole(1, MOST_FEATURES), 1, 16)(value):
         return said
@@ -171,7 +171,7 @@ def problem(rules: Mapping[str, Rule], values: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Schema:
-    """What files of a format have.
+    """The schema of a file format: attributes and arrays.
 
     Attributes
     ----------
@@ -198,11 +198,11 @@ class Schema:
 
     @property
     def noun(self) -> str:
-        """What such a file is called."""
+        """Name of files of this format."""
         return self.format.removeprefix("boxnn-")
 
     def problem(self, attributes: Mapping[str, Any]) -> str | None:
-        """Return what is wrong with the attributes of a file, or None."""
+        """Return a problem with the attributes of a file, or None."""
         return problem(self.attributes, attributes) or self.check(attributes)
 
 
@@ -228,7 +228,7 @@ class ArrayRule:
     high: str | None = None
 
     def problem(self, shape: tuple[int, ...], dtype: str, sizes: dict[str, int]) -> str | None:
-        """Return what is wrong with a stored array, or None; notes sizes that are new."""
+        """Return a problem with a stored array, or None; record new sizes."""
         if len(shape) != len(self.dims) or any(
             not 0 <= found <= MOST_ROWS or sizes.setdefault(name, found) != found
             for name, found in zip(self.dims, shape, strict=False)

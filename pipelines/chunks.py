@@ -47,7 +47,7 @@ from boxnn_numba.text import without_secrets
 
 
 class Worker(Protocol):
-    """What is done to a chunk: a frozen dataclass of plain values, as every task is sent one."""
+    """Work on a chunk: a frozen dataclass of plain values, which every task receives."""
 
     def __hash__(self) -> int: ...
 
@@ -88,7 +88,7 @@ class ChunkJob:
 
 @dataclass(frozen=True)
 class Spent(Result):
-    """What tasks took.
+    """Time that tasks took.
 
     Attributes
     ----------

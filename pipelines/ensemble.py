@@ -25,7 +25,7 @@ _CONTENT = ("lower", "upper", "labels", "template", "part")
 
 @dataclass(frozen=True)
 class Ensemble(Result):
-    """Where an ensemble is, and how many members and boxes it has."""
+    """The file of an ensemble, and its numbers of members and boxes."""
 
     model: str
     members: int

@@ -276,7 +276,7 @@ def _certified(
 
 
 def _changes(model: BoxNN, x: np.ndarray) -> dict[str, Any]:
-    """Return what the smallest change found does to each row, in words."""
+    """Return the smallest change found for each row, as text."""
     found = smallest_changes(model, x, time_limit=0)
     columns = model.columns or [Column(str(place)) for place in range(found.touched.shape[1])]
     rows = x.reshape(len(x), -1)
@@ -301,7 +301,7 @@ Pieces = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 
 def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, Pieces]:
-    """Return what names the rows of a file, and its features with these names."""
+    """Return the name of the ids of a file, and its features with the ids."""
     if path.is_dir():
         raise DataError(
             f"{path} is a folder; pass a table (.csv, .tsv or .parquet) or an array (.npy or .npz)"
@@ -312,7 +312,7 @@ def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, 
 
 
 def _table_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | None, Pieces]:
-    """Return what names the rows of a table, and its features with these names."""
+    """Return the name of the id column of a table, and its features with the ids."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the path")
     reader = open_table(path, options.sep)

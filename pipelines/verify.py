@@ -170,7 +170,7 @@ def _subject(file: RowFile, model: Name, data: Name) -> Subject:
 
 
 def _worker(file: CertificateFile) -> BoxWorker | BaselineWorker:
-    """Return what computed a certificate."""
+    """Return the worker that computes a certificate again."""
     said = file.attributes
     if file.method == BOX_NN:
         patch = tuple((rows, columns) for rows, columns in said.get("patch", ()))
@@ -184,7 +184,7 @@ def _worker(file: CertificateFile) -> BoxWorker | BaselineWorker:
 
 
 def _certificate_problems(file: Any, subject: Subject, places: np.ndarray) -> Iterator[str]:
-    """Say which of some rows of a certificate the model and the data do not give."""
+    """Report rows of a certificate that differ from those of the model and the data."""
     rows = file.row[places]
     x, y = subject.dataset.read_rows(subject.split, rows)
     worker = _worker(file)
@@ -219,7 +219,7 @@ def _unproven(file: Any, found: dict[str, np.ndarray], places: np.ndarray) -> np
 
 
 def _attack_problems(file: Any, subject: Subject, places: np.ndarray) -> Iterator[str]:
-    """Say which of some rows of an attack are not what they are said to be."""
+    """Report rows of an attack whose claims do not hold."""
     model, rows = subject.stored, file.row[places]
     x, y = subject.dataset.read_rows(subject.split, rows)
     made, changed = file.x[places], file.changed[places]
@@ -239,7 +239,7 @@ def _attack_problems(file: Any, subject: Subject, places: np.ndarray) -> Iterato
 
 
 def _differ(name: str, rows: np.ndarray, wrong: np.ndarray) -> Iterator[str]:
-    """Say in how many rows an array is another than is computed, and in which first."""
+    """Report the number of rows in which an array differs from the computed one, and the first."""
     if wrong.any():
         first = rows[wrong.argmax()]
         yield f"{name} is not what is computed in {wrong.sum()} rows, row {first} first"

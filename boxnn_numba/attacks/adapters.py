@@ -32,7 +32,7 @@ Target = Classifier | Fitted
 
 
 def scores(model: Target, x: ArrayLike) -> np.ndarray:
-    """Return what a black-box attack may ask for: minus the class distances, in features.
+    """Return the scores for black-box attacks: minus the class distances, in features.
 
     Parameters
     ----------

@@ -33,8 +33,8 @@ class Domain:
     allowed
         (n, 256) bool, codes that may be written.
     values
-        (n, 256) raw features that have these codes, NaN where there is none or it is a missing
-        value; None where the data are codes.
+        (n, 256) raw values with these codes, NaN for a missing value or if there is none; None if
+        the data are codes.
     """
 
     allowed: np.ndarray
@@ -64,9 +64,9 @@ class Domain:
         return np.where(above <= below, up, down)
 
     def decode(self, x: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Return samples x (N, n), raw features or codes, with those replaced that change.
+        """Return samples `x` (N, n), raw values or codes, with changed features replaced.
 
-        before and after are (N, n) uint8, the codes of x and those that the result shall have.
+        `before` and `after` (N, n) uint8 are the codes of `x` and of the result.
         """
         if self.values is None:
             return after
@@ -82,16 +82,17 @@ def domain_of(
     features: ArrayLike | None = None,
     dtype: np.dtype | type = np.float64,
 ) -> Domain:
-    """Return what may be written into the inputs of a model.
+    """Return the codes and raw values that may be written into the inputs of a model.
 
     Parameters
     ----------
     model
-        With a grid only codes that the grid can produce are allowed, and of those only the ones
-        that some raw value of `dtype` has.
+        The model. With a grid, only codes that the grid gives to some raw value of `dtype` are
+        allowed.
     domain
-        (low, high) codes, numbers or (n,) arrays; or either a mapping from names (or numbers) of
-        columns to raw values. Everything by default. A column with a raw limit does not go missing.
+        (low, high) codes, numbers or (n,) arrays; each may also be a mapping from names (or
+        numbers) of columns to raw values. By default all values. A column with a raw limit may not
+        be emptied.
     features
         (n,) bool, features that may change; all by default.
     dtype

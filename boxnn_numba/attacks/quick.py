@@ -36,13 +36,13 @@ def quick_attack(
     features: ArrayLike | None = None,
     attackable: Any = None,
 ) -> AttackResult:
-    """Change the features that bring the nearest rival box closest (white box), and little else.
+    """Rewrite the features that bring the nearest rival box closest (white box).
 
-    Of each feature (or group) the code is known by which it gains most for the nearest rival box
-    against the nearest own one. As many of the best as the certificate says are needed at least
-    are written at once; then boxes and gains are looked up anew, until the prediction changes. It
-    looks at one own box at a time and takes nothing back: `greedy_attack` needs fewer changes, but
-    compiles for seconds when it first runs.
+    Each feature (or group) has a code that gains most for the nearest rival box against the nearest
+    own box. The attack writes the features with the largest gains, as many at once as the
+    certificate says are needed. Then boxes and gains are computed anew, until the prediction
+    changes. It compares with one own box at a time and undoes nothing: `greedy_attack` needs fewer
+    changes, but compiles for seconds on first use.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ def quick_attack(
     x
         Samples, as for `BoxNN.encode`.
     max_features, domain, features, attackable
-        Of `boxnn_numba.attacks.greedy_attack`.
+        As for `boxnn_numba.attacks.greedy_attack`.
 
     Returns
     -------
     AttackResult
-        As of `greedy_attack`.
+        As for `greedy_attack`.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def quick_attack(
 
 
 class _Moves:
-    """What rewriting each group of features gains for a rival box, and how it is rewritten."""
+    """Gains of rewriting each group of features for a rival box, and the codes to write."""
 
     def __init__(self, model: Classifier, writable: Domain) -> None:
         self.model, self.free, self.nearest = model, writable.free, writable.nearest()

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class AttackResult(NamedTuple):
-    """What an attack has found.
+    """The result of an attack on several inputs.
 
     Attributes
     ----------

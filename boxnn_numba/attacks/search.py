@@ -29,9 +29,9 @@ def random_search(
 ) -> AttackResult:
     """Look for a change of at most `budget` features by random search (black box).
 
-    A set of features and their values is changed a little at a time, fewer and fewer of them; a
-    step that does not lower the margin of the first prediction is kept. When the prediction has
-    changed, what is not needed for that is taken back while queries are left.
+    Each step replaces part of a set of rewritten features, a smaller part as the search goes on. A
+    step is kept if the margin of the original prediction does not rise. Once the prediction has
+    changed, changes that are not needed are undone while queries are left.
 
     Parameters
     ----------
@@ -42,23 +42,22 @@ def random_search(
     budget
         Most features (or groups) to change.
     queries
-        Most samples for which `predict` is asked, for each input.
+        Most samples passed to `predict` for each input.
     seed
-        Of the search.
+        Seed of the search.
     domain
-        (low, high) of what may be written, numbers or (n,) arrays; 0..255 for uint8, else it
-        must be given.
+        (low, high) values that may be written, numbers or (n,) arrays; 0..255 by default for uint8,
+        required for other types.
     group_size
-        How many features in a row are rewritten together, or (n,) the number 0..G-1 of the group of
-        each feature, as `BoxNN.groups`.
+        Number of consecutive features that are rewritten together, or (n,) the number 0..G-1 of the
+        group of each feature, as `BoxNN.groups`.
     features
         (n,) bool, features that may change; all by default.
 
     Returns
     -------
     AttackResult
-        Predictions are labels, or column numbers where `predict` returns scores (the first of
-        equals).
+        Predictions are labels, or the column of the largest score (the first of equal ones).
 
     Raises
     ------

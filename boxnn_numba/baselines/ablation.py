@@ -1,10 +1,10 @@
 """Randomized ablation: RA (Levine and Feizi, 2020) and RA^B (Jia et al., 2022, top 1).
 
-The smoothed classifier predicts the class that a base classifier names most often when it sees
+The smoothed classifier predicts the class that a base classifier predicts most often when it sees
 `retained` of the `n_features` features, drawn uniformly at random. A change of `r` features
-alters only what the base classifier sees in draws that retain one of them, a share
+affects only draws that retain at least one of them, a share
 ``1 - C(n - r, k) / C(n, k)`` of all draws. Certificates hold for each image with probability
-``1 - alpha`` over the draws. All comparisons are of integers: with ``B_r = C(n - r, k)``, every
+``1 - alpha`` over the draws. All comparisons use integers: with ``B_r = C(n - r, k)``, every
 condition below reads ``2 B_r > need`` with an integer `need`.
 """
 
@@ -36,12 +36,12 @@ _MOST_SAMPLES = 2**40
 
 
 class MaskedClassifier(Protocol):
-    """A base classifier that is told which features it may see."""
+    """A base classifier that sees only some features of each sample."""
 
     n_classes: int
 
     def scores(self, x: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Return (B, K) float scores of uint8 codes (B, n) of which bool `kept` (B, n) are real."""
+        """Return (B, K) float scores of uint8 codes (B, n); only features in `kept` may be used."""
 
 
 # --- certificates ----------------------------------------------------------------------
@@ -55,22 +55,22 @@ def ra_radius(
     Parameters
     ----------
     counts
-        (N, K) integers, votes of the bound samples; all rows have the same total.
+        (N, K) integers, votes that bound the class; all rows have the same total.
     guess
-        (N,) class guessed from other samples than those in `counts`.
+        (N,) class guessed from votes other than those in `counts`.
     n_features, retained
-        Features n of an image, or groups of them such as pixels, and how many of these, k, each
-        sample retained.
+        Features n of an image, or groups of them such as pixels, and the number k of these that
+        each ablated sample retains.
     alpha
-        Probability with which the certificate of an image may be wrong.
+        Error probability of the certificate of an image.
 
     Returns
     -------
     prediction : (N,) int32
-        The guess, or -1 where not even radius 0 is certified.
+        The guess, or -1 (abstain) where not even radius 0 is certified.
     radius : (N,) int32
-        Largest r with ``p > 1.5 - C(n - r, k) / C(n, k)``, p the Clopper-Pearson lower bound of
-        the guess's share of votes; 0 where the prediction is -1.
+        Largest r with ``p > 1.5 - C(n - r, k) / C(n, k)``, p the Clopper-Pearson lower bound on
+        the share of votes of the guess; 0 where the prediction is -1.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def rab_radius(
     alpha: float = 0.05,
     guess: ArrayLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Certify each image's class by RA^B, which also bounds the rivals.
+    """Certify the class of each image by RA^B, which also bounds the votes of rivals.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Base classifiers of the published defences: torch networks and any scikit-learn classifier.
 
-`boxnn_numba.baselines.ablation.MaskedClassifier` says what randomized ablation asks of one, and
-`boxnn_numba.baselines.partition.Submodels` what feature partition asks. The networks need torch
-(extra `baselines`). Each submodel of a partition is a network of its own that has inputs for its
-own features alone.
+`boxnn_numba.baselines.ablation.MaskedClassifier` is the protocol for randomized ablation, and
+`boxnn_numba.baselines.partition.Submodels` that for feature partition. The networks need torch
+(extra `baselines`). Each submodel of a partition is a separate network with inputs for its own
+features only.
 """
 
 from __future__ import annotations
@@ -100,25 +100,25 @@ def train_masked(
     feature_shape
         (height, width) or (height, width, channels), for ``"cnn"``.
     group_size
-        Features that follow each other and remain together, such as a pixel's channels.
+        Number of consecutive features that are retained together, such as the channels of a pixel.
     base
-        ``"cnn"``, or ``"mlp"`` for features that are no image.
+        ``"cnn"``, or ``"mlp"`` for samples that are not images.
     network
-        Of a cnn: ``"published"`` (the default), that of Levine and Feizi, or ``"small"``, with a
-        sixth of its multiply-adds for MNIST.
+        Network of a cnn: ``"published"`` (the default), that of Levine and Feizi, or ``"small"``,
+        with a sixth of its multiply-adds for MNIST.
     precision
         ``"float32"``, or ``"bfloat16"``, which processors with such instructions compute two to
-        four times as fast; what is trained is certified in the same precision.
+        four times as fast. Training and certification use the same precision.
     epochs, batch, lr
         Most passes over the training rows (by default 30 with the published network and 60 with
         others), samples of a step, largest step size.
     validation
-        Fraction of the rows kept apart; the epoch with the highest accuracy on them, each seen
-        once under a fixed mask of k features, is the one kept. 0 keeps the last epoch.
+        Fraction of held-out rows. The epoch with the highest accuracy on these rows, each with a
+        fixed mask of k features, is kept; with 0 the last epoch.
     patience
-        Epochs without a better one after which training stops.
+        Number of epochs without improvement after which training stops.
     seed
-        Of the split, the first weights, the order of samples and the masks. The same seed,
+        Seed of the split, the first weights, the order of samples and the masks. The same seed,
         device and number of threads give the same weights.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
@@ -127,8 +127,12 @@ def train_masked(
     progress
         Told how far training is.
     checkpoint
-        Where the state is kept after each epoch, so that training which was stopped goes on to
-        the same bits.
+        Where the state is saved after each epoch, so that interrupted training continues with the
+        same bits.
+
+    Returns
+    -------
+    MaskedNetwork
 
     Raises
     ------

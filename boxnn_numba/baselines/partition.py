@@ -1,8 +1,8 @@
 """Feature partition aggregation, FPA^A and FPA^B (Hammoudeh and Lowd, 2023).
 
-T submodels look at disjoint sets of features, so a change of r features changes what at most r
-submodels say, and of those anything. Certificates are functions of the votes (and scores) alone,
-exact integers, with ties between classes decided for the smaller index.
+T submodels see disjoint sets of features, so a change of r features changes the votes of at most r
+submodels, in any way. Certificates depend only on the votes (and scores). They are exact integers,
+and in a tie the class with the smaller index wins.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make_partition(
         For ``"patch"`` and ``"strided-columns"``: (n,), (height, width) or
         (height, width, channels).
     group_size
-        Features that follow each other and go to one submodel, such as a pixel's channels.
+        Number of consecutive features that go to one submodel, such as the channels of a pixel.
 
     Returns
     -------
@@ -192,10 +192,10 @@ def plurality_radius(votes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     prediction : (N,) int32
-        The most voted class, ties to the smaller.
+        The class with the most votes, ties to the smaller index.
     radius : (N,) int32
-        How many features may change; exact, i.e. some change of one more submodel overturns
-        the vote.
+        How many features may change. It is exact for votes: some change of one more submodel
+        changes the prediction.
 
     Raises
     ------

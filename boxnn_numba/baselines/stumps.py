@@ -1,7 +1,7 @@
 """Boosted stumps with contributions that are clipped, and their exact l0 certificate.
 
-The score of a class is a sum of one table entry for each column, so an adversary of r columns does
-best to rewrite those r from which a rival gains most (Wang, Zhang, Chen, Boning and Hsieh, ICML
+The score of a class is a sum of one table entry for each column, so the best attack on r columns
+rewrites the r columns from which a rival gains most (Wang, Zhang, Chen, Boning and Hsieh, ICML
 2020, for stumps and any lp norm). Tables hold integers: what is certified is what is deployed.
 """
 
@@ -48,16 +48,16 @@ _CHUNK_GAINS, _CHUNK_PROBES = 2**21, 2**22
 
 @dataclass(frozen=True, eq=False)
 class AdditiveModel:
-    """Scores that are sums over columns: stumps, once they are added up.
+    """An additive model: scores that are sums over columns, such as boosted stumps.
 
     Parameters
     ----------
     table
-        (n, 256, K) integers, what each code of a column adds to each class, in units.
+        (n, 256, K) integers, the amount that each code of a column adds to each class, in units.
     offset
-        (K,) integers, what each class has before.
+        (K,) integers, constant part of the score of each class.
     settings
-        JSON values: how it was trained.
+        Record of the training, as JSON values.
 
     Raises
     ------

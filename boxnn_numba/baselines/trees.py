@@ -1,7 +1,7 @@
 """Trees as submodels of feature partition: extremely randomised trees for each part, in arrays.
 
-An ensemble of trees votes as one network does: by the mean of the class shares in the leaves that
-a sample falls into. Trees are kept node by node, so they are stored without pickles.
+An ensemble of trees votes by the mean of the class shares in the leaves that a sample reaches.
+Trees are stored as arrays with an item for each node, without pickles.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from boxnn_numba.errors import InputError, OptionError, first_line
 from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.selection import validation_split
 
-#: Numbers of parts that are chosen from; of fewer features, one each.
+#: Candidates for the number of parts; at most one part for each group of features.
 PARTS = (3, 5, 7, 11, 15, 21, 30, 60)
-#: Of these radii the mean balanced certified accuracy decides, on this fraction of the rows.
+#: Radii whose mean balanced certified accuracy decides, and the fraction of held-out rows.
 RADII, HELD_OUT = (1, 2, 4), 0.25
 _LEAF = -1
 #: Units of a class share of 1: sums of integers are the same in any order.

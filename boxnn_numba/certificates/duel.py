@@ -18,7 +18,7 @@ Least = Callable[[list[Distance]], Distance]
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What the choices of a program write.
+    """The rewritings that the choices of a program stand for.
 
     Attributes
     ----------

@@ -302,7 +302,7 @@ class _Search:
         return min(least, self.best)
 
     def _settle(self, rival: int, bound: int) -> int:
-        """Return what must be spent before a rival wins; cheaper attacks are kept."""
+        """Return a lower bound on the cost for a rival to win; keep cheaper attacks found."""
         own = [_Rows(table) for table in self.sets.tables]
         for e, rows in enumerate(own):
             for t in self.threat.templates(e, self.own_class)[:OWN]:

@@ -441,7 +441,7 @@ def value_text(model: Classifier, column: Column, value: Any) -> str:
 
 
 def admitted(model: Classifier, column: Column, feature: int, lower: int, upper: int) -> str:
-    """Say which raw values, or codes, of a feature are in a box that has these bounds there."""
+    """Describe the raw values, or codes, of a feature that lie within the bounds of a box."""
     if model.grid is not None:
         return model.grid.admitted(feature, lower, upper, column)
     return str(lower) if lower == upper else f"{lower} to {upper}"

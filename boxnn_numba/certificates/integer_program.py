@@ -154,7 +154,7 @@ class Builder:
         return len(self.low) - 1
 
     def limits(self, one: Distance) -> tuple[int, int]:
-        """Return what a distance is at least and at most."""
+        """Return bounds on a distance."""
         starts = np.flatnonzero(np.diff(self.slots, prepend=-1))
         low = high = one.constant
         if len(starts):

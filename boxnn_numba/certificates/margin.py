@@ -24,7 +24,7 @@ BOX_NN = "Box-NN"
 
 _MOST = np.iinfo(np.int32).max
 
-#: For each true class the different radii, -1 where the prediction is wrong, and how often each is.
+#: For each true class the distinct radii, -1 for wrong predictions, and their counts.
 Tally = dict[Any, tuple[np.ndarray, np.ndarray]]
 
 
@@ -36,39 +36,38 @@ def certified_radius(
     members: int = 1,
     most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each sample's predicted class and how many features may change.
+    """Return the predicted class and the certified radius of each sample.
 
-    Rewriting one feature changes a class distance by at most `width`, so the
-    prediction ``p = argmin_c D_c`` (ties to the smaller index) stands while, for
-    every rival ``c``, at most ``(D_c - D_p - [c < p]) // (2 W g)`` groups of
-    ``g`` features are rewritten.
+    Rewriting one feature changes a class distance by at most `width`. So the prediction
+    ``p = argmin_c D_c`` (ties to the smaller index) stays the same as long as, for every rival
+    ``c``, at most ``(D_c - D_p - [c < p]) // (2 W g)`` groups of ``g`` features are rewritten.
 
     Parameters
     ----------
     class_distance
-        (N, K) integers, the distance of each sample to the nearest box of each
-        class in units of 1 / `width`; K >= 2. May be lazy, and then so are the results.
+        (N, K) integers, the distance of each sample to the nearest box of each class, in units of
+        1 / `width`; K >= 2. Lazy distances give lazy results.
     width
         Width W of the boxes, 1..255.
     group_size
-        Number of codes that the adversary rewrites at once (3 for an RGB
-        pixel).
+        Number g of codes that the adversary rewrites together, if each has a cap of its own (3 for
+        an RGB pixel); 1 if groups are capped as a whole, as in `Boxes`.
     convention
         ``"sound"``, or ``"paper"`` to compare with the paper's tables: Eq. (10) counts
         ``margin / 2 >= r`` and ignores ties, which can overstate the radius by one.
     members
-        Number E of sets of boxes of which `class_distance` is the sum; the divisor is 2 W g E.
+        Number E of sets of boxes, if `class_distance` is a sum over an ensemble; the divisor is
+        2 W g E.
     most
-        How many groups there are: no radius is larger, also where no other class can be reached.
-        Without it radii have no such bound.
+        Number of groups, the largest radius that is returned; by default there is no such limit.
 
     Returns
     -------
     prediction : (N,) int32
         Index of the predicted class.
     radius : (N,) int32
-        Certified radius of the prediction, in feature groups, >= 0; it holds
-        whether or not the prediction is right.
+        Certified radius of the prediction, in groups of features, >= 0, whether or not the
+        prediction is right.
 
     Raises
     ------
@@ -306,7 +305,7 @@ def _any_lazy(*arrays: Any) -> bool:
 def _summary(
     finish: Callable[[Tally], Any], like: np.ndarray, prediction: Any, radius: Any, y: Any
 ) -> Any:
-    """Return a lazy summary, like an array, of what a tally of all rows says."""
+    """Return a lazy summary, an array like `like`, computed from a tally of all rows."""
     outcome = {"prediction": prediction, "radius": radius, "y": y}
     return lazy.reduce_rows(_tally, _merged, finish, outcome, like)
 
@@ -328,7 +327,7 @@ def _merged(tallies: list[Tally]) -> Tally:
 
 
 def _sum(counted: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the different values and how often each is, of some that are counted."""
+    """Return the distinct values and their counts, added up over several counts."""
     values, place = np.unique(np.concatenate([one[0] for one in counted]), return_inverse=True)
     counts = np.zeros(len(values), np.int64)
     np.add.at(counts, place, np.concatenate([one[1] for one in counted]))

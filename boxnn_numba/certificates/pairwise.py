@@ -213,7 +213,7 @@ class BoxSets:
         return out
 
     def threats(self, codes: np.ndarray) -> list[Threat]:
-        """Return what each of some inputs (N, n) is threatened by."""
+        """Return the threats to each of the inputs (N, n)."""
         distances = self.part_distances(codes)
         totals = self.totals(distances)
         classes = self.class_totals(totals)
@@ -345,7 +345,7 @@ class Threat:
         return out
 
     def _class_bound(self, rival: int, most: int) -> int:
-        """Return what must be spent before a class overtakes that of an ensemble.
+        """Return a lower bound on the cost for a class to overtake, in an ensemble.
 
         Combinations of rows in all sets, in order of margin, each by what groups gain in all sets
         together. Where they are too many, the margin of the others, or what each set allows.
@@ -371,7 +371,7 @@ class Threat:
         )
 
     def _tuple_bound(self, rivals: Combinations, margin: int, most: int) -> int:
-        """Return what must be spent before any of some combinations overtakes."""
+        """Return a lower bound on the cost for any of the combinations to overtake."""
         table, order = self.sets.tables[0]._replace(unit=self.unit), self.sets.orders[0]
         owns, work = self._bounds(self.owns.rows), _scratch(table)
         for first in range(0, len(rivals.extra), _TOGETHER):
@@ -419,7 +419,7 @@ class Threat:
         return sides[0], sides[1]
 
     def _separate_bound(self, rival: int, most: int) -> int:
-        """Return what must be spent before a class overtakes, each set with its own changes.
+        """Return a lower bound on the cost for a class to overtake, each set with its own changes.
 
         The gap after k changes is at least the sum of the least gaps of all sets, each after its
         own k changes. It is looked at for few k at first.
@@ -445,7 +445,7 @@ class Threat:
 
 
 def _kernels(sets: BoxSets) -> Callable[[], _Additive | _Block | _Sums]:
-    """Return what gives a thread its kernel."""
+    """Return a function that gives each thread its kernel."""
     if sets.is_additive:
         additive = _Additive(sets)
         return lambda: additive

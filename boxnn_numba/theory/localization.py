@@ -34,7 +34,7 @@ _LOG_HALF = -math.log(2.0)
 
 @dataclass(frozen=True)
 class Localization:
-    """That a distribution is (C, exponent, delta)-localized (Definition 2.1).
+    """The statement that a distribution is (C, exponent, delta)-localized (Definition 2.1).
 
     There is a set S of probability at least ``1 - delta`` and of volume at most
     ``C exp(-exponent)``.
@@ -60,7 +60,7 @@ class Localization:
 
     @property
     def trivial(self) -> bool:
-        """Whether it is true of every distribution with a density.
+        """Whether the statement holds for every distribution with a density.
 
         The part of the domain of volume v where a density is largest holds at least v of the
         probability, and of the uniform density no set holds more. So the statement says

@@ -8,10 +8,10 @@ binned, each feature is uniform over the levels of its grid.
 A box is *grown by u units* to all code vectors whose distance D to it is at most u. For width
 W = 1 and u = r this is the r-neighbourhood in l0, and its volume the probability that at most r
 features fall outside their intervals (a Poisson-binomial tail). For W > 1 it is the ball of the
-graded distance, u = W r for r features. This reading is the sound one: the ball holds all that
-rewriting r features of a point of the box can reach; rewriting s more features leads nowhere but
-into the ball of W (r + s) units; and it is what certificates measure, so the share of the data
-in it is known.
+graded distance, u = W r for r features. This reading is sound: the ball contains every
+point that is reached from the box by rewriting r features; rewriting s more features stays within
+the ball of W (r + s) units; and certificates measure this distance, so the share of the data in
+the ball is known.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ GRID_ROWS = 200_000
 
 @dataclass
 class TrainingData:
-    """What to train on.
+    """Training data: rows, labels and columns.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class TrainingData:
 
     @cached_property
     def kind(self) -> str:
-        """What presets take the samples for."""
+        """Kind of the samples, which decides the values of presets."""
         return data_kind(self.feature_shape, self._all_are_codes)
 
     def feed(

@@ -10,7 +10,7 @@ REFERENCE_BATCH = 100
 
 
 def adam_corrections(steps: int) -> tuple[float, float]:
-    """Return what corrects the two moments of Adam in a step, numbered from 1."""
+    """Return the bias corrections of the two moments of Adam in a step, numbered from 1."""
     return 1 / (1 - 0.9**steps), 1 / (1 - 0.999**steps)
 
 

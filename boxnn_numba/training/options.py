@@ -79,7 +79,7 @@ class Option:
 
     @property
     def limits(self) -> str:
-        """What it may be, in words."""
+        """The values it may have, in words."""
         if self.choices:
             return ", ".join(self.choices)
         if self.pattern:
@@ -413,7 +413,7 @@ def default_preset(kind: str) -> str:
 
 
 def preset_value(name: str, preset: str, kind: str) -> str:
-    """Return what an option is in a preset, for samples of one of `KINDS`, as text."""
+    """Return the value of an option in a preset, for samples of one of `KINDS`, as text."""
     if preset == "auto" and name in SEARCHED:
         return "searched"
     value = _changes(preset, kind).get(name, OPTIONS[name].default)

@@ -134,7 +134,7 @@ class Recombination(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What a step needs besides boxes and a batch; the tables of a run.
+    """The tables of a run: all that a step needs besides boxes and a batch.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ def members_of(options: TrainingOptions) -> list[TrainingOptions]:
 
 
 def outcome_of(runs: Sequence[Training], model: BoxNN) -> Validation:
-    """Return what the model of finished runs achieves on held-out samples.
+    """Return the figures of the model of finished runs on held-out samples.
 
     Classes without weight, which are not meant to be predicted, have no recall.
     """

@@ -46,7 +46,7 @@ _MARGIN_SAMPLES = 1_000
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did; validation figures use the deployed width and sound radii."""
+    """Figures of one epoch; validation figures use the deployed width and sound radii."""
 
     epoch: int
     seconds: float
@@ -67,7 +67,7 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochRecord:
-        """Return what `as_dict` was made of."""
+        """Return the record that `as_dict` was called on."""
         known: dict[str, Any] = {k: np.nan if v is None else v for k, v in values.items()}
         return cls(**known)
 
@@ -341,7 +341,7 @@ class Training:
         return self.options.relaxation != "additive"  # what columns add is within bounds
 
     def _divergence(self, record: EpochRecord) -> str:
-        """Return what says that the run has diverged, or nothing."""
+        """Return a description of the divergence of the run; empty if it has not diverged."""
         if not self._can_diverge:
             return ""
         if not np.isfinite(record.margin):
@@ -393,7 +393,7 @@ class Training:
 
     @functools.cached_property
     def outcome(self) -> Validation:
-        """What the best boxes with their offsets achieve; ask when the run is over."""
+        """Held-out figures of the best boxes with their offsets; read it when the run is over."""
         if not self._gives_up:  # found when they were made
             best = next(r for r in (self.start, *self.history) if r.epoch == self.best_epoch)
             return Validation(
@@ -414,7 +414,7 @@ class Training:
         return feed.take(rows), feed.labels[rows], weights
 
     def achieved(self, distance: np.ndarray, y: np.ndarray, runs: int) -> Validation:
-        """Return what sums of such distances over some runs say."""
+        """Return the held-out figures of sums of such distances over several runs."""
         return achieved(distance, y, self.options, self._feed, runs)
 
     # --- state, for checkpoints ---------------------------------------------------------

@@ -73,9 +73,9 @@ _WORTH_THREADS = 90_000
 
 @dataclass(frozen=True)
 class Round:
-    """What a candidate gets: training rows, steps, sets of boxes, and rows to be certified.
+    """A round: training rows, steps, sets of boxes and held-out rows for each candidate.
 
-    And how many candidates are left after it.
+    `kept` is the number of candidates left after the round.
     """
 
     rows: int
@@ -101,18 +101,17 @@ class Trial:
     Attributes
     ----------
     round, options
-        Number of the round, and what was tried.
+        Number of the round, and the options of the candidate.
     radii, accuracy
-        Certified accuracy at these radii on held-out rows, 0 where training diverged.
+        Certified accuracy at these radii on held-out rows; 0 if training diverged.
     recall
-        Mean over the classes of the part that is predicted right.
+        Mean recall of the classes.
     scores, labels
         (N, K) minus the class distances of these rows, in features, and their class indices.
     counted
         How many of `radii` count.
     recalls
-        (K,) part of each class that is predicted right, not a number where held-out rows are few,
-        or have no weight.
+        (K,) recall of each class; NaN if it has few held-out rows, or rows without weight.
     """
 
     round: int
@@ -127,7 +126,7 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """What trials are compared by: the mean over the radii that count."""
+        """Mean certified accuracy at the radii that count, by which trials are compared."""
         return float(np.mean(self.accuracy[: self.counted]))
 
     def __str__(self) -> str:
@@ -142,7 +141,7 @@ Outcome = tuple[tuple[float, ...], np.ndarray]
 
 
 class Chosen(NamedTuple):
-    """What a search found: options, and the trial of its last round that they come from."""
+    """The result of a search: options, and the trial of the last round that they come from."""
 
     options: TrainingOptions
     trial: Trial | None
@@ -158,30 +157,30 @@ def search(
     threads: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Chosen:
-    """Return the options with which boxes of some data are trained best.
+    """Search the training options with the best certified accuracy on held-out rows.
 
     Parameters
     ----------
     feed
-        The training rows; where they have weights, held-out rows count as those of their class.
+        The training rows; with weights, a held-out row weighs as much as the rows of its class.
     n_classes
         Number K of classes.
     given
-        Options that are settled, by name; the seed among them.
+        Options that are not searched, by name; also the seed.
     effort
         Factor of the steps of every round.
     radii
         Radii whose mean certified accuracy is compared, whatever the accuracy at radius 0. By
         default 0, 1, 2 and 4, and at most three points of accuracy are given up.
     threads
-        Candidates that are tried at a time, where their steps are long enough for that.
+        Number of candidates that are tried at a time, if their steps are long enough.
     on_trial
         Called with every `Trial`, in an order that does not depend on `threads`.
 
     Raises
     ------
     OptionError
-        A settled option, `effort` or `radii` are out of range, or do not fit the data.
+        A given option, `effort` or `radii` is out of range, or does not fit the data.
     """
     seed = int(given.get("seed", 0))
     effort = validation.real("effort", effort, 0, 100, True)
@@ -250,9 +249,10 @@ def training_warnings(
 def check_radii(
     preset: str, radii: Sequence[int] | None, n_features: int | None = None
 ) -> list[int] | None:
-    """Return wanted radii; raise where they are given to a preset that searches nothing.
+    """Return the radii for the search as ints, after checking them.
 
-    And where one is no radius, or above the number of columns, if that is known.
+    It is an error if the preset makes no search, or if a radius is invalid or above the number of
+    columns (if that is known).
     """
     if radii is None:
         return None
@@ -454,7 +454,7 @@ class _Data:
         return run
 
     def outcome(self, runs: Sequence[Training | None]) -> Outcome:
-        """Return what sets of boxes reach together; nothing if one of them has diverged."""
+        """Return the outcome of several sets of boxes together, or that of divergence."""
         trained = [run for run in runs if run is not None]
         if len(trained) < len(runs):
             return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))

@@ -42,7 +42,7 @@ def option_split(y: np.ndarray, options: TrainingOptions) -> Pair:
 
 
 class Validation(NamedTuple):
-    """What boxes achieve on held-out samples, at the deployed width and with sound radii.
+    """Figures of boxes on held-out samples, at the deployed width and with sound radii.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ def class_offsets(distance: np.ndarray, y: np.ndarray, least: float) -> np.ndarr
 def validate(
     bounds: Pair, feed: Feed, problem: Problem, backend: Backend, offset: np.ndarray | int = 0
 ) -> Validation:
-    """Return what boxes (M, n) uint8 with class offsets achieve on a feed's held-out samples."""
+    """Return the figures of boxes (M, n) uint8 with class offsets on a feed's held-out samples."""
     distance, y = held_out_distances(bounds, feed, problem, backend)
     return achieved(distance + offset, y, problem.options, feed)
 

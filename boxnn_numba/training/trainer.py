@@ -16,7 +16,7 @@ from boxnn_numba.training.problem import Problem
 
 
 class Trainer(Protocol):
-    """What a run asks of the machine; the boxes are the same bits on each.
+    """Protocol of trainers: boxes in training on a kind of machine, with the same bits on each.
 
     `CpuTrainer`, `boxnn_numba.training.cuda_trainer.CudaTrainer` and
     `boxnn_numba.pipelines.training.cluster_trainer.ClusterTrainer` are trainers.

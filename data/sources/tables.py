@@ -22,7 +22,7 @@ from boxnn_numba.data.sources.blocks import (
 from boxnn_numba.data.sources.cells import Cells, Reader
 from boxnn_numba.errors import DataError, InputError, OptionError
 
-#: What stands in a column that names the split.
+#: Values of a column with the split.
 _SPLITS = {"train": False, "training": False, "test": True, "testing": True}
 
 
@@ -33,15 +33,15 @@ class TableOptions:
     Attributes
     ----------
     label, id_column, split_column : str or None
-        Columns with the label, with what names a row, and with its split, ``train`` or ``test``.
+        Columns with the label, the id of a row, and its split, ``train`` or ``test``.
     drop : tuple of str
         Columns to leave out.
     missing : tuple of str
-        Texts of cells without a value, besides the usual ones.
+        Texts that mean a missing value, besides the usual ones.
     categorical, numeric : tuple of str
         Columns that are categories or numbers whatever they look like.
     sep : str or None
-        What stands between the cells of a text table.
+        Separator of the cells in a text table.
     """
 
     label: str | None = None
@@ -59,7 +59,7 @@ class TableOptions:
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
-        """All texts of cells without a value."""
+        """All texts that mean a missing value."""
         return (*MISSING, *self.missing)
 
     def given(self) -> dict[str, Any]:

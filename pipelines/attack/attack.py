@@ -88,7 +88,7 @@ class AttackOptions:
 
     @property
     def domain(self) -> tuple[Limit, Limit]:
-        """What may be written, as for `domain_of`."""
+        """The values that may be written, as for `domain_of`."""
         low, high = (dict(e) if isinstance(e, tuple) else e for e in (self.low, self.high))
         return low, high
 

@@ -183,7 +183,7 @@ def keep_counterexample(
 
 @dataclass(frozen=True)
 class UnderAttack(Standing):
-    """What an attack has left of what is certified, on the rows that both files have.
+    """Accuracy under attack beside certified accuracy, on the rows that both files have.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from boxnn_numba.errors import OptionError
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Which cluster to use, and how.
+    """The cluster that a job uses.
 
     Attributes
     ----------
@@ -25,15 +25,15 @@ class ClusterOptions:
     performance_report
         HTML file for Dask's performance report.
     box_shards
-        Split the boxes of a training run in this many parts, for boxes that do not fit a worker;
-        0 gives every worker all boxes.
+        Split the boxes of a training run into this many parts, for models that do not fit a
+        worker; with 0 every worker gets all boxes.
     share_gpus
-        Let several workers use one GPU where there are more workers than GPUs.
+        Let several workers use one GPU if there are more workers than GPUs.
 
     Raises
     ------
     OptionError
-        They do not fit together, or a file that they name is not there.
+        The options do not fit together, or a file is missing.
     """
 
     workers: int | None = None

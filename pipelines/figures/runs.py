@@ -127,7 +127,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """What radii count: ``"pixels"``, ``"columns"``, ``"features"`` or ``"cost"``."""
+        """Unit of radii: ``"pixels"``, ``"columns"``, ``"features"`` or ``"cost"``."""
         known = {"feature_shape", "group_size"} <= self.attributes.keys()
         unit = unit_of(self.attributes) if known else "features"
         return unit if self.step == 1 else f"{unit} in steps of {self.step:g}"

@@ -36,7 +36,7 @@ _STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
 
 @dataclass(frozen=True)
 class Study(Result):
-    """What a search has found.
+    """The result of a study.
 
     Attributes
     ----------

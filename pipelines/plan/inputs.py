@@ -183,7 +183,7 @@ def _measured(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained and certified.
+    """The job to train and certify.
 
     Attributes
     ----------

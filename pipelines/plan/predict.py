@@ -35,7 +35,7 @@ CURVE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is predicted of a job on a cluster.
+    """Prediction of a job on a cluster.
 
     Attributes
     ----------

@@ -52,7 +52,7 @@ _MOST_SAMPLES = 400
 
 @dataclass(frozen=True)
 class Report(Result):
-    """What a report has written and found.
+    """The files of a report and its results.
 
     Attributes
     ----------

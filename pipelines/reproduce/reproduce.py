@@ -52,7 +52,7 @@ _CONTENT: Content = {
 
 @dataclass(frozen=True)
 class Reproduction(Result):
-    """What was rerun.
+    """The results of a rerun.
 
     Attributes
     ----------

@@ -45,7 +45,7 @@ Fit = Callable[..., Any]
 
 @dataclass(frozen=True)
 class TrainedBaseline(Result):
-    """What was trained.
+    """A trained baseline.
 
     Attributes
     ----------

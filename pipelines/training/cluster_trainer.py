@@ -43,7 +43,7 @@ Forward = tuple[Entries, np.ndarray, np.ndarray]
 
 @dataclass
 class StepStatistics:
-    """Where the time of a distributed run went.
+    """How the time of a distributed run was spent.
 
     Attributes
     ----------

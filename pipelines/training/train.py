@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedModel(Result):
-    """What was trained.
+    """A trained model: its file, options and figures.
 
     Attributes
     ----------
     model, preset
-        Where it is, and the preset that its options came from.
+        Path of the model, and the preset of its options.
     boxes, epochs, seed
-        Of its options.
+        Values of these options.
     best_epoch
         The epoch whose boxes were kept; 0 is before the first.
     validation
@@ -242,13 +242,13 @@ def train(
 
 
 def _about(options: TrainingOptions, trial: Trial | None) -> dict[str, Any]:
-    """Return what an unfinished run is recognised by; radii first, as options follow from them."""
+    """Return the values that identify an unfinished run; radii first, which decide options."""
     radii = None if trial is None else [*trial.radii]
     return {"radii": radii, **options.as_dict()}
 
 
 def _known(found: TrainingData, weights: np.ndarray | None) -> dict[str, str | None]:
-    """Return what rows and their weights are recognised by, the same for all members."""
+    """Return the values that identify rows and weights, the same for all members."""
     of_weights = None
     if weights is not None:
         of_weights = hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()

@@ -360,7 +360,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "docs/which-method.md",
-        "so is Box-NN: {}% of the CIFAR-10 test images are right, {}% at 8 pixels",
+        "has another label: {}% of the CIFAR-10 test images are right, {}% at 8 pixels",
         (certified("cifar-graded", 0), certified("cifar-graded", 8)),
     ),
     Claim(
