@@ -123,7 +123,7 @@ def ingest(
     test_fraction, seed
         Stratified test split of a source that has none.
     run
-        Whether to replace what is at `out`, and what is told of the rows written.
+        Whether to replace an existing dataset at `out`, and where progress is shown.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Training options: meaning, range, default and group of each; and the presets.
 
 An option is declared once, as a field of `TrainingOptions`; the check, the command line, the
-docstring and the documentation are made of these declarations.
+docstring and the documentation are generated from these declarations.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _LARGE = 10_000
 class Option:
     """Declaration of one training option; its default decides whether it is whole or a number.
 
-    `text` says in one sentence what it is, and `more` what else there is to know; options stand in
-    backticks there. A number is from `low` (itself excluded if `open_low`) to `high`; other text
-    matches a `pattern`, which `form` tells in words.
+    `text` describes the option in one sentence, and `more` adds details; names of options are in
+    backticks. A number is from `low` (itself excluded if `open_low`) to `high`; other text matches
+    a `pattern`, which `form` describes in words.
     """
 
     default: int | float | str
@@ -112,13 +112,14 @@ class TrainingOptions:
         2500, _MODEL, "Number of boxes, split evenly over the classes.",
         "At least one per class.", low=1, high=_MOST)
     parts: str = _option(
-        "1", _MODEL, "Parts of the features, in each of which the boxes of a template recombine: a "
-        "grid over images (2x2), a number of parts of correlated columns, or columns for a part "
-        "each.", "1 for plain boxes.", pattern=r"columns|[1-9]\d{0,5}|[1-9]\d{0,2}x[1-9]\d{0,2}",
+        "1", _MODEL, "Parts of the features, in which the boxes of a template recombine: a grid "
+        "over images (2x2), a number of parts of correlated columns, or columns for one part for "
+        "each column.", "1 for plain boxes.",
+        pattern=r"columns|[1-9]\d{0,5}|[1-9]\d{0,2}x[1-9]\d{0,2}",
         form="a number, ROWSxCOLUMNS or columns")
     templates: int = _option(
-        20, _MODEL, "Templates of each class, which share its boxes, with `parts`; 0 for 20, or "
-        "one for every 6 boxes where these are more.", high=_MOST)
+        20, _MODEL, "Templates of each class, over which its boxes are shared, with `parts`; 0 "
+        "for 20, or for one for every 6 boxes if that is more.", high=_MOST)
     members: int = _option(
         1, _MODEL, "Sets of boxes, each trained with a seed of its own, whose distances are added "
         "up: an ensemble, certified as one.", "With relaxation additive, levels of one run.", low=1,
@@ -138,10 +139,10 @@ class TrainingOptions:
     epochs: int = _option(
         8, _STEPS, "Passes over the training data.", low=1, high=_MOST)
     batch: int = _option(
-        100, _STEPS, "Samples in a step; alone it does not change the learning curve of sgd.",
+        100, _STEPS, "Samples in a step; by itself it does not change the learning curve of sgd.",
         low=1, high=_MOST)
     optimizer: str = _option(
-        "sgd", _STEPS, "How gradients become steps: sgd (with `momentum`) or adam.",
+        "sgd", _STEPS, "Optimiser: sgd (with `momentum`) or adam.",
         choices=OPTIMIZERS)
     momentum: float = _option(
         0.0, _STEPS, "Momentum of sgd.", high=0.9999)
@@ -153,8 +154,8 @@ class TrainingOptions:
         "samples than there are boxes, by 100 `batch` / `boxes`.", open_low=True, high=1e4)
     crowd: float = _option(
         0.0, _STEPS, "Samples that may pull at a box in a step with full weight (sgd); 0 for no "
-        "limit.", "Where more do, their sum is scaled down to so many. Large steps of popular "
-        "boxes are what makes a run diverge.", high=1e9)
+        "limit.", "The pull of more samples is scaled down to that of so many. Large steps of "
+        "boxes with many samples make runs diverge.", high=1e9)
     schedule: str = _option(
         "linear", _STEPS, "Learning rate over time: to zero (linear, cosine), or constant.",
         choices=SCHEDULES)
@@ -164,14 +165,15 @@ class TrainingOptions:
     tau: float = _option(
         1.0, _OBJECTIVE, "Inverse temperature of the smooth minimum.", low=0.01, high=1000)
     objective: str = _option(
-        "clip", _OBJECTIVE, "What is maximised: the signed margin of the predicted class (paper) "
-        "or of the true class (clip), clipped at `beta`; or a smooth certified accuracy at "
+        "clip", _OBJECTIVE, "Objective to maximise: the signed margin of the predicted class "
+        "(paper) or of the true class (clip), clipped at `beta`; or a smooth certified accuracy at "
         "`radius` (target).", "The last is the logistic of (margin - 2 `radius`) / `sharpness`, or "
         "with relaxation additive the margin, clipped at 0 and at 2 `radius`.",
         choices=OBJECTIVES)
     beta: float = _option(
         0.0, _OBJECTIVE, "Where the margin is clipped, in features; 0 to set it from the data.",
-        "That is 1.1 times the 90th percentile of the margins of the initial boxes.", high=1e9)
+        "From the data it is 1.1 times the 90th percentile of the margins of the initial boxes.",
+        high=1e9)
     radius: int = _option(
         10, _OBJECTIVE, "Radius that objective target aims at; preset target needs it.",
         high=_MOST)
@@ -181,12 +183,12 @@ class TrainingOptions:
     keep: float = _option(
         0.0, _OBJECTIVE, "Share of the margin, clipped at twice `radius`, in objective target; "
         "keeps accuracy at small radii.",
-        "The target alone gives up samples, and whole classes, that are far below its radius.",
+        "Objective target alone gives up samples, and whole classes, far below `radius`.",
         high=1)
     warmup: float = _option(
         0.0, _OBJECTIVE, "Share of the `epochs` with objective clip before objective target.",
-        "Far more samples keep their class than with the target from the start. The learning rate "
-        "follows its schedule in either part.", high=0.9)
+        "Far more samples are predicted right than with objective target from the start. The "
+        "learning rate follows its schedule in each of the two phases.", high=0.9)
     recall: float = _option(
         0.0, _OBJECTIVE, "Smallest recall wanted for each class on held-out samples: a class below "
         "it gets up to twice the weight in later epochs, and at the end an offset if it is still "
@@ -196,14 +198,14 @@ class TrainingOptions:
         "none", _OBJECTIVE, "Constants that are added to class distances: none, or fitted to "
         "training rows so that the margins of all classes are even.", choices=("none", "fitted"))
     relaxation: str = _option(
-        "graded", _OBJECTIVE, "Distance while training: graded; additive, which is what each "
-        "column adds, for one template of width 1 and a part for each column; or l1 and l2 "
+        "graded", _OBJECTIVE, "Distance while training: graded; additive, a sum of contributions "
+        "of columns, for one template of width 1 and a part for each column; or l1 and l2 "
         "(Eqs. 26, 27) for the paper's ablation.", choices=RELAXATIONS)
     leak: float = _option(
         1.0, _OBJECTIVE, "Factor of the gradient beyond the width.", high=1)
     augment: float = _option(
-        0.0, _AUGMENTATION, "Strength of the distortions of training images: 1 is what the next "
-        "options say, 0 for none.", "Every epoch sees other versions of the images.", high=2)
+        0.0, _AUGMENTATION, "Strength of the distortions of training images, a factor of the next "
+        "options; 0 for none.", "Every epoch uses other versions of the images.", high=2)
     rotation: float = _option(
         5.0, _AUGMENTATION, "Largest rotation, in degrees.", high=25)
     scaling: float = _option(
@@ -216,8 +218,8 @@ class TrainingOptions:
         0.5, _AUGMENTATION, "Largest shift of every eighth pixel, linear in between, in pixels.",
         high=100)
     mirror: float = _option(
-        0.0, _AUGMENTATION, "Part of the training images that are mirrored left to right.",
-        "Anew in every epoch.", high=1)
+        0.0, _AUGMENTATION, "Share of the training images that are mirrored left to right.",
+        "They are chosen anew in every epoch.", high=1)
     class_weight: str = _option(
         "none", _DATA, "How much classes count: all rows alike (none), all classes alike "
         "(balanced), or LABEL=WEIGHT,...", "An epoch visits rows as often as they weigh, and the "
@@ -225,14 +227,14 @@ class TrainingOptions:
         pattern=r"none|balanced|[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*",
         form="none, balanced or LABEL=WEIGHT,...")
     validation: float = _option(
-        0.1, _DATA, "Fraction of the training data kept apart to select and report; 0 for none.",
+        0.1, _DATA, "Fraction of the training data held out, to choose the epoch; 0 for none.",
         high=0.9)
     validation_rows: int = _option(
-        0, _DATA, "Most rows that `validation` keeps apart, all classes together; 0 for no limit.",
-        "That of a preset does not count where `validation` is given.", high=_MOST)
+        0, _DATA, "Most rows that `validation` holds out, all classes together; 0 for no limit.",
+        "The value of a preset does not count if `validation` is given.", high=_MOST)
     group_size: int = _option(
-        0, _MODEL, "Features that follow each other and that an adversary rewrites together; 0 for "
-        "the channels of a pixel in images, else 1.", "They count as one, and are capped as one.")
+        0, _MODEL, "Number of consecutive features that an adversary rewrites together; 0 for the "
+        "channels of a pixel in images, else 1.", "They count as one, and are capped as one.")
     seed: int = _option(
         0, _DATA, "Seed of the split, the initial boxes and the order of samples.")
     # fmt: on
@@ -310,7 +312,7 @@ OPTIONS: dict[str, Option] = {
 
 
 def _parameters() -> str:
-    """Return the section of a docstring that tells the options."""
+    """Return the section of a docstring that describes the options."""
     lines = []
     for item in fields(TrainingOptions):
         declared = OPTIONS[item.name]

@@ -127,18 +127,18 @@ def row_weights(
 
 
 def recall_weights(weights: np.ndarray, recall: np.ndarray, least: float) -> np.ndarray:
-    """Return (K,) what the classes weigh in the next epoch, so that none is given up.
+    """Return the (K,) weights of the classes in the next epoch, so that none is given up.
 
-    A class of which less than a part of the held-out samples is predicted right weighs more than
-    before, and one of which more is comes back towards 1.
+    The weight of a class with recall below `least` on held-out samples rises, up to a limit; the
+    weight of any other class falls back towards 1.
 
     Parameters
     ----------
     weights
-        (K,) what they weighed in the last epoch, 1 to 2.
+        (K,) weights in the last epoch, 1 to 2.
     recall
-        (K,) parts that are predicted right, not a number where that is not known.
+        (K,) recall of each class; NaN where it is unknown.
     least
-        The part that is wanted.
+        The recall that is wanted.
     """
     return np.clip(weights + np.where(recall < least, _RAISE, -_RAISE), 1.0, _MOST_WEIGHT)

@@ -122,7 +122,7 @@ def report(
         ``"best"`` shows of the published methods the best at each radius, ``"all"`` each of them;
         the page can switch between both.
     run
-        Whether to replace an earlier report (``overwrite``), and who is told of progress.
+        Whether to replace an earlier report (``overwrite``), and where progress is shown.
 
     Returns
     -------

@@ -65,7 +65,7 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True)
 class BoxUpdate:
-    """The boxes of a step, or a shard of them, as a worker is told of them.
+    """The boxes of a step, or a shard of them, in the form that a worker receives.
 
     Beside it come arrays of codes: all lower and upper bounds (M, n) in the order of the features,
     or the `Changes` since the update before, or nothing for a worker that has had the update.
