@@ -596,8 +596,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) predicted labels.
 
-        Of lazy samples (`BoxNN.encode`) they are lazy, and so are the answers of
-        `decision_function`, `predict_proba` and `certify`.
+        Lazy samples (see `BoxNN.encode`) give lazy labels; likewise for `decision_function`,
+        `predict_proba` and `certify`.
         """
         return self._mapped(BoxNNClassifier._nearest, self._distance(X))
 
@@ -623,10 +623,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples, n_classes) probabilities of the classes.
 
-        They are a softmax of `decision_function`, as sharp as fits the rows that `validation` held
-        out best; without such rows those of the training, for which they are too sure. They are not
-        certified: within the radius of a sample its most probable class stays the same, and its
-        probability need not.
+        They are a softmax of `decision_function`. Its sharpness is fitted to the rows that
+        `validation` held out; without held-out rows to training rows, which makes the probabilities
+        overconfident. Probabilities are not certified: within the radius of a sample its most
+        probable class stays the same, but its probability may change.
         """
         return self._mapped(BoxNNClassifier._softmax, self._distance(X), True)
 
@@ -648,18 +648,18 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         X
             (n_samples, n_features) samples.
         time_limit
-            Seconds for each sample to prove that no change is smaller than the one found; 0 to
-            leave that out.
+            Seconds for each sample to prove that no change is smaller than the one found; 0 skips
+            the proof.
         attackable
             The only columns that may change, by name or number; all by default.
         costs
-            A positive number for each column, or a mapping from names to numbers: changes are then
-            the cheapest, and the radii budgets.
+            A positive number for each column, or a mapping from names to numbers. Changes are then
+            compared by cost, and radii are budgets.
 
         Returns
         -------
         list of boxnn_numba.certificates.Explanation
-            One for each sample, to be printed.
+            One explanation for each sample; print it for a readable text.
         """
         rows = self._rows(X)
         names = getattr(self, "feature_names_in_", None)
@@ -668,7 +668,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def column_importances_(self) -> np.ndarray:
-        """(n,) how often each column is in a smallest change of training rows."""
+        """(n,) how often each column is part of a smallest change of a training row."""
         check_is_fitted(self, "model_")
         if not hasattr(self, "_importances"):
             domain = domain_of(self.model_)
@@ -686,7 +686,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         costs: Any = None,
         time_limit: float = 60.0,
     ) -> np.ndarray:
-        """Return the (n_samples,) certified radii: columns that may change arbitrarily.
+        """Return the (n_samples,) certified radii: how many columns may change arbitrarily.
 
         Parameters
         ----------
@@ -696,8 +696,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             ``"margin"``, ``"pairwise"`` or ``"exact"``: each gives radii at least as large as the
             one before, and is slower. ``"auto"`` is ``"pairwise"`` here.
         attackable
-            The only columns that may change, by name or number; all by default. A radius of all of
-            them means that no change of them has an effect.
+            The only columns that may change, by name or number; all by default. A radius equal to
+            their number means that no change of them changes the prediction.
         costs
             A positive number for each column, or a mapping from names to numbers: the radii are
             then budgets (float64).
@@ -746,9 +746,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return self.model_.radii(distance, adversary=adversary)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the accuracy: the fraction of samples, by weight, that are predicted right.
+        """Return the accuracy: the weighted fraction of samples that are predicted right.
 
-        Samples are as for `predict`; labels and weights may be lazy as well.
+        Samples are as for `predict`; labels and weights may be lazy too.
         """
         predicted = np.asarray(self.predict(X))
         weights = None if sample_weight is None else np.asarray(sample_weight)
@@ -765,7 +765,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     ) -> float:
         """Return the certified accuracy: the fraction of samples right and certified at `radius`.
 
-        Other parameters are those of `certify`; with `costs` the radius is a budget.
+        Other parameters are as for `certify`; with `costs` the radius is a budget.
 
         Raises
         ------
@@ -791,13 +791,13 @@ def certified_accuracy_scorer(
     radius
         Number of columns that may change.
     certificate, attackable, costs
-        As for `BoxNNClassifier.certify`; what is not given is left to the estimator.
+        As for `BoxNNClassifier.certify`; by default as the estimator does.
 
     Returns
     -------
     callable
-        Takes a `BoxNNClassifier` (or what has such a ``certified_score``), or a Pipeline that ends
-        in one, samples and labels.
+        Takes a `BoxNNClassifier` (or another estimator with ``certified_score``), or a Pipeline
+        that ends in one, and samples and labels.
 
     Raises
     ------
@@ -837,14 +837,14 @@ def _certified_score(
 def certified_radius(
     estimator: Any, X: ArrayLike, certificate: str = "pairwise", **kind: Any
 ) -> np.ndarray:
-    """Return certified radii in raw columns, of a `BoxNNClassifier` or a Pipeline that ends in one.
+    """Return certified radii in raw columns, for a `BoxNNClassifier` or a Pipeline ending in one.
 
     Parameters
     ----------
     estimator
-        Fitted.
+        The fitted estimator.
     X
-        (n_samples, n_features) what the estimator predicts.
+        (n_samples, n_features) samples, as for `predict` of the estimator.
     certificate, **kind
         As for `BoxNNClassifier.certify`.
 
@@ -856,8 +856,8 @@ def certified_radius(
     Raises
     ------
     InputError
-        A step makes a column of several, or several of one, so that a radius behind it says nothing
-        of columns before it; or `attackable` or `costs` are given for a pipeline.
+        A step makes one column from several, or several from one, so that a radius behind it says
+        nothing about the columns before it; or `attackable` or `costs` are given for a pipeline.
 
     Examples
     --------
@@ -896,7 +896,7 @@ def _codes(X: np.ndarray, grid: Grid | None) -> np.ndarray:
 
 
 def _kept(run: Training) -> Seeds:
-    """Return the boxes that later calls go on from."""
+    """Return the boxes from which later calls continue."""
     # The exact bounds, where they are those of the best epoch: small steps add up over calls.
     state = run.trainer.state()
     exact = run.best_epoch == run.epoch

@@ -258,20 +258,20 @@ def mean_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
 def per_class_table(
     prediction: ArrayLike, radius: ArrayLike, y: ArrayLike, n_classes: int
 ) -> list[dict[str, float | int]]:
-    """Summarise each true class on its own.
+    """Summarise the samples of each true class.
 
     Parameters
     ----------
     prediction, radius, y
-        As for `certified_accuracy`, and so are errors.
+        As for `certified_accuracy`, with the same errors.
     n_classes
         Number K of classes of the model.
 
     Returns
     -------
     list of dict
-        For each class 0..K-1 that occurs in `y`: ``class``, ``n``, ``recall`` (the fraction of it
-        that is right; also as ``accuracy``), ``median_certified_radius`` and
+        For each class 0..K-1 that occurs in `y`: ``class``, ``n``, ``recall`` (the fraction of the
+        class that is predicted right; also as ``accuracy``), ``median_certified_radius`` and
         ``mean_certified_radius``.
     """
     prediction, radius, y = validation.outcomes(prediction, radius, y)

@@ -198,7 +198,7 @@ class Run:
 
 def _figures(
     prediction: np.ndarray, radius: np.ndarray, label: np.ndarray
-) -> tuple[int, float, int, float]:
+) -> tuple[int, float, float, float]:
     """Return how many samples there are, percent right, and their median and mean radius."""
     accuracy = 100 * float((prediction == label).mean())
     median = margin.median_certified_radius(prediction, radius, label)
