@@ -59,6 +59,7 @@ class _Result:
         if (alpha := run.attributes.get("alpha")) is not None:
             self.withstand = f"withstand, each with {100 * (1 - alpha):.12g}% confidence,"
         self.curve = run.balanced_curve() if balanced else run.curve()
+        self.median: float
         if balanced:
             reached = np.flatnonzero(self.curve >= 50)
             self.median = int(reached[-1]) if len(reached) else -1
@@ -99,7 +100,7 @@ class _Result:
         whole = run.attributes.get("split_rows", len(run.label)) == len(run.label)
         return f"all {noun}" if whole else f"the {len(run.label):,} {noun} certified"
 
-    def _changes(self, radius: int) -> str:
+    def _changes(self, radius: float) -> str:
         """Return what an adversary does at a radius."""
         run, free = self.run, self.run.attributes.get("attackable")
         if run.unit.startswith("cost"):
