@@ -135,7 +135,8 @@ def _parquet(path: Location) -> Iterator[Write]:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    with contextlib.ExitStack() as stack, path.open("wb") as file:
+    # The writer ends before the file that it writes its last part to.
+    with path.open("wb") as file, contextlib.ExitStack() as stack:
         made: Any = None
 
         def write(rows: Rows) -> None:
@@ -146,4 +147,3 @@ def _parquet(path: Location) -> Iterator[Write]:
             made.write_table(pyarrow.table(dict(rows), schema=made.schema))
 
         yield write
-        stack.close()  # before the file

@@ -468,6 +468,17 @@ def test_tables_for_a_model_of_arrays(trained: Run) -> None:
     failed(trained("predict", "model.zarr", "x.csv", "--out", "q.csv"), 1, "has 2 features and the")
 
 
+def test_what_is_wrong_further_on_is_said_whatever_is_written(trained: Run) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    rows = np.zeros((5000, 12))
+    rows[4500, 3] = 300  # in the second piece that is read
+    np.save("x.npy", rows)
+    for out in ("p.parquet", "p.csv", "p.json"):
+        found = trained("predict", "model.zarr", "x.npy", "--certificate", "margin", "--out", out)
+        failed(found, 1, "of the rows from 4096 on: x holds 300.0")
+        assert not Path(out).exists()
+
+
 # --- exports -------------------------------------------------------------------------------------
 
 
