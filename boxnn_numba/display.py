@@ -234,7 +234,7 @@ class CertifiedAccuracyDisplay:
         Raises
         ------
         InputError
-            The arrays are empty or differ in length.
+            The arrays are empty or differ in length, or a radius is none.
         """
         outcome = validation.outcomes(y_pred, radius, column_or_1d(y_true))
         prediction, radius, truth = outcome

@@ -375,8 +375,15 @@ def sample_weight(value: ArrayLike, rows: int) -> np.ndarray:
 def outcomes(
     prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return predictions, radii and true classes as vectors of one length."""
-    arrays = tuple(np.asarray(item) for item in (prediction, radius, y))
+    """Return predictions, radii and true classes as vectors of one length.
+
+    Radii are numbers of at least 0, or -1 where nothing is certified.
+    """
+    given = {"prediction": prediction, "radius": radius, "y": y}
+    for name, value in given.items():
+        if np.ma.is_masked(value):
+            raise InputError(f"{name} has masked values; leave out their rows first")
+    arrays = tuple(np.asarray(item) for item in given.values())
     shapes = [array.shape for array in arrays]
     if any(array.ndim != 1 for array in arrays) or len(set(shapes)) != 1:
         raise InputError(
@@ -384,7 +391,33 @@ def outcomes(
         )
     if shapes[0] == (0,):
         raise InputError("there are no samples; pass at least one")
-    return arrays  # type: ignore[return-value]
+    return arrays[0], _certified(arrays[1]), arrays[2]
+
+
+def _certified(array: np.ndarray) -> np.ndarray:
+    """Return a vector of certified radii."""
+    if array.dtype.kind == "O":
+        array = np.asarray(array.tolist())
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"radius has dtype {array.dtype}; certified radii are numbers")
+    wrong = ~((array >= 0) | (array == -1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"radius is {array[row]} at row {row}; certified radii are at least 0, or -1 where "
+            "nothing is certified"
+        )
+    return array
+
+
+def all_labels(name: str, value: ArrayLike) -> np.ndarray:
+    """Return labels of any type as a vector of at least one."""
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise InputError(f"{name} has shape {array.shape}; labels must be one-dimensional")
+    if not len(array):
+        raise InputError("there are no samples; pass at least one")
+    return array
 
 
 def box_bounds(lower: ArrayLike, upper: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

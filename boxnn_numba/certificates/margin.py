@@ -119,7 +119,8 @@ def certified_accuracy(
     Parameters
     ----------
     prediction, radius, y
-        (N,) predicted classes, certified radii and true classes, N >= 1.
+        (N,) predicted classes, certified radii and true classes, N >= 1. A radius of -1 is that of
+        a row of which nothing is certified.
     radii
         Radii at which to evaluate, each >= 0; whole numbers, unless `radius` holds budgets
         (floats).
@@ -132,7 +133,9 @@ def certified_accuracy(
     Raises
     ------
     InputError
-        The arrays differ in length or are empty, or a radius is negative.
+        The arrays differ in length, are empty or masked, or `radius` holds what is no radius.
+    OptionError
+        There are no `radii`, or one is negative or not such a number.
 
     Examples
     --------
@@ -218,7 +221,7 @@ def majority(y: ArrayLike) -> Majority:
     >>> str(label), accuracy, balanced
     ('no', 0.75, 0.5)
     """
-    y = validation.outcomes(y, y, y)[0]
+    y = validation.all_labels("y", y)
     labels, counts = np.unique(y, return_counts=True)
     first = int(counts.argmax())
     return Majority(labels[first], float(counts[first] / len(y)), 1 / len(labels))
@@ -252,7 +255,7 @@ def mean_certified_radius(prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
     if _any_lazy(prediction, radius, y):
         return _summary(_mean, np.empty(()), prediction, radius, y)
     prediction, radius, y = validation.outcomes(prediction, radius, y)
-    return float(np.where(prediction == y, radius, 0).mean())
+    return float(np.where(prediction == y, np.maximum(radius, 0), 0).mean())
 
 
 def per_class_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,6 +164,38 @@ def test_radii_may_be_budgets() -> None:
     balanced = balanced_certified_accuracy(prediction, radius, y, [0.5, 1.6])
     np.testing.assert_allclose(balanced, [(1 + 2 / 3) / 2, 1 / 6])
     assert median_certified_radius(prediction, radius, y) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("radius", "words"),
+    [
+        ([np.nan, 1.5], "radius is nan at row 0"),
+        ([1, -5], "radius is -5 at row 1"),
+        ([1.0, -0.5], "radius is -0.5 at row 1"),
+        (np.array([1, None]), "radius has dtype object"),
+        (["3", "4"], "radius has dtype <U1"),
+        (np.ma.masked_array([9, 9], [True, False]), "radius has masked values"),
+    ],
+)
+def test_what_is_no_radius_certifies_nothing(radius: Any, words: str) -> None:
+    outcome = [0, 1], radius, [0, 1]
+    for call in (
+        lambda: certified_accuracy(*outcome, [100]),
+        lambda: balanced_certified_accuracy(*outcome, [100]),
+        lambda: median_certified_radius(*outcome),
+        lambda: mean_certified_radius(*outcome),
+        lambda: per_class_table(*outcome, 2),
+    ):
+        with pytest.raises(InputError, match=f"^{words}") as caught:
+            call()  # type: ignore[no-untyped-call]
+        assert "\n" not in str(caught.value)
+
+
+def test_rows_of_which_nothing_is_certified() -> None:
+    outcome = [0, 1, 1], [-1, 5, 2], [0, 1, 1]
+    np.testing.assert_allclose(certified_accuracy(*outcome, [0, 3]), [2 / 3, 1 / 3])
+    assert mean_certified_radius(*outcome) == pytest.approx(7 / 3)
+    assert median_certified_radius(*outcome) == 2
 
 
 def test_median_is_minus_one_below_half() -> None:
