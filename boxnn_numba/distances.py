@@ -221,11 +221,16 @@ def laid_out(boxes: Boxes, backend: Backend, form: str) -> Any:
 
 
 def ensemble_distance(
-    x: ArrayLike, sets: Sequence[Boxes], device: str = "cpu", chunk: int | None = None
+    x: ArrayLike,
+    sets: Sequence[Boxes],
+    device: str = "cpu",
+    chunk: int | None = None,
+    offset: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the sums of class distances (N, K) int32 over sets of boxes.
 
-    Parameters and errors are those of `class_distance`. A class without a box stays `UNREACHABLE`.
+    Parameters and errors are those of `class_distance`; offset (K,) int64, each at least 0, is
+    added. A class without a box stays `UNREACHABLE`, and others stay below that.
     """
     total = class_distance(x, sets[0], device=device, chunk=chunk)
     for boxes in sets[1:]:
@@ -234,7 +239,13 @@ def ensemble_distance(
             get_backend("cuda").add_up(total, more)
             continue
         total = np.minimum(total.astype(np.int64) + more, UNREACHABLE).astype(np.int32)
-    return total
+    if offset is None or not offset.any():
+        return total
+    if on_gpu(total):
+        get_backend("cuda").add_up(total, offset)
+        return total
+    moved = np.minimum(total + offset, UNREACHABLE - 1)
+    return np.where(total == UNREACHABLE, UNREACHABLE, moved).astype(np.int32)
 
 
 def _prepared(

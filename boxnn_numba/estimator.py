@@ -35,7 +35,7 @@ from boxnn_numba.backends.threads import default_threads, limit_threads
 from boxnn_numba.certificates import AUTO, KINDS, default_kind
 from boxnn_numba.certificates.explanation import Explanation, column_importances, explain
 from boxnn_numba.columns import Columns, headers, is_table
-from boxnn_numba.distances import class_distance
+from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.grid import Grid, are_codes
 from boxnn_numba.input_columns import columns_of, has_texts, is_default
@@ -519,7 +519,12 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         else:
             rows = np.arange(0, len(feed), step)
             codes, index = feed.take(rows), feed.labels[rows]
-        self._sharpness = sharpness(self._scores(codes), index)
+        known = np.diff(self.model_.boxes.offsets) > 0  # others have no probability in any case
+        rows = known[index]
+        self._sharpness = 1.0
+        if rows.any() and known.sum() > 1:
+            scores = self._scores(codes[rows])[:, known]
+            self._sharpness = sharpness(np.ascontiguousarray(scores), np.cumsum(known)[index[rows]] - 1)
 
     def _threads(self) -> int | None:
         """Return the threads that `n_jobs` allows; None if `n_jobs` is None."""
@@ -590,8 +595,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, codes: np.ndarray) -> np.ndarray:
         """Return minus the class distances of codes, in features."""
-        total = sum(class_distance(codes, boxes) for boxes in self.model_.box_sets)
-        return -(total + self.model_.offset) / self.model_.reach
+        model = self.model_
+        return -ensemble_distance(codes, model.box_sets, offset=model.offset) / model.reach
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the (n_samples,) predicted labels.

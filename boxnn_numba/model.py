@@ -19,7 +19,7 @@ from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
 from boxnn_numba.columns import MISSING, Columns, is_table
-from boxnn_numba.distances import UNREACHABLE, ensemble_distance
+from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
 from boxnn_numba.rivals import group_count
@@ -260,14 +260,7 @@ class BoxNN:
             kind = {"device": device, "chunk": chunk}
             dims = {"class": self.classes}
             return lazy.map_rows(BoxNN.class_distance, self, x, dims, **kind)
-        total = ensemble_distance(self.encode(x), self.box_sets, device, chunk)
-        if not self.offset.any():
-            return total
-        if on_gpu(total):
-            get_backend("cuda").add_up(total, self.offset)
-            return total
-        moved = np.minimum(total + self.offset, UNREACHABLE - 1)
-        return np.where(total == UNREACHABLE, UNREACHABLE, moved).astype(np.int32)
+        return ensemble_distance(self.encode(x), self.box_sets, device, chunk, self.offset)
 
     def predict(self, x: ArrayLike, device: str = "cpu") -> np.ndarray:
         """Return the (N,) class labels of the nearest boxes.

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 from boxnn_numba.attacks.domain import raw_values
 from boxnn_numba.classifier import Certificate, Classifier
-from boxnn_numba.distances import UNREACHABLE, ensemble_distance
+from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import BackendError, InputError
 from boxnn_numba.rivals import groups_changed
 
@@ -243,9 +243,7 @@ def _codes(model: Classifier, x: ArrayLike) -> np.ndarray:
 
 def _class_distance(model: Classifier, x: ArrayLike) -> np.ndarray:
     """Return (N, K) int32 distances of samples of any shape, with the offsets of the classes."""
-    total = ensemble_distance(_codes(model, x), model.box_sets)
-    moved = np.where(total == UNREACHABLE, UNREACHABLE, total + model.offset)
-    return moved.astype(np.int32)
+    return ensemble_distance(_codes(model, x), model.box_sets, offset=model.offset)
 
 
 def _limits(

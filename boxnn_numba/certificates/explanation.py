@@ -16,7 +16,7 @@ from boxnn_numba.certificates.exact import exact_radius
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.classifier import Classifier
 from boxnn_numba.columns import Column
-from boxnn_numba.distances import UNREACHABLE, ensemble_distance
+from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import InputError
 from boxnn_numba.rivals import assembled, group_count, groups_changed, nearest_rows, unit_name
 from boxnn_numba.text import exact, printable
@@ -394,8 +394,7 @@ def columns_of(model: Classifier, names: Sequence[str] | None = None) -> Sequenc
 
 def _two_classes(model: Classifier, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the predicted class and the rival that limits the margin (N, 2), and distances."""
-    total = np.asarray(ensemble_distance(codes, model.box_sets), dtype=np.int64)
-    total = np.where(total < UNREACHABLE, total + model.offset, UNREACHABLE)
+    total = ensemble_distance(codes, model.box_sets, offset=model.offset).astype(np.int64)
     own = total.argmin(axis=1)
     slack = total - (np.arange(total.shape[1]) < own[:, None])
     slack[np.arange(len(codes)), own] = np.iinfo(np.int64).max

@@ -268,6 +268,30 @@ def test_a_class_without_boxes_changes_nothing_for_the_others() -> None:
     np.testing.assert_array_equal(two.certify(x), three.certify(x))
 
 
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_a_class_without_boxes_is_neither_likely_nor_predicted(members: int) -> None:
+    x, y = IRIS[0][:100], IRIS[1][:100]
+    options = {"members": members}
+    two = small(options=options).partial_fit(x, y, classes=[0, 1])
+    three = small(options=options).partial_fit(x, y, classes=[0, 1, 2])
+    for _ in range(2):
+        assert two.score(x, y) == 1
+        share = three.predict_proba(x)
+        np.testing.assert_allclose(share[:, :2], two.predict_proba(x))
+        assert (share[:, 2] == 0).all() and share.max(axis=1).mean() > 0.9
+        # All rows are predicted right, so none needs a box.
+        count = len(three.model_.boxes)
+        for classifier in (two, three):
+            classifier.partial_fit(x, y)
+        assert len(three.model_.boxes) == count
+
+
+def test_probabilities_where_one_class_has_boxes() -> None:
+    x, y = IRIS[0][:50], IRIS[1][:50]
+    classifier = small().partial_fit(x, y, classes=[0, 1])
+    assert (classifier.predict_proba(x) == [1, 0]).all()
+
+
 def test_the_contract_of_partial_fit_is_that_of_scikit_learn() -> None:
     x, y = IRIS
     for classifier in (SGDClassifier(random_state=0), BoxNNClassifier()):
