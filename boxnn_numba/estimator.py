@@ -139,8 +139,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     Frames of pandas and polars may hold texts, booleans and dates, and any cell may be missing
     (NaN). One column is one feature and one unit of the radius, whatever its kind: whoever rewrites
     it may write any category, one that training did not see, or nothing. A frame is matched by
-    name, in any order of its columns; a column that is missing or unknown is an error. `model_` has
-    the same columns, and does the same.
+    name, in any order of its columns; a column that is missing or unknown is an error. `model_`
+    matches frames in the same way. It takes an array of numbers as raw values (`Columns.values`),
+    and no cells, so pass frames to it.
 
     The certified radius counts columns that the classifier sees. In a Pipeline it counts raw
     columns if the steps before map each column on its own (scaling, imputing); where they mix them

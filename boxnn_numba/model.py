@@ -191,8 +191,9 @@ class BoxNN:
         x
             (N, n) or (N, *feature_shape): real features where the model has a grid, else codes
             0..255. Where it has columns, a table (see `Columns.values`) in which the same texts say
-            that a cell has no value as in the training data, or raw values by position. Axes of
-            length 1 may be left out or added; samples of a model of flat rows may have any axes.
+            that a cell has no value as in the training data, or an array of numbers, which are raw
+            values by position: of a category its place among those of the column. Axes of length 1
+            may be left out or added; samples of a model of flat rows may have any axes.
 
         Returns
         -------
@@ -202,7 +203,8 @@ class BoxNN:
         ------
         InputError
             Wrong number of features, axes in another order, values that are not finite, or not
-            codes; of a table, a column that is missing, unknown or of another kind.
+            codes; of a table, a column that is missing, unknown or of another kind; a raw value
+            that is no place among the categories of its column.
         """
         if self.columns is not None:
             cells = is_table(x) or np.asarray(x).dtype.kind not in "iufb"
@@ -210,7 +212,14 @@ class BoxNN:
         flat = validation.samples("x", x, self.feature_shape or (), "the model", empty=True)
         if self.grid is None:
             return validation.codes("x", flat, empty=True)
-        return validation.features("x", flat, self.grid.missing is not None, empty=True)
+        rows = validation.features("x", flat, self.grid.missing is not None, empty=True)
+        listed = {
+            k: (column.name, len(column.categories))
+            for k, column in enumerate(self.columns or ())
+            if column.is_listed
+        }
+        validation.places("x", rows, listed)
+        return rows
 
     def encode(self, x: ArrayLike) -> np.ndarray:
         """Return samples as codes.

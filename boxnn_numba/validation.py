@@ -223,6 +223,23 @@ def features(
     return array
 
 
+def places(name: str, array: np.ndarray, columns: Mapping[int, tuple[str, int]]) -> None:
+    """Raise unless raw values of some columns are places among as many categories.
+
+    columns are names and numbers of categories, by position. The place after the last stands for
+    all other categories, and NaN for none.
+    """
+    for k, (column, count) in columns.items():
+        cells = array[:, k]
+        right = np.isnan(cells) | (cells >= 0) & (cells <= count) & (cells == np.floor(cells))
+        if not right.all():
+            row = int((~right).argmax())
+            raise InputError(
+                f"{name} holds {cells[row]:g} at row {row} in column {column!r}, and raw values "
+                f"there are places 0..{count} among its categories; pass a table of cells"
+            )
+
+
 def same_features(name: str, array: np.ndarray, n_features: int, other: str) -> None:
     """Raise unless `array` has `n_features` columns."""
     if array.shape[1] != n_features:

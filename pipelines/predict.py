@@ -66,7 +66,8 @@ def predict(
         Path of a model.
     samples
         A table, ``.csv``, ``.tsv`` or ``.parquet``, whose columns are matched by name; or a
-        ``.npy`` or ``.npz`` file (N, n) or (N, *feature_shape), its ``x``. Read piece by piece.
+        ``.npy`` or ``.npz`` file (N, n) or (N, *feature_shape), its ``x``, where no column of the
+        model is a category. Read piece by piece.
     out
         The ``.csv``, ``.tsv``, ``.json`` or ``.parquet`` file to write, or ``"-"`` for the standard
         output; CSV for other endings. Columns: the id of the row, if there is one, ``label`` and
@@ -308,6 +309,12 @@ def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, 
         )
     if is_table(path) or table.sep is not None:
         return _table_rows(model, path, table)
+    for column in model.columns or ():
+        if column.kind == "category":
+            raise InputError(
+                f"{path} holds numbers, and column {column.name!r} of the model is a category; "
+                "pass a table (.csv, .tsv or .parquet)"
+            )
     return None, _array_pieces(path)
 
 

@@ -17,7 +17,7 @@ from boxnn_numba import load_model, pipelines, save_model
 from boxnn_numba.data.attack_store import open_attack
 from boxnn_numba.data.certificate_store import open_certificate
 from boxnn_numba.data.dataset import open_dataset
-from boxnn_numba.errors import OptionError
+from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.pipelines.figures import curves
 
 #: A plain run, without a search.
@@ -450,6 +450,29 @@ def test_tables_that_do_not_fit_a_model(fraud: Run) -> None:
     assert fraud("predict", "m.zarr", "n.csv", "--out", "p.csv", "--drop", "x")[0] == 0
     words = ("--out", "p.csv", "--id", "nobody")
     failed(fraud("predict", "m.zarr", "n.csv", *words), 1, "has no column 'nobody'")
+
+
+def test_arrays_of_numbers_are_no_table_with_categories(fraud: Run) -> None:
+    np.save("n.npy", np.zeros((3, 4)))
+    np.savez("n.npz", x=np.zeros((3, 4)))
+    for name in ("n.npy", "n.npz"):
+        words = f"{name} holds numbers, and column 'city' of the model is a category; pass a table"
+        failed(fraud("predict", "m.zarr", name, "--out", "p.csv"), 1, words)
+        failed(fraud("explain", "m.zarr", name), 1, words)
+        assert not Path("p.csv").exists()
+    model = load_model("m.zarr")
+    raw = model.rows({name: [row[name] for row in NEW] for name in HEADER[1:5]})
+    city = raw[:, 1]
+    assert {0, 1, 2} < {*city.tolist()} and np.isnan(city).any()
+    raw[0, 1] = 3  # what training did not see
+    assert model.rows(raw)[0, 1] == 3
+    for value, shown in ((4, "4"), (-1, "-1"), (0.5, "0.5"), (99, "99")):
+        raw[7, 1] = value
+        with pytest.raises(InputError, match=rf"^x holds {shown} at row 7 in column 'city'"):
+            model.predict(raw)
+    raw[7, 1], raw[9, 2] = 0, 7
+    with pytest.raises(InputError, match=r"row 9 in column 'paid', .* places 0\.\.2 among"):
+        model.certify(raw.astype(np.float32))
 
 
 def test_tables_for_a_model_of_arrays(trained: Run) -> None:
