@@ -97,11 +97,14 @@ def radii(values: Sequence[float] | np.ndarray, budgets: bool = False) -> np.nda
         array = np.atleast_1d(np.asarray(values))
     except ValueError:  # lists of several lengths
         array = np.empty(0)
-    if budgets and array.dtype.kind == "f" and array.ndim == 1 and (array >= 0).all():
+    right = array.ndim == 1 and len(array) > 0 and array.dtype.kind in "iuf"
+    right = right and bool(((array >= 0) & (array < 2.0**63)).all())
+    if right and budgets and array.dtype.kind == "f":
         return array.astype(np.float64)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) == 0 or array.min() < 0:
+    if not right or (array != np.floor(array)).any():
+        kind = "" if budgets else "whole "
         raise OptionError(
-            f"radii are {reprlib.repr(values)}; pass one or more whole numbers of at least 0"
+            f"radii are {reprlib.repr(values)}; pass one or more {kind}numbers of at least 0"
         )
     return array.astype(np.int64)
 

@@ -123,7 +123,9 @@ def evaluate(
         validation.radii(radii, budgets=True)
     file = open_certificate(certificate)
     if radii is not None:
-        validation.radii(radii, budgets="costs" in file.attributes)
+        whole = "costs" not in file.attributes
+        checked = validation.radii(radii, budgets=not whole)
+        radii = checked.tolist() if whole else radii
     outcome = prediction, _, label = file.outcome(convention)
     if (label < 0).all():
         raise CertificateFileError(

@@ -246,7 +246,7 @@ def attack(
     validation.choice("method", options.method, METHODS)
     validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))
     if radii is not None:
-        validation.radii(radii)
+        radii = validation.radii(radii).tolist()
     subject = Subject.open(load_model, model, data, split, limit)
     classifier: BoxNN = subject.stored
     need_two_classes(classifier)

@@ -113,6 +113,18 @@ def test_what_are_not_radii(values: Any) -> None:
     refused(OptionError, "pass one or more whole numbers of at least 0", validation.radii, values)
 
 
+@pytest.mark.parametrize("values", [[0, 3], [0.0, 3.0], np.array([0, 3], np.float32), (0, 3.0)])
+def test_whole_radii_of_any_type(values: Any) -> None:
+    found = validation.radii(values)
+    assert found.dtype == np.int64 and found.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("values", [[], [[1], [1, 2]], [np.nan], [np.inf], [-0.5], [[1.5]], ["a"]])
+def test_what_are_not_budgets(values: Any) -> None:
+    words = "pass one or more numbers of at least 0"
+    refused(OptionError, words, validation.radii, values, True)
+
+
 def test_sample_shape() -> None:
     assert validation.sample_shape([2, 3], 6) == (2, 3)
     refused(OptionError, "holds 8 values", validation.sample_shape, [2, 4], 6)
