@@ -775,6 +775,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
         Raises
         ------
+        InputError
+            Labels are texts and those of the training data are not, or the other way round.
         OptionError
             `radius` is not a whole number (a number, with costs) of at least 0.
         """

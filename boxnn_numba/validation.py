@@ -397,7 +397,8 @@ def outcomes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return predictions, radii and true classes as vectors of one length.
 
-    Radii are numbers of at least 0, or -1 where nothing is certified.
+    Radii are numbers of at least 0, or -1 where nothing is certified. Classes are texts in both or
+    in neither, for no text equals a number.
     """
     given = {"prediction": prediction, "radius": radius, "y": y}
     for name, value in given.items():
@@ -411,7 +412,16 @@ def outcomes(
         )
     if shapes[0] == (0,):
         raise InputError("there are no samples; pass at least one")
+    if _has_texts(arrays[0]) != _has_texts(arrays[2]):
+        texts, others = ("prediction", "y") if _has_texts(arrays[0]) else ("y", "prediction")
+        raise InputError(
+            f"labels of {texts} are texts and those of {others} are not; pass labels of one type"
+        )
     return arrays[0], _certified(arrays[1]), arrays[2]
+
+
+def _has_texts(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "US" or isinstance(labels[0], str)
 
 
 def _certified(array: np.ndarray) -> np.ndarray:

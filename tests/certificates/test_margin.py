@@ -102,6 +102,12 @@ def test_unreachable_classes_and_unsigned_input() -> None:
         (lambda: certified_accuracy([0], [0], [0], [0.5]), OptionError, "radii are"),
         (lambda: certified_accuracy([0, 1], [0], [0], [0]), InputError, "one length"),
         (lambda: median_certified_radius([], [], []), InputError, "no samples"),
+        (lambda: certified_accuracy(["0"], [3], [0], [0]), InputError, "of prediction are texts"),
+        (
+            lambda: certified_accuracy([0], [3], np.array(["0"], object), [0]),
+            InputError,
+            "^labels of y are texts and those of prediction are not; pass labels of one type",
+        ),
         (lambda: mean_certified_radius([[0]], [[0]], [[0]]), InputError, "one length"),
     ],
 )

@@ -289,6 +289,15 @@ def test_bad_radii(radius: Any) -> None:
         certified_accuracy_scorer(radius)
 
 
+def test_labels_of_another_type_are_not_all_wrong() -> None:
+    x, y = IRIS
+    classifier = small().fit(x, y)
+    for call in (classifier.score, lambda *rows: classifier.certified_score(*rows, 0)):
+        with pytest.raises(ValueError, match="label"):
+            call(x, y.astype(str))
+    assert classifier.certified_score(x, y.astype(float), 0) == classifier.score(x, y)
+
+
 def test_a_scorer_of_other_classifiers() -> None:
     other = make_pipeline(StandardScaler(), KNeighborsClassifier()).fit(*IRIS)
     with pytest.raises(InputError, match="KNeighborsClassifier has no certified_score"):
