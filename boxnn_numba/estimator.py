@@ -361,8 +361,10 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             Training diverged; the earlier boxes are kept unchanged, and new boxes stay at their
             initial positions.
         """
+        check_radii(self.preset, self.radii)
         first = not hasattr(self, "model_")
         samples, labels = self._checked(X, y, reset=first)
+        check_radii(self.preset, self.radii, samples.shape[1])
         if first:
             self.__dict__.pop("classes_", None)  # of a call that failed
         if _check_partial_fit_first_call(self, classes):
@@ -731,6 +733,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         if certificate == AUTO:
             check_is_fitted(self, "model_")
             certificate = default_kind(self.model_)
+        validation.real("time_limit", time_limit, 0, open_low=True)
         who = {"attackable": attackable, "costs": costs}
         if certificate == "margin":
             return self._mapped(BoxNNClassifier._margins, self._distance(X), **who)

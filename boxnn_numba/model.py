@@ -342,6 +342,9 @@ class BoxNN:
             An option is unknown or out of range, or is for margins only.
         """
         validation.choice("certificate", certificate, (*certificates.KINDS, certificates.AUTO))
+        validation.real("time_limit", time_limit, 0, open_low=True)
+        if chunk is not None:
+            validation.positive("chunk", chunk)
         if certificate == certificates.AUTO:
             certificate = certificates.default_kind(self)
         sizes = validation.patches_for(certificate, patch)

@@ -289,6 +289,32 @@ def test_bad_radii(radius: Any) -> None:
         certified_accuracy_scorer(radius)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "graded", "radii": (1,)}, "what preset auto compares"),
+        ({"radii": (-1,)}, "radii are"),
+        ({"radii": (9,)}, "none can be above the 4 columns"),
+    ],
+)
+def test_radii_are_checked_by_all_that_train(options: dict[str, Any], words: str) -> None:
+    classifier = BoxNNClassifier(boxes=10, **options)
+    for call in (classifier.fit, lambda x, y: classifier.partial_fit(x, y, [0, 1, 2])):
+        with pytest.raises(OptionError, match=words):
+            call(*IRIS)
+
+
+@pytest.mark.parametrize("certificate", ["margin", "pairwise", "exact"])
+def test_numbers_are_checked_by_all_certificates(certificate: str) -> None:
+    classifier = small(boxes=10).fit(*IRIS)
+    for model in (classifier, classifier.model_):
+        for wrong in (-7, 0, np.nan):
+            with pytest.raises(OptionError, match="time_limit is"):
+                model.certify(IRIS[0][:2], certificate=certificate, time_limit=wrong)
+    with pytest.raises(OptionError, match="chunk is -7"):
+        classifier.model_.certify(IRIS[0][:2], certificate=certificate, chunk=-7)
+
+
 def test_labels_of_another_type_are_not_all_wrong() -> None:
     x, y = IRIS
     classifier = small().fit(x, y)
