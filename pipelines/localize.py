@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
@@ -113,7 +114,7 @@ def localize(
     seed
         Of those vectors.
     run
-        What is told how far it is.
+        How to run; on the CPU, in this process.
 
     Returns
     -------
@@ -128,43 +129,45 @@ def localize(
     OptionError
         The certificate is not of this model, or an option is out of range.
     """
+    run.need_cpu("volumes")
     share = validation.fraction("share", share)
     samples = validation.positive("samples", samples)
     seed = validation.integer("seed", seed, 0)
     file, classifier = _open(certificate, model)
-    coordinates = group_count(classifier)
-    chosen = [validation.integer("radius", radius, 0, coordinates) for radius in radii]
-    known = file.label >= 0
-    outcome = file.prediction[known], file.radius[known], file.label[known]
-    if not chosen:
-        chosen = [max(0, int(margin.median_certified_radius(*outcome)))]
-    present = np.unique(outcome[2])
-    run.progress.start((1 + len(chosen)) * len(present), "class volumes")
-    before = volumes.codes_before(classifier.boxes.n_features, classifier.grid)
-    regions = _region_volumes(classifier, before, samples, seed)
-    boxes = classifier.boxes
-    l0 = Boxes(boxes.lower, boxes.upper, boxes.labels, 1, boxes.n_classes)
-    case = _Case(file, classifier, before, coordinates, regions, l0)
-    holding = {}
-    for label in present.tolist():
-        own = np.sort(file.class_distance[file.label == label, label])
-        holding[label] = _union(case, label, int(own[math.ceil(share * len(own)) - 1]))
-        run.progress.advance(1)
-    return Localization(
-        certificate=str(certificate),
-        model=str(model),
-        dataset=file.attributes.get("dataset_name"),
-        split=file.attributes.get("split"),
-        n=len(outcome[2]),
-        features=coordinates,
-        boxes=len(classifier.boxes),
-        width=classifier.boxes.width,
-        group_size=classifier.group_size,
-        share=share,
-        samples=samples,
-        seed=seed,
-        radii=[_at_radius(case, eps, holding, run.progress) for eps in chosen],
-    )
+    with limit_threads(run.threads):
+        coordinates = group_count(classifier)
+        chosen = [validation.integer("radius", radius, 0, coordinates) for radius in radii]
+        known = file.label >= 0
+        outcome = file.prediction[known], file.radius[known], file.label[known]
+        if not chosen:
+            chosen = [max(0, int(margin.median_certified_radius(*outcome)))]
+        present = np.unique(outcome[2])
+        run.progress.start((1 + len(chosen)) * len(present), "class volumes")
+        before = volumes.codes_before(classifier.boxes.n_features, classifier.grid)
+        regions = _region_volumes(classifier, before, samples, seed)
+        boxes = classifier.boxes
+        l0 = Boxes(boxes.lower, boxes.upper, boxes.labels, 1, boxes.n_classes)
+        case = _Case(file, classifier, before, coordinates, regions, l0)
+        holding = {}
+        for label in present.tolist():
+            own = np.sort(file.class_distance[file.label == label, label])
+            holding[label] = _union(case, label, int(own[math.ceil(share * len(own)) - 1]))
+            run.progress.advance(1)
+        return Localization(
+            certificate=str(certificate),
+            model=str(model),
+            dataset=file.attributes.get("dataset_name"),
+            split=file.attributes.get("split"),
+            n=len(outcome[2]),
+            features=coordinates,
+            boxes=len(classifier.boxes),
+            width=classifier.boxes.width,
+            group_size=classifier.group_size,
+            share=share,
+            samples=samples,
+            seed=seed,
+            radii=[_at_radius(case, eps, holding, run.progress) for eps in chosen],
+        )
 
 
 def _open(certificate: Name, model: Name) -> tuple[CertificateFile, BoxNN]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates import AUTO, default_kind
 from boxnn_numba.certificates.explanation import Explanation, smallest_changes
 from boxnn_numba.certificates.explanation import explain as explain_rows
@@ -96,13 +97,13 @@ def predict(
     BoxNNError
         Bad model or samples, or an output that cannot be written.
     """
-    get_backend(run.device, chunk=run.chunk)
+    get_backend(run.device, run.threads, run.chunk)
     classifier = load_model(model)
     kind = validation.choice("certificate", certificate or AUTO, (*CERTIFICATES, AUTO))
     kind = default_kind(classifier) if kind == AUTO else kind
     name, pieces = _opened(classifier, Path(samples), table)
     count, inputs, unseen = 0, [model, samples], _Unseen(classifier)
-    with table_output(
+    with limit_threads(run.threads), table_output(
         out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=inputs, as_json=as_json
     ) as write:
         for x, ids in pieces:
@@ -194,7 +195,7 @@ def explain(
     attackable, costs
         The only columns that may change, and what that costs, as for `BoxNN.certify`.
     run
-        How to run: threads are those of this process.
+        How to run; on the CPU, in this process.
 
     Returns
     -------
@@ -205,6 +206,7 @@ def explain(
     BoxNNError
         Bad model or samples, or a row that is not there.
     """
+    run.need_cpu("explanations")
     if rows is not None and ids is not None:
         raise OptionError("`rows` and `ids` both say which rows to explain; pass one")
     numbers = [0] if rows is None else sorted({validation.integer("rows", r, 0) for r in rows})
@@ -222,7 +224,9 @@ def explain(
     else:
         found = _named(str(samples), name, pieces, wanted)
     x = np.stack([*found.values()])
-    told = explain_rows(classifier, x, time_limit=time_limit, attackable=attackable, costs=costs)
+    who = {"attackable": attackable, "costs": costs}
+    with limit_threads(run.threads):
+        told = explain_rows(classifier, x, time_limit=time_limit, **who)
     return Explained(dict(zip(found, told, strict=True)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.data.paths import Name
 from boxnn_numba.errors import OptionError
 from boxnn_numba.pipelines.cluster.clients import checked_client, client_in_scope
@@ -81,6 +82,18 @@ class RunOptions:
     def writing(self) -> dict[str, Any]:
         """How an output that can be resumed is written, as `staged_output` takes it."""
         return {"overwrite": self.overwrite, "resume": self.resume, "no_lock": self.no_lock}
+
+    def need_cpu(self, what: str) -> None:
+        """Raise unless work of some kind, which runs in this process, has a CPU and threads.
+
+        Raises
+        ------
+        OptionError
+            The device is another, or `threads` is below 1.
+        """
+        if self.device not in ("auto", "cpu"):
+            raise OptionError(f"device is {self.device!r}; {what} run on the CPU, leave out `device`")
+        get_backend("cpu", self.threads)
 
     def using(self, client: Client | None = None) -> RunOptions:
         """Return these with a client, if one is given, and it settled where the work is done."""

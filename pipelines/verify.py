@@ -10,6 +10,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.adversary import Adversary
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates.margin import BOX_NN
 from boxnn_numba.data import dataset, model_store
 from boxnn_numba.data.attack_store import AttackFile
@@ -96,6 +97,7 @@ def verify(
     OptionError
         `model` or `data` are of something else, or are not for such a file.
     """
+    run.need_cpu("checks")
     kind = format_of(path)
     row_files: dict[str, type[RowFile]] = {
         one.schema.format: one for one in (CertificateFile, AttackFile)
@@ -104,7 +106,8 @@ def verify(
         raise OptionError("`model`, `data` and `sample` go together: pass the first two")
     if kind in row_files:
         file = row_files[kind].open(path)
-        return _of_rows(file, path, model, data, sample, run)
+        with limit_threads(run.threads):
+            return _of_rows(file, path, model, data, sample, run)
     if model is not None:
         raise OptionError(f"{path} is no certificate nor attack; leave out `model` and `data`")
     noun = kind.removeprefix("boxnn-")

@@ -13,7 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks import AttackResult, greedy_attack, quick_attack, random_search
 from boxnn_numba.attacks.domain import Limit, domain_of
-from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates import AUTO, default_kind, pairwise_radius, patch_certified
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
@@ -238,11 +238,9 @@ def attack(
         Bad model, data or option, or an output that cannot be written.
     """
     began, options, run = time.perf_counter(), options or AttackOptions(), run.using(client)
-    if run.device not in ("auto", "cpu"):
-        raise OptionError(f"device is {run.device!r}; attacks run on the CPU, leave out `device`")
+    run.need_cpu("attacks")
     if run.cluster is not None:
         run.cluster.refuse_for("attacks", "box_shards", "share_gpus")
-    get_backend("cpu", run.threads)
     validation.choice("method", options.method, METHODS)
     validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))
     if radii is not None:
@@ -258,7 +256,8 @@ def attack(
         certificate = default_kind(classifier)
     worker = AttackWorker(options, mask, absolute(out), certificate)
     x = np.zeros((1, classifier.boxes.n_features), np.float32 if classifier.grid else np.uint8)
-    worker.find(classifier, x, 0)  # options are checked before anything is written
+    with limit_threads(run.threads):
+        worker.find(classifier, x, 0)  # options are checked before anything is written
     attributes = {
         "limit": None,
         **subject.attributes(),
@@ -270,10 +269,11 @@ def attack(
     rows = rows_within(CHUNK_ROWS, x.nbytes)
     spent = run_chunks(subject, worker, AttackFile, out, attributes, rows, run, files=files)
     file, outcomes, blocks = open_attack(out), [], []
-    for start in range(0, len(file), CHUNK_ROWS):
-        x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])
-        outcomes.append(options.certified(classifier, x, certificate))
-        blocks.append(options.blocks(classifier, x))
+    with limit_threads(run.threads):
+        for start in range(0, len(file), CHUNK_ROWS):
+            x, _ = subject.dataset.read_rows(split, file.row[start : start + CHUNK_ROWS])
+            outcomes.append(options.certified(classifier, x, certificate))
+            blocks.append(options.blocks(classifier, x))
     prediction, radius = (np.concatenate(part) for part in zip(*outcomes, strict=True))
     if radii is None:
         radii = default_radii(file.unit, file.groups, int(file.changed.max()), range(0, 29, 4))
