@@ -239,7 +239,10 @@ def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
                 f"`costs` has shape {values.shape}; pass {groups} numbers, one for each group, or "
                 "a mapping from names to numbers"
             )
-        named = [(_name(model, group), group, one) for group, one in enumerate(values.tolist())]
+        # 0.1 of 32 bits is written as 0.1; as a float of Python it is 0.10000000149011612.
+        short = values.dtype.kind == "f" and values.dtype.itemsize < 8
+        numbers = map(str, values) if short else values.tolist()
+        named = [(_name(model, group), group, one) for group, one in enumerate(numbers)]
     found: dict[int, Fraction] = {}
     for name, group, value in named:
         share = _share(name, value)

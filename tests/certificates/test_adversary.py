@@ -120,6 +120,14 @@ def test_costs_are_the_decimal_numbers_that_they_are_written_as() -> None:
     assert Adversary.of(named()).attributes() == {}
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_costs_of_any_type_are_what_they_are_written_as(dtype: type) -> None:
+    who = Adversary.of(named(), costs=np.array([0.1, 0.2, 0.3, 2.5], dtype))
+    assert who.unit == Fraction(1, 10) and who.cost.tolist() == [1, 2, 3, 25]
+    with pytest.raises(BoxNNError, match="`costs` of column 'day' is .*-1.*; it must be a number"):
+        Adversary.of(named(), costs=np.array([1, 1, -1, 1], dtype))
+
+
 def test_a_series_with_names_is_matched_by_them() -> None:
     """One that is numbered 0, 1, ... is an array, unless columns are named so."""
     model, costs = named(), {"age": 4, "day": 3, "city": 2, "amount": 1}
