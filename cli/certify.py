@@ -9,6 +9,7 @@ import click
 
 from boxnn_numba.cli import console, options
 from boxnn_numba.errors import OptionError
+from boxnn_numba.text import exact as exact_text
 
 
 @options.command("Certify every sample of a split.", "certifying")
@@ -74,7 +75,7 @@ def certify(
     return result, (
         f"{out}: {result['n']} samples in {result['seconds']:.2f} s, "
         + ("no labels" if result["accuracy"] is None else f"accuracy {result['accuracy']:.2f}%")
-        + f", median certified radius {result['median_certified_radius']:g}"
+        + f", median certified radius {exact_text(result['median_certified_radius'])}"
         + (f", {result['settled']:.2f}% settled" if "settled" in result else "")
         + "".join(f"\n{line}" for line in _unlabelled_lines(result))
         + "".join(
@@ -149,33 +150,34 @@ def predict(model: str, file: str, out: str, **given: Any) -> options.Output | N
 def curve_table(result: dict[str, Any]) -> str:
     """Return the summary of a certificate file as text."""
     curve = result["certified_accuracy"]
+    width = max(7, *(len(radius) + 1 for radius in curve))
     always = f"always {result['majority']['class']}"[:18].ljust(19)
     lines = [
         f"n {result['n']}   accuracy {result['accuracy']:.2f}%   median certified radius "
-        f"{result['median_certified_radius']:g}   ({_kind(result)})",
+        f"{exact_text(result['median_certified_radius'])}   ({_kind(result)})",
         *_unlabelled_lines(result),
         *([f"abstains on {result['abstained']:.2f}%"] if "abstained" in result else []),
-        "radius             " + "".join(f"{radius:>7}" for radius in curve),
-        "certified accuracy " + _values(curve.values()),
-        always + _values([result["majority"]["accuracy"]] * len(curve)),
-        "balanced           " + _values(result["balanced_certified_accuracy"].values()),
-        always + _values([result["majority"]["balanced_accuracy"]] * len(curve)),
+        "radius             " + "".join(radius.rjust(width) for radius in curve),
+        "certified accuracy " + _values(curve.values(), width),
+        always + _values([result["majority"]["accuracy"]] * len(curve), width),
+        "balanced           " + _values(result["balanced_certified_accuracy"].values(), width),
+        always + _values([result["majority"]["balanced_accuracy"]] * len(curve), width),
         *_patch_lines(result.get("patches")),
-        *_exact_lines(result.get("exact")),
+        *_exact_lines(result.get("exact"), width),
         *_attack_lines(result.get("under_attack")),
         "",
         "class              n     recall   median   mean radius",
     ]
     lines += [
         f"{row['class']!s:<14}{row['n']:>6}{100 * row['recall']:>10.1f}%"
-        f"{row['median_certified_radius']:>9g}{row['mean_certified_radius']:>14.2f}"
+        f" {exact_text(row['median_certified_radius']):>8}{row['mean_certified_radius']:>14.2f}"
         for row in result["per_class"]
     ]
     return "\n".join(lines)
 
 
-def _values(values: Iterable[float]) -> str:
-    return "".join(f"{value:>7.1f}" for value in values)
+def _values(values: Iterable[float], width: int = 7) -> str:
+    return "".join(f"{value:>{width}.1f}" for value in values)
 
 
 def _kind(result: dict[str, Any]) -> str:
@@ -196,11 +198,11 @@ def _patch_lines(patches: dict[str, float] | None) -> list[str]:
     ]
 
 
-def _exact_lines(exact: dict[str, Any] | None) -> list[str]:
+def _exact_lines(exact: dict[str, Any] | None, width: int) -> list[str]:
     if exact is None or exact["settled"] == 100:
         return []
     return [
-        "true value at most " + _values(exact["upper"].values()),
+        "true value at most " + _values(exact["upper"].values(), width),
         f"the true radius of {100 - exact['settled']:.2f}% is known by bounds only; certify with "
         f"a --time-limit above {exact['time_limit']:g} s to settle more",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba import validation
+from boxnn_numba import text, validation
 from boxnn_numba.certificates import margin
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.paths import Name
@@ -192,5 +192,6 @@ def _radii(
 
 
 def _percents(radii: Sequence[float], shares: np.ndarray) -> dict[str, float]:
-    words = [f"{r:g}" if isinstance(r, float) else str(r) for r in radii]
+    # Sums of decimal numbers, 0.1 + 0.2 say, are a little off, and no two radii are as near.
+    words = [text.exact(float(f"{r:.12g}")) if isinstance(r, float) else str(r) for r in radii]
     return {word: round(100.0 * float(s), 4) for word, s in zip(words, shares, strict=True)}
