@@ -70,10 +70,9 @@ def smallest_changes(
 ) -> SmallestChanges:
     """Return the smallest change of each sample that is found to give another prediction.
 
-    With costs that is the cheapest one.
-
     `greedy_attack` finds it; where the pairwise certificate does not prove that none is smaller,
-    `exact_radius` settles it if it can.
+    `exact_radius` settles it if it can. With costs that is the cheapest one; without `exact_radius`
+    it is the smallest one found, whatever it costs.
 
     Parameters
     ----------
@@ -279,8 +278,10 @@ class Explanation:
             return ["no change has another label" if self.proven else "no change was found"]
         kind, price = "smallest change", ""
         if self.spent is not None:
-            kind, price = "cheapest change", f" for {exact(self.spent)}"
-        found = "" if self.proven else " found"
+            # The attack minds numbers of columns, and not what they cost.
+            kind = "cheapest change" if self.proven else "a change"
+            price = f" for {exact(self.spent)}"
+        found = "" if self.proven or price else " found"
         lines = [f"{kind}{found}, of {_counted(self.count, self._noun)}{price}, to {self.becomes}:"]
         return lines + [f"  {one.name}: {one.before} -> {one.admitted}" for one in self.changes]
 

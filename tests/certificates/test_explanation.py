@@ -81,6 +81,18 @@ def test_a_certified_budget_is_not_rounded_up() -> None:
     assert "costs up to 1234566.0 changes" in str(one) and "for 1234567.0, to b:" in str(one)
 
 
+def test_a_change_that_is_not_proven_to_be_the_cheapest_is_not_called_so() -> None:
+    model = BoxNN(Boxes([[0] * 3, [200] * 3], [[50] * 3, [255] * 3], [0, 1], 100), ["a", "b"])
+    # One change of the feature in the middle has an effect, and two of the others for less.
+    rows, costs = [[120, 25, 120]], [1, 10, 1]
+    [quick] = explain(model, rows, time_limit=0, costs=costs)
+    assert (quick.count, quick.spent, quick.proven) == (1, 10, False)
+    assert "\na change, of 1 feature for 10, to b:\n" in str(quick)
+    [one] = explain(model, rows, time_limit=60, costs=costs)
+    assert (one.count, one.spent, one.proven) == (2, 2, True)
+    assert "\ncheapest change, of 2 features for 2, to b:\n" in str(one)
+
+
 @pytest.mark.parametrize("sets", [1, 2])
 def test_costs_add_up_to_the_distances(sets: int) -> None:
     model, x, _ = factored(3, 6, 3, 40, sets, grouped=False)
