@@ -156,7 +156,8 @@ class ColumnCost:
     own, rival
         What the nearest box of the predicted class admits there, and that of the rival, as text.
     own_cost, rival_cost
-        What the column adds to the distances to them, in units.
+        What the column adds to the distances to them, in units. Columns that are rewritten together
+        add no more than the width, the first ones first.
     """
 
     name: str
@@ -362,7 +363,7 @@ def explain(
             bounds[-1][:, :, 0].astype(int) - codes[:, None],
             codes[:, None].astype(int) - bounds[-1][:, :, 1],
         )
-        adding += np.clip(beyond, 0, model.boxes.width).swapaxes(0, 1)
+        adding += _capped(beyond, boxes.group, boxes.width).swapaxes(0, 1)
     unit = (
         "columns"
         if model.columns is not None
@@ -401,6 +402,22 @@ def _two_classes(model: Classifier, codes: np.ndarray) -> tuple[np.ndarray, np.n
     slack[np.arange(len(codes)), own] = np.iinfo(np.int64).max
     found = np.stack([own, slack.argmin(axis=1)], axis=1)
     return found, np.take_along_axis(total, found, axis=1)
+
+
+def _capped(beyond: np.ndarray, groups: np.ndarray, width: int) -> np.ndarray:
+    """Return what features (..., n) add to a distance that are some codes beyond a box.
+
+    Of a group the features add no more than the width, the first ones first.
+    """
+    order = np.argsort(groups, kind="stable")
+    first = np.searchsorted(groups[order], groups[order])  # of the group of each
+    each = np.clip(beyond, 0, width)[..., order]
+    until = np.cumsum(each, axis=-1)
+    before = (until - each)[..., first]
+    found = np.empty_like(each)
+    upper, lower = (np.minimum(sums - before, width) for sums in (until, until - each))
+    found[..., order] = upper - lower
+    return found
 
 
 def _costs(

@@ -94,8 +94,9 @@ def test_a_change_that_is_not_proven_to_be_the_cheapest_is_not_called_so() -> No
 
 
 @pytest.mark.parametrize("sets", [1, 2])
-def test_costs_add_up_to_the_distances(sets: int) -> None:
-    model, x, _ = factored(3, 6, 3, 40, sets, grouped=False)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_costs_add_up_to_the_distances(sets: int, grouped: bool) -> None:
+    model, x, _ = factored(3, 6, 3, 40, sets, grouped=grouped)
     distance, names = model.class_distance(x), list(model.classes)
     for one, row, label in zip(explain(model, x), distance, model.predict(x), strict=True):
         own, rival = names.index(one.prediction), names.index(one.rival)
@@ -105,6 +106,14 @@ def test_costs_add_up_to_the_distances(sets: int) -> None:
         assert row[rival] - row[own] - (rival < own) == min(limits)
         assert sum(c.own_cost for c in one.columns) == row[own] - model.offset[own]
         assert sum(c.rival_cost for c in one.columns) == row[rival] - model.offset[rival]
+
+
+def test_costs_of_a_pixel_add_up() -> None:
+    boxes = Boxes([[0] * 6, [200] * 6], [[90] * 6, [255] * 6], [0, 1], 100, group=[0, 1, 0, 1, 2, 2])
+    [one] = explain(BoxNN(boxes, ["a", "b"]), [[180, 100, 150, 180, 170, 255]])
+    assert one.prediction == "b" and one.own_distance == 70 + 100 + 30
+    assert [c.own_cost for c in one.columns] == [20, 100, 50, 0, 30, 0]
+    assert [c.rival_cost for c in one.columns] == [90, 10, 10, 90, 80, 20]
 
 
 def mixed() -> tuple[BoxNN, dict[str, list[object]]]:
