@@ -21,8 +21,8 @@ from boxnn_numba.text import exact as exact_text
     "--certificate",
     ("margin", "pairwise", "exact", "patch"),
     default=None,
-    help="margin (the default of images), pairwise (at least as large; the default of tables), "
-    "exact (the true radius), or patch: blocks of pixels.",
+    help="margin (the default of images, and with --device cuda), pairwise (at least as large; the "
+    "default of tables), exact (the true radius), or patch: blocks of pixels.",
 )
 @click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
 @options.costs("radii are budgets, too.")

@@ -141,7 +141,8 @@ def certify(
         ``"margin"`` (Theorem 4.2, at once), ``"pairwise"`` (`pairwise_radius`) or ``"exact"``
         (`exact_radius`); each is at least as large as the one before, and slower. ``"patch"``
         (`patch_certified`) has the margin's radii, and whether blocks of pixels are withstood.
-        ``"auto"``, the default, is what `default_kind` says.
+        ``"auto"``, the default, is what `default_kind` says; with device ``"cuda"`` the margin, so
+        the radii of tables are smaller there.
     limit
         Certify only this many rows, ``(arange(limit) * total) // limit``.
     time_limit
@@ -172,7 +173,7 @@ def certify(
     sizes = validation.patches_for(certificate, patch)
     if certificate == AUTO and run.device == "cuda":
         certificate = "margin"
-    if certificate not in ("margin", AUTO) != "margin" and run.device == "cuda":
+    if certificate not in ("margin", AUTO) and run.device == "cuda":
         raise OptionError(f"{certificate} certificates are computed on the CPU; leave out `device`")
     # Of a cluster, the GPUs are the workers'.
     here = run.local
