@@ -23,6 +23,5 @@ def test_differing_blocks_are_counted() -> None:
     codes, model = lazy_arrays.lazy_codes(70, 30, seed=0), lazy_arrays.model_of(20)
     prediction, radius = (one.compute() for one in model.certify(codes))
     assert lazy_arrays.differing_blocks(model, codes, (prediction, radius)) == 0
-    assert radius.max() >= 0
     radius[[5, 65]] += 1
     assert lazy_arrays.differing_blocks(model, codes, (prediction, radius)) == 2
