@@ -110,25 +110,6 @@ def assembled(boxes: Boxes, rows: np.ndarray) -> np.ndarray:
     return np.stack([side[of_feature, every] for side in (boxes.lower, boxes.upper)], axis=1)
 
 
-def rivals_in_order(
-    distance: np.ndarray, boxes: Boxes, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is predicted (N,), and boxes of other classes in order of margin (N, R).
-
-    distance is (N, M) to all boxes, of two classes at least. The prediction is the class index of
-    the nearest box, ties to the smaller one. Boxes with the smallest
-    ``D_B + [class of B > predicted]`` are first, `count` of them; where there are fewer, the last
-    is repeated.
-    """
-    predicted = boxes.labels[distance.argmin(axis=1)].astype(np.int64)
-    margin = distance.astype(np.int64) + (boxes.labels > predicted[:, None])
-    margin[boxes.labels == predicted[:, None]] = np.iinfo(np.int64).max
-    order = np.argsort(margin, axis=1, kind="stable")[:, :count]
-    others = len(boxes) - np.diff(boxes.offsets)[predicted]
-    places = np.minimum(np.arange(order.shape[1]), others[:, None] - 1)
-    return predicted, np.take_along_axis(order, places, axis=1)
-
-
 def rival_tuples(
     distances: Sequence[np.ndarray], model: Classifier, count: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ from boxnn_numba.cli.certify import cluster_text
     "pairwise for tables.",
 )
 @click.option("--max-features", type=int, help="Most features, or groups, to change.")
-@click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
+@options.attackable
 @click.option(
     "--low",
     default="0",

@@ -24,7 +24,7 @@ from boxnn_numba.text import exact as exact_text
     help="margin (the default of images, and with --device cuda), pairwise (at least as large; the "
     "default of tables), exact (the true radius), or patch: blocks of pixels.",
 )
-@click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
+@options.attackable
 @options.costs("radii are budgets, too.")
 @click.option(
     "--patch",

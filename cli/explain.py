@@ -23,7 +23,7 @@ from boxnn_numba.cli import options
     default=5.0,
     help="Seconds for each row to prove that no change is smaller; 0 skips the proof.",
 )
-@click.option("--attackable", metavar="COLUMNS", help=options.ATTACKABLE)
+@options.attackable
 @options.costs("look for the cheapest change, not the smallest.")
 @options.rows_of_a_table
 def explain(

@@ -305,8 +305,11 @@ def _separated(
         ) from None
 
 
-#: Help text of the option for attackable columns.
-ATTACKABLE = "The only columns (or groups) that may be rewritten: names or numbers, with commas."
+attackable = click.option(
+    "--attackable",
+    metavar="COLUMNS",
+    help="The only columns (or groups) that may be rewritten: names or numbers, with commas.",
+)
 
 
 def column_names(text: str | None) -> tuple[str, ...] | None:
