@@ -527,7 +527,9 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         self._sharpness = 1.0
         if rows.any() and known.sum() > 1:
             scores = self._scores(codes[rows])[:, known]
-            self._sharpness = sharpness(np.ascontiguousarray(scores), np.cumsum(known)[index[rows]] - 1)
+            self._sharpness = sharpness(
+                np.ascontiguousarray(scores), np.cumsum(known)[index[rows]] - 1
+            )
 
     def _threads(self) -> int | None:
         """Return the threads that `n_jobs` allows; None if `n_jobs` is None."""

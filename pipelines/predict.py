@@ -103,9 +103,12 @@ def predict(
     kind = default_kind(classifier) if kind == AUTO else kind
     name, pieces = _opened(classifier, Path(samples), table)
     count, inputs, unseen = 0, [model, samples], _Unseen(classifier)
-    with limit_threads(run.threads), table_output(
-        out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=inputs, as_json=as_json
-    ) as write:
+    with (
+        limit_threads(run.threads),
+        table_output(
+            out, overwrite=run.overwrite, no_lock=run.no_lock, inputs=inputs, as_json=as_json
+        ) as write,
+    ):
         for x, ids in pieces:
             rows = {} if ids is None or name is None else {name: ids}
             try:

@@ -92,7 +92,9 @@ class RunOptions:
             The device is another, or `threads` is below 1.
         """
         if self.device not in ("auto", "cpu"):
-            raise OptionError(f"device is {self.device!r}; {what} run on the CPU, leave out `device`")
+            raise OptionError(
+                f"device is {self.device!r}; {what} run on the CPU, leave out `device`"
+            )
         get_backend("cpu", self.threads)
 
     def using(self, client: Client | None = None) -> RunOptions:

@@ -124,7 +124,7 @@ def test_costs_are_the_decimal_numbers_that_they_are_written_as() -> None:
 def test_costs_of_any_type_are_what_they_are_written_as(dtype: type) -> None:
     who = Adversary.of(named(), costs=np.array([0.1, 0.2, 0.3, 2.5], dtype))
     assert who.unit == Fraction(1, 10) and who.cost.tolist() == [1, 2, 3, 25]
-    with pytest.raises(BoxNNError, match="`costs` of column 'day' is .*-1.*; it must be a number"):
+    with pytest.raises(BoxNNError, match=r"`costs` of column 'day' is .*-1.*; it must be a number"):
         Adversary.of(named(), costs=np.array([1, 1, -1, 1], dtype))
 
 

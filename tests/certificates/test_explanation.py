@@ -109,7 +109,9 @@ def test_costs_add_up_to_the_distances(sets: int, grouped: bool) -> None:
 
 
 def test_costs_of_a_pixel_add_up() -> None:
-    boxes = Boxes([[0] * 6, [200] * 6], [[90] * 6, [255] * 6], [0, 1], 100, group=[0, 1, 0, 1, 2, 2])
+    boxes = Boxes(
+        [[0] * 6, [200] * 6], [[90] * 6, [255] * 6], [0, 1], 100, group=[0, 1, 0, 1, 2, 2]
+    )
     [one] = explain(BoxNN(boxes, ["a", "b"]), [[180, 100, 150, 180, 170, 255]])
     assert one.prediction == "b" and one.own_distance == 70 + 100 + 30
     assert [c.own_cost for c in one.columns] == [20, 100, 50, 0, 30, 0]
