@@ -656,6 +656,11 @@ def headers(table: Any) -> list[Any]:
     return list(getattr(table, "column_names", table.columns))
 
 
+def category_places(columns: Columns | None) -> list[int]:
+    """Return the places of columns whose values are listed; there are none without columns."""
+    return [k for k, column in enumerate(columns or ()) if column.is_listed]
+
+
 def named_columns(table: Any) -> dict[str, Any]:
     """Return the columns of a table by their names.
 

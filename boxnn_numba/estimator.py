@@ -34,7 +34,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import default_threads, limit_threads
 from boxnn_numba.certificates import AUTO, KINDS, default_kind
 from boxnn_numba.certificates.explanation import Explanation, column_importances, explain
-from boxnn_numba.columns import Columns, headers, is_table
+from boxnn_numba.columns import Columns, category_places, headers, is_table
 from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import DivergenceError, InputError, OptionError
 from boxnn_numba.grid import Grid, are_codes
@@ -270,7 +270,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             if self.preset == "auto":
                 self._settings, trial = search(
                     feed, len(classes), self._given, effort=self.effort,
-                    radii=self.radii, threads=self._threads() or default_threads(),
+                    radii=self.radii, categories=category_places(self.columns_),
+                    threads=self._threads() or default_threads(),
                     on_trial=self._tell,
                 )  # fmt: skip
             runs = self._train(feed, grid)

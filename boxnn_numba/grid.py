@@ -383,6 +383,37 @@ def _listed(values: np.ndarray, column: Column, tally: _Tally | None) -> _Levels
     return _Levels(np.arange(others) + 0.5, codes[: others + 1], missing)
 
 
+def ordered_anew(
+    x: np.ndarray, labels: np.ndarray, held_out: np.ndarray, categories: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and held-out codes, with categories in the order of the training rows alone.
+
+    The order that a grid gave them knows the classes of all its rows. Where most categories have a
+    row or two, it tells the class of each held-out row.
+
+    Parameters
+    ----------
+    x
+        (N, n) uint8 codes of training rows.
+    labels
+        (N,) their class indices.
+    held_out
+        (H, n) uint8 codes of other rows. Categories that only these have are in the middle, in a
+        random order.
+    categories
+        Features whose codes are categories.
+    """
+    tally = _Tally.of(labels)
+    for k in categories:
+        codes, items = np.unique(np.append(x[:, k], held_out[:, k]), return_inverse=True)
+        mixed = np.random.default_rng(k).permutation(len(codes))
+        scores = tally.scores(items[: len(x)], len(codes))
+        placed = np.empty_like(codes)
+        placed[mixed[np.argsort(scores[mixed], kind="stable")]] = codes
+        x[:, k], held_out[:, k] = placed[items[: len(x)]], placed[items[len(x) :]]
+    return x, held_out
+
+
 def _feature_edges(column: np.ndarray, levels: int, between: bool = False) -> np.ndarray:
     """Return the edges of numbers; with `between` all of them half way between two values.
 

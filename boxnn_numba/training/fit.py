@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from boxnn_numba.backends.devices import get_backend
+from boxnn_numba.columns import category_places
 from boxnn_numba.errors import DivergenceError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.training.data import Arrays
@@ -110,8 +111,9 @@ def fit(
         if preset == "auto":
             given = {name: value for name, value in options.items() if value is not None}
             settings, trial = search(
-                feed, len(data.classes), given, effort=effort, radii=radii, threads=backend.threads
-            )
+                feed, len(data.classes), given, effort=effort, radii=radii,
+                categories=category_places(data.columns), threads=backend.threads,
+            )  # fmt: skip
         runs = [
             Training(
                 member, replace(feed, seed=member.seed), len(data.classes), backend,

@@ -25,6 +25,7 @@ from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.errors import DivergenceError, OptionError
+from boxnn_numba.grid import ordered_anew
 from boxnn_numba.training.loader import Feed
 from boxnn_numba.training.options import ADDITIVE, PRESETS, TrainingOptions
 from boxnn_numba.training.result import members_of, trained_model
@@ -64,6 +65,8 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
 )
 #: Boxes of a class where a candidate does not say, and most of all classes together.
 _BOXES, _MOST_BOXES = 20, 400
+#: Weights that differ by no more than this factor are alike.
+_ALIKE = 1.1
 #: Most rows of a step, but of additive boxes.
 _MOST_BATCH = 100
 #: Work of a step from which on candidates are tried side by side. Of shorter ones most is Python,
@@ -154,6 +157,7 @@ def search(
     *,
     effort: float = 1.0,
     radii: Sequence[int] | None = None,
+    categories: Sequence[int] = (),
     threads: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Chosen:
@@ -172,6 +176,9 @@ def search(
     radii
         Radii whose mean certified accuracy is compared, whatever the accuracy at radius 0. By
         default 0, 1, 2 and 4, and at most three points of accuracy are given up.
+    categories
+        Features whose codes are categories in the order of the classes' shares. Those of a trial
+        are ordered anew, without its held-out rows.
     threads
         Number of candidates that are tried at a time, if their steps are long enough.
     on_trial
@@ -201,7 +208,7 @@ def search(
         ]
         if any(len(held) == 0 for _, held in splits):
             break
-        data = [_Data(feed, n_classes, wanted, *split) for split in splits]
+        data = [_Data(feed, n_classes, wanted, *split, categories) for split in splits]
         attempts = [
             _Attempt(options, one, item, effort)
             for options, one in itertools.product(candidates, data)
@@ -396,6 +403,19 @@ def _split(
     return np.sort(np.concatenate(training)), np.sort(np.concatenate(held))
 
 
+def _standing_for(mass: np.ndarray, own: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Return weights (N,) with which some rows stand for all rows of their class, mean 1.
+
+    The classes weigh `mass` (K,), and these rows their `own`. None where all weigh about the same.
+    """
+    found = np.bincount(labels, own, minlength=len(mass))
+    weights = own * (mass / np.where(found > 0, found, 1))[labels]
+    if not weights.any() or weights.max() <= _ALIKE * weights.min():
+        return None
+    result: np.ndarray = weights * (len(weights) / weights.sum())
+    return result
+
+
 class _Data:
     """The rows of a round: what candidates are trained on, and what they are certified on."""
 
@@ -406,17 +426,21 @@ class _Data:
         radii: tuple[int, ...],
         rows: np.ndarray,
         held: np.ndarray,
+        categories: Sequence[int] = (),
     ) -> None:
         self.n_classes, self.radii, self.stop = n_classes, radii, Event()
-        self._held, self.labels = feed.take(held), feed.labels[held]
+        self.labels = feed.labels[held]
+        x, self._held = ordered_anew(
+            feed.take(rows), feed.labels[rows], feed.take(held), categories
+        )
         every = np.ones(len(feed)) if feed.weights is None else feed.weights
-        weights = None if feed.weights is None else every[rows]
-        x, none = feed.take(rows), (self._held[:0], self.labels[:0])
+        mass = np.bincount(feed.labels, every, minlength=n_classes)
+        none = self._held[:0], self.labels[:0]
+        weights = _standing_for(mass, every[rows], feed.labels[rows])
         alone = Feed.from_arrays(x, feed.labels[rows], none, 0, weights=weights)
         self._feed = replace(alone, shared={})
         counts = np.bincount(self.labels, minlength=n_classes)
         # Held-out rows stand for all rows of their class.
-        mass = np.bincount(feed.labels, every, minlength=n_classes)
         self._count = (mass / np.maximum(counts, 1))[self.labels]
         self.weighty = mass > 0
         if not self._count.any():

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.protocol import Backend
+from boxnn_numba.columns import category_places
 from boxnn_numba.data.atomic import staged_output
 from boxnn_numba.data.checkpoint import Checkpoint
 from boxnn_numba.data.model_store import FORMAT as MODEL_FORMAT
@@ -292,7 +293,8 @@ def _searched(
     if not run.local:
         run.progress.note("options are searched in this process")
     settled = {name: value for name, value in given.items() if value is not None}
-    chosen = search(feed, len(found.classes), settled, on_trial=tell, **how)
+    categories = category_places(found.columns)
+    chosen = search(feed, len(found.classes), settled, categories=categories, on_trial=tell, **how)
     if not run.local and chosen.options.relaxation == "additive":
         run.progress.note("additive boxes were chosen, which are trained in this process")
     return chosen

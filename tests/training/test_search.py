@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from boxnn_numba import BoxNNClassifier, fit, load_model
@@ -31,6 +32,7 @@ from boxnn_numba.training.search import (
     _Attempt,
     _Data,
     _outcomes,
+    _split,
     search,
 )
 from boxnn_numba.training.selection import validation_split
@@ -228,6 +230,41 @@ def test_no_constant_is_chosen_without_weights() -> None:
 def test_no_constant_is_chosen_for_a_rare_class() -> None:
     chosen, _ = found(rare=0.05)
     assert chosen.trial is not None and chosen.trial.accuracy[0] > 0.7
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_a_trial_stand_for_all_of_their_class(weighted: bool) -> None:
+    """Rare classes keep more of their rows, which then have to count less."""
+    y = np.repeat([0, 1, 2], [5000, 300, 60]).astype(np.int32)
+    x = np.random.default_rng(0).integers(0, 256, (len(y), 3), dtype=np.uint8)
+    weights = row_weights(y, [0, 1, 2], "balanced") if weighted else None
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0, weights=weights)
+    rows, held = _split(feed, 3, Round(1000, 80, 1, 200), [0])
+    assert np.bincount(y[rows])[2] > 3 * 60 * len(rows) / len(y)
+    data = _Data(feed, 3, RADII, rows, held)
+    shares = np.full(3, 1 / 3) if weighted else np.bincount(y) / len(y)
+    for labels, of_row in ((y[rows], data._feed.weights), (data.labels, data._count)):
+        count = np.bincount(labels, of_row)
+        np.testing.assert_allclose(count / count.sum(), shares, rtol=1e-6)
+
+
+def test_rows_of_even_classes_weigh_nothing_of_their_own() -> None:
+    x, y = table(400)
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+    data = _Data(feed, 2, RADII, *_split(feed, 2, Round(1000, 80, 1, 200), [0]))
+    assert data._feed.weights is None
+
+
+def test_held_out_rows_do_not_know_the_order_of_categories() -> None:
+    """Categories with a row or two are ordered by the very classes that are to be predicted."""
+    rng = np.random.default_rng(0)
+    columns = {f"c{k}": pd.Categorical(rng.integers(0, 240, 1000).astype(str)) for k in range(6)}
+    y, chosen = rng.integers(0, 2, 1000), []
+    model = BoxNNClassifier(effort=0.3, options={"relaxation": "graded"}, verbose=1)
+    model._tell = chosen.append  # type: ignore[method-assign]
+    model.fit(pd.DataFrame(columns), y)
+    assert len(chosen) > 5
+    assert all(trial.accuracy[0] < 0.62 for trial in chosen)  # 0.8 and more if they did
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5, 20])
