@@ -104,7 +104,8 @@ class CsvReader:
         self.place = str(path)
         self._path, self._separator = path, separator
         with reading(self.place), self._open() as file:
-            header = next(self._reader(file), None)
+            # Not strictly: with another separator a header in quotes is no CSV.
+            header = next(self._reader(file, strict=False), None)
         if not header:
             raise DataError(f"{path} is empty; pass a table with a header line")
         # As pandas calls the column of its row names.
@@ -137,8 +138,8 @@ class CsvReader:
     def _open(self) -> IO[str]:
         return io.TextIOWrapper(_binary(self._path), encoding="utf-8-sig", newline="")
 
-    def _reader(self, file: IO[str]) -> Any:
-        return csv.reader(file, delimiter=self._separator, strict=True)
+    def _reader(self, file: IO[str], strict: bool = True) -> Any:
+        return csv.reader(file, delimiter=self._separator, strict=strict)
 
     def _read(self, reader: Any, step: int) -> Iterator[tuple[list[list[str]], list[int]]]:
         next(reader)

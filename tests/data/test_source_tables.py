@@ -69,6 +69,7 @@ def test_csv_dialect() -> None:
         (["a,y", *[",0", "?,1"] * 5], "t.csv: column 'a' has no value in any row; drop it"),
         (["a,a,y", "1,2,0"], "has 2 columns named 'a'; rename one"),
         (["a;y", "1;0"], "has no ',' between its columns; pass `sep` ';'"),
+        (['"a";"y"', "1;0"], "has no ',' between its columns; pass `sep` ';'"),
         (["a,y", *["1,0", "2,1"] * 5, "1e40,1"], "line 12, column 'a' .* must fit in float32"),
         (["a,y", "1,0", "2,0"], "has one class only"),
         (["a,y", "1,0", "2,1"], "enough rows for a test split of 0.2; raise `test_fraction`"),
