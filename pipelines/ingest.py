@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -194,8 +195,27 @@ def _write(
     return writer.finish(), {
         "unlabelled": notes.unlabelled,
         "columns": None if columns is None else dict(Counter(column.kind for column in columns)),
-        "notes": [*_channels_first(header["feature_shape"]), *notes.sentences()],
+        "notes": [
+            *_channels_first(header["feature_shape"]),
+            *_many_numbers(plan.index.classes, sum(plan.rows.values())),
+            *notes.sentences(),
+        ],
     }
+
+
+def _many_numbers(classes: Sequence[Any], rows: int) -> list[str]:
+    """Return a sentence on classes that look like the values of a number."""
+    if len(classes) < _MANY or rows > _FEW_EACH * len(classes):
+        return []
+    try:
+        for label in classes:
+            float(label)
+    except ValueError:
+        return []
+    return [
+        f"the labels are {len(classes):,} different numbers, each a class of its own: write a few "
+        "ranges in their place if they are measured"
+    ]
 
 
 def _channels_first(shape: tuple[int, ...]) -> list[str]:
@@ -371,6 +391,11 @@ def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and len(text) < 19 and str(int(text)) == text
 
 
+#: So many different numbers as labels, with so few rows each, are rather measured than classes.
+_MANY, _FEW_EACH = 100, 10
+#: Texts of a table that are numbers to a reader.
+_DATE = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}\b")
+_MONEY = re.compile(r"[-+(]?\s*[$\u20ac\xa3\xa5]\s*\d[\d,. ]*\)?\s*$")
 #: Rows below which whole numbers may be all different by chance.
 _FEW = 50
 #: From here on a float32, as which raw values are stored, does not tell all whole numbers apart.
@@ -417,7 +442,8 @@ class _Notes:
              "with one value only, which tells nothing"),
             (numbers & each, "that may number the rows: name it in `id_column` or in `drop`"),
             (categories & (self._high >= [len(column.categories) for column in columns]),
-             "with categories that are not told apart: they are taken for one"),
+             "with more categories than are told apart, or some that training did not see: these "
+             "are taken for one"),
             (numbers & self._whole & (far >= _EXACT),
              "of whole numbers above 16,777,216, of which 7 digits are kept: subtract what all "
              "have in common, or name it in `categorical`"),
@@ -427,6 +453,10 @@ class _Notes:
             ([_mostly_numbers(column.categories) for column in columns],
              "of numbers but for some texts, so taken for categories: name it in `numeric`, and "
              "the texts in `missing`"),
+            ([_look_like(_DATE, column.categories) for column in columns],
+             "of dates in another order, so taken for categories: write them as 2026-12-31"),
+            ([_look_like(_MONEY, column.categories) for column in columns],
+             "of amounts of money, so taken for categories: write them as 1234.50"),
             ([_have_commas(column.categories) for column in columns],
              "of numbers with commas, so taken for categories: write points"),
         )  # fmt: skip
@@ -441,6 +471,12 @@ def _mostly_numbers(categories: Sequence[str]) -> bool:
     """Return whether texts look like a column of numbers in which a few cells went wrong."""
     numbers = sum(text.replace(".", "", 1).strip("+-").isdecimal() for text in categories)
     return 10 <= numbers < len(categories) and numbers >= 0.8 * len(categories)
+
+
+def _look_like(pattern: re.Pattern[str], categories: Sequence[str]) -> bool:
+    """Return whether most texts of a column, and some at least, match a pattern."""
+    matching = sum(pattern.match(text) is not None for text in categories)
+    return matching >= 10 and matching >= 0.8 * len(categories)
 
 
 def _have_commas(categories: Sequence[str]) -> bool:

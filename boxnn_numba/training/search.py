@@ -42,6 +42,8 @@ _ACCURACY_LOST, _RECALL_LOST = 0.03, 0.1
 #: Where certain radii are wanted, accuracy is given up for them: a candidate is out only if its
 #: recall is not this part of the way from that of a constant prediction to the best.
 _FROM_CONSTANT = 1 / 4
+#: A mean recall that is above chance by less than this part of what is left is told.
+_HARDLY_BETTER = 0.1
 #: What additive candidates have in common.
 _ADDITIVE: dict[str, Any] = {**ADDITIVE, "boxes": 6, "lr": 0.1, "members": 4}
 #: What is tried; boxes are those of a class. Chosen for being different: from accurate to
@@ -55,6 +57,16 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {"beta": 2.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
     {"beta": 1.0, "width": 64, "parts": "2", "templates": 4, "boxes": 24},
     {"beta": 0.5, "width": 128, "lr": 0.02},
+    # Where classes lie in many small regions.
+    {
+        "beta": 8.0,
+        "width": 64,
+        "boxes": 200,
+        "optimizer": "sgd",
+        "lr": 2.0,
+        "tau": 1.0,
+        "initialisation": "data",
+    },
     # Small clips need finer levels: what a column adds is no more than they are.
     *({**_ADDITIVE, "beta": beta, "members": 8} for beta in (2.0, 4.0)),
     *({**_ADDITIVE, "beta": beta} for beta in (8.0, 16.0)),
@@ -88,7 +100,7 @@ class Round:
     kept: int = 1
 
 
-_ROUNDS = (Round(1000, 80, 1, 200, kept=4), Round(3000, 160, 2, 400))
+_ROUNDS = (Round(1000, 80, 1, 200, kept=4), Round(3000, 160, 2, 1000))
 #: Rows with which all steps are made, and the least part of them.
 _MANY_ROWS, _LEAST_EFFORT = 1000, 0.25
 #: Below so many rows, several splits are tried.
@@ -224,14 +236,14 @@ def search(
                 on_trial(trial)
         fit = _accurate(trials) if radii is None else _no_constants(trials, n_classes)
         fit.sort(key=lambda trial: -trial.score)
-        candidates, best = [trial.options for trial in fit[: item.kept]], fit[0]
+        candidates, best = [trial.options for trial in _kept(fit, item.kept, radii)], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
 
 
 def training_warnings(
     outcome: Validation, classes: Sequence[Any], trial: Trial | None
 ) -> list[str]:
-    """Return a sentence for each class that a model hardly predicts.
+    """Return a sentence for each class that a model hardly predicts, and for all of them together.
 
     Parameters
     ----------
@@ -246,11 +258,23 @@ def training_warnings(
     recall, advice = outcome.recall, "raise `keep` or `boxes`, or lower `radius`"
     if trial is not None and np.isnan(outcome.accuracy):
         recall, advice = trial.recalls, "give it more weight by `class_weight`, or more rows"
-    return [
+    found = [
         f"class {classes[index]} was given up: {100 * share:.0f}% of its validation samples are "
         f"predicted right; {advice}"
         for index, share in given_up(recall).items()
     ]
+    chance = 1 / len(classes)
+    if (
+        trial is not None
+        and trial.radii != RADII
+        and trial.recall < chance + _HARDLY_BETTER * (1 - chance)
+    ):
+        found.append(
+            f"the options that certify most at radii {', '.join(map(str, trial.radii))} predict "
+            f"little better than one class for all: the mean recall of held-out rows is "
+            f"{100 * trial.recall:.0f}%, and {100 * chance:.0f}% by chance; pass smaller `radii`"
+        )
+    return found
 
 
 def check_radii(
@@ -316,6 +340,17 @@ def _accurate(trials: list[Trial]) -> list[Trial]:
     return [trial for trial in fair if trial.accuracy[0] >= least]
 
 
+def _kept(ranked: list[Trial], count: int, radii: Sequence[int] | None) -> list[Trial]:
+    """Return the trials that go on: most of them the best, a quarter the most accurate others.
+
+    Small clips certify little, so they are behind until more steps show that they are right more
+    often. Where radii are wanted, the best go on.
+    """
+    best = count if radii is not None else count - count // 4
+    others = sorted(ranked[best:], key=lambda trial: -trial.accuracy[0])
+    return ranked[:best] + others[: count - best]
+
+
 def _no_constants(trials: list[Trial], n_classes: int) -> list[Trial]:
     """Return the trials whose mean recall is clearly above that of a constant prediction."""
     constant = 1 / n_classes
@@ -341,6 +376,8 @@ def _candidates(feed: Feed, n_classes: int, given: Mapping[str, Any]) -> list[Tr
     for candidate in CANDIDATES:
         values = {**PRESETS["auto"], "boxes": _BOXES, **candidate}
         values["boxes"] = max(n_classes, min(_MOST_BOXES, values["boxes"] * n_classes))
+        # No margin is above it, and larger clips are the same.
+        values["beta"] = min(values["beta"], float(feed.n_features))
         values |= {name: value for name, value in given.items() if value is not None}
         if not _fits(candidate, feed, given):
             continue

@@ -295,6 +295,20 @@ def test_many_categories_and_single_values_are_told() -> None:
     assert (x[:, 0] == 254).sum() == 46 * 2
 
 
+def test_numbers_that_are_written_as_texts_and_measured_labels_are_told() -> None:
+    rows = [
+        f'{k % 12 + 1}/{k % 28 + 1}/2024 9:30,"${k}1,234.50",Elm St {k},{k / 7}' for k in range(300)
+    ]
+    Path("t.csv").write_text("day,price,street,y\n" + "\n".join(rows * 8) + "\n")
+    summary = ingest("t.csv", "out.zarr", label="y")
+    assert [note for note in summary.notes if "more categories" not in note] == [
+        "the labels are 300 different numbers, each a class of its own: write a few ranges in "
+        "their place if they are measured",
+        "column 'day' of dates in another order, so taken for categories: write them as 2026-12-31",
+        "column 'price' of amounts of money, so taken for categories: write them as 1234.50",
+    ]
+
+
 def test_columns_that_number_the_rows_or_have_commas_are_told() -> None:
     rows = [f'{k + 7};{k};"1,{k}";{k % 2}' for k in np.random.default_rng(0).permutation(60)]
     rows[0] = rows[0].replace(";", ";5", 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import warnings
 from argparse import Namespace
 from collections import defaultdict
 from dataclasses import replace
@@ -31,6 +33,7 @@ from boxnn_numba.training.search import (
     Trial,
     _Attempt,
     _Data,
+    _kept,
     _outcomes,
     _split,
     search,
@@ -138,6 +141,26 @@ def test_rounds_halve_and_the_best_is_taken() -> None:
     assert chosen.trial.scores.shape == (len(chosen.trial.labels), 2)
 
 
+def test_accurate_trials_go_on_beside_the_best() -> None:
+    one = found()[1][0]
+    figures = [(0.9, 0.1), (0.8, 0.7), (0.7, 0.7), (0.95, 0.0), (0.85, 0.3)]
+    trials = [replace(one, accuracy=(*pair, 0.0, 0.0)) for pair in figures]
+    trials.sort(key=lambda trial: -trial.score)
+    went_on = [trial.accuracy[:2] for trial in _kept(trials, 4, None)]
+    assert went_on == [(0.8, 0.7), (0.7, 0.7), (0.85, 0.3), (0.95, 0.0)]
+    assert _kept(trials, 4, (1, 2)) == trials[:4]
+    assert _kept(trials, 1, None) == trials[:1]
+
+
+def test_clips_above_the_columns_are_tried_once() -> None:
+    x, y = table()
+    x, trials = np.ascontiguousarray(x[:, :6]), []
+    feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
+    search(feed, 2, {}, on_trial=trials.append, **SMALL)
+    clips = [trial.options.beta for trial in trials if trial.round == 0]
+    assert max(clips) == 6 and len(clips) < len(CANDIDATES)
+
+
 def test_wanted_radii_are_what_counts() -> None:
     x, y = table(1000)
     feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
@@ -210,6 +233,19 @@ def test_a_run_is_resumed_with_its_own_radii(
     with pytest.raises(OptionError, match=r"has radii \[1, 2\], not \[0, 1, 2, 4\]"):
         train(x, tmp_path / "m", run=RunOptions(resume=True), **how)
     assert train(x, tmp_path / "m", radii=(1, 2), run=RunOptions(resume=True), **how).search
+
+
+@pytest.mark.parametrize("signal", [0, 45])
+def test_a_model_that_is_nearly_a_constant_is_told(signal: int) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    x = np.clip(rng.normal(100, 30, (400, 10)) + signal * y[:, None], 0, 255)
+    told = "predict little better than one class for all.*and 50% by chance; pass smaller `radii`"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(x, y, preset="auto", effort=0.2, radii=(1, 2))
+    found = [re.search(told, str(item.message)) is not None for item in caught]
+    assert any(found) == (signal == 0)
 
 
 def test_what_is_settled_stays() -> None:
