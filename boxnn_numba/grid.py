@@ -389,7 +389,7 @@ def ordered_anew(
     """Return training and held-out codes, with categories in the order of the training rows alone.
 
     The order that a grid gave them knows the classes of all its rows. Where most categories have a
-    row or two, it tells the class of each held-out row.
+    row or two, it tells the class of each held-out row. Both arrays are changed in place.
 
     Parameters
     ----------
