@@ -18,7 +18,7 @@ from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.classifier import Certificate
-from boxnn_numba.columns import MISSING, Columns, is_table
+from boxnn_numba.columns import MISSING, Columns, category_places, is_table
 from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
@@ -213,12 +213,10 @@ class BoxNN:
         if self.grid is None:
             return validation.codes("x", flat, empty=True)
         rows = validation.features("x", flat, self.grid.missing is not None, empty=True)
-        listed = {
-            k: (column.name, len(column.categories))
-            for k, column in enumerate(self.columns or ())
-            if column.is_listed
-        }
-        validation.places("x", rows, listed)
+        if self.columns is not None:
+            listed = {k: self.columns[k] for k in category_places(self.columns)}
+            sizes = {k: (column.name, len(column.categories)) for k, column in listed.items()}
+            validation.places("x", rows, sizes)
         return rows
 
     def encode(self, x: ArrayLike) -> np.ndarray:

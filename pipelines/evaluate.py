@@ -123,9 +123,7 @@ def evaluate(
         validation.radii(radii, budgets=True)
     file = open_certificate(certificate)
     if radii is not None:
-        whole = "costs" not in file.attributes
-        checked = validation.radii(radii, budgets=not whole)
-        radii = checked.tolist() if whole else radii
+        radii = _countable(file, radii)
     outcome = prediction, _, label = file.outcome(convention)
     if (label < 0).all():
         raise CertificateFileError(
@@ -174,6 +172,13 @@ def evaluate(
         attackable=None if free is None else len(free),
         unlabelled=file.unlabelled,
     )
+
+
+def _countable(file: CertificateFile, radii: Sequence[float]) -> Sequence[float]:
+    """Return given radii, as whole numbers unless a file has budgets; raise where they are not."""
+    whole = "costs" not in file.attributes
+    checked = validation.radii(radii, budgets=not whole)
+    return checked.tolist() if whole else radii
 
 
 def _radii(

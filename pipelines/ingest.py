@@ -467,24 +467,31 @@ class _Notes:
         ]
 
 
+def _is_number(text: str, point: str = ".") -> bool:
+    """Return whether a text is a decimal number, with a sign or without."""
+    return text.replace(point, "", 1).strip("+-").isdecimal()
+
+
+def _are_most(matching: int, categories: Sequence[str]) -> bool:
+    """Return whether so many texts are most of a column's, and not few."""
+    return matching >= 10 and matching >= 0.8 * len(categories)
+
+
 def _mostly_numbers(categories: Sequence[str]) -> bool:
     """Return whether texts look like a column of numbers in which a few cells went wrong."""
-    numbers = sum(text.replace(".", "", 1).strip("+-").isdecimal() for text in categories)
-    return 10 <= numbers < len(categories) and numbers >= 0.8 * len(categories)
+    numbers = sum(map(_is_number, categories))
+    return numbers < len(categories) and _are_most(numbers, categories)
 
 
 def _look_like(pattern: re.Pattern[str], categories: Sequence[str]) -> bool:
-    """Return whether most texts of a column, and some at least, match a pattern."""
-    matching = sum(pattern.match(text) is not None for text in categories)
-    return matching >= 10 and matching >= 0.8 * len(categories)
+    """Return whether most texts of a column match a pattern."""
+    return _are_most(sum(pattern.match(text) is not None for text in categories), categories)
 
 
 def _have_commas(categories: Sequence[str]) -> bool:
     """Return whether texts are numbers as some countries write them."""
     commas = sum("," in text for text in categories)
-    return commas > 0 and all(
-        text.replace(",", "", 1).strip("+-").isdecimal() for text in categories
-    )
+    return commas > 0 and all(_is_number(text, ",") for text in categories)
 
 
 def _named(names: Sequence[str]) -> str:

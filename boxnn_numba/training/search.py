@@ -440,17 +440,14 @@ def _split(
     return np.sort(np.concatenate(training)), np.sort(np.concatenate(held))
 
 
-def _standing_for(mass: np.ndarray, own: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """Return weights (N,) with which some rows stand for all rows of their class, mean 1.
+def _standing_for(mass: np.ndarray, own: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return weights (N,) with which some rows stand for all rows of their class.
 
-    The classes weigh `mass` (K,), and these rows their `own`. None where all weigh about the same.
+    The classes weigh `mass` (K,), and these rows their `own` (N,).
     """
     found = np.bincount(labels, own, minlength=len(mass))
-    weights = own * (mass / np.where(found > 0, found, 1))[labels]
-    if not weights.any() or weights.max() <= _ALIKE * weights.min():
-        return None
-    result: np.ndarray = weights * (len(weights) / weights.sum())
-    return result
+    weights: np.ndarray = own * (mass / np.where(found > 0, found, 1))[labels]
+    return weights
 
 
 class _Data:
@@ -474,11 +471,11 @@ class _Data:
         mass = np.bincount(feed.labels, every, minlength=n_classes)
         none = self._held[:0], self.labels[:0]
         weights = _standing_for(mass, every[rows], feed.labels[rows])
-        alone = Feed.from_arrays(x, feed.labels[rows], none, 0, weights=weights)
+        alike = weights.max() <= _ALIKE * weights.min()
+        weights *= len(weights) / (weights.sum() or 1.0)
+        alone = Feed.from_arrays(x, feed.labels[rows], none, 0, weights=None if alike else weights)
         self._feed = replace(alone, shared={})
-        counts = np.bincount(self.labels, minlength=n_classes)
-        # Held-out rows stand for all rows of their class.
-        self._count = (mass / np.maximum(counts, 1))[self.labels]
+        self._count = _standing_for(mass, np.ones(len(held)), self.labels)
         self.weighty = mass > 0
         if not self._count.any():
             self._count = np.ones(len(held))
