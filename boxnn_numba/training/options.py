@@ -359,7 +359,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 #: Options that preset auto chooses, see `boxnn_numba.training.search`.
 SEARCHED = (
     "alpha", "batch", "beta", "boxes", "epochs", "initialisation", "lr", "members", "objective",
-    "optimizer", "parts", "radius", "relaxation", "tau", "templates", "warmup", "width",
+    "offsets", "optimizer", "parts", "radius", "relaxation", "tau", "templates", "warmup", "width",
 )  # fmt: skip
 # Chosen on validation data of MNIST and Fashion-MNIST, and of CIFAR-10.
 _IMAGES = {

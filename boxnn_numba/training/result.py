@@ -59,11 +59,12 @@ def trained_model(
     feature_shape: tuple[int, ...],
     provenance: dict[str, Any],
     columns: Columns | None = None,
+    offsets: str | None = None,
 ) -> BoxNN:
     """Return the model of finished runs, of their best boxes: an ensemble where there are several.
 
     Classes, grid, feature_shape and columns are as for `BoxNN`; `provenance` is what else to record
-    under ``training``.
+    under ``training``. `offsets` are in place of those of the runs' options.
     """
     first = runs[0]
     sets = [
@@ -74,7 +75,7 @@ def trained_model(
         for run in runs
         for bounds in sets_of(run.best, run.options)
     ]  # fmt: skip
-    settings = replace(first.options, members=len(sets))
+    settings = replace(first.options, members=len(sets), offsets=offsets or first.options.offsets)
     training = {
         **provenance,
         "options": settings.as_dict(),

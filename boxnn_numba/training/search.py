@@ -90,7 +90,8 @@ _WORTH_THREADS = 90_000
 class Round:
     """A round: training rows, steps, sets of boxes and held-out rows for each candidate.
 
-    `kept` is the number of candidates left after the round.
+    `kept` is the number of candidates left after the round. `offsets` are those that boxes are
+    compared with, unless offsets are settled: they change no step, so one training serves for all.
     """
 
     rows: int
@@ -98,9 +99,13 @@ class Round:
     members: int
     held_out: int
     kept: int = 1
+    offsets: tuple[str, ...] = ("fitted",)
 
 
-_ROUNDS = (Round(1000, 80, 1, 200, kept=4), Round(3000, 160, 2, 1000))
+_ROUNDS = (
+    Round(1000, 80, 1, 200, kept=4),
+    Round(3000, 160, 2, 1000, offsets=("fitted", "none")),
+)
 #: Rows with which all steps are made, and the least part of them.
 _MANY_ROWS, _LEAST_EFFORT = 1000, 0.25
 #: Below so many rows, several splits are tried.
@@ -209,9 +214,10 @@ def search(
     if radii is not None:  # offsets are fitted to margins as they are, for accuracy
         given = {"offsets": "none", **given}
     candidates = _candidates(feed, n_classes, given)
-    workers, best = _workers(feed, n_classes, threads), None
+    settled, workers, best = given.get("offsets"), _workers(feed, n_classes, threads), None
     spent: defaultdict[TrainingOptions, float] = defaultdict(float)
     for number, item in enumerate(_ROUNDS):
+        offsets = [settled] if settled else item.offsets
         if len(candidates) == 1:
             break
         splits = [
@@ -222,14 +228,16 @@ def search(
             break
         data = [_Data(feed, n_classes, wanted, *split, categories) for split in splits]
         attempts = [
-            _Attempt(options, one, item, effort)
+            _Attempt([replace(options, offsets=how) for how in offsets], one, item, effort)
             for options, one in itertools.product(candidates, data)
         ]
-        found = _outcomes(attempts, workers, spent)
-        each = len(data)
+        _make(attempts, workers, spent)
+        found: defaultdict[TrainingOptions, list[Outcome]] = defaultdict(list)
+        for attempt in attempts:
+            for options, outcome in zip(attempt.variants, attempt.outcomes, strict=True):
+                found[options].append(outcome)
         trials = [
-            _trial(number, options, counted, data, found[place * each : (place + 1) * each])
-            for place, options in enumerate(candidates)
+            _trial(number, options, counted, data, outcomes) for options, outcomes in found.items()
         ]
         for trial in trials:
             if on_trial is not None:
@@ -511,13 +519,13 @@ class _Data:
             return None
         return run
 
-    def outcome(self, runs: Sequence[Training | None]) -> Outcome:
+    def outcome(self, runs: Sequence[Training | None], offsets: str) -> Outcome:
         """Return the outcome of several sets of boxes together, or that of divergence."""
         trained = [run for run in runs if run is not None]
         if len(trained) < len(runs):
             return (0.0,) * len(self.radii), np.zeros((len(self.labels), self.n_classes))
         shape = (self._feed.n_features,)
-        model = trained_model(trained, [*range(self.n_classes)], None, shape, {})
+        model = trained_model(trained, [*range(self.n_classes)], None, shape, {}, offsets=offsets)
         prediction, radius = pairwise_radius(model, self._held, threads=1)
         right = prediction == self.labels
         accuracy = [np.average(right & (radius >= r), weights=self._count) for r in self.radii]
@@ -526,15 +534,20 @@ class _Data:
 
 
 class _Attempt:
-    """A candidate on the rows of a round, whose sets of boxes may be trained side by side."""
+    """A candidate on the rows of a round, whose sets of boxes may be trained side by side.
 
-    def __init__(self, options: TrainingOptions, data: _Data, item: Round, effort: float) -> None:
-        self.options, self.data = options, data
-        self.members = data.members(options, item, effort)
+    `variants` are its options, which differ in `offsets` only.
+    """
+
+    def __init__(
+        self, variants: Sequence[TrainingOptions], data: _Data, item: Round, effort: float
+    ) -> None:
+        self.variants, self.data = variants, data
+        self.members = data.members(variants[0], item, effort)
         self._runs: list[Training | None] = [None] * len(self.members)
         self._left, self._lock = len(self.members), Lock()
         self.seconds = 0.0
-        self.outcome: Outcome
+        self.outcomes: list[Outcome] = []
 
     def train(self, number: int) -> None:
         """Train a set of boxes; after the last of them, find what all reach.
@@ -549,22 +562,24 @@ class _Attempt:
             self._left -= 1
             last = self._left == 0
         if last and not self.data.stop.is_set():
-            self.outcome = self.data.outcome(self._runs)
+            self.outcomes = [
+                self.data.outcome(self._runs, options.offsets) for options in self.variants
+            ]
             self._runs.clear()  # all attempts of a round are kept
         with self._lock:
             self.seconds += time.perf_counter() - began
 
 
-def _outcomes(
+def _make(
     attempts: Sequence[_Attempt], workers: int, spent: defaultdict[TrainingOptions, float]
-) -> list[Outcome]:
-    """Return what attempts have led to, which some threads make.
+) -> None:
+    """Make attempts, by some threads.
 
     What took longest in the rounds before, by the seconds `spent` on candidates, is begun first, so
     that no thread is left with it alone in the end.
     """
     tasks = [(one, number) for one in attempts for number in range(len(one.members))]
-    tasks.sort(key=lambda task: -spent[task[0].options])
+    tasks.sort(key=lambda task: -spent[task[0].variants[0]])
     with ThreadPoolExecutor(workers, "boxnn-search") as pool:
         try:
             for done in [pool.submit(one.train, number) for one, number in tasks]:
@@ -574,5 +589,4 @@ def _outcomes(
                 one.data.stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
     for one in attempts:
-        spent[one.options] += one.seconds
-    return [one.outcome for one in attempts]
+        spent[one.variants[0]] += one.seconds

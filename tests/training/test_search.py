@@ -34,7 +34,7 @@ from boxnn_numba.training.search import (
     _Attempt,
     _Data,
     _kept,
-    _outcomes,
+    _make,
     _split,
     search,
 )
@@ -150,6 +150,26 @@ def test_accurate_trials_go_on_beside_the_best() -> None:
     assert went_on == [(0.8, 0.7), (0.7, 0.7), (0.85, 0.3), (0.95, 0.0)]
     assert _kept(trials, 4, (1, 2)) == trials[:4]
     assert _kept(trials, 1, None) == trials[:1]
+
+
+def test_the_last_round_compares_offsets_of_the_same_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[TrainingOptions] = []
+
+    class Counted(Training):
+        def __init__(self, options: TrainingOptions, *more: Any) -> None:
+            trained.append(options)
+            super().__init__(options, *more)
+
+    monkeypatch.setattr("boxnn_numba.training.search.Training", Counted)
+    chosen, trials = found(rare=0.05)
+    last = [trial for trial in trials if trial.round == 1]
+    assert {options.offsets for options in trained} == {"fitted"}  # no training of its own
+    assert [trial.options.offsets for trial in last] == ["fitted", "none"] * (len(last) // 2)
+    assert all(trial.options.offsets == "fitted" for trial in trials if trial.round == 0)
+    assert chosen.options.offsets == max(last, key=lambda trial: trial.score).options.offsets
+    for settled in ("fitted", "none"):
+        chosen, trials = found(offsets=settled)
+        assert {trial.options.offsets for trial in trials} == {chosen.options.offsets} == {settled}
 
 
 def test_clips_above_the_columns_are_tried_once() -> None:
@@ -361,11 +381,11 @@ def test_what_runs_when_interrupted_ends_before_its_next_epoch() -> None:
     feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
     data = _Data(feed, 2, RADII, np.arange(40), np.arange(40, 60))
     data.stop.set()
-    attempt = _Attempt(TrainingOptions(boxes=4), data, Round(40, 10**9, 1, 20), 1.0)
+    attempt = _Attempt([TrainingOptions(boxes=4)], data, Round(40, 10**9, 1, 20), 1.0)
     run = data.train(attempt.members[0])
     assert run is not None and run.epoch == 0  # and not after years
     attempt.train(0)
-    assert not hasattr(attempt, "outcome")
+    assert not attempt.outcomes
 
 
 def test_what_waits_when_one_fails_is_not_begun() -> None:
@@ -374,7 +394,7 @@ def test_what_waits_when_one_fails_is_not_begun() -> None:
     class Failing:
         """Stands for an attempt."""
 
-        options, members, data = None, range(50), Namespace(stop=Event())
+        variants, members, data = [None], range(50), Namespace(stop=Event())
 
         def train(self, number: int) -> None:
             begun.append(number)
@@ -382,7 +402,7 @@ def test_what_waits_when_one_fails_is_not_begun() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _outcomes([Failing()], 2, defaultdict(float))  # type: ignore[list-item]
+        _make([Failing()], 2, defaultdict(float))  # type: ignore[list-item]
     assert Failing.data.stop.is_set() and len(begun) < 10
 
 
@@ -390,7 +410,8 @@ def test_trained_boxes_are_not_kept() -> None:
     x, y = table(60)
     feed = Feed.from_arrays(x, y, (x[:0], y[:0]), 0)
     data = _Data(feed, 2, RADII, np.arange(40), np.arange(40, 60))
-    attempt = _Attempt(TrainingOptions(boxes=4), data, Round(40, 2, 2, 20), 1.0)
+    attempt = _Attempt([TrainingOptions(boxes=4)], data, Round(40, 2, 2, 20), 1.0)
     for number in (1, 0):
         attempt.train(number)
-    assert len(attempt.outcome[0]) == len(RADII) and not attempt._runs
+    ((accuracy, _),) = attempt.outcomes
+    assert len(accuracy) == len(RADII) and not attempt._runs
