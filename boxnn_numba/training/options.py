@@ -195,8 +195,10 @@ class TrainingOptions:
         "below.", "Offsets leave certificates sound.",
         high=0.9)
     offsets: str = _option(
-        "none", _OBJECTIVE, "Constants that are added to class distances: none, or fitted to "
-        "training rows so that the margins of all classes are even.", choices=("none", "fitted"))
+        "none", _OBJECTIVE, "Constants that are added to class distances: none, fitted to "
+        "training rows so that the margins of all classes are even, or margin, fitted so that "
+        "their mean margin up to 0.9 times `beta` is large.",
+        "Margin makes models of different seeds more alike.", choices=("none", "fitted", "margin"))
     relaxation: str = _option(
         "graded", _OBJECTIVE, "Distance while training: graded; additive, a sum of contributions "
         "of columns, for one template of width 1 and a part for each column; or l1 and l2 "
@@ -373,7 +375,14 @@ _TARGET = {"keep": 0.1, "warmup": 0.5, "recall": 0.25}
 #: What they change besides for images of codes, grey and in colour.
 IMAGE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "images": {
-        "graded": {**_GREY, "boxes": 5000, "templates": 0, "beta": 65.0, "epochs": 45},
+        "graded": {
+            **_GREY,
+            "boxes": 5000,
+            "templates": 0,
+            "beta": 65.0,
+            "epochs": 45,
+            "offsets": "margin",
+        },
         "accurate": {**_GREY, "beta": 16.0, "templates": 10, "epochs": 24},
         "target": {**_IMAGES, **_TARGET, "templates": 0, "augment": 0.5},
         "paper": {},

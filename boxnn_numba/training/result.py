@@ -15,14 +15,18 @@ from boxnn_numba.columns import Columns
 from boxnn_numba.distances import laid_out
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
+from boxnn_numba.training.offsets import even_offsets, margin_offsets
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.selection import Validation, even_offsets, sets_of
+from boxnn_numba.training.selection import Validation, sets_of
 
 #: Between the seeds of members, so that models of seeds that follow each other share none.
 _SEEDS_APART = 1_000_003
-#: Training rows that offsets are fitted to.
-_OFFSET_ROWS = 4000
+#: Training rows that even offsets and those for the mean margin are fitted to, and how many codes
+#: of them are read at a time.
+_EVEN_ROWS, _MARGIN_ROWS, _CODES = 4000, 16_000, 2**24
+#: Up to which part of the objective's bound margins count: those of other rows are smaller.
+_OF_BOUND = 0.9
 
 
 def members_of(options: TrainingOptions) -> list[TrainingOptions]:
@@ -85,21 +89,34 @@ def trained_model(
         "versions": versions("numpy", "numba"),
     }
     offset = np.sum([run.offset for run in runs], axis=0)
-    if settings.offsets == "fitted":
-        offset = offset + _fitted_offsets(first, sets, offset)
+    if settings.offsets != "none":
+        offset = offset + _fitted_offsets(first, sets, offset, settings.offsets)
     return BoxNN(
         sets[0], classes, grid, feature_shape, training=training, others=tuple(sets[1:]),
         offset=offset, columns=columns,
     )  # fmt: skip
 
 
-def _fitted_offsets(run: Training, sets: Sequence[Boxes], offset: np.ndarray) -> np.ndarray:
-    rows = np.unique(np.linspace(0, run.n_rows - 1, _OFFSET_ROWS).astype(np.int64))
-    codes, labels, weights = run.training_rows(rows)
-    found = np.empty((len(sets), len(rows), run.n_classes), np.int32)
-    for boxes, distance in zip(sets, found, strict=True):
-        # The layouts stay with the boxes, for what is asked of the model next.
-        layout = laid_out(boxes, run.backend, "layout")
-        run.backend.class_distance(codes, layout, boxes.width, distance)
-    total = found.sum(axis=0, dtype=np.int64) + offset
-    return even_offsets(total, labels, weights, run.options.width * len(sets))
+def _fitted_offsets(
+    run: Training, sets: Sequence[Boxes], offset: np.ndarray, how: str
+) -> np.ndarray:
+    """Return (K,) offsets that are fitted to training rows of a run, on top of `offset` (K,)."""
+    most = _EVEN_ROWS if how == "fitted" else _MARGIN_ROWS
+    rows = np.unique(np.linspace(0, run.n_rows - 1, most).astype(np.int64))
+    total = np.empty((len(rows), run.n_classes), np.int64)
+    labels, weights = np.empty(len(rows), np.int64), np.empty(len(rows))
+    step = max(1, _CODES // sets[0].n_features)
+    for at in range(0, len(rows), step):
+        some = slice(at, at + step)
+        codes, labels[some], weights[some] = run.training_rows(rows[some])
+        found = np.empty((len(sets), len(codes), run.n_classes), np.int32)
+        for boxes, distance in zip(sets, found, strict=True):
+            # The layouts stay with the boxes, for what is asked of the model next.
+            layout = laid_out(boxes, run.backend, "layout")
+            run.backend.class_distance(codes, layout, boxes.width, distance)
+        total[some] = found.sum(axis=0, dtype=np.int64) + offset
+    width = run.options.width * len(sets)
+    if how == "fitted":
+        return even_offsets(total, labels, weights, width)
+    bound = min(run.problem.objective.bound, sets[0].n_features)
+    return margin_offsets(total, labels, weights, width, int(_OF_BOUND * bound * width))

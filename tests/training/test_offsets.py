@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxnn_numba import fit
-from boxnn_numba.training.selection import class_offsets, even_offsets
+from boxnn_numba.training.offsets import class_offsets, even_offsets, margin_offsets
 
 
 def shares(
@@ -102,6 +102,87 @@ def test_a_class_that_is_always_near_is_moved_away() -> None:
     far = distance + np.array([0, 0, 200])
     offset = even_offsets(far, y, weights, 10)
     assert offset[2] < offset[:2].min()
+
+
+def mean_margin(
+    distance: np.ndarray, offset: np.ndarray, y: np.ndarray, weights: np.ndarray, most: int
+) -> float:
+    """Weighted mean of margins between 0 and `most`, one by one."""
+    total = 0.0
+    for row, label, weight in zip(distance + offset, y, weights, strict=True):
+        total += weight * min(max(min(np.delete(row, label)) - row[label], 0), most)
+    return total / sum(weights)
+
+
+def one_shift_at_a_time(
+    distance: np.ndarray, y: np.ndarray, weights: np.ndarray, width: int, most: int
+) -> np.ndarray:
+    """What `margin_offsets` returns, every shift of every class tried on its own."""
+    sizes = [width / 4, width / 2, *(width * 2**power for power in range(6))]
+    offset, moved = np.zeros(distance.shape[1], int), True
+    while moved:
+        moved = False
+        for c in range(len(offset)):
+            best, shift = mean_margin(distance, offset, y, weights, most), 0
+            for tried in (sign * round(size) for size in sizes for sign in (-1, 1)):
+                there = offset.copy()
+                there[c] += tried
+                found = mean_margin(distance, there, y, weights, most)
+                if found > best + 1e-9:
+                    best, shift = found, tried
+            offset[c] += shift
+            moved |= shift != 0
+    return offset - offset.min()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_margin_offsets_as_all_shifts_one_by_one(n_classes: int, weighted: bool) -> None:
+    for seed in range(3):
+        distance, y, weights = samples(seed, n_classes, rows=40)
+        weights = weights if weighted else np.ones(40)
+        expected = one_shift_at_a_time(distance, y, weights, 12, 30)
+        np.testing.assert_array_equal(margin_offsets(distance, y, weights, 12, 30), expected)
+
+
+def test_margin_offsets_are_nearly_the_best_of_all_for_two_classes() -> None:
+    for seed in range(5):
+        distance, y, weights = samples(seed, 2)
+        offset = margin_offsets(distance, y, weights, 12, 30)
+        found = mean_margin(distance, offset, y, weights, 30)
+        every = [
+            mean_margin(distance, np.array([step, 0]), y, weights, 30) for step in range(-120, 121)
+        ]
+        assert 0.98 * max(every) <= found <= max(every)
+
+
+def test_option_offsets_margin() -> None:
+    """Few rows are all looked at, so no mean of training rows without offsets is larger."""
+    rng = np.random.default_rng(2)
+    y = np.repeat([0, 1, 2], 100)
+    x = np.clip(rng.normal(110, 40, (300, 8)) + 35 * y[:, None], 0, 255).astype(np.uint8)
+    more = {"preset": "graded", "boxes": 6, "epochs": 2, "lr": 0.05, "beta": 6.0, "validation": 0.0}
+    for members in (1, 2):
+        plain, fitted = (fit(x, y, offsets=o, members=members, **more) for o in ("none", "margin"))
+        np.testing.assert_array_equal(plain.boxes.lower, fitted.boxes.lower)
+        assert fitted.offset.any() and fitted.offset.dtype == np.int64
+        distance = plain.class_distance(x)
+        np.testing.assert_array_equal(fitted.class_distance(x), distance + fitted.offset)
+        most = int(0.9 * 6 * members * plain.boxes.width)
+        before, after = (
+            mean_margin(distance, offset, y, np.ones(300), most)
+            for offset in (np.zeros(3, int), fitted.offset)
+        )
+        assert after > before
+
+
+def test_many_features_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 256, (90, 6), dtype=np.uint8), np.arange(90) % 3
+    more = {"preset": "graded", "boxes": 6, "epochs": 1, "beta": 4.0, "offsets": "margin"}
+    whole = fit(x, y, **more)
+    monkeypatch.setattr("boxnn_numba.training.result._CODES", 6 * 7)
+    np.testing.assert_array_equal(fit(x, y, **more).offset, whole.offset)
 
 
 def test_option_offsets() -> None:
