@@ -150,7 +150,7 @@ class Trial:
         return float(np.mean(self.accuracy[: self.counted]))
 
     def __str__(self) -> str:
-        names = ("boxes", "width", "beta", "tau", "parts", "templates")
+        names = ("boxes", "width", "beta", "tau", "parts", "templates", "offsets")
         told = " ".join(f"{name} {getattr(self.options, name)}" for name in names)
         held = " ".join(f"{100 * share:.1f}" for share in self.accuracy)
         return f"{told}: certified {held}% at {', '.join(map(str, self.radii))}"
