@@ -232,7 +232,7 @@ def _shares(model: Classifier, costs: Any) -> dict[int, Fraction]:
     if validation.has_names(costs, _names(model)):
         named = [(str(name), _number(model, name, "costs"), value) for name, value in costs.items()]
     else:
-        values = np.asarray(costs)
+        values = np.asanyarray(costs)  # a masked cost is none
         groups = group_count(model)
         if values.shape != (groups,):
             raise OptionError(

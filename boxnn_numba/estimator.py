@@ -256,6 +256,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         else:
             samples, labels = self._checked(X, y, reset=True)
         if sample_weight is not None:
+            validation.unmasked_labels("sample_weight", sample_weight)
             sample_weight = _check_sample_weight(sample_weight, labels)
         check_radii(self.preset, self.radii, samples.shape[1])
         classes, index = np.unique(labels, return_inverse=True)
@@ -388,6 +389,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _checked(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return raw values and labels of samples to train on; `reset` fixes the columns."""
+        validation.unmasked("X", X)
+        validation.unmasked_labels("y", y)
         if is_table(X) or has_texts(X):
             samples, labels = self._raw(X, reset), y
             check_consistent_length(samples, labels)
@@ -399,6 +402,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         return samples, self._checked_labels(labels)
 
     def _checked_labels(self, y: ArrayLike) -> np.ndarray:
+        validation.unmasked_labels("y", y)
         labels = _check_y(np.asarray(y) if lazy.is_deferred(y) else y, estimator=self)
         if labels.dtype == object and len({isinstance(item, str) for item in labels}) > 1:
             raise InputError("y mixes strings and other labels; convert them to one type")
@@ -565,6 +569,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
     def _rows(self, X: ArrayLike) -> np.ndarray:
         """Return samples as the raw values or codes that `model_` takes."""
         check_is_fitted(self, "model_")
+        validation.unmasked("X", X)
         if self.columns_ is not None and (is_table(X) or has_texts(X)):
             return self._raw(X)
         samples = validate_data(
@@ -762,6 +767,8 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
 
         Samples are as for `predict`; labels and weights may be lazy too.
         """
+        validation.unmasked_labels("y", y)
+        validation.unmasked_labels("sample_weight", sample_weight)
         predicted = np.asarray(self.predict(X))
         weights = None if sample_weight is None else np.asarray(sample_weight)
         return float(accuracy_score(column_or_1d(y), predicted, sample_weight=weights))
@@ -790,6 +797,7 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
             radius = validation.integer("radius", radius, 0)
         else:
             radius = validation.real("radius", radius, 0)
+        validation.unmasked_labels("y", y)
         index, radii = lazy.in_memory(*self._certificate(X, certificate, attackable, costs))
         right = validation.outcomes(self.classes_[index], radii, column_or_1d(y))
         return float(np.mean((right[0] == right[2]) & (radii >= radius)))

@@ -145,13 +145,18 @@ def matrix(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     return array
 
 
+def unmasked(name: str, value: Any) -> None:
+    """Raise if some values of samples are masked, for an array loses its mask where it is read."""
+    if np.ma.is_masked(value):
+        raise InputError(f"{name} has masked values; fill them first, missing data as NaN")
+
+
 def flat_rows(name: str, value: ArrayLike, empty: bool = False) -> np.ndarray:
     """Return (N, ...) data as a matrix (N, n), e.g. images as rows of pixels.
 
     With `empty` there may be no rows.
     """
-    if np.ma.is_masked(value):
-        raise InputError(f"{name} has masked values; fill them first, missing data as NaN")
+    unmasked(name, value)
     array = rectangular(name, value)
     if array.ndim > 2:
         array = array.reshape(array.shape[0], math.prod(array.shape[1:]))
@@ -392,6 +397,12 @@ def sample_weight(value: ArrayLike, rows: int) -> np.ndarray:
     return weights
 
 
+def unmasked_labels(name: str, value: Any) -> None:
+    """Raise if some entries of a vector are masked: their rows count for nothing."""
+    if np.ma.is_masked(value):
+        raise InputError(f"{name} has masked values; leave out their rows first")
+
+
 def outcomes(
     prediction: ArrayLike, radius: ArrayLike, y: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -402,8 +413,7 @@ def outcomes(
     """
     given = {"prediction": prediction, "radius": radius, "y": y}
     for name, value in given.items():
-        if np.ma.is_masked(value):
-            raise InputError(f"{name} has masked values; leave out their rows first")
+        unmasked_labels(name, value)
     arrays = tuple(np.asarray(item) for item in given.values())
     shapes = [array.shape for array in arrays]
     if any(array.ndim != 1 for array in arrays) or len(set(shapes)) != 1:

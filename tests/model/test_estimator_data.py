@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
@@ -14,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from support.factored_models import certified, class_distances
 
 from boxnn_numba import BoxNNClassifier, Grid
-from boxnn_numba.errors import InputError
+from boxnn_numba.errors import InputError, OptionError
 
 IRIS = load_iris(return_X_y=True)
 WINE = load_wine(return_X_y=True)
@@ -340,6 +341,31 @@ def test_bad_samples(x: np.ndarray, words: str) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_masked_values_are_refused() -> None:
+    y = np.arange(60) % 2
+    x = np.arange(120.0).reshape(60, 2) + 2 * y[:, None]
+    nothing = np.ma.array(x), np.ma.array(y), np.ma.ones(60)  # masks of nothing are fine
+    classifier = BoxNNClassifier("graded", boxes=2, epochs=1).fit(*nothing)
+    np.testing.assert_array_equal(classifier.predict(nothing[0]), classifier.predict(x))
+    masked = np.ma.array(x, mask=x == 5)
+    for call in (classifier.predict, classifier.certify, classifier.explain,
+                 lambda x: classifier.fit(x, y), lambda x: classifier.partial_fit(x, y),
+                 lambda x: classifier.score(x, y)):  # fmt: skip
+        with pytest.raises(InputError, match="X has masked values; fill them first"):
+            call(masked)
+    masked = np.ma.array(y, mask=y == 1)
+    for call in (lambda y: classifier.fit(x, y), lambda y: classifier.fit(da.from_array(x), y),
+                 lambda y: classifier.partial_fit(x, y), lambda y: classifier.score(x, y),
+                 lambda y: classifier.certified_score(x, y, 1)):  # fmt: skip
+        with pytest.raises(InputError, match="y has masked values; leave out their rows"):
+            call(masked)
+    for method in (classifier.fit, classifier.score):
+        with pytest.raises(InputError, match="sample_weight has masked values; leave out"):
+            method(x, y, masked)
+    with pytest.raises(OptionError, match="`costs` of column 1 is None"):
+        classifier.certify(x, costs=np.ma.array([1.0, 2.0], mask=[False, True]))
 
 
 def test_sparse_matrices() -> None:
