@@ -5,6 +5,7 @@ matplotlib is imported when a figure is made, not when this module is.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +54,10 @@ def drawn(figure: Figure) -> Image:
     from PIL import Image
 
     # Drawn once: matplotlib's own way draws twice where it lays out the parts.
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        # A sign of a name that the font lacks is drawn as a frame.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.canvas.draw()
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))  # type: ignore[attr-defined]
 
 
@@ -73,7 +77,12 @@ def method_label(name: str) -> str:
     base, size, variant = method(name)
     marks = f"_{{{size}}}" if size is not None else ""
     marks += f"^{{{variant}}}" if variant else ""
-    return f"{base}${marks}$" if marks else base
+    return f"{literal(base)}${marks}$" if marks else literal(base)
+
+
+def literal(text: str) -> str:
+    """Return a text that matplotlib draws as it is: what is between two $ would be a formula."""
+    return text.replace("$", r"\$")
 
 
 def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
@@ -121,7 +130,7 @@ def finish_curves(
         if rows:
             handles.append(_draw_family(axes, name, rows))
     frame_curves(axes, last, unit)
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(literal(title), loc="left", fontsize=11)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
 
 
@@ -140,7 +149,7 @@ def frame_curves(axes: Axes, last: int, unit: str) -> None:
 
 
 def _draw_run(axes: Axes, run: Run, index: int, every: int) -> Any:
-    name = shortened(run.name, _LONGEST_NAME)
+    name = literal(shortened(run.name, _LONGEST_NAME))
     if run.words.setting is not None:
         name = method_label(run.name)
     (line,) = axes.plot(
@@ -183,7 +192,7 @@ def _draw_attack(axes: Axes, run: Run, index: int) -> Any:
         linewidth=1.4,
         zorder=5,
         path_effects=[withStroke(linewidth=3.4, foreground="white")],
-        label=f"{shortened(run.name, _LONGEST_NAME)} under attack"
+        label=f"{literal(shortened(run.name, _LONGEST_NAME))} under attack"
         + (f" ({run.attacked:,} samples)" if run.attacked < len(run.label) else ""),
     )
     return line
@@ -199,7 +208,7 @@ def draw_constant(axes: Axes, constant: Constant, last: int) -> Any:
         linewidth=1.3,
         linestyle=(0, (6, 2.5, 1, 2.5)),
         zorder=3,
-        label=f"always {shortened(constant.name)}, at every radius",
+        label=f"always {literal(shortened(constant.name))}, at every radius",
     )
 
 
@@ -239,13 +248,13 @@ def radius_histogram(runs: Sequence[Run], title: str) -> Figure:
         axes.stairs(
             good + bad, edges - 0.5, baseline=good, fill=True, color="#9aa1ac", label="wrong"
         )
-        axes.set_title(run.name, fontsize=10, loc="left")
+        axes.set_title(literal(run.name), fontsize=10, loc="left")
         axes.set_ylabel("samples")
         tidy(axes, "y")
         axes.legend(loc="upper right", frameon=False, fontsize=9)
     panels[-1].set_xlim(-0.5, edges[-1] - 0.5)
     panels[-1].set_xlabel(f"certified radius of the prediction ({runs[0].unit})")
-    figure.text(0.01, 1 - 0.12 / height, title, fontsize=11, ha="left", va="top")
+    figure.text(0.01, 1 - 0.12 / height, literal(title), fontsize=11, ha="left", va="top")
     return figure
 
 

@@ -9,7 +9,7 @@ from boxnn_numba.data.model_store import FORMAT
 from boxnn_numba.data.paths import Name, location
 from boxnn_numba.data.run_log import LogFile, read_log
 from boxnn_numba.errors import OptionError
-from boxnn_numba.pipelines.figures.curves import new_figure, shortened, tidy
+from boxnn_numba.pipelines.figures.curves import literal, new_figure, shortened, tidy
 from boxnn_numba.pipelines.figures.palette import run_colour, run_mark
 from boxnn_numba.pipelines.figures.runs import Run, distinct_names
 from boxnn_numba.pipelines.figures.scales import tick_step
@@ -161,7 +161,7 @@ def learning_curves(learning: Sequence[Learning], title: str) -> Figure:
     drawn = [name for name in FIGURES if any(any(one.points(name)) for one in learning)]
     across = min(2, len(drawn))
     figure = new_figure(8.6, 0.6 + 2.8 * -(-len(drawn) // across))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.suptitle(literal(title), x=0.01, ha="left", fontsize=11)
     handles = []
     last = last_epoch(learning)
     panels = figure.subplots(-(-len(drawn) // across), across, squeeze=False).flat
@@ -183,7 +183,7 @@ def learning_curves(learning: Sequence[Learning], title: str) -> Figure:
                 )
             if name == "objective":
                 sets = f" ({len(one.members)} sets)" if len(one.members) > 1 else ""
-                line.set_label(shortened(one.name, _LONGEST_NAME) + sets)
+                line.set_label(literal(shortened(one.name, _LONGEST_NAME)) + sets)
                 handles.append(line)
         axes.set_title(FIGURES[name], loc="left", fontsize=10)
         axes.set_xlim(0, last)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from boxnn_numba.pipelines.figures import curves as plots
-from boxnn_numba.pipelines.figures.curves import shortened
+from boxnn_numba.pipelines.figures.curves import literal, shortened
 from boxnn_numba.pipelines.figures.palette import CHANGED
 from boxnn_numba.pipelines.report.gallery import Sample
 
@@ -41,9 +41,10 @@ def contact_sheet(pictures: Sequence[Sample], title: str) -> Image.Image:
             lines[1] += f", attack {picture.attack.changed}"
         y = margin + height * (1 - (row + 0.5) / len(pictures))
         x = left - 0.1 * dpi
-        figure.text(x / across, y / down, "\n".join(lines), ha="right", va="center", fontsize=8.5)
+        words = literal("\n".join(lines))
+        figure.text(x / across, y / down, words, ha="right", va="center", fontsize=8.5)
     x, y = 0.1 * dpi / across, 1 - 0.12 * dpi / down
-    figure.text(x, y, title, ha="left", va="top", fontsize=11)
+    figure.text(x, y, literal(title), ha="left", va="top", fontsize=11)
     sheet = plots.drawn(figure)
     # Not by matplotlib, which would take longer than for all else.
     sheet.paste(Image.fromarray(canvas), (left, head))

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
 from support.report_page import make_page
 from support.report_samples import WIDTH, make_model, make_run, pairwise_loops, part_loops
 
@@ -190,6 +192,22 @@ def test_figures_are_deterministic_pngs(tmp_path, oracle_distance):
         plots.write_png(draw(), tmp_path / "b.png")
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", [r"over $5, $\frac$", "猫"])
+def test_names_are_drawn_as_they_are(oracle_distance, name):
+    run, x, model = make_run()
+    run = replace(run, name=name, classes=(name, *run.classes[1:]))
+    samples = gallery.select_samples(run, 1, 0)
+    pictures = gallery_views.show_samples(run, samples, x[[s.index for s in samples]], model)
+    figures = plots.certified_curves([run], [], name), plots.radius_histogram([run], name)
+    for figure in figures:
+        plots.drawn(figure)  # a formula that is none raises; a sign without a glyph warns
+        drawn = [
+            text for text in figure.findobj(Text) if name in text.get_text().replace("\\$", "$")
+        ]
+        assert drawn and not any(is_math_text(text.get_text()) for text in drawn)
+    contact_sheet(pictures, name)
 
 
 def test_histogram_bins_hold_every_sample():
