@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import gc
@@ -124,7 +125,8 @@ def _fail(message: str, code: int, asked: dict[str, bool], start: str = "Error: 
 def _one_interrupt(leaving: bool) -> Iterator[None]:
     """Let the first Ctrl-C end the run, and ignore more of them while it cleans up.
 
-    Also at the end of the interpreter, which waits for threads, if the process is `leaving`.
+    Also at the end of the interpreter, which waits for threads, if the process is `leaving`. Python
+    drops what is raised in a callback of C, as while Numba compiles: the interrupt then comes anew.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -134,12 +136,34 @@ def _one_interrupt(leaving: bool) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    def again(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            hook(dropped)
+            return
+        signal.signal(signal.SIGINT, stop)
+        late.append(threading.Timer(0.05, _interrupt))
+        late[-1].daemon = True
+        late[-1].start()
+
+    late: list[threading.Timer] = []
+    hook, sys.unraisablehook = sys.unraisablehook, again
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
+        for timer in late:
+            timer.cancel()
+        sys.unraisablehook = hook
         if not (leaving and signal.getsignal(signal.SIGINT) == signal.SIG_IGN):
             signal.signal(signal.SIGINT, before)
+
+
+def _interrupt() -> None:
+    """Interrupt the main thread, from another one."""
+    if hasattr(signal, "pthread_kill"):  # which also ends a wait
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 @contextlib.contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import errno
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +233,22 @@ def test_ctrl_c_ends_in_one_line(boxnn: Run, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("boxnn_numba.pipelines.training.train.training_source", stop)
     code, out, err = boxnn(*TRAIN)
     assert (code, out, err.strip()) == (130, "", "Interrupted.")
+
+
+def test_ctrl_c_in_a_callback_of_c_is_not_lost(boxnn: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+
+    def work(*arguments: Any) -> None:
+        raised()  # as where Numba compiles; Python drops what is raised in it
+        raised()
+        time.sleep(20)
+        raise AssertionError
+
+    monkeypatch.setattr("boxnn_numba.pipelines.training.train.training_source", work)
+    before = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+    code, out, err = boxnn(*TRAIN)
+    assert (code, out, err.strip()) == (130, "", "Interrupted.")
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGINT)) == before
 
 
 @pytest.mark.parametrize(
