@@ -104,7 +104,7 @@ def cluster_text(spent: dict[str, Any] | None) -> str:
     )
 
 
-@options.command("Predict and certify rows of a table or an array.", "predicting")
+@options.command("Predict and certify rows of a table or an array, or images.", "predicting")
 @click.argument("model", type=options.StorePath(exists=True))
 @click.argument("file", type=click.Path(exists=True))
 @options.table_out
@@ -129,7 +129,8 @@ def predict(model: str, file: str, out: str, **given: Any) -> options.Output | N
     """Write the label and certified radius of every row of FILE.
 
     FILE is a table (.csv, .tsv or .parquet, also with .gz or .zst), whose columns are matched by
-    name, or an .npy or .npz array. It may lack the label column of the training data.
+    name, an .npy or .npz array, or an image, or a folder or .zip of images, which are named by
+    their files. It may lack the label column of the training data.
 
     Example: boxnn predict model.zarr rows.csv --out predictions.csv
     """

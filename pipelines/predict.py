@@ -1,4 +1,4 @@
-"""Prediction: labels and certified radii of the rows of a table or an array, as a table."""
+"""Prediction: labels and certified radii of tables, arrays and images, written as a table."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from boxnn_numba.data.paths import Name
 from boxnn_numba.data.sources.arrays import array_rows
 from boxnn_numba.data.sources.blocks import stored_features
 from boxnn_numba.data.sources.cells import is_table, open_table
+from boxnn_numba.data.sources.images import holds_images, image_tables
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.data.table_files import table_output
 from boxnn_numba.errors import DataError, InputError, OptionError
@@ -59,7 +60,7 @@ def predict(
     as_json: bool = False,
     run: RunOptions = DEFAULT_RUN,
 ) -> Predicted:
-    """Predict and certify the rows of a table or an array; write them as a table.
+    """Predict and certify rows of a table or an array, or images; write them as a table.
 
     Parameters
     ----------
@@ -68,7 +69,8 @@ def predict(
     samples
         A table, ``.csv``, ``.tsv`` or ``.parquet``, whose columns are matched by name; or a
         ``.npy`` or ``.npz`` file (N, n) or (N, *feature_shape), its ``x``, where no column of the
-        model is a category. Read piece by piece.
+        model is a category; or an image, or a folder or zip of images, which are named by their
+        files. Read piece by piece.
     out
         The ``.csv``, ``.tsv``, ``.json`` or ``.parquet`` file to write, or ``"-"`` for the standard
         output; CSV for other endings. Columns: the id of the row, if there is one, ``label`` and
@@ -310,9 +312,12 @@ Pieces = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, Pieces]:
     """Return the name of the ids of a file, and its features with the ids."""
+    if holds_images(path):
+        return _image_rows(model, path)
     if path.is_dir():
         raise DataError(
-            f"{path} is a folder; pass a table (.csv, .tsv or .parquet) or an array (.npy or .npz)"
+            f"{path} is a folder; pass a table (.csv, .tsv or .parquet), an array (.npy or .npz), "
+            "or images"
         )
     if is_table(path) or table.sep is not None:
         return _table_rows(model, path, table)
@@ -351,6 +356,21 @@ def _table_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | 
             yield stored_features(block, frame, model.grid is None), block.ids
 
     return ("id" if name in taken else name), pieces()
+
+
+def _image_rows(model: BoxNN, path: Path) -> tuple[str | None, Pieces]:
+    """Return what the names of image files are called, and images with these names."""
+    shape = tuple(model.feature_shape or ())
+    images, _ = image_tables(path, shape)
+    if images.feature_shape != shape:
+        found, wanted = (" x ".join(map(str, sizes)) for sizes in (images.feature_shape, shape))
+        raise InputError(f"images of {path} have {found} values and the model takes {wanted}")
+
+    def pieces() -> Pieces:
+        for block in images.blocks():
+            yield stored_features(block, images, model.grid is None), block.ids
+
+    return images.id_name, pieces()
 
 
 def _array_pieces(path: Path) -> Pieces:

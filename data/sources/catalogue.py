@@ -17,7 +17,7 @@ from boxnn_numba.data.sources.arrays import NO_NAMES, Names, npy_rows, npz_table
 from boxnn_numba.data.sources.blocks import ArrayTable, MemoryRows, Table
 from boxnn_numba.data.sources.cells import COMPRESSED, Reader, is_table, is_text, open_table
 from boxnn_numba.data.sources.idx import idx_table, idx_tables, is_idx
-from boxnn_numba.data.sources.images import has_images, image_tables
+from boxnn_numba.data.sources.images import has_images, image_tables, is_image
 from boxnn_numba.data.sources.stores import is_store, label_rows, object_tables, store_tables
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.errors import DataError, OptionError
@@ -188,7 +188,7 @@ def open_source(
         _refuse_options(source, labels=labels, **in_arrays)
         return _tables(path, table, test, like)
     _refuse_options(source, test=test, **table.given())
-    return _open_path(path, labels, names, like is None)
+    return _open_path(path, labels, names, like)
 
 
 def _called(source: Any) -> str:
@@ -290,17 +290,18 @@ def fetch(name: str, progress: Progress = SILENT) -> Path:
     return folder
 
 
-def _open_path(path: Path, labels: Any, names: Names, need_labels: bool) -> Source:
-    name = _stem(path)
+def _open_path(path: Path, labels: Any, names: Names, like: Like | None) -> Source:
+    name, need_labels = _stem(path), like is None
     if path.suffix == ".npz":
         _refuse_options(str(path), labels=labels)
         return Source(name, path.name, *npz_tables(path, need_labels, names))
     _refuse_options(str(path), x=names.x, y=names.y)
-    if path.is_dir() or path.suffix == ".zip":
+    if path.is_dir() or path.suffix == ".zip" or (like is not None and is_image(path)):
         _refuse_options(str(path), labels=labels)
         if path.is_dir() and not has_images(path):
             return Source(path.resolve().name, "IDX files", *idx_tables(path))
-        return Source(path.resolve().stem, "image files", *image_tables(path))
+        shape = None if like is None else like.feature_shape
+        return Source(path.resolve().stem, "image files", *image_tables(path, shape))
     is_npy = path.suffix == ".npy"
     if not is_npy and not is_idx(path):
         raise DataError(

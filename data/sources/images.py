@@ -1,4 +1,7 @@
-"""Images: a folder or a zip of files, with a folder for each class, decoded block by block."""
+"""Images: a folder or a zip of files, with a folder for each class, decoded block by block.
+
+Images for an existing model need no folders of classes, and are named by their files.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from boxnn_numba.data.sources.blocks import BLOCK_BYTES, Block, Table, reading
+from boxnn_numba.data.sources.blocks import BLOCK_BYTES, UNLABELLED, Block, Table, reading
 from boxnn_numba.errors import DataError, first_line
 
 #: Endings of the files that are taken; others are left alone.
@@ -23,6 +26,9 @@ SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing
 #: Modes of Pillow whose values are bytes; of them those without colours.
 _MODES, _GREY = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}, {"1", "L", "LA"}
 _LAYOUT = "lay images out as CLASS/NAME.png, or train/CLASS/NAME.png and test/CLASS/NAME.png"
+
+#: What the names of files are called, of images for a model.
+_ID = "image"
 
 #: A class and a file.
 Labelled = tuple[str, str]
@@ -41,6 +47,8 @@ class ImageTable(Table):
         Opens an image by its name.
     shape
         Rows and columns, and 3 where they have colours.
+    id_name
+        What the names of the files are called, where rows are named by them.
     """
 
     is_uint8 = True
@@ -51,8 +59,10 @@ class ImageTable(Table):
         files: Sequence[Labelled],
         opener: Callable[[str], IO[bytes]],
         shape: tuple[int, ...],
+        id_name: str | None = None,
     ) -> None:
         self.place = place
+        self.id_name = id_name
         self.feature_shape = shape
         self._files = files
         self._opener = opener
@@ -61,13 +71,17 @@ class ImageTable(Table):
     def scan(self) -> Iterator[Block]:
         """Yield the labels."""
         for start, files in self._pieces():
-            yield Block(np.empty((len(files), 0)), _labels(files), start)
+            yield self._block(np.empty((len(files), 0)), files, start)
 
     def blocks(self) -> Iterator[Block]:
         """Decode all images in order."""
         for start, files in self._pieces():
             x = np.stack([self._decoded(name) for _, name in files])
-            yield Block(x.reshape(len(files), -1), _labels(files), start)
+            yield self._block(x.reshape(len(files), -1), files, start)
+
+    def _block(self, x: np.ndarray, files: Sequence[Labelled], start: int) -> Block:
+        labels, names = (np.array(texts) for texts in zip(*files, strict=True))
+        return Block(x, labels, start, ids=None if self.id_name is None else names)
 
     def _pieces(self) -> Iterator[tuple[int, Sequence[Labelled]]]:
         for start in range(0, len(self._files), self._step):
@@ -84,19 +98,36 @@ class ImageTable(Table):
             return np.asarray(image.convert("RGB" if len(self.feature_shape) > 2 else "L"))
 
 
-def image_tables(path: Path) -> tuple[ImageTable, ImageTable | None]:
+def image_tables(
+    path: Path, like: Sequence[int] | None = None
+) -> tuple[ImageTable, ImageTable | None]:
     """Return the images of a folder or zip: the training split, and the test split if it has one.
 
-    They have colours if any of them has.
+    They have colours if any of them has. If they are `like` the samples of a model, of which this
+    is the shape, they have colours if the model has, all are in one split, and `path` may be a
+    single image; those outside folders have no label.
     """
-    if path.is_dir():
-        names = [str(found.relative_to(path).as_posix()) for found in sorted(path.rglob("*"))]
-        splits = _by_split(str(path), [name for name in names if (path / name).is_file()])
-        return _tables(str(path), splits, lambda name: (path / name).open("rb"))
-    with reading(str(path)):
-        archive = zipfile.ZipFile(path)
-        splits = _by_split(str(path), [name for name in archive.namelist() if name[-1:] != "/"])
-        return _tables(str(path), splits, archive.open)
+    if is_image(path):
+        names, opener = [path.name], path.parent.joinpath
+    elif path.is_dir():
+        found = [str(one.relative_to(path).as_posix()) for one in sorted(path.rglob("*"))]
+        names, opener = [name for name in found if (path / name).is_file()], path.joinpath
+    else:
+        with reading(str(path)):
+            archive = zipfile.ZipFile(path)
+            names = [name for name in archive.namelist() if name[-1:] != "/"]
+        return _tables(str(path), names, archive.open, like)
+    return _tables(str(path), names, lambda name: opener(name).open("rb"), like)
+
+
+def is_image(path: Path) -> bool:
+    """Say whether a path is an image file."""
+    return path.is_file() and path.suffix.lower() in ENDINGS
+
+
+def holds_images(path: Path) -> bool:
+    """Say whether a path is an image file, a zip or a folder with images."""
+    return is_image(path) or path.suffix == ".zip" or (path.is_dir() and has_images(path))
 
 
 def has_images(folder: Path) -> bool:
@@ -112,9 +143,6 @@ def _is_image(name: str) -> bool:
 
 def _by_split(place: str, names: Sequence[str]) -> dict[str, list[Labelled]]:
     """Return class and name of the images of each split."""
-    names = sorted(filter(_is_image, names))
-    if not names:
-        raise DataError(f"{place} has no images; {_LAYOUT}")
     parts = [PurePosixPath(name).parts for name in names]
     # A folder around everything, as archives often have, says nothing.
     while (
@@ -137,18 +165,36 @@ def _by_split(place: str, names: Sequence[str]) -> dict[str, list[Labelled]]:
     return found
 
 
+def _by_folder(names: Sequence[str]) -> dict[str, list[Labelled]]:
+    """Return class and name of images of which it is not asked whether they have a class."""
+    return {
+        "train": [(PurePosixPath(name).parent.name or UNLABELLED, name) for name in names],
+        "test": [],
+    }
+
+
 def _tables(
-    place: str, splits: dict[str, list[Labelled]], opener: Callable[[str], IO[bytes]]
+    place: str,
+    names: Sequence[str],
+    opener: Callable[[str], IO[bytes]],
+    like: Sequence[int] | None,
 ) -> tuple[ImageTable, ImageTable | None]:
+    """Return the images among some files, by split; see `image_tables`."""
+    names = sorted(filter(_is_image, names))
+    if not names:
+        raise DataError(f"{place} has no images; {_LAYOUT}")
+    splits = _by_split(place, names) if like is None else _by_folder(names)
     shape: tuple[int, ...] = ()
     for _, name in [*splits["train"], *splits["test"]]:
         with _image(f"image {name} of {place}", opener, name) as image:
             shape = shape or (image.height, image.width)
-            if image.mode not in _GREY:
+            if image.mode not in _GREY or (like is not None and tuple(like[2:]) == (3,)):
                 shape = (*shape, 3)
                 break
     train, test = (
-        ImageTable(place, splits[split], opener, shape) if splits[split] else None
+        ImageTable(place, splits[split], opener, shape, None if like is None else _ID)
+        if splits[split]
+        else None
         for split in ("train", "test")
     )
     assert train is not None
@@ -176,7 +222,3 @@ def _image(place: str, opener: Callable[[str], IO[bytes]], name: str) -> Iterato
             yield image
     except (Image.DecompressionBombError, SyntaxError, Image.DecompressionBombWarning) as error:
         raise DataError(f"cannot read {place}: {first_line(error)}; leave it away") from error
-
-
-def _labels(files: Sequence[Labelled]) -> np.ndarray:
-    return np.array([label for label, _ in files])

@@ -1,0 +1,110 @@
+"""New images for a model: predicted, explained and ingested as they come, without labels."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxnn_numba import BoxNN, load_model
+from boxnn_numba.data.dataset import open_dataset
+from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.pipelines.ingest import ingest
+from boxnn_numba.pipelines.predict import explain, predict
+from boxnn_numba.pipelines.training.train import train
+
+RNG = np.random.default_rng(5)
+COLOURS = RNG.integers(0, 256, (30, 4, 3, 3), dtype=np.uint8)
+
+
+def save(folder: str, images: np.ndarray, names: list[str]) -> None:
+    for name, image in zip(names, images, strict=True):
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def trained(images: np.ndarray) -> BoxNN:
+    """Train on images of two classes, written as files, and return the model, also at m.zarr."""
+    save("old", images, [f"{'ab'[k % 2]}/{k}.png" for k in range(len(images))])
+    ingest("old", "old.zarr")
+    train("old.zarr", "m.zarr", boxes=4, epochs=1)
+    return load_model("m.zarr")
+
+
+def predicted(samples: str, **more: Any) -> list[dict[str, str]]:
+    predict("m.zarr", samples, "out.csv", **more)
+    with Path("out.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    Path("out.csv").unlink()
+    return rows
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_new_images_are_predicted_and_named_by_their_files() -> None:
+    model = trained(COLOURS)
+    new = RNG.integers(0, 256, (3, 4, 3, 3), dtype=np.uint8)
+    new[2] = new[2, ..., :1]  # a grey one, for a model with colours
+    save("new", new[:2], ["one.png", "some/two.png"])
+    save("new", new[2:, ..., 0], ["three.png"])
+    order = [0, 1, 2]  # of the names: one, some/two, three
+    shutil.make_archive("new", "zip", ".", "new")
+    label, radius = model.certify(new[order])
+    for samples, start in (("new", ""), ("new.zip", "new/")):
+        rows = predicted(samples)
+        assert [row["image"] for row in rows] == [
+            f"{start}{name}" for name in ("one.png", "some/two.png", "three.png")
+        ]
+        assert [row["label"] for row in rows] == label.tolist()
+        assert [int(row["radius"]) for row in rows] == radius.tolist()
+    (row,) = predicted("new/one.png", changes=True)
+    assert (row["image"], row["label"]) == ("one.png", label[0])
+    told = explain("m.zarr", "new", ids=["three.png"])
+    assert [*told.rows] == ["2 (image three.png)"]
+
+
+def test_new_images_are_ingested_without_labels() -> None:
+    model = trained(COLOURS[..., 0])
+    new = RNG.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    save("new", new, ["1.png", "2.png", "b/3.png"])
+    made = ingest("new", "new.zarr", like="m.zarr")
+    dataset = open_dataset("new.zarr")
+    x, y = dataset.read("test")
+    np.testing.assert_array_equal(x, new.reshape(3, -1))
+    assert (made.unlabelled, y.tolist()) == (2, [-1, -1, 1])
+    assert dataset.read_ids("test").tolist() == ["1.png", "2.png", "b/3.png"]
+    assert dataset.classes == list(model.classes) == ["a", "b"]
+    ingest("new/2.png", "one.zarr", like="m.zarr")
+    np.testing.assert_array_equal(open_dataset("one.zarr").read("test")[0], new[1:2].reshape(1, -1))
+
+
+def test_images_that_do_not_fit() -> None:
+    trained(COLOURS[..., 0])
+    save("new", COLOURS[:1], ["1.png"])
+    with pytest.raises(
+        InputError, match=r"images of new have 4 x 3 x 3 values and the model .*4 x 3"
+    ):
+        predicted("new")
+    save("wide", COLOURS[:1, :, :2, 0], ["1.png"])
+    with pytest.raises(
+        InputError, match="images of wide have 4 x 2 values and the model takes 4 x 3"
+    ):
+        predicted("wide")
+    Path("empty").mkdir()
+    with pytest.raises(
+        DataError, match=r"empty is a folder; pass a table .*, an array .* or images"
+    ):
+        predicted("empty")
+    with pytest.raises(DataError, match=r"1\.png is of no known kind"):
+        ingest("new/1.png", "x.zarr")  # one image is no data set to train on
+    with pytest.raises(DataError, match=r"new has 1\.png; lay images out as CLASS/NAME.png"):
+        ingest("new", "x.zarr")
