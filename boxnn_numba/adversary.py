@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -64,8 +65,8 @@ class Adversary:
         model
             The model under attack. Its columns give the names that may be used below.
         attackable
-            Names of columns, or numbers of groups 0..G-1; all by default. A column of a group
-            stands for the group.
+            Names of columns, or numbers of groups 0..G-1, or a mask of them, (G,) bool or for
+            images (height, width); all by default. A column of a group stands for the group.
         costs
             A positive number for each group (G,), or for each column that may be rewritten by its
             name: a mapping, or a pandas Series with names.
@@ -198,10 +199,12 @@ def _numbers(model: Classifier, named: Any) -> list[int]:
     given = np.asarray(named)
     if given.dtype == np.bool_ and validation.has_names(named, _names(model)):
         given = np.asarray(named.index)[given]
-    elif given.dtype == np.bool_ and given.shape == (group_count(model),):
-        given = np.flatnonzero(given)
+    elif given.dtype == np.bool_ and given.size == group_count(model):
+        image = tuple(model.feature_shape or ())[:2]  # a mask of its pixels
+        if given.shape in (image, (given.size,)):
+            given = np.flatnonzero(given)
     if isinstance(named, str) or given.ndim != 1:
-        raise OptionError(f"`attackable` is {named!r}; pass a list of columns")
+        raise OptionError(f"`attackable` is {reprlib.repr(named)}; pass a list of columns")
     if len(given) == 0:
         raise OptionError("`attackable` is empty; name at least one column")
     return [_number(model, one, "attackable") for one in given.tolist()]

@@ -319,8 +319,9 @@ class BoxNN:
         patch
             Sizes of blocks of pixels, as for `patch_certified`; for that certificate only.
         attackable
-            The only columns (or groups) that may be rewritten, by name or number; all by default. A
-            radius equal to their number means that no rewriting of them changes the prediction.
+            The only columns (or groups) that may be rewritten, by name or number, or as a mask, of
+            pixels for images; all by default. A radius equal to their number means that no
+            rewriting of them changes the prediction.
         costs
             Cost of rewriting each column (or group), as for `Adversary.of`. The radius is then a
             budget (float64): changes that cost at most that much in total do not change the

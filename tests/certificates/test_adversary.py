@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.certificate_models import factored
 
-from boxnn_numba import BoxNN
+from boxnn_numba import Boxes, BoxNN
 from boxnn_numba.adversary import Adversary
 from boxnn_numba.attacks import greedy_attack
 from boxnn_numba.attacks.domain import domain_of
@@ -143,6 +143,21 @@ def test_a_series_with_names_is_matched_by_them() -> None:
         Adversary.of(model, None, pd.Series(costs).rename({"amount": "amont"}))
     mask = pd.Series({"age": True, "day": False, "city": False, "amount": False})
     assert Adversary.of(model, mask).free.tolist() == [False, False, False, True]
+
+
+def test_a_mask_of_pixels() -> None:
+    grey, colour = (
+        BoxNN(Boxes(*np.zeros((2, 2, n), np.uint8), [0, 1], 4, group=np.arange(n) // (n // 6)),
+              ["a", "b"], None, shape)
+        for n, shape in ((6, (2, 3)), (18, (2, 3, 3)))
+    )  # fmt: skip
+    mask = np.array([[True, False, False], [False, True, True]])
+    for model in (grey, colour):
+        assert Adversary.of(model, mask).free.tolist() == mask.ravel().tolist()
+        assert Adversary.of(model, mask.ravel()).free.tolist() == mask.ravel().tolist()
+        for wrong in (mask.T, mask[:1], np.stack([mask] * 3, axis=2)):
+            with pytest.raises(BoxNNError, match=r"`attackable` is array.*; pass a list of col"):
+                Adversary.of(model, wrong)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,14 @@ def test_what_are_not_budgets(values: Any) -> None:
     refused(OptionError, words, validation.radii, values, True)
 
 
+def test_one_sample_alone_is_told_how_to_be_passed() -> None:
+    for value in (np.zeros((3, 4), np.uint8), np.zeros((3, 4, 2), np.uint8)):
+        words = rf"x is one sample, of shape \({', '.join(map(str, value.shape))}\); pass x\[None\]"
+        refused(InputError, words, validation.samples, "x", value, value.shape, "the model")
+    row = np.zeros((1, 9))  # of one row of pixels: the same either way
+    np.testing.assert_array_equal(validation.samples("x", row, (1, 9), "the model"), row)
+
+
 def test_sample_shape() -> None:
     assert validation.sample_shape([2, 3], 6) == (2, 3)
     refused(OptionError, "holds 8 values", validation.sample_shape, [2, 4], 6)
