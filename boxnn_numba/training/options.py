@@ -388,7 +388,7 @@ IMAGE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "paper": {},
     },
     "colour images": {
-        "graded": {**_COLOUR, "beta": 50.0},
+        "graded": {**_COLOUR, "beta": 50.0, "offsets": "margin"},
         "accurate": {**_COLOUR, "beta": 16.0},
         "target": {**_COLOUR, **_TARGET},
         "paper": {},
