@@ -1,4 +1,4 @@
-"""Adversary: which groups of features may be rewritten, and what that costs."""
+"""Adversary: which groups of features may be rewritten, what that costs, and how many were."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from boxnn_numba import validation
+from boxnn_numba.classifier import Classifier, group_count
 from boxnn_numba.columns import nearest
 from boxnn_numba.errors import OptionError
-from boxnn_numba.rivals import differing_groups, group_count
 
 if TYPE_CHECKING:
-    from boxnn_numba.classifier import Classifier
     from boxnn_numba.columns import Columns
 
 #: Most units that the costs of all groups may add up to; a float64 holds far larger whole numbers.
@@ -175,6 +174,28 @@ class Adversary:
                 for units, free in zip(self.cost, self.free, strict=True)
             ]
         return said
+
+
+def unit_name(feature_shape: Sequence[int], groups: int) -> str:
+    """Return the unit of radii that count groups: ``"pixels"`` for images, else ``"features"``."""
+    shape = tuple(feature_shape)
+    pixels = len(shape) in (2, 3) and shape[0] * shape[1] == groups
+    return "pixels" if pixels else "features"
+
+
+def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return how many groups of features differ between samples (N, n), row by row.
+
+    groups are (n,) numbers 0..G-1.
+    """
+    return np.asarray(differing_groups(x, other, groups).sum(axis=1))
+
+
+def differing_groups(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return (N, G) bool, groups of features that differ between samples (N, n), row by row."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], np.arange(groups.max() + 1))
+    return np.asarray(np.logical_or.reduceat((x != other)[:, order], starts, axis=1))
 
 
 def _columns(model: Classifier) -> Columns | None:

@@ -17,12 +17,11 @@ from boxnn_numba import certificates, lazy, validation
 from boxnn_numba.adversary import Adversary
 from boxnn_numba.backends.devices import get_backend, on_gpu
 from boxnn_numba.boxes import Boxes
-from boxnn_numba.classifier import Certificate
+from boxnn_numba.classifier import Certificate, group_count
 from boxnn_numba.columns import MISSING, Columns, category_places, is_table
 from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import InputError, OptionError
 from boxnn_numba.grid import Grid
-from boxnn_numba.rivals import group_count
 from boxnn_numba.text import printable
 
 

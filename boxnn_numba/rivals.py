@@ -1,4 +1,4 @@
-"""Rivals: the boxes that could overtake an input's prediction, nearest first, and groups."""
+"""Rivals: the boxes that could overtake an input's prediction, nearest first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from boxnn_numba import validation
 from boxnn_numba.distances import UNREACHABLE, part_distance
-from boxnn_numba.errors import InputError
 
 if TYPE_CHECKING:
     from boxnn_numba.boxes import Boxes
@@ -19,65 +17,6 @@ if TYPE_CHECKING:
 _MOST_DISTANCES = 1 << 24
 #: Margin of what does not count.
 _NONE = np.iinfo(np.int64).max // 4
-
-
-def group_count(model: Classifier) -> int:
-    """Return the number of features, or feature groups, that an adversary counts."""
-    return int(model.groups.max()) + 1
-
-
-def unit_name(feature_shape: Sequence[int], groups: int) -> str:
-    """Return the unit of radii that count groups: ``"pixels"`` for images, else ``"features"``."""
-    shape = tuple(feature_shape)
-    pixels = len(shape) in (2, 3) and shape[0] * shape[1] == groups
-    return "pixels" if pixels else "features"
-
-
-def groups_changed(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return how many groups of features differ between samples (N, n), row by row.
-
-    groups are (n,) numbers 0..G-1.
-    """
-    return np.asarray(differing_groups(x, other, groups).sum(axis=1))
-
-
-def differing_groups(x: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return (N, G) bool, groups of features that differ between samples (N, n), row by row."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.searchsorted(groups[order], np.arange(groups.max() + 1))
-    return np.asarray(np.logical_or.reduceat((x != other)[:, order], starts, axis=1))
-
-
-def need_two_classes(model: Classifier) -> None:
-    """Raise unless boxes of at least two classes exist."""
-    if len(np.unique(model.boxes.labels)) < 2:
-        raise InputError("the model has boxes of one class only; no other can be predicted")
-
-
-def patch_image(model: Classifier, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """Return height, width and channels of a model's images, for patches of some sizes.
-
-    sizes are those of `boxnn_numba.validation.patches`. Raises unless there are boxes of two
-    classes and the model is of images that hold the patches.
-    """
-    need_two_classes(model)
-    shape = validation.image_shape(model.feature_shape or (), sizes)
-    pixel = np.arange(model.boxes.n_features) // shape[2]
-    pairs = np.stack((model.boxes.group, pixel))
-    if len(np.unique(pairs, axis=1).T) != model.boxes.structure.n_groups:
-        raise InputError(
-            "the model has groups of features in several pixels; patches need each group within one"
-        )
-    return shape
-
-
-def need_one_set(model: Classifier, what: str) -> None:
-    """Raise if a model is an ensemble; `what` is for single sets of boxes only."""
-    if len(model.box_sets) > 1:
-        raise InputError(
-            f"the model is an ensemble of {len(model.box_sets)} sets of boxes, and {what} of one "
-            "set only; train with members 1, or pass one of the models that it was made of"
-        )
 
 
 def nearest_rows(

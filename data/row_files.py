@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import zarr
 
+from boxnn_numba.adversary import unit_name
 from boxnn_numba.data import zarr_format
 from boxnn_numba.data.atomic import clear
 from boxnn_numba.data.paths import Location, Name, location, read_problem
@@ -41,7 +42,6 @@ from boxnn_numba.data.schema import (
     number,
     whole,
 )
-from boxnn_numba.rivals import unit_name
 
 #: Second dimensions, as the docs write them, and their names in a file; the first is ``sample``.
 _DIMENSIONS = {"K": "class", "n": "feature", "S": "size"}

@@ -20,6 +20,7 @@ import numpy as np
 
 from boxnn_numba import validation
 from boxnn_numba.baselines.model import BaselineModel
+from boxnn_numba.classifier import group_count
 from boxnn_numba.data.atomic import (
     clear,
     output_location,
@@ -42,7 +43,6 @@ from boxnn_numba.pipelines.cluster.executor import (
 )
 from boxnn_numba.pipelines.running import Result, RunOptions
 from boxnn_numba.progress import Progress
-from boxnn_numba.rivals import group_count
 from boxnn_numba.text import without_secrets
 
 

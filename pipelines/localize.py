@@ -13,6 +13,7 @@ from boxnn_numba import validation
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates import margin
+from boxnn_numba.classifier import group_count, need_one_set
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model, model_digest
 from boxnn_numba.data.paths import Name
@@ -21,7 +22,6 @@ from boxnn_numba.errors import CertificateFileError, OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
 from boxnn_numba.progress import Progress
-from boxnn_numba.rivals import group_count, need_one_set
 from boxnn_numba.statistics import lower_bound
 from boxnn_numba.theory import impossibility, localization, volumes
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.adversary import Adversary
+from boxnn_numba.adversary import Adversary, differing_groups
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates.margin import BOX_NN
 from boxnn_numba.data import dataset, model_store
@@ -23,7 +23,6 @@ from boxnn_numba.pipelines.certification.baselines import BaselineWorker, Sampli
 from boxnn_numba.pipelines.certification.certify import BoxWorker
 from boxnn_numba.pipelines.chunks import Subject, label_positions
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-from boxnn_numba.rivals import differing_groups
 
 #: Rows that are computed at a time; exact certificates may take long for each.
 _ROWS = 256

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import groups_changed
 from boxnn_numba.attacks.domain import raw_values
 from boxnn_numba.classifier import Certificate, Classifier
 from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import BackendError, InputError
-from boxnn_numba.rivals import groups_changed
 
 
 class Fitted(Protocol):

@@ -10,24 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import groups_changed
 from boxnn_numba.attacks.domain import Domain, Limit, writable_of
 from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
-from boxnn_numba.classifier import Classifier
+from boxnn_numba.classifier import Classifier, group_count, need_two_classes, patch_image
 from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.attack import greedy_attacks
 from boxnn_numba.kernels.attack_moves import LANES, VALUES
 from boxnn_numba.kernels.attack_state import FAR, Task, View, Work
 from boxnn_numba.kernels.patch_attack import patch_attacks
-from boxnn_numba.rivals import (
-    group_count,
-    groups_changed,
-    need_two_classes,
-    patch_image,
-    rival_tuples,
-)
+from boxnn_numba.rivals import rival_tuples
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 16

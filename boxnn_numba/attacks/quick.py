@@ -8,18 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import groups_changed
 from boxnn_numba.attacks.domain import Domain, Limit, writable_of
 from boxnn_numba.attacks.result import AttackResult
-from boxnn_numba.classifier import Classifier
+from boxnn_numba.classifier import Classifier, group_count, need_one_set, need_two_classes
 from boxnn_numba.distances import class_distance
-from boxnn_numba.rivals import (
-    assembled,
-    group_count,
-    groups_changed,
-    nearest_rows,
-    need_one_set,
-    need_two_classes,
-)
+from boxnn_numba.rivals import assembled, nearest_rows
 
 #: Inputs that are attacked at a time.
 _BLOCK_ROWS = 128

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
+from boxnn_numba.adversary import groups_changed
 from boxnn_numba.attacks.result import AttackResult
 from boxnn_numba.errors import InputError, OptionError
-from boxnn_numba.rivals import groups_changed
 
 #: Share of the changed groups that a step of the random search replaces, first and last.
 _SHARES = 0.5, 0.05

@@ -23,11 +23,10 @@ from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates.duel import duel
 from boxnn_numba.certificates.integer_program import solve
 from boxnn_numba.certificates.pairwise import OWN, BoxSets, pairwise_bounds
-from boxnn_numba.classifier import Classifier
+from boxnn_numba.classifier import Classifier, need_two_classes
 from boxnn_numba.columns import is_table
 from boxnn_numba.errors import InputError
 from boxnn_numba.kernels.pairwise_bound import Table
-from boxnn_numba.rivals import need_two_classes
 
 #: Violated own combinations that are added to an integer program at a time.
 _ADDED = 16

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxnn_numba import validation
-from boxnn_numba.adversary import Adversary
+from boxnn_numba.adversary import Adversary, groups_changed, unit_name
 from boxnn_numba.attacks.greedy import greedy_attack
 from boxnn_numba.certificates.exact import exact_radius
 from boxnn_numba.certificates.pairwise import pairwise_radius
-from boxnn_numba.classifier import Classifier
+from boxnn_numba.classifier import Classifier, group_count
 from boxnn_numba.columns import Column
 from boxnn_numba.distances import ensemble_distance
 from boxnn_numba.errors import InputError
-from boxnn_numba.rivals import assembled, group_count, groups_changed, nearest_rows, unit_name
+from boxnn_numba.rivals import assembled, nearest_rows
 from boxnn_numba.text import exact, printable
 
 #: Columns in the text of an explanation.

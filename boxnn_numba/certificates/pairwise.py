@@ -17,7 +17,7 @@ from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
 from boxnn_numba.certificates.combinations import Combinations, of_all, of_set
-from boxnn_numba.classifier import Certificate, Classifier
+from boxnn_numba.classifier import Certificate, Classifier, need_two_classes
 from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.additive import add_penalties, additive_bounds, most_gained
 from boxnn_numba.kernels.budget import Edges
@@ -25,7 +25,6 @@ from boxnn_numba.kernels.pairwise_block import Block, least_bounds
 from boxnn_numba.kernels.pairwise_bound import Table, Work, least_gaps, rival_bounds
 from boxnn_numba.kernels.sum_bound import COUNTS, add_gains, add_totals, sum_bounds
 from boxnn_numba.kernels.tuple_bound import tuple_bounds
-from boxnn_numba.rivals import need_two_classes
 
 #: Most inputs that a thread takes at a time, and most distances of them that it keeps.
 _BLOCK_ROWS, _BLOCK_DISTANCES = 256, 1_000_000

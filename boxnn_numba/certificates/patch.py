@@ -14,10 +14,9 @@ from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.boxes import Boxes
-from boxnn_numba.classifier import Classifier
+from boxnn_numba.classifier import Classifier, patch_image
 from boxnn_numba.distances import pairwise_distance, part_distance
 from boxnn_numba.kernels.patch_bound import patch_gaps
-from boxnn_numba.rivals import patch_image
 
 #: Inputs that a thread takes at a time.
 _BLOCK_ROWS = 64

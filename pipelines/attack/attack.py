@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from boxnn_numba import validation
-from boxnn_numba.adversary import Adversary
+from boxnn_numba.adversary import Adversary, groups_changed
 from boxnn_numba.attacks import AttackResult, greedy_attack, quick_attack, random_search
 from boxnn_numba.attacks.domain import Limit, domain_of
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates import AUTO, default_kind, pairwise_radius, patch_certified
+from boxnn_numba.classifier import group_count, need_two_classes
 from boxnn_numba.data.attack_store import AttackFile, open_attack
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name, absolute, location
@@ -35,7 +36,6 @@ from boxnn_numba.pipelines.attack.comparison import (
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.figures.scales import default_radii
 from boxnn_numba.pipelines.running import DEFAULT_RUN, RunOptions
-from boxnn_numba.rivals import group_count, groups_changed, need_two_classes
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -15,6 +15,7 @@ from boxnn_numba.certificates import AUTO, KINDS, default_kind, margin
 from boxnn_numba.certificates.exact import exact_radii, exact_radii_of
 from boxnn_numba.certificates.pairwise import pairwise_bounds, pairwise_radius
 from boxnn_numba.certificates.patch import patch_certified
+from boxnn_numba.classifier import need_two_classes, patch_image
 from boxnn_numba.data.certificate_store import CertificateFile, open_certificate
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
@@ -23,7 +24,6 @@ from boxnn_numba.errors import OptionError
 from boxnn_numba.model import BoxNN
 from boxnn_numba.pipelines.chunks import Spent, Subject, run_chunks
 from boxnn_numba.pipelines.running import DEFAULT_RUN, Result, RunOptions
-from boxnn_numba.rivals import need_two_classes, patch_image
 
 if TYPE_CHECKING:
     from distributed import Client
