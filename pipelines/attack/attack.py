@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from distributed import Client
 
 METHODS = ("greedy", "quick", "random")
+#: Options that mean nothing to a method. `queries` passes with the greedy attack, and `seed` with
+#: every method: scripts that compare methods give all of them the same words.
+_REFUSED = {
+    "quick": ("rivals", "tries", "queries", "patch"),
+    "random": ("rivals", "tries", "patch"),
+}
 #: Samples that are attacked and written at a time.
 CHUNK_ROWS = 128
 
@@ -68,7 +74,7 @@ class AttackOptions:
     queries
         As for `random_search`.
     seed
-        Seed of either attack.
+        Seed of the greedy and the random attack; the quick attack draws nothing.
     patch
         Size of the block of pixels that the greedy attack may change, such as ``"5"`` or ``"3x7"``;
         None for any features.
@@ -168,10 +174,6 @@ class AttackWorker:
         """Attack samples, of which the first has this number."""
         options = self.options
         features = None if self.mask is None else np.frombuffer(self.mask, bool)
-        if options.method != "greedy" and options.patch is not None:
-            raise OptionError(
-                f"`patch` is for the greedy attack; leave out `method` {options.method}"
-            )
         if options.method == "random":
             return _random(model, x, options, features, first)
         most, domain = options.max_features, options.domain
@@ -242,6 +244,7 @@ def attack(
     if run.cluster is not None:
         run.cluster.refuse_for("attacks", "box_shards", "share_gpus")
     validation.choice("method", options.method, METHODS)
+    _check_given(options)
     validation.choice("certificate", certificate, ("margin", "pairwise", AUTO))
     if radii is not None:
         radii = validation.radii(radii).tolist()
@@ -282,6 +285,17 @@ def attack(
         attack=str(out), method=options.method, split=split, certificate=certificate,
         seconds=time.perf_counter() - began, cluster=spent,
     )  # fmt: skip
+
+
+def _check_given(options: AttackOptions) -> None:
+    """Raise for an option of another method; one with its default value was not given."""
+    for name in _REFUSED.get(options.method, ()):
+        if getattr(options, name) != getattr(AttackOptions, name):
+            other = "random" if name == "queries" else "greedy"
+            raise OptionError(
+                f"`{name}` is for the {other} attack, and the method is {options.method}; leave "
+                "it out"
+            )
 
 
 def _free_features(
