@@ -21,7 +21,7 @@ import numpy as np
 from boxnn_numba import lazy
 from boxnn_numba.errors import InputError
 
-KINDS = ("number", "category", "boolean", "date")
+COLUMN_KINDS = ("number", "category", "boolean", "date")
 #: Categories of a column that are told apart; all others are one more, `OTHER`.
 MOST_CATEGORIES = 254
 #: Texts of a cell that has no value.
@@ -50,7 +50,7 @@ class Column:
     name
         Header of the column.
     kind
-        One of `KINDS`.
+        One of `COLUMN_KINDS`.
     categories
         The categories of a category or boolean, as texts; at most `MOST_CATEGORIES`.
     missing
@@ -70,9 +70,10 @@ class Column:
     def __post_init__(self) -> None:
         object.__setattr__(self, "categories", tuple(map(str, self.categories)))
         count = len(set(self.categories))
-        if self.kind not in KINDS:
+        if self.kind not in COLUMN_KINDS:
             raise InputError(
-                f"column {self.name!r} has the kind {self.kind!r}; choose one of {', '.join(KINDS)}"
+                f"column {self.name!r} has the kind {self.kind!r}; choose one of "
+                f"{', '.join(COLUMN_KINDS)}"
             )
         if count < len(self.categories) or count > MOST_CATEGORIES or self.is_listed != (count > 0):
             raise InputError(

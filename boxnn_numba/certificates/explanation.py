@@ -349,7 +349,7 @@ def explain(
     rows = _rows(model, x)
     if len(rows) == 0:
         return []
-    told = columns_of(model, names)
+    told = model_columns(model, names)
     change = smallest_changes(model, rows, time_limit, seed, attackable=attackable, costs=costs)
     codes = model.encode(rows)
     classes, distance = _two_classes(model, codes)
@@ -383,7 +383,7 @@ def explain(
     ]  # fmt: skip
 
 
-def columns_of(model: Classifier, names: Sequence[str] | None = None) -> Sequence[Column]:
+def model_columns(model: Classifier, names: Sequence[str] | None = None) -> Sequence[Column]:
     """Return the columns of a model; of one without, columns of given names or numbered ones."""
     if model.columns is not None:
         return list(model.columns)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from boxnn_numba.certificates.explanation import admitted, columns_of, value_text
+from boxnn_numba.certificates.explanation import admitted, model_columns, value_text
 from boxnn_numba.distances import UNREACHABLE
 from boxnn_numba.errors import CertificateFileError
 from boxnn_numba.pipelines.figures.runs import Run
@@ -125,7 +125,7 @@ def _feature_rows(
     changed = np.asarray(model.encode(written[None]))[0] != codes
     rank = np.abs(outside[1] - outside[0]) + np.where(changed, 2.0, 0.0)
     chosen = np.sort(np.argsort(-rank, kind="stable")[:MOST_FEATURES])
-    columns = columns_of(model, [str(at) for at in range(len(codes))])
+    columns = model_columns(model, [str(at) for at in range(len(codes))])
     return tuple(
         FeatureRow(
             columns[at].name,
