@@ -422,14 +422,19 @@ def outcomes(
         raise InputError(
             f"prediction, radius and y have shapes {shapes}; they must be one length (N,)"
         )
-    if shapes[0] == (0,):
-        raise InputError("there are no samples; pass at least one")
+    need_samples(len(arrays[0]))
     if _has_texts(arrays[0]) != _has_texts(arrays[2]):
         texts, others = ("prediction", "y") if _has_texts(arrays[0]) else ("y", "prediction")
         raise InputError(
             f"labels of {texts} are texts and those of {others} are not; pass labels of one type"
         )
     return arrays[0], _certified(arrays[1]), arrays[2]
+
+
+def need_samples(count: int) -> None:
+    """Raise if there are no samples."""
+    if count == 0:
+        raise InputError("there are no samples; pass at least one")
 
 
 def _has_texts(labels: np.ndarray) -> bool:
@@ -457,8 +462,7 @@ def all_labels(name: str, value: ArrayLike) -> np.ndarray:
     array = np.asarray(value)
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}; labels must be one-dimensional")
-    if not len(array):
-        raise InputError("there are no samples; pass at least one")
+    need_samples(len(array))
     return array
 
 

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 
 from boxnn_numba import lazy, validation
 from boxnn_numba.backends.devices import get_backend, on_gpu
-from boxnn_numba.errors import InputError
 
 CONVENTIONS = ("sound", "paper")
 #: Method of a certificate that is not of a published defence.
@@ -338,8 +337,7 @@ def _sum(counted: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def _all(tally: Tally) -> tuple[np.ndarray, np.ndarray]:
-    if not tally:
-        raise InputError("there are no samples; pass at least one")
+    validation.need_samples(len(tally))
     return _sum(list(tally.values()))
 
 
