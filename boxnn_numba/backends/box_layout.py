@@ -14,10 +14,10 @@
          M' |   0   0   0        0   |                boxes that fill up a block are computed and
             +------------------+-----+                ignored
 
-The table's columns are padded to whole vectors and its rows to whole tiles; what pads has lower 0
-and upper 255, so it adds nothing to a distance. A `Frame` says where each feature stands. Parts
-stand in segments: one is all of one part, or has a part in each quarter of its vectors; the frame
-takes what needs fewer vectors. Grouped features stand in planes:
+The table's columns are padded to whole vectors and its rows to whole tiles; padding has lower 0 and
+upper 255, so it adds nothing to a distance. A `Frame` says where each feature stands. Parts stand
+in segments. A segment holds one part, or one part in each quarter of its vectors; the frame takes
+the form that needs fewer vectors. Grouped features stand in planes:
 
       one part a segment        four parts a segment            planes (groups of 3 features)
       | p0 p0 p0 p0 | p0 .. |   | p0 p1 p2 p3 | p0 p1 p2 p3 |   | r0 r1 .. | g0 g1 .. | b0 b1 .. |
@@ -56,7 +56,7 @@ class Frame:
     Attributes
     ----------
     source
-        (planes * columns,) int64, the feature of each column; any where it only pads.
+        (planes * columns,) int64, the feature of each column; any feature for a column of padding.
     planes
         Number of planes: features of the largest group.
     segments
@@ -83,11 +83,11 @@ class Frame:
 
     @functools.cached_property
     def in_order(self) -> bool:
-        """Whether features stand in their own order, and what pads behind them."""
+        """Whether features stand in their own order, with the padding behind them."""
         return bool((self.place == np.arange(len(self.place))).all())
 
     def padded(self, side: np.ndarray, rows: int, value: int) -> np.ndarray:
-        """Return codes (M, n) laid out in aligned rows, what pads being of one value."""
+        """Return codes (M, n) laid out in aligned rows, padded with one value."""
         out = aligned((rows, len(self.source)), value)
         if self.in_order:
             out[: len(side), : side.shape[1]] = side
@@ -150,8 +150,7 @@ def frame_of(
 def packed_frame(structure: Structure) -> tuple[Frame, np.ndarray]:
     """Lay out features part by part in whole fours, as training has them.
 
-    Also returns first and last columns of each part within a plane, (P, 2) int64, without what
-    pads them.
+    Also returns first and last columns of each part within a plane, (P, 2) int64, without padding.
     """
     frame = frame_of(structure.part, structure.group, lanes=4, shared=False)
     first = np.unique(structure.group, return_index=True)[1]
@@ -166,7 +165,7 @@ def _segments_of(counts: np.ndarray, lanes: int) -> tuple[bool, np.ndarray]:
     if len(counts) == 1 or lanes < 4:
         return False, alone
     order = np.argsort(-counts, kind="stable")
-    # A segment costs about a vector besides its own: the sums of its lanes.
+    # Besides its own vectors a segment costs about one more: the sums of its lanes.
     shared = (-(-counts[order][::4] // (lanes // 4)) + 1).sum()
     if (-(-counts // lanes) + 1).sum() < shared:
         return False, alone
@@ -220,16 +219,18 @@ class GroupTable:
     rank
         (groups,) int64 where each group of features stands.
     boxes
-        Tables (M', whole groups) uint8: lower and upper bounds, or how far the upper is from the
-        lower where features are counted; and the most that an excess and that may add up to.
+        Tables (M', whole groups) uint8: lower bounds; upper bounds, or where features are counted
+        their distances from the lower ones; and those distances, each with the largest excess
+        added.
     shift
-        (M', marks) int32 where the sums of each box begin that go from the first mark to another.
+        (M', marks) int32, initial values of each box's sums that run from the first mark to
+        another.
     rows, templates
         (T + 1,) and (K + 1,) int64, as in `Structure`.
     edges
         (marks,) int64 the group at which each mark is.
     parts
-        (P, 3) int64: the mark where a part begins, after which to look whether boxes can be left,
+        (P, 3) int64, marks of each part: where it begins, where to look whether boxes can be left,
         and where it ends.
     outer
         Largest lower and smallest upper bounds, (1, whole groups) uint8.
@@ -261,7 +262,8 @@ def group_table(
         place, ends = frame.place, frame.segments[:, 1] // size
         rows, templates = structure.rows, structure.templates
     heavy = np.bincount(place // size, weight, ends[-1])
-    # Groups of one part are sorted as they are gathered; of parts the frame has sorted features.
+    # With one part, groups are sorted as they are gathered. With several, the frame has sorted the
+    # features.
     order = np.argsort(-heavy, kind="stable") if single else np.arange(len(heavy))
     columns = len(heavy) * size
     low, high = aligned((m, columns), 0), aligned((m, columns), 255)
@@ -304,9 +306,9 @@ def _marks(ends: np.ndarray, heavy: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def aligned(shape: tuple[int, ...], value: int) -> np.ndarray:
-    """Return a uint8 array of one value that begins on a cache line, as vectors like it.
+    """Return a uint8 array of one value that begins on a cache line, where vectors load fastest.
 
-    A vector from its last codes on may be read, too.
+    A whole vector may be read from any code on, also from the last.
     """
     size = math.prod(shape)
     raw = np.empty(size + 2 * _CACHE_LINE, np.uint8)
@@ -334,13 +336,13 @@ class ClassLayout:
         uint8 (M', n), whole tiles per template, or per class where the nearest row alone decides
         (the last box is repeated).
     structure
-        Of these rows: their templates; parts and groups are those of the features.
+        The structure of these rows: their templates, and the parts and groups of the features.
     weight
         (n,) how much each feature tells boxes apart.
     frame
         The features in vectors, the heaviest of each part first.
     kept
-        What a plan made of the boxes, by its name.
+        Forms of the boxes that plans have made, to be used again.
     """
 
     lower: np.ndarray
@@ -371,7 +373,7 @@ class ClassLayout:
             share = np.cumsum(weights[first:last].reshape(-1, simd_operations.LANES).sum(axis=1))
             enough = np.searchsorted(share, _PROBE_SHARE * share[-1]) + 1
             probe = first + int(enough) * simd_operations.LANES
-            # To add up sums at a probe is not worth a vector of columns, or less.
+            # Adding up sums at a probe costs more than it can save on one vector of columns.
             probes.append(last if probe + simd_operations.LANES >= last else probe)
         return tuple(probes)
 
@@ -391,8 +393,8 @@ class ClassLayout:
     def steps(self, codes: np.ndarray) -> np.ndarray:
         """Return (R, 3) columns that can add to the distance of codes, in steps.
 
-        First and last columns, and 1 where a step goes on with the segment of the one before: where
-        probes come before its end.
+        A row is the first and last column of a step, and 1 if the step goes on with the segment of
+        the one before. It does if a probe comes before the end of that segment.
         """
         frame, rows = self.frame, []
         for (first, last), probe in zip(frame.segments.tolist(), self.probes, strict=True):
@@ -414,7 +416,7 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> 
     rows = begins[owner] + np.minimum(np.arange(len(owner)) - starts[owner], counts[owner] - 1)
     weight = _column_weights(lower, upper)
     part = (structure.whole if plain else structure).part
-    # What is laid out: of plain boxes each class is one row range, and so one template.
+    # Of plain boxes each class is one range of rows, which is laid out as one template.
     templates = np.arange(len(starts)) if plain else structure.templates
     laid = Structure(starts, templates, part, structure.group)
     frame = frame_of(part, structure.group, weight)
@@ -422,7 +424,7 @@ def class_layout(lower: np.ndarray, upper: np.ndarray, structure: Structure) -> 
 
 
 def _column_weights(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Return (n,) how much features add between boxes: some boxes' centres to some others."""
+    """Return (n,) how much each feature adds to distances of some boxes' centres to other boxes."""
     low, high = (side[:: max(1, len(side) // 256)] for side in (lower, upper))
     weight = np.zeros(lower.shape[1])
     for first, last in zip(low[::4], high[::4], strict=True):

@@ -63,7 +63,7 @@ def _bit_slices(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray)
     """Bits of 64 codes in a word, where that is faster."""
     boxes = layout.kept.setdefault("slices", slices.Slices()).of(x, layout)
     if boxes is None:
-        # Counts of more features than a byte holds are for tiles of rows.
+        # Where a byte cannot count all features, tiles of rows do it.
         few = len(layout.weight) <= sample_lanes.MOST_COUNTED * sample_lanes.GROUP
         in_lanes = few or layout.structure.n_parts > 1
         (_samples_in_lanes if in_lanes else _row_tiles)(x, layout, width, out)
@@ -88,8 +88,8 @@ def _row_tiles(x: np.ndarray, layout: ClassLayout, width: int, out: np.ndarray) 
         out[start : start + len(rows)] = nearest[:, : len(rows)].T
 
 
-#: Bytes of gathered codes that stay in the first-level cache; or in the second one, where there are
-#: too many bytes of boxes to stay in that.
+#: Bytes of gathered codes that stay in the first-level cache, and in the second-level one; and the
+#: bytes of boxes above which codes have to do with the second.
 _FEW_GATHERED, _GATHERED, _MANY_BOXES = 2**15, 2**18, 2**19
 #: Rows whose codes are laid out at a time, whole tiles.
 _ENOUGH_CODES = 4096

@@ -38,8 +38,8 @@ class PartSums(NamedTuple):
     Attributes
     ----------
     totals
-        (tiles, S, M', 4 or 16) int32: a tile has four samples, and of each the totals of a segment
-        or of its quarters.
+        (tiles, S, M', 4 or 16) int32: for each of the four samples of a tile, the total of a
+        segment or those of its quarters.
     segment, quarter
         (P,) int64, where the totals of each part are.
     """
@@ -88,7 +88,7 @@ class CpuBackend:
     def each(self, tasks: Sequence[Any], work: Callable[..., Any]) -> list[Any]:
         """Call ``work(*task)`` for every task at a time; the first in the caller's thread.
 
-        Results come in the order of the tasks, of which there are no more than threads.
+        Results come in the order of the tasks. There are no more tasks than threads.
         """
         waiting = [self._pool.submit(work, *task) for task in tasks[1:]] if self._pool else []
         found = [work(*task) for task in tasks[:1]]
@@ -117,8 +117,8 @@ class CpuBackend:
     def operands(self, table: BoxTable, structure: Structure) -> BoxTable | tuple[LaneTable, ...]:
         """Return boxes in the form that is read on this processor.
 
-        The vector form is the table itself; the lane form, a table for each part, is a copy, which
-        later changes of the table do not reach.
+        The vector form is the table itself. The lane form is a copy, a table for each part: later
+        changes of the table do not reach it.
         """
         if simd_operations.TARGET == "plain":
             return lane_tables(table, structure)
@@ -179,7 +179,7 @@ class CpuBackend:
     ) -> None:
         """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
 
-        First those to all boxes in part 0, then those in part 1.
+        Distances in part 0 to all boxes come first, then those in part 1.
         """
         boxes, frame, count = self.operands(*table), table[0].frame, table[0].n_boxes
         apart = out.reshape(len(out), -1, count)

@@ -103,8 +103,8 @@ class CudaBackend:
     def part_distances(self, x: Any, table: CudaTable, width: int, out: Any) -> None:
         """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
 
-        First those to all boxes in part 0, then those in part 1. Both are in the host's memory or
-        both on the GPU, there C-contiguous.
+        Distances in part 0 to all boxes come first, then those in part 1. Both are in the host's
+        memory or both on the GPU, there C-contiguous.
         """
 
         def run(x: Any, target: Any, stream: Any) -> None:
@@ -170,7 +170,7 @@ class CudaBackend:
     ) -> Iterator[tuple[Any, Any, slice]]:
         """Yield samples on the GPU as words of a table, room (rows, columns) int32, and which rows.
 
-        All rows at once where that takes no new memory.
+        All rows come at once if that takes no new memory.
         """
         words = _as_words(x) if table.natural else None
         wide = 0 if words is not None else table.planes.shape[2]
@@ -319,7 +319,7 @@ class CudaBackend:
 
 
 def _fitting(per_row: int, most: int = 2 * _CHUNK_BYTES) -> int:
-    """Return how many rows fit easily, at least one: in `most` bytes and a share of the free."""
+    """Return how many rows, at least one, fit in `most` bytes and in a share of free memory."""
     return max(1, int(min(_SHARE * runtime.free_memory(), most)) // per_row)
 
 

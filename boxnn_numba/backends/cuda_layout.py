@@ -9,7 +9,8 @@
 
 A width of 255 caps nothing, and two planes are enough. Of a factored model the columns are sorted
 by part, and each part begins with a word; so does a group of several features, which are capped
-together. What is left of a word is 0 in the planes and in samples. Parts 0 and 1, a group (g):
+together. Bytes of a word that hold no feature are 0 in planes and in samples. Parts 0 and 1, a
+group (g):
 
       feature   0   4   7   -   | 2g  3g  5g  -   | 1   6   8   9   | 10  -   -   -
       kind      SINGLES         | LAST_OF_GROUP   | SINGLES         | SINGLES
@@ -103,7 +104,7 @@ class WordOrder:
 
 
 def planes_of(lower: np.ndarray, upper: np.ndarray, width: int, penalty: str) -> np.ndarray:
-    """Return bounds of boxes as the kernels take them, but for the words: (2 or 4, M, n) uint8.
+    """Return bounds of boxes as the kernels take them, not yet in words: (2 or 4, M, n) uint8.
 
     Lower and upper bounds and, where they are capped, both moved outwards by the width.
     """

@@ -63,9 +63,9 @@ def check_device() -> None:
 
 
 def _library_errors() -> tuple[type[Exception], ...]:
-    """Return what the libraries below numba-cuda raise, which pass through it as they are.
+    """Return the errors of the libraries below numba-cuda, which it passes on unchanged.
 
-    A driver that is older than the compiler shows where code is linked or loaded.
+    A driver older than the compiler fails where code is linked or loaded.
     """
     found: list[type[Exception]] = [CudaAPIError]
     for module, name in (
@@ -90,7 +90,7 @@ def free_memory() -> float:
     """Return how many bytes the GPU has left; infinite in the simulator."""
     context = cuda.current_context()
     if not SIMULATED:
-        # Numba keeps what is no longer used for a while, which the driver counts as taken.
+        # Numba keeps unused memory for a while, and the driver counts it as taken.
         context.memory_manager.deallocations.clear()
     return float(context.get_memory_info().free)
 
@@ -99,7 +99,7 @@ def free_memory() -> float:
 def enough_memory(needed: float, advice: str) -> Iterator[None]:
     """Turn running out of the GPU's memory into one line that says what is needed.
 
-    That is `BackendError` where there are less than `needed` bytes, before or while the body runs.
+    It raises `BackendError` if there are less than `needed` bytes, before or while the body runs.
     """
     free = free_memory()
     try:
@@ -126,8 +126,8 @@ def current_stream() -> Any:
 def send(array: np.ndarray) -> Any:
     """Return a copy on the GPU that work on any stream may read.
 
-    The driver may return before memory that is not pinned has arrived; streams of callers need not
-    wait for the default stream, on which it does.
+    The driver may return before unpinned memory has arrived. It arrives on the default stream, and
+    streams of callers need not wait for that one.
     """
     sent = cuda.to_device(array)
     cuda.default_stream().synchronize()

@@ -40,7 +40,7 @@ def get_backend(
     ----------
     device
         ``"cpu"``, ``"cuda"`` (an NVIDIA GPU), or ``"auto"``: the GPU where there is one and the
-        extra ``cuda`` is installed. One that does not work is not used, with a warning.
+        extra ``cuda`` is installed. A GPU that does not work is not used, and a warning says so.
     threads
         Threads to use; all cores that this process may use by default (or ``BOXNN_NUM_THREADS``).
     chunk

@@ -42,7 +42,7 @@ class Backend(Protocol):
     def part_distances(self, x: Any, table: Any, width: int, out: Any) -> None:
         """Write the int32 distances of uint8 codes (N, n) to all boxes to `out` (N, P * M).
 
-        First those to all boxes in part 0, then those in part 1.
+        Distances in part 0 to all boxes come first, then those in part 1.
         """
 
     def class_distance(self, x: Any, layout: Any, width: int, out: Any) -> None:

@@ -1,7 +1,7 @@
 """Slices of boxes and samples, for class distances of width 1: laid out, and computed.
 
-What is sliced are the ranks of codes among those that occur: of black and white images one bit a
-feature tells all there is to tell. So boxes are sliced for a set of codes, when rows with it come.
+Slices are of ranks: the place of each code among the codes that occur. So black and white images
+need one bit a feature. Boxes are sliced for each set of codes when the first rows with it come.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from boxnn_numba.backends.box_layout import UNREACHABLE, ClassLayout, aligned, round_up
 from boxnn_numba.kernels import distances, sample_lanes, simd_words, slices
 
-#: What a row costs in picoseconds: a feature of it and a slice of a box, where bits are sliced; and
-#: a feature of a box, where samples are in the lanes. As measured (AVX-512, 2,500 boxes).
+#: Costs of a row in picoseconds, measured with AVX-512 and 2,500 boxes. Where bits are sliced, of a
+#: feature of the row and of a slice of a box; where samples are in the lanes, of a feature of a
+#: box.
 _PER_FEATURE, _PER_SLICE, _PER_CODE = 800, 47, 9.7
 #: Codes that a set may have; where more occur, all of them may.
 _MOST_CODES = 128
@@ -34,8 +35,8 @@ class PartWords(NamedTuple):
     place
         (n,) int64, the column of each feature.
     parts
-        (P, 3) int64: first and last of the words that a part has for itself, and which of the
-        shared ones, the last ones, it has bits of; -1 if none.
+        (P, 3) int64: first and last of the words that a part has for itself, and the shared word
+        that it has bits of, -1 if none. Shared words come last.
     masks
         (P, 1) uint64, those bits.
     shared
@@ -97,7 +98,7 @@ def _worth_it(layout: ClassLayout, bits: int) -> bool:
     """Whether slices of so many bits are faster than samples in the lanes."""
     n, rows = len(layout.weight), int(layout.structure.offsets[-1])
     sizes = np.bincount(layout.structure.part)
-    # A word takes about as long as two bits besides, and so does a part where there are several.
+    # Besides its bits a word costs as much as two bits, and so does a part if there are several.
     steps = -(-n // slices.WORD) * (bits + 2) + (2 * len(sizes) if len(sizes) > 1 else 0)
     cost = _PER_FEATURE * n + _PER_SLICE * rows * steps
     in_lanes = _PER_CODE * rows * round_up(sizes, sample_lanes.GROUP).sum()
@@ -129,7 +130,7 @@ def _part_words(part: np.ndarray, weight: np.ndarray) -> PartWords:
 
 
 def _shared_words(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return word and first bit of what is left of each part, (P,); -1 where nothing is."""
+    """Return the shared word and first bit for the rest of each part, (P,); -1 without a rest."""
     word, bit = np.full(len(left), -1), np.zeros_like(left)
     last = filled = 0
     for p in np.argsort(-left, kind="stable")[: np.count_nonzero(left)]:
@@ -189,12 +190,12 @@ class Slices:
     def of(self, x: np.ndarray, layout: ClassLayout) -> SlicedBoxes | None:
         """Return boxes sliced for the codes of x (N, n), and maybe for more.
 
-        None where so many bits are not worth it.
+        None if slices of so many bits are slower than other kernels.
         """
         if not _worth_it(layout, 1):
             return None
         codes = np.zeros(256, np.bool_)
-        codes[0] = True  # what pads
+        codes[0] = True  # padding
         slices.find_codes(x[:_FIRST_ROWS], codes)
         if codes.sum() <= _MOST_CODES:
             slices.find_codes(x[_FIRST_ROWS:], codes)
@@ -218,7 +219,7 @@ def sliced_rows(x: np.ndarray, layout: ClassLayout, boxes: SlicedBoxes, out: np.
     slices.spread_ranks(x, boxes.words.place, boxes.ranks, ranks)
     tiles = -(-len(x) // tile)
     nearest = np.full((out.shape[1], tiles * tile), UNREACHABLE, np.int64)
-    nearest[:, len(x) :] = 0  # rows that only pad do not keep a tile
+    nearest[:, len(x) :] = 0  # rows of padding must not keep a tile
     parts = boxes.words.parts.copy()
     for part in parts:
         first, last = (part[:2] * slices.WORD).tolist()

@@ -43,7 +43,7 @@ class Structure(NamedTuple):
 
     @classmethod
     def plain(cls, offsets: np.ndarray, n_features: int) -> Structure:
-        """Return that of boxes ``offsets[c]:offsets[c + 1]`` of class c, each on its own."""
+        """Return the structure of single boxes, ``offsets[c]:offsets[c + 1]`` of class c."""
         every = np.arange(n_features, dtype=np.int32)
         rows = np.arange(int(offsets[-1]) + 1)
         return cls(rows, np.asarray(offsets, np.int64), np.zeros(n_features, np.int32), every)
@@ -57,13 +57,13 @@ class Structure(NamedTuple):
         group: np.ndarray,
         n_classes: int,
     ) -> Structure:
-        """Return that of boxes with ascending labels and templates (M,), numbered 0..T-1."""
+        """Return the structure of boxes with ascending labels and templates (M,) 0..T-1."""
         rows = np.searchsorted(template, np.arange(int(template[-1]) + 2))
         templates = np.searchsorted(labels[rows[:-1]], np.arange(n_classes + 1))
         return cls(rows, templates, part.astype(np.int32), group.astype(np.int32))
 
     def cut(self, first: int, last: int) -> Structure:
-        """Return that of templates first..last alone."""
+        """Return the structure of templates first..last alone."""
         rows = self.rows[first : last + 1] - self.rows[first]
         templates = np.clip(self.templates - first, 0, last - first)
         return self._replace(rows=rows, templates=templates)
@@ -85,12 +85,12 @@ class Structure(NamedTuple):
 
     @property
     def whole(self) -> Structure:
-        """The same with all features in one part."""
+        """The same structure with all features in one part."""
         return self._replace(part=np.zeros_like(self.part))
 
     @property
     def simplest(self) -> Structure:
-        """The same distances: where each row is one of a plain set, in one part, and a template."""
+        """A structure with the same distances: of a plain set one part, and each row a template."""
         if not self.is_plain:
             return self
         alone = np.arange(int(self.rows[-1]) + 1)

@@ -1,9 +1,9 @@
 """Calls of workers: short work past the scheduler, over Dask's own connections between hosts.
 
-A plugin, which workers that join later get as well, adds an operation to every worker's server; it
-is one of each run, and goes with it.
-Arguments and results are serialised as Dask does it: arrays go as they lie in memory. Where many
-workers are called, what all of them are told goes down a tree: a worker passes it on. Imports Dask.
+A plugin adds an operation to the server of every worker, also of workers that join later. Each run
+has a plugin of its own, which is removed at its end. Dask serialises arguments and results: arrays
+go as they lie in memory. If many workers are called, what they have in common goes down a tree, in
+which workers pass it on. Imports Dask.
 
     client --- worker 0 --- worker 1          at most FAN messages leave each of them
         |          '------- worker 2
@@ -48,7 +48,7 @@ class AnswersCalls(WorkerPlugin):
     """Lets a worker answer calls, each in a thread of those that do its tasks."""
 
     def __init__(self, name: str) -> None:
-        #: Of the plugin, and of the operation.
+        #: Name of the plugin, and of the operation.
         self.name = name
 
     def setup(self, worker: Worker) -> None:
@@ -79,8 +79,8 @@ class AnswersCalls(WorkerPlugin):
 class Calls:
     """Connections to workers, kept open from call to call; `how` is what `connect` takes.
 
-    A worker that hangs answers no more, and its connection stays: it is lost when the `scheduler`
-    has given it up.
+    A worker that hangs answers no more, but its connection stays. It counts as lost when the
+    `scheduler` has given it up.
     """
 
     def __init__(self, name: str, how: dict[str, Any], scheduler: Any) -> None:

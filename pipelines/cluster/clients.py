@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def checked_client(client: Any) -> Client:
-    """Return a client that was given, if it is one that can be worked with."""
-    distributed = sys.modules.get("distributed")  # what is no client does not import it
+    """Return a client that was given; raise if it cannot be used."""
+    distributed = sys.modules.get("distributed")  # not imported: there is no client
     if distributed is None or not isinstance(client, distributed.Client):
         raise OptionError(f"`client` is {_described(client)}")
     if client.status in ("closed", "closing"):
@@ -27,7 +27,7 @@ def checked_client(client: Any) -> Client:
 
 
 def _described(value: Any) -> str:
-    """Return what something is that is no client, and what to pass in its place."""
+    """Describe something that is no client, and say what to pass in its place."""
     if isinstance(value, str):
         return (
             f"{value!r}, an address; pass `distributed.Client({value!r})`, or "

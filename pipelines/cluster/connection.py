@@ -25,7 +25,7 @@ _CONNECT_SECONDS = 10
 _REPORTS, _REPORT_SECONDS = 10, 0.5
 #: Attempts to start local workers.
 _STARTS = 4
-#: What Dask does besides, 100 times a second, takes 5% of a core of every process.
+#: Dask's profiler and ticks, 100 times a second, would take 5% of a core in every process.
 _CALM = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 #: Run first by local workers: Ctrl-C in a terminal reaches them too, but it is for the client.
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -162,7 +162,7 @@ def _sees(path: str) -> bool:
 
 
 def _reports(client: Client, paths: tuple[str, ...]) -> dict[str, Any]:
-    """Return what every worker says of itself; one that dies meanwhile is not there."""
+    """Return what every worker says of itself; one that dies meanwhile is left out."""
     reports: dict[str, Any] = {}
     for _ in range(_REPORTS):
         try:

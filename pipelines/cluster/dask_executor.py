@@ -52,15 +52,15 @@ class DaskExecutor:
         self.count_workers(0)
         self.dashboard: str | None = client.dashboard_link
         self.address = str(client.scheduler.address) if client.scheduler else "the scheduler"
-        #: Whether workers are threads of this process: tasks then get the very values, and change
-        #: them under each other's hands, unless each has a copy.
+        #: Whether workers are threads of this process. Tasks then get the caller's own values, and
+        #: each needs a copy: else one would change the values of another.
         self._in_process = self.address.startswith("inproc://")
         self._calls = self._calls_of_workers()
         self._room = SharedRoom.for_workers(client) if on_this_machine else None
         self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, "boxnn-calls")
 
     def _calls_of_workers(self) -> Calls | None:
-        """Return what calls workers, if this process can reach them itself."""
+        """Return calls of workers; None if this process cannot reach them itself."""
         from boxnn_numba.pipelines.cluster.calls import AnswersCalls, Calls
 
         try:
@@ -122,8 +122,7 @@ class DaskExecutor:
     def _result(self, future: Any) -> Any:
         """Return the result of a task that is done.
 
-        It may have been lost with its worker since, and is then computed again, for which there
-        must be a worker.
+        If it was lost with its worker since, it is computed again, which needs another worker.
         """
         while True:
             try:
@@ -131,7 +130,7 @@ class DaskExecutor:
             except TimeoutError:
                 if future.status == "pending":
                     self.wait_for_workers()
-                elif future.status != "finished":  # which it may have become just now
+                elif future.status != "finished":  # it may have finished just now
                     return future.result()
 
     def check(self, paths: Sequence[str]) -> None:
@@ -142,8 +141,8 @@ class DaskExecutor:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return the future of one task, which runs in one thread of some worker.
 
-        Not of a chosen worker: Dask 2026.8 forgets tasks that may also run elsewhere but were meant
-        for a worker that died last.
+        The worker is never chosen: Dask 2026.8 forgets a task that names workers and may also run
+        elsewhere, if all workers that it names have died.
         """
         from distributed import Future
 
@@ -203,8 +202,8 @@ class DaskExecutor:
     ) -> list[Any]:
         """Return ``function(*arguments, *common)`` of each (worker, arguments), side by side.
 
-        Unlike tasks, calls go to their workers directly where these can be reached: two messages
-        where a task takes seven, which is what short steps wait for. A call that fails with its
+        Unlike tasks, calls go directly to workers that can be reached. A call takes two messages
+        and a task seven, and messages are what short steps wait for. A call that fails with its
         worker raises an OSError.
         """
         workers = [worker for worker, _ in calls]
@@ -236,9 +235,9 @@ class DaskExecutor:
         return [answers[index] for index in range(len(calls))]
 
     def _together(self, calls: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[Any]:
-        """Return all that some calls find, or raise what one of them has raised."""
+        """Return the results of some calls, or raise the error of one of them."""
 
-        # All that answer are waited for, so that none is still at work when a step is asked again.
+        # Wait for all of them, so that none is still at work when a step is repeated.
         async def gather() -> list[list[Any]]:
             return list(await asyncio.gather(*calls))
 
@@ -302,7 +301,7 @@ class DaskExecutor:
         """Close the connections to workers, which answer no more calls."""
         if self._calls is not None and self.client.loop is not None:
             self.client.loop.add_callback(self._calls.close)
-            # Left there, it would keep workers without this package from joining later.
+            # A plugin that stays would keep workers without this package from joining later.
             forget = self.client.scheduler.unregister_worker_plugin
             with contextlib.suppress(OSError, TimeoutError, RuntimeError, ValueError):
                 if self.client.status == "running":

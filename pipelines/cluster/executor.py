@@ -40,7 +40,7 @@ class LocalExecutor:
         self.dashboard: str | None = None
 
     def check(self, paths: Sequence[str]) -> None:
-        """Do nothing: this process sees what it sees."""
+        """Do nothing: this process finds out when it reads."""
 
     def map_stages(
         self,
@@ -62,11 +62,12 @@ class LocalExecutor:
                 began = time.perf_counter()
                 try:
                     this = compute(this)
-                finally:  # of what was written the caller is told, whatever happens here
+                finally:  # the caller is told what was written, whatever happens here
                     if late is not None:
                         yield late[0], late[1].result()
                 late = item, beside.submit(write, this)
-                # Where that takes long, progress counts and not the moment of writing.
+                # After a long computation progress is reported at once, also if that waits for
+                # writing.
                 if time.perf_counter() - began > _LONG_SECONDS or number == len(items):
                     yield item, late[1].result()
                     late = None

@@ -23,7 +23,7 @@ def gpu_report() -> tuple[str, list[str]]:
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         devices = ["0"]
     elif visible is not None:
-        # As CUDA reads it: those before the first that is none, such as -1.
+        # CUDA reads it so: all before the first entry that is no GPU, such as -1.
         words = (word.strip() for word in visible.split(","))
         devices = list(itertools.takewhile(lambda word: word and word[0] != "-", words))
     else:

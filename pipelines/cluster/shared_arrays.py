@@ -1,10 +1,10 @@
 """Arrays for workers on this machine: messages say where they lie in memory that all can map.
 
-Messages between the processes of a run are encrypted, 16 KB at a time, and read as such, which is a
-quarter of what a training step waits for besides its kernels. So arrays go past them. The memory
-has no name; what gives access is this process's descriptor of it, to its user alone, and it
-is gone with the process. It is written anew for every round of calls. Each has a number, with which
-the memory begins, so that a worker that was stopped for a while notices that it comes too late.
+Messages between the processes of a run are encrypted and read 16 KB at a time. That is a quarter of
+what a training step waits for besides its kernels, so arrays do not go in messages. The memory has
+no name. Access to it is by this process's descriptor, for its user alone, and it is gone with the
+process. It is written anew for every round of calls, and begins with the number of the round. So a
+worker that was stopped for a while notices that it comes too late.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from boxnn_numba.backends.box_layout import round_up
 if TYPE_CHECKING:
     from distributed import Client
 
-#: What is smaller goes with the message; what is larger, too, since the memory is kept.
+#: Smaller arrays go with the message, and so do larger ones, since the memory is kept.
 _LEAST_BYTES, _MOST_BYTES = 2**12, 2**26
 #: Arrays begin at multiples of this; before the first of them is the number of the round.
 _ALIGNED = 64
@@ -36,14 +36,14 @@ _HEAD = "<i8"
 
 
 class TooLateError(OSError):
-    """What was to be read has made room for what a later round wrote."""
+    """A later round has overwritten the arrays that were to be read."""
 
 
 @dataclass(frozen=True)
 class SharedArray:
-    """Where an array lies, and the round that it is of.
+    """Where an array lies, and the number of its round.
 
-    `name` tells apart what was at one path one after the other.
+    `name` tells apart memories that were at one path one after the other.
     """
 
     path: str
@@ -130,7 +130,7 @@ class SharedRoom:
         self._room = np.frombuffer(mmap.mmap(self._descriptor, size), np.uint8)
 
     def close(self) -> None:
-        """Give the memory up; who still reads keeps what is mapped."""
+        """Give the memory up; a worker that still reads keeps its mapping."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -9,7 +9,7 @@ from typing import Any
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.pipelines.cluster.shared_arrays import unpacked
 
-#: Workers that are called at a time; they pass on what is for more of them.
+#: Workers that are called at a time; they pass calls on to further ones.
 FAN = 10
 
 
@@ -20,6 +20,6 @@ async def in_worker(function: Callable[..., Any], *arguments: Any, dask_worker: 
 
 
 def in_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function with kernels limited to this thread: what every Dask task is."""
+    """Call a function with kernels limited to this thread; every Dask task is such a call."""
     with limit_threads(1):
         return function(*unpacked(arguments))
