@@ -57,7 +57,7 @@ def _measure_contributions(x, bins, table, labels, low, high, gradient, margins)
                 gradient[rival, k, place[k]] += 1
 
 
-#: What training does, for the samples alone.
+#: The kernel that measures samples and moves nothing.
 measure_contributions = kernel(_measure_contributions, name="measure_contributions", allocates=True)
 
 
@@ -75,8 +75,8 @@ def _step_contributions(table, gradient, first, second, scale, rate, correct1, c
 def train_contributions(x, bins, table, labels, low, high, margins, ends, moments, sizes, scale):
     """Step on one batch after another, which end at the samples `ends` (S,).
 
-    moments (2, E) float64; sizes (S, 3) the rate of each step, and what corrects the moments; scale
-    is the weight of a sample in a step. All else is as for `_measure_contributions`.
+    moments (2, E) float64; sizes (S, 3) the rate of each step and the corrections of its moments;
+    scale is the weight of a sample in a step. The rest is as for `_measure_contributions`.
     """
     gradient = np.empty(table.shape, np.int32)
     flat, slopes = table.reshape(-1), gradient.reshape(-1)
@@ -148,7 +148,7 @@ def add_penalties(lower, upper, rows, labels, width, penalty):
 
 @kernel
 def most_gained(penalty, most):
-    """Write what rewriting a column gains at most for a rival, beyond what is paid before.
+    """Write the most that rewriting a column gains for a rival, beyond what is paid before.
 
     penalty (K, n, 256) int32, most (K, K, n) int32 of own class, rival and column.
     """
@@ -165,7 +165,7 @@ def most_gained(penalty, most):
 def additive_bounds(x, penalty, most, known, who, scratch, index, bound):
     """Write predicted classes and the exact least that is paid before another one is predicted.
 
-    The adversary chooses columns one by one, so the largest gains are what is best for a rival.
+    The adversary chooses columns one by one, so the largest gains are best for a rival.
 
     x (N, n) uint8, penalty (K, n, 256) and most (K, K, n) as of `most_gained`; known are classes
     with boxes; who are offset (K,) int64, group (n,) of each column, free and cost (n,) of groups,

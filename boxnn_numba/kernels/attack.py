@@ -91,7 +91,7 @@ def _improve(task, work, view, own, best, floor):
                         break
                     skip -= 1
         aim_at_nearest(task, work, own)
-        # As many as before will do too: from there the next round starts elsewhere.
+        # An attack of the same size is taken too, so that the next round starts elsewhere.
         if _advance(task, work, view, own, size, best + 1) >= 0:
             best = prune(task, work, own)
             copy(work.best, work.code)

@@ -11,12 +11,12 @@ Of an ensemble of E sets of boxes, the class distance is a sum, and so a rival i
 class in every set. It costs the sum of their penalties; the ends of all are tried.
 
 Of factored boxes, A and B are combinations: in each part a row of their template. Changing a group
-moves the rows of one part. In view are there the own rows that make the nearest combinations
-with the best rows of their templates elsewhere; so of every part the view says how near any own
-combination comes.
+moves the rows of one part. The view of a part holds the own rows that make the nearest combinations
+with the best rows of their templates in the other parts. So in every part the view says how near
+any own combination comes.
 
-A group that is capped as a whole gains less than its features together: their codes are chosen as
-if it were not, and then one after another again with the cap.
+A group that is capped as a whole gains less than its features together: their codes are first
+chosen as if there were no cap, and then again one after another with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from boxnn_numba.kernels.formulas import graded
 
 #: Most codes that are tried for one feature against one rival box (of each set).
 VALUES = 4
-#: Rows in view are so many at a time; those that are missing are far away.
+#: Rows in view come in blocks of so many; rows that fill up a block are far away.
 LANES = 16
 _WORST = np.int64(-(2**62))
 
@@ -131,8 +131,8 @@ def prepare(task, work, view):
                 view.listed[count] = task.members[place]
                 count += 1
             _note_penalties(task, work, view, group)
-    # Each for all features at once, and not of the task: to pass so many arrays takes longer than
-    # to list the codes of a feature.
+    # One call for all features, and without the task: passing so many arrays takes longer than
+    # listing the codes of a feature.
     _list_ends(
         view.listed[:count], (task.lower, task.upper), task.part, task.free, task.up, task.down,
         np.int32(task.width), work.rival, work.start, view.values, view.counts, view.costs,
@@ -152,7 +152,7 @@ def measure(task, work, view, count):
     _measure(features, 0, bounds, task.part, width, near, start, sight, values, counts, gains)
     for k in features:
         view.known[k] = True
-    if len(near) == 1:  # of several, a code that costs one nothing may cost the others
+    if len(near) == 1:  # of several sets, a code that costs one nothing may cost others
         more = _list_middles(
             features, bounds, task.part, width, near[0], work.rival[0], task.up, task.down, sight,
             values, counts, view.costs, gains,
@@ -161,7 +161,7 @@ def measure(task, work, view, count):
         _measure(features, 2, bounds, task.part, width, near, start, sight, values, counts, gains)
 
 
-#: Of single features what a code adds to all rows in view is found when it is asked for.
+#: For single features, what a code adds to the rows in view is measured when it is needed.
 _measure_groups = unless("starts", nothing)(measure)
 
 
@@ -182,7 +182,7 @@ def _list_ends(
 ):
     """List the ends of the rival boxes as codes to try, or what can be written nearest to them.
 
-    And what they add to the penalties of these boxes.
+    List what they add to the penalties of these boxes, too.
     """
     lower, upper = bounds
     codes, prices, most = ends
@@ -194,7 +194,7 @@ def _list_ends(
             first, last = np.int64(up[k, low]), np.int64(down[k, high])
             below = above = np.int64(-1)
             if not 0 <= first <= high:
-                # No code inside may be written: what is nearest on both sides, and both extremes.
+                # No code inside may be written: take the nearest on both sides, and both extremes.
                 below, above = np.int64(down[k, low]), np.int64(up[k, high])
                 first = np.int64(up[k, 0]) if below >= 0 else below
                 last = np.int64(down[k, 255]) if above >= 0 else above
@@ -223,7 +223,7 @@ def _list_ends(
                 costs[k, v, e] = cost
                 costs[k, v, len(rival)] += cost
         most[0] = max(most[0], counts[k])
-        for v in range(most[0]):  # beyond there never was a code
+        for v in range(most[0]):  # no feature has had codes beyond
             there = v < counts[k]
             codes[v, k] = values[k, v] if there else start[k]
             prices[v, k] = costs[k, v, len(rival)] if there else FAR
@@ -264,9 +264,9 @@ def _see(lower, upper, rows, k, low, high):
 def _list_middles(
     features, bounds, part, width, near, rival, up, down, sight, values, counts, costs, gains
 ):
-    """List codes between two for which nothing else speaks but the rows in view.
+    """List codes between two ends, where only the rows in view can be for one.
 
-    Returns for how many of the features, which come first then.
+    Returns how many features have such a code; these come first in `features` then.
     """
     lower, upper = bounds
     low, high, _ = sight
@@ -288,7 +288,7 @@ def _list_middles(
 
 @register_jitable
 def _ends_to_one(values, counts, costs, gains, k):
-    """Of two codes keep the one that no row in view prefers the other to; False if there is none.
+    """Keep the code that is at least as good as the other for every row in view; False if none is.
 
     There is one set of boxes, and both cost the rival nothing.
     """
@@ -427,7 +427,7 @@ def _shift(load, listed, k, v, sign):
 
 @register_jitable
 def _capped_score(trial, aim, load, cap):
-    """As `_score`, of distances without a group and the penalties of that, which a cap limits."""
+    """As `_score`, from distances without a group and its penalties, which a cap limits."""
     nearest, total = np.int64(0), np.int64(0)
     for e in range(len(trial)):
         least = np.int32(FAR)
@@ -436,7 +436,7 @@ def _capped_score(trial, aim, load, cap):
             least = min(least, d)
             total += min(d, aim[e])
         nearest += least - min(load[e, load.shape[1] - 1], cap)
-        total += (trial[e].size - (load.shape[1] - 1)) * np.int64(aim[e])  # what is far away
+        total += (trial[e].size - (load.shape[1] - 1)) * np.int64(aim[e])  # rows far away
     return (nearest << np.int64(32)) + total
 
 
@@ -515,7 +515,7 @@ def _enter_part(here, running, base, part, k):
 
 @register_jitable
 def _find_reach(members, bounds, part, width, near, nearest, start, changed, banned, ends, out):
-    """Write (n,) by how much each feature brings the rival nearer at most; -1 where it may not."""
+    """Write (n,) the most that each feature brings the rival nearer; -1 where it may not change."""
     codes, prices, rises, low, high = ends
     lower, upper = bounds
     for v in range(len(codes)):
@@ -567,8 +567,8 @@ def _best_of(
 def _best_single(task, work, view):
     """As `best_group`, of groups of one feature.
 
-    A code brings the rival nearer by no more than the own combination that is the nearest now goes
-    away, which says of most features that they need not be looked at.
+    A code brings the rival nearer by no more than it moves away the own combination that is the
+    nearest now. So most features need not be looked at.
     """
     _note_running(task, work, view)
     most = view.most[0]
@@ -611,7 +611,7 @@ def _best_single(task, work, view):
 def best_group(task, work, view):
     """The group whose change to ``work.chosen`` brings the rival closest; -1 if none does."""
     _note_running(task, work, view)
-    # Not as a whole: to pass so many arrays takes longer than to look at one feature.
+    # Without task and view: passing so many arrays takes longer than looking at one feature.
     here, aim, listed = view.here, view.aim, (view.values, view.counts, view.costs, view.gains)
     best, found = np.int64(0), -1
     for group in range(len(work.changed)):

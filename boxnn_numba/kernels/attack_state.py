@@ -139,7 +139,7 @@ class View(NamedTuple):
     here, trial, load
         Scratch: `running` of the part that is looked at (E, L'), (E, L'), (E, L + 1).
     listed, reach
-        Scratch: (n,) features, and by how much each brings the rival nearer at most.
+        Scratch: (n,) features, and the most that each brings the rival nearer.
     ends, prices, most
         `values` and the rival's `costs` by place (V, n), as they were listed, far where there is
         none; and (1,) below which place all are.

@@ -80,7 +80,7 @@ def _vector_distances(codes, rows, lower, upper, spans, planes, width, out):
     """Write the distances of a block of `rows` samples to all boxes, part by part.
 
     lower and upper (M', columns) are uint8, an even number of rows; spans (P, 2) first and last
-    columns of each part, and what pads to whole fours adds nothing. `out` is (P * M', BLOCK) int32.
+    columns of each part, and padding to whole fours adds nothing. `out` is (P * M', BLOCK) int32.
     """
     for first in range(0, len(lower), _FEW_BOXES):
         some = first, min(first + _FEW_BOXES, len(lower))
@@ -137,7 +137,7 @@ def _make_plain_distances(penalty: Any) -> Any:
     return distances
 
 
-#: What makes distances: room for codes, what fills it, and the loops.
+#: The functions that make distances: room for codes, filling it, and the loops.
 Loops = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 _VECTOR: Loops = _vector_room, _vector_fill, _vector_distances
 _PLAIN: dict[str, Loops] = {

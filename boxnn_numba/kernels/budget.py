@@ -1,11 +1,11 @@
 """Budgets: the least cost of closing a gap, by a fractional knapsack in whole numbers.
 
-Each group has a gain and a cost. Groups with the most gain for their cost come first, the last one
-is taken in part; what is paid then is rounded up, for all costs are whole. No set of groups that
+Each group has a gain and a cost. Groups with the most gain for their cost come first, and the last
+one is taken in part. The sum of costs is rounded up, for all costs are whole. No set of groups that
 closes the gap costs less. Rates are compared by products, so nothing is rounded before.
 
-Where a part may be any of some rows, what is left of its gap after a payment is at least the lower
-convex hull of what the rows leave: its edges are gains and costs like those of groups.
+If a part may be any of some rows, its gap after a payment is at least the lower convex hull of the
+gaps of these rows. The edges of the hull are gains and costs like those of groups.
 """
 
 from __future__ import annotations

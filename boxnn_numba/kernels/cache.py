@@ -1,10 +1,10 @@
 """Cache of compiled kernels on disk: never stale, and checked for damage before use.
 
-The folder is named by a digest of all kernel sources, the version of Numba and the instruction
-set: Numba's own cache notices only a change of the file that holds a kernel, not of the formulas
-that it calls in other files. A file holds one compiled kernel behind the SHA-256 of
-its name and content. It appears whole or not at all. What does not match its digest is compiled
-again and replaced. What another process compiles just now is waited for.
+The folder is named by a digest of all kernel sources, the version of Numba and the instruction set:
+Numba's own cache notices only a change of the file that holds a kernel, not of the formulas that it
+calls in other files. A file holds one compiled kernel behind the SHA-256 of its name and content.
+It appears whole or not at all. A kernel whose file does not match its digest is compiled again and
+replaced. If another process is compiling a kernel, this one waits for the result.
 
 The files are code that runs, and a digest does not say who wrote it. So a folder that another user
 may write to is not used.
@@ -95,19 +95,19 @@ class _KernelFiles:
         return hashlib.sha256(self._path(key).name.encode() + payload).digest()
 
     def load(self, key: Any) -> Any:
-        """Return what was saved, or None where this process is to compile it, and save it."""
+        """Return the saved kernel, or None if this process is to compile and save it."""
         if not _usable(self._folder):
             return None
         found = self._read(key)
         if found is None:
             claims.claim(self._claim(key), self._path(key).exists)
-            found = self._read(key)  # what was waited for
+            found = self._read(key)  # from the process that had the claim
             if found is not None:
                 claims.give_up(self._claim(key))
         return found
 
     def _read(self, key: Any) -> Any:
-        """Return what was saved, or None where there is nothing that is whole."""
+        """Return the saved kernel, or None if there is no whole file."""
         try:
             content = self._path(key).read_bytes()
         except OSError:
@@ -119,7 +119,7 @@ class _KernelFiles:
         return pickle.loads(payload)
 
     def save(self, key: Any, data: Any) -> None:
-        """Write a compiled kernel in one step; where that fails, it is compiled again next time."""
+        """Write a compiled kernel in one step; if that fails, it is compiled again next time."""
         if not _usable(self._folder):
             return
         try:
@@ -139,7 +139,7 @@ class _KernelFiles:
             raise
 
     def flush(self) -> None:
-        """Do nothing: what is damaged is replaced when it is next needed."""
+        """Do nothing: a damaged file is replaced when it is next needed."""
 
 
 class _Locator(caching._CacheLocator):
@@ -165,7 +165,7 @@ class _Implementation(caching.CompileResultCacheImpl):
 
 
 class KernelCache(caching.Cache):
-    """What Numba asks for a compiled kernel before it compiles."""
+    """The cache that Numba asks for a kernel before it compiles one."""
 
     _impl_class = _Implementation  # type: ignore[assignment]
 

@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-#: No kernel takes so long to compile: who holds a claim longer has been stopped.
+#: No kernel takes so long to compile: a process that holds a claim longer has been stopped.
 PATIENCE_SECONDS = 60.0
 #: How often to look whether a claim has ended.
 _LOOK_SECONDS = 0.01
@@ -45,10 +45,10 @@ if fcntl is not None:
 
 
 def claim(path: Path, is_there: Callable[[], bool]) -> None:
-    """Claim what a file stands for; where another process has, wait until it is there.
+    """Claim the kernel of a file; if another process has, wait until the kernel is there.
 
-    Nothing is claimed after a wait: what is not there then, was given up, or could not be kept.
-    Nor where the file cannot be made or locked.
+    After a wait nothing is claimed: a kernel that is not there then was given up, or could not be
+    kept. Nothing is claimed either if the file cannot be made or locked.
     """
     if path in _held or not _is_elsewhere(path):
         return
@@ -62,9 +62,9 @@ def claim(path: Path, is_there: Callable[[], bool]) -> None:
 
 
 def _is_elsewhere(path: Path) -> bool:
-    """Return whether another process has the claim; if not, it is this thread's, if there are any.
+    """Return whether another process has the claim; if not, this thread takes it if it can.
 
-    One that was given up just now, with its file, counts as elsewhere: look again.
+    A claim that was given up just now, with its file, counts as elsewhere: look again.
     """
     if fcntl is None:
         return False
@@ -89,7 +89,7 @@ def _is_elsewhere(path: Path) -> bool:
 
 
 def give_up(path: Path) -> None:
-    """End a claim, if it is this thread's: what it stands for is there, or will not be soon."""
+    """End a claim, if it is this thread's: the kernel is there, or will not be soon."""
     if path not in _own():
         return
     descriptor, _ = _held.pop(path)

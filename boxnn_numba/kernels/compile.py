@@ -1,8 +1,9 @@
 """Compilation policy for every kernel: nogil, no fastmath, a cache on disk, machine code once.
 
-Numba optimises every function and makes machine code of it before another may call it, and again
-in each that does. Helpers of kernels are never called on their own: here they stay as they were
-lowered until a kernel has them all, which is then optimised as a whole. That halves the time.
+Numba optimises every function and makes machine code of it before another may call it, and does
+both again in each caller. Helpers of kernels are never called on their own. So here they stay as
+they were lowered until a kernel has all of its helpers; then it is optimised as a whole. That
+halves the time.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _HelperCode(JITCodeLibrary):
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
-        """Return 0, as where there is no such function."""
+        """Return 0, as for a function that does not exist."""
         self._ensure_finalized()
         return 0
 
@@ -63,7 +64,7 @@ class _HelperCode(JITCodeLibrary):
 class _NoEnvironment:
     @staticmethod
     def set_env(name: str, environment: Any) -> None:
-        """Do nothing: what has no address has no environment in memory yet."""
+        """Do nothing: code without an address has no environment in memory yet."""
 
 
 class _KernelCode(JITCodeLibrary):
@@ -80,7 +81,7 @@ class _KernelCode(JITCodeLibrary):
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Do without the garbage collector: it finds little, and looks at all that Numba has made."""
+    """Switch off the garbage collector: it finds little, and looks at all that Numba has made."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -107,7 +108,7 @@ class _KernelCompiler(_HelperCompiler):
     def compile_extra(self, func: Callable[..., Any]) -> Any:
         with progress.compiling(), _uncollected():
             result = super().compile_extra(func)
-        # What raises or prints in a helper finds its constants here; now this has an address.
+        # Code of a helper that raises or prints finds its constants here; now this has an address.
         for environment in result._find_referenced_environments():
             result.codegen.set_env(environment.env_name, environment)
         return result
@@ -118,8 +119,8 @@ def register_jitable(
 ) -> Any:
     """Make a function one that kernels may call, as Numba's decorator of this name does.
 
-    One that makes no arrays counts no references: for each view of a row that costs as much as
-    some tens of additions, and keeps a loop from being vectorised.
+    A function that makes no arrays counts no references. Counting costs as much as some tens of
+    additions for each view of a row, and keeps a loop from being vectorised.
     """
     if not allocates:
         options["_nrt"] = False
@@ -130,8 +131,8 @@ def register_jitable(
 def unless(field: str, instead: Callable[..., Any]) -> Any:
     """Make a function one that kernels may call, where a field of its first argument is not None.
 
-    Where it is None, `instead` is called. The type says which, so that a kernel is compiled with
-    one of them. The argument is a named tuple that is held.
+    If it is None, `instead` is called. The type decides, so a kernel is compiled with one of the
+    two. The argument is a named tuple that is held.
     """
 
     options: Any = {"pipeline_class": _HelperCompiler}
@@ -152,7 +153,7 @@ def unless(field: str, instead: Callable[..., Any]) -> Any:
 
 @register_jitable
 def nothing(*_):
-    """Do nothing, instead of what there is no need for."""
+    """Do nothing, in place of a function that is not needed."""
 
 
 @register_jitable
@@ -174,8 +175,8 @@ class _Cache(KernelCache):
 def _load_numba() -> None:
     """Load what Numba loads before its first kernel, but for ``scipy.linalg``.
 
-    It looks there whether there is a BLAS, which takes as long as all else. No kernel needs one,
-    and code that does looks itself.
+    Numba looks there for a BLAS, which takes as long as all else. No kernel needs one, and code
+    that does looks for it itself.
     """
     from numba.np import linalg
 
@@ -202,8 +203,8 @@ def kernel(
 ) -> Any:
     """Compile a function for CPU threads: no GIL, IEEE arithmetic, cached.
 
-    Where it is made by a factory, it is given a name that is unique in its module. Only one that
-    makes arrays itself `allocates`: it counts references to all of them, see `register_jitable`.
+    A kernel from a factory is given a name that is unique in its module. Only a kernel that makes
+    arrays itself `allocates`: it counts references to all of them, see `register_jitable`.
     """
     if function is None:
         return functools.partial(kernel, name=name, allocates=allocates)
@@ -213,6 +214,7 @@ def kernel(
     compiled = numba.njit(**policy)(function)
     if hasattr(compiled, "py_func"):  # not so with NUMBA_DISABLE_JIT=1
         compiled._cache = _Cache(function)
-        # Claims are made where it is looked for, and end here, whatever Numba does in between.
+        # A kernel is claimed when it is looked for. Claims end here, whatever Numba does in
+        # between.
         compiled.compile = claims.given_up()(compiled.compile)
     return compiled

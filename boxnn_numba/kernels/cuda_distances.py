@@ -58,7 +58,7 @@ def _listed_row(rows, i):
 
 @device
 def _add_singles(xs, k, near, sums):
-    """Add twice the capped excess of four features, but for what their sides are."""
+    """Add twice the capped excess of four features, sides of the box not yet taken off."""
     for s in range(SAMPLES):
         code = xs[k, s * ROWS + cuda.threadIdx.y]
         for b in range(BOXES):
@@ -71,7 +71,7 @@ def _add_singles(xs, k, near, sums):
 
 @device
 def _add_group(xs, k, near, last, cap, sums, group):
-    """Add twice the excess of a word of a group to `group`, and that to sums if it is the last.
+    """Add twice the excess of a word to `group`, and after the last word the capped group to sums.
 
     The third plane is the word's side.
     """
@@ -88,7 +88,7 @@ def _add_group(xs, k, near, last, cap, sums, group):
 
 @device
 def _halve(sums, outer, sides):
-    """Take what is outside the width, and the sides of the boxes, off twice the distances."""
+    """Take what is outside the width and the boxes' sides off twice the distances, and halve."""
     for b in range(BOXES):
         side = sides[b * COLUMNS + cuda.threadIdx.x]
         for s in range(SAMPLES):
@@ -116,7 +116,7 @@ def _make_box_loader(grouped: bool, plain: bool, planes: int) -> Any:
 
     @device
     def load_boxes(boxes, first_box, start, last_word, kinds, bounds, sides):
-        """Read words start.. of the tile's boxes to `bounds`, and add up what their sides are."""
+        """Read words start.. of the tile's boxes to `bounds`, and add up their sides."""
         for j in range(cuda.threadIdx.y * COLUMNS + cuda.threadIdx.x, TILE_BOXES * WORDS, THREADS):
             m, k = j // WORDS, j % WORDS
             for p in range(planes):

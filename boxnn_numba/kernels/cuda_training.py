@@ -370,8 +370,8 @@ def step(relaxation: str, optimizer: str) -> Any:
         move too. masters, first and second, moments where the optimiser has them, are (2, M, n)
         float32, planes (2 or 4, M, words) uint32 the deployed boxes. These are rounded to codes
         here unless features are grouped: a word's gradient depends on other words, so `settle` must
-        follow. Above a mass of a cell's entries (the sum of their absolute coefficients) of
-        `limit`, its step is scaled down; 0 is none; not for Adam.
+        follow. If the mass of a cell's entries (the sum of their absolute coefficients) is above
+        `limit`, its step is scaled down; a limit of 0 is none. Adam has no limit.
         """
         held_rows = cuda.shared.array(LINE, np.int32)
         held = cuda.shared.array((2, LINE), np.int64)

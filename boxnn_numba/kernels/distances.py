@@ -210,7 +210,7 @@ def _outside_quarters(b0, b1, b2, b3):
 
 @register_jitable
 def block_end(rows, t, last):
-    """Return which of the templates t..last is the first whose rows are of another block.
+    """Return the first of the templates t..last whose rows are of another block.
 
     Rows ``rows[t]:rows[t + 1]`` are those of template t, which is in the block whatever its size.
     """
@@ -262,7 +262,7 @@ def _make_template(tile: Any, zeros: Any, ends: Any, load: Any) -> Any:
 
     @register_jitable
     def template(x, i, lower, upper, rows, steps, planes, cap, room, best):
-        """The distance of 4 samples to a template, or what is not below `best` either."""
+        """The distance of 4 samples to a template; where not below `best`, any such."""
         before = total = simd.no_totals()
         for step in range(len(steps)):
             columns, more = (steps[step, 0], steps[step, 1]), steps[step, 2] > 0
@@ -362,7 +362,7 @@ def _part_kernels(regime: str, quarters: bool) -> tuple[Callable[..., Any], Call
 
 @kernel
 def used_columns(x, floor, ceiling, planes, first, last):
-    """Return behind which of columns first..last none adds to a distance, in whole vectors.
+    """Return the end, in whole vectors, of those of columns first..last that add to a distance.
 
     floor (1, n) is the largest lower bound of all boxes, ceiling the smallest upper bound.
     """

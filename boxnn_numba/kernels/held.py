@@ -1,8 +1,8 @@
 """Named tuples that kernels pass by address.
 
-Numba passes a tuple of arrays as all of their fields, several hundred arguments for some tens of
-arrays, and counts references to each; to compile that takes longer than all else. Where a kernel
-has few, it is better off without: what is read by address is read again after each store.
+Numba passes a tuple of arrays as all of their fields: several hundred arguments for some tens of
+arrays. It counts references to each, and compiling that takes longer than all else. A kernel with
+few arrays is better off without, since a field behind an address is read again after each store.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _hold(typing: Any, content: Any) -> Any:
     return Held(content)(content), generate
 
 
-#: Of a named tuple that a kernel is given: the same, to be passed on while the kernel runs.
+#: Takes a named tuple that a kernel is given, and returns it as its address, to be passed on while
+#: the kernel runs.
 hold: Any = intrinsic(_hold)
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
 

@@ -1,15 +1,15 @@
 """Pairwise bounds of a block of inputs against one set of boxes: the least over all rivals.
 
-Rivals are taken in order of margin until no later one could have a smaller bound. The first says
-what that is, so few are looked at.
+Rivals are taken in order of margin until no later one could have a smaller bound. The bound of the
+first rules out most of the others.
 
 Where each feature is a part (an additive model), rewriting feature p leaves it with penalty 0 for a
 rival row B, and ``reached = max(penalty_A(a_B), penalty_A(b_B))`` for the own row A, whatever the
 input. So ``f_p`` has two values, at 0 changes and at one, and what a part gains is its difference:
 no rows to sort and no knapsack. Rows are compared feature by feature, in vectors.
 
-Of other parts, what any of a rival's rows gains in each feature, as if all were as near as the
-nearest, says of most rivals that they need not be looked at.
+With other parts, most rivals are ruled out by a coarser bound: the most that any of a rival's rows
+gains in each feature, as if all rows were as near as the nearest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Block(NamedTuple):
     owns
         (J,) int64, own templates, the nearest first.
     ready, rows
-        (J,) bool, for which of them it is known, and (J, P) int64, their nearest rows.
+        (J,) bool, whether the nearest rows of an own template are known, and (J, P) int64, these
+        rows.
     low, high
         (J, n) int32, the bounds of these rows; without rows where some features are groups.
     near
@@ -133,7 +134,8 @@ def _feature_bounds(x, table, near, own, low, high):
 def _feature_gains(x, table, t, near, slack, own, own_low, own_high, gains):
     """Write what each feature gains for a rival template against an own one.
 
-    By the first of its nearest rows or, with a slack >= 0, by the best that is no farther.
+    It gains by the first of its nearest rows or, with a slack >= 0, by the best of the rows within
+    it.
     """
     width, count, slack = np.int32(table.width), len(x), np.int32(slack)
     fill(gains[:count], 0)
@@ -187,7 +189,7 @@ def _find_rows(distance, table, j, block):
 
 @register_jitable
 def _at_least(x, table, t, j, gap, most, work, block):
-    """No more than the fewest features after which template t overtakes the j-th own one."""
+    """A lower bound of the fewest features after which template t overtakes the j-th own one."""
     width, count = np.int32(table.width), len(x)
     own_low, own_high, gains = block.low[j], block.high[j], work.gains[:count]
     fill(gains, 0)
@@ -206,7 +208,7 @@ def _at_least(x, table, t, j, gap, most, work, block):
 
 @register_jitable
 def _has_others(distance, table, t, slack, rival):
-    """Whether a template has rows but the nearest ones that are no farther than a slack."""
+    """Whether a template has rows within a slack besides the nearest ones."""
     for p in range(len(distance)):
         near = distance[p, rival[p]] + slack
         for m in range(table.rows[t], table.rows[t + 1]):
@@ -233,7 +235,7 @@ def _bound(x, distance, table, t, extra, owns, best, work, block):
             continue
         if not block.ready[j]:
             _find_rows(distance, table, j, block)
-        # Of the first rival all that is known is that it may be never.
+        # For the first rival `best` is still "never", which rules out nothing.
         if best < table.price[-1] and len(distance) > 1 and len(block.low) > 0:
             slack = table.unit * (most - 1) - margin
             others = _has_others(distance, table, t, slack, work.rival)
@@ -247,7 +249,7 @@ def _bound(x, distance, table, t, extra, owns, best, work, block):
 
 @register_jitable
 def _in_order(labels, own, nearest, behind, slack, rivals):
-    """Write the rivals but the nearest that are no farther behind than a slack, by their margin.
+    """Write the rivals within a slack, without the nearest, in order of margin.
 
     Returns how many there are.
     """

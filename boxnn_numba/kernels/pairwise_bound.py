@@ -222,8 +222,8 @@ def _write_gaps(x, distance, table, t, slack, count, work):
 def _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, most, work):
     """The fewest groups after which template t overtakes the own rows, at most `most`.
 
-    gap is that of its nearest rows, margin the one to the nearest own rows, `ahead` what is to be
-    added to gaps. Where it is at most `found`, anything up to that.
+    gap is that of its nearest rows, margin the one to the nearest own rows, `ahead` is added to
+    gaps. If the result is at most `found`, it may be anything up to that.
     """
     parts, groups = table.parts, table.parts[-1]
     for p in range(len(distance)):
@@ -246,7 +246,8 @@ def _fewest_of_rows(x, distance, table, t, gap, margin, ahead, found, most, work
                 work.most[g] = max(work.most[g], work.gains[g])
     if not others:
         return fewest
-    # The most that any row gains, as if it were as near as the nearest: often that is as many.
+    # With the most that any row gains, as if it were as near as the nearest, often as many are
+    # needed.
     least = fewest_gains(work.most[:groups], gap, fewest, work.counts)
     if least >= fewest:
         return fewest
@@ -276,7 +277,8 @@ def _least_cost(x, distance, table, t, ahead, never, work):
 def needed(x, distance, table, t, gap, margin, ahead, found, best, work):
     """The least cost after which template t overtakes the own rows, `best` if that or more.
 
-    Arguments are those of `_fewest_of_rows`. Where it is at most `found`, anything up to that.
+    Arguments are those of `_fewest_of_rows`. If the result is at most `found`, it may be anything
+    up to that.
     """
     most = count_below(table, best) + 1
     enough = 0 if table.priced else found
@@ -296,8 +298,8 @@ def rival_bounds(x, distance, total, own, rivals, ahead, table, most, running, w
     (T,) int64 to all templates, own (L,) the nearest templates of the predicted class, rivals (R,)
     templates of others in order of margin, ahead (K,) int64, what a class is to be nearer than the
     predicted one. `out` (R,) int64 is at most `most`, for which no bound is proved beyond it. If
-    `running`, only the least of `out` is of interest, and the others may be smaller than they could
-    be, but not than the least.
+    `running`, only the least of `out` counts: others may be smaller than their bounds, but not
+    smaller than the least.
     """
     best = most
     for place in range(len(rivals)):

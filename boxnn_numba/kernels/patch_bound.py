@@ -18,8 +18,8 @@ The columns of a table hold what a part reads, part by part, and in a part plane
     planes             the first features of the pixels' first groups, the second ones, ..., then
                        those of their second groups; where a pixel has none, bounds 0..255
 
-A field of `size` numbers has a place for each pixel; placements are the places in it that leave
-room for a block, the others are computed as well, for the sake of plain loops, and never read.
+A field of `size` numbers has a place for each pixel. Placements are the places that leave room for
+a block. The others are computed too, which keeps loops plain, and are never read.
 """
 
 from __future__ import annotations

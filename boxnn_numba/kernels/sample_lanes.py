@@ -1,7 +1,7 @@
 """Class distances with samples in the lanes of vectors, of boxes and of templates.
 
-Vectors of whole rows waste what pads a row to a vector, and what it costs to add up the lanes of
-one. Here a vector holds a group of features of some samples, and a box is the same in all of it:
+Vectors of whole rows waste their padding, and time for adding up their lanes. Here a vector holds a
+group of features of some samples, and a box is the same in all of it:
 
       features 0..3 of    sample 0       sample 1             sample 15
       codes             [ 7 0 9 250  |  3 1 9 200  | ... |  8 0 0 17  ]     room[0, 0:64]
@@ -11,12 +11,12 @@ one. Here a vector holds a group of features of some samples, and a box is the s
 so sums are the distances, and the minimum over the rows of a template is one of vectors, part by
 part. A group is what a partial sum adds up: 4 features, or 8 (`simd.GROUP`).
 
-What a class has already bounds what the next template may add. So each part begins with the rest of
-that, its rows can only lower it, and where nothing is left the template cannot be nearer.
+The distance of a class so far bounds that of its next template. Each part begins with the rest of
+this bound, which its rows can only lower. If nothing is left, the template cannot be nearer.
 
-For lower <= upper the excess is ``max(x, upper) - min(x, lower) - (upper - lower)``, no part of
-which wraps around, and processors have more units for that than for saturated differences. What a
-box subtracts from all samples is subtracted once, as where its sums begin.
+For lower <= upper the excess is ``max(x, upper) - min(x, lower) - (upper - lower)``, in which
+nothing wraps around. Processors have more units for this than for saturated differences. The last
+term is the same for all samples, so a box subtracts it once, where its sums begin.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MARK = 64 // GROUP
 #: Groups whose features outside can be counted in bytes.
 MOST_COUNTED = 255
 
-# A regime is how partial sums begin, grow by a group, and end. `high` is the upper bound, or how
-# far it is from the lower; `top` is the largest sum of excess and that.
+# A regime is how partial sums begin, grow by a group, and end. `high` is the upper bound, or its
+# distance from the lower one; `top` is that distance and the largest excess added up.
 
 
 @register_jitable
@@ -224,7 +224,7 @@ def _make_nearest(name: str, begin: Any, add: Any, end: Any, more: Any) -> Calla
         boxes
             Tables (M', whole groups) uint8 of the regime.
         shift
-            (M', marks) int32, where sums begin that go from the first mark to another.
+            (M', marks) int32, initial values of sums that go from the first mark to another.
         rows, starts
             Templates ``starts[c]:starts[c + 1]`` are those of class c, and rows
             ``rows[t]:rows[t + 1]`` those of template t, whole tiles.

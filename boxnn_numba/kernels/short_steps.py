@@ -44,9 +44,9 @@ def short_steps(penalty: str, factored: bool, grouped: bool, optimizer: str) -> 
         If not `moving`, the boxes stay where they are, and the samples are judged.
 
         sizes (S, 4 or 5) float64 has the scale of each step, and the optimiser's settings; table is
-        (lower, upper), pulls (starts, samples, coefficients), with blocks for one step. All else
-        is as for the two kernels. Returns the number of the step for whose entries there is not
-        the room, or S, and the room that it needs.
+        (lower, upper), pulls (starts, samples, coefficients), with blocks for one step. All else is
+        as for the two kernels. Returns the number of the step whose entries do not fit, or S, and
+        the room that it needs.
         """
         starts, samples, coefficients = pulls
         for step in range(first, len(sizes)):

@@ -129,7 +129,7 @@ def count_outside(builder: ir.IRBuilder, x: ir.Value, lower: ir.Value, span: ir.
 
 @operation(bytes_type, bytes_type, bytes_type, bytes_type)
 def beyond(builder: ir.IRBuilder, x: ir.Value, lower: ir.Value, span: ir.Value) -> ir.Value:
-    """Return what is 0 in every lane where x is in [lower, lower + span], and not elsewhere."""
+    """Return 0 in every lane where x is in [lower, lower + span], and not 0 elsewhere."""
     return lanewise(builder, "usub.sat", builder.sub(x, lower), span)
 
 
@@ -279,7 +279,7 @@ def quarter_totals(
 
 @operation(quad_type, ANY)
 def whole(builder: ir.IRBuilder, totals: ir.Value) -> ir.Value:
-    """Return four totals: the sums over the quarters, or what has none as it is."""
+    """Return four totals: the sums over the quarters, or totals without quarters as they are."""
     if totals.type.count == 4:
         return totals
     quarters = [shuffle(builder, totals, totals, range(q, 16, 4)) for q in range(4)]
@@ -289,7 +289,7 @@ def whole(builder: ir.IRBuilder, totals: ir.Value) -> ir.Value:
 
 @operation(ANY, ANY)
 def farthest(builder: ir.IRBuilder, totals: ir.Value) -> ir.Value:
-    """Return a vector like `totals` of what no total exceeds; four of it can be added."""
+    """Return a vector like `totals` of a number that no total exceeds; four can be added."""
     return constant(2**29 - 1, totals.type)
 
 

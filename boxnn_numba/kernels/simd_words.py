@@ -1,6 +1,6 @@
 """Words of 64 bits for Numba kernels: one bit of 64 codes each, some words to a vector.
 
-What is said of bits of x, lower and upper happens to each bit of the words.
+Functions of bits of x, lower and upper act on each bit of the words.
 """
 
 from __future__ import annotations

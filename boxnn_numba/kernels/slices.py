@@ -8,10 +8,10 @@ side by side in a vector; those of a box are the same in all lanes:
       lower bounds of a box       [  word     |  word    | ... |  word    ]   one word, repeated
       counts                      [  D        |  D       | ... |  D       ]
 
-Bit by bit, from the lowest, ``x < lower`` is what the highest bit in which the two differ says:
-of a carry, a bit of x and one of the bound, one operation of three operands. It takes as many as
-there are bits, so codes are ranks among those that occur. Where two occur there is one bit, and
-one operation does for both sides.
+The highest bit in which x and a bound differ decides whether ``x < lower``. It is found bit by bit
+from the lowest: one operation on a carry, a bit of x and a bit of the bound. That takes as many
+operations as there are bits, so codes are replaced by their ranks among those that occur. If only
+two occur there is one bit, and one operation does for both sides.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def slice_boxes(lower, upper, below, bits, rows, floor, ceiling, out):
         low, high = lower[rows[j]], upper[rows[j]]
         for k in range(len(low)):
             begin, end = below[low[k]], below[np.int64(high[k]) + 1]
-            inside = begin < end  # where no code that occurs is, none is both 1 and 0
+            inside = begin < end  # else bounds 1 and 0, between which no rank is
             sides[0, k] = begin if inside else 1
             sides[1, k] = end - 1 if inside else 0
         for k in range(len(low)):
@@ -172,8 +172,8 @@ def nearest(samples, boxes, starts, bits, probe, words, out):
 def _count_parts(samples, t, boxes, span, bits, parts, masks, kept, counts):
     """Write the counts of a tile of samples and boxes span[0]..span[1], part by part.
 
-    Of a box they are in the fields of some words, one row of `counts` each. What is outside in
-    shared words is kept, as several parts of a tile may have bits there.
+    Of a box they are in the fields of some words, one row of `counts` each. Results of shared words
+    are kept, as several parts of a tile may have bits there.
     """
     zero, n_parts, shared = no_words(), len(parts), len(kept) // TILE_BOXES
     first, packs = samples.shape[1] // (TILE_SAMPLES * bits) - shared, -(-n_parts // FIELDS)
@@ -220,11 +220,11 @@ def _assembled(counts, first, last, packs):
 def nearest_templates(samples, boxes, rows, blocks, bits, parts, masks, kept, counts, out):
     """Lower ``out[c, i]`` to the distance of sample i to the nearest template of class c.
 
-    As `nearest`, of templates whose boxes are ``rows[t, 0]:rows[t, 1]``, tile by tile in blocks
-    (B, 3): a class, its first template and its last. parts (P, 3) are first and last word of a
-    part's own, and which of the shared words, the last ones, has the bits of masks (P, 1) of it, or
-    -1. `kept` and `counts` are room, uint64 of TILE_SAMPLES a row: 4 for each shared word, and as
-    many for a box as it takes for four parts a word.
+    As `nearest`, of templates whose boxes are ``rows[t, 0]:rows[t, 1]``, tile by tile in blocks (B,
+    3): a class, its first template and its last. parts (P, 3) are the first and last word of a
+    part's own, and the shared word that has its bits, those of masks (P, 1), or -1. Shared words
+    come last. `kept` and `counts` are room, uint64 of TILE_SAMPLES a row: 4 for each shared word,
+    and as many for a box as it takes for four parts a word.
     """
     packs = -(-len(parts) // FIELDS)
     for block in range(len(blocks)):

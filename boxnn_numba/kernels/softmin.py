@@ -1,8 +1,8 @@
 """Soft-min over boxes, block by block of samples: from distances to the entries of a gradient.
 
-All sums are of integers (weights from a table, coefficients rounded to fixed point), so what comes
-out is the same to the last bit however samples and boxes are split among threads, workers or vector
-lanes. What each stage takes and gives is in `boxnn_numba.training.softmin_stages`.
+All sums are of integers (weights from a table, coefficients rounded to fixed point), so results are
+the same to the last bit however samples and boxes are split among threads, workers or vector lanes.
+What each stage takes and gives is in `boxnn_numba.training.softmin_stages`.
 
 Distances of a block are (boxes, BLOCK) int32, a sample to a lane. Its entries come box by box, so
 that nothing has to be sorted:
@@ -25,7 +25,7 @@ from boxnn_numba.kernels.block_distances import BLOCK, loops
 from boxnn_numba.kernels.compile import fill, kernel, register_jitable
 
 _NEVER, _ALWAYS = -(2**31), 2**31 - 1
-#: Above all distances, and an int32 if it is shifted or added to.
+#: Above all distances, and still an int32 if it is shifted or added to.
 _FAR = 2**30
 
 # --- room: of few types, as Numba takes long to compile what makes an array of another -------
@@ -48,16 +48,16 @@ def _float64_room(rows, columns):
 
 @register_jitable
 def _lane_room():
-    """Return room for what is found of the lanes of a block, from class to class."""
+    """Return room for results of the lanes of a block, for one class after another."""
     base, limit = _int32_room(1, BLOCK), _int32_room(1, BLOCK)
     return base, limit, _int64_room(2, BLOCK), _float64_room(3, BLOCK)
 
 
 @register_jitable
 def _template_room(classes, rows_of, parts):
-    """Return room for what is found of templates in each part, of templates, and of classes.
+    """Return room for results of templates in each part, of templates, and of classes.
 
-    The last is for what the samples of a block pull at the rows of a template, part by part.
+    The last array is for the pulls of the block's samples at the rows of a template, part by part.
     """
     templates, most = len(rows_of) - 1, 0
     for t in range(templates):
@@ -160,7 +160,7 @@ def _choose_sides(minima, labels, kind, own, sign, least):
 
 @register_jitable(allocates=False)
 def _limits(c, own, least, first, rows, cutoff, slope, base, limit):
-    """Write least distance of each lane's side that class c is on, and how far weights reach."""
+    """Write the least distance on the side of class c for each lane, and how far weights reach."""
     for i in range(rows):
         base[i] = least[first + i, 0 if own[first + i] == c else 1]
         reach = min(np.int64(base[i]) + cutoff, _ALWAYS)
@@ -217,8 +217,8 @@ def _emit(
 ):  # fmt: skip
     """Write the entries of a block and where those of each box start; return their count.
 
-    What is known of its samples begins at `first`, and they are numbered from `number`. Entries
-    that do not fit are counted but not written.
+    Arrays of its samples begin at `first`, and samples are numbered from `number`. Entries that do
+    not fit are counted but not written.
     """
     table, cutoff, tau_per_unit, _, _, _ = softmin
     ints, limit, _, figures = lanes_room
@@ -285,7 +285,7 @@ def _row_sums(apart, first, last, lane, least, soft):
 
 @register_jitable(allocates=False)
 def _pull_rows(apart, first, last, lane, least, soft, coefficient, pulls):
-    """Write how one sample pulls at some rows, of what it pulls at their template."""
+    """Split the pull of one sample at a template among some rows."""
     table, cutoff, tau_per_unit, _, _, _ = soft
     mass, moment = _row_sums(apart, first, last, lane, least, soft)
     mean = moment / mass
@@ -388,7 +388,7 @@ def _spread(
 
 
 # --- stage by stage, of blocks (B, ...) whose samples are bounds[b]:bounds[b + 1] -------------
-# Where boxes come in shards, each stage waits for what all of them say.
+# If boxes come in shards, each stage waits for the results of all of them.
 
 
 @kernel(allocates=True)
@@ -561,7 +561,7 @@ def _cell_entries(apart, parts, labels, structure, softs, settings, room, judged
 
 @functools.cache
 def looks(penalty: str, factored: bool) -> Callable[..., Any]:
-    """Return what `forward` does, for kernels to call."""
+    """Return the work of `forward` as a function that kernels call."""
     _, (make_room, take, distances) = loops(penalty)
     write = _cell_entries if factored else _box_entries
 
@@ -579,7 +579,7 @@ def looks(penalty: str, factored: bool) -> Callable[..., Any]:
         """
         count, most, parts = len(structure[0]) - 1, 0, len(spans)
         codes = make_room(x.shape[1])
-        # Lanes without a sample are read: zero, or what was there before, is in reach of no limit.
+        # Lanes without a sample are read too: zeros or old distances there are within no limit.
         apart = _int32_room(parts * len(lower), BLOCK)
         for row in range(len(apart)):
             fill(apart[row], 0)

@@ -269,7 +269,7 @@ def _adam(master, gradient, share, first_moment, second_moment, settings):
 
 @functools.cache
 def moves(penalty: str, grouped: bool, optimizer: str) -> Callable[..., Any]:
-    """Return what `move` does, for kernels to call."""
+    """Return the work of `move` as a function that kernels call."""
     slopes = _make_slopes(penalty, grouped)
     update, by_adam = {"sgd": (_sgd, False), "adam": (_adam, True)}[optimizer]
 
@@ -391,7 +391,7 @@ def _find_changes(cells, spans, shape, codes, known, counts, gaps, changed, plac
                 found = 0
                 for w in range(words):
                     if word[w] != before[w]:
-                        for k in range(8):  # without a branch: what changes is not to be foreseen
+                        for k in range(8):  # without a branch: changes cannot be predicted
                             places[found] = 8 * w + k
                             found += new[8 * w + k] != old[8 * w + k]
                 for k in range(8 * words, size):
@@ -426,7 +426,7 @@ def find_changes(cells, spans, shape, codes, known, counts, gaps, changed):
 
 @kernel
 def make_changes(cells, spans, shape, counts, gaps, changed, lower, upper):
-    """Do what `find_changes` found to bounds (M, columns) uint8 that are laid out alike."""
+    """Apply the changes of `find_changes` to bounds (M, columns) uint8 that are laid out alike."""
     count = 0
     for t in range(len(cells)):
         m, p = cells[t] // len(spans), cells[t] % len(spans)
