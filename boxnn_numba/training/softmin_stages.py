@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,18 @@ class Pulls:
         """Return room for `size` entries of a block and more."""
         shape = (2, len(self.starts), size + size // 4)
         return Pulls(self.bounds, self.starts, *np.empty(shape, np.int32))
+
+    def filled(self, write: Callable[..., int]) -> Pulls:
+        """Let `write` write entries to starts, samples and coefficients; return them.
+
+        It returns the most entries of a block. If they do not fit, it is called with more room.
+        """
+        pulls = self
+        while True:
+            most = write(pulls.starts, pulls.samples, pulls.coefficients)
+            if most <= pulls.samples.shape[1]:
+                return pulls
+            pulls = pulls.grown(most)
 
     @classmethod
     def of(cls, entries: Entries, cells: int) -> Pulls:
@@ -238,16 +250,10 @@ class SoftMinStages:
 
     def emit(self, distance: np.ndarray, offsets: np.ndarray) -> Pulls:
         """Return the entries of some boxes."""
-        pulls = Pulls.room(self.bounds, int(offsets[-1]))
-        while True:
-            most = softmin.emit(
-                distance, self.bounds, offsets, self.own, self.least, self.masses, self.slope,
-                tuple(self.problem.softmin), FIXED_POINT, pulls.starts, pulls.samples,
-                pulls.coefficients,
-            )  # fmt: skip
-            if most <= pulls.samples.shape[1]:
-                return pulls
-            pulls = pulls.grown(most)
+        return Pulls.room(self.bounds, int(offsets[-1])).filled(functools.partial(
+            softmin.emit, distance, self.bounds, offsets, self.own, self.least, self.masses,
+            self.slope, tuple(self.problem.softmin), FIXED_POINT,
+        ))  # fmt: skip
 
 
 class Distances:
@@ -297,23 +303,15 @@ class Distances:
 
     def emit(self, stages: SoftMinStages, offsets: np.ndarray) -> Entries:
         """Return the entries of cells, as `SoftMinStages.emit` does those of boxes or templates."""
-        found, rows, structure = (
-            stages.emit(self.values, offsets),
-            self._problem.rows,
-            self._structure,
-        )
+        found, rows = stages.emit(self.values, offsets), self._problem.rows
         if rows is None:
             return found.entries()
+        structure = self._structure
         pulls = Pulls.room(self._bounds, int(structure.rows[-1]) * structure.n_parts, found)
-        arrays = found.starts, found.samples, found.coefficients
-        while True:
-            most = softmin.spread(
-                self._apart, self._bounds, structure.n_parts, structure.rows, tuple(rows.softmin),
-                arrays, LEAST, pulls.starts, pulls.samples, pulls.coefficients,
-            )  # fmt: skip
-            if most <= pulls.samples.shape[1]:
-                return pulls.entries()
-            pulls = pulls.grown(most)
+        return pulls.filled(functools.partial(
+            softmin.spread, self._apart, self._bounds, structure.n_parts, structure.rows,
+            tuple(rows.softmin), (found.starts, found.samples, found.coefficients), LEAST,
+        )).entries()  # fmt: skip
 
 
 #: Work, in codes to be compared, that is worth a second thread.
@@ -362,20 +360,18 @@ def pulls_of(
     bounds, pieces = block_bounds(len(labels), 1 if is_short(work) else backend.threads)
     kernel = softmin.forward(options.relaxation, problem.rows is not None)
     structure, softs, settings = asked(problem)
-    pulls = Pulls.room(bounds, cells, room)
 
-    def work_on(first: int, last: int) -> int:
-        return int(kernel(
-            x, bounds, first, last, labels, table.lower, table.upper, spans, table.frame.planes,
-            options.forward_width, structure, softs, settings, pulls.starts, pulls.samples,
-            pulls.coefficients, values, margins,
-        ))  # fmt: skip
+    def write(*entries: np.ndarray) -> int:
+        def work_on(first: int, last: int) -> int:
+            return int(kernel(
+                x, bounds, first, last, labels, table.lower, table.upper, spans,
+                table.frame.planes, options.forward_width, structure, softs, settings, *entries,
+                values, margins,
+            ))  # fmt: skip
 
-    while True:
-        most = max(backend.each(pieces, work_on), default=0)
-        if most <= pulls.samples.shape[1]:
-            return pulls, values, margins
-        pulls = pulls.grown(most)
+        return max(backend.each(pieces, work_on), default=0)
+
+    return Pulls.room(bounds, cells, room).filled(write), values, margins
 
 
 #: The room of a thread's last call: one that is too small costs all the work once more.
