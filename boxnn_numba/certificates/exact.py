@@ -167,7 +167,7 @@ def exact_radii_of(
     model: Classifier,
     x: ArrayLike,
     adversary: Adversary,
-    time_limit: float = 60.0,
+    time_limit: float,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds of the true radii of some inputs, as `exact_radii`, against an adversary."""

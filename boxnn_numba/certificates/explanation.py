@@ -254,9 +254,9 @@ class Explanation:
 
     def _table(self) -> list[str]:
         """Return lines on the columns that tell the boxes apart, the most telling first."""
-        if all(one.own_cost == one.rival_cost for one in self.columns):
-            return []
         told = [one for one in self.columns if one.own_cost != one.rival_cost]
+        if not told:
+            return []
         told.sort(key=lambda one: -abs(one.rival_cost - one.own_cost))
         head = ("", "value", f"box of {self.prediction}", "cost", f"box of {self.rival}", "cost")
         rows = [
@@ -383,7 +383,7 @@ def explain(
     ]  # fmt: skip
 
 
-def model_columns(model: Classifier, names: Sequence[str] | None = None) -> Sequence[Column]:
+def model_columns(model: Classifier, names: Sequence[str] | None) -> Sequence[Column]:
     """Return the columns of a model; of one without, columns of given names or numbered ones."""
     if model.columns is not None:
         return list(model.columns)

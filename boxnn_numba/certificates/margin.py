@@ -348,7 +348,7 @@ def _accuracy(tally: Tally, radii: np.ndarray) -> np.ndarray:
 
 
 def _balanced(tally: Tally, radii: np.ndarray) -> np.ndarray:
-    _all(tally)
+    validation.need_samples(len(tally))
     curves = [_accuracy({label: counted}, radii) for label, counted in tally.items()]
     return np.asarray(np.mean(curves, axis=0))
 

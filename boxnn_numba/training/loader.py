@@ -70,8 +70,8 @@ class Feed:
         split: Pair,
         window_bytes: int,
         seed: int,
-        augment: Augment | None = None,
-        weights: np.ndarray | None = None,
+        augment: Augment | None,
+        weights: np.ndarray | None,
     ) -> Feed:
         """Return a feed of codes.
 
@@ -99,15 +99,12 @@ class Feed:
         y: np.ndarray,
         held_out: Pair,
         seed: int,
-        augment: Augment | None = None,
         weights: np.ndarray | None = None,
     ) -> Feed:
         """Return a feed of one window: codes (N, n) and class indices (N,) in memory."""
         blocks = [held_out] if len(held_out[1]) else []
         labels, load = y.astype(np.int32), lambda window: x
-        return cls(
-            labels, (len(x),), x.shape[1], load, lambda: iter(blocks), seed, augment, weights
-        )
+        return cls(labels, (len(x),), x.shape[1], load, lambda: iter(blocks), seed, weights=weights)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -276,7 +273,7 @@ class _Windows:
                 yield self._chosen(self._held, a, b), self._labels[a:b][self._held[a:b]]
 
 
-def window_rows(n_features: int, window_bytes: int = WINDOW_BYTES) -> int:
+def window_rows(n_features: int, window_bytes: int) -> int:
     """Return how many rows a window has: of any data the same, whole steps if it has some."""
     rows, step = max(1, window_bytes // n_features), step_rows(n_features)
     return rows - rows % step if rows > step else rows

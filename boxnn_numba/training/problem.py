@@ -200,6 +200,6 @@ class Problem:
         """Number K of classes."""
         return len(self.offsets) - 1
 
-    def aimed(self, options: TrainingOptions, warm: bool = False) -> Problem:
+    def aimed(self, options: TrainingOptions, warm: bool) -> Problem:
         """Return this problem with other options, and with their objective or its warm-up."""
         return replace(self, options=options, objective=objective(options, warm))

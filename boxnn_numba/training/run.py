@@ -349,7 +349,8 @@ class Training:
         if record.score < COLLAPSE * self._best_score:
             return f"the validation score fell from {self._best_score:.3g} to {record.score:.3g}"
         # Where a class that is given up comes more often, its margins do, too.
-        alike, worth = (self._class_weights == 1).all(), self._clipped_margin(self._start_margin)
+        alike = (self._class_weights == 1).all()
+        worth = min(self._start_margin, self.problem.objective.bound)
         if alike and self._start_margin > 0 and record.margin < COLLAPSE * worth:
             return f"the margin fell from {self._start_margin:.3g} to {record.margin:.3g}"
         return ""
@@ -366,10 +367,6 @@ class Training:
             self.best, self.best_epoch = self.codes(), record.epoch
             self._best_offset = self.trainer.offset()
             self._best_score, self._best_recall = record.score, self._recall
-
-    def _clipped_margin(self, margin: float) -> float:
-        """Return a margin, clipped at the bound of the objective."""
-        return min(margin, self.problem.objective.bound)
 
     @property
     def weighty(self) -> np.ndarray:

@@ -111,7 +111,7 @@ def held_out_distances(bounds: Pair, feed: Feed, problem: Problem, backend: Back
 
 
 def validate(
-    bounds: Pair, feed: Feed, problem: Problem, backend: Backend, offset: np.ndarray | int = 0
+    bounds: Pair, feed: Feed, problem: Problem, backend: Backend, offset: np.ndarray
 ) -> Validation:
     """Return the figures of boxes (M, n) uint8 with class offsets on a feed's held-out samples."""
     distance, y = held_out_distances(bounds, feed, problem, backend)

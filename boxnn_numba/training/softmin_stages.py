@@ -346,7 +346,7 @@ def pulls_of(
     labels: np.ndarray,
     problem: Problem,
     spans: np.ndarray,
-    room: Pulls | None = None,
+    room: Pulls | None,
 ) -> tuple[Pulls, np.ndarray, np.ndarray]:
     """Return what a batch says of the boxes; changes nothing.
 
