@@ -207,6 +207,12 @@ def _row(model: Classifier, x: Any) -> np.ndarray:
     return raw
 
 
+def precise_rows(model: Classifier, x: ArrayLike) -> np.ndarray:
+    """Return samples as rows of raw values into which every code of a grid can be written."""
+    rows = model.rows(x)
+    return rows if model.grid is None else rows.astype(np.float64)  # float32 reaches not all
+
+
 def _each(
     model: Classifier,
     x: ArrayLike,
@@ -216,9 +222,7 @@ def _each(
     seed: int = 0,
 ) -> list[ExactRadius]:
     """Settle the rows of x, each in a thread of a pool; what stops this thread stops them."""
-    # Of the raw values only float64 reaches every code of a grid.
-    raw = model.rows(x)
-    raw = raw if model.grid is None else raw.astype(np.float64)
+    raw = precise_rows(model, x)
     codes, sets, stop = model.encode(raw), BoxSets(model, adversary), threading.Event()
     # Of several sets the kernels of all inputs know more than what each rival is asked for.
     known = pairwise_bounds(model, codes, adversary, threads)[1].tolist()

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from boxnn_numba import validation
 from boxnn_numba.adversary import Adversary, groups_changed, unit_name
 from boxnn_numba.attacks.greedy import greedy_attack
-from boxnn_numba.certificates.exact import exact_radius
+from boxnn_numba.certificates.exact import exact_radius, precise_rows
 from boxnn_numba.certificates.pairwise import pairwise_radius
 from boxnn_numba.classifier import Classifier, group_count
 from boxnn_numba.columns import Column
@@ -97,7 +97,7 @@ def smallest_changes(
         `time_limit` is below 0, or `attackable` or `costs` are wrong as for `Adversary.of`.
     """
     validation.real("time_limit", time_limit, 0)
-    rows, who = _rows(model, x), {"attackable": attackable, "costs": costs}
+    rows, who = precise_rows(model, x), {"attackable": attackable, "costs": costs}
     codes, adversary = model.encode(rows), Adversary.of(model, attackable, costs)
 
     def needed(found: np.ndarray) -> np.ndarray:
@@ -124,12 +124,6 @@ def smallest_changes(
     )  # fmt: skip
 
 
-def _rows(model: Classifier, x: ArrayLike) -> np.ndarray:
-    rows = model.rows(x)
-    # Of the raw values only float64 reaches every code of a grid.
-    return rows if model.grid is None else rows.astype(np.float64)
-
-
 def column_importances(model: Classifier, x: ArrayLike, seed: int = 0) -> np.ndarray:
     """Return how often each column is part of the smallest change that is found, (n,) in 0..1.
 
@@ -138,7 +132,7 @@ def column_importances(model: Classifier, x: ArrayLike, seed: int = 0) -> np.nda
     that an adversary of these samples has no need of. Parameters and errors are those of
     `smallest_changes`, whose changes these are without `exact_radius`.
     """
-    rows = _rows(model, x)
+    rows = precise_rows(model, x)
     found = greedy_attack(model, rows, seed=seed)
     touched = model.encode(rows) != model.encode(found.x_adv)
     some = touched.any(axis=1)
@@ -346,7 +340,7 @@ def explain(
       feature 0: 25 -> 200
       feature 1: 25 -> 200
     """
-    rows = _rows(model, x)
+    rows = precise_rows(model, x)
     if len(rows) == 0:
         return []
     told = model_columns(model, names)
