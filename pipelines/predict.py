@@ -14,7 +14,7 @@ from boxnn_numba import validation
 from boxnn_numba.backends.devices import get_backend
 from boxnn_numba.backends.threads import limit_threads
 from boxnn_numba.certificates import AUTO, default_kind
-from boxnn_numba.certificates.explanation import Explanation, smallest_changes
+from boxnn_numba.certificates.explanation import Explanation, pixel_names, smallest_changes
 from boxnn_numba.certificates.explanation import explain as explain_rows
 from boxnn_numba.columns import Column, Columns
 from boxnn_numba.data.model_store import load_model
@@ -288,7 +288,8 @@ def _certified(
 def _changes(model: BoxNN, x: np.ndarray) -> dict[str, Any]:
     """Return the smallest change found for each row, as text."""
     found = smallest_changes(model, x, time_limit=0)
-    columns = model.columns or [Column(str(place)) for place in range(found.touched.shape[1])]
+    names = pixel_names(model) or map(str, range(found.touched.shape[1]))
+    columns = model.columns or [Column(name) for name in names]
     rows = x.reshape(len(x), -1)
     words = [
         "; ".join(

@@ -378,14 +378,28 @@ def explain(
 
 
 def model_columns(model: Classifier, names: Sequence[str] | None) -> Sequence[Column]:
-    """Return the columns of a model; of one without, columns of given names or numbered ones."""
+    """Return the columns of a model; of one without, columns of given names, pixels or numbers."""
     if model.columns is not None:
         return list(model.columns)
     n = model.boxes.n_features
-    names = [f"feature {k}" for k in range(n)] if names is None else [str(name) for name in names]
+    if names is None:
+        names = pixel_names(model) or [f"feature {k}" for k in range(n)]
+    names = [str(name) for name in names]
     if len(names) != n:
         raise InputError(f"`names` are {len(names)} and the model has {n} features")
     return [Column(name) for name in names]
+
+
+def pixel_names(model: Classifier) -> list[str] | None:
+    """Return where each feature of images is; None if the model is not of images."""
+    shape = tuple(model.feature_shape or ())
+    if unit_name(shape, group_count(model)) != "pixels":
+        return None
+    axes = ("row", "column", "channel")[: 3 if shape[2:] > (1,) else 2]
+    return [
+        ", ".join(f"{axis} {at}" for axis, at in zip(axes, place, strict=False))
+        for place in np.ndindex(shape)
+    ]
 
 
 def _two_classes(model: Classifier, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

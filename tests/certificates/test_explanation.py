@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from support.certificate_models import factored, fewest_changes
@@ -166,6 +168,24 @@ def test_of_all_columns_those_that_decide_are_important() -> None:
     np.testing.assert_allclose(share, touched[touched.any(axis=1)].mean(axis=0))
     assert share[:2].min() > 0 and share[2] == 0
     np.testing.assert_array_equal(share, model.column_importances(table))
+
+
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [
+        ((2, 3), "row 1, column 2"),
+        ((2, 3, 1), "row 1, column 2"),
+        ((2, 1, 3), "row 1, column 0, channel 2"),
+    ],
+)
+def test_features_of_images_are_named_by_their_pixel(shape: tuple[int, ...], last: str) -> None:
+    lower = np.array([[0] * 6, [200] * 6], np.uint8)
+    group = np.arange(6) // math.prod(shape[2:])
+    model = BoxNN(Boxes(lower, lower + 50, [0, 1], 9, group=group), ["a", "b"], None, shape)
+    (one,) = model.explain(np.full((1, *shape), 20, np.uint8))
+    names = [c.name for c in one.columns]
+    assert len({*names}) == 6 and names[-1] == last and names[0].startswith("row 0, column 0")
+    assert {c.name for c in one.changes} <= {*names} and one.noun == "pixels"
 
 
 def test_names_of_columns_and_unprintable_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def test_new_images_are_predicted_and_named_by_their_files() -> None:
         assert [int(row["radius"]) for row in rows] == radius.tolist()
     (row,) = predicted("new/one.png", changes=True)
     assert (row["image"], row["label"]) == ("one.png", label[0])
+    assert re.match(r"row \d, column \d, channel \d: \d+ -> \d+(; |$)", row["changes"])
     told = explain("m.zarr", "new", ids=["three.png"])
     assert [*told.rows] == ["2 (image three.png)"]
 
