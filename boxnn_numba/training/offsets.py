@@ -129,7 +129,7 @@ def margin_offsets(
     shifts = np.rint(_SHIFTS * width).astype(np.int64)
     of_class = np.bincount(y, weights, minlength=n_classes)
     mass = _mass(weights / np.where(of_class > 0, of_class, 1.0)[y], _MARGIN_MASS)
-    least = -(most // max(1, np.count_nonzero(of_class) - 1))  # before it is made `_STEEPER`
+    least = -(most // max(1, int((of_class > 0).sum()) - 1))  # before it is made `_STEEPER`
     offset = np.zeros(n_classes, np.int64)
     for _ in range(_ROUNDS):
         before = offset.copy()
