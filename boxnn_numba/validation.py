@@ -171,7 +171,8 @@ def samples(
     With `empty` there may be no rows.
     """
     array = flat_rows(name, value, empty)
-    if np.shape(value) == tuple(shape) and array.shape[1] != math.prod(shape):
+    alone = (len(array), *np.shape(value)[1:]) == tuple(shape)
+    if alone and array.shape[1] != math.prod(shape):
         raise InputError(f"{name} is one sample, of shape {tuple(shape)}; pass {name}[None]")
     same_features(name, array, math.prod(shape), other)
     same_axes(name, np.shape(value)[1:], shape, other)

@@ -197,7 +197,7 @@ class TrainingOptions:
     offsets: str = _option(
         "none", _OBJECTIVE, "Constants that are added to class distances: none, fitted to "
         "training rows so that the margins of all classes are even, or margin, fitted so that "
-        "their mean margin up to 0.9 times `beta` is large.",
+        "their mean margin up to nine tenths of `beta` is large.",
         "Margin makes models of different seeds more alike.", choices=("none", "fitted", "margin"))
     relaxation: str = _option(
         "graded", _OBJECTIVE, "Distance while training: graded; additive, a sum of contributions "

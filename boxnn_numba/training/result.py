@@ -15,10 +15,9 @@ from boxnn_numba.columns import Columns
 from boxnn_numba.distances import laid_out
 from boxnn_numba.grid import Grid
 from boxnn_numba.model import BoxNN
-from boxnn_numba.training.offsets import even_offsets, margin_offsets
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.run import Training
-from boxnn_numba.training.selection import Validation, sets_of
+from boxnn_numba.training.selection import Validation, even_offsets, margin_offsets, sets_of
 
 #: Between the seeds of members, so that models of seeds that follow each other share none.
 _SEEDS_APART = 1_000_003

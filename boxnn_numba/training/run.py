@@ -19,13 +19,13 @@ from boxnn_numba.progress import SILENT, Progress
 from boxnn_numba.training.additive_trainer import AdditiveTrainer, Contributions
 from boxnn_numba.training.initial_boxes import Seeds, initial_boxes, templates_of
 from boxnn_numba.training.loader import Feed, Pair, batch_ends
-from boxnn_numba.training.offsets import class_offsets
 from boxnn_numba.training.options import TrainingOptions
 from boxnn_numba.training.parts import groups_of, parts_of
 from boxnn_numba.training.problem import Problem, objective
 from boxnn_numba.training.selection import (
     Validation,
     achieved,
+    class_offsets,
     held_out_distances,
     validate,
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxnn_numba import fit
-from boxnn_numba.training.offsets import class_offsets, even_offsets, margin_offsets
+from boxnn_numba.training.selection import class_offsets, even_offsets, margin_offsets
 
 
 def shares(
