@@ -781,15 +781,19 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         certificate: str = "pairwise",
         attackable: Any = None,
         costs: Any = None,
+        *,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the certified accuracy: the fraction of samples right and certified at `radius`.
 
-        Other parameters are as for `certify`; with `costs` the radius is a budget.
+        Other parameters are as for `certify`, and weights as for `score`; with `costs` the radius
+        is a budget.
 
         Raises
         ------
         InputError
-            Labels are texts and those of the training data are not, or the other way round.
+            Labels are texts and those of the training data are not, or the other way round; weights
+            are not as many as samples, below 0, or all 0.
         OptionError
             `radius` is not a whole number (a number, with costs) of at least 0.
         """
@@ -800,7 +804,13 @@ class BoxNNClassifier(ClassifierMixin, BaseEstimator):
         validation.unmasked_labels("y", y)
         index, radii = lazy.in_memory(*self._certificate(X, certificate, attackable, costs))
         right = validation.outcomes(self.classes_[index], radii, column_or_1d(y))
-        return float(np.mean((right[0] == right[2]) & (radii >= radius)))
+        won = (right[0] == right[2]) & (radii >= radius)
+        if sample_weight is None:
+            return float(np.mean(won))
+        weights = validation.sample_weight(sample_weight, len(won))
+        if not weights.any():
+            raise InputError("`sample_weight` is 0 for all rows; pass some weight above 0")
+        return float(np.average(won, weights=weights))
 
 
 def certified_accuracy_scorer(
@@ -819,7 +829,7 @@ def certified_accuracy_scorer(
     -------
     callable
         Takes a `BoxNNClassifier` (or another estimator with ``certified_score``), or a Pipeline
-        that ends in one, and samples and labels.
+        that ends in one, samples and labels, and ``sample_weight`` by name.
 
     Raises
     ------
@@ -846,8 +856,16 @@ def certified_accuracy_scorer(
 
 
 def _certified_score(
-    estimator: Any, X: ArrayLike, y: ArrayLike, radius: float, **kind: Any
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    radius: float,
+    sample_weight: ArrayLike | None = None,
+    **kind: Any,
 ) -> float:
+    if sample_weight is not None:
+        kind["sample_weight"] = sample_weight
     last, samples = last_step(
         estimator, X, attackable=kind.get("attackable"), costs=kind.get("costs")
     )

@@ -105,6 +105,17 @@ def test_predictions_scores_and_radii_against_loops(data: Any) -> None:
         assert classifier.certified_score(x, names[::9], radius) == count / len(x)
         assert certified_accuracy_scorer(radius)(classifier, x, names[::9]) == count / len(x)
     assert classifier.score(x, names[::9]) == classifier.certified_score(x, names[::9], 0)
+    weights = np.arange(len(x)) % 3  # a row of weight 2 counts as if it were there twice
+    twice = np.repeat(np.arange(len(x)), weights)
+    for radius in (0, 1):
+        found = classifier.certified_score(x, names[::9], radius, sample_weight=weights)
+        expected = classifier.certified_score(x[twice], names[::9][twice], radius)
+        assert found == pytest.approx(expected)
+        scorer = certified_accuracy_scorer(radius)
+        assert scorer(classifier, x, names[::9], sample_weight=weights) == found
+    for wrong, words in ((weights - 1, "of row 0 is -1"), (0 * weights, "is 0 for all rows")):
+        with pytest.raises(InputError, match=f"`sample_weight` {words}"):
+            classifier.certified_score(x, names[::9], 0, sample_weight=wrong)
 
 
 def test_no_attack_on_raw_columns_beats_a_radius() -> None:
