@@ -21,9 +21,9 @@ from boxnn_numba.training.selection import Validation, even_offsets, margin_offs
 
 #: Between the seeds of members, so that models of seeds that follow each other share none.
 _SEEDS_APART = 1_000_003
-#: Training rows that even offsets and those for the mean margin are fitted to, and how many codes
-#: of them are read at a time.
-_EVEN_ROWS, _MARGIN_ROWS, _CODES = 4000, 16_000, 2**24
+#: Training rows that even offsets and those for the mean margin are fitted to, the latter with at
+#: most so many class distances, and how many codes of them are read at a time.
+_EVEN_ROWS, _MARGIN_ROWS, _DISTANCES, _CODES = 4000, 16_000, 800_000, 2**24
 #: Up to which part of the objective's bound margins count: those of other rows are smaller.
 _OF_BOUND = 0.9
 
@@ -100,7 +100,7 @@ def _fitted_offsets(
     run: Training, sets: Sequence[Boxes], offset: np.ndarray, how: str
 ) -> np.ndarray:
     """Return (K,) offsets that are fitted to training rows of a run, on top of `offset` (K,)."""
-    most = _EVEN_ROWS if how == "fitted" else _MARGIN_ROWS
+    most = _EVEN_ROWS if how == "fitted" else min(_MARGIN_ROWS, _DISTANCES // run.n_classes)
     rows = np.unique(np.linspace(0, run.n_rows - 1, most).astype(np.int64))
     total = np.empty((len(rows), run.n_classes), np.int64)
     labels, weights = np.empty(len(rows), np.int64), np.empty(len(rows))
