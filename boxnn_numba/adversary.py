@@ -220,10 +220,15 @@ def _numbers(model: Classifier, named: Any) -> list[int]:
     given = np.asarray(named)
     if given.dtype == np.bool_ and validation.has_names(named, _names(model)):
         given = np.asarray(named.index)[given]
-    elif given.dtype == np.bool_ and given.size == group_count(model):
-        image = tuple(model.feature_shape or ())[:2]  # a mask of its pixels
-        if given.shape in (image, (given.size,)):
-            given = np.flatnonzero(given)
+    elif given.dtype == np.bool_ and given.ndim:
+        groups, image = group_count(model), tuple(model.feature_shape or ())[:2]
+        shapes = [(groups,), *([image] if math.prod(image) == groups else [])]
+        if given.shape not in shapes:
+            raise OptionError(
+                f"`attackable` is a mask of shape {given.shape}; pass one of "
+                f"{' or '.join(map(str, dict.fromkeys(shapes)))}"
+            )
+        given = np.flatnonzero(given)
     if isinstance(named, str) or given.ndim != 1:
         raise OptionError(f"`attackable` is {reprlib.repr(named)}; pass a list of columns")
     if len(given) == 0:

@@ -117,7 +117,8 @@ def _ingested(out: str, made: Any) -> Iterator[str]:
         f"{made.features} features, {len(made.classes)} classes in {made.seconds:.1f} s"
     )
     if made.unlabelled:
-        yield f"{made.unlabelled} rows have no label"
+        count = "1 row has" if made.unlabelled == 1 else f"{made.unlabelled} rows have"
+        yield f"{count} no label"
     if set(made.columns or ()) - {"number"}:
         plurals = {"number": "numbers", "category": "categories", "boolean": "booleans",
                    "date": "dates"}  # fmt: skip

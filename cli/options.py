@@ -271,7 +271,9 @@ def names_of(text: str | None) -> tuple[str, ...]:
     """
     if not text:
         return ()
-    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True)))
+    # Lines of their own, for a name may have several.
+    lines = text.splitlines(keepends=True)
+    return tuple(name.strip() for name in next(csv.reader(lines, skipinitialspace=True)))
 
 
 def numbers(flag: str, text: str, example: str) -> list[float]:

@@ -21,8 +21,8 @@ from boxnn_numba.data.dataset import Dataset, DatasetWriter, IdFormat
 from boxnn_numba.data.model_store import load_baseline, load_model, trained_columns
 from boxnn_numba.data.paths import Location, Name
 from boxnn_numba.data.sources.arrays import Names
-from boxnn_numba.data.sources.blocks import UNLABELLED, Block, Table, stored_features
-from boxnn_numba.data.sources.catalogue import Like, Source, open_source
+from boxnn_numba.data.sources.blocks import UNLABELLED, Block, Like, Table, stored_features
+from boxnn_numba.data.sources.catalogue import Source, open_source
 from boxnn_numba.data.sources.splits import LabelIndex, StratifiedSplit, count_labels
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.errors import DataError, ModelFileError, OptionError

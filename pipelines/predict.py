@@ -20,7 +20,7 @@ from boxnn_numba.columns import Column, Columns
 from boxnn_numba.data.model_store import load_model
 from boxnn_numba.data.paths import Name
 from boxnn_numba.data.sources.arrays import array_rows
-from boxnn_numba.data.sources.blocks import stored_features
+from boxnn_numba.data.sources.blocks import Like, stored_features
 from boxnn_numba.data.sources.cells import is_table, open_table
 from boxnn_numba.data.sources.images import holds_images, image_tables
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
@@ -314,7 +314,7 @@ Pieces = Iterator[tuple[np.ndarray, np.ndarray | None]]
 def _opened(model: BoxNN, path: Path, table: TableOptions) -> tuple[str | None, Pieces]:
     """Return the name of the ids of a file, and its features with the ids."""
     if holds_images(path):
-        return _image_rows(model, path)
+        return _image_rows(model, path, table)
     if path.is_dir():
         raise DataError(
             f"{path} is a folder; pass a table (.csv, .tsv or .parquet), an array (.npy or .npz), "
@@ -359,17 +359,24 @@ def _table_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | 
     return ("id" if name in taken else name), pieces()
 
 
-def _image_rows(model: BoxNN, path: Path) -> tuple[str | None, Pieces]:
+def _image_rows(model: BoxNN, path: Path, options: TableOptions) -> tuple[str | None, Pieces]:
     """Return what the names of image files are called, and images with these names."""
-    shape = tuple(model.feature_shape or ())
-    images, _ = image_tables(path, shape)
-    if images.feature_shape != shape:
+    for name in options.given():
+        raise OptionError(f"`{name}` is for tables, and {path} holds images; leave it out")
+    n, shape = model.boxes.n_features, tuple(model.feature_shape or ())
+    like = Like(model.columns, n, shape, list(model.classes), model.grid is None, {})
+    images, _ = image_tables(path, like)
+    if images.n_features != n:
         found, wanted = (" x ".join(map(str, sizes)) for sizes in (images.feature_shape, shape))
-        raise InputError(f"images of {path} have {found} values and the model takes {wanted}")
+        raise InputError(
+            f"images of {path} are {found} and the model takes {wanted or n}; resize them, or save "
+            "them with or without colours as it takes them"
+        )
+    validation.same_axes(str(path), images.feature_shape, shape, "the model")
 
     def pieces() -> Pieces:
         for block in images.blocks():
-            yield stored_features(block, images, model.grid is None), block.ids
+            yield stored_features(block, images, codes=True), block.ids
 
     return images.id_name, pieces()
 

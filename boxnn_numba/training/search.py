@@ -212,14 +212,14 @@ def search(
     effort *= min(1.0, max(_LEAST_EFFORT, math.sqrt(len(feed) / _MANY_ROWS)))
     wanted, counted = _wanted(radii, feed.n_features)
     if radii is not None:  # offsets are fitted to margins as they are, for accuracy
-        given = {"offsets": "none", **given}
+        given = {**given, "offsets": given.get("offsets") or "none"}
     candidates = _candidates(feed, n_classes, given)
     settled, workers, best = given.get("offsets"), _workers(feed, n_classes, threads), None
     spent: defaultdict[TrainingOptions, float] = defaultdict(float)
     for number, item in enumerate(_ROUNDS):
         offsets = [settled] if settled else item.offsets
-        if len(candidates) == 1:
-            break
+        if len(candidates) * len(offsets) == 1:
+            continue
         splits = [
             _split(feed, n_classes, item, [seed, 9, number, *([again] if again else [])])
             for again in range(_splits(len(feed)))

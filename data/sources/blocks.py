@@ -13,7 +13,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -117,6 +117,32 @@ class Table(ABC):
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
         """Read all rows in order."""
+
+
+@dataclass(frozen=True)
+class Like:
+    """What data must be like: those of a model.
+
+    Attributes
+    ----------
+    columns : Columns or None
+        Its columns, if it has any.
+    n_features, feature_shape
+        How many features it takes, and the shape of a sample.
+    classes
+        Its labels.
+    codes : bool
+        Whether it takes codes.
+    table : dict
+        How the table that it was trained on was read, as in `Dataset.table`.
+    """
+
+    columns: Columns | None
+    n_features: int
+    feature_shape: tuple[int, ...]
+    classes: list[Any]
+    codes: bool
+    table: dict[str, Any]
 
 
 class Rows(Protocol):

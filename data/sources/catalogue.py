@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from boxnn_numba.columns import Columns
 from boxnn_numba.data.paths import Location, is_url, location
 from boxnn_numba.data.sources import cifar
 from boxnn_numba.data.sources.arrays import NO_NAMES, Names, npy_rows, npz_tables
-from boxnn_numba.data.sources.blocks import ArrayTable, MemoryRows, Table
+from boxnn_numba.data.sources.blocks import ArrayTable, Like, MemoryRows, Table
 from boxnn_numba.data.sources.cells import COMPRESSED, Reader, is_table, is_text, open_table
 from boxnn_numba.data.sources.idx import idx_table, idx_tables, is_idx
-from boxnn_numba.data.sources.images import has_images, image_tables, is_image
+from boxnn_numba.data.sources.images import has_images, image_tables, is_image, is_zip
 from boxnn_numba.data.sources.stores import is_store, label_rows, object_tables, store_tables
 from boxnn_numba.data.sources.tables import DEFAULT_TABLE, FrameTable, TableOptions
 from boxnn_numba.errors import DataError, OptionError
@@ -104,32 +103,6 @@ class Source:
     description: str
     train: Table
     test: Table | None = None
-
-
-@dataclass(frozen=True)
-class Like:
-    """What data must be like: those of a model.
-
-    Attributes
-    ----------
-    columns : Columns or None
-        Its columns, if it has any.
-    n_features, feature_shape
-        How many features it takes, and the shape of a sample.
-    classes
-        Its labels.
-    codes : bool
-        Whether it takes codes.
-    table : dict
-        How the table that it was trained on was read, as in `Dataset.table`.
-    """
-
-    columns: Columns | None
-    n_features: int
-    feature_shape: tuple[int, ...]
-    classes: list[Any]
-    codes: bool
-    table: dict[str, Any]
 
 
 def open_source(
@@ -296,12 +269,11 @@ def _open_path(path: Path, labels: Any, names: Names, like: Like | None) -> Sour
         _refuse_options(str(path), labels=labels)
         return Source(name, path.name, *npz_tables(path, need_labels, names))
     _refuse_options(str(path), x=names.x, y=names.y)
-    if path.is_dir() or path.suffix == ".zip" or (like is not None and is_image(path)):
+    if path.is_dir() or is_zip(path) or (like is not None and is_image(path)):
         _refuse_options(str(path), labels=labels)
         if path.is_dir() and not has_images(path):
             return Source(path.resolve().name, "IDX files", *idx_tables(path))
-        shape = None if like is None else like.feature_shape
-        return Source(path.resolve().stem, "image files", *image_tables(path, shape))
+        return Source(path.resolve().stem, "image files", *image_tables(path, like))
     is_npy = path.suffix == ".npy"
     if not is_npy and not is_idx(path):
         raise DataError(

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from boxnn_numba.data.sources.blocks import BLOCK_BYTES, UNLABELLED, Block, Table, reading
+from boxnn_numba.data.sources.blocks import BLOCK_BYTES, UNLABELLED, Block, Like, Table, reading
 from boxnn_numba.errors import DataError, first_line
 
 #: Endings of the files that are taken; others are left alone.
@@ -80,8 +80,12 @@ class ImageTable(Table):
             yield self._block(x.reshape(len(files), -1), files, start)
 
     def _block(self, x: np.ndarray, files: Sequence[Labelled], start: int) -> Block:
-        labels, names = (np.array(texts) for texts in zip(*files, strict=True))
-        return Block(x, labels, start, ids=None if self.id_name is None else names)
+        labels, names = zip(*files, strict=True)
+        if self.id_name is None:
+            return Block(x, np.array(labels), start)
+        # Names of files may be no text of Unicode.
+        shown = [name.encode(errors="replace").decode() for name in names]
+        return Block(x, np.array(labels), start, ids=np.array(shown))
 
     def _pieces(self) -> Iterator[tuple[int, Sequence[Labelled]]]:
         for start in range(0, len(self._files), self._step):
@@ -98,18 +102,22 @@ class ImageTable(Table):
             return np.asarray(image.convert("RGB" if len(self.feature_shape) > 2 else "L"))
 
 
-def image_tables(
-    path: Path, like: Sequence[int] | None = None
-) -> tuple[ImageTable, ImageTable | None]:
+def image_tables(path: Path, like: Like | None = None) -> tuple[ImageTable, ImageTable | None]:
     """Return the images of a folder or zip: the training split, and the test split if it has one.
 
-    They have colours if any of them has. If they are `like` the samples of a model, of which this
-    is the shape, they have colours if the model has, all are in one split, and `path` may be a
-    single image; those outside folders have no label.
+    They have colours if any of them has. If they are `like` those of a model, they have colours if
+    its samples have, all are in one split, and `path` may be a single image; those outside folders
+    of its classes have no label.
     """
+    if like is not None and not (like.codes and like.columns is None):
+        kind = "a table" if like.columns is not None else "real numbers"
+        raise DataError(
+            f"{path} holds images, and the model is of {kind}; pass samples of its kind"
+        )
     if is_image(path):
         names, opener = [path.name], path.parent.joinpath
-    elif path.is_dir():
+        return _tables(str(path.parent), names, lambda name: opener(name).open("rb"), like)
+    if path.is_dir():
         found = [str(one.relative_to(path).as_posix()) for one in sorted(path.rglob("*"))]
         names, opener = [name for name in found if (path / name).is_file()], path.joinpath
     else:
@@ -125,9 +133,14 @@ def is_image(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in ENDINGS
 
 
+def is_zip(path: Path) -> bool:
+    """Say whether a path has the ending of a zip."""
+    return path.suffix.lower() == ".zip"
+
+
 def holds_images(path: Path) -> bool:
     """Say whether a path is an image file, a zip or a folder with images."""
-    return is_image(path) or path.suffix == ".zip" or (path.is_dir() and has_images(path))
+    return is_image(path) or is_zip(path) or (path.is_dir() and has_images(path))
 
 
 def has_images(folder: Path) -> bool:
@@ -165,30 +178,30 @@ def _by_split(place: str, names: Sequence[str]) -> dict[str, list[Labelled]]:
     return found
 
 
-def _by_folder(names: Sequence[str]) -> dict[str, list[Labelled]]:
-    """Return class and name of images of which it is not asked whether they have a class."""
-    return {
-        "train": [(PurePosixPath(name).parent.name or UNLABELLED, name) for name in names],
-        "test": [],
-    }
+def _by_class(names: Sequence[str], classes: Sequence[Any]) -> dict[str, list[Labelled]]:
+    """Return class and name of images; those of a folder that is no class have no label."""
+    known = set(map(str, classes))
+    folders = ((PurePosixPath(name).parent.name, name) for name in names)
+    found = [(folder if folder in known else UNLABELLED, name) for folder, name in folders]
+    return {"train": found, "test": []}
 
 
 def _tables(
     place: str,
     names: Sequence[str],
     opener: Callable[[str], IO[bytes]],
-    like: Sequence[int] | None,
+    like: Like | None,
 ) -> tuple[ImageTable, ImageTable | None]:
     """Return the images among some files, by split; see `image_tables`."""
     names = sorted(filter(_is_image, names))
     if not names:
-        raise DataError(f"{place} has no images; {_LAYOUT}")
-    splits = _by_split(place, names) if like is None else _by_folder(names)
+        raise DataError(f"{place} has no images; {_LAYOUT if like is None else 'pass some'}")
+    splits = _by_split(place, names) if like is None else _by_class(names, like.classes)
     shape: tuple[int, ...] = ()
     for _, name in [*splits["train"], *splits["test"]]:
         with _image(f"image {name} of {place}", opener, name) as image:
             shape = shape or (image.height, image.width)
-            if image.mode not in _GREY or (like is not None and tuple(like[2:]) == (3,)):
+            if image.mode not in _GREY or (like is not None and like.feature_shape[2:] == (3,)):
                 shape = (*shape, 3)
                 break
     train, test = (

@@ -156,7 +156,9 @@ def test_a_mask_of_pixels() -> None:
         assert Adversary.of(model, mask).free.tolist() == mask.ravel().tolist()
         assert Adversary.of(model, mask.ravel()).free.tolist() == mask.ravel().tolist()
         for wrong in (mask.T, mask[:1], np.stack([mask] * 3, axis=2)):
-            with pytest.raises(BoxNNError, match=r"`attackable` is array.*; pass a list of col"):
+            with pytest.raises(
+                BoxNNError, match=r"mask of shape \(.*; pass one of \(6,\) or \(2, 3"
+            ):
                 Adversary.of(model, wrong)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxnn_numba import BoxNN, load_model
+from boxnn_numba import BoxNN, BoxNNClassifier, fit, load_model, save_model
 from boxnn_numba.data.dataset import open_dataset
-from boxnn_numba.errors import DataError, InputError
+from boxnn_numba.data.sources.tables import TableOptions
+from boxnn_numba.errors import DataError, InputError, OptionError
 from boxnn_numba.pipelines.ingest import ingest
 from boxnn_numba.pipelines.predict import explain, predict
 from boxnn_numba.pipelines.training.train import train
@@ -89,18 +91,61 @@ def test_new_images_are_ingested_without_labels() -> None:
     np.testing.assert_array_equal(open_dataset("one.zarr").read("test")[0], new[1:2].reshape(1, -1))
 
 
+def test_folders_that_are_no_classes_say_nothing_of_labels() -> None:
+    """A model of numbers as labels, and a zip with a folder around everything."""
+    x = RNG.integers(0, 256, (20, 4, 3), dtype=np.uint8)
+    save_model(fit(x, np.arange(20) % 2, boxes=4, epochs=1, lr=1e-3), "m.zarr")
+    save("around/new", x[:3], ["0/1.png", "2.png", "deep/3.png"])
+    shutil.make_archive("around", "zip", ".", "around")
+    Path("around.zip").rename("AROUND.ZIP")
+    for source in ("around", "AROUND.ZIP"):
+        made = ingest(source, f"{source}.zarr", like="m.zarr")
+        dataset = open_dataset(f"{source}.zarr")
+        assert dataset.classes == [0, 1] and made.unlabelled == 2
+        assert sorted(dataset.read_labels("test").tolist()) == [-1, -1, 0]
+        assert len(predicted(source)) == 3
+
+
+def test_names_of_files_that_are_no_text() -> None:
+    trained(COLOURS)
+    try:
+        save("new", COLOURS[:1], [os.fsdecode(b"\xff.png")])
+    except OSError:
+        pytest.skip("the file system takes names of Unicode only")
+    (row,) = predicted("new")
+    assert row["image"] == "?.png"
+    ingest("new", "new.zarr", like="m.zarr")
+    assert open_dataset("new.zarr").read_ids("test").tolist() == ["?.png"]
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_models_that_take_no_images(table: bool) -> None:
+    x = RNG.normal(size=(40, 12))
+    y = (x[:, 0] > 0).astype(int)
+    more = {"preset": "graded", "boxes": 4, "epochs": 1}
+    if table:
+        frame = {f"c{k}": x[:, k] for k in range(12)}
+        save_model(BoxNNClassifier(**more).fit(frame, y).model_, "m.zarr")
+    else:
+        save_model(fit(x.reshape(-1, 4, 3), y, **more), "m.zarr")
+    save("new", COLOURS[:1, ..., 0], ["1.png"])
+    words = f"new holds images, and the model is of {'a table' if table else 'real numbers'}"
+    with pytest.raises(DataError, match=words):
+        predicted("new")
+    with pytest.raises(DataError, match=words):
+        ingest("new", "x.zarr", like="m.zarr")
+
+
 def test_images_that_do_not_fit() -> None:
     trained(COLOURS[..., 0])
     save("new", COLOURS[:1], ["1.png"])
-    with pytest.raises(
-        InputError, match=r"images of new have 4 x 3 x 3 values and the model .*4 x 3"
-    ):
+    with pytest.raises(InputError, match="images of new are 4 x 3 x 3 and the model takes 4 x 3;"):
         predicted("new")
     save("wide", COLOURS[:1, :, :2, 0], ["1.png"])
-    with pytest.raises(
-        InputError, match="images of wide have 4 x 2 values and the model takes 4 x 3"
-    ):
+    with pytest.raises(InputError, match="images of wide are 4 x 2 and the model takes 4 x 3"):
         predicted("wide")
+    with pytest.raises(OptionError, match="`id_column` is for tables, and new holds images"):
+        predicted("new", table=TableOptions(id_column="image"))
     Path("empty").mkdir()
     with pytest.raises(
         DataError, match=r"empty is a folder; pass a table .*, an array .* or images"

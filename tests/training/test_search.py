@@ -172,6 +172,17 @@ def test_the_last_round_compares_offsets_of_the_same_boxes(monkeypatch: pytest.M
         assert {trial.options.offsets for trial in trials} == {chosen.options.offsets} == {settled}
 
 
+def test_one_candidate_is_tried_for_its_offsets_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxnn_numba.training.search.CANDIDATES", CANDIDATES[:1])
+    chosen, trials = found()
+    assert [(trial.round, trial.options.offsets) for trial in trials] == [
+        (1, "fitted"),
+        (1, "none"),
+    ]
+    assert chosen.trial in trials
+    assert found(offsets="none") == (Chosen(found(offsets="none")[0].options, None), [])
+
+
 def test_clips_above_the_columns_are_tried_once() -> None:
     x, y = table()
     x, trials = np.ascontiguousarray(x[:, :6]), []
