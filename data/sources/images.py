@@ -114,18 +114,15 @@ def image_tables(path: Path, like: Like | None = None) -> tuple[ImageTable, Imag
         raise DataError(
             f"{path} holds images, and the model is of {kind}; pass samples of its kind"
         )
-    if is_image(path):
-        names, opener = [path.name], path.parent.joinpath
-        return _tables(str(path.parent), names, lambda name: opener(name).open("rb"), like)
-    if path.is_dir():
-        found = [str(one.relative_to(path).as_posix()) for one in sorted(path.rglob("*"))]
-        names, opener = [name for name in found if (path / name).is_file()], path.joinpath
-    else:
-        with reading(str(path)):
-            archive = zipfile.ZipFile(path)
-            names = [name for name in archive.namelist() if name[-1:] != "/"]
-        return _tables(str(path), names, archive.open, like)
-    return _tables(str(path), names, lambda name: opener(name).open("rb"), like)
+    if path.is_dir() or is_image(path):
+        folder = path if path.is_dir() else path.parent
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        names = [str(file.relative_to(folder).as_posix()) for file in files if file.is_file()]
+        return _tables(str(folder), names, lambda name: (folder / name).open("rb"), like)
+    with reading(str(path)):
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if name[-1:] != "/"]
+    return _tables(str(path), names, archive.open, like)
 
 
 def is_image(path: Path) -> bool:
