@@ -242,7 +242,8 @@ def search(
         for trial in trials:
             if on_trial is not None:
                 on_trial(trial)
-        fit = _accurate(trials) if radii is None else _no_constants(trials, n_classes)
+        fair = _no_less_accurate(trials, len(offsets))
+        fit = _accurate(fair) if radii is None else _no_constants(fair, n_classes)
         fit.sort(key=lambda trial: -trial.score)
         candidates, best = [trial.options for trial in _kept(fit, item.kept, radii)], fit[0]
     return Chosen(_final(candidates[0], len(feed), given, effort), best)
@@ -338,6 +339,18 @@ def _trial(
         number, options, data[0].radii, tuple(accuracy.tolist()), float(recall), scores, labels,
         counted, np.where(data[0].weighty, of_class, np.nan),
     )  # fmt: skip
+
+
+def _no_less_accurate(trials: list[Trial], each: int) -> list[Trial]:
+    """Return the trials that are as accurate as the first one of the same boxes, of `each`.
+
+    Its offsets were fitted with a bound on the accuracy that they cost. Others may certify more on
+    some held-out rows by chance, and have no such bound.
+    """
+    return [
+        trial for place, trial in enumerate(trials)
+        if trial.accuracy[0] >= trials[place - place % each].accuracy[0]
+    ]  # fmt: skip
 
 
 def _accurate(trials: list[Trial]) -> list[Trial]:

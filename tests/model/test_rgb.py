@@ -55,6 +55,7 @@ def test_a_session_with_colour_images(rgb: Run) -> None:
     assert cert.unit == attack.unit == "pixels"
     # The radius counts pixels, by the definition: a pixel changes a distance by at most W.
     distance = np.array([[min_distance(model.boxes, row, c) for c in range(3)] for row in x])
+    distance += model.offset
     np.testing.assert_array_equal(cert.class_distance, distance)
     for d, p, r in zip(distance, cert.prediction, cert.radius, strict=True):
         leads = [(d[c] - d[p] - (c < p)) // (2 * model.boxes.width) for c in range(3) if c != p]
