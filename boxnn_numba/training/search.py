@@ -90,8 +90,8 @@ _WORTH_THREADS = 90_000
 class Round:
     """A round: training rows, steps, sets of boxes and held-out rows for each candidate.
 
-    `kept` is the number of candidates left after the round. `offsets` are those that boxes are
-    compared with, unless offsets are settled: they change no step, so one training serves for all.
+    `kept` is the number of candidates left after the round. Boxes are compared with `other_offsets`
+    besides, unless offsets are settled: they change no step, so one training serves for all.
     """
 
     rows: int
@@ -99,13 +99,10 @@ class Round:
     members: int
     held_out: int
     kept: int = 1
-    offsets: tuple[str, ...] = ("fitted",)
+    other_offsets: tuple[str, ...] = ()
 
 
-_ROUNDS = (
-    Round(1000, 80, 1, 200, kept=4),
-    Round(3000, 160, 2, 1000, offsets=("fitted", "none")),
-)
+_ROUNDS = (Round(1000, 80, 1, 200, kept=4), Round(3000, 160, 2, 1000, other_offsets=("none",)))
 #: Rows with which all steps are made, and the least part of them.
 _MANY_ROWS, _LEAST_EFFORT = 1000, 0.25
 #: Below so many rows, several splits are tried.
@@ -217,8 +214,8 @@ def search(
     settled, workers, best = given.get("offsets"), _workers(feed, n_classes, threads), None
     spent: defaultdict[TrainingOptions, float] = defaultdict(float)
     for number, item in enumerate(_ROUNDS):
-        offsets = [settled] if settled else item.offsets
-        if len(candidates) * len(offsets) == 1:
+        others = () if settled else item.other_offsets
+        if len(candidates) == 1 and not others:
             continue
         splits = [
             _split(feed, n_classes, item, [seed, 9, number, *([again] if again else [])])
@@ -228,7 +225,9 @@ def search(
             break
         data = [_Data(feed, n_classes, wanted, *split, categories) for split in splits]
         attempts = [
-            _Attempt([replace(options, offsets=how) for how in offsets], one, item, effort)
+            _Attempt(
+                [options, *(replace(options, offsets=how) for how in others)], one, item, effort
+            )
             for options, one in itertools.product(candidates, data)
         ]
         _make(attempts, workers, spent)
@@ -242,7 +241,7 @@ def search(
         for trial in trials:
             if on_trial is not None:
                 on_trial(trial)
-        fair = _no_less_accurate(trials, len(offsets))
+        fair = _no_less_accurate(trials, 1 + len(others))
         fit = _accurate(fair) if radii is None else _no_constants(fair, n_classes)
         fit.sort(key=lambda trial: -trial.score)
         candidates, best = [trial.options for trial in _kept(fit, item.kept, radii)], fit[0]

@@ -229,7 +229,7 @@ def even_offsets(
     others = distance.astype(np.int64)
     others[rows, y] = UNREACHABLE
     right = others.min(axis=1) > distance[rows, y]
-    masses = [_mass(of_rows) for of_rows in (weights, 1.0 / np.bincount(y, minlength=n_classes)[y])]
+    masses = _mass(weights), _mass(1.0 / np.bincount(y, minlength=n_classes)[y])
     least = [mass[right].sum() - int(_LOSS * mass.sum()) for mass in masses]
     places = _between(len(y))
     best = -1
